@@ -1,0 +1,120 @@
+"""Pareto dominance, fronts and hypervolume, in numpy alone.
+
+All functions take costs of shape (points, objectives), where smaller is better;
+``to_costs`` turns candidates into such an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.candidate import Candidate
+from nas.task import Constraint, Objective
+
+Floats = NDArray[np.float64]
+
+
+def to_costs(candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> Floats:
+    """Metrics as an array in which smaller is better."""
+    signs = [1.0 if o.direction == "min" else -1.0 for o in objectives]
+    rows = [
+        [s * c.metrics[o.metric] for s, o in zip(signs, objectives, strict=True)]
+        for c in candidates
+    ]
+    return np.asarray(rows, dtype=float).reshape(len(rows), len(signs))
+
+
+def is_efficient(costs: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other point dominates. Equal points are all kept.
+
+    Dominated: another point is nowhere worse and somewhere better. Sorting by the sum
+    first lets each accepted point sweep away what it dominates: O(points × front).
+    """
+    points = np.asarray(costs, dtype=float)
+    if np.isnan(points).any():
+        raise ValueError("a cost is NaN; leave failed candidates out of the front")
+    efficient = np.zeros(len(points), dtype=bool)
+    left = np.lexsort(points.T[::-1])
+    # Lexicographic order: a point can be dominated only by one that comes before it.
+    while len(left):
+        head, rest = left[0], left[1:]
+        efficient[head] = True
+        worse = np.all(points[rest] >= points[head], axis=1)
+        same = np.all(points[rest] == points[head], axis=1)
+        left = rest[~worse | same]
+    return efficient
+
+
+def front_ranks(costs: ArrayLike) -> NDArray[np.intp]:
+    """Rank 0 is the front, rank 1 the front of what remains, and so on (NSGA-II, sec. III-A)."""
+    points = np.asarray(costs, dtype=float)
+    ranks = np.full(len(points), -1, dtype=np.intp)
+    rank = 0
+    while (left := np.flatnonzero(ranks < 0)).size:
+        ranks[left[is_efficient(points[left])]] = rank
+        rank += 1
+    return ranks
+
+
+def farthest_first(costs: ArrayLike) -> NDArray[np.intp]:
+    """An order in which every prefix is spread widely: best of the first objective, then
+    each time the point farthest from those before it (Gonzalez 1985), on normalised costs."""
+    points = np.asarray(costs, dtype=float)
+    if not len(points):
+        return np.empty(0, dtype=np.intp)
+    span = np.ptp(points, axis=0)
+    points = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    order = [int(np.lexsort(points.T[::-1])[0])]
+    distance = np.linalg.norm(points - points[order[0]], axis=1)
+    distance[order[0]] = -1.0
+    while len(order) < len(points):
+        order.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
+        distance[order] = -1.0
+    return np.asarray(order, dtype=np.intp)
+
+
+def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
+    """Volume that the points dominate inside the box below ``reference``.
+
+    Exact for any number of objectives, by slicing along the last one (HSO, While et al.
+    2006); two objectives are a sorted sweep.
+    """
+    ref = np.asarray(reference, dtype=float)
+    points = np.asarray(costs, dtype=float).reshape(-1, len(ref))
+    points = points[np.all(points < ref, axis=1)]
+    if not len(points):
+        return 0.0
+    points = points[is_efficient(points)]
+    if len(ref) == 1:
+        return float(ref[0] - points.min())
+    if len(ref) == 2:
+        points = points[np.argsort(points[:, 0])]
+        heights = np.minimum.accumulate(np.append(ref[1], points[:, 1]))
+        return float(np.sum((ref[0] - points[:, 0]) * (heights[:-1] - heights[1:])))
+    points = points[np.argsort(points[:, -1])]
+    edges = np.append(points[:, -1], ref[-1])
+    return float(
+        sum(
+            (edges[i + 1] - edges[i]) * hypervolume(points[: i + 1, :-1], ref[:-1])
+            for i in range(len(points))
+            if edges[i + 1] > edges[i]
+        )
+    )
+
+
+def pareto(
+    candidates: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint] = (),
+) -> list[Candidate]:
+    """The non-dominated feasible candidates, best quality first."""
+    feasible = [c for c in candidates if c.feasible(tuple(constraints))]
+    if not feasible:
+        return []
+    costs = to_costs(feasible, objectives)
+    keep = np.flatnonzero(is_efficient(costs))
+    return [feasible[i] for i in keep[np.lexsort(costs[keep].T[::-1])]]

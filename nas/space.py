@@ -1,0 +1,317 @@
+"""Search spaces: conditional parameters, each with its bounds, its default and the reasons.
+
+A space is plain data. It can be sampled, mutated, asked about and written to JSON
+without Optuna; ``suggest`` hands the same parameters to an Optuna trial.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from nas.task import JsonRecord, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import optuna
+
+Value = bool | int | float | str
+Config = dict[str, Value]
+When = dict[str, tuple[Value, ...]]
+
+
+@dataclass(frozen=True)
+class Int(JsonRecord):
+    """A whole number in ``low..high``, a multiple of ``step`` away from ``low``.
+
+    ``log=True`` samples evenly in the logarithm and rounds to the nearest step, so
+    that a width runs over 8, 16, 24 … without most samples being wide.
+    """
+
+    name: str
+    low: int
+    high: int
+    default: int
+    step: int = 1
+    log: bool = False
+    when: When = field(default_factory=dict)
+    why: tuple[str, ...] = ()
+    type: Literal["int"] = "int"
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"{self.name}: low <= high must hold, but got {self.low}, {self.high}")
+        if self.log and self.low < 1:
+            raise ValueError(f"{self.name}: low >= 1 must hold for log=True, but got {self.low}")
+        if not self.contains(self.default):
+            raise ValueError(f"{self.name}: default {self.default} is not in {self.domain}")
+
+    def contains(self, value: Value) -> bool:
+        return (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+            and (value - self.low) % self.step == 0
+        )
+
+    def snap(self, value: float) -> int:
+        steps = round((value - self.low) / self.step)
+        return self.low + self.step * min(max(steps, 0), (self.high - self.low) // self.step)
+
+    def sample(self, rng: np.random.Generator) -> int:
+        if self.log:
+            return self.snap(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return self.low + self.step * int(rng.integers((self.high - self.low) // self.step + 1))
+
+    def suggest(self, trial: optuna.Trial, name: str) -> int:
+        if self.log:
+            return self.snap(trial.suggest_int(name, self.low, self.high, log=True))
+        top = self.snap(self.high)
+        return trial.suggest_int(name, self.low, top, step=self.step)
+
+    @property
+    def size(self) -> float:
+        return (self.high - self.low) // self.step + 1
+
+    @property
+    def domain(self) -> str:
+        step = f" step {self.step}" if self.step > 1 else ""
+        return f"{self.low} … {self.high}{step}{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Float(JsonRecord):
+    """A real number in ``low..high``; ``log=True`` samples evenly in the logarithm."""
+
+    name: str
+    low: float
+    high: float
+    default: float
+    log: bool = False
+    when: When = field(default_factory=dict)
+    why: tuple[str, ...] = ()
+    type: Literal["float"] = "float"
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"{self.name}: low <= high must hold, but got {self.low}, {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"{self.name}: low > 0 must hold for log=True, but got {self.low}")
+        if not self.contains(self.default):
+            raise ValueError(f"{self.name}: default {self.default} is not in {self.domain}")
+
+    def contains(self, value: Value) -> bool:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high  # type: ignore[operator]
+
+    def sample(self, rng: np.random.Generator) -> float:
+        if self.log:
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return min(max(value, self.low), self.high)
+        return float(rng.uniform(self.low, self.high))
+
+    def suggest(self, trial: optuna.Trial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    @property
+    def size(self) -> float:
+        return math.inf
+
+    @property
+    def domain(self) -> str:
+        return f"{self.low:g} … {self.high:g}{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choice(JsonRecord):
+    """One of several options without an order."""
+
+    name: str
+    options: tuple[Value, ...]
+    default: Value
+    when: When = field(default_factory=dict)
+    why: tuple[str, ...] = ()
+    type: Literal["choice"] = "choice"
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(map(repr, self.options))) < len(self.options):
+            raise ValueError(
+                f"{self.name}: options must be distinct and not empty, got {self.options}"
+            )
+        if not self.contains(self.default):
+            raise ValueError(f"{self.name}: default {self.default!r} is not in {self.domain}")
+
+    def contains(self, value: Value) -> bool:
+        # True == 1 in Python; a switch is not a number here.
+        return any(type(value) is type(o) and value == o for o in self.options)
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        return self.options[int(rng.integers(len(self.options)))]
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        return trial.suggest_categorical(name, self.options)  # type: ignore[return-value]
+
+    @property
+    def size(self) -> float:
+        return len(self.options)
+
+    @property
+    def domain(self) -> str:
+        return " | ".join(map(str, self.options))
+
+
+Param = Int | Float | Choice
+
+
+@dataclass(frozen=True)
+class Space(JsonRecord):
+    """An ordered set of parameters; one that has ``when`` follows those it names.
+
+    ``when={"depth": (1, 2)}`` makes a parameter active where depth is active and 1 or 2.
+    """
+
+    params: tuple[Param, ...]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Param] = {}
+        for param in self.params:
+            if param.name in seen:
+                raise ValueError(f"two parameters are called {param.name!r}")
+            for parent, values in param.when.items():
+                if parent not in seen:
+                    raise ValueError(
+                        f"{param.name!r} depends on {parent!r}, which does not come before it"
+                    )
+                wrong = [v for v in values if not seen[parent].contains(v)]
+                if wrong or not values:
+                    raise ValueError(
+                        f"{param.name!r} waits for {parent} = {wrong or values},"
+                        f" but {parent} is {seen[parent].domain}"
+                    )
+            seen[param.name] = param
+
+    def __getitem__(self, name: str) -> Param:
+        for param in self.params:
+            if param.name == name:
+                return param
+        raise KeyError(name)
+
+    @staticmethod
+    def _active(param: Param, config: Config) -> bool:
+        return all(p in config and config[p] in values for p, values in param.when.items())
+
+    def baseline(self) -> Config:
+        """The defaults: the proven configuration, scaled to the data."""
+        config: Config = {}
+        for param in self.params:
+            if self._active(param, config):
+                config[param.name] = param.default
+        return config
+
+    def sample(self, rng: np.random.Generator) -> Config:
+        config: Config = {}
+        for param in self.params:
+            if self._active(param, config):
+                config[param.name] = param.sample(rng)
+        return config
+
+    def suggest(self, trial: optuna.Trial) -> Config:
+        """Draw a configuration through Optuna's define-by-run interface."""
+        config: Config = {}
+        for param in self.params:
+            if self._active(param, config):
+                config[param.name] = param.suggest(trial, param.name)
+        return config
+
+    def mutate(self, config: Config, rng: np.random.Generator, changes: int = 1) -> Config:
+        """A neighbour: ``changes`` active parameters drawn anew, the rest kept where active.
+
+        The drawn values differ from the old ones wherever the parameter has another value.
+        """
+        movable = [p for p in self.params if p.name in config and p.size > 1]
+        picked = rng.choice(len(movable), size=min(changes, len(movable)), replace=False)
+        redraw = {movable[i].name for i in picked}
+        result: Config = {}
+        for param in self.params:
+            if not self._active(param, result):
+                continue
+            value = config.get(param.name, param.default)
+            if param.name in redraw:
+                while (new := param.sample(rng)) == value:
+                    pass
+                value = new
+            result[param.name] = value
+        return result
+
+    def check(self, config: Config) -> None:
+        """Raise UsageError where ``config`` is not a point of this space."""
+        expected = {p.name for p in self.params if self._active(p, config)}
+        for name in config:
+            if name not in expected:
+                known = ", ".join(sorted(expected))
+                raise UsageError(f"parameter {name!r} does not apply here; those that do: {known}")
+        for param in self.params:
+            if param.name in expected and param.name not in config:
+                raise UsageError(f"parameter {param.name!r} is missing ({param.domain})")
+            if param.name in expected and not param.contains(config[param.name]):
+                raise UsageError(
+                    f"parameter {param.name} = {config[param.name]!r} is outside {param.domain}"
+                )
+
+    @property
+    def size(self) -> float:
+        """Number of configurations; infinite with an active real-valued parameter."""
+        fixed: tuple[Param, ...] = self.params
+        return _count(fixed, {})
+
+    @classmethod
+    def join(cls, spaces: dict[str, Space]) -> Space:
+        """One space over several families: a ``family`` choice and prefixed names."""
+        names = tuple(spaces)
+        params: list[Param] = [Choice("family", names, default=names[0])]
+        for family, space in spaces.items():
+            for param in space.params:
+                when: When = {f"{family}.{p}": v for p, v in param.when.items()}
+                # A parameter with a parent is active only where the parent is.
+                when = when or {"family": (family,)}
+                params.append(replace(param, name=f"{family}.{param.name}", when=when))
+        return cls(tuple(params))
+
+
+def _count(params: tuple[Param, ...], config: Config) -> float:
+    parents = {name for param in params for name in param.when}
+    total = 1.0
+    for i, param in enumerate(params):
+        if not Space._active(param, config):
+            continue
+        if param.name not in parents:
+            total *= param.size
+            continue
+        options: tuple[Value, ...] = (
+            param.options
+            if isinstance(param, Choice)
+            else tuple(range(param.low, param.high + 1, param.step))
+            if isinstance(param, Int)
+            else ()
+        )
+        rest = params[i + 1 :]
+        return total * sum(_count(rest, {**config, param.name: value}) for value in options)
+    return total
+
+
+def split_family(config: Config) -> tuple[str, Config]:
+    """Undo ``Space.join``: the family's name and its own configuration."""
+    family = str(config["family"])
+    own = {k.removeprefix(f"{family}."): v for k, v in config.items() if k != "family"}
+    return family, own
+
+
+def join_family(family: str, config: Config) -> Config:
+    return {"family": family} | {f"{family}.{name}": value for name, value in config.items()}
+
+
+def config_key(family: str, config: Config) -> str:
+    """A text that is equal for equal configurations, to recognise duplicates."""
+    return f"{family} {json.dumps(config, sort_keys=True)}"

@@ -1,0 +1,264 @@
+"""What is to be solved: the data profile, the targets, the objectives, the limits.
+
+Everything here is frozen and JSON-able, imports neither torch nor pandas, and is
+the only thing the rules and the search spaces see of a user's data.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, Self
+
+Modality = Literal["tabular", "images", "text", "audio", "graphs", "pointclouds", "multimodal"]
+Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line that says what, where and how to mend it."""
+
+    exit_code = 1
+
+
+class UsageError(InputError):
+    """The command or call itself is wrong (an unknown name, a malformed expression)."""
+
+    exit_code = 2
+
+
+class NoFeasibleCandidate(InputError):
+    """The search ended without one candidate that meets the constraints."""
+
+    exit_code = 3
+
+
+class SelfCheckFailed(InputError):
+    """A re-run did not reproduce what the recipe or the checkpoint promises."""
+
+    exit_code = 4
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter  # 0.1 s, and `nas --help` does not need it
+
+    return TypeAdapter(cls)
+
+
+class JsonRecord:
+    """JSON in and out for the frozen dataclasses; a wrong field is refused, not ignored."""
+
+    def to_dict(self) -> dict[str, Any]:
+        result: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return result
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        result: Self = _adapter(cls).validate_python(data)
+        return result
+
+    def to_json(self) -> str:
+        text: bytes = _adapter(type(self)).dump_json(self)
+        return text.decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        result: Self = _adapter(cls).validate_json(text)
+        return result
+
+
+@dataclass(frozen=True)
+class Target(JsonRecord):
+    """One thing to predict. A task with several targets gets one head for each.
+
+    ``classes`` are the labels in the order of the network's outputs; for
+    "multilabel" they are the names of the yes/no questions. ``mean`` and ``std``
+    (of the training part, in the user's units) standardise a regression target.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()  # training samples per class
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        return 1 if self.kind == "regression" else len(self.classes)
+
+    @property
+    def imbalance(self) -> float:
+        """Largest over smallest class count (1.0 for a regression target)."""
+        seen = [n for n in self.counts if n]
+        return max(seen) / min(seen) if seen else 1.0
+
+
+@dataclass(frozen=True)
+class Column(JsonRecord):
+    """One input column of a table, described on the training part."""
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    missing: float = 0.0  # share of missing values
+    mean: float = 0.0
+    std: float = 1.0
+    quantiles: tuple[float, ...] = ()  # distinct, increasing; numeric columns only
+    categories: tuple[str, ...] = ()  # code i + 1; code 0 is "missing or never seen"
+
+
+@dataclass(frozen=True)
+class DataProfile(JsonRecord):
+    """What the rules need to know of the data, and what identifies it.
+
+    ``inputs`` maps each input of the network to the shape of one sample (images:
+    channels, height, width; tables: numeric and categorical columns).
+    """
+
+    n_train: int
+    n_val: int
+    n_test: int
+    inputs: dict[str, tuple[int, ...]]
+    columns: tuple[Column, ...] = ()
+    channel_mean: tuple[float, ...] = ()  # images, of values scaled to 0..1
+    channel_std: tuple[float, ...] = ()
+    fingerprint: str = ""  # hash of the encoded data
+    split: str = ""  # hash of which sample is in which part
+    split_method: str = ""
+
+    @property
+    def features(self) -> int:
+        """Values in one sample, over all inputs."""
+        total = 0
+        for shape in self.inputs.values():
+            size = 1
+            for side in shape:
+                size *= side
+            total += size
+        return total
+
+
+@dataclass(frozen=True)
+class Objective(JsonRecord):
+    metric: str
+    direction: Literal["min", "max"]
+
+
+_OPERATORS = {"<=": operator.le, ">=": operator.ge}
+
+
+@dataclass(frozen=True)
+class Constraint(JsonRecord):
+    metric: str
+    op: Literal["<=", ">="]
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Read ``latency_ms<=5``, ``params<=1e6``, ``accuracy>=0.9``."""
+        found = re.fullmatch(r"\s*([\w.\[\] -]+?)\s*(<=|>=|<|>)\s*([-+0-9.eE_]+)\s*", text)
+        try:
+            if not found:
+                raise ValueError
+            name, op, bound = found[1], found[2][0] + "=", float(found[3])
+        except ValueError:
+            raise UsageError(
+                f"constraint {text!r} is not of the form METRIC<=NUMBER or METRIC>=NUMBER,"
+                " for example latency_ms<=5"
+            ) from None
+        return cls(name, op, bound)  # type: ignore[arg-type]  # op is one of the two
+
+    def met(self, metrics: dict[str, float]) -> bool:
+        return self.violation(metrics) <= 0
+
+    def violation(self, metrics: dict[str, float]) -> float:
+        """How far the metric is outside, in its own units; at most zero where it is inside."""
+        gap = metrics[self.metric] - self.bound
+        return gap if self.op == "<=" else -gap
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.op}{self.bound:g}"
+
+
+# Every metric the framework reports, and which way is better.
+DIRECTIONS: dict[str, Literal["min", "max"]] = {
+    "accuracy": "max",
+    "balanced_accuracy": "max",
+    "auc": "max",
+    "f1": "max",
+    "r2": "max",
+    "score": "max",
+    "loss": "min",
+    "rmse": "min",
+    "mae": "min",
+    "latency_ms": "min",
+    "params": "min",
+    "flops": "min",
+    "memory_mb": "min",
+}
+# Known before training: parameters, FLOPs and memory exactly, latency after a preflight.
+COSTS = ("latency_ms", "params", "flops", "memory_mb")
+
+
+def direction(metric: str) -> Literal["min", "max"]:
+    """Which way ``metric`` is better; ``rmse[price]`` is judged as ``rmse``."""
+    name = metric.split("[")[0]
+    if name not in DIRECTIONS:
+        raise UsageError(f"unknown metric {metric!r}; known are {', '.join(DIRECTIONS)}")
+    return DIRECTIONS[name]
+
+
+@dataclass(frozen=True)
+class Budget(JsonRecord):
+    """What the search may spend; whichever ends first ends it."""
+
+    time_limit_s: float | None = 600.0
+    trials: int | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Fidelity(JsonRecord):
+    """How much training a proxy gets: epochs over a stratified share of the training part."""
+
+    epochs: int
+    share: float = 1.0
+    time_limit_s: float | None = None  # for one candidate
+
+
+@dataclass(frozen=True)
+class Task(JsonRecord):
+    modality: Modality
+    targets: tuple[Target, ...]
+    profile: DataProfile
+    objectives: tuple[Objective, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    device: str = "cpu"
+    budget: Budget = field(default_factory=Budget)
+    fidelity: Fidelity = field(default_factory=lambda: Fidelity(epochs=10))
+    seed: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Width of the network's last layer: all heads side by side."""
+        return sum(target.outputs for target in self.targets)
+
+    @property
+    def quality(self) -> str:
+        """The metric that says how good a network is, from the kind of problem.
+
+        Several targets are averaged to "score": accuracy (multilabel: F1) or R² of each.
+        """
+        if len(self.targets) > 1:
+            return "score"
+        return {"regression": "rmse", "multilabel": "f1"}.get(self.targets[0].kind, "accuracy")
+
+    def with_objectives(self, names: tuple[str, ...] = ()) -> Task:
+        names = names or (self.quality, "latency_ms", "params")
+        if not any(name not in COSTS for name in names):
+            raise UsageError(f"objectives {', '.join(names)} hold no quality; add {self.quality}")
+        if len(set(names)) < len(names):
+            raise UsageError(f"objectives {', '.join(names)} name one metric twice")
+        return replace(self, objectives=tuple(Objective(n, direction(n)) for n in names))
