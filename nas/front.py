@@ -27,30 +27,48 @@ def to_costs(candidates: Sequence[Candidate], objectives: Sequence[Objective]) -
     return np.asarray(rows, dtype=float).reshape(len(rows), len(signs))
 
 
+def _as_costs(costs: ArrayLike) -> Floats:
+    points = np.asarray(costs, dtype=float)
+    if points.shape == (0,):  # an empty list has no second axis
+        points = points.reshape(0, 0)
+    if points.ndim != 2:
+        raise ValueError(f"costs must have shape (points, objectives), but got {points.shape}")
+    if np.isnan(points).any():
+        raise ValueError("a cost is NaN; leave failed candidates out of the front")
+    return points
+
+
 def is_efficient(costs: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other point dominates. Equal points are all kept.
 
-    Dominated: another point is nowhere worse and somewhere better. Sorting by the sum
-    first lets each accepted point sweep away what it dominates: O(points × front).
+    Dominated: another point is nowhere worse and somewhere better. In lexicographic
+    order no point dominates an earlier one, so the first that is left is always on the
+    front and sweeps away what it dominates: O(points × front) (Kung et al. 1975).
     """
-    points = np.asarray(costs, dtype=float)
-    if np.isnan(points).any():
-        raise ValueError("a cost is NaN; leave failed candidates out of the front")
-    efficient = np.zeros(len(points), dtype=bool)
-    left = np.lexsort(points.T[::-1])
-    # Lexicographic order: a point can be dominated only by one that comes before it.
-    while len(left):
-        head, rest = left[0], left[1:]
-        efficient[head] = True
-        worse = np.all(points[rest] >= points[head], axis=1)
-        same = np.all(points[rest] == points[head], axis=1)
-        left = rest[~worse | same]
-    return efficient
+    points = _as_costs(costs)
+    if not len(points):
+        return np.zeros(0, dtype=bool)
+    order = np.lexsort(points.T[::-1])
+    ordered = points[order]
+    distinct = np.append(True, np.any(ordered[1:] != ordered[:-1], axis=1))
+    efficient = np.zeros(np.count_nonzero(distinct), dtype=bool)
+    left = np.arange(len(efficient))
+    # The first objective is sorted; a later point survives by being better in another.
+    columns = np.ascontiguousarray(ordered[distinct, 1:].T)
+    while left.size:
+        efficient[left[0]] = True
+        better = np.zeros(left.size, dtype=bool)
+        for column in columns:
+            better |= column < column[0]
+        left, columns = left[better], columns[:, better]
+    result = np.empty(len(points), dtype=bool)
+    result[order] = efficient[np.cumsum(distinct) - 1]
+    return result
 
 
 def front_ranks(costs: ArrayLike) -> NDArray[np.intp]:
     """Rank 0 is the front, rank 1 the front of what remains, and so on (NSGA-II, sec. III-A)."""
-    points = np.asarray(costs, dtype=float)
+    points = _as_costs(costs)
     ranks = np.full(len(points), -1, dtype=np.intp)
     rank = 0
     while (left := np.flatnonzero(ranks < 0)).size:
@@ -62,7 +80,7 @@ def front_ranks(costs: ArrayLike) -> NDArray[np.intp]:
 def farthest_first(costs: ArrayLike) -> NDArray[np.intp]:
     """An order in which every prefix is spread widely: best of the first objective, then
     each time the point farthest from those before it (Gonzalez 1985), on normalised costs."""
-    points = np.asarray(costs, dtype=float)
+    points = _as_costs(costs)
     if not len(points):
         return np.empty(0, dtype=np.intp)
     span = np.ptp(points, axis=0)
@@ -81,25 +99,35 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
     """Volume that the points dominate inside the box below ``reference``.
 
     Exact for any number of objectives, by slicing along the last one (HSO, While et al.
-    2006); two objectives are a sorted sweep.
+    2006); two objectives are a sorted sweep. Points that are not strictly below the
+    reference in every objective add nothing.
     """
-    ref = np.asarray(reference, dtype=float)
-    points = np.asarray(costs, dtype=float).reshape(-1, len(ref))
-    points = points[np.all(points < ref, axis=1)]
+    points, ref = _as_costs(costs), np.asarray(reference, dtype=float)
     if not len(points):
         return 0.0
-    points = points[is_efficient(points)]
+    if ref.shape != points.shape[1:]:
+        raise ValueError(
+            f"the reference must have one value for each of the {points.shape[1]} objectives,"
+            f" but got shape {ref.shape}"
+        )
+    return _volume(points[np.all(points < ref, axis=1)], ref)
+
+
+def _volume(points: Floats, ref: Floats) -> float:
+    if not len(points):
+        return 0.0
     if len(ref) == 1:
         return float(ref[0] - points.min())
     if len(ref) == 2:
         points = points[np.argsort(points[:, 0])]
         heights = np.minimum.accumulate(np.append(ref[1], points[:, 1]))
         return float(np.sum((ref[0] - points[:, 0]) * (heights[:-1] - heights[1:])))
+    points = points[is_efficient(points)]
     points = points[np.argsort(points[:, -1])]
     edges = np.append(points[:, -1], ref[-1])
     return float(
         sum(
-            (edges[i + 1] - edges[i]) * hypervolume(points[: i + 1, :-1], ref[:-1])
+            (edges[i + 1] - edges[i]) * _volume(points[: i + 1, :-1], ref[:-1])
             for i in range(len(points))
             if edges[i + 1] > edges[i]
         )
@@ -111,7 +139,7 @@ def pareto(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint] = (),
 ) -> list[Candidate]:
-    """The non-dominated feasible candidates, best quality first."""
+    """The non-dominated feasible candidates, the best in the first objective first."""
     feasible = [c for c in candidates if c.feasible(tuple(constraints))]
     if not feasible:
         return []

@@ -43,6 +43,8 @@ class Int(JsonRecord):
     def __post_init__(self) -> None:
         if not self.low <= self.high:
             raise ValueError(f"{self.name}: low <= high must hold, but got {self.low}, {self.high}")
+        if self.step < 1:
+            raise ValueError(f"{self.name}: step >= 1 must hold, but got {self.step}")
         if self.log and self.low < 1:
             raise ValueError(f"{self.name}: low >= 1 must hold for log=True, but got {self.low}")
         if not self.contains(self.default):
@@ -95,8 +97,11 @@ class Float(JsonRecord):
     type: Literal["float"] = "float"
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high:
-            raise ValueError(f"{self.name}: low <= high must hold, but got {self.low}, {self.high}")
+        if not -math.inf < self.low <= self.high < math.inf:
+            raise ValueError(
+                f"{self.name}: low <= high must hold and both be finite,"
+                f" but got {self.low}, {self.high}"
+            )
         if self.log and self.low <= 0:
             raise ValueError(f"{self.name}: low > 0 must hold for log=True, but got {self.low}")
         if not self.contains(self.default):
@@ -117,7 +122,7 @@ class Float(JsonRecord):
 
     @property
     def size(self) -> float:
-        return math.inf
+        return math.inf if self.low < self.high else 1
 
     @property
     def domain(self) -> str:
@@ -136,10 +141,13 @@ class Choice(JsonRecord):
     type: Literal["choice"] = "choice"
 
     def __post_init__(self) -> None:
-        if not self.options or len(set(map(repr, self.options))) < len(self.options):
+        # Optuna finds an option by ==, so 1, 1.0 and True would be one option there.
+        if not self.options or len(set(self.options)) < len(self.options):
             raise ValueError(
                 f"{self.name}: options must be distinct and not empty, got {self.options}"
             )
+        if wrong := [o for o in self.options if type(o) not in (bool, int, float, str)]:
+            raise ValueError(f"{self.name}: options must be bool, int, float or str, got {wrong}")
         if not self.contains(self.default):
             raise ValueError(f"{self.name}: default {self.default!r} is not in {self.domain}")
 
@@ -170,6 +178,7 @@ class Space(JsonRecord):
     """An ordered set of parameters; one that has ``when`` follows those it names.
 
     ``when={"depth": (1, 2)}`` makes a parameter active where depth is active and 1 or 2.
+    A real number cannot be waited for.
     """
 
     params: tuple[Param, ...]
@@ -184,6 +193,8 @@ class Space(JsonRecord):
                     raise ValueError(
                         f"{param.name!r} depends on {parent!r}, which does not come before it"
                     )
+                if isinstance(seen[parent], Float):
+                    raise ValueError(f"{param.name!r} waits for {parent!r}, a real number")
                 wrong = [v for v in values if not seen[parent].contains(v)]
                 if wrong or not values:
                     raise ValueError(
@@ -247,24 +258,27 @@ class Space(JsonRecord):
 
     def check(self, config: Config) -> None:
         """Raise UsageError where ``config`` is not a point of this space."""
-        expected = {p.name for p in self.params if self._active(p, config)}
-        for name in config:
-            if name not in expected:
-                known = ", ".join(sorted(expected))
-                raise UsageError(f"parameter {name!r} does not apply here; those that do: {known}")
-        for param in self.params:
-            if param.name in expected and param.name not in config:
-                raise UsageError(f"parameter {param.name!r} is missing ({param.domain})")
-            if param.name in expected and not param.contains(config[param.name]):
+        expected = [p for p in self.params if self._active(p, config)]
+        # A wrong parent first: its children would be blamed for not applying.
+        for param in expected:
+            if param.name in config and not param.contains(config[param.name]):
                 raise UsageError(
                     f"parameter {param.name} = {config[param.name]!r} is outside {param.domain}"
                 )
+        names = [param.name for param in expected]
+        for name in config:
+            if name not in names:
+                raise UsageError(
+                    f"parameter {name!r} does not apply here; those that do: {', '.join(names)}"
+                )
+        for param in expected:
+            if param.name not in config:
+                raise UsageError(f"parameter {param.name!r} is missing ({param.domain})")
 
     @property
     def size(self) -> float:
         """Number of configurations; infinite with an active real-valued parameter."""
-        fixed: tuple[Param, ...] = self.params
-        return _count(fixed, {})
+        return _count(self.params, {})
 
     @classmethod
     def join(cls, spaces: dict[str, Space]) -> Space:
@@ -292,9 +306,7 @@ def _count(params: tuple[Param, ...], config: Config) -> float:
         options: tuple[Value, ...] = (
             param.options
             if isinstance(param, Choice)
-            else tuple(range(param.low, param.high + 1, param.step))
-            if isinstance(param, Int)
-            else ()
+            else tuple(range(int(param.low), int(param.high) + 1, param.step))  # never a Float
         )
         rest = params[i + 1 :]
         return total * sum(_count(rest, {**config, param.name: value}) for value in options)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 Modality = Literal["tabular", "images", "text", "audio", "graphs", "pointclouds", "multimodal"]
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -28,45 +29,66 @@ class UsageError(InputError):
     exit_code = 2
 
 
-class NoFeasibleCandidate(InputError):
+class NoFeasibleCandidate(InputError):  # noqa: N818  # an outcome, not a fault
     """The search ended without one candidate that meets the constraints."""
 
     exit_code = 3
 
 
-class SelfCheckFailed(InputError):
+class SelfCheckFailed(InputError):  # noqa: N818
     """A re-run did not reproduce what the recipe or the checkpoint promises."""
 
     exit_code = 4
 
 
-@cache
-def _adapter(cls: type) -> Any:
-    from pydantic import TypeAdapter  # 0.1 s, and `nas --help` does not need it
-
-    return TypeAdapter(cls)
-
-
 class JsonRecord:
-    """JSON in and out for the frozen dataclasses; a wrong field is refused, not ignored."""
+    """JSON in and out for the frozen dataclasses; a wrong field is refused, not ignored.
+
+    Infinities and NaN survive as the strings "Infinity" and "NaN", which JSON allows.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "ser_json_inf_nan": "strings",
+    }
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> Any:
+        from pydantic import TypeAdapter  # 0.1 s, and `nas --help` does not need it
+
+        return TypeAdapter(cls)
+
+    @classmethod
+    def _read(cls, validate: Callable[[Any], Self], data: Any) -> Self:
+        from pydantic import ValidationError
+
+        try:
+            return validate(data)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            where = ".".join(map(str, wrong["loc"])) or "the whole"
+            raise InputError(
+                f"not a valid {cls.__name__}: {where} = {wrong['input']!r:.60}: {wrong['msg']}"
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
-        result: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        result: dict[str, Any] = self._adapter().dump_python(self, mode="json")
         return result
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        result: Self = _adapter(cls).validate_python(data)
-        return result
+        """Raises InputError, which names the first field that is wrong."""
+        return cls._read(cls._adapter().validate_python, data)
 
     def to_json(self) -> str:
-        text: bytes = _adapter(type(self)).dump_json(self)
+        text: bytes = self._adapter().dump_json(self)
         return text.decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        result: Self = _adapter(cls).validate_json(text)
-        return result
+        """Raises InputError, which names the first field that is wrong."""
+        return cls._read(cls._adapter().validate_json, text)
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,7 @@ class Constraint(JsonRecord):
                 f"constraint {text!r} is not of the form METRIC<=NUMBER or METRIC>=NUMBER,"
                 " for example latency_ms<=5"
             ) from None
+        direction(name)  # an unknown metric is told now, not after the first candidate
         return cls(name, op, bound)  # type: ignore[arg-type]  # op is one of the two
 
     def met(self, metrics: dict[str, float]) -> bool:
@@ -179,7 +202,7 @@ class Constraint(JsonRecord):
         return gap if self.op == "<=" else -gap
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.op}{self.bound:g}"
+        return f"{self.metric}{self.op}{self.bound:.15g}"  # params<=1234567 keeps its digits
 
 
 # Every metric the framework reports, and which way is better.

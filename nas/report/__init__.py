@@ -1,0 +1,261 @@
+"""The report of a search: one HTML page that needs neither a server nor the network.
+
+``page`` bakes a study into that page, ``payload`` is the JSON object it draws: a live
+server can hand out the same page and call its ``render(data)`` with fresh payloads.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from nas.candidate import Candidate, State
+from nas.front import pareto
+from nas.space import Space
+from nas.task import COSTS, Task
+
+__all__ = ["StudyView", "page", "payload", "ranked", "write"]
+
+# Curves, layers and gradient norms are most of a candidate's bytes. The page keeps them
+# for the front and for this many of the best others (10,000 candidates: under 15 MB) ...
+DETAILED_OTHERS = 300
+# ... but for no more than this many in all, however large the front is.
+DETAILED_MOST = 900
+# Of each reason for failing, this many of the latest candidates keep theirs too.
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """All that a report shows of a study, finished or running.
+
+    ``baselines`` are simple models outside the search, each ``{"name", "metrics",
+    "seconds"}``, whose costs may be absent. ``spaces`` are keyed by family; ``rules``
+    maps the ids in a parameter's ``why`` to (statement, source). ``seconds`` is the
+    wall-clock time spent so far.
+    """
+
+    task: Task
+    candidates: Sequence[Candidate]
+    baselines: Sequence[Mapping[str, Any]] = ()
+    name: str = "study"
+    spaces: Mapping[str, Space] = field(default_factory=dict)
+    rules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> str:
+        """The first objective that is not a cost; the vertical axis of every plot."""
+        names = [o.metric for o in self.task.objectives if o.metric not in COSTS]
+        return names[0] if names else self.task.quality
+
+
+def ranked(study: StudyView) -> list[Candidate]:
+    """The complete candidates that have every metric which objectives and limits name.
+
+    A complete candidate without one of them (latency could not be measured, say) has no
+    place in a front; the page counts those it leaves out.
+    """
+    needed = {o.metric for o in study.task.objectives} | {c.metric for c in study.task.constraints}
+    return [
+        c
+        for c in study.candidates
+        if c.state == State.COMPLETE
+        and all(math.isfinite(c.metrics.get(name, math.nan)) for name in needed)
+    ]
+
+
+def front(study: StudyView) -> list[Candidate]:
+    """The feasible Pareto front of the study, best value of the quality first."""
+    task = study.task
+    first = sorted(task.objectives, key=lambda o: o.metric != study.quality)
+    return pareto(ranked(study), first, task.constraints)
+
+
+def payload(study: StudyView) -> dict[str, Any]:
+    """The page's data as plain JSON values; NaN and infinity become null."""
+    task, profile = study.task, study.task.profile
+    best = front(study)
+    detailed = _detailed(study, best)
+    data = {
+        "name": study.name,
+        "modality": task.modality,
+        "quality": study.quality,
+        "quality_direction": _direction(study),
+        "objectives": [o.to_dict() for o in task.objectives],
+        "constraints": [c.to_dict() for c in task.constraints],
+        "costs": COSTS,
+        "device": task.device,
+        "seconds": study.seconds,
+        "notes": study.notes,
+        "versions": dict(study.versions),
+        "states": Counter(c.state.value for c in study.candidates),
+        "front": [c.number for c in best],
+        "unranked": sum(c.state == State.COMPLETE for c in study.candidates) - len(ranked(study)),
+        "candidates": [_row(c) for c in study.candidates],
+        "details": {c.number: _detail(c) for c in detailed},
+        "baselines": [dict(b) for b in study.baselines],
+        "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
+        "rules": {name: list(rule) for name, rule in study.rules.items()},
+        "profile": {
+            "n_train": profile.n_train,
+            "n_val": profile.n_val,
+            "n_test": profile.n_test,
+            "inputs": profile.inputs,
+            "numeric": sum(c.kind == "numeric" for c in profile.columns),
+            "categorical": sum(c.kind == "categorical" for c in profile.columns),
+            "missing": max((c.missing for c in profile.columns), default=0.0),
+            "split_method": profile.split_method,
+            "split": profile.split,
+            "fingerprint": profile.fingerprint,
+            "targets": [t.to_dict() for t in task.targets],
+        },
+    }
+    plain: dict[str, Any] = _plain(data)
+    return plain
+
+
+def page(study: StudyView) -> str:
+    """The self-contained HTML page of a study, about 5 MB of which are plotly.js.
+
+    Its Content-Security-Policy lets exactly the two inlined scripts run, named by their
+    hashes, and forbids every connection.
+    """
+    from plotly.offline import get_plotlyjs
+
+    here = files("nas.report")
+    plotly, script = get_plotlyjs(), _text(here / "explorer.js")
+    # In a script element "<" could open a tag or a comment; in JSON it is only ever text.
+    data = json.dumps(payload(study), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    parts = {
+        "policy": "; ".join(
+            [
+                "default-src 'none'",
+                f"script-src {_hash(plotly)} {_hash(script)}",
+                "style-src 'unsafe-inline'",  # plotly.js writes style attributes
+                "img-src data: blob:",
+                "connect-src 'none'",
+                "base-uri 'none'",
+                "form-action 'none'",
+            ]
+        ),
+        "title": html.escape(study.name),
+        "style": _text(here / "explorer.css"),
+        "plotly": plotly,
+        "data": data.replace("<", "\\u003c"),
+        "script": script,
+    }
+    # One pass, so that a placeholder inside the data stays what it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text(here / "explorer.html"))
+
+
+def write(study: StudyView, path: str | Path) -> None:
+    """Write the page of a study to ``path``."""
+    Path(path).write_text(page(study), encoding="utf-8", newline="\n")
+
+
+def _text(file: Any) -> str:
+    # A browser hashes a script with its line ends normalised; so do we.
+    return str(file.read_text(encoding="utf-8")).replace("\r\n", "\n")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _direction(study: StudyView) -> str:
+    for objective in study.task.objectives:
+        if objective.metric == study.quality:
+            return objective.direction
+    from nas.task import direction
+
+    return direction(study.quality)
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    row = {
+        "number": candidate.number,
+        "family": candidate.family,
+        "state": candidate.state.value,
+        "reason": candidate.reason,
+        "origin": candidate.origin,
+        "epochs": len(candidate.curve),
+        "started": round(candidate.started, 2),
+        "seconds": round(candidate.seconds, 2),
+        "metrics": candidate.metrics,
+        "latency": candidate.cost.get("latency"),
+        "config": candidate.config,
+    }
+    return {key: value for key, value in row.items() if value not in (None, "", {})}
+
+
+def _detail(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "detail": candidate.detail,
+        "seed": candidate.seed,
+        "cost": {k: v for k, v in candidate.cost.items() if k != "latency"},
+        "curve": candidate.curve,
+        "gradient_norms": candidate.gradient_norms,
+        "layers": candidate.layers,
+    }
+
+
+def _detailed(study: StudyView, best: list[Candidate]) -> list[Candidate]:
+    sign = 1.0 if _direction(study) == "min" else -1.0
+    by_quality = sorted(ranked(study), key=lambda c: sign * c.metrics[study.quality])
+    chosen = {c.number: c for c in best}
+    room = min(len(chosen) + DETAILED_OTHERS, DETAILED_MOST)
+    # Looser limits in the browser uncover more of the front without limits: that goes first.
+    unlimited = pareto(by_quality, study.task.objectives)
+    for candidate in _spread(unlimited, DETAILED_OTHERS // 2) + by_quality:
+        if len(chosen) >= room:
+            break
+        chosen[candidate.number] = candidate
+    kept = list(chosen.values())[:DETAILED_MOST]
+    examples: dict[tuple[State, str], list[Candidate]] = {}
+    for candidate in reversed(study.candidates):
+        if candidate.state != State.COMPLETE and candidate.number not in chosen:
+            of_reason = examples.setdefault((candidate.state, candidate.reason), [])
+            if len(of_reason) < EXAMPLES:
+                of_reason.append(candidate)
+    return kept + [c for of_reason in examples.values() for c in of_reason]
+
+
+def _spread(candidates: list[Candidate], most: int) -> list[Candidate]:
+    """At most ``most`` of the candidates, evenly over their order."""
+    return candidates[:: max(1, math.ceil(len(candidates) / most))]
+
+
+def _parameters(space: Space) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": p.name,
+            "domain": p.domain,
+            "default": p.default,
+            "when": {name: list(values) for name, values in p.when.items()},
+            "why": p.why,
+        }
+        for p in space.params
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,244 @@
+"""The local executor: worker processes on this machine, and the loop that keeps them busy."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nas.candidate import Candidate, State
+from nas.search.study import Study
+from nas.task import InputError
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass
+class _Worker:
+    index: int
+    process: subprocess.Popen[bytes]
+    ready: bool = False
+    job: Any = None  # what it works on; None when idle
+    buffer: bytes = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just died; its closed output tells the loop, which handles it
+
+
+@dataclass(frozen=True)
+class Event:
+    """``kind``: ready, report, result, error, broken, or lost (the process is gone)."""
+
+    kind: str
+    worker: int
+    job: Any = None
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+class LocalWorkers:
+    """A fixed number of worker processes with one compute thread each.
+
+    ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
+    ``settings``. A process that dies is replaced. They sit in process groups of their
+    own, so that a Ctrl-C at the terminal reaches the driver alone.
+    """
+
+    def __init__(self, count: int, evaluator: str, settings: dict[str, Any], logs: Path) -> None:
+        self._evaluator, self._settings, self._logs = evaluator, settings, logs
+        self._selector = selectors.DefaultSelector()
+        logs.mkdir(parents=True, exist_ok=True)
+        self._workers = [self._start(index) for index in range(count)]
+
+    def _start(self, index: int) -> _Worker:
+        environment = os.environ | dict.fromkeys(_THREADS, "1")
+        with (self._logs / f"worker-{index}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nas.search.worker", self._evaluator],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        worker = _Worker(index, process)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+        worker.send({"settings": self._settings})
+        return worker
+
+    def idle(self) -> list[int]:
+        return [w.index for w in self._workers if w.ready and w.job is None]
+
+    def busy(self) -> list[int]:
+        return [w.index for w in self._workers if w.job is not None]
+
+    def jobs(self) -> list[Any]:
+        """What the busy workers are at."""
+        return [w.job for w in self._workers if w.job is not None]
+
+    def log(self, index: int) -> Path:
+        return self._logs / f"worker-{index}.log"
+
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        worker = self._workers[index]
+        worker.job = job
+        worker.send({"method": method, "arguments": arguments})
+
+    def answer(self, index: int, answer: str) -> None:
+        self._workers[index].send({"answer": answer})
+
+    def kill(self, index: int) -> None:
+        """End a worker that does not listen; its job comes back as a lost event."""
+        self._workers[index].process.kill()
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What has happened; waits up to ``timeout`` seconds for the first."""
+        for key, _ in self._selector.select(timeout):
+            worker: _Worker = key.data
+            chunk = worker.process.stdout.read()  # type: ignore[union-attr]  # a pipe, see _start
+            if chunk:
+                *lines, worker.buffer = (worker.buffer + chunk).split(b"\n")
+                for line in lines:
+                    yield self._event(worker, json.loads(line))
+            elif chunk == b"":
+                yield self._lost(worker)
+
+    def _event(self, worker: _Worker, content: dict[str, Any]) -> Event:
+        kind = content.pop("event")
+        event = Event(kind, worker.index, worker.job, content)
+        if kind == "ready":
+            worker.ready = True
+        elif kind in ("result", "error"):
+            worker.job = None
+        return event
+
+    def _lost(self, worker: _Worker) -> Event:
+        self._retire(worker)
+        code = worker.process.wait()
+        self._workers[worker.index] = self._start(worker.index)
+        return Event("lost", worker.index, worker.job, {"code": code, "ready": worker.ready})
+
+    def _retire(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        for pipe in (worker.process.stdin, worker.process.stdout):
+            try:
+                pipe.close()  # type: ignore[union-attr]
+            except BrokenPipeError:
+                pass  # bytes for a dead worker
+
+    def close(self) -> None:
+        """End all workers and wait for them."""
+        for worker in self._workers:
+            self._retire(worker)
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.wait()
+
+    def __enter__(self) -> LocalWorkers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def drive(
+    study: Study,
+    workers: LocalWorkers,
+    *,
+    deadline: float | None = None,
+    trials: int | None = None,
+    on_event: Callable[[LocalWorkers], None] = lambda workers: None,
+) -> None:
+    """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
+    (of ``time.monotonic``) has come; candidates in training then are stopped.
+
+    Raises InputError where workers cannot start at all. On KeyboardInterrupt the
+    candidates in training are stored as interrupted and queued again.
+    """
+    exhausted = False
+    failed_starts = 0
+    try:
+        while True:
+            late = deadline is not None and time.monotonic() >= deadline
+            done = late or exhausted or (trials is not None and study.spent >= trials)
+            for index in () if done else workers.idle():
+                candidate = study.ask()
+                if candidate is None:
+                    exhausted = True
+                    break
+                candidate = replace(candidate, worker=index)
+                workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
+                if done := trials is not None and study.spent >= trials:
+                    break
+            if done and not workers.busy():
+                return
+            if deadline is not None and time.monotonic() > deadline + 3:
+                for index in workers.busy():  # no report came in time to answer "stop"
+                    workers.kill(index)
+            for event in workers.events(timeout=0.5):
+                if event.kind == "broken":
+                    last = event.content["error"].strip().splitlines()[-1]
+                    log = workers.log(event.worker)
+                    raise InputError(f"a worker could not start: {last} (see {log})")
+                if event.kind == "lost" and not event.content["ready"]:
+                    failed_starts += 1
+                    if failed_starts > 3:
+                        log = workers.log(event.worker)
+                        raise InputError(f"workers die while they start; see {log}")
+                elif event.kind == "ready":
+                    failed_starts = 0
+                elif isinstance(event.job, Candidate):
+                    _handle(study, workers, event, late)
+            on_event(workers)
+    except KeyboardInterrupt:
+        for candidate in workers.jobs():
+            _give_up(study, candidate, "interrupted", "stopped by the user while in training")
+        raise
+
+
+def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> None:
+    candidate: Candidate = event.job
+    if event.kind == "report":
+        verdict = study.report(candidate.number, **event.content)
+        workers.answer(event.worker, "interrupted" if late else verdict)
+    elif event.kind == "result":
+        finished = Candidate.from_dict(event.content["value"])
+        study.tell(finished)
+        if finished.reason == "interrupted":
+            study.requeue(finished)
+    elif event.kind == "error":
+        _give_up(study, candidate, "error", event.content["error"])
+    elif late:
+        _give_up(study, candidate, "interrupted", "the time limit came while in training")
+    else:
+        code = event.content["code"]
+        _give_up(study, candidate, "lost", f"its worker ended with code {code}")
+
+
+def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> None:
+    seconds = max(0.0, time.time() - candidate.started)
+    failed = replace(
+        study[candidate.number],
+        worker=candidate.worker,
+        state=State.FAILED,
+        reason=reason,
+        detail=detail,
+        seconds=seconds,
+    )
+    study.tell(failed)
+    # A configuration that takes its worker with it a second time is left alone.
+    if reason == "interrupted" or (reason == "lost" and failed.root == failed.number):
+        study.requeue(failed)

@@ -1,0 +1,67 @@
+"""A worker process: ``python -m nas.search.worker MODULE:NAME``, started by the executor.
+
+It builds the evaluator once and then answers calls, one at a time. Messages are lines of
+JSON: calls and answers come in on standard input, results and reports go out on what was
+standard output, while anything a library prints goes to standard error, the worker's log.
+When standard input ends, the driver is gone and so is the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from importlib import import_module
+from typing import Any
+
+
+class Channel:
+    """The two pipes to the driver."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)  # a stray print must not break the protocol
+        self._in: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._in.put(json.loads(line))
+        os._exit(0)  # the driver is gone: stop in the middle of a training step too
+
+    def receive(self) -> dict[str, Any]:
+        return self._in.get()
+
+    def send(self, event: str, **content: Any) -> None:
+        self._out.write(json.dumps({"event": event, **content}) + "\n")
+
+    def report(self, epoch: int, metrics: dict[str, float]) -> str:
+        """Hand over the metrics of an epoch; returns "" to go on or why to stop."""
+        self.send("report", epoch=epoch, metrics=metrics)
+        return str(self.receive()["answer"])
+
+
+def main(target: str) -> None:
+    channel = Channel()
+    module, name = target.split(":")
+    settings = channel.receive()["settings"]
+    try:
+        evaluator = getattr(import_module(module), name)(**settings)
+    except Exception:
+        channel.send("broken", error=traceback.format_exc())
+        return
+    channel.send("ready")
+    while True:
+        call = channel.receive()
+        method = getattr(evaluator, call["method"])
+        try:
+            channel.send("result", value=method(report=channel.report, **call["arguments"]))
+        except Exception:
+            channel.send("error", error=traceback.format_exc())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,154 @@
+"""What a network costs: parameters, FLOPs, memory, latency, layer by layer.
+
+Parameters, FLOPs and memory are read off the network on the meta device, before any memory
+is spent. Latency is measured.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+Inputs = dict[str, Tensor]
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
+    """Build on the meta device and run one forward pass of ``inputs`` through it.
+
+    Returns ``params``, ``flops`` (of the pass as given, a multiply-add counted as two),
+    ``activations_mb`` (what the forward keeps for the backward, MiB, as given) and
+    ``layers``: name, type, output shape without the batch, parameters, in the order of
+    execution. Attention is counted through its MATH form, as fused kernels count as zero
+    on a CPU.
+    """
+    with torch.device("meta"):
+        network = build()
+        meta = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
+    layers: list[dict[str, Any]] = []
+    hooks = [
+        module.register_forward_hook(_recorder(layers, name))
+        for name, module in network.named_modules()
+        if name and not any(True for _ in module.children())
+    ]
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []  # keeps ids from being used twice
+    weights = {id(p) for p in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if id(base) not in weights:
+            kept.append(base)
+            saved[id(base)] = base.numel() * base.element_size()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        counter,
+    ):
+        network.train()
+        network(**meta)
+    for hook in hooks:
+        hook.remove()
+    own = sum(layer["params"] for layer in layers)
+    total = parameters(network)
+    if total > own:  # parameters that belong to a module with children: tokens, positions
+        layers.append(
+            {"name": "(other)", "type": "tokens, scales", "output": [], "params": total - own}
+        )
+    return {
+        "params": total,
+        "flops": counter.get_total_flops(),
+        "activations_mb": sum(saved.values()) / 2**20,
+        "layers": layers,
+    }
+
+
+def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        shape = list(output.shape[1:]) if isinstance(output, Tensor) else []
+        again = any(layer["name"] == name for layer in layers)
+        params = 0 if again else sum(p.numel() for p in module.parameters())
+        layers.append(
+            {"name": name, "type": type(module).__name__, "output": shape, "params": params}
+        )
+
+    return record
+
+
+def training_memory_mb(params: int, activations_mb: float, batch: int) -> float:
+    """Peak memory of a training step in float32 with AdamW, MiB: weights, gradients and two
+    moments, and the activations of the batch."""
+    return params * 16 / 2**20 + activations_mb * batch
+
+
+@contextmanager
+def device_lock(device: str) -> Iterator[None]:
+    """One latency measurement at a time on a device, over all processes of this machine."""
+    name = f"nas-latency-{os.getuid()}-{device.replace(':', '-')}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def latency(
+    network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
+) -> dict[str, float]:
+    """Median milliseconds of one forward pass in eval mode, and its interquartile range.
+
+    Warms up for a fifth of the budget and at least three passes, then repeats for the
+    budget, at least 11 and at most 500 times. CUDA passes are timed by events.
+    """
+    training = network.training
+    network.eval()
+    cuda = device.startswith("cuda")
+
+    def once() -> float:
+        if cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            network(**inputs)
+            end.record()
+            torch.cuda.synchronize()
+            return float(start.elapsed_time(end))
+        begin = time.perf_counter()
+        network(**inputs)
+        return (time.perf_counter() - begin) * 1e3
+
+    with device_lock(device), torch.inference_mode():
+        _repeat(once, budget_s / 5, least=3)
+        times = _repeat(once, budget_s, least=11)
+    network.train(training)
+    low, median, high = np.percentile(times, (25, 50, 75))
+    return {
+        "median_ms": float(median),
+        "iqr_ms": float(high - low),
+        "repeats": len(times),
+        "threads": torch.get_num_threads(),
+        "batch": len(next(iter(inputs.values()))),
+    }
+
+
+def _repeat(once: Callable[[], float], budget_s: float, least: int, most: int = 500) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(times) < least or (time.perf_counter() < end and len(times) < most):
+        times.append(once())
+    return times

@@ -1,0 +1,74 @@
+"""Quality of predictions, the same for networks and for the simple baselines.
+
+Predictions are probabilities of shape (n, classes) for classes, (n, labels) for a
+multilabel target, and values in the user's units of shape (n,) for regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from nas.task import Target, Task
+
+Array = NDArray[np.generic]
+
+
+def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, float]:
+    """Metrics of one target. AUC is left out where a class is missing from ``truth``."""
+    if target.kind == "regression":
+        return {
+            "rmse": float(sk.root_mean_squared_error(truth, predicted)),
+            "mae": float(sk.mean_absolute_error(truth, predicted)),
+            "r2": float(sk.r2_score(truth, predicted)),
+        }
+    probability = np.asarray(predicted, dtype=np.float64)
+    if target.kind == "multilabel":
+        chosen = probability >= 0.5
+        result = {
+            "accuracy": float(np.mean(chosen == (truth > 0))),
+            "f1": float(sk.f1_score(truth > 0, chosen, average="macro", zero_division=0.0)),
+        }
+        asked = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]  # type: ignore[operator]
+        if len(asked) == truth.shape[1]:
+            result["auc"] = float(sk.roc_auc_score(truth > 0, probability, average="macro"))
+        return result
+    choice = probability.argmax(axis=1)
+    present = np.unique(truth)
+    recalls = [float(np.mean(choice[truth == k] == k)) for k in present]
+    result = {
+        "accuracy": float(np.mean(choice == truth)),
+        # The mean recall over the classes that occur (Brodersen et al. 2010).
+        "balanced_accuracy": float(np.mean(recalls)),
+        "f1": float(
+            sk.f1_score(truth, choice, pos_label=1, zero_division=0.0)
+            if target.kind == "binary"
+            else sk.f1_score(truth, choice, average="macro", zero_division=0.0)
+        ),
+    }
+    if len(present) == len(target.classes):
+        if target.kind == "binary":
+            result["auc"] = float(sk.roc_auc_score(truth, probability[:, 1]))
+        else:
+            total = probability.sum(axis=1, keepdims=True)
+            result["auc"] = float(
+                sk.roc_auc_score(truth, probability / total, multi_class="ovr", average="macro")
+            )
+    return result
+
+
+def score(
+    task: Task, truth: Mapping[str, Array], predicted: Mapping[str, Array]
+) -> dict[str, float]:
+    """Metrics of a task. With several targets each is named ``rmse[target]`` and their
+    skills (accuracy, F1 or R²) are averaged to ``score``."""
+    each = {t.name: score_target(t, truth[t.name], predicted[t.name]) for t in task.targets}
+    if len(task.targets) == 1:
+        return each[task.targets[0].name]
+    skill = {"regression": "r2", "multilabel": "f1"}
+    skills = [each[t.name][skill.get(t.kind, "accuracy")] for t in task.targets]
+    named = {f"{metric}[{name}]": v for name, m in each.items() for metric, v in m.items()}
+    return {"score": float(np.mean(skills))} | named
