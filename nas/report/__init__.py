@@ -22,9 +22,9 @@ from typing import Any
 from nas.candidate import Candidate, State
 from nas.front import pareto
 from nas.space import Space
-from nas.task import COSTS, Task
+from nas.task import COSTS, Objective, Task, UsageError
 
-__all__ = ["StudyView", "page", "payload", "ranked", "write"]
+__all__ = ["StudyView", "front", "page", "payload", "ranked", "write"]
 
 # Curves, layers and gradient norms are most of a candidate's bytes. The page keeps them
 # for the front and for this many of the best others (10,000 candidates: under 15 MB) ...
@@ -55,11 +55,17 @@ class StudyView:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if all(o.metric in COSTS for o in self.task.objectives):
+            raise UsageError(
+                "a report needs a task with an objective that is a quality;"
+                " task.with_objectives() sets the usual three"
+            )
+
     @property
-    def quality(self) -> str:
+    def quality(self) -> Objective:
         """The first objective that is not a cost; the vertical axis of every plot."""
-        names = [o.metric for o in self.task.objectives if o.metric not in COSTS]
-        return names[0] if names else self.task.quality
+        return next(o for o in self.task.objectives if o.metric not in COSTS)
 
 
 def ranked(study: StudyView) -> list[Candidate]:
@@ -80,8 +86,8 @@ def ranked(study: StudyView) -> list[Candidate]:
 def front(study: StudyView) -> list[Candidate]:
     """The feasible Pareto front of the study, best value of the quality first."""
     task = study.task
-    first = sorted(task.objectives, key=lambda o: o.metric != study.quality)
-    return pareto(ranked(study), first, task.constraints)
+    order = sorted(task.objectives, key=lambda o: o != study.quality)
+    return pareto(ranked(study), order, task.constraints)
 
 
 def payload(study: StudyView) -> dict[str, Any]:
@@ -92,8 +98,7 @@ def payload(study: StudyView) -> dict[str, Any]:
     data = {
         "name": study.name,
         "modality": task.modality,
-        "quality": study.quality,
-        "quality_direction": _direction(study),
+        "quality": study.quality.to_dict(),
         "objectives": [o.to_dict() for o in task.objectives],
         "constraints": [c.to_dict() for c in task.constraints],
         "costs": COSTS,
@@ -175,15 +180,6 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _direction(study: StudyView) -> str:
-    for objective in study.task.objectives:
-        if objective.metric == study.quality:
-            return objective.direction
-    from nas.task import direction
-
-    return direction(study.quality)
-
-
 def _row(candidate: Candidate) -> dict[str, Any]:
     row = {
         "number": candidate.number,
@@ -213,8 +209,8 @@ def _detail(candidate: Candidate) -> dict[str, Any]:
 
 
 def _detailed(study: StudyView, best: list[Candidate]) -> list[Candidate]:
-    sign = 1.0 if _direction(study) == "min" else -1.0
-    by_quality = sorted(ranked(study), key=lambda c: sign * c.metrics[study.quality])
+    sign = 1.0 if study.quality.direction == "min" else -1.0
+    by_quality = sorted(ranked(study), key=lambda c: sign * c.metrics[study.quality.metric])
     chosen = {c.number: c for c in best}
     room = min(len(chosen) + DETAILED_OTHERS, DETAILED_MOST)
     # Looser limits in the browser uncover more of the front without limits: that goes first.

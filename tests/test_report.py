@@ -1,0 +1,339 @@
+"""The report page: what it holds, what it must never do, and what it shows in a browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.candidate import Candidate, State
+from nas.front import pareto
+from nas.report import StudyView, page, payload, ranked, write
+from nas.report.figures import front_figure
+from nas.space import Choice, Float, Int, Space
+from nas.task import Column, Constraint, DataProfile, Target, Task, UsageError
+
+FAMILIES = ("mlp", "tabnet", "ft_transformer")
+REASONS = ("halving", "halving", "nan", "exploding", "oom", "infeasible")
+
+
+def make_task(kind: str = "multiclass", limits: tuple[str, ...] = ("latency_ms<=3",)) -> Task:
+    classes = ("setosa", "versicolor", "virginica") if kind == "multiclass" else ()
+    target = Target("y", kind, classes, (312, 98, 41) if classes else (), mean=2.1, std=1.2)  # type: ignore[arg-type]
+    profile = DataProfile(
+        n_train=451,
+        n_val=97,
+        n_test=97,
+        inputs={"numeric": (8,), "categorical": (3,)},
+        columns=(Column("age", "numeric", missing=0.03), Column("city", "categorical")),
+        fingerprint="5f0c1d9e",
+        split="91ab77c2",
+        split_method="stratified 70/15/15, seed 0",
+    )
+    task = Task("tabular", (target,), profile).with_objectives()
+    return replace(task, constraints=tuple(map(Constraint.parse, limits)))
+
+
+def make_candidates(
+    task: Task, n: int, seed: int = 0, families: tuple[str, ...] = FAMILIES
+) -> list[Candidate]:
+    """Plausible candidates: quality saturates with size, latency follows size with noise."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(n):
+        family = families[number % len(families)]
+        depth, width = int(rng.integers(1, 7)), int(2 ** rng.uniform(4, 9))
+        params = 11 * width + depth * width * width
+        gap = 0.35 * math.exp(-0.3 * math.log10(params)) + abs(rng.normal(0, 0.03))
+        lr = float(10 ** rng.uniform(-4, -1.5))
+        latency = 0.05 * depth + params / 4e5 + abs(rng.normal(0, 0.1)) + number % len(families)
+        score = {"accuracy": 0.99 - gap, "auc": 0.995 - gap / 2}
+        quality = score if task.quality == "accuracy" else {"rmse": 0.4 + 2 * gap, "r2": 1 - gap}
+        epochs = int(rng.integers(5, 21))
+        curve = tuple(
+            {"epoch": e, "loss": 1.4 * math.exp(-e / 5) + 0.1, "val_loss": 1.2 * math.exp(-e / 6)}
+            | {"lr": lr, task.quality: quality[task.quality] * (1 - 0.5 * math.exp(-e / 3))}
+            for e in range(epochs)
+        )
+        layers = tuple(
+            {"name": f"blocks.{i}.{part}", "type": kind, "output": [width], "params": size}
+            for i in range(depth)
+            for part, kind, size in (
+                ("norm", "BatchNorm1d", 2 * width),
+                ("linear", "Linear", width * width + width),
+                ("act", "ReLU", 0),
+            )
+        )
+        candidate = Candidate(
+            number=number,
+            family=family,
+            config={"depth": depth, "width": width, "dropout": round(float(rng.random()) / 2, 3)}
+            | {"norm": ("batch", "layer", "none")[number % 3], "lr": lr, "residual": depth > 3},
+            seed=number,
+            origin="baseline" if number < len(families) else "sampled",
+            epochs=20,
+            metrics=quality | {"latency_ms": latency, "params": params, "flops": 2.0 * params},
+            curve=curve,
+            cost={
+                "latency": {
+                    "median_ms": latency,
+                    "iqr_ms": latency / 9,
+                    "quiet": number % 4 > 0,
+                    "threads": 1,
+                    "batch": 1,
+                },
+                "flops": 2 * params,
+                "memory_mb": params / 1e5,
+                "step_ms": latency * 30,
+            },
+            gradient_norms={
+                f"blocks.{i}.linear": float(10 ** rng.normal(-2, 1)) for i in range(depth)
+            },
+            layers=layers,
+            state=State.COMPLETE,
+            started=1.7e9 + 7.0 * number + 1,
+            seconds=4 + 10 * float(rng.random()),
+        )
+        if number >= 3 and rng.random() < 0.25:
+            reason = REASONS[int(rng.integers(len(REASONS)))]
+            state = State.FAILED if reason == "oom" else State.PRUNED
+            detail = f"gradient norm of blocks.0.linear was {rng.normal():.3g}"
+            candidate = replace(candidate, state=state, reason=reason, detail=detail)
+        made.append(candidate)
+    return made
+
+
+def make_study(n: int = 60, kind: str = "multiclass", **changes: object) -> StudyView:
+    task = make_task(kind)
+    space = Space(
+        (
+            Int("depth", 1, 6, 3, why=("depth-from-data",)),
+            Int("width", 16, 512, 128, log=True, why=("width-from-data", "params-per-sample")),
+            Choice("residual", (False, True), True, why=("residual-when-deep",)),
+            Float("dropout", 0.0, 0.5, 0.1, why=("dropout-from-risk",)),
+            Choice("norm", ("batch", "layer", "none"), "batch", when={"residual": (True,)}),
+            Float("lr", 1e-4, 3e-2, 1e-3, log=True, why=("lr-range-test",)),
+        )
+    )
+    quality = {"accuracy": 0.88, "auc": 0.93} if kind == "multiclass" else {"rmse": 0.61}
+    better = {"accuracy": 0.903, "auc": 0.95} if kind == "multiclass" else {"rmse": 0.55}
+    study = StudyView(
+        task=task,
+        candidates=make_candidates(task, n),
+        baselines=(
+            {"name": "LogisticRegression", "metrics": quality, "seconds": 0.4},
+            {"name": "HistGradientBoosting", "metrics": better, "seconds": 1.9},
+        ),
+        name="iris-large" if kind == "multiclass" else "house-prices",
+        spaces=dict.fromkeys(FAMILIES, space),
+        rules={
+            "depth-from-data": ("Depth grows with the training samples.", "Tan & Le 2019, sec. 3"),
+            "width-from-data": ("Width grows with the complexity of the data.", "design rules"),
+            "params-per-sample": ("At most 100 parameters per sample.", "design rules"),
+            "residual-when-deep": ("Residual from ten layers on.", "He et al. 2016, sec. 4.1"),
+            "dropout-from-risk": ("Dropout follows the risk of overfitting.", "Srivastava 2014"),
+        },
+        notes=("Latency was measured again on the quiet device for the front.",),
+        seconds=431.0,
+        versions={"nas": "0.1.0", "torch": "2.13.0"},
+    )
+    return replace(study, **changes)  # type: ignore[arg-type]
+
+
+CASES = {
+    "classification": lambda: make_study(),
+    "regression": lambda: make_study(kind="regression"),
+    "no candidates": lambda: make_study(0),
+    "one candidate": lambda: make_study(1),
+}
+
+
+@pytest.fixture(params=CASES)
+def study(request: pytest.FixtureRequest) -> StudyView:
+    return CASES[request.param]()
+
+
+class Reader(HTMLParser):
+    """Collects the tags, the addresses they load, and the embedded data of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.addresses: list[str] = []
+        self.events: list[str] = []
+        self.tags: dict[str, int] = {}
+        self.policy = ""
+        self.data = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.addresses += [str(given[name]) for name in ("src", "href", "action") if name in given]
+        self.events += [name for name in given if name.startswith("on")]
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = str(given["content"])
+        if tag not in ("meta", "input", "br"):
+            self.stack.append(tag if given.get("id") != "data" else "data")
+
+    def handle_endtag(self, tag: str) -> None:
+        opened = self.stack.pop()
+        assert opened == tag or (opened, tag) == ("data", "script"), f"<{opened}> ended by </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] == "data":
+            self.data += data
+
+
+def test_page_is_balanced_html_whose_data_are_the_payload(study: StudyView) -> None:
+    reader = Reader(page(study))
+    assert reader.stack == []
+    assert json.loads(reader.data) == json.loads(json.dumps(payload(study)))
+
+
+def test_page_carries_exactly_the_pareto_front(study: StudyView) -> None:
+    task = study.task
+    expected = pareto(list(study.candidates), task.objectives, task.constraints)
+    assert payload(study)["front"] == [c.number for c in expected]
+
+
+def test_page_loads_nothing_and_may_connect_nowhere() -> None:
+    reader = Reader(page(make_study(5)))
+    assert reader.addresses == []
+    assert reader.events == []
+    assert "default-src 'none'" in reader.policy
+    assert "connect-src 'none'" in reader.policy
+    assert "script-src 'unsafe" not in reader.policy
+    assert len(re.findall("'sha256-[^']+'", reader.policy)) == 2
+
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{script}}"
+
+
+def hostile_study() -> StudyView:
+    task = make_task()
+    target = replace(task.targets[0], name=HOSTILE, classes=(HOSTILE, "b", "c"))
+    task = replace(task, targets=(target,))
+    made = [replace(c, detail=HOSTILE) for c in make_candidates(task, 12, families=(HOSTILE, "b"))]
+    made = [replace(c, config={HOSTILE: HOSTILE}) for c in made]
+    return make_study(
+        task=task,
+        candidates=made,
+        name=HOSTILE,
+        baselines=({"name": HOSTILE, "metrics": {"accuracy": 0.9}, "seconds": 1.0},),
+        spaces={HOSTILE: Space((Int(HOSTILE, 1, 2, 1, why=("r",)),))},
+        rules={"r": (HOSTILE, HOSTILE)},
+        notes=(HOSTILE,),
+        versions={HOSTILE: HOSTILE},
+    )
+
+
+def test_hostile_names_stay_text() -> None:
+    plain, hostile = Reader(page(make_study(5))), Reader(page(hostile_study()))
+    assert hostile.tags == plain.tags
+    assert json.loads(hostile.data)["name"] == HOSTILE
+
+
+def test_ten_thousand_candidates_stay_under_fifteen_megabytes() -> None:
+    study = make_study(10_000)
+    text = page(study)
+    data = payload(study)
+    assert len(text.encode()) < 15e6
+    assert {str(n) for n in data["front"]} <= set(data["details"])
+
+
+def test_a_complete_candidate_without_an_objective_is_counted_and_not_ranked() -> None:
+    study = make_study(12)
+    first, second, *rest = study.candidates
+    unmeasured = replace(first, metrics={"accuracy": 1.0})
+    broken = replace(second, metrics=second.metrics | {"accuracy": math.nan})
+    study = replace(study, candidates=[unmeasured, broken, *rest])
+    data = payload(study)
+    assert data["unranked"] == 2
+    assert not {first.number, second.number} & set(data["front"])
+    assert data["candidates"][1]["metrics"]["accuracy"] is None
+
+
+def test_each_reason_of_failure_keeps_the_details_of_an_example() -> None:
+    study = make_study(60)
+    data = payload(study)
+    reasons = {(c.state, c.reason) for c in study.candidates if c.state != State.COMPLETE}
+    kept = [c for c in study.candidates if str(c.number) in data["details"]]
+    assert {(c.state, c.reason) for c in kept if c.state != State.COMPLETE} == reasons
+
+
+def test_a_task_without_a_quality_objective_is_refused() -> None:
+    with pytest.raises(UsageError, match="with_objectives"):
+        replace(make_study(1), task=replace(make_task(), objectives=()))
+
+
+@pytest.mark.parametrize("x", ["latency_ms", "params"])
+def test_front_figure_marks_the_front_and_the_baselines(x: str) -> None:
+    study = make_study(60)
+    figure = front_figure(study, x=x)
+    marked = {n for t in figure.data if t.legendgroup == "front" for n in t.customdata}
+    assert marked == set(payload(study)["front"])
+    assert {s.y0 for s in figure.layout.shapes} == {0.88, 0.903}
+    drawn = sum(len(t.x) for t in figure.data if t.mode == "markers")
+    assert drawn == len(ranked(study))
+
+
+def test_front_figure_refuses_a_metric_nobody_measured() -> None:
+    with pytest.raises(UsageError, match="memory_mb"):
+        front_figure(make_study(5), x="memory_mb")
+
+
+# ---- in a browser -------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to run the page")
+
+
+def dump_dom(study: StudyView, folder: Path) -> str:
+    """The document after its scripts have run."""
+    write(study, folder / "report.html")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        " --disable-background-networking --disable-component-update --disable-sync"
+        " --window-size=1400,1600 --virtual-time-budget=8000 --dump-dom"
+    )
+    profile = f"--user-data-dir={folder / 'profile'}"
+    address = (folder / "report.html").as_uri()
+    command = [str(CHROMIUM), *flags.split(), profile, address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    # Without plotly.js itself, which holds whatever one may search for.
+    return re.sub(r"<script>.*?</script>", "", done.stdout, flags=re.DOTALL)
+
+
+def front_rows(dom: str) -> list[int]:
+    table = dom[dom.index('id="front-rows"') : dom.index('id="baseline-rows"')]
+    return [int(number) for number in re.findall(r'data-number="(\d+)"', table)]
+
+
+@browser
+@pytest.mark.parametrize("case", CASES)
+def test_the_browser_computes_the_front_that_python_computes(case: str, tmp_path: Path) -> None:
+    study = CASES[case]()
+    dom = dump_dom(study, tmp_path)
+    assert 'data-ready="yes"' in dom
+    expected = pareto(list(study.candidates), study.task.objectives, study.task.constraints)
+    assert front_rows(dom) == [c.number for c in expected]
+    assert ("No candidate is complete yet." in dom) == (not study.candidates)
+
+
+@browser
+def test_the_browser_shows_hostile_names_as_text(tmp_path: Path) -> None:
+    dom = dump_dom(hostile_study(), tmp_path)
+    assert 'data-ready="yes"' in dom
+    assert "<title>owned" not in dom
+    assert "<img" not in dom
+    assert "&lt;img src=x onerror=alert(1)&gt;" in dom
