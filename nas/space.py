@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -141,13 +142,13 @@ class Choice(JsonRecord):
     type: Literal["choice"] = "choice"
 
     def __post_init__(self) -> None:
+        if wrong := [o for o in self.options if type(o) not in (bool, int, float, str)]:
+            raise ValueError(f"{self.name}: options must be bool, int, float or str, got {wrong}")
         # Optuna finds an option by ==, so 1, 1.0 and True would be one option there.
         if not self.options or len(set(self.options)) < len(self.options):
             raise ValueError(
                 f"{self.name}: options must be distinct and not empty, got {self.options}"
             )
-        if wrong := [o for o in self.options if type(o) not in (bool, int, float, str)]:
-            raise ValueError(f"{self.name}: options must be bool, int, float or str, got {wrong}")
         if not self.contains(self.default):
             raise ValueError(f"{self.name}: default {self.default!r} is not in {self.domain}")
 
@@ -303,10 +304,11 @@ def _count(params: tuple[Param, ...], config: Config) -> float:
         if param.name not in parents:
             total *= param.size
             continue
-        options: tuple[Value, ...] = (
+        assert not isinstance(param, Float)  # Space refuses a real-valued parent
+        options: Iterable[Value] = (
             param.options
             if isinstance(param, Choice)
-            else tuple(range(int(param.low), int(param.high) + 1, param.step))  # never a Float
+            else range(param.low, param.high + 1, param.step)
         )
         rest = params[i + 1 :]
         return total * sum(_count(rest, {**config, param.name: value}) for value in options)

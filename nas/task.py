@@ -6,6 +6,7 @@ the only thing the rules and the search spaces see of a user's data.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -182,7 +183,7 @@ class Constraint(JsonRecord):
         """Read ``latency_ms<=5``, ``params<=1e6``, ``accuracy>=0.9``."""
         found = re.fullmatch(r"\s*([\w.\[\] -]+?)\s*(<=|>=|<|>)\s*([-+0-9.eE_]+)\s*", text)
         try:
-            if not found:
+            if not found or not math.isfinite(float(found[3])):
                 raise ValueError
             name, op, bound = found[1], found[2][0] + "=", float(found[3])
         except ValueError:
