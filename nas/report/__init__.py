@@ -31,6 +31,8 @@ __all__ = ["StudyView", "front", "page", "payload", "ranked", "write"]
 DETAILED_OTHERS = 300
 # ... but for no more than this many in all, however large the front is.
 DETAILED_MOST = 900
+# More points than this are drawn by WebGL, for SVG takes seconds to follow a slider.
+WEBGL_FROM = 1500
 # Of each reason for failing, this many of the latest candidates keep theirs too.
 EXAMPLES = 5
 
@@ -107,6 +109,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "notes": study.notes,
         "versions": dict(study.versions),
         "states": Counter(c.state.value for c in study.candidates),
+        "webgl": sum(c.state == State.COMPLETE for c in study.candidates) > WEBGL_FROM,
         "front": [c.number for c in best],
         "unranked": sum(c.state == State.COMPLETE for c in study.candidates) - len(ranked(study)),
         "candidates": [_row(c) for c in study.candidates],
@@ -136,19 +139,22 @@ def page(study: StudyView) -> str:
     """The self-contained HTML page of a study, about 5 MB of which are plotly.js.
 
     Its Content-Security-Policy lets exactly the two inlined scripts run, named by their
-    hashes, and forbids every connection.
+    hashes, and forbids every connection. Only a page with so many candidates that it needs
+    WebGL also lets these scripts compile code, as plotly.js does for its drawing commands.
     """
     from plotly.offline import get_plotlyjs
 
     here = files("nas.report")
     plotly, script = get_plotlyjs(), _text(here / "explorer.js")
     # In a script element "<" could open a tag or a comment; in JSON it is only ever text.
-    data = json.dumps(payload(study), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    content = payload(study)
+    data = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     parts = {
         "policy": "; ".join(
             [
                 "default-src 'none'",
-                f"script-src {_hash(plotly)} {_hash(script)}",
+                f"script-src {_hash(plotly)} {_hash(script)}"
+                + (" 'unsafe-eval'" if content["webgl"] else ""),
                 "style-src 'unsafe-inline'",  # plotly.js writes style attributes
                 "img-src data: blob:",
                 "connect-src 'none'",

@@ -8,7 +8,6 @@ const SYMBOLS = [["circle", "●"], ["square", "■"], ["diamond", "◆"], ["tri
 const PICKS = [{ colour: "#16232f", dash: "solid", mark: "a" }, { colour: "#b3367a", dash: "dash", mark: "b" }];
 const GREY = "#cfd6dc";
 const WIDE = 20; // a positive quantity that spans more than this factor gets a logarithmic scale
-const MANY = 1500; // more points than this are drawn by WebGL, where the browser has it
 const FONT = { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif", size: 12.5, color: "#16232f" };
 const CONFIG = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: false };
 const LABELS = {
@@ -23,7 +22,7 @@ const REASONS = {
   interrupted: "the search was stopped",
 };
 
-const view = { data: null, byNumber: new Map(), ranked: [], limits: [], feasible: [], front: [], picks: [], sort: { key: null, down: false } };
+const view = { data: null, byNumber: new Map(), ranked: [], limits: [], feasible: [], front: [], picks: [], sort: { key: null, down: false }, pending: null };
 
 const $ = (id) => document.getElementById(id);
 
@@ -56,9 +55,11 @@ function short(value) {
 function show(metric, value) {
   if (!known(value)) return "–";
   if (view.data.costs.includes(metric) || Math.abs(value) >= 1000) return short(value);
-  return Math.abs(value) >= 10 ? value.toPrecision(4) : value.toFixed(Math.abs(value) < 0.01 && value !== 0 ? 5 : 4);
+  if (Math.abs(value) >= 10) return value.toPrecision(4);
+  return Math.abs(value) >= 1e-3 || value === 0 ? value.toFixed(4) : value.toPrecision(2);
 }
 function setting(value) {
+  if (typeof value === "boolean") return value ? "True" : "False"; // as in Python and in the ranges
   if (typeof value !== "number" || Number.isInteger(value)) return String(value ?? "–");
   return Math.abs(value) < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
 }
@@ -138,7 +139,7 @@ function limitSlider(limit) {
       const chosen = Number(range.value);
       limit.bound = chosen === loose ? null : Number(at(chosen).toPrecision(3));
       say();
-      requestAnimationFrame(explore);
+      if (!view.pending) view.pending = requestAnimationFrame(explore); // moves in between are skipped
     },
   });
   range.value = position(limit.bound);
@@ -148,19 +149,20 @@ function limitSlider(limit) {
 
 // ---- plots ----------------------------------------------------------------------------------
 
+const touch = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
 const webgl = (() => { try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; } })();
 
 function axis(title, range) {
-  const base = { title: { text: escaped(title), standoff: 8 }, gridcolor: "#edf1f4", zeroline: false, linecolor: "#c4ced7", ticks: "outside", tickcolor: "#c4ced7", automargin: true };
+  const base = { title: { text: escaped(title), standoff: 8, font: { size: 13 } }, gridcolor: "#edf1f4", zeroline: false, linecolor: "#c4ced7", ticks: "outside", tickcolor: "#c4ced7", automargin: true };
   if (!range || !known(range.low)) return base;
   const { low, high, log } = range;
   const ends = log ? [Math.log10(low), Math.log10(high)] : [low, high];
   const pad = (ends[1] - ends[0]) * 0.05 || Math.abs(ends[0]) * 0.1 || 1;
   const big = high >= 1000 ? { tickformat: "~s" } : {};
-  return { ...base, ...big, type: log ? "log" : "linear", dtick: log && high / low > 100 ? 1 : undefined, range: [ends[0] - pad, ends[1] + pad] };
+  return { ...base, ...big, type: log ? "log" : "linear", dtick: !log ? undefined : high / low > 100 ? 1 : "D2", range: [ends[0] - pad, ends[1] + pad] };
 }
 const layout = (more) => ({
-  font: FONT, margin: { l: 56, r: 16, t: 18, b: 44 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: false, hovermode: "closest",
+  font: FONT, margin: { l: 56, r: 16, t: 18, b: 44 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: false, hovermode: "closest", dragmode: touch ? false : "zoom",
   hoverlabel: { bgcolor: "#fff", bordercolor: "#c4ced7", font: FONT, align: "left" }, uirevision: "kept", ...more,
 });
 const ends = (axis) => axis.type === "log" ? axis.range.map((value) => 10 ** value) : axis.range;
@@ -188,9 +190,9 @@ function cloud(x, onFront) {
   const metric = view.data.quality.metric;
   const y = (candidate) => candidate.metrics[metric];
   const drawn = view.complete.filter((c) => known(y(c)) && known(x(c)));
-  const type = drawn.length > MANY && webgl ? "scattergl" : "scatter";
+  const type = view.data.webgl && webgl ? "scattergl" : "scatter";
   const feasible = new Set(view.feasible);
-  const small = drawn.length > MANY ? 4 : 7;
+  const small = view.data.webgl ? 4 : 7;
   const traces = [points(drawn.filter((c) => !feasible.has(c)), x, y, { color: GREY, size: small - 1 }, type)];
   for (const name of view.families) {
     const { colour, symbol } = family(name);
@@ -206,6 +208,13 @@ function cloud(x, onFront) {
   return traces;
 }
 
+// Those that have the quality, best first, then the others.
+function sortedBaselines() {
+  const { metric, direction } = view.data.quality, sign = direction === "min" ? 1 : -1;
+  const rank = (b) => known(b.metrics[metric]) ? sign * b.metrics[metric] : Infinity;
+  return [...view.data.baselines].sort((p, q) => rank(p) < rank(q) ? -1 : rank(p) > rank(q) ? 1 : 0);
+}
+
 // A dashed line and a label for each simple baseline, labels alternating between the two sides.
 function baselineLines(onLog) {
   const metric = view.data.quality.metric;
@@ -214,7 +223,7 @@ function baselineLines(onLog) {
     shapes: lines.map((b) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: b.metrics[metric], y1: b.metrics[metric], layer: "below", line: { color: "#8a6d00", width: 1.3, dash: "dash" } })),
     annotations: lines.map((b, i) => ({
       xref: "paper", x: i % 2 ? 0.01 : 0.99, xanchor: i % 2 ? "left" : "right", y: onLog ? Math.log10(b.metrics[metric]) : b.metrics[metric],
-      yanchor: i ? "bottom" : "top", showarrow: false, text: escaped(b.name), font: { size: 11.5, color: "#6b5500" }, bgcolor: "rgba(255,255,255,.8)", borderpad: 1,
+      yanchor: i ? "bottom" : "top", showarrow: false, text: escaped(b.name), font: { size: 11.5, color: "#6b5500" }, bgcolor: "rgba(255,255,255,.6)", borderpad: 1,
     })),
   };
 }
@@ -291,7 +300,9 @@ function drawProgress() {
 
 const latencyText = (candidate) => {
   const { iqr_ms: spread, quiet } = candidate.latency ?? {};
-  return show("latency_ms", candidate.metrics.latency_ms) + (known(spread) ? ` ± ${short(spread / 2)}` : "") + (quiet === false ? " †" : "");
+  const median = show("latency_ms", candidate.metrics.latency_ms);
+  const decimals = median.split(".")[1]?.length ?? 0;
+  return median + (known(spread) ? ` ± ${(spread / 2).toFixed(decimals)}` : "") + (quiet === false ? " †" : "");
 };
 
 function columns() {
@@ -331,7 +342,7 @@ function drawFront() {
   fill("front", el("table", {},
     el("thead", {}, el("tr", {}, all.map(heading))),
     el("tbody", { id: "front-rows" }, rows.length ? rows.map(frontRow) : el("tr", {}, el("td", { colspan: all.length, class: "empty" }, nothing))),
-    el("tbody", { id: "baseline-rows" }, view.data.baselines.map((b) => el("tr", { class: "baseline" }, cells({ family: b.name, metrics: b.metrics, seconds: b.seconds }))))));
+    el("tbody", { id: "baseline-rows" }, sortedBaselines().map((b) => el("tr", { class: "baseline" }, cells({ family: b.name, metrics: b.metrics, seconds: b.seconds }))))));
   if (focused) $("front").querySelector(`tr[data-number="${focused}"]`)?.focus();
   fill("front-note", [
     view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: median ± half the interquartile range, one batch." : null,
@@ -346,10 +357,9 @@ function pick(number) {
   const at = view.picks.indexOf(number);
   if (at >= 0) view.picks.splice(at, 1);
   else view.picks = [...view.picks, number].slice(-2);
-  drawParetoPlots();
-  drawProgress();
   drawFront();
   drawSelection();
+  requestAnimationFrame(() => { drawParetoPlots(); drawProgress(); }); // the panel need not wait for them
 }
 
 function drawSelection() {
@@ -379,7 +389,7 @@ function drawCurves(chosen) {
     const range = span(traces.flatMap((trace) => trace.y));
     const yaxis = { ...axis(panel.length > 1 ? "loss" : panel[0][1], range.log ? range : null), nticks: 5 };
     draw($("curves").children[at], traces, layout({
-      margin: { l: 56, r: 12, t: 8, b: 40 }, hovermode: "x unified", xaxis: { ...axis("epoch"), title: { text: "epoch", standoff: 4 } }, yaxis,
+      margin: { l: 56, r: 12, t: 8, b: 40 }, hovermode: "x unified", xaxis: { ...axis("epoch"), title: { text: "epoch", standoff: 4, font: { size: 13 } } }, yaxis,
       showlegend: traces.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } },
     }));
   });
@@ -389,8 +399,8 @@ function drawCurves(chosen) {
 
 function drawComparison(chosen) {
   if (!chosen.length) return fill("compare");
-  const row = (name, texts) => texts.every((text) => text === "–") ? null
-    : el("tr", { class: texts.length > 1 && texts[0] !== texts[1] ? "differs" : null }, el("td", { class: "wrap" }, name), texts.map((text) => el("td", { class: "wrap" }, text)));
+  const row = (name, texts, mark) => texts.every((text) => text === "–") ? null
+    : el("tr", { class: mark && texts.length > 1 && texts[0] !== texts[1] ? "differs" : null }, el("td", { class: "wrap" }, name), texts.map((text) => el("td", { class: "wrap" }, text)));
   const head = (name) => el("tr", { class: "head" }, el("th", { colspan: chosen.length + 1, scope: "colgroup" }, name));
   const keys = (field) => [...new Set(chosen.flatMap((c) => Object.keys(c[field] ?? {})))];
   const metrics = [...view.shown, ...keys("metrics").filter((metric) => !view.shown.includes(metric))];
@@ -406,7 +416,7 @@ function drawComparison(chosen) {
       row("epochs", chosen.map((c) => String(c.epochs))), row("time", chosen.map((c) => duration(c.seconds))),
       row("origin", chosen.map((c) => c.origin)), row("seed", chosen.map((c) => String(c.seed ?? "–"))),
       head("Configuration"),
-      keys("config").sort().map((key) => row(key, chosen.map((c) => setting(c.config?.[key])))))));
+      keys("config").sort().map((key) => row(key, chosen.map((c) => setting(c.config?.[key])), "mark differences")))));
 }
 
 function drawArchitectures(chosen) {
@@ -449,8 +459,8 @@ function drawTiles() {
   if (front.length) {
     const best = front[0], sign = direction === "min" ? -1 : 1;
     tiles.push(tile(`Best ${label(metric)}`, show(metric, best.metrics[metric]), "", `#${best.number} ${best.family}, inside the task's limits`));
-    const simple = data.baselines.filter((b) => known(b.metrics[metric])).sort((p, q) => sign * (q.metrics[metric] - p.metrics[metric]))[0];
-    if (simple) {
+    const simple = sortedBaselines()[0];
+    if (known(simple?.metrics[metric])) {
       const gain = best.metrics[metric] - simple.metrics[metric];
       tiles.push(tile(sign * gain > 0 ? "Better than simple models" : "Not better than simple models", `${gain > 0 ? "+" : gain < 0 ? "−" : ""}${show(metric, Math.abs(gain))}`, label(metric), `against ${simple.name}, ${show(metric, simple.metrics[metric])}`));
     }
@@ -470,7 +480,7 @@ function drawFailures() {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(c);
   }
-  if (!groups.size) return fill("failures", el("p", { class: "empty" }, "Every candidate so far has run to its end."));
+  if (!groups.size) return fill("failures", el("p", { class: "empty" }, "No candidate was stopped or failed."));
   const sorted = [...groups.values()].sort((p, q) => q.length - p.length);
   return fill("failures", el("table", {},
     el("thead", {}, el("tr", {}, ["reason", "", "latest"].map((name) => el("th", {}, name)))),
@@ -483,7 +493,7 @@ function drawFailures() {
 function drawSpaces() {
   const { spaces, rules } = view.data;
   const reason = (id) => rules[id] ? el("span", { class: "rule", title: `${id}: ${rules[id][0]}` }, rules[id][0], " ", el("i", {}, `(${id}; ${rules[id][1]})`)) : el("span", { class: "rule" }, id);
-  const when = (p) => Object.entries(p.when).map(([name, values]) => `${name} is ${values.join(" or ")}`).join(", ");
+  const when = (p) => Object.entries(p.when).map(([name, values]) => `${name} is ${values.map(setting).join(" or ")}`).join(", ");
   const blocks = Object.entries(spaces).map(([name, params], i) => el("details", { open: i === 0 && Object.keys(spaces).length < 3 ? "" : null },
     el("summary", {}, name, el("small", {}, plural(params.length, "parameter"))),
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["parameter", "range", "default", "why"].map((heading) => el("th", {}, heading)))),
@@ -522,10 +532,11 @@ function drawControls() {
 
 function drawFamilies() {
   fill("families", view.families.map((name) => el("li", {}, el("span", { style: { color: family(name).colour } }, family(name).symbol[1]), el("span", {}, name),
-    el("span", {}, `${view.complete.filter((c) => c.family === name).length}, ${view.front.filter((c) => c.family === name).length} on front`))));
+    el("span", {}, `${view.front.filter((c) => c.family === name).length} of ${view.complete.filter((c) => c.family === name).length}`))));
 }
 
 function explore() { // after limits have moved
+  view.pending = null;
   applyLimits();
   $("feasible").textContent = view.complete.length ? `${view.feasible.length.toLocaleString("en")} of ${view.complete.length.toLocaleString("en")} complete candidates are inside, ${view.front.length} on the front.` : "";
   drawFamilies();
