@@ -1,0 +1,381 @@
+"""Images: folders, files and arrays to samples; any picture to uint8 (channels, height, width)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
+from nas.data.tabular import read_table
+from nas.task import InputError, UsageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
+_GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+_DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+def find(folder: Path) -> list[Path]:
+    """All image files below a folder, in the order of their paths; hidden ones are no data."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def load(source: Path | Arrays, target: list[str] | None) -> Samples:
+    """Image files or an array of images, with one label column (or those of metadata.csv)."""
+    if isinstance(source, Arrays):
+        if source.y is None:
+            raise UsageError("an array of images needs its labels; give (X, y)")
+        pixels, labels = _channels_first(source.x), label_frame(source.y, target)
+        if len(labels) != len(pixels):
+            raise InputError(f"X has {len(pixels)} images, but y has {len(labels)}")
+        return Samples(pixels, labels, source.given, labels)
+    if not source.is_dir():
+        raise UsageError(f"{source} is one file; give the folder of the images or a .npz file")
+    parts = {path: PART_NAMES.get(path.name.lower()) for path in subfolders(source)}
+    if (source / "metadata.csv").is_file() or 0 not in parts.values():
+        files, labels, columns = _load_part(source, target)
+        given = None
+        if "split" in columns and "split" not in labels:
+            known = columns["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
+            if known.any():
+                given = read_parts(columns["split"], str(source / "metadata.csv"))
+        return _samples(source, files, labels, given, columns)
+    other = [path.name for path, part in parts.items() if part is None]
+    if other:
+        raise InputError(
+            f"{source} holds the part folder train beside {', '.join(map(repr, other[:5]))};"
+            " keep only train, val and test there"
+        )
+    loaded = [(_load_part(path, target), part) for path, part in parts.items()]
+    seen = [set(labels.columns) for (_, labels, _), _ in loaded]
+    if any(columns != seen[0] for columns in seen):
+        raise InputError(f"{source}: the parts differ in their target columns")
+    return _samples(
+        source,
+        [file for (files, _, _), _ in loaded for file in files],
+        pd.concat([labels for (_, labels, _), _ in loaded], ignore_index=True),
+        np.concatenate([np.full(len(files), part, np.int8) for (files, _, _), part in loaded]),
+        pd.concat([columns for (_, _, columns), _ in loaded], ignore_index=True),
+    )
+
+
+def _samples(
+    source: Path,
+    files: list[Path],
+    labels: pd.DataFrame,
+    given: np.ndarray | None,
+    columns: pd.DataFrame,
+) -> Samples:
+    names = tuple((str(file.relative_to(source)), 1) for file in files)
+    return Samples(files, labels, given, columns, names)
+
+
+def _load_part(
+    folder: Path, target: list[str] | None
+) -> tuple[list[Path], pd.DataFrame, pd.DataFrame]:
+    """The files, their targets and all columns, from metadata.csv or from class folders."""
+    listing = folder / "metadata.csv"
+    if listing.is_file():
+        return _load_listing(listing, target)
+    if target is not None and len(target) > 1:
+        raise UsageError(f"{folder}: class folders are one target; name one, or add metadata.csv")
+    name = target[0] if target else "label"
+    classes = subfolders(folder)
+    found = {path.name: find(path) for path in classes}
+    if not any(found.values()):
+        loose = len(find(folder))
+        what = f"{loose} images, but none in a folder named for its class" if loose else "no image"
+        raise InputError(
+            f"{folder} holds {what}; expected one folder per class, or a metadata.csv with"
+            f" file_name and a target column (images end in {', '.join(SUFFIXES)})"
+        )
+    empty = [label for label, files in found.items() if not files]
+    if empty:
+        raise InputError(
+            f"{folder}: no image in the class folder {', '.join(map(repr, empty[:5]))};"
+            " fill or remove it"
+        )
+    files = [file for group in found.values() for file in group]
+    labels = pd.DataFrame({name: [label for label, group in found.items() for _ in group]})
+    return files, labels, labels
+
+
+def _load_listing(
+    listing: Path, target: list[str] | None
+) -> tuple[list[Path], pd.DataFrame, pd.DataFrame]:
+    table = read_table(listing)
+    others = [column for column in table.columns if column not in ("file_name", "split")]
+    if "file_name" not in table:
+        raise InputError(f"{listing} has no column file_name; it has {', '.join(table.columns)}")
+    if target is None and len(others) != 1:
+        raise UsageError(f"{listing}: name the target column, one of {', '.join(others) or 'none'}")
+    target = target or others
+    unknown = [name for name in target if name not in table]
+    if unknown:
+        raise UsageError(
+            f"{listing} has no target column {unknown[0]!r}; its columns are {', '.join(others)}"
+        )
+    files = [listing.parent / str(name).strip() for name in table["file_name"]]
+    missing = [str(file.relative_to(listing.parent)) for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{listing} names {len(missing)} files that do not exist: {', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}; file_name is relative to {listing.parent}"
+        )
+    return files, table[target], table
+
+
+def load_inputs(source: Path | Arrays) -> Samples:
+    """Images to predict, labelled or not; a folder's files in the order of their paths.
+
+    A folder that holds images in subfolders gives these as the label column.
+    """
+    if isinstance(source, Arrays):
+        pixels = _channels_first(source.x)
+        labels = pd.DataFrame(index=range(len(pixels)))
+        return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
+    files = find(source) if source.is_dir() else [source]
+    if not files:
+        raise InputError(f"{source} holds no image (a file that ends in {', '.join(SUFFIXES)})")
+    base = source if source.is_dir() else source.parent
+    folders = [file.relative_to(base).parts[0] for file in files if file.parent != base]
+    labels = pd.DataFrame(index=range(len(files)))
+    if len(folders) == len(files):
+        labels["label"] = folders
+    return _samples(base, files, labels, None, labels)
+
+
+# Pixels ----------------------------------------------------------------------------------
+
+
+def read(source: Any, image_size: int | None) -> tuple[np.ndarray, list[str]]:
+    """All images as uint8 (n, C, H, W) in one common size, and notes on what was done.
+
+    The size is the median height and width, at least 8; a longer side over 128 is
+    scaled to 128, or the longer side is made ``image_size`` where that is given. Each
+    image is resized to it as a whole, antialiased, so one of another aspect ratio is
+    stretched rather than cut. C is 1 if every image is grey, else 3.
+    """
+    if isinstance(source, np.ndarray):
+        height, width = source.shape[2:]
+        size = _common_size(np.array([[height, width]]), image_size)
+        notes = []
+        if size != (height, width):
+            notes.append(f"images are resized from {height} x {width} to {size[0]} x {size[1]}")
+            source = np.stack([_resize_array(image, size) for image in source])
+        return source, notes
+    sizes, grey = _measure(source)
+    size = _common_size(sizes, image_size)
+    notes = []
+    if (sizes != size).any():
+        low, high = sizes.min(axis=0), sizes.max(axis=0)
+        notes.append(
+            f"images of {low[0]} x {low[1]} to {high[0]} x {high[1]} (height x width)"
+            f" are resized to {size[0]} x {size[1]}"
+        )
+    pixels = decode(source, (1 if grey else 3, *size))
+    if not grey and all((image[0] == image[1:]).all() for image in pixels):
+        notes.append("every image is grey although stored in colour: read as one channel")
+        pixels = np.ascontiguousarray(pixels[:, :1])
+    return pixels, notes
+
+
+def encode(source: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Images in the (C, H, W) of the training data."""
+    if not isinstance(source, np.ndarray):
+        return decode(source, shape)
+    channels, *size = shape
+    if source.shape[1] != channels:
+        source = source.repeat(3, axis=1) if channels == 3 else _luma(source)
+    if source.shape[2:] != tuple(size):
+        source = np.stack([_resize_array(image, (size[0], size[1])) for image in source])
+    pixels: np.ndarray = source
+    return pixels
+
+
+def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 (n, C, H, W) of image files; all files that cannot be decoded are named at once."""
+    channels, height, width = shape
+    needed = len(files) * channels * height * width
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory / 2:
+        raise InputError(
+            f"{len(files)} images of {height} x {width} need {needed / 2**30:.1f} GiB, more than"
+            f" half of this machine's {memory / 2**30:.1f} GiB; give a smaller image_size"
+        )
+    pixels = np.empty((len(files), *shape), np.uint8)
+
+    def fill(row: int) -> None:
+        with Image.open(files[row]) as image:
+            # JPEG decodes straight to a half, a quarter or an eighth; never below twice the goal.
+            image.draft(image.mode, (2 * max(height, width),) * 2)
+            array = np.asarray(
+                _plain(image, channels).resize((width, height), Image.Resampling.BILINEAR)
+            )
+        pixels[row] = array if channels == 1 else array.transpose(2, 0, 1)
+
+    _for_each(files, fill)
+    return pixels
+
+
+def _measure(files: list[Path]) -> tuple[np.ndarray, bool]:
+    """Height and width (n, 2) as people see them, and whether every file is stored grey."""
+    sizes = np.zeros((len(files), 2), int)
+    grey = np.zeros(len(files), bool)
+
+    def look(row: int) -> None:
+        with Image.open(files[row]) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112) in _TURNED
+            sizes[row] = (width, height) if turned else (height, width)
+            grey[row] = image.mode in _GREY
+
+    # A file whose header is broken is named by decode, with those that break later.
+    _for_each(files, look, refuse=False)
+    known = sizes[:, 0] > 0
+    return (sizes[known] if known.any() else np.full((1, 2), SMALLEST)), bool(grey[known].all())
+
+
+def _for_each(files: list[Path], work: Any, refuse: bool = True) -> None:
+    def attempt(row: int) -> str | None:
+        try:
+            work(row)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            if not files[row].stat().st_size:
+                return "empty"
+            return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        return None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on metadata that no pixel depends on
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            faults = list(pool.map(attempt, range(len(files))))
+    bad = [(file, fault) for file, fault in zip(files, faults, strict=True) if fault]
+    if bad and refuse:
+        shown = "; ".join(f"{file} ({fault})" for file, fault in bad[:5])
+        raise InputError(
+            f"{len(bad)} of {len(files)} images cannot be read: {shown}"
+            f"{' …' if len(bad) > 5 else ''}; replace or remove them"
+        )
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """8-bit L or RGB, upright, transparent pixels on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP:
+        # 16 bit (also as 32-bit integers) over its full range; floats are 0..1.
+        deep = np.asarray(image, np.float64) / (1 if image.mode == "F" else 65535)
+        image = Image.fromarray((255 * deep.clip(0, 1)).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB") if image.mode not in ("L", "1") else image
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _common_size(sizes: np.ndarray, image_size: int | None) -> tuple[int, int]:
+    if image_size is not None and image_size < SMALLEST:
+        raise UsageError(f"image_size must be at least {SMALLEST}, but got {image_size}")
+    median = np.median(sizes, axis=0)
+    longer = image_size or min(median.max(), LARGEST)
+    height, width = np.maximum(np.round(median * longer / median.max()), SMALLEST).astype(int)
+    return int(height), int(width)
+
+
+def _resize_array(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    pictures = [
+        Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR) for channel in image
+    ]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    """Grey (n, 1, H, W) of colour, by the weights of ITU-R BT.601 that Pillow uses."""
+    weights = np.array([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+    grey: np.ndarray = (pixels * weights).sum(axis=1, keepdims=True).round().astype(np.uint8)
+    return grey
+
+
+def _channels_first(x: Any) -> np.ndarray:
+    """uint8 (n, C, H, W) of (n, H, W), (n, H, W, C) or (n, C, H, W); values 0..255 or 0..1."""
+    pixels = to_numpy(x)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4:
+        first, last = pixels.shape[1] in (1, 3, 4), pixels.shape[3] in (1, 3, 4)
+        if first == last:
+            raise InputError(
+                f"images of the shape {pixels.shape}: which axis holds the channels is not plain;"
+                " give (n, H, W), (n, H, W, C) or (n, C, H, W) with 1, 3 or 4 channels"
+            )
+        if last:
+            pixels = pixels.transpose(0, 3, 1, 2)
+    else:
+        raise InputError(f"images need 3 or 4 axes, but X has the shape {pixels.shape}")
+    if not pixels.size:
+        raise InputError(f"X of the shape {pixels.shape} holds no image")
+    pixels = np.ascontiguousarray(_eight_bit(pixels))
+    if pixels.shape[1] == 4:
+        alpha = pixels[:, 3:] / 255
+        pixels = (pixels[:, :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return pixels
+
+
+def _eight_bit(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if not np.issubdtype(pixels.dtype, np.number):
+        raise InputError(f"images must be numbers, but X is of {pixels.dtype}")
+    low, high = float(pixels.min()), float(pixels.max())
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    top = 255 if high <= 255 else 65535
+    if not low >= 0 or not high <= (65535 if whole else 255):  # NaN fails too
+        raise InputError(
+            f"image values must be 0..255 or 0..1, but they run from {low:g} to {high:g};"
+            " undo the normalisation (it is done from the training part)"
+        )
+    if not whole and high <= 1:
+        top = 1
+    if whole and top == 255:
+        return pixels.astype(np.uint8)
+    return np.round(pixels * (255 / top)).astype(np.uint8)
+
+
+def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the given images, of values in 0..1.
+
+    From counts of the 256 values, so that no image is turned into floats.
+    """
+    channels = pixels.shape[1]
+    counts = np.zeros((channels, 256), np.int64)
+    for chunk in _chunks(rows, 1024):
+        for channel in range(channels):
+            counts[channel] += np.bincount(pixels[chunk, channel].ravel(), minlength=256)
+    share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    std[std == 0] = 1.0  # a black channel must not divide by zero
+    return mean.tolist(), std.tolist()
+
+
+def _chunks(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:
+    return (rows[i : i + size] for i in range(0, len(rows), size))

@@ -1,0 +1,145 @@
+"""Samples as a reader hands them on: not yet coded, with their labels and the given parts."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.task import InputError, UsageError
+
+PARTS = ("train", "val", "test")
+# The names under which people file the parts, in lower case.
+PART_NAMES = {
+    "train": 0, "training": 0,
+    "val": 1, "valid": 1, "validation": 1, "dev": 1,
+    "test": 2, "testing": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``n`` samples of one modality.
+
+    ``inputs`` is a table (a frame of the input columns), a list of image files or an
+    array of images. ``labels`` holds one column per target, and none where the data
+    is unlabeled. ``given`` says the part of each sample (0 train, 1 val, 2 test) if
+    the data came divided. ``columns`` can be named by ``group=`` and ``time=``.
+    """
+
+    inputs: Any
+    labels: pd.DataFrame
+    given: np.ndarray | None = None
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)
+    files: tuple[tuple[str, int], ...] = ()  # where the rows came from: name, rows
+    notes: tuple[str, ...] = ()
+
+    def place(self, row: int) -> str:
+        """How to call a row, counted from 1 without the header, in a message."""
+        for name, rows in self.files:
+            if row < rows:
+                return f"row {row + 1} of {name}"
+            row -= rows
+        return f"row {row + 1}"
+
+
+def read_parts(names: pd.Series, where: str) -> np.ndarray:
+    """The part of each sample from a column of part names."""
+    texts = names.astype("str").str.strip().str.lower()
+    codes = texts.map(PART_NAMES)
+    unknown = sorted({str(t) for t in names[codes.isna()]})
+    if unknown:
+        raise InputError(
+            f"{where}: unknown split value {', '.join(map(repr, unknown[:5]))};"
+            " use train, val (valid, dev) or test"
+        )
+    return codes.to_numpy(np.int8)
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """An array of a NumPy array, list or torch tensor (which is not imported here)."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError("the samples differ in length; give one rectangular array") from None
+    if np.iscomplexobj(array):
+        raise InputError("complex numbers cannot be read; give real and imaginary columns")
+    return array
+
+
+def label_frame(y: Any, names: list[str] | None) -> pd.DataFrame:
+    """The targets as one column each; a 1-D ``y`` is "target", a 2-D one "y0", "y1", …"""
+    if isinstance(y, pd.DataFrame):
+        frame = y.reset_index(drop=True)
+    elif isinstance(y, pd.Series):
+        frame = y.reset_index(drop=True).to_frame(y.name if y.name is not None else "target")
+    else:
+        array = to_numpy(y)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.ndim not in (1, 2):
+            raise InputError(f"y must be 1-D or 2-D, but its shape is {array.shape}")
+        columns = ["target"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
+        frame = pd.DataFrame(array if array.ndim == 2 else array[:, None], columns=columns)
+    frame.columns = [str(c) for c in frame.columns]
+    if names:
+        if len(names) != frame.shape[1]:
+            raise UsageError(f"target names {len(names)} columns, but y has {frame.shape[1]}")
+        frame.columns = names
+    return frame
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Arrays in memory: ``x`` (n, …) or a frame, ``y`` (n,), (n, t) or absent, given parts."""
+
+    x: Any
+    y: Any = None
+    given: np.ndarray | None = None
+    name: str = "the data"
+
+    @property
+    def ndim(self) -> int:
+        return int(getattr(self.x, "ndim", 0))
+
+
+def read_npz(path: Path) -> Arrays:
+    """``x_train, y_train, x_test, y_test`` (and ``x_val, y_val``), or ``x, y``."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key.lower(): archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as .npz: {error}") from None
+    if "x" in arrays:
+        return Arrays(arrays["x"], arrays.get("y"), name=path.name)
+    keys = [key for key in arrays if key[:2] == "x_" and key[2:] in PART_NAMES]
+    keys.sort(key=lambda key: PART_NAMES[key[2:]])
+    if not keys:
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'};"
+            " expected x_train, y_train, x_test, y_test or x, y"
+        )
+    absent = [f"y_{key[2:]}" for key in keys if f"y_{key[2:]}" not in arrays]
+    if absent:
+        raise InputError(f"{path} holds no {', '.join(absent)}")
+    for key in keys:
+        x, y = arrays[key], arrays[f"y_{key[2:]}"]
+        if x.shape[1:] != arrays[keys[0]].shape[1:]:
+            raise InputError(f"{path}: {key} and {keys[0]} differ in the shape of a sample")
+        if y.shape[:1] != x.shape[:1]:
+            raise InputError(f"{path}: {key} has {len(x)} samples, its y {y.shape}")
+    given = np.concatenate(
+        [np.full(len(arrays[key]), PART_NAMES[key[2:]], np.int8) for key in keys]
+    )
+    return Arrays(
+        np.concatenate([arrays[key] for key in keys]),
+        np.concatenate([arrays[f"y_{key[2:]}"] for key in keys]),
+        given,
+        path.name,
+    )

@@ -1,0 +1,165 @@
+"""Which sample is in which part: train, val and test."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import pandas as pd
+
+from nas.data.samples import PARTS, Samples
+from nas.task import InputError, UsageError
+
+RATIOS = (0.70, 0.15, 0.15)
+
+
+def divide(
+    samples: Samples, strata: np.ndarray | None, split: str | None, seed: int
+) -> tuple[dict[str, np.ndarray], str]:
+    """The sorted rows of each part, and a short phrase that says how they were chosen.
+
+    The order of precedence: parts the data brings; ``split``, one of "0.7,0.15,0.15",
+    "group=COLUMN", "time=COLUMN"; 70/15/15. ``strata`` (n,) are the classes whose
+    shares every drawn part keeps; where there are none, rows are drawn at random.
+    """
+    n = len(samples.inputs)
+    rng = np.random.default_rng(seed)
+    if samples.given is not None and split is not None:
+        raise UsageError(
+            f"the data brings its own train and test parts, so split={split!r} cannot be used;"
+            " leave it out, or give one file without a split column"
+        )
+    if samples.given is not None:
+        codes, method = _complete(samples.given, strata, rng)
+    elif split is not None and split.startswith(("group=", "time=")):
+        how, column = split.split("=", 1)
+        if column not in samples.columns:
+            raise UsageError(
+                f"split={split!r}: there is no column {column!r}; the columns are"
+                f" {', '.join(map(str, samples.columns)) or 'none'}"
+            )
+        codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
+        method = f"{how} by {column}, 70/15/15"
+    else:
+        ratios = RATIOS if split is None else _parse(split)
+        codes = draw(strata if strata is not None else np.zeros(n, int), ratios, rng)
+        percent = "/".join(f"{100 * ratio:g}" for ratio in ratios)
+        method = f"{'random' if strata is None else 'stratified'} {percent}"
+    parts = {name: np.flatnonzero(codes == i) for i, name in enumerate(PARTS)}
+    for name, rows in parts.items():
+        if not len(rows):
+            raise InputError(f"the split ({method}) leaves no sample in the {name} part")
+    return parts, method
+
+
+def draw(strata: np.ndarray, ratios: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+    """The part (n,) of each row, at random, in the given ratios within each stratum.
+
+    A stratum with at least as many rows as parts has a row in each. What rounding
+    takes from one stratum the next one gives back, so that the sizes of the parts
+    are right too when there are many small strata.
+    """
+    codes = np.zeros(len(strata), np.int8)
+    total = sum(ratios)
+    owed = [0.0] * len(ratios)
+    for stratum in np.unique(strata):
+        rows = rng.permutation(np.flatnonzero(strata == stratum))
+        share = len(rows) / total
+        least = 1 if len(rows) >= len(ratios) else 0
+        spare = max(len(rows) - len(ratios), 0)  # what is left when each part has one row
+        for part in range(1, len(ratios)):
+            owed[part] += share * ratios[part]
+            size = min(max(math.floor(owed[part] + 0.5), least), spare + 1, len(rows) - 1)
+            spare -= max(size - 1, 0)
+            owed[part] -= size
+            codes[rows[:size]] = part
+            rows = rows[size:]
+    return codes
+
+
+def _complete(
+    given: np.ndarray, strata: np.ndarray | None, rng: np.random.Generator
+) -> tuple[np.ndarray, str]:
+    """The given parts; 15 % of the training part for each of val and test that is absent."""
+    codes = given.astype(np.int8).copy()
+    if not (codes == 0).any():
+        raise InputError("the data holds no training part; name one part train")
+    absent = [i for i in (1, 2) if not (codes == i).any()]
+    names = " and ".join(PARTS[i] for i in range(3) if i not in absent)
+    if not absent:
+        return codes, f"given {names}"
+    rows = np.flatnonzero(codes == 0)
+    ratios = (1 - 0.15 * len(absent), *[0.15] * len(absent))
+    drawn = draw(strata[rows] if strata is not None else np.zeros(len(rows), int), ratios, rng)
+    codes[rows] = np.array([0, *absent], np.int8)[drawn]
+    how = "random" if strata is None else "stratified"
+    return codes, f"given {names}, {how} 15 % of train as {' and '.join(PARTS[i] for i in absent)}"
+
+
+def _parse(split: str) -> tuple[float, ...]:
+    try:
+        ratios = tuple(float(part) for part in split.split(","))
+    except ValueError:
+        ratios = ()
+    if len(ratios) != 3 or min(ratios) <= 0 or not math.isclose(sum(ratios), 1, abs_tol=1e-6):
+        raise UsageError(
+            f"split={split!r} is not understood; give three ratios that sum to 1"
+            " (0.7,0.15,0.15), group=COLUMN or time=COLUMN"
+        )
+    return ratios
+
+
+def _by_group(samples: Samples, column: str, rng: np.random.Generator) -> np.ndarray:
+    """Every group whole in one part, the largest first, each where most rows are wanting."""
+    groups, names = pd.factorize(samples.columns[column], use_na_sentinel=False)
+    if len(names) < 3:
+        raise InputError(f"split=group={column}: {len(names)} groups cannot fill three parts")
+    sizes = np.bincount(groups)
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    wanting = len(groups) * np.array(RATIOS)
+    part_of = np.zeros(len(sizes), np.int8)
+    empty = [0, 1, 2]
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
+        part = empty[0] if left == len(empty) else int(np.argmax(wanting))
+        part_of[group] = part
+        wanting[part] -= sizes[group]
+        empty = [i for i in empty if i != part]
+    codes: np.ndarray = part_of[groups]
+    return codes
+
+
+def _by_time(samples: Samples, column: str) -> np.ndarray:
+    """The oldest rows train, the newest test; rows of one moment stay together."""
+    from nas.data.tabular import numbers
+
+    times, _, _ = numbers(samples.columns[column])
+    bad = np.flatnonzero(~np.isfinite(times))
+    if len(bad):
+        value = samples.columns[column].iloc[bad[0]]
+        raise InputError(
+            f"split=time={column}: {value!r} in {samples.place(int(bad[0]))} is neither a"
+            f" number nor an ISO date ({len(bad)} such rows); correct or drop them"
+        )
+    moments, inverse, sizes = np.unique(times, return_inverse=True, return_counts=True)
+    if len(moments) < 3:
+        raise InputError(f"split=time={column}: {len(moments)} moments cannot fill three parts")
+    share = np.cumsum(sizes) / len(times)  # of the rows, up to and with each moment
+    last = len(moments) - 1
+    first_val = min(int(np.argmin(abs(share - RATIOS[0]))) + 1, last - 1)
+    first_test = int(np.argmin(abs(share - RATIOS[0] - RATIOS[1]))) + 1
+    first_test = min(max(first_test, first_val + 1), last)
+    codes = np.zeros(len(moments), np.int8)
+    codes[first_val:first_test] = 1
+    codes[first_test:] = 2
+    result: np.ndarray = codes[inverse]
+    return result
+
+
+def membership(parts: dict[str, np.ndarray]) -> str:
+    """A hash of which row is in which part."""
+    codes = np.zeros(sum(map(len, parts.values())), np.int8)
+    for i, name in enumerate(PARTS):
+        codes[parts[name]] = i
+    return hashlib.sha256(codes.tobytes()).hexdigest()[:16]

@@ -1,0 +1,364 @@
+"""Tables: files and frames to samples; columns to numbers and category codes."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
+from nas.task import Column, InputError, UsageError
+
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
+MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
+CATEGORIES = 1000  # the most frequent ones of the training part are kept
+EDGES = 49  # quantile edges: 48 bins
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?$")
+
+
+def is_table(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The rows of one CSV, TSV (also .gz) or Parquet file, under unique column names."""
+    try:
+        if path.name.lower().endswith((".parquet", ".pq")):
+            frame = pd.read_parquet(path)
+        else:
+            frame = _read_csv(path)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read: {reason}") from None
+    if frame.empty:
+        raise InputError(f"{path} holds no rows")
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # pandas pads short rows and shifts long ones without a word; this pass names the line.
+    opening = gzip.open if path.suffix.lower() == ".gz" else open
+    with opening(path, "rt", encoding="utf-8-sig", newline="") as stream:
+        first = stream.readline()
+        if not first.strip():
+            raise InputError(f"{path} is empty; expected a header line and rows")
+        tab = ".tsv" in path.suffixes
+        comma = "\t" if tab else max(",;\t|", key=first.count)
+        stream.seek(0)
+        rows = csv.reader(stream, delimiter=comma, skipinitialspace=True)
+        header = [name.strip() for name in next(rows)]
+        for row in rows:
+            if len(row) != len(header) and row:
+                raise InputError(
+                    f"{path} line {rows.line_num}: {len(row)} values, but the header names"
+                    f" {len(header)} columns; mend the line or put quotes around the values"
+                )
+    _refuse_duplicates(header, str(path))
+    return pd.read_csv(
+        path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True,
+        keep_default_na=False, na_values=list(MISSING), low_memory=False, encoding="utf-8-sig",
+    )  # fmt: skip
+
+
+def _refuse_duplicates(names: Sequence[Any], where: str) -> None:
+    double = sorted({str(name) for name in names if list(names).count(name) > 1})
+    if double:
+        raise InputError(
+            f"{where}: several columns are called {', '.join(map(repr, double))}; rename them"
+        )
+
+
+def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+    """Rows with their target columns; a folder brings one file for each part."""
+    files: tuple[tuple[str, int], ...] = ()
+    given: np.ndarray | None = None
+    if isinstance(source, Arrays):
+        frame, given = _frame_of(source.x), source.given
+        if source.y is not None:
+            labels = label_frame(source.y, target)
+            if len(labels) != len(frame):
+                raise InputError(f"X has {len(frame)} rows, but y has {len(labels)}")
+            clash = [name for name in labels if name in frame]
+            if clash:
+                raise InputError(f"X holds the target column {clash[0]!r}; drop it from X")
+            return Samples(frame, labels, given, frame)
+    elif isinstance(source, pd.DataFrame):
+        frame = _frame_of(source)
+    elif source.is_dir():
+        frame, given, files = _load_folder(source)
+    else:
+        frame = read_table(source)
+        files = ((source.name, len(frame)),)
+    where = "the table" if isinstance(source, (pd.DataFrame, Arrays)) else str(source)
+    if target is None:
+        raise UsageError(
+            f"{where} needs a target column; name one of {', '.join(map(str, frame.columns))}"
+        )
+    for name in target:
+        if name not in frame:
+            near = difflib.get_close_matches(name, list(frame.columns), n=1)
+            raise UsageError(
+                f"{where} has no target column {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else ";")
+                + f" its columns are {', '.join(frame.columns)}"
+            )
+    if given is None and "split" in frame and "split" not in target:
+        known = frame["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
+        if known.any():
+            given = read_parts(frame["split"], where)
+            frame = frame.drop(columns="split")
+    inputs = frame.drop(columns=target)
+    return Samples(inputs, frame[target], given, inputs, files)
+
+
+def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+    """Rows to predict: every column an input, those of a target among them if present."""
+    if isinstance(source, Path):
+        if source.is_dir():
+            raise UsageError(f"{source} is a folder; name one table in it")
+        frame = read_table(source)
+        return Samples(frame, pd.DataFrame(index=frame.index), files=((source.name, len(frame)),))
+    frame = _frame_of(source.x if isinstance(source, Arrays) else source)
+    y = source.y if isinstance(source, Arrays) else None
+    return Samples(frame, pd.DataFrame(index=frame.index) if y is None else label_frame(y, None))
+
+
+def _frame_of(x: Any) -> pd.DataFrame:
+    """A frame as it is; the columns of a 2-D array are called x0, x1, …"""
+    if isinstance(x, pd.DataFrame):
+        _refuse_duplicates(list(x.columns), "the table")
+        frame = x.reset_index(drop=True)
+        frame.columns = [str(name) for name in frame.columns]
+    else:
+        array = to_numpy(x)
+        if array.ndim != 2:
+            raise InputError(f"a table is 2-D (rows, columns), but X has the shape {array.shape}")
+        frame = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+        if array.dtype == object:
+            frame = frame.infer_objects()
+    if frame.empty:
+        raise InputError("the table holds no rows or no columns")
+    return frame
+
+
+def part_files(folder: Path) -> dict[Path, int]:
+    """The tables of a folder that are named for a part, in the order train, val, test."""
+    tables = [path for path in sorted(folder.iterdir()) if path.is_file() and is_table(path)]
+    stems = {path: path.name.lower().split(".")[0] for path in tables}
+    found = {path: PART_NAMES[stem] for path, stem in stems.items() if stem in PART_NAMES}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _load_folder(folder: Path) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...]]:
+    found = part_files(folder)
+    for part, name in enumerate(("train", "val", "test")):
+        same = [path.name for path in found if found[path] == part]
+        if len(same) > 1:
+            raise InputError(f"{folder} holds {' and '.join(same)} for the {name} part; keep one")
+    if 0 not in found.values():
+        raise UsageError(f"{folder} holds no train.csv, .tsv or .parquet; name the table itself")
+    frames = {path: read_table(path) for path in found}
+    first, *rest = frames
+    for path in rest:
+        differing = sorted(set(map(str, frames[first])) ^ set(map(str, frames[path])))
+        if differing:
+            raise InputError(
+                f"{folder}: the columns {', '.join(map(repr, differing[:5]))} are in only one of"
+                f" {first.name} and {path.name}; both need the same columns"
+            )
+    given = np.concatenate([np.full(len(frames[path]), found[path], np.int8) for path in found])
+    files = tuple((path.name, len(frame)) for path, frame in frames.items())
+    return pd.concat(frames.values(), ignore_index=True), given, files
+
+
+# Columns ---------------------------------------------------------------------------------
+
+
+def distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Codes (n,) into the distinct values as stripped text; -1 where the value is missing.
+
+    Whole floats read as integers, so that a category 1 stays "1" in a column that
+    holds missing values, which NumPy can only store as floats.
+    """
+    codes, values = pd.factorize(column)
+    texts: dict[str, int] = {}
+    remap = np.full(len(values) + 1, -1)  # the last entry serves code -1
+    for i, value in enumerate(values):
+        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        text = (str(int(value)) if whole else str(value)).strip()
+        if text not in MISSING:
+            remap[i] = texts.setdefault(text, len(texts))
+    return remap[codes], list(texts)
+
+
+def _number(text: str) -> float:
+    """The number a text stands for, NaN if none ("1_000" is one to Python, not to people)."""
+    if text.lower() in ("true", "false"):
+        return float(text.lower() == "true")
+    try:
+        return np.nan if "_" in text else float(text)
+    except ValueError:
+        return np.nan
+
+
+def numbers(column: pd.Series) -> tuple[np.ndarray, list[str], bool]:
+    """float64 (n,) with NaN for missing, the texts that are no number, and whether it is a date.
+
+    A date counts as days since 1970-01-01 (UTC).
+    """
+    if pd.api.types.is_datetime64_any_dtype(column):
+        moments = pd.to_datetime(column, utc=True)
+        return _days(moments), [], True
+    if pd.api.types.is_timedelta64_dtype(column):
+        return column.dt.total_seconds().to_numpy(np.float64) / 86_400, [], True
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(np.float64, na_value=np.nan), [], False
+    codes, texts = distinct(column)
+    dates = bool(texts) and all(_DATE.match(text) for text in texts)
+    if dates:
+        moments = pd.to_datetime(pd.Series(texts), utc=True, errors="coerce", format="ISO8601")
+        values = _days(moments)
+    else:
+        values = np.array([_number(text) for text in texts])
+    wrong = [text for text, value in zip(texts, values, strict=True) if np.isnan(value)]
+    return np.append(values, np.nan)[codes], wrong, dates
+
+
+def _days(moments: pd.Series) -> np.ndarray:
+    epoch = pd.Timestamp("1970-01-01", tz="UTC")
+    return ((moments - epoch) / pd.Timedelta(days=1)).to_numpy(np.float64)
+
+
+def is_numeric(column: pd.Series) -> bool:
+    """Whether a column is measured rather than named: at least 95 % of its distinct values.
+
+    A column of category dtype is named, and so is one of Python integers in an object
+    column (someone took them out of the integers on purpose) with few distinct values.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    if column.dtype == object:
+        kinds = {type(value) for value in column.dropna()}
+        if kinds == {int} and column.nunique() <= 20:
+            return False
+    _, wrong, _ = numbers(column)
+    return not wrong or len(wrong) <= 0.05 * len(distinct(column)[1])
+
+
+def describe(frame: pd.DataFrame, train: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:
+    """The usable columns on the training rows, and a note for whatever was done to one."""
+    columns: list[Column] = []
+    notes: list[str] = []
+    for name in frame.columns:
+        column = frame[name]
+        if name in ("", "Unnamed: 0"):
+            notes.append("a column without a name (a saved index) is dropped")
+        elif column.iloc[train].isna().all():
+            notes.append(f"column {name!r} is dropped: every training value is missing")
+        elif is_numeric(column):
+            columns.extend(_describe_numeric(name, column, train, notes))
+        else:
+            columns.extend(_describe_categorical(name, column, train, notes))
+    if not columns:
+        raise InputError(
+            f"no column can be used as an input: {'; '.join(notes) or 'there is none'}"
+        )
+    return tuple(columns), notes
+
+
+def _describe_numeric(
+    name: str, column: pd.Series, train: np.ndarray, notes: list[str]
+) -> list[Column]:
+    values, wrong, dates = numbers(column)
+    if dates:
+        notes.append(f"column {name!r} holds dates: read as days since 1970-01-01")
+    if wrong:
+        notes.append(
+            f"column {name!r} holds numbers, but also {', '.join(map(repr, wrong[:3]))}:"
+            " counted as missing"
+        )
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        notes.append(f"column {name!r}: {infinite} infinite values count as missing")
+    used = _finite(values)[train].astype(np.float64)
+    known = used[~np.isnan(used)]
+    if not len(known) or known.min() == known.max():
+        what = f"constant ({known[0]:g})" if len(known) else "missing in every training row"
+        notes.append(f"column {name!r} is dropped: it is {what}")
+        return []
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, EDGES)))
+    missing = 1 - len(known) / len(used)
+    std = float(known.std())
+    return [Column(name, "numeric", missing, float(known.mean()), std, tuple(edges.tolist()))]
+
+
+def _describe_categorical(
+    name: str, column: pd.Series, train: np.ndarray, notes: list[str]
+) -> list[Column]:
+    codes, texts = distinct(column)
+    counts = np.bincount(codes[train][codes[train] >= 0], minlength=len(texts))
+    known, seen = int(counts.sum()), int((counts > 0).sum())
+    if seen <= 1 and known in (0, len(train)):
+        what = f"constant ({texts[int(counts.argmax())]!r})" if seen else "missing in training"
+        notes.append(f"column {name!r} is dropped: it is {what}")
+        return []
+    if seen == known and seen > 1:
+        notes.append(f"column {name!r} is dropped: every value is different (an id or free text)")
+        return []
+    order = sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i]))[: min(seen, CATEGORIES)]
+    if seen > CATEGORIES:
+        notes.append(
+            f"column {name!r} has {seen} categories: the {CATEGORIES} most frequent are kept"
+        )
+    kept = tuple(sorted(texts[i] for i in order))
+    return [Column(name, "categorical", 1 - known / len(train), categories=kept)]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """float32 with NaN for whatever is not finite there."""
+    with np.errstate(over="ignore"):
+        small = values.astype(np.float32)
+    small[~np.isfinite(small)] = np.nan
+    return small
+
+
+def encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:
+    """ "numeric" float32 (n, k) and "categorical" int32 (n, m), in the order of ``columns``."""
+    absent = [column.name for column in columns if column.name not in frame]
+    if absent:
+        extra = [str(name) for name in frame if name not in {c.name for c in columns}]
+        raise InputError(
+            f"the table lacks the columns {', '.join(map(repr, absent))} of the training data"
+            + (f"; it has {', '.join(map(repr, extra[:10]))} instead" if extra else "")
+        )
+    inputs: dict[str, list[np.ndarray]] = {}
+    for column in columns:
+        series = frame[column.name]
+        if column.kind == "categorical":
+            codes, texts = distinct(series)
+            known = {text: i + 1 for i, text in enumerate(column.categories)}
+            coded = np.array([*(known.get(text, 0) for text in texts), 0], np.int32)[codes]
+        else:
+            values, wrong, _ = numbers(series)
+            if wrong and np.isnan(values).all():
+                raise InputError(
+                    f"column {column.name!r} held numbers in training, but here it holds none"
+                    f" ({wrong[0]!r}); is it another column?"
+                )
+            coded = _finite(values)
+        inputs.setdefault(column.kind, []).append(coded)
+    return {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
