@@ -13,9 +13,12 @@ from nas.front import Floats, farthest_first, front_ranks
 
 
 def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
-    """Epochs after which a candidate is judged: epochs/eta², epochs/eta (never below 1)."""
+    """Epochs after which a candidate is judged: epochs/eta², epochs/eta.
+
+    Never after the first, which warms up: its figures say little of the last.
+    """
     levels = {round(epochs / eta**k) for k in (1, 2)}
-    return tuple(sorted(level for level in levels if 1 <= level < epochs))
+    return tuple(sorted(level for level in levels if 2 <= level < epochs))
 
 
 def goes_on(costs: Floats, mine: int, eta: int = 3) -> bool:

@@ -8,7 +8,8 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from nas.candidate import Candidate, State
 from nas.search.study import Study
 from nas.task import InputError
 
+# So many errors and nothing else: the fault is not one candidate's.
+FIRST_ERRORS = 6
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,11 +33,10 @@ class _Worker:
 
     def send(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
-        try:
+        # One that has just died is handled where its closed output is noticed.
+        with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has just died; its closed output tells the loop, which handles it
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,20 @@ class LocalWorkers:
         worker.job = job
         worker.send({"method": method, "arguments": arguments})
 
+    def ask(self, method: str, *, on_wait: Callable[[LocalWorkers], None], **arguments: Any) -> Any:
+        """Call the first worker while the others rest, and return its result."""
+        while not (idle := self.idle()):
+            for _ in self.events(timeout=0.5):
+                pass
+        self.call(idle[0], method, method, **arguments)
+        while True:
+            for event in self.events(timeout=0.5):
+                if event.job == method and event.kind == "result":
+                    return event.content["value"]
+                if event.job == method:
+                    raise _failure(method, event, self)
+            on_wait(self)
+
     def answer(self, index: int, answer: str) -> None:
         self._workers[index].send({"answer": answer})
 
@@ -134,10 +150,8 @@ class LocalWorkers:
     def _retire(self, worker: _Worker) -> None:
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         for pipe in (worker.process.stdin, worker.process.stdout):
-            try:
+            with suppress(BrokenPipeError):  # bytes that were meant for a dead worker
                 pipe.close()  # type: ignore[union-attr]
-            except BrokenPipeError:
-                pass  # bytes for a dead worker
 
     def close(self) -> None:
         """End all workers and wait for them."""
@@ -160,6 +174,8 @@ def drive(
     *,
     deadline: float | None = None,
     trials: int | None = None,
+    calls: Sequence[str] = (),
+    on_result: Callable[[str, Any], None] = lambda method, value: None,
     on_event: Callable[[LocalWorkers], None] = lambda workers: None,
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
@@ -170,11 +186,16 @@ def drive(
     """
     exhausted = False
     failed_starts = 0
+    waiting = list(calls)
     try:
         while True:
             late = deadline is not None and time.monotonic() >= deadline
             done = late or exhausted or (trials is not None and study.spent >= trials)
             for index in () if done else workers.idle():
+                if waiting:
+                    method = waiting.pop(0)
+                    workers.call(index, method, method)
+                    continue
                 candidate = study.ask()
                 if candidate is None:
                     exhausted = True
@@ -202,11 +223,22 @@ def drive(
                     failed_starts = 0
                 elif isinstance(event.job, Candidate):
                     _handle(study, workers, event, late)
+                elif event.kind == "result":
+                    on_result(event.job, event.content["value"])
+                elif not late:
+                    raise _failure(event.job, event, workers)
             on_event(workers)
     except KeyboardInterrupt:
         for candidate in workers.jobs():
+            if not isinstance(candidate, Candidate):
+                continue
             _give_up(study, candidate, "interrupted", "stopped by the user while in training")
         raise
+
+
+def _failure(method: str, event: Event, workers: LocalWorkers) -> InputError:
+    problem = event.content.get("error", "its worker died").strip().splitlines()[-1]
+    return InputError(f"{method} failed: {problem} (see {workers.log(event.worker)})")
 
 
 def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> None:
@@ -221,6 +253,10 @@ def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> No
             study.requeue(finished)
     elif event.kind == "error":
         _give_up(study, candidate, "error", event.content["error"])
+        told = [c for c in study.candidates() if c.state != State.RUNNING]
+        if len(told) >= FIRST_ERRORS and all(c.reason == "error" for c in told):
+            last = event.content["error"].strip().splitlines()[-1]
+            raise InputError(f"the first {len(told)} candidates all failed, the last with: {last}")
     elif late:
         _give_up(study, candidate, "interrupted", "the time limit came while in training")
     else:

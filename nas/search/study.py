@@ -25,7 +25,7 @@ from nas.front import pareto, to_costs
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import optuna_sampler, propose, stable_seed
 from nas.space import Config, Space, config_key, join_family, split_family
-from nas.task import InputError, Task
+from nas.task import COSTS, InputError, Task
 
 _STATES = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -137,14 +137,10 @@ class Study:
 
     def _next_trial(self, blind: bool) -> optuna.Trial:
         number = len(self._study.get_trials(deepcopy=False))
-        if not any(
-            t.state == TrialState.WAITING for t in self._study.get_trials(deepcopy=False)
-        ):
+        if not any(t.state == TrialState.WAITING for t in self._study.get_trials(deepcopy=False)):
             sampled = sum(c.origin == "sampled" for c in self._rows.values())
             name = "random" if blind else self.sampler
-            config = propose(
-                name, self.space, number, self.task.seed, sampled, self.front()
-            )
+            config = propose(name, self.space, number, self.task.seed, sampled, self.front())
             if config is not None:
                 self._study.enqueue_trial(config)
         self._study.sampler = optuna_sampler(self.sampler, self.task.seed, number)
@@ -156,7 +152,7 @@ class Study:
         candidate = replace(
             candidate,
             metrics=candidate.metrics | metrics,
-            curve=(*candidate.curve, {"epoch": float(epoch), **metrics}),
+            curve=(*candidate.curve, curve_point(epoch, metrics)),
         )
         self._rows[number] = candidate
         if epoch not in rungs(candidate.epochs):
@@ -215,13 +211,16 @@ class Study:
 
     def _finish(self, candidate: Candidate, trial: optuna.Trial) -> None:
         # A pruned trial without a constraint value would count as good while few are complete.
+        # An error is told as pruned too: Optuna learns nothing from a failure, and would ask
+        # for the same kind of network again and again.
         trial.set_constraint("pruned", 0.0 if candidate.state == State.COMPLETE else 1.0)
         values = None
         if candidate.state == State.COMPLETE:
             values = [candidate.metrics[o.metric] for o in self.task.objectives]
             for constraint in self.task.constraints:
                 trial.set_constraint(str(constraint), constraint.violation(candidate.metrics))
-        self._study.tell(trial, values, state=_STATES[candidate.state])
+        state = TrialState.PRUNED if candidate.reason == "error" else _STATES[candidate.state]
+        self._study.tell(trial, values, state=state)
 
     def _recover(self) -> None:
         for frozen in self._study.get_trials(deepcopy=False):
@@ -257,6 +256,11 @@ class Study:
             if key.startswith("revised:"):
                 candidate = Candidate.from_dict(row)
                 self._rows[candidate.number] = candidate
+
+
+def curve_point(epoch: int, metrics: dict[str, float]) -> dict[str, float]:
+    """One entry of a training curve: what changes from epoch to epoch."""
+    return {"epoch": epoch} | {k: v for k, v in metrics.items() if k not in COSTS}
 
 
 def _lock(path: Path) -> IO[str]:

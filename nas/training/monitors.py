@@ -17,18 +17,25 @@ EXPLODING_RECORDS = 3
 HISTORY = 20
 
 
+class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
+    """Ends a training at once: ``reason`` is a word for the study, ``evidence`` a sentence."""
+
+    def __init__(self, reason: str, evidence: str = "") -> None:
+        super().__init__(f"{reason}: {evidence}" if evidence else reason)
+        self.reason = reason
+        self.evidence = evidence
+
+
 class GradientMonitor(pl.Callback):
     """Per-layer gradient norms, before clipping, every ``every`` steps.
 
-    Sets ``verdict`` ("nan" or "exploding") and ``evidence`` (one sentence) and stops the
-    training. The last norms by layer are in ``norms``; ``total`` is the record of the whole
-    network's norm. A layer is a module that owns parameters.
+    Raises TrainingStopped with the reason "nan" or "exploding". The last norms by layer are
+    in ``norms``; ``total`` is the record of the whole network's norm. A layer is a module
+    that owns parameters.
     """
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
-        self.verdict = ""
-        self.evidence = ""
         self.norms: dict[str, float] = {}
         self.total: list[float] = []
         self._layers: dict[str, list[torch.nn.Parameter]] = {}
@@ -60,15 +67,13 @@ class GradientMonitor(pl.Callback):
         norm = math.sqrt(sum(by_layer.values()))
         if not math.isfinite(norm):
             layer = next(n for n, v in self.norms.items() if not math.isfinite(v))
-            self._stop(trainer, "nan", f"the gradient of {layer} is not finite at step {step}")
-            return
+            raise TrainingStopped("nan", f"the gradient of {layer} is not finite at step {step}")
         self.total.append(norm)
         early = sorted(self.total[:HISTORY])[len(self.total[:HISTORY]) // 2]
         recent = self.total[-EXPLODING_RECORDS:]
         limit = EXPLODING_RATIO * early
         if len(self.total) > HISTORY and min(recent) > limit:
-            self._stop(
-                trainer,
+            raise TrainingStopped(
                 "exploding",
                 f"gradient norm {min(recent):.3g} at step {step} is over {EXPLODING_RATIO:g} times"
                 f" the {early:.3g} of the first steps",
@@ -86,25 +91,32 @@ class GradientMonitor(pl.Callback):
         if pl_module.device.type == "cpu" or batch_idx % self.every == 0:
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             if not math.isfinite(float(loss)):
-                self._stop(trainer, "nan", f"the loss is {float(loss)} at step {batch_idx}")
-
-    def _stop(self, trainer: pl.Trainer, verdict: str, evidence: str) -> None:
-        self.verdict, self.evidence = verdict, evidence
-        trainer.should_stop = True
+                raise TrainingStopped("nan", f"the loss is {float(loss)} at step {batch_idx}")
 
 
 class TimeLimit(pl.Callback):
-    """Stops the training after ``limit_s`` seconds, counted from the callback's making."""
+    """Ends a training that takes, or from its pace will take, more than ``limit_s`` seconds.
+
+    The pace is looked at once, after a twentieth of the steps, and only a training that
+    would need half as much again is ended for it.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
-        self._end = time.monotonic() + limit_s
-        self.verdict = ""
-        self.evidence = ""
+        self._begin = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() > self._end:
-            self.verdict = "timeout"
-            done = trainer.current_epoch + 1
-            self.evidence = f"in epoch {done} of {trainer.max_epochs} after {self.limit_s:.0f} s"
-            trainer.should_stop = True
+        spent = time.monotonic() - self._begin
+        total = int(trainer.estimated_stepping_batches)
+        step = trainer.global_step
+        if spent > self.limit_s:
+            raise TrainingStopped(
+                "timeout", f"after {spent:.0f} s at step {step} of {total} ({self.limit_s:.0f} s)"
+            )
+        if step == max(5, total // 20) and (needed := spent * total / step) > 1.5 * self.limit_s:
+            raise TrainingStopped(
+                "timeout", f"at its pace it needs {needed:.0f} s, the limit is {self.limit_s:.0f} s"
+            )

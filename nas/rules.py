@@ -1,0 +1,272 @@
+"""The design rules of the field, each with its source, and the bounds that follow from them.
+
+A rule is a sentence anybody can look up; the functions below turn a task into a parameter
+whose bounds, default and reasons (``why``: ids of rules) come from one place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nas.space import Choice, Float, Int, Param, Value, When
+from nas.task import Fidelity, Task
+
+
+@dataclass(frozen=True)
+class Rule:
+    id: str
+    statement: str
+    source: str
+
+
+_ALL = (
+    Rule(
+        "baseline-first",
+        "Each family's proven configuration, scaled to the data, is trained before any sample.",
+        "Real et al. 2019, sec. 3; Li & Talwalkar 2020, sec. 4",
+    ),
+    Rule(
+        "depth-from-data",
+        "Depth grows with the logarithm of the number of training samples.",
+        "Tan & Le 2019, sec. 3; Kaplan et al. 2020, sec. 3",
+    ),
+    Rule(
+        "width-from-data",
+        "Width grows with the training samples and the number of inputs and classes.",
+        "Tan & Le 2019, sec. 3; Gorishniy et al. 2021, app. E",
+    ),
+    Rule(
+        "params-per-sample",
+        "A network has at most 2,000 parameters for each training sample.",
+        "Zhang et al. 2017, sec. 2 (far above interpolation), as a cap for small data",
+    ),
+    Rule(
+        "cost-from-the-start",
+        "A limit on parameters bounds the widths, so that hardly a sample is infeasible.",
+        "Tan et al. 2019 (MnasNet), sec. 3",
+    ),
+    Rule(
+        "residual-from-10",
+        "From 10 layers on a network has residual connections.",
+        "He et al. 2016, sec. 4.1 (plain networks degrade with depth)",
+    ),
+    Rule(
+        "activation-by-family",
+        "ReLU for convolutions, GELU for Transformers, SiLU for modern networks.",
+        "He et al. 2015; Hendrycks & Gimpel 2016; Ramachandran et al. 2017",
+    ),
+    Rule(
+        "norm-by-family",
+        "BatchNorm for convolutions, LayerNorm or RMSNorm for Transformers.",
+        "Ioffe & Szegedy 2015; Ba et al. 2016; Zhang & Sennrich 2019",
+    ),
+    Rule(
+        "groupnorm-for-small-batches",
+        "With fewer than 16 samples in a batch GroupNorm replaces BatchNorm.",
+        "Wu & He 2018, fig. 1",
+    ),
+    Rule(
+        "dropout-from-risk",
+        "Dropout of at most 0.5, in proportion to the risk of overfitting.",
+        "Srivastava et al. 2014, sec. 7.3",
+    ),
+    Rule(
+        "no-dropout-after-batchnorm",
+        "Convolutional blocks with BatchNorm have no dropout inside; it stands before the head.",
+        "Li et al. 2019 (variance shift), sec. 4",
+    ),
+    Rule(
+        "weight-decay-from-risk",
+        "Decoupled weight decay of 1e-4 to 1e-2, more where overfitting is likely.",
+        "Loshchilov & Hutter 2019, sec. 4",
+    ),
+    Rule(
+        "learning-rate-by-family",
+        "AdamW, warm-up and cosine; convolutions take larger rates than attention.",
+        "Loshchilov & Hutter 2017 and 2019; Xiong et al. 2020, sec. 3",
+    ),
+    Rule(
+        "batch-from-data",
+        "The batch size leaves at least some forty steps in an epoch.",
+        "Masters & Luschi 2018, sec. 5; McCandlish et al. 2018, sec. 2",
+    ),
+    Rule(
+        "attention-cost",
+        "Patches are large enough for at most 256 tokens, as attention is quadratic in them.",
+        "Dosovitskiy et al. 2021, sec. 3.1",
+    ),
+    Rule(
+        "global-pooling",
+        "Global pooling and one linear layer instead of wide fully connected heads.",
+        "Lin et al. 2014, sec. 3.2",
+    ),
+    Rule(
+        "resolution",
+        "Input resolution is searched with depth and width.",
+        "Tan & Le 2019, sec. 3.2",
+    ),
+    Rule(
+        "numeric-encoding",
+        "Numbers enter as piecewise-linear codes of their quantiles, as trees see them.",
+        "Gorishniy et al. 2022, sec. 3.1",
+    ),
+    Rule(
+        "augmentation",
+        "Images are moved, turned or mirrored where the search finds that it helps.",
+        "Shorten & Khoshgoftaar 2019, sec. 3",
+    ),
+    Rule(
+        "imbalance",
+        "Where classes are weighed equally by the objective, the loss may weigh them too.",
+        "King & Zeng 2001, sec. 4; Brodersen et al. 2010",
+    ),
+    Rule(
+        "proxy-steps",
+        "A proxy trains for some 800 steps, on a share of the data where there is more.",
+        "Zhou et al. 2020 (EcoNAS), sec. 4",
+    ),
+)
+RULES = {rule.id: rule for rule in _ALL}
+
+
+def scale(task: Task) -> float:
+    """log10 of the training samples, within 2 and 6."""
+    return min(max(math.log10(max(task.profile.n_train, 1)), 2.0), 6.0)
+
+
+def risk(task: Task) -> float:
+    """Risk of overfitting: 1 with a thousand samples or fewer, 0 with a million."""
+    return min(max((6.0 - scale(task)) / 3.0, 0.0), 1.0)
+
+
+def parameter_cap(task: Task) -> int:
+    """params-per-sample, but never below what a small baseline needs."""
+    return max(500_000, 2_000 * task.profile.n_train)
+
+
+def _params_limit(task: Task) -> float:
+    bounds = [c.bound for c in task.constraints if c.metric == "params" and c.op == "<="]
+    return min(bounds, default=math.inf)
+
+
+def depth(task: Task, name: str = "depth", *, low: int = 1, base: int, default: int) -> Int:
+    """From ``low`` to ``base`` layers at 100 samples, and one more per tenfold data."""
+    high = base + math.floor(scale(task)) - 2
+    return Int(name, low, high, default=min(default, high), why=("depth-from-data",))
+
+
+def width(
+    task: Task,
+    name: str,
+    *,
+    low: int,
+    base: int,
+    default: int,
+    step: int = 8,
+    weights: float = 1.0,
+    when: When | None = None,
+) -> Int:
+    """Up to ``base`` at 100 samples and twice that per tenfold data.
+
+    ``weights`` × width² is about what one layer holds; a limit on parameters caps that.
+    """
+    high = base * 2 ** (scale(task) - 2)
+    why: tuple[str, ...] = ("width-from-data",)
+    cap = math.sqrt(_params_limit(task) / weights)
+    if cap < high:
+        high, why = cap, (*why, "cost-from-the-start")
+    high = max(low, int(high) // step * step)
+    snapped = low + (min(max(default, low), high) - low) // step * step
+    return Int(name, low, high, default=snapped, step=step, log=True, when=when or {}, why=why)
+
+
+def activation(
+    name: str, default: str, options: tuple[str, ...], when: When | None = None
+) -> Choice:
+    return Choice(name, options, default=default, when=when or {}, why=("activation-by-family",))
+
+
+def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
+    """BatchNorm or GroupNorm, the latter alone where batches are small."""
+    if max(batch_options(task)) < 16:
+        why = ("norm-by-family", "groupnorm-for-small-batches")
+        return Choice(name, ("group",), default="group", when=when or {}, why=why)
+    return Choice(
+        name, ("batch", "group"), default="batch", when=when or {}, why=("norm-by-family",)
+    )
+
+
+def dropout(task: Task, name: str = "dropout", default: float | None = None) -> Float:
+    low, high = 0.0, round(0.1 + 0.4 * risk(task), 2)
+    value = round(high / 3, 2) if default is None else min(default, high)
+    return Float(name, low, high, default=value, why=("dropout-from-risk",))
+
+
+def batch_options(task: Task, most: int | None = None) -> tuple[int, ...]:
+    """Powers of two around a fortieth to an eightieth of the training samples."""
+    most = most or (512 if task.modality == "tabular" else 128)
+    middle = 2 ** round(math.log2(max(task.profile.n_train, 64) / 60))
+    middle = min(max(middle, 16), most)
+    while middle > max(task.profile.n_train // 4, 4):
+        middle //= 2
+    return tuple(sorted({max(4, middle // 2), middle, min(2 * middle, most)}))
+
+
+def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
+    """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
+    batches = batch_options(task)
+    decay = 1e-4 * 10 ** (1.5 * risk(task))
+    params: list[Param] = [
+        Float(
+            "lr", lr / spread, lr * spread, default=lr, log=True, why=("learning-rate-by-family",)
+        ),
+        Float("weight_decay", 1e-4, 1e-2, default=decay, log=True, why=("weight-decay-from-risk",)),
+        Choice(
+            "batch_size",
+            batches,
+            default=batches[len(batches) // 2],
+            why=("batch-from-data",),
+        ),
+    ]
+    weighs = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
+    if weighs and max(t.imbalance for t in task.targets) > 1.5:
+        options: tuple[Value, ...] = ("balanced", "none")
+        params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
+    return params
+
+
+def resolutions(task: Task) -> tuple[int, ...]:
+    """The image's longer side, and the common sizes below it down to 32."""
+    longer = max(task.profile.inputs["image"][1:])
+    smaller = [r for r in (32, 48, 64, 96) if r < 0.8 * longer]
+    return (*smaller, longer)
+
+
+def fidelity(task: Task) -> Fidelity:
+    """How much training a proxy gets (rule "proxy-steps"): at most 16,000 rows or 6,000
+    images, for about 800 steps of the default batch; a fifteenth of all worker time at
+    most for one candidate."""
+    most = 16_000 if task.modality == "tabular" else 6_000
+    samples = min(task.profile.n_train, most)
+    batches = batch_options(task)
+    steps = max(1, samples // batches[len(batches) // 2])
+    epochs = min(max(round(800 / steps), 8), 30)
+    limit = None
+    if task.budget.time_limit_s is not None:
+        limit = max(20.0, task.budget.time_limit_s * task.budget.workers / 15)
+    return Fidelity(epochs, samples / task.profile.n_train, limit)
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Optimiser steps in an epoch; a last batch of one sample is left out."""
+    full, rest = divmod(samples, min(batch_size, samples))
+    return full + (rest > 1)
+
+
+def full_epochs(task: Task, batch_size: int) -> int:
+    """Epochs of a recipe at full scale: some 3,000 steps, but no fewer epochs than a proxy
+    had and at most three times as many."""
+    proxy = task.fidelity.epochs
+    wanted = math.ceil(3_000 / steps_per_epoch(task.profile.n_train, batch_size))
+    return min(max(wanted, proxy), 3 * proxy)

@@ -1,0 +1,727 @@
+"""Where search meets training: one search from a data set to its folder of results.
+
+A run's folder holds everything: task.json, spaces.json, data/ (the coded data set),
+study.journal (the study itself), baselines.json, layers/, logs/, report.html, recipe.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import rules
+from nas.candidate import Candidate, State
+from nas.data import Dataset, read
+from nas.family import pick_families
+from nas.front import pareto
+from nas.space import Space
+from nas.task import (
+    COSTS,
+    Budget,
+    Constraint,
+    InputError,
+    NoFeasibleCandidate,
+    Task,
+    UsageError,
+    direction,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nas.search.local import LocalWorkers
+    from nas.search.study import Study
+
+VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
+
+
+# -- in a worker ---------------------------------------------------------------------------
+
+
+class Evaluator:
+    """What a worker can do: train a proxy, fit the simple baselines, measure a latency."""
+
+    def __init__(self, folder: str) -> None:
+        import torch
+
+        from nas.training import proxy
+
+        torch.set_num_threads(1)
+        self.folder = Path(folder)
+        self.task = Task.from_json((self.folder / "task.json").read_text())
+        self.device = self.task.device
+        self.dataset = Dataset.load(self.folder / "data")
+        fidelity = self.task.fidelity
+        self._train = _share(self.dataset, "train", fidelity.share, self.task.seed)
+        n_val = len(self.dataset.parts["val"])
+        self._val = _share(self.dataset, "val", min(1.0, VALIDATION_MOST / n_val), self.task.seed)
+        arrays = (self.dataset.inputs, self.dataset.labels)
+        self._tensors = {
+            part: tuple(proxy.to_tensors(a, rows, self.device) for a in arrays)
+            for part, rows in (("train", self._train), ("val", self._val))
+        }
+
+    def baselines(self, report: Any) -> list[dict[str, Any]]:
+        from nas.training.baselines import baselines
+
+        return baselines(self.dataset, self.task)
+
+    def latency(self, candidate: dict[str, Any], report: Any) -> dict[str, float]:
+        """Latency on the quiet device, with a longer look than during the search."""
+        from nas.training import cost
+
+        network = self._network(Candidate.from_dict(candidate)).to(self.device)
+        sample = self._sample(1)
+        return cost.latency(network, sample, device=self.device, budget_s=0.5) | {"quiet": 1.0}
+
+    def _network(self, candidate: Candidate) -> Any:
+        from nas.training.proxy import build_network
+
+        return build_network(candidate.family, candidate.config, self.task)
+
+    def _sample(self, batch: int) -> dict[str, Any]:
+        from nas.training.proxy import sample_inputs
+
+        sample = sample_inputs(self.task, batch)
+        return {name: value.to(self.device) for name, value in sample.items()}
+
+    def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
+        """Train one candidate; whatever happens to it comes back as a state and a reason."""
+        from nas.training.monitors import TrainingStopped
+
+        begun = time.monotonic()
+        self._now = Candidate.from_dict(candidate)
+        try:
+            self._fit(report)
+            self._now = replace(self._now, state=State.COMPLETE)
+        except TrainingStopped as stop:
+            state = State.FAILED if stop.reason == "interrupted" else State.PRUNED
+            self._now = replace(self._now, state=state, reason=stop.reason, detail=stop.evidence)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            self._now = replace(
+                self._now, state=State.PRUNED, reason="oom", detail=str(error).splitlines()[0]
+            )
+        return replace(self._now, seconds=time.monotonic() - begun).to_dict()
+
+    def _fit(self, report: Callable[..., str]) -> None:
+        import pytorch_lightning as pl
+        import torch
+
+        from nas.training import proxy
+        from nas.training.monitors import GradientMonitor, TimeLimit
+
+        candidate, task = self._now, self.task
+        costs = self._preflight()
+        torch.manual_seed(candidate.seed)
+        module = proxy.Proxy(candidate.family, dict(candidate.config), task)
+        latency = self._measure(module.network)
+        costs["latency_ms"] = latency["median_ms"]
+        self._now = replace(
+            self._now, metrics=costs, cost=self._now.cost | {"latency": latency | {"quiet": 0.0}}
+        )
+        _require(task, costs)
+        batch_size = int(candidate.config["batch_size"])
+        monitor = GradientMonitor()
+        reporter = self._reporter(report, monitor)
+        callbacks: list[Any] = [monitor, reporter]
+        if task.fidelity.time_limit_s is not None:
+            callbacks.append(TimeLimit(task.fidelity.time_limit_s))
+        clip = float(candidate.config.get("clip", 1.0))
+        trainer = pl.Trainer(
+            max_epochs=candidate.epochs,
+            accelerator="cpu" if self.device == "cpu" else "gpu",
+            devices=1,
+            precision="32-true" if self.device == "cpu" else "bf16-mixed",
+            gradient_clip_val=clip,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        begin = time.perf_counter()
+        trainer.fit(
+            module,
+            proxy.Batches(*self._tensors["train"], batch_size, seed=candidate.seed),
+            proxy.Batches(*self._tensors["val"], 512),
+        )
+        steps = max(1, trainer.global_step)
+        step_ms = (time.perf_counter() - begin) * 1e3 / steps
+        self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
+
+    def _preflight(self) -> dict[str, float]:
+        """The exact costs, before any memory is spent; a candidate over a limit ends here."""
+        from nas.training import cost
+
+        candidate, task = self._now, self.task
+        found = cost.analyse(lambda: self._network(candidate), self._sample(2))
+        costs = {
+            "params": float(found["params"]),
+            "flops": found["flops"] / 2,
+            "memory_mb": cost.training_memory_mb(
+                found["params"], found["activations_mb"] / 2, int(candidate.config["batch_size"])
+            ),
+        }
+        layers = self.folder / "layers"
+        layers.mkdir(exist_ok=True)
+        (layers / f"{candidate.number}.json").write_text(json.dumps(found["layers"]))
+        self._now = replace(candidate, metrics=costs)
+        _require(task, costs)
+        return costs
+
+    def _measure(self, network: Any) -> dict[str, float]:
+        from nas.training import cost
+
+        return cost.latency(network.to(self.device), self._sample(1), device=self.device)
+
+    def _reporter(self, report: Callable[..., str], monitor: Any) -> Any:
+        import pytorch_lightning as pl
+
+        from nas.search.study import curve_point
+        from nas.training.monitors import TrainingStopped
+
+        evaluator = self
+
+        class Reporter(pl.Callback):
+            """Hands each epoch to the study and carries out its verdict."""
+
+            def __init__(self) -> None:
+                self.loss: Any = 0.0
+
+            def on_train_epoch_start(self, *_: Any) -> None:
+                self.loss = 0.0
+
+            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+                self.loss = self.loss + outputs["loss"].detach()
+
+            def on_validation_end(self, trainer: Any, module: Any) -> None:
+                epoch = trainer.current_epoch + 1
+                metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+                metrics["loss"] = float(self.loss) / trainer.num_training_batches
+                now = evaluator._now
+                evaluator._now = replace(
+                    now,
+                    metrics=now.metrics | metrics,
+                    curve=(*now.curve, curve_point(epoch, metrics)),
+                    gradient_norms=monitor.norms,
+                )
+                if verdict := report(epoch, evaluator._now.metrics):
+                    raise TrainingStopped(verdict, f"after epoch {epoch} of {trainer.max_epochs}")
+
+        return Reporter()
+
+
+def _require(task: Task, costs: dict[str, float]) -> None:
+    """Stop a candidate whose known costs are over a limit."""
+    from nas.training.monitors import TrainingStopped
+
+    for constraint in task.constraints:
+        if constraint.metric in costs and not constraint.met(costs):
+            raise TrainingStopped(
+                "infeasible", f"{constraint.metric} {costs[constraint.metric]:g}, not {constraint}"
+            )
+    cap = rules.parameter_cap(task)
+    if costs["params"] > cap:
+        raise TrainingStopped(
+            "infeasible", f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
+        )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
+    )
+
+
+def _share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
+    """A stratified share of a part's rows, sorted, and the same for the same seed."""
+    import numpy as np
+
+    rows = dataset.parts[part]
+    if share >= 1:
+        return rows
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
+    target = dataset.targets[0]
+    if target.kind in ("binary", "multiclass"):
+        label = np.asarray(dataset.labels[target.name])[rows][order]
+        # Each class in turn gives its first share; rounding never leaves a class out.
+        picked = [
+            order[label == k][: max(1, round(share * int((label == k).sum())))]
+            for k in np.unique(label)
+        ]
+        return np.sort(rows[np.concatenate(picked)])
+    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
+
+
+# -- in the driver -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a running search, for whoever shows it."""
+
+    study: Study
+    running: tuple[Candidate, ...]
+    spent_s: float
+    budget: Budget
+    phase: str  # "search" or "measure"
+
+
+def search(
+    data: Any = None,
+    target: str | Sequence[str] | None = None,
+    *,
+    modality: str | None = None,
+    families: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    constraints: Sequence[str] | dict[str, str] = (),
+    time_limit: str | float | None = "10m",
+    trials: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    split: str | None = None,
+    problem: str | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    sampler: str = "tpe",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_start: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Search networks for ``data`` and return the run, whose folder is ``out``.
+
+    ``data``, ``target``, ``modality``, ``split``, ``problem`` and ``image_size`` are those
+    of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a dictionary,
+    {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or "90s", "10m",
+    "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier run in
+    ``out`` goes on: its data, spaces and objectives stand, only the budget is new.
+
+    Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
+    """
+    folder = Path(out) if out is not None else Path("runs") / _stem(data)
+    budget = Budget(parse_duration(time_limit), trials, workers or _cores())
+    if budget.time_limit_s is None and trials is None:
+        raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
+    if (folder / "task.json").exists():
+        if not resume:
+            raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
+        task = replace(Task.from_json((folder / "task.json").read_text()), budget=budget)
+        (folder / "task.json").write_text(task.to_json())
+    elif resume:
+        raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
+    else:
+        if data is None:
+            raise UsageError("give the data to search on")
+        dataset = read(
+            data,
+            target=target,
+            modality=modality,
+            split=split,
+            problem=problem,
+            image_size=image_size,
+            seed=seed,
+        )
+        chosen = pick_families(dataset.modality, tuple(families))
+        task = make_task(
+            dataset,
+            objectives=tuple(objectives),
+            constraints=_parse_constraints(constraints),
+            budget=budget,
+            device=pick_device(device),
+            epochs=epochs,
+            seed=seed,
+        )
+        spaces = {name: family.space(task) for name, family in chosen.items()}
+        source = {
+            "source": str(Path(data).resolve()) if isinstance(data, (str, Path)) else None,
+            "target": [target] if isinstance(target, str) else target and list(target),
+            "modality": dataset.modality,
+            "split": split,
+            "problem": problem,
+            "image_size": image_size,
+            "seed": seed,
+        }
+        _create(folder, task, dataset, spaces, source, sampler)
+    run = Run(folder)
+    on_start(run)
+    run._go(on_progress)
+    return run
+
+
+def make_task(
+    dataset: Dataset,
+    *,
+    objectives: tuple[str, ...] = (),
+    constraints: tuple[Constraint, ...] = (),
+    budget: Budget,
+    device: str,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Task:
+    """The task of a data set; the proxies' fidelity follows from the rules."""
+    task = Task(
+        modality=dataset.modality,
+        targets=dataset.targets,
+        profile=dataset.profile,
+        constraints=constraints,
+        device=device,
+        budget=budget,
+        seed=seed,
+    ).with_objectives(objectives)
+    known = quality_metrics(task) + COSTS
+    for metric in [o.metric for o in task.objectives] + [c.metric for c in constraints]:
+        if metric not in known:
+            raise UsageError(
+                f"{metric!r} is not measured on this data; measured are {', '.join(known)}"
+            )
+    fidelity = rules.fidelity(task)
+    if epochs is not None:
+        fidelity = replace(fidelity, epochs=epochs)
+    return replace(task, fidelity=fidelity)
+
+
+def quality_metrics(task: Task) -> tuple[str, ...]:
+    """The quality metrics that networks of this task are scored by."""
+    by_kind = {
+        "regression": ("rmse", "mae", "r2"),
+        "multilabel": ("accuracy", "f1", "auc"),
+        "binary": ("accuracy", "balanced_accuracy", "f1", "auc"),
+        "multiclass": ("accuracy", "balanced_accuracy", "f1", "auc"),
+    }
+    if len(task.targets) == 1:
+        return (*by_kind[task.targets[0].kind], "val_loss")
+    each = tuple(f"{metric}[{t.name}]" for t in task.targets for metric in by_kind[t.kind])
+    return ("score", *each, "val_loss")
+
+
+def _create(
+    folder: Path,
+    task: Task,
+    dataset: Dataset,
+    spaces: dict[str, Space],
+    source: dict[str, Any],
+    sampler: str,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset.save(folder / "data")
+    if source["source"] is None:
+        source["source"] = str((folder / "data").resolve())
+    record = {
+        "spaces": {name: space.to_dict() for name, space in spaces.items()},
+        "source": source,
+        "sampler": sampler,
+        "versions": versions(),
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "task.json").write_text(task.to_json())  # last: it marks the run as begun
+
+
+class Run:
+    """A search on disk: what ``nas.search`` returns, and what the commands open."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "task.json").exists():
+            raise InputError(
+                f"{folder} holds no search; `nas search DATA --out {folder}` makes one"
+            )
+
+    @cached_property
+    def task(self) -> Task:
+        return Task.from_json((self.folder / "task.json").read_text())
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        return record
+
+    @cached_property
+    def spaces(self) -> dict[str, Space]:
+        return {name: Space.from_dict(s) for name, s in self._record["spaces"].items()}
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of ``nas.data.read`` that give this run's data again."""
+        source: dict[str, Any] = self._record["source"]
+        return source
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return dict(self._record["versions"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return Dataset.load(self.folder / "data").notes
+
+    def baselines(self) -> list[dict[str, Any]]:
+        """The simple models' scores on the validation part; empty until they are fitted."""
+        file = self.folder / "baselines.json"
+        return json.loads(file.read_text()) if file.exists() else []
+
+    def candidates(self) -> list[Candidate]:
+        from nas.search.study import load_candidates
+
+        return [self._with_layers(c) for c in load_candidates(self.folder)]
+
+    def _with_layers(self, candidate: Candidate) -> Candidate:
+        file = self.folder / "layers" / f"{candidate.number}.json"
+        if not file.exists():
+            return candidate
+        return replace(candidate, layers=tuple(json.loads(file.read_text())))
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each candidate."""
+        import pandas as pd
+
+        return pd.DataFrame([c.row() for c in self.candidates()])
+
+    def front(self, *limits: str) -> list[Candidate]:
+        """The non-dominated candidates inside the run's constraints and ``limits``."""
+        constraints = self.task.constraints + _parse_constraints(limits)
+        return pareto(self.candidates(), self.task.objectives, constraints)
+
+    def best(self, *limits: str) -> Candidate:
+        """The candidate of the best quality inside the run's constraints and ``limits``."""
+        front = self.front(*limits)
+        if not front:
+            raise NoFeasibleCandidate(self._why_none(limits))
+        quality = self.quality
+        sign = -1 if quality.direction == "max" else 1
+        return min(front, key=lambda c: sign * c.metrics[quality.metric])
+
+    @property
+    def quality(self) -> Any:
+        """The first objective that is not a cost."""
+        return next(o for o in self.task.objectives if o.metric not in COSTS)
+
+    def _why_none(self, limits: Sequence[str] = ()) -> str:
+        candidates = self.candidates()
+        states: dict[str, int] = {}
+        for c in candidates:
+            states[c.reason or c.state.value] = states.get(c.reason or c.state.value, 0) + 1
+        told = ", ".join(f"{n} {what}" for what, n in states.items()) or "none was trained"
+        wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
+        nearest = ""
+        for c in self.task.constraints:
+            values = [x.metrics[c.metric] for x in candidates if c.metric in x.metrics]
+            if values and not any(x.feasible((c,)) for x in candidates):
+                value = min(values) if c.op == "<=" else max(values)
+                nearest += f"; the nearest {c.metric} was {value:g}"
+        return (
+            f"no candidate is complete{' and meets ' + wanted if wanted else ''}"
+            f" ({told}{nearest}); relax the limit or search longer"
+        )
+
+    @property
+    def spent_s(self) -> float:
+        """Wall-clock seconds in which at least one candidate was in training."""
+        spans = sorted((c.started, c.started + c.seconds) for c in self.candidates())
+        return _covered(spans)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the self-contained page and return its path."""
+        from nas import report
+
+        path = Path(path) if path is not None else self.folder / "report.html"
+        view = report.StudyView(
+            task=self.task,
+            candidates=self.candidates(),
+            baselines=self.baselines(),
+            name=self.folder.resolve().name,
+            spaces=self.spaces,
+            rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
+            notes=self.notes,
+            seconds=self.spent_s,
+            versions=self.versions,
+        )
+        report.write(view, path)
+        return path
+
+    def export(self, path: str | Path | None = None, number: int | None = None) -> Path:
+        """Write the recipe of a candidate (default: the best) and return its path."""
+        from nas import recipe
+
+        candidate = self.best() if number is None else self._candidate(number)
+        path = Path(path) if path is not None else self.folder / "recipe.yaml"
+        recipe.write(recipe.make(candidate, self.task, self.source, self.versions), path)
+        return path
+
+    def _candidate(self, number: int) -> Candidate:
+        known = {c.number: c for c in self.candidates()}
+        if number not in known:
+            raise UsageError(f"no candidate {number} in {self.folder}; it has {len(known)}")
+        if known[number].state != State.COMPLETE:
+            state = known[number].reason or known[number].state.value
+            raise InputError(f"candidate {number} is not complete ({state}); choose another")
+        return known[number]
+
+    # -- the search itself ---------------------------------------------------------------
+
+    def _go(self, on_progress: Callable[[Progress], None]) -> None:
+        from nas.search.local import LocalWorkers
+        from nas.search.study import Study
+
+        task, begin = self.task, time.monotonic()
+        space = Space.join(self.spaces)
+        study = Study(self.folder, task, space, sampler=self._record["sampler"])
+        earlier = self.spent_s
+        try:
+            study.enqueue_baselines({name: s.baseline() for name, s in self.spaces.items()})
+            limit = task.budget.time_limit_s
+            workers = LocalWorkers(
+                task.budget.workers,
+                "nas.run:Evaluator",
+                {"folder": str(self.folder)},
+                self.folder / "logs",
+            )
+            with workers:
+                phase = "search"
+
+                def show(_: Any = None) -> None:
+                    running = tuple(
+                        study[c.number] for c in workers.jobs() if isinstance(c, Candidate)
+                    )
+                    spent = earlier + time.monotonic() - begin
+                    on_progress(Progress(study, running, spent, task.budget, phase))
+
+                if limit is None or earlier < limit:
+                    self._search(study, workers, begin, earlier, show)
+                phase = "measure"
+                self._measure_front(study, workers, show)
+        finally:
+            study.close()
+        if not self.front():
+            raise NoFeasibleCandidate(self._why_none())
+
+    def _search(
+        self,
+        study: Study,
+        workers: LocalWorkers,
+        begin: float,
+        earlier: float,
+        show: Callable[..., None],
+    ) -> None:
+        from nas.search.local import drive
+
+        limit, deadline = self.task.budget.time_limit_s, None
+        if limit is not None:
+            # The last twentieth (at most half a minute) is for the quiet latencies.
+            deadline = begin + (limit - earlier) - min(30.0, 0.05 * limit)
+
+        def also(name: str, value: Any) -> None:
+            assert name == "baselines"
+            (self.folder / "baselines.json").write_text(json.dumps(value))
+
+        calls = [] if (self.folder / "baselines.json").exists() else ["baselines"]
+        drive(
+            study,
+            workers,
+            deadline=deadline,
+            trials=self.task.budget.trials,
+            calls=calls,
+            on_result=also,
+            on_event=show,
+        )
+
+    def _measure_front(
+        self, study: Study, workers: LocalWorkers, show: Callable[..., None]
+    ) -> None:
+        """Measure the front's latencies again, one by one, now that nothing else runs here.
+
+        A new figure can change the front, so that it is looked at again until all is quiet.
+        """
+        while todo := [c for c in study.front() if not c.cost["latency"].get("quiet")]:
+            for candidate in todo:
+                value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
+                study.revise(
+                    replace(
+                        candidate,
+                        metrics=candidate.metrics | {"latency_ms": value["median_ms"]},
+                        cost=candidate.cost | {"latency": value},
+                    )
+                )
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Length of the union of intervals that are sorted by their begin."""
+    total, end = 0.0, -math.inf
+    for low, high in spans:
+        total += max(0.0, high - max(low, end))
+        end = max(end, high)
+    return total
+
+
+def _parse_constraints(given: Sequence[str] | dict[str, str]) -> tuple[Constraint, ...]:
+    if isinstance(given, dict):
+        given = [f"{name}{bound}" for name, bound in given.items()]
+    constraints = tuple(Constraint.parse(text) for text in given)
+    for constraint in constraints:
+        direction(constraint.metric)
+    return constraints
+
+
+def parse_duration(value: str | float | None) -> float | None:
+    """Seconds of 90, "90", "90s", "10m" or "1.5h"."""
+    if value is None:
+        return None
+    text = str(value).strip().lower()
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    try:
+        seconds = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"{value!r} is not a time; write 90s, 10m or 2h")
+    return seconds
+
+
+def pick_device(name: str) -> str:
+    """ "auto" is the GPU where there is one; asked of a process of its own, as the driver
+    stays free of torch."""
+    if name == "cpu":
+        return name
+    import subprocess
+
+    code = "import torch; print(torch.cuda.device_count())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    count = int(answer.stdout.strip() or 0)
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    if not name.startswith("cuda"):
+        raise UsageError(f"unknown device {name!r}; choose auto, cpu or cuda")
+    if not count:
+        raise InputError("no CUDA device is visible here; choose --device cpu")
+    return name
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stem(data: Any) -> str:
+    return Path(data).resolve().name.split(".")[0] if isinstance(data, (str, Path)) else "search"
+
+
+def versions() -> dict[str, str]:
+    names = ("frontier-nas", "torch", "pytorch-lightning", "optuna", "scikit-learn", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}

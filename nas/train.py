@@ -1,0 +1,140 @@
+"""Recipes at full scale: ``python -m nas.train fit --config recipe.yaml``.
+
+The LightningCLI with an allow-list: a recipe may name classes of nas, torch.optim and
+pytorch_lightning, and nothing else, so that reading a YAML cannot run foreign code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from nas import recipe as recipes
+from nas.task import InputError
+from nas.training.cost import parameters
+from nas.training.monitors import GradientMonitor, TrainingStopped
+from nas.training.proxy import Proxy, TaskData, load_proxy
+
+ALLOWED = ["nas", "torch.optim", "pytorch_lightning"]
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI over the sections of a recipe."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--provenance", type=dict | None, default=None)
+
+    @staticmethod
+    def configure_optimizers(module: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
+        if lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"},
+        }
+
+
+def cli(args: list[str], run: bool) -> RecipeCLI:
+    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED)
+    return RecipeCLI(
+        Proxy,
+        TaskData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        args=args,
+        run=run,
+    )
+
+
+class EpochLines(pl.Callback):
+    """One line for each epoch on standard error, with the time that is left."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begin = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done, total = trainer.current_epoch + 1, int(trainer.max_epochs or 0)
+        left = (time.monotonic() - self.begin) / done * (total - done)
+        shown = "  ".join(
+            f"{name} {float(value):.4g}"
+            for name, value in trainer.callback_metrics.items()
+            if "[" not in name
+        )
+        print(f"epoch {done}/{total}  {shown}  ({left:.0f} s left)", file=sys.stderr)
+
+
+def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
+    """Train a recipe, then score the best epoch once on the test part.
+
+    Writes ``model.ckpt``, ``recipe.yaml`` and ``result.json`` into ``out`` and returns the
+    result: test and validation metrics, epochs, seconds, parameters.
+    """
+    recipe = recipes.load(path)
+    out.mkdir(parents=True, exist_ok=True)
+    args = ["--config", str(path), f"--trainer.default_root_dir={out}"]
+    if epochs is not None:
+        total = int(recipe["lr_scheduler"]["init_args"]["total_steps"])
+        steps = total // int(recipe["trainer"]["max_epochs"]) * epochs
+        args += [
+            f"--trainer.max_epochs={epochs}",
+            f"--lr_scheduler.init_args.total_steps={steps}",
+            f"--lr_scheduler.init_args.warmup_steps={-(-steps // 20)}",
+        ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
+        app = _parsed(args, path)
+        begin = time.monotonic()
+        app.trainer.callbacks += [EpochLines(), GradientMonitor()]
+        try:
+            app.trainer.fit(app.model, app.datamodule)
+        except TrainingStopped as stop:
+            raise InputError(f"training ended: {stop}; lower the learning rate") from None
+        seconds = time.monotonic() - begin
+        checkpoint = app.trainer.checkpoint_callback
+        best = Path(checkpoint.best_model_path)
+        shutil.copyfile(best, out / "model.ckpt")
+        module = load_proxy(out / "model.ckpt")
+        tested = app.trainer.test(module, app.datamodule, verbose=False)[0]
+    shutil.copyfile(path, out / "recipe.yaml") if path.resolve() != (
+        out / "recipe.yaml"
+    ).resolve() else None
+    result = {
+        "test": {name.removeprefix("test_"): value for name, value in tested.items()},
+        "validation": {checkpoint.monitor: float(checkpoint.best_model_score)},
+        "proxy_validation": recipe["provenance"]["validation"],
+        "epochs": app.trainer.max_epochs,
+        "seconds": round(seconds, 1),
+        "params": parameters(module.network),
+        "checkpoint": str(out / "model.ckpt"),
+    }
+    (out / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _parsed(args: list[str], path: Path) -> RecipeCLI:
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return cli(args, run=False)
+    except SystemExit:
+        lines = [line for line in said.getvalue().splitlines() if line.strip()]
+        reason = next((x for x in lines if "rror" in x), lines[-1] if lines else "unknown")
+        raise InputError(f"{path}: {reason.strip()}") from None
+
+
+if __name__ == "__main__":
+    cli(sys.argv[1:], run=True)

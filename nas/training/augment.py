@@ -1,0 +1,44 @@
+"""Random transformations of image batches, on the device, one draw for each sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+KINDS = ("none", "shift", "affine", "affine+flip")
+
+
+def augment_images(images: Tensor, kind: str) -> Tensor:
+    """(B, C, H, W) of any dtype to float images of the same range.
+
+    "shift" moves by up to an eighth of the side; "affine" also turns by up to 15 degrees
+    and scales by 0.85 to 1.15; "affine+flip" also mirrors half of the images.
+    """
+    images = images.float()
+    if kind == "none":
+        return images
+    n, _, height, width = images.shape
+    device = images.device
+    shift = (torch.rand(n, 2, device=device) * 2 - 1) / 4  # of half the side
+    angle = torch.zeros(n, device=device)
+    scale = torch.ones(n, device=device)
+    mirror = torch.ones(n, device=device)
+    if kind != "shift":
+        angle = (torch.rand(n, device=device) * 2 - 1) * math.radians(15)
+        scale = 0.85 + 0.3 * torch.rand(n, device=device)
+    if kind == "affine+flip":
+        mirror = torch.randint(0, 2, (n,), device=device) * 2.0 - 1
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    aspect = height / width
+    rows = torch.stack(
+        (
+            torch.stack((cos * mirror, -sin * aspect, shift[:, 0]), dim=1),
+            torch.stack((sin / aspect * mirror, cos, shift[:, 1]), dim=1),
+        ),
+        dim=1,
+    )
+    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

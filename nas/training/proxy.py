@@ -1,0 +1,334 @@
+"""Training in Lightning: the module around a network, and its data as device tensors.
+
+The same module trains a search's proxies and the final network of a recipe; only the
+amount of data and the number of epochs differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.data import Dataset, read
+from nas.family import load_families
+from nas.space import Config
+from nas.task import InputError, Target, Task
+from nas.training.augment import augment_images
+from nas.training.lr import WarmupCosine
+from nas.training.metrics import score
+from nas.training.monitors import TrainingStopped
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+class Batches:
+    """Batches by indexing tensors that already are on the device: nothing is copied or
+    collated sample by sample. Shuffles anew in each epoch when ``seed`` is given, and then
+    leaves a last batch of one sample out, which BatchNorm cannot be trained on."""
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        batch_size: int,
+        seed: int | None = None,
+    ) -> None:
+        self.inputs, self.labels = dict(inputs), dict(labels)
+        self.samples = len(next(iter(self.inputs.values())))
+        self.batch_size = min(batch_size, self.samples)
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.samples, self.batch_size)
+        return full + (rest > (0 if self._generator is None else 1))
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = next(iter(self.inputs.values())).device
+        order = None
+        if self._generator is not None:
+            order = torch.randperm(self.samples, generator=self._generator).to(device)
+        for i in range(len(self)):
+            rows: Any = slice(i * self.batch_size, (i + 1) * self.batch_size)
+            rows = rows if order is None else order[rows]
+            yield (
+                {name: value[rows] for name, value in self.inputs.items()},
+                {name: value[rows] for name, value in self.labels.items()},
+            )
+
+
+def to_tensors(arrays: Mapping[str, Any], rows: Any, device: str) -> dict[str, Tensor]:
+    """The given rows of each array; float64 becomes float32, integer codes int64."""
+    result = {}
+    for name, array in arrays.items():
+        value = torch.from_numpy(np.ascontiguousarray(array[rows]))
+        if value.dtype == torch.float64:
+            value = value.float()
+        elif value.dtype == torch.int32:
+            value = value.long()
+        result[name] = value.to(device)
+    return result
+
+
+def sample_inputs(task: Task, batch: int) -> dict[str, Tensor]:
+    """A made-up batch of the task's inputs: for shapes, costs and latency."""
+    generator = torch.Generator().manual_seed(0)
+    result = {}
+    for name, shape in task.profile.inputs.items():
+        if name == "image":
+            value = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
+        elif name == "categorical":
+            limits = [len(c.categories) for c in task.profile.columns if c.kind == "categorical"]
+            value = torch.stack(
+                [torch.randint(0, top + 1, (batch,), generator=generator) for top in limits], dim=1
+            )
+        else:
+            value = torch.randn(batch, *shape, generator=generator)
+        result[name] = value
+    return result
+
+
+def build_network(family: str, config: Config, task: Task) -> nn.Module:
+    families = load_families(task.modality)
+    if family not in families:
+        raise InputError(
+            f"the family {family!r} is not installed here; installed are {', '.join(families)}"
+        )
+    return families[family].build(config, task)
+
+
+class Proxy(pl.LightningModule):
+    """A network of ``family`` with its losses, metrics, optimiser and schedule.
+
+    ``task`` is a Task or its dictionary, as it stands in a recipe and in a checkpoint.
+    Of ``config`` the training uses lr, weight_decay, warmup, label_smoothing,
+    class_weights, augment and sparsity where they are present.
+    """
+
+    def __init__(self, family: str, config: dict[str, Any], task: dict[str, Any] | Task) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_dict(task)
+        self.family, self.config = family, config
+        self.hparams.update(  # plain data, so that a checkpoint loads without pickle
+            family=family, config=config, task=json.loads(self.task.to_json())
+        )
+        self.network = build_network(family, config, self.task)
+        self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for i, target in enumerate(self.task.targets):
+            self.register_buffer(f"class_weights_{i}", self._class_weights(target))
+
+    def _class_weights(self, target: Target) -> Tensor | None:
+        classes = target.kind in ("binary", "multiclass")
+        if not classes or self.config.get("class_weights", "none") == "none":
+            return None
+        counts = torch.tensor(target.counts, dtype=torch.float32).clamp(min=1)
+        # Inverse frequency, with a mean of one over the samples (King & Zeng 2001, sec. 4).
+        return counts.sum() / (len(counts) * counts)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(**inputs)
+        return logits
+
+    def heads(self, logits: Tensor) -> dict[str, Tensor]:
+        """Logits (B, task.outputs) cut into one part for each target."""
+        parts = logits.split([t.outputs for t in self.task.targets], dim=1)
+        return {t.name: part for t, part in zip(self.task.targets, parts, strict=True)}
+
+    def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the targets of cross-entropy or squared error in standard deviations."""
+        smoothing = float(self.config.get("label_smoothing", 0.0))
+        total = logits.new_zeros(())
+        heads = self.heads(logits)
+        for i, target in enumerate(self.task.targets):
+            label, part = labels[target.name], heads[target.name]
+            if target.kind == "regression":
+                total = total + F.mse_loss(part[:, 0], (label - target.mean) / target.std)
+            elif target.kind == "multilabel":
+                total = total + F.binary_cross_entropy_with_logits(part, label)
+            else:
+                weights = getattr(self, f"class_weights_{i}")
+                total = total + F.cross_entropy(part, label, weights, label_smoothing=smoothing)
+        return total / len(self.task.targets)
+
+    def predictions(self, logits: Tensor) -> dict[str, Any]:
+        """Probabilities, or values in the user's units, as numpy arrays by target."""
+        result = {}
+        heads = self.heads(logits)
+        for target in self.task.targets:
+            part = heads[target.name]
+            if target.kind == "regression":
+                # In float64: a float32 holds seven digits of, say, a price.
+                value = part[:, 0].double() * target.std + target.mean
+            elif target.kind == "multilabel":
+                value = part.sigmoid()
+            else:
+                value = part.softmax(dim=1)
+            result[target.name] = value.cpu().numpy()
+        return result
+
+    # -- training ------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        inputs, labels = batch
+        kind = self.config.get("augment", "none")
+        if kind != "none":
+            inputs = inputs | {"image": augment_images(inputs["image"], str(kind))}
+        loss = self.loss(self.network(**inputs), labels)
+        extra = getattr(self.network, "auxiliary_loss", None)
+        if extra is not None:  # TabNet's sparsity, eq. in sec. 3.2 of Arik & Pfister 2019
+            loss = loss + float(self.config["sparsity"]) * extra
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine; a recipe's own sections replace it."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=float(self.config["lr"]),
+            weight_decay=float(self.config["weight_decay"]),
+            fused=True,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = math.ceil(float(self.config.get("warmup", 0.05)) * total)
+        scheduler = WarmupCosine(optimizer, total, warmup)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # -- evaluation ----------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        inputs, labels = batch
+        self._seen.append((self.network(**inputs), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self._score(prefix=""))
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self._score(prefix="test_"))
+
+    def _score(self, prefix: str) -> dict[str, float]:
+        logits = torch.cat([each[0] for each in self._seen]).float()
+        names = [t.name for t in self.task.targets]
+        labels = {name: torch.cat([each[1][name] for each in self._seen]) for name in names}
+        self._seen.clear()
+        truth = {name: value.cpu().numpy() for name, value in labels.items()}
+        if not torch.isfinite(logits).all():
+            raise TrainingStopped("nan", "the network's output on the validation part")
+        metrics = score(self.task, truth, self.predictions(logits))
+        return {f"{prefix}{k}": v for k, v in metrics.items()} | {
+            f"{prefix or 'val_'}loss": float(self.loss(logits, labels))
+        }
+
+
+class TaskData(pl.LightningDataModule):
+    """The data set of a recipe: read from its source, checked against the recipe's split.
+
+    ``source`` may be the folder of a saved ``Dataset``; otherwise it and ``target``,
+    ``modality``, ``split``, ``problem``, ``image_size`` and ``seed`` are those of
+    ``nas.data.read``.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        batch_size: int,
+        target: list[str] | None = None,
+        modality: str | None = None,
+        split: str | None = None,
+        problem: str | None = None,
+        image_size: int | None = None,
+        seed: int = 0,
+        fingerprint: str = "",
+        split_hash: str = "",
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.seed = batch_size, seed
+        self.fingerprint, self.split_hash = fingerprint, split_hash
+        self._read = {
+            "source": source,
+            "target": target,
+            "modality": modality,
+            "split": split,
+            "problem": problem,
+            "image_size": image_size,
+            "seed": seed,
+        }
+        self.dataset: Dataset | None = None
+
+    def setup(self, stage: str = "fit") -> None:
+        if self.dataset is not None:
+            return
+        folder = Path(str(self._read["source"]))
+        saved = (folder / "dataset.json").is_file()
+        dataset = Dataset.load(folder) if saved else read(**self._read)
+        profile = dataset.profile
+        for what, expected, got in (
+            ("data", self.fingerprint, profile.fingerprint),
+            ("split", self.split_hash, profile.split),
+        ):
+            if expected and expected != got:
+                raise InputError(
+                    f"the {what} of {self._read['source']} differs from what the recipe was found"
+                    f" on ({got} instead of {expected}); put the old data back, or set"
+                    f" data.init_args.{'fingerprint' if what == 'data' else 'split_hash'} to null"
+                )
+        self.dataset = dataset
+
+    def batches(self, part: str, batch_size: int, *, shuffle: bool) -> Batches:
+        self.setup()
+        assert self.dataset is not None
+        device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
+        rows = self.dataset.parts[part]
+        return Batches(
+            to_tensors(self.dataset.inputs, rows, device),
+            to_tensors(self.dataset.labels, rows, device),
+            batch_size,
+            self.seed if shuffle else None,
+        )
+
+    def train_dataloader(self) -> Batches:
+        return self.batches("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        return self.batches("val", 512, shuffle=False)
+
+    def test_dataloader(self) -> Batches:
+        return self.batches("test", 512, shuffle=False)
+
+
+def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
+    """A trained network back from its checkpoint; nothing in the file is executed."""
+    try:
+        content = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = content["hyper_parameters"]
+        proxy = Proxy(saved["family"], saved["config"], saved["task"])
+        proxy.load_state_dict(content["state_dict"])
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
+    except (KeyError, RuntimeError, EOFError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{checkpoint} is not a checkpoint of `nas train`: {line}") from None
+    return proxy.to(device).eval()
+
+
+@torch.inference_mode()
+def predict(proxy: Proxy, inputs: Mapping[str, Any], batch_size: int = 512) -> dict[str, Any]:
+    """Predictions by target for encoded inputs (arrays with one row for each sample)."""
+    total = len(next(iter(inputs.values())))
+    device = str(proxy.device)
+    logits = [
+        proxy(**to_tensors(inputs, slice(i, i + batch_size), device))
+        for i in range(0, total, batch_size)
+    ]
+    return proxy.predictions(torch.cat(logits).float())

@@ -1,0 +1,313 @@
+"""Families for images: ResNet, EfficientNet (MBConv), ViT."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nas import rules
+from nas.family import Family
+from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.models.inputs import ImageInput
+
+
+def _shape(task: Task) -> tuple[int, int, int]:
+    channels, height, width = task.profile.inputs["image"]
+    return channels, height, width
+
+
+def _resolution(task: Task) -> Choice:
+    """The middle of the sizes on offer is the default: half the cost of the next."""
+    options = rules.resolutions(task)
+    return Choice("resolution", options, default=options[len(options) // 2], why=("resolution",))
+
+
+def _stages(task: Task) -> int:
+    """As many halvings as leave a map of about four pixels a side, at most four."""
+    side = min(_shape(task)[1:])
+    return min(max(int(math.log2(max(side, 8) / 4)) + 1, 2), 4)
+
+
+def _image_training(task: Task, lr: float) -> list[Param]:
+    kinds = ("none", "shift", "affine", "affine+flip")
+    return [
+        Choice("augment", kinds, default="shift", why=("augmentation",)),
+        *rules.training(task, lr=lr),
+    ]
+
+
+def _stem_width(task: Task) -> int:
+    return 16 if rules.scale(task) < 5 else 32
+
+
+def _input(config: Config, task: Task) -> ImageInput:
+    from nas.models.inputs import ImageInput
+
+    _, height, width = _shape(task)
+    resolution = int(config["resolution"])
+    return ImageInput(
+        mean=task.profile.channel_mean,
+        std=task.profile.channel_std,
+        size=(height, width),
+        resolution=resolution if resolution < max(height, width) else None,
+    )
+
+
+def _resnet_space(task: Task) -> Space:
+    most = _stages(task)
+    first = _stem_width(task)
+    params: list[Param] = [
+        _resolution(task),
+        rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
+        Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
+        Int("stages", 2, most, default=min(3, most), why=("depth-from-data",)),
+        Choice("bottleneck", (False, True), default=False),
+    ]
+    for i in range(1, most + 1):
+        when = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
+        params += [
+            Int(
+                f"depth{i}",
+                1,
+                2 + int(rules.scale(task)) // 3,
+                default=1,
+                when=when,
+                why=("depth-from-data",),
+            ),
+            rules.width(
+                task,
+                f"width{i}",
+                low=8,
+                base=16 * 2 ** (i - 1),
+                default=first * 2 ** (i - 1),
+                weights=9,
+                when=when,
+            ),
+            Choice(f"kernel{i}", (3, 5), default=3, when=when),
+            rules.conv_norm(task, f"norm{i}", when),
+            rules.activation(f"activation{i}", "relu", ("relu", "silu"), when),
+            # Four plain stages of one block are nine layers; more blocks are residual.
+            Choice(
+                f"residual{i}",
+                (True, False),
+                default=True,
+                when={**when, f"depth{i}": (1,)},
+                why=("residual-from-10",),
+            ),
+        ]
+    return Space(
+        (
+            *params,
+            Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
+            rules.dropout(task),
+            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_image_training(task, lr=3e-3),
+        )
+    )
+
+
+def _build_resnet(config: Config, task: Task) -> nn.Module:
+    from nas.models.resnet import ResNet, Stage
+
+    return ResNet(
+        _input(config, task),
+        in_channels=_shape(task)[0],
+        outputs=task.outputs,
+        stem_width=int(config["stem_width"]),
+        stem_kernel=3,
+        stem_stride=int(config["stem_stride"]),
+        stem_pool=False,
+        stages=[
+            Stage(
+                depth=int(config[f"depth{i}"]),
+                width=int(config[f"width{i}"]),
+                kernel=int(config[f"kernel{i}"]),
+                norm=str(config[f"norm{i}"]),
+                activation=str(config[f"activation{i}"]),
+                residual=bool(config.get(f"residual{i}", True)),
+                stride=1 if i == 1 else 2,
+                bottleneck=bool(config["bottleneck"]),
+            )
+            for i in range(1, int(config["stages"]) + 1)
+        ],
+        norm=str(config["norm1"]),
+        activation=str(config["activation1"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+def _efficientnet_space(task: Task) -> Space:
+    most = _stages(task)
+    first = _stem_width(task)
+    params: list[Param] = [
+        _resolution(task),
+        rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
+        Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
+        Int("stages", 2, most, default=min(3, most), why=("depth-from-data",)),
+    ]
+    for i in range(1, most + 1):
+        when = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
+        params += [
+            Int(
+                f"depth{i}",
+                1,
+                2 + int(rules.scale(task)) // 3,
+                default=1,
+                when=when,
+                why=("depth-from-data",),
+            ),
+            rules.width(
+                task,
+                f"width{i}",
+                low=8,
+                base=16 * 2 ** (i - 1),
+                default=first * 2 ** (i - 1),
+                weights=8,
+                when=when,
+            ),
+            Choice(f"kernel{i}", (3, 5), default=3, when=when),
+            Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when),
+            rules.conv_norm(task, f"norm{i}", when),
+            rules.activation(f"activation{i}", "silu", ("silu", "relu"), when),
+            Choice(
+                f"residual{i}",
+                (True, False),
+                default=True,
+                when={**when, f"depth{i}": (1,)},
+                why=("residual-from-10",),
+            ),
+        ]
+    return Space(
+        (
+            *params,
+            Choice("se_ratio", (0.0, 0.25), default=0.25),
+            Choice("head_width", (0, 64, 128), default=0, why=("global-pooling",)),
+            Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
+            rules.dropout(task),
+            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_image_training(task, lr=3e-3),
+        )
+    )
+
+
+def _build_efficientnet(config: Config, task: Task) -> nn.Module:
+    from nas.models.efficientnet import EfficientNet, Stage
+
+    return EfficientNet(
+        _input(config, task),
+        in_channels=_shape(task)[0],
+        outputs=task.outputs,
+        stem_width=int(config["stem_width"]),
+        stem_stride=int(config["stem_stride"]),
+        stages=[
+            Stage(
+                depth=int(config[f"depth{i}"]),
+                width=int(config[f"width{i}"]),
+                kernel=int(config[f"kernel{i}"]),
+                expand=int(config[f"expand{i}"]),
+                stride=1 if i == 1 else 2,
+                norm=str(config[f"norm{i}"]),
+                activation=str(config[f"activation{i}"]),
+                se_ratio=float(config["se_ratio"]),
+                residual=bool(config.get(f"residual{i}", True)),
+            )
+            for i in range(1, int(config["stages"]) + 1)
+        ],
+        head_width=int(config["head_width"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+def _vit_space(task: Task) -> Space:
+    options = rules.resolutions(task)
+    params: list[Param] = [_resolution(task)]
+    for resolution in options:
+        # From 16 tokens on there is something to attend to; above 256 it costs too much.
+        patches = tuple(
+            p for p in (2, 4, 6, 8, 12, 16) if 16 <= math.ceil(resolution / p) ** 2 <= 256
+        )
+        params.append(
+            Choice(
+                f"patch@{resolution}",
+                patches,
+                default=patches[min(1, len(patches) - 1)],
+                when={"resolution": (resolution,)},
+                why=("attention-cost",),
+            )
+        )
+    return Space(
+        (
+            *params,
+            rules.depth(task, low=2, base=4, default=4),
+            rules.width(task, "dim", low=16, base=48, default=64, step=16, weights=12),
+            Choice("heads", (1, 2, 4, 8), default=4),
+            Float("mlp_ratio", 1.0, 4.0, default=2.0),
+            Choice("stem", ("patch", "conv"), default="conv"),
+            Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+            rules.activation("activation", "gelu", ("gelu", "silu")),
+            Choice("pooling", ("avg", "cls", "attention"), default="avg", why=("global-pooling",)),
+            rules.dropout(task, default=0.1),
+            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
+            *_image_training(task, lr=1e-3),
+        )
+    )
+
+
+def _build_vit(config: Config, task: Task) -> nn.Module:
+    from nas.models.vit import ViT
+
+    resolution = int(config["resolution"])
+    front_end = _input(config, task)
+    return ViT(
+        front_end,
+        in_channels=_shape(task)[0],
+        outputs=task.outputs,
+        size=front_end.size,
+        patch=int(config[f"patch@{resolution}"]),
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        stem=str(config["stem"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        "resnet",
+        "images",
+        "He et al. 2016, Deep Residual Learning for Image Recognition",
+        _resnet_space,
+        _build_resnet,
+    ),
+    Family(
+        "efficientnet",
+        "images",
+        "Tan & Le 2019, EfficientNet: Rethinking Model Scaling for CNNs",
+        _efficientnet_space,
+        _build_efficientnet,
+    ),
+    Family(
+        "vit",
+        "images",
+        "Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words",
+        _vit_space,
+        _build_vit,
+    ),
+)
