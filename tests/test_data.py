@@ -210,6 +210,42 @@ def test_codes_decode_to_the_table_they_came_from(rows):
     np.testing.assert_array_equal(again.labels["y"], data.labels["y"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a;b;y\n" + "".join(f"{i};{i % 3}.5;{i % 2}\n" for i in range(30)),
+        "\ufeffa,b,y\r\n" + "".join(f"{i},{i % 3}.5,{i % 2}\r\n" for i in range(30)),
+        ",a,b,y\n" + "".join(f"{i},{i},{i % 3}.5,{i % 2}\n" for i in range(30)),
+        '"a", b ,y\n\n' + "".join(f'{i}, "{i % 3}.5",{i % 2}\n\n' for i in range(30)),
+    ],
+    ids=["semicolons", "byte-order mark", "saved index", "spaces and blank lines"],
+)
+def test_the_dialects_of_csv_read_alike(tmp_path, text):
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    data = read(tmp_path / "t.csv", target="y")
+    rows = np.array([[i, i % 3 + 0.5] for i in range(30)], np.float32)
+    np.testing.assert_array_equal(data.inputs["numeric"], rows)
+    assert [c.name for c in data.profile.columns] == ["a", "b"]
+
+
+def test_extension_types_of_pandas_are_read_and_lists_do_no_harm():
+    table = frame().assign(
+        i=pd.array([1, None, 3] * 20, dtype="Int64"),
+        b=pd.array([True, None, False] * 20, dtype="boolean"),
+        zone=pd.date_range("2020-01-01", periods=60, tz="Europe/Paris"),
+        lists=[[1, k % 2] for k in range(60)],
+    )
+    data = read(table, target="label")
+    numeric = [c.name for c in data.profile.columns if c.kind == "numeric"]
+    columns = dict(zip(numeric, data.inputs["numeric"].T, strict=True))
+    np.testing.assert_array_equal(columns["i"][:3], [1, np.nan, 3])
+    np.testing.assert_array_equal(columns["b"][:3], [1, np.nan, 0])
+    np.testing.assert_allclose(np.diff(columns["zone"])[:30], 1)
+    assert next(c for c in data.profile.columns if c.name == "lists").categories == (
+        "[1, 0]", "[1, 1]",
+    )  # fmt: skip
+
+
 # Problems --------------------------------------------------------------------------------
 
 
@@ -528,6 +564,20 @@ def test_new_images_are_coded_like_the_training_data(tmp_path):
     new = encode(tmp_path / "new", data.profile, "images", data.targets)
     assert new.inputs["image"].shape == (1, 3, 12, 16)
     assert (new.names, new.labels) == (("x.png",), {})
+    picture(tmp_path / "new" / "monday" / "x.png", (40, 40))
+    (tmp_path / "new" / "x.png").unlink()
+    assert encode(tmp_path / "new", data.profile, "images", data.targets).labels == {}
+    _write(
+        pd.DataFrame({"file_name": ["monday/x.png"], "label": ["b"]}), tmp_path / "new/metadata.csv"
+    )
+    new = encode(tmp_path / "new", data.profile, "images", data.targets)
+    np.testing.assert_array_equal(new.labels["label"], [1])
+    one = encode(tmp_path / "new" / "monday" / "x.png", data.profile, "images")
+    np.testing.assert_array_equal(one.inputs["image"], new.inputs["image"])
+    colour = again.inputs["image"].transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(
+        encode(colour, data.profile, "images").inputs["image"], data.inputs["image"]
+    )
 
 
 # Saving, and what the process pays --------------------------------------------------------
@@ -582,6 +632,8 @@ def test_a_wrong_path_names_the_closest_one(tmp_path):
     [
         (None, {}, UsageError, "needs a target column; name one of size, rooms"),
         (None, {"target": "lable"}, UsageError, "did you mean 'label'.* its columns are size"),
+        (None, {"target": ["label", "label"]}, UsageError, "label twice"),
+        (None, {"target": "label", "modality": "images"}, UsageError, "not from a DataFrame"),
         (None, {"target": "label", "modality": "tabula"}, UsageError, "did you mean tabular"),
         (None, {"target": "label", "problem": "ranking"}, UsageError, "unknown problem"),
         (None, {"target": "label", "split": "0.7,0.7"}, UsageError, "three ratios"),
@@ -627,6 +679,8 @@ def test_a_wrong_table_or_call_is_one_clear_line(change, kwargs, error, words):
         (b"a,b,y\n1,2,3,4\n", "line 2: 4 values"),
         (b"a,a,y\n1,2,3\n", "several columns are called 'a'"),
         (b"a,y\n\xff\xfe,1\n", "is not UTF-8"),
+        (b"5.1,3.5,0\n4.9,3.0,1\n", "the first line holds numbers"),
+        (b"1,0,0\n4,3,1\n", "the first line holds numbers"),
     ],
 )
 def test_a_malformed_csv_names_the_file_and_the_line(tmp_path, content, words):

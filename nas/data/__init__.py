@@ -118,7 +118,7 @@ def read(
     kind = _modality(opened, modality)
     if image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
-    samples = _load(opened, kind, [target] if isinstance(target, str) else _list(target))
+    samples = _load(opened, kind, _names(target))
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"{n} samples are too few to learn from; at least {FEWEST_ROWS} needed")
@@ -174,6 +174,8 @@ def encode(
     """
     from nas.data import targets as labelling
 
+    if modality not in MODALITIES:
+        raise UsageError(f"modality {modality!r} cannot be read; use {' or '.join(MODALITIES)}")
     opened = _open(source, alone=True)
     samples = _load_inputs(opened, modality)
     if modality == "tabular":
@@ -189,6 +191,8 @@ def encode(
         columns = samples.labels
         if len(targets) == 1 and columns.shape[1] == 1:
             columns = columns.set_axis([targets[0].name], axis=1)
+            if samples.files and not set(columns[targets[0].name]) <= set(targets[0].classes):
+                columns = columns.drop(columns=targets[0].name)  # folders of another meaning
         names = tuple(name for name, _ in samples.files)
     labels = labelling.encode(columns, tuple(targets), samples.place)
     return Encoded(inputs, labels, names)
@@ -219,7 +223,7 @@ def _open(source: Any, alone: bool = False) -> Path | pd.DataFrame | Arrays:
 
     if isinstance(source, pd.DataFrame):
         return source
-    if isinstance(source, (tuple, list)) and len(source) == 2 and not np.isscalar(source[0]):
+    if isinstance(source, tuple) and len(source) == 2:
         x, y = source
         return Arrays(x if isinstance(x, pd.DataFrame) else to_numpy(x), y)
     if alone or hasattr(source, "ndim"):
@@ -263,8 +267,17 @@ def _modality(source: Path | pd.DataFrame | Arrays, given: str | None) -> Modali
     )
 
 
-def _list(target: Sequence[str] | None) -> list[str] | None:
-    return list(target) if target else None
+def _names(target: str | Sequence[str] | None) -> list[str] | None:
+    """Target names as a list; a frame's integer column names are asked for as they are."""
+    if target is None:
+        return None
+    names = [str(target)] if isinstance(target, (str, int)) else [str(name) for name in target]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double or not names:
+        raise UsageError(
+            f"target names {', '.join(double) or 'no column'}{' twice' * bool(double)}"
+        )
+    return names
 
 
 def _load(source: Any, kind: Modality, target: list[str] | None) -> Samples:
@@ -274,8 +287,6 @@ def _load(source: Any, kind: Modality, target: list[str] | None) -> Samples:
         return tabular.load(source, target)
     from nas.data import images
 
-    if not isinstance(source, Path) and not hasattr(source, "given"):
-        raise UsageError("images are read from a folder, an .npz file or arrays, not a DataFrame")
     return images.load(source, target)
 
 

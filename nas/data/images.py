@@ -21,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
+_NO_FRAME = "images are read from a folder, an .npz file or arrays, not from a DataFrame"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -37,8 +38,10 @@ def subfolders(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
 
 
-def load(source: Path | Arrays, target: list[str] | None) -> Samples:
+def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
     """Image files or an array of images, with one label column (or those of metadata.csv)."""
+    if isinstance(source, pd.DataFrame):
+        raise UsageError(_NO_FRAME)
     if isinstance(source, Arrays):
         if source.y is None:
             raise UsageError("an array of images needs its labels; give (X, y)")
@@ -120,10 +123,8 @@ def _load_part(
 def _load_listing(
     listing: Path, target: list[str] | None
 ) -> tuple[list[Path], pd.DataFrame, pd.DataFrame]:
-    table = read_table(listing)
+    table, files = _listed(listing)
     others = [column for column in table.columns if column not in ("file_name", "split")]
-    if "file_name" not in table:
-        raise InputError(f"{listing} has no column file_name; it has {', '.join(table.columns)}")
     if target is None and len(others) != 1:
         raise UsageError(f"{listing}: name the target column, one of {', '.join(others) or 'none'}")
     target = target or others
@@ -132,6 +133,13 @@ def _load_listing(
         raise UsageError(
             f"{listing} has no target column {unknown[0]!r}; its columns are {', '.join(others)}"
         )
+    return files, table[target], table
+
+
+def _listed(listing: Path) -> tuple[pd.DataFrame, list[Path]]:
+    table = read_table(listing)
+    if "file_name" not in table:
+        raise InputError(f"{listing} has no column file_name; it has {', '.join(table.columns)}")
     files = [listing.parent / str(name).strip() for name in table["file_name"]]
     missing = [str(file.relative_to(listing.parent)) for file in files if not file.is_file()]
     if missing:
@@ -139,18 +147,24 @@ def _load_listing(
             f"{listing} names {len(missing)} files that do not exist: {', '.join(missing[:3])}"
             f"{' …' if len(missing) > 3 else ''}; file_name is relative to {listing.parent}"
         )
-    return files, table[target], table
+    return table, files
 
 
-def load_inputs(source: Path | Arrays) -> Samples:
+def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
     """Images to predict, labelled or not; a folder's files in the order of their paths.
 
-    A folder that holds images in subfolders gives these as the label column.
+    A metadata.csv gives the files, in its order, and its columns as labels; a folder
+    with all images in subfolders gives the names of these as the only label column.
     """
+    if isinstance(source, pd.DataFrame):
+        raise UsageError(_NO_FRAME)
     if isinstance(source, Arrays):
         pixels = _channels_first(source.x)
         labels = pd.DataFrame(index=range(len(pixels)))
         return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
+    if (source / "metadata.csv").is_file():
+        table, files = _listed(source / "metadata.csv")
+        return _samples(source, files, table.drop(columns="file_name"), None, table)
     files = find(source) if source.is_dir() else [source]
     if not files:
         raise InputError(f"{source} holds no image (a file that ends in {', '.join(SUFFIXES)})")

@@ -67,6 +67,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
                     f"{path} line {rows.line_num}: {len(row)} values, but the header names"
                     f" {len(header)} columns; mend the line or put quotes around the values"
                 )
+    twice = len(set(header)) < len(header)
+    if not any(np.isnan(_number(name)) for name in header) and (twice or "." in "".join(header)):
+        raise InputError(
+            f"{path}: the first line holds numbers ({', '.join(header[:4])} …), not the names of"
+            " the columns; add a header line"
+        )
     _refuse_duplicates(header, str(path))
     return pd.read_csv(
         path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True,
@@ -194,7 +200,10 @@ def distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     Whole floats read as integers, so that a category 1 stays "1" in a column that
     holds missing values, which NumPy can only store as floats.
     """
-    codes, values = pd.factorize(column)
+    try:
+        codes, values = pd.factorize(column)
+    except TypeError:  # lists or dicts, which cannot be compared
+        codes, values = pd.factorize(column.map(str, na_action="ignore"))
     texts: dict[str, int] = {}
     remap = np.full(len(values) + 1, -1)  # the last entry serves code -1
     for i, value in enumerate(values):
@@ -291,13 +300,18 @@ def _describe_numeric(
             f"column {name!r} holds numbers, but also {', '.join(map(repr, wrong[:3]))}:"
             " counted as missing"
         )
-    infinite = int(np.isinf(values).sum())
+    finite = _finite(values)
+    infinite = int((np.isnan(finite) & ~np.isnan(values)).sum())
     if infinite:
-        notes.append(f"column {name!r}: {infinite} infinite values count as missing")
-    used = _finite(values)[train].astype(np.float64)
+        notes.append(
+            f"column {name!r}: {infinite} values that are infinite in float32 count as missing"
+        )
+    used = finite[train].astype(np.float64)
     known = used[~np.isnan(used)]
     if not len(known) or known.min() == known.max():
-        what = f"constant ({known[0]:g})" if len(known) else "missing in every training row"
+        what = (
+            f"{known[0]:g} wherever it is known" if len(known) else "missing in every training row"
+        )
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
     edges = np.unique(np.quantile(known, np.linspace(0, 1, EDGES)))
