@@ -145,7 +145,8 @@ def page(study: StudyView) -> str:
     from plotly.offline import get_plotlyjs
 
     here = files("nas.report")
-    plotly, script = get_plotlyjs(), _text(here / "explorer.js")
+    plotly = get_plotlyjs()
+    script = _text(here / "panels.js") + _text(here / "explorer.js")
     # In a script element "<" could open a tag or a comment; in JSON it is only ever text.
     content = payload(study)
     data = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
