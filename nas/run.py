@@ -135,8 +135,10 @@ class Evaluator:
         monitor = GradientMonitor()
         reporter = self._reporter(report, monitor)
         callbacks: list[Any] = [monitor, reporter]
+        # The baselines are what all others are compared with: they get more time.
+        patience = 4.0 if candidate.origin == "baseline" else 1.0
         if task.fidelity.time_limit_s is not None:
-            callbacks.append(TimeLimit(task.fidelity.time_limit_s))
+            callbacks.append(TimeLimit(patience * task.fidelity.time_limit_s))
         clip = float(candidate.config.get("clip", 1.0))
         trainer = pl.Trainer(
             max_epochs=candidate.epochs,
@@ -594,9 +596,8 @@ class Run:
                 phase = "search"
 
                 def show(_: Any = None) -> None:
-                    running = tuple(
-                        study[c.number] for c in workers.jobs() if isinstance(c, Candidate)
-                    )
+                    jobs = [job for job in workers.jobs() if isinstance(job, Candidate)]
+                    running = tuple(study[job.number] for job in jobs)
                     spent = earlier + time.monotonic() - begin
                     on_progress(Progress(study, running, spent, task.budget, phase))
 

@@ -7,6 +7,7 @@ pytorch_lightning, and nothing else, so that reading a YAML cannot run foreign c
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -16,13 +17,17 @@ from typing import Any
 
 import jsonargparse
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
+from nas.data import encode
 from nas.task import InputError
 from nas.training.cost import parameters
+from nas.training.metrics import score
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Proxy, TaskData, load_proxy
+from nas.training.proxy import predict as network_predictions
 
 ALLOWED = ["nas", "torch.optim", "pytorch_lightning"]
 
@@ -91,24 +96,25 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
             f"--lr_scheduler.init_args.total_steps={steps}",
             f"--lr_scheduler.init_args.warmup_steps={-(-steps // 20)}",
         ]
+    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # hardware it looked for, and adverts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         app = _parsed(args, path)
         begin = time.monotonic()
-        app.trainer.callbacks += [EpochLines(), GradientMonitor()]
+        app.trainer.callbacks += [EpochLines(), GradientMonitor()]  # type: ignore[attr-defined]
         try:
             app.trainer.fit(app.model, app.datamodule)
         except TrainingStopped as stop:
             raise InputError(f"training ended: {stop}; lower the learning rate") from None
         seconds = time.monotonic() - begin
         checkpoint = app.trainer.checkpoint_callback
+        assert isinstance(checkpoint, ModelCheckpoint)  # every recipe has one
         best = Path(checkpoint.best_model_path)
         shutil.copyfile(best, out / "model.ckpt")
         module = load_proxy(out / "model.ckpt")
         tested = app.trainer.test(module, app.datamodule, verbose=False)[0]
-    shutil.copyfile(path, out / "recipe.yaml") if path.resolve() != (
-        out / "recipe.yaml"
-    ).resolve() else None
+    (out / "recipe.yaml").write_bytes(path.read_bytes())
     result = {
         "test": {name.removeprefix("test_"): value for name, value in tested.items()},
         "validation": {checkpoint.monitor: float(checkpoint.best_model_score)},
@@ -120,6 +126,33 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     }
     (out / "result.json").write_text(json.dumps(result, indent=1))
     return result
+
+
+def predict(checkpoint: Path, source: Any) -> tuple[Any, dict[str, float]]:
+    """Predict on new files; returns a data frame with one row for each sample, and the
+    scores where ``source`` holds all targets (empty where it does not)."""
+    import pandas as pd
+
+    module = load_proxy(checkpoint)
+    task = module.task
+    encoded = encode(source, task.profile, task.modality, task.targets)
+    predicted = network_predictions(module, encoded.inputs)
+    columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
+    for target in task.targets:
+        values = predicted[target.name]
+        if target.kind == "regression":
+            columns[target.name] = values
+        elif target.kind == "multilabel":
+            for k, label in enumerate(target.classes):
+                columns[label] = (values[:, k] >= 0.5).astype(int)
+                columns[f"probability[{label}]"] = values[:, k]
+        else:
+            columns[target.name] = [target.classes[k] for k in values.argmax(axis=1)]
+            several = f"{target.name}=" if len(task.targets) > 1 else ""
+            for k, label in enumerate(target.classes):
+                columns[f"probability[{several}{label}]"] = values[:, k]
+    known = all(t.name in encoded.labels for t in task.targets)
+    return pd.DataFrame(columns), score(task, encoded.labels, predicted) if known else {}
 
 
 def _parsed(args: list[str], path: Path) -> RecipeCLI:

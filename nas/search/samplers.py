@@ -7,6 +7,7 @@ candidates and a resume to twenty-four equal twenty-four in one go.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSam
 
     stable = stable_seed(seed, number)
     if name == "tpe":
+        # `group` is how TPE models conditional spaces; that it may change is pinned away.
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
             n_startup_trials=0, multivariate=True, group=True, constant_liar=True, seed=stable
         )

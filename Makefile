@@ -1,0 +1,35 @@
+# Each target does all of its own set-up: Python 3.11 or newer and pip are enough.
+PYTHON ?= python3
+READY := .venv/.ready
+
+.PHONY: demo test lint slow data agreement clean
+
+demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
+	rm -rf demo
+	.venv/bin/python scripts/digits.py demo/digits.npz
+	.venv/bin/nas search demo/digits.npz --time-limit 150s --out demo/run
+
+test: $(READY)  ## the default tests
+	.venv/bin/python -m pytest
+
+slow: $(READY)  ## searches of minutes
+	.venv/bin/python -m pytest -m slow
+
+data: $(READY)  ## tests on real data; NAS_DATA names its folder
+	.venv/bin/python -m pytest -m data
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev,export]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv .venv-agreement demo

@@ -1,0 +1,467 @@
+"""The command ``nas``. Results go to standard output, progress to standard error.
+
+Exit codes: 0 done, 1 wrong data or a failure, 2 wrong usage, 3 no feasible candidate,
+4 a self-check failed, 130 interrupted. torch, optuna and pandas are imported inside the
+commands that need them, so that ``nas --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas import __version__
+
+if TYPE_CHECKING:
+    from nas.candidate import Candidate
+    from nas.run import Progress, Run
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Options from a YAML file: below flags and NAS_* variables, above the defaults."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    known = {p.name for p in ctx.command.params}
+    if not isinstance(options, dict):
+        raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
+    options = {str(name).replace("-", "_"): value for name, value in options.items()}
+    if unknown := sorted(set(options) - known):
+        raise click.UsageError(f"{path}: unknown option {unknown[0]!r}; see `nas search --help`")
+    ctx.default_map = {**(ctx.default_map or {}), **options}
+
+
+@click.group(context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
+@click.version_option(__version__, prog_name="nas")
+def cli() -> None:
+    """Design neural networks for your own data.
+
+    \b
+    nas search data.csv --target price       search; ends in a front, a page and a recipe
+    nas train runs/data/recipe.yaml          train the best at full scale, test it once
+    nas predict runs/data/model new.csv      predict on new files
+    """
+
+
+@cli.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--target", "-t", help="Column(s) to predict, separated by commas.")
+@click.option("--modality", type=click.Choice(["tabular", "images"]), help="Default: inferred.")
+@click.option("--family", "-f", multiple=True, help="Only these families (repeatable).")
+@click.option(
+    "--objective",
+    "-o",
+    multiple=True,
+    help="Metrics to optimise (repeatable). Default: a quality, latency_ms, params.",
+)
+@click.option(
+    "--constraint",
+    "-c",
+    multiple=True,
+    help="Limit every answer must meet (repeatable): 'latency_ms<=5', 'params<=1e6'.",
+)
+@click.option("--time-limit", default="10m", show_default=True, help="90s, 10m, 2h or none.")
+@click.option("--trials", type=click.IntRange(min=1), help="End after so many candidates.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one a core.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--split", help="'0.7,0.15,0.15', 'group=COLUMN' or 'time=COLUMN'.")
+@click.option(
+    "--problem",
+    type=click.Choice(["classification", "regression"]),
+    help="Where the target's values leave it open.",
+)
+@click.option("--image-size", type=click.IntRange(min=8), help="Longer side in pixels.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy; default: from the data.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["tpe", "nsga2", "random"]),
+    default="tpe",
+    show_default=True,
+    help="Where configurations come from.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/NAME.")
+@click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="YAML file of these options.",
+)
+def search(
+    data: Path,
+    target: str | None,
+    family: tuple[str, ...],
+    objective: tuple[str, ...],
+    constraint: tuple[str, ...],
+    time_limit: str,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Search networks for DATA.
+
+    DATA is a table (.csv, .tsv, .parquet), a folder with train and test tables, a folder
+    of class folders of images, a folder of images with a metadata.csv, or an .npz file.
+
+    \b
+    nas search adult/ --target income --time-limit 10m
+    nas search photos/ -c 'params<=100000' -c 'latency_ms<=5'
+    nas search adult/ --target income --resume --time-limit 20m
+
+    Ctrl-C keeps all that is finished; the same command with --resume goes on.
+    """
+    from nas import run as runs
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    show = _Display()
+    folder = out or Path("runs") / data.resolve().name.split(".")[0]
+    try:
+        run = runs.search(
+            data,
+            target.split(",") if target else None,
+            families=family,
+            objectives=objective,
+            constraints=constraint,
+            time_limit=None if time_limit.lower() == "none" else time_limit,
+            out=folder,
+            on_start=show.start,
+            on_progress=show.update,
+            **options,
+        )
+    except KeyboardInterrupt:
+        show.close()
+        if not (folder / "study.journal").exists():
+            raise
+        run = runs.Run(folder)
+        kept = sum(c.state.value == "complete" for c in run.candidates())
+        click.echo(f"interrupted; {kept} complete candidates are kept in {folder}", err=True)
+        if run.front():
+            _finish(run, as_json)
+        click.echo("go on with the same command and --resume", err=True)
+        sys.exit(130)
+    finally:
+        show.close()
+    _finish(run, as_json)
+
+
+def _finish(run: Run, as_json: bool) -> None:
+    front = run.front()
+    report, recipe = run.report(), run.export()
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "run": str(run.folder),
+                    "front": [c.row() for c in front],
+                    "baselines": run.baselines(),
+                    "report": str(report),
+                    "recipe": str(recipe),
+                }
+            )
+        )
+        return
+    _print_front(run, front)
+    click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
+    click.echo(f"next    nas train {recipe}")
+
+
+def _print_front(run: Run, front: Sequence[Candidate]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    quality = run.quality.metric
+    more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
+    more = [m for m in more if any(m in c.metrics for c in front)]
+    table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
+    names = ("#", "family", quality, *more, "latency ms", "params", "FLOPs", "epochs", "s")
+    for i, name in enumerate(names):
+        table.add_column(name, justify="left" if i == 1 else "right")
+    for c in front:
+        spread = c.cost["latency"]["iqr_ms"]
+        table.add_row(
+            str(c.number),
+            c.family,
+            *(f"{c.metrics[m]:.4g}" if m in c.metrics else "" for m in (quality, *more)),
+            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}",
+            f"{c.metrics['params']:,.0f}",
+            f"{c.metrics['flops']:.3g}",
+            str(len(c.curve)),
+            f"{c.seconds:.0f}",
+        )
+    table.add_section()
+    for b in run.baselines():
+        values = (f"{b['metrics'][m]:.4g}" if m in b["metrics"] else "" for m in (quality, *more))
+        table.add_row("", f"[italic]{b['name']}", *values)
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(table)
+
+
+class _Display:
+    """A live table on a terminal; elsewhere a line every 15 seconds."""
+
+    EVERY = 15.0
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._last = 0.0
+
+    def start(self, run: Run) -> None:
+        task = run.task
+        profile, fidelity = task.profile, task.fidelity
+        for note in run.notes:
+            click.echo(f"note: {note}", err=True)
+        wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
+        limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
+        kinds = ", ".join(
+            f"{t.name} ({t.kind}{f', {len(t.classes)} classes' if t.classes else ''})"
+            for t in task.targets[:5]
+        )
+        for line in (
+            f"{task.modality}: {profile.n_train} train, {profile.n_val} validation,"
+            f" {profile.n_test} test samples ({profile.split_method})",
+            f"target: {kinds}",
+            f"objectives: {wanted}{limits}",
+            f"families: {', '.join(run.spaces)}",
+            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part,"
+            f" {task.budget.workers} workers on {task.device}",
+            f"folder: {run.folder}",
+        ):
+            click.echo(line, err=True)
+
+    def update(self, progress: Progress) -> None:
+        now = time.monotonic()
+        terminal = sys.stderr.isatty()
+        if now - self._last < (0.5 if terminal else self.EVERY):
+            return
+        self._last = now
+        if terminal:
+            self._draw(progress)
+        else:
+            stamp = datetime.now().isoformat(timespec="seconds")
+            fields = " ".join(f"{k}={v}" for k, v in _summary(progress).items())
+            click.echo(f"{stamp} {fields}", err=True)
+
+    def _draw(self, progress: Progress) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for c in progress.running:
+            last = c.curve[-1] if c.curve else {}
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "epoch")
+            table.add_row(f"#{c.number}", c.family, f"epoch {len(c.curve)}/{c.epochs}", shown)
+        head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
+        if self._live is None:
+            self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+            self._live.start()
+        self._live.update(Group(head, table))
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _summary(progress: Progress) -> dict[str, str]:
+    """What a user wants to know of a running search, in a few words each."""
+    study, budget = progress.study, progress.budget
+    candidates = study.candidates()
+    states = [c.state.value for c in candidates]
+    summary = {"phase": progress.phase, "spent": _clock(progress.spent_s)}
+    left = []
+    if budget.time_limit_s is not None:
+        left.append(budget.time_limit_s - progress.spent_s)
+    done = len(states) - len(progress.running)
+    if budget.trials is not None and done:
+        left.append(progress.spent_s / done * (budget.trials - done))
+    if left:
+        summary["left"] = _clock(max(0.0, min(left)))
+    for state in ("complete", "pruned", "failed"):
+        summary[state] = str(states.count(state))
+    summary["running"] = ",".join(f"#{c.number}:{c.family}" for c in progress.running) or "-"
+    front = study.front()
+    if front:
+        quality = next(o for o in study.task.objectives if o.metric in front[0].curve[-1])
+        sign = -1 if quality.direction == "max" else 1
+        best = min(front, key=lambda c: sign * c.metrics[quality.metric])
+        value = best.metrics[quality.metric]
+        summary["best"] = f"{quality.metric}:{value:.4g}(#{best.number}:{best.family})"
+        summary["front"] = str(len(front))
+    return summary
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+_RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+@cli.command()
+@_RUN
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def status(run: Path, as_json: bool) -> None:
+    """Show how far the search in folder RUN is, also while it runs."""
+    from nas.run import Run
+
+    opened = Run(run)
+    candidates, front = opened.candidates(), opened.front()
+    counts: dict[str, int] = {}
+    for c in candidates:
+        name = c.state.value + (f" ({c.reason})" if c.reason else "")
+        counts[name] = counts.get(name, 0) + 1
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "run": str(run),
+                    "candidates": counts,
+                    "spent_s": opened.spent_s,
+                    "front": [c.row() for c in front],
+                    "baselines": opened.baselines(),
+                }
+            )
+        )
+        return
+    told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no candidate yet"
+    click.echo(f"{told}; {_clock(opened.spent_s)} spent")
+    if front:
+        _print_front(opened, front)
+
+
+@cli.command()
+@_RUN
+@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/report.html.")
+def report(run: Path, out: Path | None) -> None:
+    """Write the report of RUN: one HTML page that works offline."""
+    from nas.run import Run
+
+    click.echo(Run(run).report(out))
+
+
+@cli.command()
+@_RUN
+@click.option("--number", "-n", type=int, help="Candidate; default: the best quality.")
+@click.option(
+    "--limit", "-c", multiple=True, help="Best inside this limit: 'latency_ms<=1' (repeatable)."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/recipe.yaml.")
+def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | None) -> None:
+    """Write the training recipe of a candidate of RUN."""
+    from nas.run import Run
+
+    opened = Run(run)
+    if number is not None and limit:
+        raise click.UsageError("give --number or --limit, not both")
+    click.echo(opened.export(out, opened.best(*limit).number if limit else number))
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: beside RECIPE.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def train(recipe: Path, out: Path | None, epochs: int | None, as_json: bool) -> None:
+    """Train RECIPE at full scale and score it once on the test part."""
+    from nas import recipe as recipes
+
+    recipes.load(recipe)  # a wrong file is told before the seconds that torch takes
+    from nas.train import train as run_training
+
+    result = run_training(recipe, out or recipe.parent / "model", epochs)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    metrics = [m for m in result["test"] if m != "loss"]
+    for part in ("validation", "test"):
+        shown = "  ".join(f"{m} {result[part][m]:.4g}" for m in metrics if m in result[part])
+        click.echo(f"{part:10}  {shown}")
+    click.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="CSV file; default: standard output.")
+def predict(model: Path, data: Path, out: Path | None) -> None:
+    """Predict on new DATA with a trained MODEL (its folder or checkpoint).
+
+    Writes one row for each sample: the file of an image, the prediction, and for classes
+    the probability of each. Where DATA holds the targets, their scores go to standard error.
+    """
+    checkpoint = model / "model.ckpt" if model.is_dir() else model
+    from nas.train import predict as run_prediction
+
+    frame, scores = run_prediction(checkpoint, data)
+    frame.to_csv(out or sys.stdout, index=False)
+    if scores:
+        click.echo("  ".join(f"{k} {v:.4g}" for k, v in scores.items()), err=True)
+
+
+@cli.command()
+@click.option("--modality", help="Only the families of this modality.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def families(modality: str | None, as_json: bool) -> None:
+    """List the families of networks that are installed."""
+    from nas.family import load_families
+
+    found = load_families(modality)
+    if as_json:
+        listed = [
+            {"name": f.name, "modality": f.modality, "paper": f.paper} for f in found.values()
+        ]
+        click.echo(json.dumps({"families": listed}))
+        return
+    if not found:
+        from nas.task import UsageError
+
+        known = ", ".join(sorted({f.modality for f in load_families().values()}))
+        raise UsageError(f"no family of the modality {modality!r}; there are {known}")
+    for f in found.values():
+        click.echo(f"{f.modality:10} {f.name:15} {f.paper}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command and turn a user's mistake into one line and an exit code."""
+    code = _guarded(lambda: cli.main(args, prog_name="nas", standalone_mode=False))
+    sys.exit(code)
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    from nas.task import InputError
+
+    try:
+        result = call()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:  # `nas … | head`: the reader has what it wanted
+        sys.stderr.close()
+        return 0
