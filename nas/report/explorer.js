@@ -23,7 +23,7 @@ const LABELS = {
 // What is shown now: the data, the limits as moved, what follows from them, and the user's choices.
 const view = {
   data: null, byNumber: new Map(), complete: [], ranked: [], families: [], shown: [],
-  limits: [], feasible: [], front: [], picks: [], sort: { key: null, down: false }, pending: null,
+  limits: [], feasible: [], front: [], picks: [], sort: { key: null, down: false }, pending: null, webgl: false,
 };
 
 const $ = (id) => document.getElementById(id);
@@ -154,7 +154,7 @@ function limitSlider(limit) {
 // ---- plots ----------------------------------------------------------------------------------
 
 const touch = matchMedia("(pointer: coarse)").matches; // there a drag scrolls the page
-const webgl = (() => { try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; } })();
+const hasWebgl = () => Boolean(document.createElement("canvas").getContext("webgl"));
 
 function axis(title, range) {
   const base = {
@@ -199,7 +199,7 @@ function cloud(x, onFront) {
   const metric = view.data.quality.metric;
   const y = (candidate) => candidate.metrics[metric];
   const drawn = view.complete.filter((c) => known(y(c)) && known(x(c)));
-  const type = view.data.webgl && webgl ? "scattergl" : "scatter";
+  const type = view.webgl ? "scattergl" : "scatter";
   const feasible = new Set(view.feasible);
   const small = view.data.webgl ? 4 : 7;
   const traces = [points(drawn.filter((c) => !feasible.has(c)), x, y, { color: GREY, size: small - 1 }, type)];
@@ -213,7 +213,7 @@ function cloud(x, onFront) {
   }
   view.picks.forEach((number, i) => {
     const candidate = view.byNumber.get(number);
-    if (!candidate || !known(x(candidate)) || !known(y(candidate))) return;
+    if (candidate?.state !== "complete" || !known(x(candidate)) || !known(y(candidate))) return;
     const ring = { symbol: "circle-open", size: 19, color: PICKS[i].colour, line: { width: 2.5 } };
     traces.push({ ...points([candidate], x, y, ring, "scatter"), hoverinfo: "skip", hovertemplate: null });
   });
@@ -238,7 +238,6 @@ function baselineLines(onLog) {
     annotations: lines.map(({ name, level }, i) => ({
       xref: "paper", x: i % 2 ? 0.01 : 0.99, xanchor: i % 2 ? "left" : "right", y: onLog ? Math.log10(level) : level,
       yanchor: i ? "bottom" : "top", text: escaped(name), showarrow: false, font: { size: 11.5, color: "#6b5500" },
-      bgcolor: "rgba(255,255,255,.6)", borderpad: 1,
     })),
   };
 }
@@ -346,6 +345,7 @@ function render(data) {
   const first = !view.data;
   const isQuality = (metric) => !data.costs.includes(metric);
   for (const c of data.candidates) Object.assign(c, { metrics: c.metrics ?? {}, seconds: c.seconds ?? 0, ...data.details[c.number] });
+  view.webgl = data.webgl && (view.webgl || hasWebgl());
   Object.assign(view, { data, byNumber: new Map(data.candidates.map((c) => [c.number, c])) });
   view.complete = data.candidates.filter((c) => c.state === "complete");
   view.families = [...new Set([...Object.keys(data.spaces), ...data.candidates.map((c) => c.family)])];
