@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,19 +34,12 @@ def test_the_check_for_heavy_imports_sees_one() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    if importlib.util.find_spec("nas.cli") is None:
-        pytest.skip("nas.cli is not written yet")
     call = "try: main()\nexcept SystemExit as end: assert not end.code"
     code = f"import sys; from nas.cli import main; sys.argv = ['nas', '--help']\n{call}"
     assert heavy_modules_after(code) == []
 
 
 def test_imports_point_down_only() -> None:
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = [m for c in config["contracts"] for line in c.get("layers", ()) for m in line.split()]
-    missing = [m for m in layers if m != "|" and importlib.util.find_spec(m) is None]
-    if missing:
-        pytest.skip(f"not written yet: {', '.join(missing)}")
     command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run(
         [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True
