@@ -197,6 +197,42 @@ def batch_for_meta(network: nn.Module) -> dict[str, Tensor]:
         return batch_for(network, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual mlp-rms-silu",
+        "tabnet",
+        "tabnet-entmax",
+        "ft_transformer-reglu",
+        "resnet-attention",
+        "efficientnet-layer-silu",
+        "vit-attention",
+    ],
+)
+def test_it_trains_in_mixed_precision(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    with torch.autocast("cpu", dtype):
+        logits = network(**batch_for(network, 8)).float()
+    (logits.square().mean() + getattr(network, "auxiliary_loss", 0.0)).backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_residual_branches_start_at_zero(norm: str) -> None:
+    x = torch.rand(4, 8, 5, 5)  # not negative: the last ReLU of a block keeps it
+    for network in (_resnet(norm, "relu"), _efficientnet(norm, "relu", se_ratio=0.0)):
+        block = network.blocks[1]
+        for module in network.modules():
+            if isinstance(module, DropPath):
+                module.p = 0.0
+        torch.testing.assert_close(block(x), x)
+    block = _mlp(norm, "relu", residual=True).body[1]
+    torch.testing.assert_close(block(x[..., 0, 0]), x[..., 0, 0])
+
+
 @pytest.mark.parametrize(
     "name", ["mlp-batch-relu", "tabnet", "ft_transformer-reglu", "resnet-attention", "vit-cls-rms"]
 )

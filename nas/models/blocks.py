@@ -46,8 +46,19 @@ class _LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class _RMSNorm2d(nn.RMSNorm):
-    """Root-mean-square normalisation (Zhang & Sennrich 2019) over the channels of a map."""
+class _RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation (Zhang & Sennrich 2019) that stays fused under autocast.
+
+    The fused kernel needs weight and input of one type, which mixed precision breaks.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+class _RMSNorm2d(_RMSNorm):
+    """Root-mean-square normalisation over the channels of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -67,7 +78,7 @@ def make_norm(kind: str, width: int, dims: int) -> nn.Module:
         case "layer":
             return (nn.LayerNorm if flat else _LayerNorm2d)(width, eps=1e-6)
         case "rms":
-            return (nn.RMSNorm if flat else _RMSNorm2d)(width, eps=1e-6)
+            return (_RMSNorm if flat else _RMSNorm2d)(width, eps=1e-6)
         case "group":
             return (_GroupNorm if flat else nn.GroupNorm)(_groups(width), width)
         case "none":

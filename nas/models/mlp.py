@@ -9,18 +9,21 @@ from nas.models.inputs import TabularInput
 
 
 class _Residual(nn.Module):
-    """x + dropout(linear(dropout(activation(linear(norm(x))))))."""
+    """x + dropout(linear(dropout(activation(linear(norm(x)))))), at first x alone."""
 
     def __init__(self, width: int, norm: str, activation: str, dropout: float) -> None:
         super().__init__()
+        last = nn.Linear(width, width)
         self.branch = nn.Sequential(
             make_norm(norm, width, dims=1),
             nn.Linear(width, width),
             make_activation(activation),
             nn.Dropout(dropout),
-            nn.Linear(width, width),
+            last,
             nn.Dropout(dropout),
         )
+        init_he(self)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.branch(x)
@@ -51,20 +54,19 @@ class MLP(nn.Module):
         self.input = input
         layers: list[nn.Module] = []
         if residual:
-            layers.append(nn.Linear(input.width, width))
+            entry = nn.Linear(input.width, width)
+            init_he(entry)
+            layers.append(entry)
             layers += [_Residual(width, norm, activation, dropout) for _ in range(depth)]
             layers += [make_norm(norm, width, dims=1), make_activation(activation)]
         else:
             for block in range(depth):
                 # A batch norm takes every bias out again.
                 entry = nn.Linear(width if block else input.width, width, bias=norm != "batch")
+                init_he(entry)
                 layers += [entry, make_norm(norm, width, dims=1)]
                 layers += [make_activation(activation), nn.Dropout(dropout)]
         self.body = nn.Sequential(*layers)
-        init_he(self.body)
-        for module in self.body:
-            if isinstance(module, _Residual):
-                nn.init.zeros_(module.branch[4].weight)  # type: ignore[arg-type]
         self.head = make_head(width if depth or residual else input.width, outputs)
 
     def forward(self, numeric: Tensor | None = None, categorical: Tensor | None = None) -> Tensor:
