@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
@@ -162,8 +162,9 @@ def test_a_number_column_with_a_stray_word_stays_numeric_and_says_so():
     assert any("'unknown'" in note for note in data.notes)
 
 
-def test_category_dtype_keeps_numbers_as_names():
-    table = frame().astype({"rooms": "category"})
+@pytest.mark.parametrize("dtype", ["category", "object"])
+def test_category_and_object_dtype_keep_whole_numbers_as_names(dtype):
+    table = frame().astype({"rooms": dtype})
     column = read(table, target="label").profile.columns[1]
     assert (column.kind, column.categories) == ("categorical", ("1", "2", "3", "4", "5"))
 
@@ -313,6 +314,7 @@ def test_bundled_tables_are_read_from_arrays_frames_and_tensors(loader, form):
 def test_two_dimensional_y_is_multilabel_or_several_regressions():
     x, rng = load_iris().data, np.random.default_rng(0)
     assert [t.kind for t in read((x, rng.integers(0, 2, (150, 3)))).targets] == ["multilabel"]
+    assert [t.kind for t in read((x, rng.integers(0, 2, (150, 1)))).targets] == ["binary"]
     data = read((x, rng.normal(size=(150, 2))))
     assert [(t.name, t.kind) for t in data.targets] == [("y0", "regression"), ("y1", "regression")]
 
@@ -401,6 +403,8 @@ def test_ratios_groups_and_time_divide_as_asked():
     assert [len(by_time[name]) for name in ("train", "val", "test")] == [140, 30, 30]
 
 
+@example([0, 1, 2] * 4, "group")
+@example([0] * 31 + [1] * 8 + [2], "time")
 @given(st.lists(st.integers(0, 6), min_size=12, max_size=60), st.sampled_from(["group", "time"]))
 @settings(max_examples=40, deadline=None)
 def test_groups_and_moments_are_never_torn_and_no_part_is_empty(keys, how):
@@ -491,13 +495,13 @@ def test_sixteen_bit_keeps_its_range_and_transparency_is_white(tmp_path):
 
 
 def test_exif_orientation_is_respected(tmp_path):
-    class_folders(tmp_path, 6, size=(8, 16))
     upright = Image.fromarray(np.arange(128, dtype=np.uint8).reshape(16, 8)).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned: shown rotated by 90 degrees clockwise
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a" / "0.png", exif=exif)
-    pixels = read(tmp_path).inputs["image"][0]
-    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), np.asarray(upright))
+    for path in class_folders(tmp_path, 6, mode="L").rglob("*.png"):
+        upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    pixels = read(tmp_path).inputs["image"]
+    np.testing.assert_array_equal(pixels[:, 0], np.stack([np.asarray(upright)[..., 0]] * 12))
 
 
 def test_given_image_folders_and_metadata_are_read(tmp_path):
@@ -702,6 +706,15 @@ def test_a_truncated_gzip_is_one_line(tmp_path):
     (tmp_path / "t.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "t.csv.gz", target="label")
+
+
+def test_a_missing_target_is_found_in_its_own_file(tmp_path):
+    _write(frame(), tmp_path / "train.csv")
+    table = frame()
+    table.loc[4, "label"] = None
+    _write(table, tmp_path / "test.csv")
+    with pytest.raises(InputError, match=r"missing in 1 of 120 rows, first in row 5 of test\.csv"):
+        read(tmp_path, target="label")
 
 
 def test_part_files_with_differing_columns_are_refused(tmp_path):

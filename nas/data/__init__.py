@@ -130,7 +130,7 @@ def read(
     values = {label.target.name: label.values for label in labels}
 
     inputs, description, more = _code(kind, samples, parts["train"], split, image_size)
-    notes = [*samples.notes, *notes, *more]
+    notes = [*notes, *more]
     leaked = _leaked(inputs, values, parts)
     if leaked:
         notes.append(
@@ -333,10 +333,7 @@ def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
         little = array.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {array.shape};".encode())
         for start in range(0, len(array), 4096):
-            chunk = np.ascontiguousarray(array[start : start + 4096], dtype=little)
-            if little.kind == "f":
-                chunk = np.where(np.isnan(chunk), np.array(np.nan, little), chunk)
-            digest.update(chunk.tobytes())
+            digest.update(array[start : start + 4096].astype(little, copy=False).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -36,13 +36,12 @@ class Samples:
     given: np.ndarray | None = None
     columns: pd.DataFrame = field(default_factory=pd.DataFrame)
     files: tuple[tuple[str, int], ...] = ()  # where the rows came from: name, rows
-    notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """How to call a row, counted from 1 without the header, in a message."""
         for name, rows in self.files:
             if row < rows:
-                return f"row {row + 1} of {name}"
+                return name if rows == 1 else f"row {row + 1} of {name}"  # one image, one file
             row -= rows
         return f"row {row + 1}"
 
