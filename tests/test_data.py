@@ -314,7 +314,8 @@ def test_bundled_tables_are_read_from_arrays_frames_and_tensors(loader, form):
 def test_two_dimensional_y_is_multilabel_or_several_regressions():
     x, rng = load_iris().data, np.random.default_rng(0)
     assert [t.kind for t in read((x, rng.integers(0, 2, (150, 3)))).targets] == ["multilabel"]
-    assert [t.kind for t in read((x, rng.integers(0, 2, (150, 1)))).targets] == ["binary"]
+    column = read((x, rng.integers(0, 2, (150, 1)))).targets
+    assert [(t.name, t.kind) for t in column] == [("target", "binary")]
     data = read((x, rng.normal(size=(150, 2))))
     assert [(t.name, t.kind) for t in data.targets] == [("y0", "regression"), ("y1", "regression")]
 
