@@ -515,6 +515,15 @@ def test_a_numeric_token_is_its_bias_plus_its_encoding_by_its_own_weights(kind: 
     torch.testing.assert_close(got[:, 4], category)
 
 
+def test_tokens_start_uniform_within_the_bounds_of_their_width_and_bins() -> None:
+    torch.manual_seed(0)
+    tokens = TabularTokens(encoding(missing=(False,) * 3), CARDINALITIES, dim=256)
+    largest = torch.stack([r.abs().max() for r in [*tokens.weight.split([3, 1, 2]), tokens.bias]])
+    bounds = torch.tensor([3, 1, 2, 1]).rsqrt() / 16
+    assert (largest <= bounds).all()
+    assert (largest > 0.95 * bounds).all()
+
+
 def test_a_table_without_columns_and_a_call_without_them_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         TabularInput(None, (), 4)

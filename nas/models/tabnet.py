@@ -15,18 +15,12 @@ SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
 EPSILON = 1e-15  # inside the logarithm of the sparsity loss
 
 
-def _precise(x: Tensor) -> Tensor:
-    """At least float32: in half precision a sum misses one, and EPSILON is zero."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def sparsemax(x: Tensor) -> Tensor:
     """Euclidean projection of the last dimension onto the simplex.
 
     Martins & Astudillo 2016, algorithm 1. The support is found without a gradient; the
     threshold is then a mean over it, whose derivative is that of their proposition 2.
     """
-    x = _precise(x)
     with torch.no_grad():
         ordered = x.sort(dim=-1, descending=True).values
         rank = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
@@ -44,7 +38,6 @@ def entmax15(x: Tensor) -> Tensor:
     Peters et al. 2019, "Sparse Sequence-to-Sequence Models", algorithm 2. As in
     ``sparsemax``, only the support is found without a gradient.
     """
-    x = _precise(x)
     x = (x - x.amax(-1, keepdim=True)) / 2  # the largest at 0 keeps the squares exact
     with torch.no_grad():
         ordered = x.sort(dim=-1, descending=True).values
@@ -202,6 +195,7 @@ class TabNet(nn.Module):
     def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, input.width) to the summed decisions (B, n_d) and the sparsity loss."""
         x = self.norm(features)
+        # Like x, float32 under mixed precision, where the masks' sums and EPSILON need it.
         prior = torch.ones_like(x)
         attention = self.splitter(x)[:, self.n_d :]
         decision = x.new_zeros(())
