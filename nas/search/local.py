@@ -20,6 +20,9 @@ from nas.task import InputError
 
 # So many errors and nothing else: the fault is not one candidate's.
 FIRST_ERRORS = 6
+# Workers in a row that die before they are ready: none will ever be.
+FAILED_STARTS = 4
+GRACE_S = 3.0  # after the deadline, for a candidate to hear of it
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -41,7 +44,7 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """``kind``: ready, report, result, error, broken, or lost (the process is gone)."""
+    """``kind``: ready, report, result, error, or lost (the process is gone)."""
 
     kind: str
     worker: int
@@ -53,13 +56,15 @@ class LocalWorkers:
     """A fixed number of worker processes with one compute thread each.
 
     ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
-    ``settings``. A process that dies is replaced. They sit in process groups of their
-    own, so that a Ctrl-C at the terminal reaches the driver alone.
+    ``settings``. A process that dies is replaced; where none comes to life ``events``
+    raises InputError. They sit in process groups of their own, so that a Ctrl-C at the
+    terminal reaches the driver alone.
     """
 
     def __init__(self, count: int, evaluator: str, settings: dict[str, Any], logs: Path) -> None:
         self._evaluator, self._settings, self._logs = evaluator, settings, logs
         self._selector = selectors.DefaultSelector()
+        self._failed_starts = 0
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [self._start(index) for index in range(count)]
 
@@ -110,7 +115,7 @@ class LocalWorkers:
                 if event.job == method and event.kind == "result":
                     return event.content["value"]
                 if event.job == method:
-                    raise _failure(method, event, self)
+                    raise self.failure(event)
             on_wait(self)
 
     def answer(self, index: int, answer: str) -> None:
@@ -135,17 +140,30 @@ class LocalWorkers:
     def _event(self, worker: _Worker, content: dict[str, Any]) -> Event:
         kind = content.pop("event")
         event = Event(kind, worker.index, worker.job, content)
+        if kind == "broken":
+            raise self.failure(event, "a worker could not start")
         if kind == "ready":
             worker.ready = True
+            self._failed_starts = 0
         elif kind in ("result", "error"):
             worker.job = None
         return event
 
     def _lost(self, worker: _Worker) -> Event:
         self._retire(worker)
-        code = worker.process.wait()
+        event = Event("lost", worker.index, worker.job, {"code": worker.process.wait()})
+        self._failed_starts += not worker.ready
+        if self._failed_starts >= FAILED_STARTS:
+            raise self.failure(event, "workers die while they start")
         self._workers[worker.index] = self._start(worker.index)
-        return Event("lost", worker.index, worker.job, {"code": code, "ready": worker.ready})
+        return event
+
+    def failure(self, event: Event, what: str | None = None) -> InputError:
+        """The error to raise where ``event`` leaves the search without a way on."""
+        code = event.content.get("code")
+        problem = event.content.get("error", f"its worker ended with code {code}")
+        what = what or f"{event.job} failed"
+        return InputError(f"{what}: {_last_line(problem)} (see {self.log(event.worker)})")
 
     def _retire(self, worker: _Worker) -> None:
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
@@ -181,81 +199,68 @@ def drive(
     """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
     (of ``time.monotonic``) has come; candidates in training then are stopped.
 
-    Raises InputError where workers cannot start at all. On KeyboardInterrupt the
-    candidates in training are stored as interrupted and queued again.
+    ``calls`` are methods of the evaluator that a worker runs once, before candidates.
+    Raises InputError where workers cannot start, where a call fails, and where the first
+    candidates all end in errors. On KeyboardInterrupt the candidates in training are stored
+    as interrupted and queued again.
     """
-    exhausted = False
-    failed_starts = 0
-    waiting = list(calls)
+    calls = list(calls)
+    late = exhausted = False
+
+    def done() -> bool:
+        spent = trials is not None and study.spent >= trials
+        return late or spent or (exhausted and not study.waiting)
+
     try:
         while True:
             late = deadline is not None and time.monotonic() >= deadline
-            done = late or exhausted or (trials is not None and study.spent >= trials)
-            for index in () if done else workers.idle():
-                if waiting:
-                    method = waiting.pop(0)
+            for index in workers.idle():
+                if calls and not late:
+                    method = calls.pop(0)
                     workers.call(index, method, method)
-                    continue
-                candidate = study.ask()
-                if candidate is None:
+                elif done():
+                    break
+                elif candidate := study.ask(index):
+                    workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
+                else:
                     exhausted = True
-                    break
-                candidate = replace(candidate, worker=index)
-                workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
-                if done := trials is not None and study.spent >= trials:
-                    break
-            if done and not workers.busy():
+            if done() and not workers.busy():
                 return
-            if deadline is not None and time.monotonic() > deadline + 3:
+            if deadline is not None and time.monotonic() > deadline + GRACE_S:
                 for index in workers.busy():  # no report came in time to answer "stop"
                     workers.kill(index)
             for event in workers.events(timeout=0.5):
-                if event.kind == "broken":
-                    last = event.content["error"].strip().splitlines()[-1]
-                    log = workers.log(event.worker)
-                    raise InputError(f"a worker could not start: {last} (see {log})")
-                if event.kind == "lost" and not event.content["ready"]:
-                    failed_starts += 1
-                    if failed_starts > 3:
-                        log = workers.log(event.worker)
-                        raise InputError(f"workers die while they start; see {log}")
-                elif event.kind == "ready":
-                    failed_starts = 0
-                elif isinstance(event.job, Candidate):
+                if isinstance(event.job, Candidate):
                     _handle(study, workers, event, late)
                 elif event.kind == "result":
                     on_result(event.job, event.content["value"])
-                elif not late:
-                    raise _failure(event.job, event, workers)
+                elif event.job is not None and not late:
+                    raise workers.failure(event)
             on_event(workers)
     except KeyboardInterrupt:
-        for candidate in workers.jobs():
-            if not isinstance(candidate, Candidate):
-                continue
-            _give_up(study, candidate, "interrupted", "stopped by the user while in training")
+        study.settle("stopped by the user while in training")
         raise
-
-
-def _failure(method: str, event: Event, workers: LocalWorkers) -> InputError:
-    problem = event.content.get("error", "its worker died").strip().splitlines()[-1]
-    return InputError(f"{method} failed: {problem} (see {workers.log(event.worker)})")
 
 
 def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> None:
     candidate: Candidate = event.job
     if event.kind == "report":
         verdict = study.report(candidate.number, **event.content)
-        workers.answer(event.worker, "interrupted" if late else verdict)
+        # One that has had its last epoch is as good as finished.
+        stop = late and event.content["epoch"] < candidate.epochs
+        workers.answer(event.worker, "interrupted" if stop else verdict)
     elif event.kind == "result":
         finished = Candidate.from_dict(event.content["value"])
-        study.tell(finished)
         if finished.reason == "interrupted":
             study.requeue(finished)
+        study.tell(finished)
     elif event.kind == "error":
         _give_up(study, candidate, "error", event.content["error"])
-        told = [c for c in study.candidates() if c.state != State.RUNNING]
+        told = [
+            c for c in study.candidates() if c.state != State.RUNNING and c.reason != "duplicate"
+        ]
         if len(told) >= FIRST_ERRORS and all(c.reason == "error" for c in told):
-            last = event.content["error"].strip().splitlines()[-1]
+            last = _last_line(event.content["error"])
             raise InputError(f"the first {len(told)} candidates all failed, the last with: {last}")
     elif late:
         _give_up(study, candidate, "interrupted", "the time limit came while in training")
@@ -265,16 +270,19 @@ def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> No
 
 
 def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> None:
-    seconds = max(0.0, time.time() - candidate.started)
+    lost = any(c.root == candidate.root and c.reason == "lost" for c in study.candidates())
     failed = replace(
         study[candidate.number],
-        worker=candidate.worker,
         state=State.FAILED,
         reason=reason,
         detail=detail,
-        seconds=seconds,
+        seconds=max(0.0, time.time() - candidate.started),
     )
-    study.tell(failed)
     # A configuration that takes its worker with it a second time is left alone.
-    if reason == "interrupted" or (reason == "lost" and failed.root == failed.number):
+    if reason == "interrupted" or (reason == "lost" and not lost):
         study.requeue(failed)
+    study.tell(failed)
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]

@@ -9,11 +9,12 @@ an unfinished one is found RUNNING and queued again.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -23,7 +24,7 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, State
 from nas.front import pareto, to_costs
 from nas.search.halving import goes_on, rungs
-from nas.search.samplers import optuna_sampler, propose, stable_seed
+from nas.search.samplers import optuna_sampler, proposals, stable_seed
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import COSTS, InputError, Task
 
@@ -32,7 +33,9 @@ _STATES = {
     State.PRUNED: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
 }
-_ROW = "candidate"
+_ROW, _REVISED = "candidate", "revised:"
+# Configurations that a model repeats before chance takes over, for this ask.
+MODEL_REPEATS = 3
 
 
 def repair_journal(path: Path) -> int:
@@ -58,27 +61,29 @@ class Study:
 
     def __init__(self, folder: Path, task: Task, space: Space, *, sampler: str = "tpe") -> None:
         self.task, self.space, self.sampler = task, space, sampler
+        first = optuna_sampler(sampler, task.seed, 0)  # an unknown one is told before all else
         self._lock = _lock(folder / "driver.lock")
-        journal = folder / "study.journal"
-        repair_journal(journal)
-        # Left by a driver that was killed while it wrote; Optuna would wait 30 s for it.
-        Path(f"{journal}.lock").unlink(missing_ok=True)
+        self._journal = folder / "study.journal"
+        ended = self._journal.stat().st_mtime if self._journal.exists() else 0.0
+        repair_journal(self._journal)
+        self._free_journal()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        backend = JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal)))
         self._study = optuna.create_study(
             study_name="nas",
-            storage=JournalStorage(backend),
+            storage=_storage(self._journal),
             directions=[
                 "minimize" if o.direction == "min" else "maximize" for o in task.objectives
             ],
             load_if_exists=True,
-            sampler=optuna_sampler(sampler, task.seed, 0),
+            sampler=first,
         )
         self._rows: dict[int, Candidate] = {}
         self._seen: dict[str, int] = {}
+        # Epoch to root to metrics: a candidate that is trained again takes its own place.
         self._rungs: dict[int, dict[int, dict[str, float]]] = {}
         self._handles: dict[int, optuna.Trial] = {}
-        self._recover()
+        self._load()
+        self.settle("the driver ended while this candidate was in training", until=ended)
 
     # -- state ---------------------------------------------------------------------------
 
@@ -96,55 +101,64 @@ class Study:
         """Candidates that count towards a budget of trials: each root once, no duplicates,
         none that waits to be trained again."""
         roots = {c.root for c in self._rows.values() if c.reason != "duplicate"}
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return len(roots - {t.user_attrs.get("root") for t in waiting})
+        return len(roots - {t.user_attrs.get("root") for t in self._trials(TrialState.WAITING)})
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a baseline or a candidate that was lost waits to be asked for."""
+        return bool(self._trials(TrialState.WAITING))
 
     def close(self) -> None:
         self._lock.close()
 
     # -- ask, report, tell ---------------------------------------------------------------
 
-    def ask(self) -> Candidate | None:
-        """The next candidate to train, or None where the space has no new one left."""
-        for attempt in range(50):
-            trial = self._next_trial(blind=attempt >= 3)
+    def ask(self, worker: int = -1) -> Candidate | None:
+        """The next candidate for ``worker``, or None where the space has no new one left."""
+        repeats = 0
+        while self.waiting or self._propose(by_chance=repeats >= MODEL_REPEATS):
+            number = len(self._trials())
+            self._study.sampler = optuna_sampler(self.sampler, self.task.seed, number)
+            trial = self._study.ask()
             family, config = split_family(self.space.suggest(trial))
-            attrs = trial.user_attrs
+            root = trial.user_attrs.get("root", trial.number)
             candidate = Candidate(
                 number=trial.number,
-                root=attrs.get("root", trial.number),
-                origin=attrs.get("origin", "sampled"),
+                root=root,
+                origin=trial.user_attrs.get("origin", "sampled"),
                 family=family,
                 config=config,
-                seed=stable_seed(self.task.seed, attrs.get("root", trial.number)),
+                seed=stable_seed(self.task.seed, root),
                 epochs=self.task.fidelity.epochs,
+                worker=worker,
                 started=time.time(),
             )
             self._handles[trial.number] = trial
-            twin = self._seen.get(config_key(family, config))
-            if twin is None or twin == candidate.root:
+            twin = self._seen.get(config_key(family, config), root)
+            if twin == root:
                 self._keep(candidate)
                 return candidate
-            self.tell(
-                replace(
-                    candidate,
-                    state=State.FAILED,
-                    reason="duplicate",
-                    detail=f"the same network as candidate {twin}",
-                )
-            )
+            detail = f"the same network as candidate {twin}"
+            self.tell(replace(candidate, state=State.FAILED, reason="duplicate", detail=detail))
+            repeats += 1
         return None
 
-    def _next_trial(self, blind: bool) -> optuna.Trial:
-        number = len(self._study.get_trials(deepcopy=False))
-        if not any(t.state == TrialState.WAITING for t in self._study.get_trials(deepcopy=False)):
-            sampled = sum(c.origin == "sampled" for c in self._rows.values())
-            name = "random" if blind else self.sampler
-            config = propose(name, self.space, number, self.task.seed, sampled, self.front())
-            if config is not None:
+    def _propose(self, by_chance: bool) -> bool:
+        """Queue a new configuration, or leave it to the model; False where there is no new."""
+        drawn = proposals(
+            "random" if by_chance else self.sampler,
+            self.space,
+            seed=stable_seed(self.task.seed, len(self._trials())),
+            sampled=sum(c.origin == "sampled" for c in self._rows.values()),
+            front=self.front(),
+        )
+        if drawn is None:
+            return True
+        for config in drawn:
+            if config_key(*split_family(config)) not in self._seen:
                 self._study.enqueue_trial(config)
-        self._study.sampler = optuna_sampler(self.sampler, self.task.seed, number)
-        return self._study.ask()
+                return True
+        return False
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> str:
         """Take the metrics after an epoch; "" means go on, anything else is why to stop."""
@@ -157,35 +171,72 @@ class Study:
         self._rows[number] = candidate
         if epoch not in rungs(candidate.epochs):
             return ""
+        if self._unmeasured(candidate):
+            return "nan"
         rung = self._rungs.setdefault(epoch, {})
-        rung[number] = candidate.metrics
+        rung[candidate.root] = candidate.metrics
         if candidate.origin == "baseline":
             return ""
-        numbers = list(rung)
-        reached = [replace(candidate, metrics=rung[n]) for n in numbers]
+        reached = [replace(candidate, metrics=metrics) for metrics in rung.values()]
         costs = to_costs(reached, self.task.objectives)
-        return "" if goes_on(costs, numbers.index(number)) else "halving"
+        return "" if goes_on(costs, list(rung).index(candidate.root)) else "halving"
 
     def tell(self, candidate: Candidate) -> None:
-        """Store what became of a candidate; it is safe on disk when this returns."""
+        """Store what became of a candidate; it is safe on disk when this returns.
+
+        One that is complete without a finite number for each objective and constraint is
+        stored as pruned for the reason "nan".
+        """
+        if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):
+            detail = f"no finite {', '.join(missing)} at the end"
+            candidate = replace(candidate, state=State.PRUNED, reason="nan", detail=detail)
         trial = self._handles.pop(candidate.number)
         self._keep(candidate, trial)
         self._finish(candidate, trial)
 
     def requeue(self, candidate: Candidate) -> None:
-        """Queue a candidate again that was lost by no fault of its own."""
-        self._study.enqueue_trial(
-            join_family(candidate.family, candidate.config),
-            user_attrs={"root": candidate.root, "origin": "requeued"},
-        )
+        """Queue a candidate again that did not end by its own fault; twice is once.
+
+        Call it before ``tell``: a driver killed between the two then loses nothing.
+        """
+        roots = [t.user_attrs.get("root") for t in self._trials(TrialState.WAITING)]
+        if candidate.root not in roots:
+            origin = "baseline" if candidate.origin == "baseline" else "requeued"
+            self._study.enqueue_trial(
+                join_family(candidate.family, candidate.config),
+                user_attrs={"root": candidate.root, "origin": origin},
+            )
+
+    def settle(self, detail: str, until: float | None = None) -> None:
+        """End all that is in training as interrupted and queue it again; tell Optuna what is
+        stored and was not told yet. ``until``: when it ended, if not now (epoch seconds)."""
+        until = time.time() if until is None else until
+        self._free_journal()
+        for frozen in self._trials(TrialState.RUNNING):
+            trial = self._handles.pop(frozen.number, None)
+            trial = trial or optuna.Trial(self._study, frozen._trial_id)
+            candidate = self._rows.get(frozen.number)
+            if candidate is None:  # ended between being asked for and its first row
+                queued = frozen.system_attrs.get("fixed_params")
+                if queued is not None:
+                    self._study.enqueue_trial(queued, user_attrs=frozen.user_attrs)
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            if candidate.state == State.RUNNING:
+                self.requeue(candidate)
+                candidate = replace(
+                    candidate,
+                    state=State.FAILED,
+                    reason="interrupted",
+                    detail=detail,
+                    seconds=max(0.0, until - candidate.started),
+                )
+                self._keep(candidate, trial)
+            self._finish(candidate, trial)
 
     def enqueue_baselines(self, baselines: dict[str, Config]) -> None:
         """Queue the proven configuration of each family, once in a study's life."""
-        queued = {
-            t.user_attrs["baseline"]
-            for t in self._study.get_trials(deepcopy=False)
-            if "baseline" in t.user_attrs
-        }
+        queued = {t.user_attrs["baseline"] for t in self._trials() if "baseline" in t.user_attrs}
         for family, config in baselines.items():
             if family not in queued:
                 self._study.enqueue_trial(
@@ -199,6 +250,19 @@ class Study:
 
     # -- storage -------------------------------------------------------------------------
 
+    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _unmeasured(self, candidate: Candidate) -> list[str]:
+        """The objectives and constraints without a finite number."""
+        wanted = [o.metric for o in self.task.objectives]
+        wanted += [c.metric for c in self.task.constraints if c.metric not in wanted]
+        return [m for m in wanted if not math.isfinite(candidate.metrics.get(m, math.nan))]
+
+    def _free_journal(self) -> None:
+        # Left where a driver was stopped while it wrote; Optuna would wait 30 s for it.
+        Path(f"{self._journal}.lock").unlink(missing_ok=True)
+
     def _keep(self, candidate: Candidate, trial: optuna.Trial | None = None) -> None:
         self._rows[candidate.number] = candidate
         self._seen.setdefault(config_key(candidate.family, candidate.config), candidate.root)
@@ -207,7 +271,7 @@ class Study:
         if trial is not None:
             trial.set_user_attr(_ROW, candidate.to_dict())
         else:
-            self._study.set_user_attr(f"revised:{candidate.number}", candidate.to_dict())
+            self._study.set_user_attr(f"{_REVISED}{candidate.number}", candidate.to_dict())
 
     def _finish(self, candidate: Candidate, trial: optuna.Trial) -> None:
         # A pruned trial without a constraint value would count as good while few are complete.
@@ -218,44 +282,23 @@ class Study:
         if candidate.state == State.COMPLETE:
             values = [candidate.metrics[o.metric] for o in self.task.objectives]
             for constraint in self.task.constraints:
-                trial.set_constraint(str(constraint), constraint.violation(candidate.metrics))
+                # As a share of the limit: Optuna adds violations up, whatever their units.
+                share = constraint.violation(candidate.metrics) / (abs(constraint.bound) or 1.0)
+                trial.set_constraint(str(constraint), share)
         state = TrialState.PRUNED if candidate.reason == "error" else _STATES[candidate.state]
         self._study.tell(trial, values, state=state)
 
-    def _recover(self) -> None:
-        for frozen in self._study.get_trials(deepcopy=False):
-            row = frozen.user_attrs.get(_ROW)
-            if row is None:
-                if frozen.state == TrialState.RUNNING:  # killed between ask and the first write
-                    self._study.tell(frozen.number, state=TrialState.FAIL)
-                    if frozen.params:
-                        self._study.enqueue_trial(frozen.params, user_attrs=frozen.user_attrs)
-                continue
-            candidate = Candidate.from_dict(row)
-            if frozen.state == TrialState.RUNNING:
-                trial = optuna.Trial(self._study, frozen._trial_id)
-                if candidate.state == State.RUNNING:
-                    candidate = replace(
-                        candidate,
-                        state=State.FAILED,
-                        reason="lost",
-                        detail="the driver ended while this candidate was in training",
-                    )
-                    self.requeue(candidate)
-                    self._keep(candidate, trial)
-                self._finish(candidate, trial)
+    def _load(self) -> None:
+        for candidate in _stored(self._study):
             self._rows[candidate.number] = candidate
             self._seen.setdefault(config_key(candidate.family, candidate.config), candidate.root)
+            levels = rungs(candidate.epochs)
             for point in candidate.curve:
-                if (epoch := int(point["epoch"])) in rungs(candidate.epochs):
-                    self._rungs.setdefault(epoch, {})[candidate.number] = {
-                        **candidate.metrics,
-                        **point,
-                    }
-        for key, row in self._study.user_attrs.items():
-            if key.startswith("revised:"):
-                candidate = Candidate.from_dict(row)
-                self._rows[candidate.number] = candidate
+                # A requeued one comes later and takes the place of the one that was lost.
+                values = candidate.metrics | point
+                reached = replace(candidate, metrics=values)
+                if (epoch := int(point["epoch"])) in levels and not self._unmeasured(reached):
+                    self._rungs.setdefault(epoch, {})[candidate.root] = values
 
 
 def curve_point(epoch: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -282,18 +325,31 @@ def _lock(path: Path) -> IO[str]:
 
 
 def load_candidates(folder: Path) -> list[Candidate]:
-    """All candidates of a study, read without a lock: safe beside a running search."""
-    rows: dict[int, Candidate] = {}
+    """All candidates of the study in ``folder``, read without a lock: safe beside a running
+    search. Empty before the search has asked for its first."""
     journal = folder / "study.journal"
     if not journal.exists():
-        raise InputError(f"{folder} holds no study; `nas search … --out {folder}` makes one")
-    backend = JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal)))
-    study = optuna.load_study(study_name="nas", storage=JournalStorage(backend))
-    for frozen in study.get_trials(deepcopy=False):
-        if _ROW in frozen.user_attrs:
-            rows[frozen.number] = Candidate.from_dict(frozen.user_attrs[_ROW])
+        return []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.load_study(study_name="nas", storage=_storage(journal))
+    except KeyError:  # the file is there and its first line is not yet
+        return []
+    return _stored(study)
+
+
+def _storage(journal: Path) -> JournalStorage:
+    lock = JournalFileOpenLock(str(journal))
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+
+
+def _stored(study: optuna.Study) -> list[Candidate]:
+    rows: dict[int, Any] = {
+        t.number: t.user_attrs[_ROW]
+        for t in study.get_trials(deepcopy=False)
+        if _ROW in t.user_attrs
+    }
     for key, row in study.user_attrs.items():
-        if key.startswith("revised:"):
-            candidate = Candidate.from_dict(row)
-            rows[candidate.number] = candidate
-    return [rows[number] for number in sorted(rows)]
+        if key.startswith(_REVISED):
+            rows[int(key.removeprefix(_REVISED))] = row
+    return [Candidate.from_dict(rows[number]) for number in sorted(rows)]

@@ -1,0 +1,60 @@
+"""Which candidates go on at a rung, against a reference in plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.search.halving import goes_on, rungs
+
+COSTS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12
+)
+
+
+def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def order(costs: list[tuple[int, ...]]) -> list[int]:
+    """All points, best first: front by front, inside a front the farthest next."""
+    ordered: list[int] = []
+    left = list(range(len(costs)))
+    while left:
+        front = [i for i in left if not any(dominates(costs[j], costs[i]) for j in left)]
+        left = [i for i in left if i not in front]
+        low = [min(costs[i][k] for i in front) for k in range(3)]
+        span = [max(costs[i][k] for i in front) - low[k] or 1 for k in range(3)]
+        place = {i: [(costs[i][k] - low[k]) / span[k] for k in range(3)] for i in front}
+        chosen = [min(front, key=lambda i: (costs[i], i))]
+        while len(chosen) < len(front):
+            rest = [i for i in front if i not in chosen]
+            gaps = {i: min(math.dist(place[i], place[j]) for j in chosen) for i in rest}
+            chosen.append(max(rest, key=lambda i: (gaps[i], -i)))
+        ordered += chosen
+    return ordered
+
+
+@given(COSTS, st.integers(2, 4))
+def test_the_best_share_of_a_rung_goes_on(costs: list[tuple[int, ...]], eta: int) -> None:
+    best = order(costs)[: max(1, len(costs) // eta)]
+    expected = [len(costs) < eta or i in best for i in range(len(costs))]
+    assert [goes_on(np.asarray(costs, float), i, eta) for i in range(len(costs))] == expected
+
+
+def test_the_first_arrivals_have_nobody_to_be_judged_by() -> None:
+    costs = np.array([[1.0, 1.0], [2.0, 2.0]])
+    assert goes_on(costs, 1)
+    assert not goes_on(np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]), 1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(1, ()), (2, ()), (3, ()), (5, (2,)), (8, (3,)), (10, (3,)), (18, (2, 6)), (27, (3, 9))],
+)
+def test_rungs_stand_at_a_ninth_and_a_third(epochs: int, expected: tuple[int, ...]) -> None:
+    assert rungs(epochs) == expected

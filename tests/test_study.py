@@ -1,0 +1,424 @@
+"""The brain of a search, driven without workers: each candidate is a formula."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.candidate import Candidate, State
+from nas.search.study import Study, load_candidates, repair_journal
+from nas.space import Choice, Config, Int, Space, config_key
+from nas.task import InputError, Task, UsageError
+from nas.testing import formula, small_spaces, small_task
+
+SPACES = small_spaces()
+SPACE = Space.join(SPACES)
+BASELINES = {name: space.baseline() for name, space in SPACES.items()}
+FINITE = Space.join({"plain": Space((Int("width", 8, 32, default=16, step=8),))})
+
+
+OPEN: list[Study] = []
+
+
+def opened(
+    folder: Path, task: Task | None = None, space: Space = SPACE, sampler: str = "tpe"
+) -> Study:
+    OPEN.append(Study(folder, task or small_task(), space, sampler=sampler))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def train(study: Study, candidate: Candidate, **changes: object) -> Candidate:
+    """All epochs of ``candidate``, unless the study stops it, and its end."""
+    for epoch in range(1, candidate.epochs + 1):
+        if verdict := study.report(candidate.number, epoch, formula(candidate.config, epoch)):
+            end = replace(study[candidate.number], state=State.PRUNED, reason=verdict)
+            break
+    else:
+        end = replace(study[candidate.number], state=State.COMPLETE)
+    study.tell(replace(end, **changes))  # type: ignore[arg-type]
+    return study[candidate.number]
+
+
+def run(folder: Path, trials: int, task: Task | None = None, sampler: str = "tpe") -> Study:
+    """A search from wherever ``folder`` is up to ``trials``, one candidate at a time."""
+    study = opened(folder, task, sampler=sampler)
+    study.enqueue_baselines(BASELINES)
+    while study.spent < trials:
+        candidate = study.ask()
+        assert candidate is not None
+        train(study, candidate)
+    return study
+
+
+def asked(study: Study) -> list[tuple[str, Config, int]]:
+    return [(c.family, c.config, c.seed) for c in study.candidates()]
+
+
+def kill_while(folder: Path, lines: str) -> None:
+    """Run ``lines`` on a study in a process of its own that ends without a goodbye."""
+    code = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_study import *
+study = opened(Path({str(folder)!r}))
+{lines}
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_baselines_come_first_and_once_also_over_a_resume(tmp_path: Path) -> None:
+    for trials in (3, 5):
+        study = run(tmp_path, trials)
+        study.close()
+    origins = [c.origin for c in study.candidates()]
+    assert origins == ["baseline", "baseline", "sampled", "sampled", "sampled"]
+    assert {c.family: c.config for c in study.candidates()[:2]} == BASELINES
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_twelve_and_a_resume_to_24_ask_what_24_in_one_go_ask(tmp_path: Path, sampler: str) -> None:
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "halves").mkdir()
+    run(tmp_path / "halves", 12, sampler=sampler).close()
+    halves = run(tmp_path / "halves", 24, sampler=sampler)
+    straight = run(tmp_path / "straight", 24, sampler=sampler)
+    assert asked(halves) == asked(straight)
+    assert len({config_key(f, c) for f, c, _ in asked(straight)}) == 24
+
+
+def test_another_seed_asks_for_other_candidates_with_other_seeds(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    a = asked(run(tmp_path / "a", 6))
+    b = asked(run(tmp_path / "b", 6, small_task(seed=1)))
+    assert [x[:2] for x in a[:2]] == [x[:2] for x in b[:2]]  # the baselines
+    assert all(x[1:] != y[1:] for x, y in zip(a[2:], b[2:], strict=True))
+    assert len({seed for _, _, seed in a + b}) == 12
+
+
+def test_a_finite_space_is_asked_for_exactly_once_each_and_then_is_exhausted(
+    tmp_path: Path,
+) -> None:
+    for sampler in ("tpe", "nsga2", "random"):
+        (folder := tmp_path / sampler).mkdir()
+        study = opened(folder, space=FINITE, sampler=sampler)
+        widths = []
+        while candidate := study.ask():
+            train(study, candidate)
+            widths.append(candidate.config["width"])
+        assert sorted(widths) == [8, 16, 24, 32]
+        assert study.spent == 4
+        assert study.ask() is None
+
+
+def test_what_the_model_repeats_is_a_duplicate_that_is_not_trained_again(tmp_path: Path) -> None:
+    space = Space.join(
+        {"plain": Space((Int("width", 1, 12, default=6), Choice("norm", ("a",), "a")))}
+    )
+    study = opened(tmp_path, space=space)
+    for _ in range(12):
+        candidate = study.ask()
+        assert candidate is not None
+        train(study, candidate)
+    doubles = [c for c in study.candidates() if c.reason == "duplicate"]
+    assert doubles, "the model repeated nothing, so that this test says nothing"
+    for double in doubles:
+        twin = study[int(double.detail.split()[-1])]
+        assert (twin.config, twin.reason) == (double.config, "")
+        assert (double.state, double.curve) == (State.FAILED, ())
+    assert study.spent == 12
+
+
+def test_a_budget_counts_a_requeued_candidate_once(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    first, second = study.ask(), study.ask()
+    assert first is not None
+    assert second is not None
+    assert study.spent == 2
+    lost = replace(first, state=State.FAILED, reason="lost")
+    study.requeue(lost)
+    study.requeue(lost)
+    study.tell(lost)
+    assert (study.spent, study.waiting) == (1, True)
+    again = study.ask()
+    assert again is not None
+    assert (study.spent, study.waiting) == (2, False)
+    assert (again.root, again.seed, again.origin) == (first.number, first.seed, "requeued")
+    assert (again.family, again.config) == (first.family, first.config)
+    assert again.number != first.number
+
+
+def test_a_requeued_baseline_is_still_a_baseline(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    study.enqueue_baselines(BASELINES)
+    first = study.ask()
+    assert first is not None
+    lost = replace(first, state=State.FAILED, reason="lost")
+    study.requeue(lost)
+    study.tell(lost)
+    study.ask()
+    again = study.ask()
+    assert again is not None
+    assert (again.origin, again.root) == ("baseline", first.number)
+
+
+def test_a_candidate_that_is_trained_again_is_not_judged_by_its_own_ghost(tmp_path: Path) -> None:
+    study = opened(tmp_path, small_task(epochs=6, objectives=("accuracy",)))
+    figures = iter((0.5, 0.4, 0.9, 0.9))
+    verdicts = []
+    for _ in range(4):
+        candidate = study.ask()
+        assert candidate is not None
+        verdicts.append(study.report(candidate.number, 2, {"accuracy": next(figures)}))
+        end = replace(study[candidate.number], state=State.FAILED, reason="lost")
+        if len(verdicts) == 3:
+            study.requeue(end)
+        study.tell(end)
+    assert verdicts[2:] == ["", ""]
+
+
+def test_halving_stops_the_dominated_at_a_rung_but_no_baseline(tmp_path: Path) -> None:
+    task = small_task(epochs=9, objectives=("accuracy", "params"))
+    study = opened(tmp_path, task)
+    study.enqueue_baselines(BASELINES)
+    verdicts = []
+    for accuracy in (0.9, 0.1, 0.8, 0.95):
+        candidate = study.ask()
+        assert candidate is not None
+        figures = {"accuracy": accuracy, "params": 10.0}
+        assert study.report(candidate.number, 1, figures) == ""
+        verdicts.append(study.report(candidate.number, 3, figures))
+    assert verdicts == ["", "", "halving", ""]
+
+
+def test_rungs_survive_a_resume(tmp_path: Path) -> None:
+    task = small_task(epochs=9, objectives=("accuracy",))
+    study = opened(tmp_path, task)
+    for accuracy in (0.9, 0.8, 0.7):
+        candidate = study.ask()
+        assert candidate is not None
+        study.report(candidate.number, 3, {"accuracy": accuracy})
+        study.tell(replace(study[candidate.number], state=State.PRUNED, reason="halving"))
+    study.close()
+    study = opened(tmp_path, task)
+    candidate = study.ask()
+    assert candidate is not None
+    assert study.report(candidate.number, 3, {"accuracy": 0.85}) == "halving"
+
+
+def test_the_front_is_that_of_a_brute_force(tmp_path: Path) -> None:
+    task = small_task(constraints=("params<=40000", "latency_ms<=1"))
+    study = run(tmp_path, 30, task)
+    inside = [
+        c
+        for c in study.candidates()
+        if c.state == State.COMPLETE
+        and c.metrics["params"] <= 40000
+        and c.metrics["latency_ms"] <= 1
+    ]
+    costs = {
+        c.number: (-c.metrics["accuracy"], c.metrics["latency_ms"], c.metrics["params"])
+        for c in inside
+    }
+    expected = {
+        i
+        for i, a in costs.items()
+        if not any(b != a and all(np.less_equal(b, a)) for b in costs.values())
+    }
+    assert {c.number for c in study.front()} == expected
+    assert 0 < len(expected) < len(inside) < 30
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("metric", ["accuracy", "memory_mb"])
+def test_a_complete_candidate_without_a_finite_figure_is_stored_as_pruned(
+    tmp_path: Path, metric: str, value: float
+) -> None:
+    task = small_task(constraints=("memory_mb<=1000",))
+    study = opened(tmp_path, task)
+    candidate = study.ask()
+    assert candidate is not None
+    metrics = formula(candidate.config, 4) | {metric: value}
+    end = train(study, candidate, metrics=metrics)
+    assert (end.state, end.reason, end.detail) == (
+        State.PRUNED,
+        "nan",
+        f"no finite {metric} at the end",
+    )
+    study.close()
+    study = opened(tmp_path, task)  # no trial is left running
+    assert [c.reason for c in study.candidates()] == ["nan"]
+    assert not study.waiting
+
+
+def test_an_objective_that_was_not_measured_stops_a_candidate_at_its_rung(tmp_path: Path) -> None:
+    study = opened(tmp_path, small_task(epochs=9, objectives=("auc", "params")))
+    candidate = study.ask()
+    assert candidate is not None
+    assert study.report(candidate.number, 3, {"params": 10.0}) == "nan"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_errors_teach_the_sampler(tmp_path: Path, sampler: str) -> None:
+    """All plain networks raise: the model must leave them, as if they were bad."""
+    study = opened(tmp_path, sampler=sampler)
+    families = []
+    for _ in range(40):
+        candidate = study.ask()
+        assert candidate is not None
+        families.append(candidate.family)
+        if candidate.family == "plain":
+            study.tell(replace(candidate, state=State.FAILED, reason="error", detail="no"))
+        else:
+            train(study, candidate)
+    if sampler == "tpe":
+        assert families[-20:].count("plain") <= 5
+    assert study.spent == 40
+
+
+def test_a_study_of_failures_alone_goes_on(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    for reason in ("error", "lost", "nan", "halving", "oom") * 4:
+        candidate = study.ask()
+        assert candidate is not None
+        failed = reason in ("error", "lost")
+        state = State.FAILED if failed else State.PRUNED
+        study.tell(replace(candidate, state=state, reason=reason))
+    assert study.front() == []
+
+
+def test_revised_figures_survive_reopening_and_change_the_front(tmp_path: Path) -> None:
+    study = run(tmp_path, 8)
+    best = study.front()[0]
+    slow = replace(
+        best, metrics=best.metrics | {"accuracy": -1.0, "latency_ms": 1e3, "params": 1e9}
+    )
+    study.revise(slow)
+    assert best.number not in {c.number for c in study.front()}
+    before = study.candidates()
+    study.close()
+    assert load_candidates(tmp_path) == before
+    study = opened(tmp_path)
+    assert study.candidates() == before
+    study.close()
+
+
+def test_candidates_are_read_beside_a_running_driver(tmp_path: Path) -> None:
+    assert load_candidates(tmp_path) == []
+    study = opened(tmp_path)
+    assert load_candidates(tmp_path) == []
+    candidate = study.ask(worker=1)
+    assert load_candidates(tmp_path) == [candidate] == study.candidates()
+    assert candidate is not None
+    end = train(study, candidate)
+    assert load_candidates(tmp_path) == [end]
+
+
+def test_an_empty_journal_holds_no_candidates(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").touch()
+    assert load_candidates(tmp_path) == []
+
+
+def test_a_second_driver_is_refused_and_told_by_whom(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    with pytest.raises(InputError, match=rf"in use by another search \(process {os.getpid()}\)"):
+        opened(tmp_path)
+    study.close()
+    opened(tmp_path).close()
+
+
+def test_an_unknown_sampler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown sampler 'best'; known are tpe, nsga2, random"):
+        opened(tmp_path, sampler="best")
+
+
+# -- after a crash -------------------------------------------------------------------------
+
+
+def test_a_torn_last_line_is_cut_off_and_the_study_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, 3).close()
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    torn = b'{"op_code":4,"worker_id":"'
+    journal.write_bytes(whole + torn)
+    assert load_candidates(tmp_path) == load_candidates(tmp_path)  # a reader does not mind
+    study = run(tmp_path, 5)
+    assert study.spent == 5
+    study.close()
+    assert len(load_candidates(tmp_path)) == 5
+    journal.write_bytes(whole + torn)
+    assert repair_journal(journal) == len(torn)
+    assert journal.read_bytes() == whole
+    assert repair_journal(journal) == 0
+
+
+def test_the_lock_of_a_writer_that_was_killed_does_not_stall(tmp_path: Path) -> None:
+    run(tmp_path, 3).close()
+    (tmp_path / "study.journal.lock").touch()
+    assert run(tmp_path, 4).spent == 4  # Optuna would wait for half a minute
+
+
+def test_candidates_in_training_at_the_drivers_death_are_trained_again(tmp_path: Path) -> None:
+    kill_while(tmp_path, "study.ask(); train(study, study.ask()); study.ask()")
+    study = opened(tmp_path)
+    states = [(c.state, c.reason) for c in study.candidates()]
+    interrupted = (State.FAILED, "interrupted")
+    assert states == [interrupted, (State.COMPLETE, ""), interrupted]
+    assert study.spent == 1
+    again = [study.ask(), study.ask(), study.ask()]
+    assert [c.root for c in again if c is not None] == [0, 2, 5]
+    assert [c.seed for c in again[:2] if c] == [study[0].seed, study[2].seed]
+    assert study.spent == 4
+
+
+def test_a_driver_killed_between_storing_a_row_and_telling_it_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    kill_while(
+        tmp_path,
+        "c = study.ask(); study._finish = lambda *_: os._exit(0); train(study, c)",
+    )
+    study = opened(tmp_path)
+    assert [c.state for c in study.candidates()] == [State.COMPLETE]
+    assert not study.waiting
+    assert len(study.front()) == 1
+    values = study._study.get_trials()[0].values
+    assert values == [study[0].metrics[o.metric] for o in study.task.objectives]
+
+
+@pytest.mark.parametrize("call", ["set_user_attr", "set_constraint"])
+def test_a_driver_killed_while_it_requeues_does_so_once(tmp_path: Path, call: str) -> None:
+    kill_while(tmp_path, "study.ask()")
+    code = f"import optuna\noptuna.Trial.{call} = lambda *_: os._exit(0)"
+    kill_while(tmp_path, f"study.close()\n{code}\nopened(Path({str(tmp_path)!r}))")
+    study = opened(tmp_path)
+    again, new = study.ask(), study.ask()
+    assert again is not None
+    assert new is not None
+    assert again.root == 0
+    assert new.root == new.number
+
+
+def test_a_baseline_popped_by_a_driver_that_died_at_once_is_not_forgotten(tmp_path: Path) -> None:
+    kill_while(tmp_path, "study.enqueue_baselines(BASELINES); study._study.ask()")
+    study = run(tmp_path, 3)
+    baselines = [c for c in study.candidates() if c.origin == "baseline"]
+    assert {c.family: c.config for c in baselines} == BASELINES
+    assert len(baselines) == 2
