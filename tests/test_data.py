@@ -94,11 +94,22 @@ def test_statistics_are_those_of_the_training_part_alone():
     assert column.mean == pytest.approx(train.mean(), rel=1e-6)
     assert column.std == pytest.approx(train.std(ddof=0), rel=1e-5)
     assert column.missing == pytest.approx(train.isna().mean())
-    edges = np.unique(np.nanquantile(train.astype(np.float64), np.linspace(0, 1, 49)))
-    np.testing.assert_allclose(column.quantiles, edges)
+    edges = np.nanquantile(train.astype(np.float64), np.linspace(0, 1, 49))
+    np.testing.assert_allclose(column.quantiles, edges)  # all values differ: plain quantiles
     target = data.targets[0]
     counts = table["label"].iloc[data.parts["train"]].value_counts()
     assert target.counts == (counts["no"], counts["yes"])
+
+
+def test_a_value_that_fills_a_bin_leaves_the_other_edges_to_the_tail():
+    gain = np.concatenate([np.zeros(900), np.linspace(1.0, 100.0, 100)])
+    table = pd.DataFrame({"gain": gain, "y": ["a", "b"] * 500, "split": ["train"] * 1000})
+    table.loc[::5, "split"] = "val"
+    table.loc[1::5, "split"] = "test"
+    column = read(table, target="y").profile.columns[0]
+    train = gain[(table["split"] == "train").to_numpy()]
+    tail = np.quantile(train[train > 0], np.linspace(0, 1, 48))
+    np.testing.assert_allclose(column.quantiles, np.concatenate([[0.0], tail]))
 
 
 def test_missing_markers_infinities_and_new_categories_are_coded_as_missing(tmp_path):

@@ -314,10 +314,26 @@ def _describe_numeric(
         )
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, EDGES)))
+    edges = _edges(known)
     missing = 1 - len(known) / len(used)
     std = float(known.std())
     return [Column(name, "numeric", missing, float(known.mean()), std, tuple(edges.tolist()))]
+
+
+def _edges(known: np.ndarray) -> np.ndarray:
+    """At most ``EDGES`` distinct, increasing values that cut a column into bins.
+
+    A value that alone fills a bin (the zeros of a capital gain) is an edge of its own, and
+    the quantiles are those of the other values: taken over all they would fall on it again
+    and again, and leave the tail, where trees find their splits, without bins.
+    """
+    values, counts = np.unique(known, return_counts=True)
+    if len(values) <= EDGES:
+        return values
+    heavy = values[counts > len(known) / (EDGES - 1)]
+    rest = np.repeat(values, counts)[~np.isin(np.repeat(values, counts), heavy)]
+    quantiles = np.quantile(rest, np.linspace(0, 1, EDGES - len(heavy)))
+    return np.unique(np.concatenate([heavy, quantiles]))
 
 
 def _describe_categorical(
