@@ -150,11 +150,11 @@ class LocalWorkers:
         return event
 
     def _lost(self, worker: _Worker) -> Event:
-        self._retire(worker)
         event = Event("lost", worker.index, worker.job, {"code": worker.process.wait()})
         self._failed_starts += not worker.ready
         if self._failed_starts >= FAILED_STARTS:
             raise self.failure(event, "workers die while they start")
+        self._retire(worker)
         self._workers[worker.index] = self._start(worker.index)
         return event
 

@@ -56,8 +56,8 @@ def main(target: str) -> None:
     channel.send("ready")
     while True:
         call = channel.receive()
-        method = getattr(evaluator, call["method"])
         try:
+            method = getattr(evaluator, call["method"])
             channel.send("result", value=method(report=channel.report, **call["arguments"]))
         except Exception:
             channel.send("error", error=traceback.format_exc())

@@ -1,0 +1,266 @@
+"""Worker processes and the loop that keeps them busy, with real processes and a formula."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.candidate import Candidate, State
+from nas.search.local import FIRST_ERRORS, LocalWorkers, drive
+from nas.search.study import Study, load_candidates
+from nas.space import Int, Space, config_key
+from nas.task import InputError, Task
+from nas.testing import EVALUATOR, small_spaces, small_task
+
+SPACE = Space.join(small_spaces())
+
+
+def search(
+    folder: Path,
+    *,
+    trials: int | None = None,
+    workers: int = 2,
+    task: Task | None = None,
+    space: Space = SPACE,
+    limit_s: float | None = None,
+    calls: tuple[str, ...] = (),
+    on_event: Callable[[LocalWorkers], None] = lambda workers: None,
+    **settings: Any,
+) -> list[Candidate]:
+    """A search with ``workers`` processes; ``settings`` are those of FormulaEvaluator."""
+    settings = {"folder": str(folder)} | settings
+    with (
+        closing(Study(folder, task or small_task(), space)) as study,
+        LocalWorkers(workers, EVALUATOR, settings, folder / "logs") as pool,
+    ):
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        drive(study, pool, trials=trials, deadline=deadline, calls=calls, on_event=on_event)
+    return load_candidates(folder)
+
+
+def trained(folder: Path) -> Counter[str]:
+    """How often each root was begun and ended, from the evaluator's own notes."""
+    notes = folder / "evaluated.txt"
+    return Counter(notes.read_text().splitlines()) if notes.exists() else Counter()
+
+
+def finished(candidates: list[Candidate]) -> list[Candidate]:
+    return [c for c in candidates if c.state in (State.COMPLETE, State.PRUNED)]
+
+
+def test_workers_train_a_budget_of_candidates_each_once(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=20)
+    assert len(finished(candidates)) == 20
+    assert len({config_key(c.family, c.config) for c in finished(candidates)}) == 20
+    assert {c.worker for c in candidates} == {0, 1}
+    counted = trained(tmp_path)
+    assert counted == Counter(
+        f"{w} {c.root}" for c in finished(candidates) for w in ("begin", "end")
+    )
+
+
+def test_a_space_that_is_exhausted_ends_the_search_also_where_a_worker_died(tmp_path: Path) -> None:
+    space = Space.join({"plain": Space((Int("width", 8, 32, default=16, step=8),))})
+    candidates = search(tmp_path, space=space, die_once=[3])
+    assert sorted(c.config["width"] for c in finished(candidates)) == [8, 16, 24, 32]
+
+
+def test_one_that_takes_its_worker_with_it_is_trained_again_once(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=8, die_once=[0], die=[1])
+    lost = [c for c in candidates if c.reason == "lost"]
+    assert sorted(c.root for c in lost) == [0, 1, 1]
+    assert all(c.detail == "its worker ended with code -9" for c in lost)
+    assert len(lost[0].curve) >= 1  # what was heard of it is kept
+    first, again = [c for c in candidates if c.root == 0]
+    assert again.number > first.number
+    assert (again.family, again.config, again.seed) == (first.family, first.config, first.seed)
+    assert again in finished(candidates)
+    assert len({c.root for c in candidates}) == 8  # the budget counts it once
+    assert trained(tmp_path)["begin 1"] == 2
+    assert len(finished(candidates)) == 7
+    assert all(trained(tmp_path)[f"end {c.root}"] == 1 for c in finished(candidates))
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (
+            "fail",
+            r"^a worker could not start: RuntimeError: no such device \(see .*worker-\d\.log\)$",
+        ),
+        ("die", r"^workers die while they start: its worker ended with code -9 \(see .*log\)$"),
+    ],
+)
+def test_workers_that_cannot_start_end_the_search_with_one_line(
+    tmp_path: Path, start: str, told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        search(tmp_path, trials=4, start=start)
+    settings = {"folder": str(tmp_path), "start": start}
+    with (
+        LocalWorkers(1, EVALUATOR, settings, tmp_path / "logs") as pool,
+        pytest.raises(InputError, match=told),  # and a single call does not wait for ever
+    ):
+        pool.ask("baselines", on_wait=lambda _: None)
+
+
+def test_an_unknown_evaluator_is_told(tmp_path: Path) -> None:
+    with (
+        LocalWorkers(1, "nas.testing:Nothing", {}, tmp_path) as pool,
+        pytest.raises(InputError, match="no attribute 'Nothing'"),
+    ):
+        pool.ask("baselines", on_wait=lambda _: None)
+
+
+def test_an_error_is_kept_with_its_traceback_and_the_search_goes_on(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=5, fail=[1])
+    wrong = candidates[1]
+    assert (wrong.state, wrong.reason) == (State.FAILED, "error")
+    assert wrong.detail.startswith("Traceback")
+    assert wrong.detail.strip().endswith("RuntimeError: candidate 1 cannot be trained")
+    assert len(finished(candidates)) == 4
+
+
+def test_a_search_in_which_all_fails_ends_early_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"first 6 candidates all failed.* cannot be trained"):
+        search(tmp_path, trials=50, workers=1, fail=list(range(50)))
+    assert len(load_candidates(tmp_path)) == FIRST_ERRORS
+
+
+def test_a_nan_is_a_pruned_candidate(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=4, nan=[0, 2])
+    assert [(c.state, c.reason) for c in candidates if c.root in (0, 2)] == [
+        (State.PRUNED, "nan")
+    ] * 2
+    assert len(finished(candidates)) == 4
+
+
+def test_the_deadline_stops_at_the_next_report(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    candidates = search(tmp_path, limit_s=2.0, task=small_task(epochs=1000), seconds_per_epoch=0.1)
+    assert time.monotonic() - begin < 4.5
+    assert [c.reason for c in candidates] == ["interrupted"] * len(candidates)
+    assert all(0 < len(c.curve) < 40 for c in candidates)
+    with closing(Study(tmp_path, small_task(), SPACE)) as study:
+        assert study.spent == 0
+        again = study.ask()
+    assert again is not None
+    assert again.root in {c.root for c in candidates}
+
+
+def test_the_deadline_ends_workers_that_do_not_report(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    candidates = search(tmp_path, limit_s=1.5, workers=1, seconds_per_epoch=60.0)
+    assert time.monotonic() - begin < 8.0
+    assert [c.reason for c in candidates] == ["interrupted"]
+
+
+def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> None:
+    results = []
+    with (
+        closing(Study(tmp_path, small_task(), SPACE)) as study,
+        LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool,
+    ):
+        on_result = lambda method, value: results.append((method, len(study.candidates())))  # noqa: E731
+        drive(study, pool, trials=2, calls=["baselines"], on_result=on_result)
+        assert results == [("baselines", 0)]
+        best = study.front()[0]
+        latency = pool.ask("latency", candidate=best.to_dict(), on_wait=lambda _: None)
+        assert latency["quiet"] == 1.0
+        with pytest.raises(InputError, match="nothing failed: AttributeError"):
+            drive(study, pool, trials=3, calls=["nothing"])
+
+
+# -- the driver is interrupted or killed ---------------------------------------------------
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_local import search, small_task
+try:
+    search(Path({folder!r}), trials={trials}, task=small_task(epochs=4), seconds_per_epoch={pace})
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def driver(folder: Path, trials: int, pace: float = 0.03) -> subprocess.Popen[bytes]:
+    script = DRIVER.format(
+        tests=str(Path(__file__).parent), folder=str(folder), trials=trials, pace=pace
+    )
+    return subprocess.Popen([sys.executable, "-c", script])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Processes whose standard error is a worker's log in ``folder``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                log = os.readlink(process / "fd" / "2")
+            except OSError:
+                continue
+            if log.startswith(str(folder / "logs")):
+                found.append(int(process.name))
+    return found
+
+
+def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> None:
+    process = driver(tmp_path, trials=1000)
+    wait_for(lambda: trained(tmp_path).total() > 12)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    candidates = load_candidates(tmp_path)
+    assert Counter(c.reason for c in candidates)["interrupted"] <= 2
+    assert not [c for c in candidates if c.state == State.RUNNING]
+    assert len(finished(candidates)) >= 4
+    cut = {c.root for c in candidates if c.reason == "interrupted"}
+    candidates = search(tmp_path, trials=len(candidates) + 2)
+    assert cut <= {c.root for c in finished(candidates)}
+    assert all(n == 1 for line, n in trained(tmp_path).items() if line.startswith("end"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks processes up in /proc")
+def test_a_killed_driver_takes_its_workers_along_and_a_resume_repeats_nothing(
+    tmp_path: Path,
+) -> None:
+    for wanted in (6, 12):
+        process = driver(tmp_path, trials=1000)
+        wait_for(
+            lambda wanted=wanted: sum("end" in x for x in trained(tmp_path).elements()) > wanted
+        )
+        assert len(workers_of(tmp_path)) == 2
+        process.kill()
+        process.wait()
+        wait_for(lambda: not workers_of(tmp_path), seconds=2.0)
+    before = load_candidates(tmp_path)
+    kept = {c.root: c for c in finished(before)}
+    assert len(kept) >= 10
+    running = {c.root for c in before if c.state == State.RUNNING}
+    candidates = search(tmp_path, trials=len(kept) + len(running) + 2)
+    after = {c.root: c for c in finished(candidates)}
+    assert {root: after[root] for root in kept} == kept
+    assert running <= set(after)
+    counted = trained(tmp_path)
+    # One whose worker had just ended it when the driver died may be trained again.
+    again = [root for root in kept if counted[f"begin {root}"] > 1 and root not in running]
+    assert all(any(c.root == root and c.reason for c in before) for root in again)
+    assert len({config_key(c.family, c.config) for c in after.values()}) == len(after)
