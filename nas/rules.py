@@ -38,12 +38,12 @@ _ALL = (
     ),
     Rule(
         "params-per-sample",
-        "A network has at most 2,000 parameters for each training sample.",
+        "A network has at most 2,000 parameters for each training sample, or 500,000 in all.",
         "Zhang et al. 2017, sec. 2 (far above interpolation), as a cap for small data",
     ),
     Rule(
         "cost-from-the-start",
-        "A limit on parameters bounds the widths, so that hardly a sample is infeasible.",
+        "A limit on parameters bounds the widths, and each baseline keeps it.",
         "Tan et al. 2019 (MnasNet), sec. 3",
     ),
     Rule(
@@ -88,7 +88,7 @@ _ALL = (
     ),
     Rule(
         "batch-from-data",
-        "The batch size leaves at least some forty steps in an epoch.",
+        "The batch size leaves about a hundred steps in an epoch.",
         "Masters & Luschi 2018, sec. 5; McCandlish et al. 2018, sec. 2",
     ),
     Rule(
@@ -145,9 +145,10 @@ def parameter_cap(task: Task) -> int:
     return max(500_000, 2_000 * task.profile.n_train)
 
 
-def _params_limit(task: Task) -> float:
+def params_limit(task: Task) -> float:
+    """The most parameters a candidate may have: the user's limit or params-per-sample."""
     bounds = [c.bound for c in task.constraints if c.metric == "params" and c.op == "<="]
-    return min(bounds, default=math.inf)
+    return min([*bounds, parameter_cap(task)])
 
 
 def depth(task: Task, name: str = "depth", *, low: int = 1, base: int, default: int) -> Int:
@@ -165,19 +166,31 @@ def width(
     default: int,
     step: int = 8,
     weights: float = 1.0,
+    layers: float = 1.0,
+    inputs: int = 0,
+    fixed: int = 0,
     when: When | None = None,
 ) -> Int:
     """Up to ``base`` at 100 samples and twice that per tenfold data.
 
-    ``weights`` × width² is about what one layer holds; a limit on parameters caps that.
+    The baseline has about ``fixed`` + ``inputs`` × width + ``layers`` × ``weights`` × width²
+    parameters. The limit on them caps the default so, and the bound with a single layer.
     """
+    limit = params_limit(task)
+    room = max(0.0, limit - fixed)
+
+    def widest(square: float) -> float:
+        return (math.sqrt(inputs**2 + 4 * square * room) - inputs) / (2 * square)
+
     high = base * 2 ** (scale(task) - 2)
     why: tuple[str, ...] = ("width-from-data",)
-    cap = math.sqrt(_params_limit(task) / weights)
-    if cap < high:
-        high, why = cap, (*why, "cost-from-the-start")
+    if widest(weights) < high:
+        high = widest(weights)
+        binding = limit < parameter_cap(task)
+        why = (*why, "cost-from-the-start" if binding else "params-per-sample")
     high = max(low, int(high) // step * step)
-    snapped = low + (min(max(default, low), high) - low) // step * step
+    wanted = min(default, high, int(widest(weights * layers)))
+    snapped = low + (max(wanted, low) - low) // step * step
     return Int(name, low, high, default=snapped, step=step, log=True, when=when or {}, why=why)
 
 
@@ -188,8 +201,8 @@ def activation(
 
 
 def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
-    """BatchNorm or GroupNorm, the latter alone where batches are small."""
-    if max(batch_options(task)) < 16:
+    """BatchNorm or GroupNorm, the latter alone where a batch may be small."""
+    if min(batch_sizes(task)[0]) < 16:
         why = ("norm-by-family", "groupnorm-for-small-batches")
         return Choice(name, ("group",), default="group", when=when or {}, why=why)
     return Choice(
@@ -199,23 +212,25 @@ def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
 
 def dropout(task: Task, name: str = "dropout", default: float | None = None) -> Float:
     low, high = 0.0, round(0.1 + 0.4 * risk(task), 2)
-    value = round(high / 3, 2) if default is None else min(default, high)
+    value = round(high / 2, 2) if default is None else min(default, high)
     return Float(name, low, high, default=value, why=("dropout-from-risk",))
 
 
-def batch_options(task: Task, most: int | None = None) -> tuple[int, ...]:
-    """Powers of two around a fortieth to an eightieth of the training samples."""
-    most = most or (512 if task.modality == "tabular" else 128)
-    middle = 2 ** round(math.log2(max(task.profile.n_train, 64) / 60))
-    middle = min(max(middle, 16), most)
-    while middle > max(task.profile.n_train // 4, 4):
-        middle //= 2
-    return tuple(sorted({max(4, middle // 2), middle, min(2 * middle, most)}))
+def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
+    """The batch sizes on offer and the default, a power of two near a hundredth of the
+    training samples; below 16 only where there are hardly more than that."""
+    most = 512 if task.modality == "tabular" else 128
+    default = 2 ** round(math.log2(max(task.profile.n_train, 64) / 100))
+    default = min(max(default, 16), most)
+    while default > max(task.profile.n_train // 4, 4):
+        default //= 2
+    low = max(default // 2, min(default, 16))
+    return tuple(sorted({low, default, min(2 * default, most)})), default
 
 
 def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
-    batches = batch_options(task)
+    batches, batch = batch_sizes(task)
     decay = 1e-4 * 10 ** (1.5 * risk(task))
     params: list[Param] = [
         Float(
@@ -225,7 +240,7 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
         Choice(
             "batch_size",
             batches,
-            default=batches[len(batches) // 2],
+            default=batch,
             why=("batch-from-data",),
         ),
     ]
@@ -249,8 +264,7 @@ def fidelity(task: Task) -> Fidelity:
     most for one candidate."""
     most = 16_000 if task.modality == "tabular" else 6_000
     samples = min(task.profile.n_train, most)
-    batches = batch_options(task)
-    steps = max(1, samples // batches[len(batches) // 2])
+    steps = max(1, samples // batch_sizes(task)[1])
     epochs = min(max(round(800 / steps), 8), 30)
     limit = None
     if task.budget.time_limit_s is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.space import Choice, Config, Float, Int, Param, Space, When
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -41,8 +41,17 @@ def _image_training(task: Task, lr: float) -> list[Param]:
     ]
 
 
-def _stem_width(task: Task) -> int:
-    return 16 if rules.scale(task) < 5 else 32
+def _start(task: Task, weights: tuple[float, float]) -> tuple[int, int]:
+    """Stages and first width of a baseline: three stages of one block, each twice as wide.
+
+    Two or three such stages hold ``weights`` × width² parameters, which with a tenth for
+    the rest keep the limit on them.
+    """
+    room = 0.9 * rules.params_limit(task)
+    stages = 3 if _stages(task) >= 3 and 8**2 * weights[1] <= room else 2
+    most = 16 if rules.scale(task) < 5 else 32
+    width = min(most, int(math.sqrt(room / weights[stages - 2])))
+    return stages, max(8, width // 8 * 8)
 
 
 def _input(config: Config, task: Task) -> ImageInput:
@@ -60,16 +69,17 @@ def _input(config: Config, task: Task) -> ImageInput:
 
 def _resnet_space(task: Task) -> Space:
     most = _stages(task)
-    first = _stem_width(task)
+    # Two 3x3 convolutions of w channels are 18 w² weights; with a half as wide input, 14 w².
+    stages, first = _start(task, (18 + 14 * 4, 18 + 14 * 4 + 14 * 16))
     params: list[Param] = [
         _resolution(task),
         rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
         Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
-        Int("stages", 2, most, default=min(3, most), why=("depth-from-data",)),
+        Int("stages", 2, most, default=stages, why=("depth-from-data",)),
         Choice("bottleneck", (False, True), default=False),
     ]
     for i in range(1, most + 1):
-        when = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
+        when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
         params += [
             Int(
                 f"depth{i}",
@@ -91,15 +101,18 @@ def _resnet_space(task: Task) -> Space:
             Choice(f"kernel{i}", (3, 5), default=3, when=when),
             rules.conv_norm(task, f"norm{i}", when),
             rules.activation(f"activation{i}", "relu", ("relu", "silu"), when),
-            # Four plain stages of one block are nine layers; more blocks are residual.
-            Choice(
-                f"residual{i}",
-                (True, False),
-                default=True,
-                when={**when, f"depth{i}": (1,)},
-                why=("residual-from-10",),
-            ),
         ]
+        if i < 4:
+            # Stem, head and three plain stages of one basic block are eight layers.
+            params.append(
+                Choice(
+                    f"residual{i}",
+                    (True, False),
+                    default=True,
+                    when={**when, f"depth{i}": (1,), "bottleneck": (False,)},
+                    why=("residual-from-10",),
+                )
+            )
     return Space(
         (
             *params,
@@ -145,23 +158,26 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
 
 def _efficientnet_space(task: Task) -> Space:
     most = _stages(task)
-    first = _stem_width(task)
+    # A block that widens its input fourfold: 10 w² weights, with a half as wide input 3.5 w².
+    stages, first = _start(task, (10 + 3.5 * 4, 10 + 3.5 * 4 + 3.5 * 16))
     params: list[Param] = [
         _resolution(task),
-        rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
         Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
-        Int("stages", 2, most, default=min(3, most), why=("depth-from-data",)),
+        Int("stages", 2, most, default=stages, why=("depth-from-data",)),
     ]
     for i in range(1, most + 1):
-        when = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
+        when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
         params += [
+            # Only a block that keeps width and resolution has a shortcut: the first, as the
+            # stem is as wide as it, and the second of a stage. Two stages of one block are
+            # six layers without one, so that a fourth has two blocks.
             Int(
                 f"depth{i}",
-                1,
+                2 if i == 4 else 1,
                 2 + int(rules.scale(task)) // 3,
-                default=1,
+                default=2 if i == 4 else 1,
                 when=when,
-                why=("depth-from-data",),
+                why=("depth-from-data", *(("residual-from-10",) if i == 4 else ())),
             ),
             rules.width(
                 task,
@@ -176,14 +192,18 @@ def _efficientnet_space(task: Task) -> Space:
             Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when),
             rules.conv_norm(task, f"norm{i}", when),
             rules.activation(f"activation{i}", "silu", ("silu", "relu"), when),
-            Choice(
-                f"residual{i}",
-                (True, False),
-                default=True,
-                when={**when, f"depth{i}": (1,)},
-                why=("residual-from-10",),
-            ),
         ]
+    deeper = tuple(range(2, 2 + int(rules.scale(task)) // 3 + 1))
+    params.append(
+        Choice(
+            "residual1",
+            (True, False),
+            default=True,
+            # Without its shortcut there are seven layers before that of the second stage.
+            when={"depth1": (1,), "depth2": deeper},
+            why=("residual-from-10",),
+        )
+    )
     return Space(
         (
             *params,
@@ -204,7 +224,7 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
         _input(config, task),
         in_channels=_shape(task)[0],
         outputs=task.outputs,
-        stem_width=int(config["stem_width"]),
+        stem_width=int(config["width1"]),
         stem_stride=int(config["stem_stride"]),
         stages=[
             Stage(
@@ -229,6 +249,7 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
 
 def _vit_space(task: Task) -> Space:
     options = rules.resolutions(task)
+    layers = 4 if rules.params_limit(task) > 20_000 else 2
     params: list[Param] = [_resolution(task)]
     for resolution in options:
         # From 16 tokens on there is something to attend to; above 256 it costs too much.
@@ -247,8 +268,18 @@ def _vit_space(task: Task) -> Space:
     return Space(
         (
             *params,
-            rules.depth(task, low=2, base=4, default=4),
-            rules.width(task, "dim", low=16, base=48, default=64, step=16, weights=12),
+            rules.depth(task, low=2, base=4, default=layers),
+            rules.width(
+                task,
+                "dim",
+                low=16,
+                base=48,
+                default=64,
+                step=16,
+                weights=10,
+                layers=layers,
+                inputs=256 + task.outputs,  # the positions
+            ),
             Choice("heads", (1, 2, 4, 8), default=4),
             Float("mlp_ratio", 1.0, 4.0, default=2.0),
             Choice("stem", ("patch", "conv"), default="conv"),

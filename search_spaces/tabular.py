@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nas import rules
 from nas.family import Family
 from nas.space import Choice, Config, Float, Int, Param, Space
-from nas.task import Task
+from nas.task import Column, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,22 +15,59 @@ if TYPE_CHECKING:
     from nas.models.inputs import NumericEncoding
 
 
-def _front_end(task: Task, *, embedding: bool) -> list[Param]:
-    """How columns become numbers: shared by the families of this file."""
-    kinds = {column.kind for column in task.profile.columns}
-    params: list[Param] = []
-    if "numeric" in kinds:
-        options = ("piecewise", "quantile", "standard")
-        params.append(Choice("encoding", options, default="piecewise", why=("numeric-encoding",)))
-    if embedding and "categorical" in kinds:
-        params.append(Int("embedding", 2, 16, default=6, log=True, why=("width-from-data",)))
-    return params
+def _columns(task: Task, kind: str) -> list[Column]:
+    return [c for c in task.profile.columns if c.kind == kind]
+
+
+def _values(task: Task, encoding: str) -> int:
+    """How many values the numeric columns of a row become."""
+    columns = _columns(task, "numeric")
+    bins = (max(len(c.quantiles) - 1, 1) if encoding == "piecewise" else 1 for c in columns)
+    return sum(bins) + sum(c.missing > 0 for c in columns)
+
+
+def _encoding(task: Task, cost: int) -> Choice | None:
+    """How numbers become values, of which each takes ``cost`` weights in a small network:
+    piecewise codes only where those are affordable."""
+    if not _columns(task, "numeric"):
+        return None
+    options: tuple[str, ...] = ("piecewise", "quantile", "standard")
+    why: tuple[str, ...] = ("numeric-encoding",)
+    if _values(task, "piecewise") * cost > rules.params_limit(task):
+        options, why = options[1:], (*why, "cost-from-the-start")
+    return Choice("encoding", options, default=options[0], why=why)
+
+
+def _embedding(task: Task) -> Int | None:
+    """Values for each category; at most half of the parameters are spent on them."""
+    if not _columns(task, "categorical"):
+        return None
+    room = int(rules.params_limit(task) / 2 / _rows(task))
+    high = min(16, max(2, room))
+    why = ("width-from-data", *(("cost-from-the-start",) if high < 16 else ()))
+    return Int("embedding", 2, high, default=min(6, high), log=True, why=why)
+
+
+def _rows(task: Task) -> int:
+    """Rows of the table of embeddings: the categories, and one per column for no other."""
+    return sum(len(c.categories) + 1 for c in _columns(task, "categorical"))
+
+
+def _present(*params: Param | None) -> list[Param]:
+    return [param for param in params if param is not None]
+
+
+def _sizes(task: Task, encoding: Choice | None, embedding: Int | None) -> tuple[int, int]:
+    """Values of a row, and parameters of its embeddings, by the defaults."""
+    values = _values(task, str(encoding.default)) if encoding else 0
+    each = embedding.default if embedding else 0
+    return values + each * len(_columns(task, "categorical")), each * _rows(task)
 
 
 def _numeric(config: Config, task: Task) -> NumericEncoding | None:
     from nas.models.inputs import NumericEncoding
 
-    columns = [c for c in task.profile.columns if c.kind == "numeric"]
+    columns = _columns(task, "numeric")
     if not columns:
         return None
     return NumericEncoding(
@@ -43,7 +80,7 @@ def _numeric(config: Config, task: Task) -> NumericEncoding | None:
 
 
 def _cardinalities(task: Task) -> list[int]:
-    return [len(c.categories) for c in task.profile.columns if c.kind == "categorical"]
+    return [len(c.categories) for c in _columns(task, "categorical")]
 
 
 def _flat(config: Config, task: Task) -> Any:
@@ -54,19 +91,31 @@ def _flat(config: Config, task: Task) -> Any:
 
 
 def _mlp_space(task: Task) -> Space:
+    encoding, embedding = _encoding(task, cost=32), _embedding(task)
+    values, table = _sizes(task, encoding, embedding)
+    depth = rules.depth(task, base=4, default=3)
+    inputs = values + task.outputs
     return Space(
         (
-            *_front_end(task, embedding=True),
-            rules.depth(task, base=4, default=3),
-            rules.width(task, "width", low=8, base=64, default=128),
+            *_present(encoding, embedding),
+            depth,
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=64,
+                default=128,
+                weights=2,
+                layers=depth.default,
+                inputs=inputs,
+                fixed=table,
+            ),
             Choice(
                 "residual",
                 (True, False),
                 default=True,
-                # Deeper ones are residual without being asked.
-                when={
-                    "depth": tuple(range(1, min(9, rules.depth(task, base=4, default=3).high) + 1))
-                },
+                # With the head a plain network has nine layers at most.
+                when={"depth": tuple(range(1, min(8, depth.high) + 1))},
                 why=("residual-from-10",),
             ),
             Choice("norm", ("batch", "layer", "none"), default="batch", why=("norm-by-family",)),
@@ -93,10 +142,24 @@ def _build_mlp(config: Config, task: Task) -> nn.Module:
 
 
 def _tabnet_space(task: Task) -> Space:
+    # Four weights per unit of width for a value in the first layer, one in each mask.
+    encoding, embedding = _encoding(task, cost=8 * 7), _embedding(task)
+    values, table = _sizes(task, encoding, embedding)
     return Space(
         (
-            *_front_end(task, embedding=True),
-            rules.width(task, "width", low=4, base=16, default=16, step=4),
+            *_present(encoding, embedding),
+            rules.width(
+                task,
+                "width",
+                low=4,
+                base=16,
+                default=16,
+                step=4,
+                weights=8,
+                layers=5,
+                inputs=7 * values + task.outputs,
+                fixed=table + 8 * values,
+            ),
             Int("steps", 1, 6, default=3, why=("depth-from-data",)),
             Float("gamma", 1.0, 2.0, default=1.3),
             Int("n_shared", 1, 3, default=2),
@@ -127,11 +190,23 @@ def _build_tabnet(config: Config, task: Task) -> nn.Module:
 
 
 def _ft_space(task: Task) -> Space:
+    encoding = _encoding(task, cost=16)
+    values, _ = _sizes(task, encoding, None)
+    depth = rules.depth(task, base=2, default=2)
     return Space(
         (
-            *_front_end(task, embedding=False),
-            rules.depth(task, base=2, default=2),
-            rules.width(task, "dim", low=8, base=32, default=32, weights=8),
+            *_present(encoding),
+            depth,
+            rules.width(
+                task,
+                "dim",
+                low=8,
+                base=32,
+                default=32,
+                weights=9,
+                layers=depth.default,
+                inputs=values + len(task.profile.columns) + _rows(task) + task.outputs,
+            ),
             Choice("heads", (1, 2, 4, 8), default=4),
             Float("ffn_factor", 1.0, 3.0, default=1.5),
             rules.activation("activation", "reglu", ("reglu", "gelu", "relu")),

@@ -1,0 +1,287 @@
+"""Every installed family, on made-up tasks of every kind: its space, its networks, its export."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas import rules
+from nas.family import Family, load_families
+from nas.space import Config, Space, Value
+from nas.task import Column, Constraint, DataProfile, Target, Task
+from nas.training.cost import parameters
+from nas.training.proxy import sample_inputs
+
+FAMILIES = load_families()
+SMALL = Constraint("params", "<=", 100_000)
+
+
+def numeric(name: str, missing: float = 0.0, bins: int = 48) -> Column:
+    edges = tuple(np.linspace(-2.0, 2.0, bins + 1).tolist())
+    return Column(name, "numeric", missing, mean=0.1, std=1.2, quantiles=edges)
+
+
+def categorical(name: str, size: int) -> Column:
+    return Column(name, "categorical", categories=tuple(f"{name}{i}" for i in range(size)))
+
+
+COLUMNS = {
+    "numeric": tuple(numeric(f"n{i}") for i in range(12)),
+    "categorical": tuple(categorical(f"c{i}", 3 * i + 2) for i in range(6)),
+    "mixed": (
+        *(numeric(f"n{i}", missing=0.1 * i, bins=4 * i + 1) for i in range(5)),
+        categorical("c", 40),
+        categorical("d", 2),
+    ),
+    "one": (numeric("n"),),
+    "wide": tuple(numeric(f"n{i}") for i in range(600)),
+}
+TARGETS = {
+    "binary": (Target("y", "binary", ("no", "yes"), (70, 30)),),
+    "multiclass": (Target("y", "multiclass", tuple("abcdefg"), (10,) * 7),),
+    "multilabel": (Target("y", "multilabel", ("u", "v", "w"), (50, 20, 30)),),
+    "regression": (Target("y", "regression", mean=5.0, std=2.0),),
+    "several": (
+        Target("p", "regression", mean=5.0, std=2.0),
+        Target("q", "multiclass", ("r", "s", "t"), (40, 30, 30)),
+        Target("r", "multilabel", ("u", "v"), (50, 20)),
+    ),
+}
+IMAGES = {"8x8x1": (1, 8, 8), "28x28x1": (1, 28, 28), "100x100x3": (3, 100, 100),
+          "32x24x3": (3, 32, 24)}  # fmt: skip
+
+
+def table(columns: str, target: str = "binary", n_train: int = 5_000, *limits: Constraint) -> Task:
+    chosen = COLUMNS[columns]
+    kinds = [c.kind for c in chosen]
+    inputs = {kind: (kinds.count(kind),) for kind in ("numeric", "categorical") if kind in kinds}
+    profile = DataProfile(n_train, 50, 50, inputs, columns=chosen)
+    return Task("tabular", TARGETS[target], profile, constraints=limits).with_objectives()
+
+
+def images(
+    size: str, target: str = "multiclass", n_train: int = 5_000, *limits: Constraint
+) -> Task:
+    shape = IMAGES[size]
+    mean, std = (0.5,) * shape[0], (0.25,) * shape[0]
+    profile = DataProfile(n_train, 50, 50, {"image": shape}, channel_mean=mean, channel_std=std)
+    return Task("images", TARGETS[target], profile, constraints=limits).with_objectives()
+
+
+# Each kind of input with each kind of target at least once, and each amount of data.
+TASKS: dict[str, Task] = {}
+for limits, suffix in (((), ""), ((SMALL,), " params<=100000")):
+    for n in (100, 5_000, 2_000_000):
+        TASKS |= {
+            f"{c} binary {n}{suffix}": table(c, "binary", n, *limits)
+            for c in ("numeric", "categorical", "mixed", "one", *(["wide"] if n == 100 else []))
+        }
+        TASKS |= {
+            f"{s} multiclass {n}{suffix}": images(s, "multiclass", n, *limits) for s in IMAGES
+        }
+    for kind in ("multiclass", "multilabel", "regression", "several"):
+        TASKS[f"mixed {kind} 5000{suffix}"] = table("mixed", kind, 5_000, *limits)
+    for kind in ("binary", "multilabel", "regression", "several"):
+        TASKS[f"8x8x1 {kind} 5000{suffix}"] = images("8x8x1", kind, 5_000, *limits)
+CASES = [
+    pytest.param(family, task, id=f"{family.name}: {name}")
+    for family in FAMILIES.values()
+    for name, task in TASKS.items()
+    if task.modality == family.modality
+]
+SMALL_TASKS = ("mixed several 5000", "8x8x1 several 5000", "one binary 100",
+               "categorical binary 5000", "32x24x3 multiclass 100")  # fmt: skip
+SMALL_CASES = [case for case in CASES if case.id and case.id.split(": ")[1] in SMALL_TASKS]
+
+
+def on_meta(family: Family, config: Config, task: Task) -> nn.Module:
+    with torch.device("meta"):
+        return family.build(config, task)
+
+
+def samples(space: Space, count: int, seed: int = 0) -> list[Config]:
+    rng = np.random.default_rng(seed)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def is_shortcut(module: nn.Module) -> bool:
+    """Whether a module adds its input to its output."""
+    kinds = ("_Residual", "TransformerBlock", "_FeatureTransformer")
+    return type(module).__name__ in kinds or bool(getattr(module, "residual", False))
+
+
+def longest_plain_run(network: nn.Module) -> int:
+    """Layers with weights in a row that no shortcut spans (He et al. count these)."""
+    run = longest = 0
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        parts = name.split(".")
+        above = [modules[".".join(parts[:i])] for i in range(len(parts))]
+        if any(type(m).__name__ == "_SqueezeExcite" for m in above):
+            continue  # a gate beside the path
+        run = 0 if any(map(is_shortcut, above)) else run + 1
+        longest = max(longest, run)
+    return longest
+
+
+def test_there_are_three_families_for_tables_and_three_for_images() -> None:
+    count = [f.modality for f in FAMILIES.values()].count
+    assert count("tabular") >= 3
+    assert count("images") >= 3
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_a_space_survives_json_and_names_only_known_rules(family: Family, task: Task) -> None:
+    space = family.space(task)
+    assert Space.from_json(space.to_json()) == space
+    unknown = {rule for param in space.params for rule in param.why} - set(rules.RULES)
+    assert not unknown
+    space.check(family.baseline(task))
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_stacks(
+    family: Family, task: Task
+) -> None:
+    space = family.space(task)
+    for config in (family.baseline(task), *samples(space, 2 if task.constraints else 20)):
+        space.check(config)
+        network = on_meta(family, config, task)
+        assert all(p.is_meta for p in network.parameters()), config
+        assert longest_plain_run(network) < 10, config
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_the_baseline_keeps_the_limits_on_parameters(family: Family, task: Task) -> None:
+    size = parameters(on_meta(family, family.baseline(task), task))
+    assert size <= rules.params_limit(task)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_limit_of_ten_thousand_parameters_still_has_its_baseline(name: str) -> None:
+    family, limit = FAMILIES[name], Constraint("params", "<=", 10_000)
+    if family.modality == "tabular":
+        task = table("mixed", "binary", 5_000, limit)
+    else:
+        task = images("28x28x1", "multiclass", 60_000, limit)
+    assert parameters(on_meta(family, family.baseline(task), task)) <= 10_000
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_quarter_of_the_samples_or_more_keep_a_limit_on_parameters(name: str) -> None:
+    family = FAMILIES[name]
+    task = (
+        table("mixed", "binary", 5_000, SMALL)
+        if family.modality == "tabular"
+        else images("28x28x1", "multiclass", 5_000, SMALL)
+    )
+    configs = samples(family.space(task), 60)
+    inside = [parameters(on_meta(family, c, task)) <= 100_000 for c in configs]
+    assert np.mean(inside) >= 0.25
+
+
+@pytest.mark.parametrize(("family", "task"), SMALL_CASES)
+def test_logits_have_the_right_shape_and_every_parameter_gets_a_gradient(
+    family: Family, task: Task
+) -> None:
+    space = family.space(task)
+    for seed, config in enumerate((family.baseline(task), *samples(space, 2, seed=3))):
+        torch.manual_seed(seed)
+        network = family.build(config, task)
+        with torch.no_grad():  # branches start at zero, which would hide those before them
+            for p in network.parameters():
+                p.add_(0.02 * torch.randn_like(p))
+        alone = network.eval()(**sample_inputs(task, 1))
+        assert alone.shape == (1, task.outputs)
+        logits: Tensor = network.train()(**sample_inputs(task, 4))
+        assert logits.shape == (4, task.outputs)
+        assert torch.isfinite(alone).all()
+        assert torch.isfinite(logits).all()
+        (logits * torch.randn_like(logits)).sum().backward()
+        missing = [n for n, p in network.named_parameters() if p.grad is None]
+        assert not missing, config
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def bounds(space: Space) -> dict[str, Any]:
+    return {p.name: p.high for p in space.params if p.type == "int"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_more_data_raise_the_bounds_of_depth_or_width(name: str) -> None:
+    family = FAMILIES[name]
+    make = (
+        (lambda n: table("mixed", "binary", n))
+        if family.modality == "tabular"
+        else (lambda n: images("32x24x3", "multiclass", n))
+    )
+    few, many, most = (bounds(family.space(make(n))) for n in (100, 5_000, 2_000_000))
+    shared = few.keys() & many.keys() & most.keys()
+    assert all(few[p] <= many[p] <= most[p] for p in shared)
+    assert sum(few[p] < many[p] < most[p] for p in shared) >= 1
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet"])
+def test_every_stage_of_a_convolutional_family_chooses_its_own_blocks(name: str) -> None:
+    space = FAMILIES[name].space(images("100x100x3"))
+    own: dict[str, set[int]] = {}
+    for param in space.params:
+        if found := re.fullmatch(r"([a-z]+)(\d)", param.name):
+            assert param.size > 1
+            own.setdefault(found[1], set()).add(int(found[2]))
+    for choice in ("depth", "width", "kernel", "norm", "activation"):
+        assert own[choice] == {1, 2, 3, 4}, choice
+    assert 1 in own["residual"]
+    assert space["pooling"].size > 1
+
+
+@pytest.mark.parametrize(
+    ("n_train", "norms"), [(40, ("group",)), (100, ("batch", "group")), (10**6, ("batch", "group"))]
+)
+def test_batchnorm_is_not_offered_where_batches_are_small(
+    n_train: int, norms: tuple[Value, ...]
+) -> None:
+    space = FAMILIES["resnet"].space(images("28x28x1", "multiclass", n_train))
+    assert space["norm1"].options == norms  # type: ignore[union-attr]
+    batches = space["batch_size"].options  # type: ignore[union-attr]
+    assert (min(batches) >= 16) == ("batch" in norms)  # type: ignore[type-var]
+
+
+def test_piecewise_codes_are_offered_only_where_their_weights_are_affordable() -> None:
+    few, wide = (FAMILIES["mlp"].space(table(c, "binary", 100)) for c in ("numeric", "wide"))
+    assert "piecewise" in few["encoding"].options  # type: ignore[union-attr]
+    assert "piecewise" not in wide["encoding"].options  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_exported_baseline_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed (pip install .[export])")
+    import onnxruntime
+
+    family = FAMILIES[name]
+    task = table("mixed", "several") if family.modality == "tabular" else images("8x8x1")
+    torch.manual_seed(0)
+    network = family.build(family.baseline(task), task).eval()
+    inputs = sample_inputs(task, 3)
+    if "numeric" in inputs:
+        inputs["numeric"][0, 2] = torch.nan
+    with torch.inference_mode():
+        expected = network(**inputs)
+    program = torch.onnx.export(network, (), kwargs=inputs, dynamo=True, verbose=False)
+    assert program is not None
+    file = tmp_path / "network.onnx"
+    program.save(file)
+    session = onnxruntime.InferenceSession(file)
+    names = [i.name for i in session.get_inputs()]
+    assert names == list(inputs)
+    (logits,) = session.run(None, {n: inputs[n].numpy() for n in names})
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
