@@ -9,13 +9,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nas.candidate import Candidate, State
+from nas.search.samplers import proposals
 from nas.search.study import Study, load_candidates, repair_journal
-from nas.space import Choice, Config, Int, Space, config_key
+from nas.space import Config, Int, Space, config_key
 from nas.task import InputError, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
@@ -128,10 +130,14 @@ def test_a_finite_space_is_asked_for_exactly_once_each_and_then_is_exhausted(
         assert study.ask() is None
 
 
-def test_what_the_model_repeats_is_a_duplicate_that_is_not_trained_again(tmp_path: Path) -> None:
-    space = Space.join(
-        {"plain": Space((Int("width", 1, 12, default=6), Choice("norm", ("a",), "a")))}
-    )
+def test_what_the_model_repeats_is_a_duplicate_that_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_from_the_model(name: str, *args: Any, **kwargs: Any) -> Any:
+        return proposals(name, *args, **kwargs) if name == "random" else None
+
+    monkeypatch.setattr("nas.search.study.proposals", all_from_the_model)
+    space = Space.join({"plain": Space((Int("width", 1, 12, default=6),))})
     study = opened(tmp_path, space=space)
     for _ in range(12):
         candidate = study.ask()
@@ -388,13 +394,12 @@ def test_candidates_in_training_at_the_drivers_death_are_trained_again(tmp_path:
     assert study.spent == 4
 
 
+@pytest.mark.parametrize("step", ["Trial.set_constraint", "Study.tell"])
 def test_a_driver_killed_between_storing_a_row_and_telling_it_loses_nothing(
-    tmp_path: Path,
+    tmp_path: Path, step: str
 ) -> None:
-    kill_while(
-        tmp_path,
-        "c = study.ask(); study._finish = lambda *_: os._exit(0); train(study, c)",
-    )
+    killed = f"import optuna; c = study.ask(); optuna.{step} = lambda *_, **__: os._exit(0)"
+    kill_while(tmp_path, f"{killed}\ntrain(study, c)")
     study = opened(tmp_path)
     assert [c.state for c in study.candidates()] == [State.COMPLETE]
     assert not study.waiting

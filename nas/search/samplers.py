@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.candidate import Candidate
+from nas.front import farthest_first, front_ranks, to_costs
 from nas.space import Config, Space, join_family
-from nas.task import UsageError
+from nas.task import Objective, UsageError
 
 if TYPE_CHECKING:
     import optuna
 
 NAMES = ("tpe", "nsga2", "random")
-# Shares of asks after the start-up: some neighbours of the front beside the model's choices,
-# so that a family the model has given up is still refined where it is on the front.
-MUTATE = 0.25
+# After the start-up this share of asks refines each family's best, whatever the model thinks
+# of the family: one that has settled early on the cheapest leaves half of the front out.
+MUTATE = 0.5
+PARENTS = 3
 # Draws without a new configuration after which a space counts as exhausted.
 DRAWS = 2_000
 
@@ -54,13 +56,21 @@ def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSam
 
 
 def proposals(
-    name: str, space: Space, *, seed: int, sampled: int, front: Sequence[Candidate]
+    name: str,
+    space: Space,
+    *,
+    seed: int,
+    sampled: int,
+    complete: Sequence[Candidate],
+    objectives: Sequence[Objective],
 ) -> Iterator[Config] | None:
     """Configurations that do not need the model, to take the first new one of; None leaves
     the choice to the model.
 
     "random" and the first ``4 × families`` of all draw at random, family by family in turn
-    (``sampled`` have been before); later a quarter are neighbours of the current front.
+    (``sampled`` have been before). Later half are mutations, the families drawn evenly: one
+    to three changes to one of the family's ``PARENTS`` best by rank and spread (regularised
+    evolution, Real et al. 2019, without ageing).
     """
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
@@ -69,8 +79,16 @@ def proposals(
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
         return chain((config for config in drawn if config["family"] == wanted), by_chance)
-    if name == "tpe" and front and rng.random() < MUTATE:
-        parents = (front[int(rng.integers(len(front)))] for _ in range(DRAWS // 10))
-        near = (space.mutate(join_family(c.family, c.config), rng, changes=2) for c in parents)
+    family = families[int(rng.integers(len(families)))]
+    own = [c for c in complete if c.family == family]
+    if name == "tpe" and own and rng.random() < MUTATE:
+        costs = to_costs(own, objectives)
+        spread = np.argsort(farthest_first(costs))
+        best = [own[i] for i in np.lexsort((spread, front_ranks(costs)))[:PARENTS]]
+        parents = (best[int(rng.integers(len(best)))] for _ in range(DRAWS // 10))
+        near = (
+            space.mutate(join_family(c.family, c.config), rng, changes=int(rng.integers(1, 4)))
+            for c in parents
+        )
         return chain(near, by_chance)
     return None

@@ -150,7 +150,8 @@ class Study:
             self.space,
             seed=stable_seed(self.task.seed, len(self._trials())),
             sampled=sum(c.origin == "sampled" for c in self._rows.values()),
-            front=self.front(),
+            complete=[c for c in self._rows.values() if c.feasible(self.task.constraints)],
+            objectives=self.task.objectives,
         )
         if drawn is None:
             return True
@@ -277,14 +278,16 @@ class Study:
         # A pruned trial without a constraint value would count as good while few are complete.
         # An error is told as pruned too: Optuna learns nothing from a failure, and would ask
         # for the same kind of network again and again.
-        trial.set_constraint("pruned", 0.0 if candidate.state == State.COMPLETE else 1.0)
+        violations = {"pruned": 0.0 if candidate.state == State.COMPLETE else 1.0}
         values = None
         if candidate.state == State.COMPLETE:
             values = [candidate.metrics[o.metric] for o in self.task.objectives]
-            for constraint in self.task.constraints:
+            for c in self.task.constraints:
                 # As a share of the limit: Optuna adds violations up, whatever their units.
-                share = constraint.violation(candidate.metrics) / (abs(constraint.bound) or 1.0)
-                trial.set_constraint(str(constraint), share)
+                violations[str(c)] = c.violation(candidate.metrics) / (abs(c.bound) or 1.0)
+        known = trial.constraints  # set already where the driver was killed before its tell
+        for name in violations.keys() - known.keys():
+            trial.set_constraint(name, violations[name])
         state = TrialState.PRUNED if candidate.reason == "error" else _STATES[candidate.state]
         self._study.tell(trial, values, state=state)
 
