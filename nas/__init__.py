@@ -40,6 +40,12 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
+# Loading a package binds its name here. nas.search is loaded now, once, and its name taken
+# back, so that `nas.search` stays the function after the engine has been imported.
+import_module("nas.search")
+del globals()["search"]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")

@@ -136,7 +136,7 @@ def test_what_the_model_repeats_is_a_duplicate_that_is_not_trained_again(
     def all_from_the_model(name: str, *args: Any, **kwargs: Any) -> Any:
         return proposals(name, *args, **kwargs) if name == "random" else None
 
-    monkeypatch.setattr("nas.search.study.proposals", all_from_the_model)
+    monkeypatch.setattr(sys.modules[Study.__module__], "proposals", all_from_the_model)
     space = Space.join({"plain": Space((Int("width", 1, 12, default=6),))})
     study = opened(tmp_path, space=space)
     for _ in range(12):
