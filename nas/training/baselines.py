@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -20,56 +22,85 @@ from nas.task import Target, Task
 from nas.training.metrics import score
 
 MAX_SAMPLES = 20_000  # of the training part: a baseline must not eat the search's time
+SIDE = 32  # pixels, of the images that a baseline sees
 
 
 def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     """Fit each simple model on the training part and score it on the validation part.
 
-    Returns one ``{"name", "metrics", "seconds", "samples"}`` for each.
+    Returns one ``{"name", "metrics", "seconds", "samples"}`` for each. A model that cannot
+    be fitted has no metrics and says why in "error": the search goes on without it.
     """
     train = dataset.parts["train"]
     if len(train) > MAX_SAMPLES:
         train = np.sort(np.random.default_rng(task.seed).permutation(train)[:MAX_SAMPLES])
-    val = dataset.parts["val"]
     x, linear, boosted = _features(dataset)
     results = []
     for name, factory in _models(task, linear, boosted):
         begin = time.perf_counter()
-        truth, predicted = {}, {}
-        for target in task.targets:
-            label = np.asarray(dataset.labels[target.name])
-            model = factory(target)
-            model.fit(x[train], label[train])
-            truth[target.name] = label[val]
-            predicted[target.name] = _predict(model, target, x[val])
-        results.append(
-            {
-                "name": name,
-                "metrics": score(task, truth, predicted),
-                "seconds": time.perf_counter() - begin,
-                "samples": len(train),
-            }
-        )
+        result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(train)}
+        try:
+            result["metrics"] = _fit(dataset, task, factory, x, train)
+        except Exception as error:  # whatever a library may raise: it is told, not hidden
+            result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        results.append(result | {"seconds": time.perf_counter() - begin})
     return results
+
+
+def _fit(dataset: Dataset, task: Task, factory: Any, x: Any, train: Any) -> dict[str, float]:
+    truth, predicted = {}, {}
+    val = dataset.parts["val"]
+    for target in task.targets:
+        label = np.asarray(dataset.labels[target.name])
+        model = factory(target)
+        with warnings.catch_warnings():
+            # What is not converged by then, or has one answer only, is a baseline still.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", message="Label .* is present in all")
+            model.fit(x[train], label[train])
+        truth[target.name] = label[val]
+        predicted[target.name] = _predict(model, target, x[val])
+    return score(task, truth, predicted)
 
 
 def _features(dataset: Dataset) -> tuple[Any, Any, Any]:
     """The samples as one matrix, and how a linear and a boosted model take it."""
     if "image" in dataset.inputs:
-        image = dataset.inputs["image"]
-        flat = np.asarray(image).reshape(len(image), -1)
-        return flat, make_pipeline(StandardScaler(), PCA(0.9, random_state=0, svd_solver="full")), 0
+        flat = _shrink(dataset.inputs["image"])
+        # By the covariance, the cost grows with the samples no faster than linearly.
+        return flat, make_pipeline(StandardScaler(), PCA(0.9, svd_solver="covariance_eigh")), None
     numeric = dataset.inputs.get("numeric")
     categorical = dataset.inputs.get("categorical")
     parts = [np.asarray(p) for p in (numeric, categorical) if p is not None]
     x = np.concatenate([p.astype(np.float32) for p in parts], axis=1)
     n = 0 if numeric is None else numeric.shape[1]
     columns = list(range(x.shape[1]))
+    # scikit-learn's trees take at most 255 categories a column; wider ones count as numbers.
+    sizes = [len(c.categories) for c in dataset.profile.columns if c.kind == "categorical"]
+    narrow = [i for i, size in zip(columns[n:], sizes, strict=True) if size < 255]
     linear = make_column_transformer(
-        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), columns[:n]),
+        (
+            make_pipeline(
+                SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
+            ),
+            columns[:n],
+        ),
         (OneHotEncoder(handle_unknown="ignore"), columns[n:]),
     )
-    return x, linear, columns[n:]
+    return x, linear, narrow
+
+
+def _shrink(images: Any) -> Any:
+    """Images as rows of float32; a side over 32 is averaged over blocks of pixels."""
+    n, channels, height, width = images.shape
+    block = -(-max(height, width) // SIDE)
+    rows, columns = height // block, width // block
+    cut = images[:, :, : rows * block, : columns * block]
+    result = np.empty((n, channels * rows * columns), np.float32)
+    for i in range(0, n, 256):  # the array may be larger than memory as floats
+        blocks = cut[i : i + 256].reshape(-1, channels, rows, block, columns, block)
+        result[i : i + 256] = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(blocks), -1)
+    return result
 
 
 def _models(task: Task, prepare: Any, categorical: Any) -> list[tuple[str, Any]]:
@@ -84,8 +115,12 @@ def _models(task: Task, prepare: Any, categorical: Any) -> list[tuple[str, Any]]
         return make_pipeline(prepare, model)
 
     def boosted(target: Target) -> Any:
-        # scikit-learn takes at most 255 categories a column; wider ones count as numbers.
-        options = {"categorical_features": categorical, "random_state": 0}
+        # Early stopping would set samples aside by class, which a class of one cannot.
+        options = {
+            "categorical_features": categorical,
+            "early_stopping": False,
+            "random_state": 0,
+        }
         if target.kind == "regression":
             return HistGradientBoostingRegressor(**options)
         model: Any = HistGradientBoostingClassifier(**options)

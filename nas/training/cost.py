@@ -46,15 +46,13 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
         for name, module in network.named_modules()
         if name and not any(True for _ in module.children())
     ]
-    saved: dict[int, int] = {}
-    kept: list[Tensor] = []  # keeps ids from being used twice
-    weights = {id(p) for p in network.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no number is used twice
+    weights = {p.untyped_storage()._cdata for p in network.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if id(base) not in weights:
-            kept.append(base)
-            saved[id(base)] = base.numel() * base.element_size()
+        storage = tensor.untyped_storage()  # views, and results saved twice, share it
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage
         return tensor
 
     counter = FlopCounterMode(display=False)
@@ -76,7 +74,7 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     return {
         "params": total,
         "flops": counter.get_total_flops(),
-        "activations_mb": sum(saved.values()) / 2**20,
+        "activations_mb": sum(storage.nbytes() for storage in saved.values()) / 2**20,
         "layers": layers,
     }
 
@@ -122,7 +120,7 @@ def latency(
 
     def once() -> float:
         if cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             network(**inputs)
             end.record()

@@ -7,6 +7,7 @@ multilabel target, and values in the user's units of shape (n,) for regression.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from sklearn import metrics as sk
 
 from nas.task import Target, Task
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, float]:
@@ -32,7 +33,7 @@ def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, fl
             "accuracy": float(np.mean(chosen == (truth > 0))),
             "f1": float(sk.f1_score(truth > 0, chosen, average="macro", zero_division=0.0)),
         }
-        asked = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]  # type: ignore[operator]
+        asked = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
         if len(asked) == truth.shape[1]:
             result["auc"] = float(sk.roc_auc_score(truth > 0, probability, average="macro"))
         return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,14 @@ class Batches:
 
 
 def to_tensors(arrays: Mapping[str, Any], rows: Any, device: str) -> dict[str, Tensor]:
-    """The given rows of each array; float64 becomes float32, integer codes int64."""
+    """The given rows of each array; int32 codes become int64.
+
+    Labels of a regression stay float64: a float32 holds seven digits of, say, a price.
+    """
     result = {}
     for name, array in arrays.items():
         value = torch.from_numpy(np.ascontiguousarray(array[rows]))
-        if value.dtype == torch.float64:
-            value = value.float()
-        elif value.dtype == torch.int32:
+        if value.dtype == torch.int32:
             value = value.long()
         result[name] = value.to(device)
     return result
@@ -139,7 +141,7 @@ class Proxy(pl.LightningModule):
 
     def heads(self, logits: Tensor) -> dict[str, Tensor]:
         """Logits (B, task.outputs) cut into one part for each target."""
-        parts = logits.split([t.outputs for t in self.task.targets], dim=1)
+        parts = torch.split(logits, [t.outputs for t in self.task.targets], dim=1)
         return {t.name: part for t, part in zip(self.task.targets, parts, strict=True)}
 
     def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
@@ -150,7 +152,8 @@ class Proxy(pl.LightningModule):
         for i, target in enumerate(self.task.targets):
             label, part = labels[target.name], heads[target.name]
             if target.kind == "regression":
-                total = total + F.mse_loss(part[:, 0], (label - target.mean) / target.std)
+                standard = ((label - target.mean) / target.std).float()
+                total = total + F.mse_loss(part[:, 0], standard)
             elif target.kind == "multilabel":
                 total = total + F.binary_cross_entropy_with_logits(part, label)
             else:
@@ -165,7 +168,6 @@ class Proxy(pl.LightningModule):
         for target in self.task.targets:
             part = heads[target.name]
             if target.kind == "regression":
-                # In float64: a float32 holds seven digits of, say, a price.
                 value = part[:, 0].double() * target.std + target.mean
             elif target.kind == "multilabel":
                 value = part.sigmoid()
@@ -255,7 +257,7 @@ class TaskData(pl.LightningDataModule):
         super().__init__()
         self.batch_size, self.seed = batch_size, seed
         self.fingerprint, self.split_hash = fingerprint, split_hash
-        self._read = {
+        self._read: dict[str, Any] = {
             "source": source,
             "target": target,
             "modality": modality,
@@ -316,8 +318,8 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
         proxy.load_state_dict(content["state_dict"])
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
-    except (KeyError, RuntimeError, EOFError, ValueError) as error:
-        line = str(error).splitlines()[0]
+    except (KeyError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        line = (str(error) or "it is empty").splitlines()[0]
         raise InputError(f"{checkpoint} is not a checkpoint of `nas train`: {line}") from None
     return proxy.to(device).eval()
 

@@ -1,0 +1,725 @@
+"""Training: metrics, costs, batches, schedule, monitors, proxies and the simple baselines."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.data import Dataset, read
+from nas.family import load_families
+from nas.task import InputError, Target, Task
+from nas.training import baselines as simple
+from nas.training import cost
+from nas.training.augment import KINDS, augment_images
+from nas.training.lr import WarmupCosine
+from nas.training.metrics import score, score_target
+from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
+from nas.training.proxy import Batches, Proxy, load_proxy, predict, sample_inputs, to_tensors
+
+rng = np.random.default_rng(0)
+
+
+def make_task(dataset: Dataset) -> Task:
+    return Task(dataset.modality, dataset.targets, dataset.profile).with_objectives()
+
+
+def table(n: int = 120, seed: int = 0, **targets: Any) -> Dataset:
+    """Two numeric columns and a categorical one, with targets that follow from them."""
+    draw = np.random.default_rng(seed)
+    a, b = draw.normal(size=(2, n))
+    c = draw.choice(["red", "green", "blue"], n)
+    given: dict[str, Any] = {
+        "a": np.where(draw.random(n) < 0.1, np.nan, a),
+        "b": b,
+        "c": c,
+    }
+    known = {
+        "binary": np.where(a + b > 0, "yes", "no"),
+        "multiclass": np.array(["low", "mid", "high"])[np.digitize(a + b, (-0.5, 0.7))],
+        "regression": 1e6 + 1e3 * (a - 2 * b) + draw.normal(size=n),
+        "u": (a > 0).astype(int),
+        "v": (b > 0).astype(int),
+    }
+    names = targets["names"]
+    frame = pd.DataFrame(given | {name: known[name] for name in names})
+    return read(frame, target=names, seed=0)
+
+
+def pictures(n: int = 90, side: int = 8, channels: int = 1) -> Dataset:
+    """Bright spots at the left or the right."""
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 2, n)
+    x = draw.integers(0, 120, (n, side, side, channels), dtype=np.uint8)
+    x[np.arange(n), :, np.where(y, 1, side - 2)] += 100
+    return read((x, np.where(y, "left", "right")), seed=0)
+
+
+def tensors(dataset: Dataset, part: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    rows = dataset.parts[part]
+    return to_tensors(dataset.inputs, rows, "cpu"), to_tensors(dataset.labels, rows, "cpu")
+
+
+def trainer(epochs: int = 1, clip: float | None = 1.0, *callbacks: pl.Callback) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        gradient_clip_val=clip,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def run(trainer: pl.Trainer, proxy: Proxy, dataset: Dataset) -> None:
+    train, val = (tensors(dataset, part) for part in ("train", "val"))
+    trainer.fit(proxy, Batches(*train, 16, seed=3), Batches(*val, 512))
+
+
+# -- metrics ---------------------------------------------------------------------------------
+
+
+def probabilities(n: int, classes: int) -> Any:
+    return rng.dirichlet(np.ones(classes), n)
+
+
+BINARY = Target("y", "binary", ("no", "yes"), (1, 1))
+FIVE = Target("y", "multiclass", tuple("abcde"), (1,) * 5)
+LABELS = Target("y", "multilabel", ("u", "v", "w"), (1,) * 3)
+NUMBER = Target("y", "regression", mean=10.0, std=3.0)
+
+
+@pytest.mark.parametrize("target", [BINARY, FIVE])
+def test_class_metrics_are_those_of_scikit_learn(target: Target) -> None:
+    k = len(target.classes)
+    truth, p = rng.integers(0, k, 200), probabilities(200, k)
+    found, choice = score_target(target, truth, p), p.argmax(1)
+    average = "binary" if k == 2 else "macro"
+    assert found == pytest.approx(
+        {
+            "accuracy": sk.accuracy_score(truth, choice),
+            "balanced_accuracy": sk.balanced_accuracy_score(truth, choice),
+            "f1": sk.f1_score(truth, choice, average=average),
+            "auc": sk.roc_auc_score(truth, p[:, 1] if k == 2 else p, multi_class="ovr"),
+        }
+    )
+
+
+@pytest.mark.parametrize("target", [BINARY, FIVE])
+def test_a_class_that_does_not_occur_leaves_out_the_auc_and_nothing_else(target: Target) -> None:
+    truth, p = np.zeros(50, int), probabilities(50, len(target.classes))
+    found = score_target(target, truth, p)
+    assert set(found) == {"accuracy", "balanced_accuracy", "f1"}
+    assert found["accuracy"] == found["balanced_accuracy"] == np.mean(p.argmax(1) == 0)
+    assert all(math.isfinite(v) for v in found.values())
+
+
+def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
+    truth, p = rng.integers(0, 2, (100, 3)).astype(np.float32), rng.random((100, 3))
+    assert score_target(LABELS, truth, p) == pytest.approx(
+        {
+            "accuracy": 1 - sk.hamming_loss(truth, p >= 0.5),
+            "f1": sk.f1_score(truth, p >= 0.5, average="macro"),
+            "auc": sk.roc_auc_score(truth, p),
+        }
+    )
+    truth[:, 1] = 1
+    assert "auc" not in score_target(LABELS, truth, p)
+
+
+def test_regression_metrics_follow_their_formulas() -> None:
+    truth, guess = rng.normal(size=(2, 80))
+    error = guess - truth
+    assert score_target(NUMBER, truth, guess) == pytest.approx(
+        {
+            "rmse": math.sqrt(np.mean(error**2)),
+            "mae": np.mean(abs(error)),
+            "r2": 1 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2),
+        }
+    )
+
+
+def test_several_targets_are_averaged_to_one_score_and_kept_by_name() -> None:
+    dataset = table(names=["regression", "binary"])
+    task = make_task(dataset)
+    truth = {"regression": rng.normal(size=60), "binary": rng.integers(0, 2, 60)}
+    guess = {"regression": truth["regression"] + 0.1, "binary": probabilities(60, 2)}
+    found = score(task, truth, guess)
+    each = {t.name: score_target(t, truth[t.name], guess[t.name]) for t in task.targets}
+    assert found["score"] == (each["regression"]["r2"] + each["binary"]["accuracy"]) / 2
+    assert found["rmse[regression]"] == each["regression"]["rmse"]
+
+
+# -- costs -----------------------------------------------------------------------------------
+
+
+class Mlp(nn.Module):
+    def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(100, 200), activation(), nn.Linear(200, 300), activation()
+        )
+        self.head = nn.Linear(300, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x))
+        return y
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5, stride=2, padding=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.depthwise(self.conv(x))
+        return y
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48, bias=False)
+        self.token = nn.Parameter(torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x + self.token).reshape(*x.shape[:2], 3, 4, 4).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "params", "flops"),
+    [
+        (Mlp, (4, 100), 20_200 + 60_300 + 3_000, 2 * 4 * (20_000 + 60_000 + 3_000)),
+        # 8 x 8 positions, 75 weights for each of 8 channels; then 9 weights.
+        (Conv, (2, 3, 16, 16), 608 + 72, 2 * 2 * 64 * (8 * 75 + 8 * 9)),
+        # 10 tokens: the projections, then scores and mixture of 4 heads of 4 values.
+        (SelfAttention, (2, 10, 16), 16 * 48 + 16, 2 * 2 * (10 * 16 * 48 + 2 * 4 * 10 * 10 * 4)),
+    ],
+)
+def test_parameters_and_flops_equal_a_count_by_hand(
+    build: type[nn.Module], shape: tuple[int, ...], params: int, flops: int
+) -> None:
+    found = cost.analyse(build, {"x": torch.zeros(shape)})
+    assert (found["params"], found["flops"]) == (params, flops)
+    assert sum(layer["params"] for layer in found["layers"]) == params
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU])
+def test_activations_equal_a_count_by_hand(activation: type[nn.Module]) -> None:
+    found = cost.analyse(lambda: Mlp(activation), {"x": torch.zeros(32, 100)})
+    values = 100 + 200 + 300  # the input of each layer; of SiLU also what goes into it
+    values += 500 if activation is nn.SiLU else 0
+    assert found["activations_mb"] * 2**20 == pytest.approx(32 * 4 * values, rel=0.05)
+
+
+def test_an_analysis_allocates_nothing_and_records_layers_in_order() -> None:
+    built: list[nn.Module] = []
+
+    def build() -> nn.Module:
+        built.append(nn.Sequential(nn.Linear(10**6, 10**6), nn.ReLU()))
+        return Wrap(built[0])
+
+    class Wrap(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x)
+            return y
+
+    layers = cost.analyse(build, {"x": torch.zeros(1, 10**6)})["layers"]  # 4 TB, were it real
+    assert [(x["type"], x["output"]) for x in layers] == [
+        ("Linear", [10**6]),
+        ("ReLU", [10**6]),
+    ]
+    assert all(p.is_meta for p in built[0].parameters())
+
+
+@pytest.mark.parametrize("name", load_families())
+def test_the_layers_of_every_family_add_up(name: str) -> None:
+    family = load_families()[name]
+    dataset = table(names=["binary"]) if family.modality == "tabular" else pictures()
+    task = make_task(dataset)
+    config = family.baseline(task)
+    found = cost.analyse(lambda: family.build(config, task), sample_inputs(task, 2))
+    assert sum(layer["params"] for layer in found["layers"]) == found["params"]
+    assert found["params"] == cost.parameters(family.build(config, task))
+    assert found["flops"] > 0
+
+
+def test_training_memory_is_four_copies_of_the_weights_and_the_batch() -> None:
+    assert cost.training_memory_mb(2**20, 0.5, 8) == 16 + 4
+
+
+def test_latency_is_sane_and_leaves_the_network_as_it_was() -> None:
+    network = Mlp().train()
+    found = cost.latency(network, {"x": torch.zeros(1, 100)}, budget_s=0.02)
+    assert 0 < found["median_ms"] < 100
+    assert found["iqr_ms"] >= 0
+    assert 11 <= found["repeats"] <= 500
+    assert (found["batch"], found["threads"]) == (1, torch.get_num_threads())
+    assert network.training
+
+
+def _hold(device: str, held: Any, release: Any) -> None:
+    with cost.device_lock(device):
+        held.set()
+        release.wait(20)
+
+
+def test_two_processes_do_not_measure_one_device_at_the_same_time() -> None:
+    context = multiprocessing.get_context("fork")
+    device = f"test:{time.time_ns()}"
+    held, release, second = context.Event(), context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(device, held, release))
+    other = context.Process(target=_hold, args=(device, second, release))
+    first.start()
+    assert held.wait(10)
+    other.start()
+    assert not second.wait(0.3)
+    release.set()
+    assert second.wait(10)
+    for process in (first, other):
+        process.join()
+
+
+# -- batches, schedule, augmentation -----------------------------------------------------------
+
+
+def rows(batches: Batches) -> list[list[int]]:
+    return [inputs["x"].tolist() for inputs, _ in batches]
+
+
+def batches_of(n: int, size: int, seed: int | None) -> Batches:
+    x = torch.arange(n)
+    return Batches({"x": x}, {"y": -x}, size, seed)
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("n", [1, 10, 12])
+def test_batches_hold_every_sample_once_with_its_label(n: int, seed: int | None) -> None:
+    batches = batches_of(n, 4, seed)
+    found = list(batches)
+    assert len(found) == len(batches)
+    assert sorted(i for x in rows(batches) for i in x) == list(range(n))
+    assert all(torch.equal(x["x"], -y["y"]) for x, y in found)
+
+
+def test_batches_follow_their_seed_and_differ_between_epochs() -> None:
+    one, same, other = batches_of(20, 6, 1), batches_of(20, 6, 1), batches_of(20, 6, 2)
+    first = rows(one)
+    assert first == rows(same)
+    assert first != rows(one)
+    assert first != rows(other)
+
+
+def test_a_last_batch_of_one_is_left_out_in_training_only() -> None:
+    assert [len(x) for x in rows(batches_of(13, 4, 0))] == [4, 4, 4]
+    assert [len(x) for x in rows(batches_of(13, 4, None))] == [4, 4, 4, 1]
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+    total, warmup, final = 50, 5, 0.01
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupCosine(optimizer, total, warmup, final)
+    rates = []
+    for _ in range(total + 5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    for step, rate in enumerate(rates):
+        done = min(1.0, (step - warmup) / (total - warmup))
+        cosine = final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+        assert rate == pytest.approx(2 * ((step + 1) / 6 if step < warmup else cosine))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_augmented_images_keep_shape_and_range_and_follow_the_seed(kind: str) -> None:
+    images = torch.randint(20, 200, (6, 3, 12, 10), dtype=torch.uint8)
+    torch.manual_seed(5)
+    one = augment_images(images, kind)
+    torch.manual_seed(5)
+    assert torch.equal(one, augment_images(images, kind))
+    assert one.shape == images.shape
+    assert one.dtype == torch.float32
+    assert one.min() >= 20
+    assert one.max() <= 200
+    assert torch.equal(one, images.float()) == (kind == "none")
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform draws all in their middle: no shift, no turn, no scale."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.5))
+
+
+@pytest.mark.usefixtures("still")
+def test_a_flip_mirrors_the_columns() -> None:
+    images = torch.randint(0, 256, (32, 1, 7, 9)).float()
+    changed = augment_images(images, "affine+flip")
+    torch.manual_seed(0)
+    mirrored = 0
+    for before, after in zip(images, changed, strict=True):
+        flipped = torch.allclose(after, before.flip(-1), atol=1e-3)
+        assert flipped or torch.allclose(after, before, atol=1e-3)
+        mirrored += flipped
+    assert 4 < mirrored < 28
+
+
+def test_a_shift_moves_by_an_eighth_of_the_side_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))
+    images = torch.randint(0, 256, (2, 1, 16, 24)).float()
+    moved = augment_images(images, "shift")
+    assert torch.allclose(moved[..., :14, :21], images[..., 2:, 3:], atol=1e-2)
+
+
+# -- monitors ----------------------------------------------------------------------------------
+
+MLP = {"encoding": "quantile", "embedding": 2, "depth": 2, "width": 16, "residual": False,
+       "norm": "none", "activation": "relu", "dropout": 0.0, "lr": 1e-3, "weight_decay": 1e-3,
+       "batch_size": 16}  # fmt: skip
+
+
+class Spoil(pl.Callback):
+    """Puts a factor on a layer's gradients from a step on."""
+
+    def __init__(self, layer: str, step: int, factor: float) -> None:
+        self.layer, self.step, self.factor = layer, step, factor
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step >= self.step:
+            for p in pl_module.get_submodule(self.layer).parameters():
+                assert p.grad is not None
+                p.grad.mul_(self.factor)
+
+
+def fit(dataset: Dataset, config: dict[str, Any], epochs: int, *callbacks: pl.Callback) -> Proxy:
+    torch.manual_seed(0)
+    proxy = Proxy("mlp", config, make_task(dataset))
+    run(trainer(epochs, 1e-3, *callbacks), proxy, dataset)
+    return proxy
+
+
+def test_norms_are_those_of_autograd_before_clipping() -> None:
+    dataset, monitor = table(names=["binary"]), GradientMonitor(every=1)
+
+    class Look(pl.Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.by_hand: dict[str, float] = {}
+            for name, p in pl_module.named_parameters():
+                assert p.grad is not None
+                layer = name.removeprefix("network.").rpartition(".")[0]
+                square = float(p.grad.square().sum())
+                self.by_hand[layer] = self.by_hand.get(layer, 0.0) + square
+
+    look = Look()
+    fit(dataset, MLP, 1, look, monitor)
+    assert monitor.norms == pytest.approx({k: v**0.5 for k, v in look.by_hand.items()}, rel=1e-4)
+    assert monitor.total[-1] == pytest.approx(sum(look.by_hand.values()) ** 0.5, rel=1e-4)
+    assert monitor.total[-1] > 1e-3, "the clipped norm would be at most that"
+    assert len(monitor.total) == math.ceil(dataset.profile.n_train / 16)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_with_layer_and_step() -> None:
+    with pytest.raises(TrainingStopped) as stopped:
+        fit(table(names=["binary"]), MLP, 9, Spoil("network.head", 17, math.nan), GradientMonitor())
+    assert stopped.value.reason == "nan"
+    assert stopped.value.evidence == "the gradient of head is not finite at step 17"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step_with_the_layer() -> None:
+    class Overflow(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            if trainer.global_step == 13:
+                module.network.body[4].weight.data.fill_(3e38)
+
+    config = MLP | {"depth": 3}
+    with pytest.raises(TrainingStopped) as stopped:
+        fit(table(names=["binary"]), config, 9, Overflow(), GradientMonitor())
+    assert stopped.value.reason == "nan"
+    assert "at step 13, from the output of body.4 on" in stopped.value.evidence
+
+
+@pytest.mark.parametrize(("factor", "explodes"), [(1.0, False), (50.0, False), (1e6, True)])
+def test_an_exploding_run_is_stopped_and_a_healthy_one_is_not(
+    factor: float, explodes: bool
+) -> None:
+    spoil, monitor = Spoil("network", 60, factor), GradientMonitor(every=2)
+    dataset = table(names=["regression"])
+    if not explodes:
+        fit(dataset, MLP, 20, spoil, monitor)
+        assert len(monitor.total) == 60
+        return
+    with pytest.raises(TrainingStopped, match="over 1000 times") as stopped:
+        fit(dataset, MLP, 20, spoil, monitor)
+    assert stopped.value.reason == "exploding"
+    assert "step 64" in stopped.value.evidence  # the third record in a row
+
+
+def test_a_run_over_its_time_is_stopped_and_a_hopeless_one_early() -> None:
+    dataset = table(names=["binary"])
+    with pytest.raises(TrainingStopped, match="after 0 s at step 1 of 24") as stopped:
+        fit(dataset, MLP, 4, TimeLimit(0.0))
+    assert stopped.value.reason == "timeout"
+    fit(dataset, MLP, 2, TimeLimit(600.0))
+    limit = TimeLimit(5.0)
+    slow = Sleep(0.05)  # 2,000 steps of it are 100 s
+    with pytest.raises(TrainingStopped, match="at its pace") as stopped:
+        fit(dataset, MLP, 400, slow, limit)
+    assert stopped.value.reason == "timeout"
+
+
+class Sleep(pl.Callback):
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds / 20)
+
+
+# -- proxies -----------------------------------------------------------------------------------
+
+RESNET = {"resolution": 8, "stem_width": 8, "stem_stride": 1, "stages": 2, "bottleneck": False,
+          "depth1": 1, "width1": 8, "kernel1": 3, "norm1": "batch", "activation1": "relu",
+          "depth2": 1, "width2": 8, "kernel2": 3, "norm2": "group", "activation2": "silu",
+          "pooling": "avg", "dropout": 0.1, "drop_path": 0.0, "augment": "shift", "lr": 3e-3,
+          "weight_decay": 1e-2, "batch_size": 16, "label_smoothing": 0.1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "make"),
+    [("mlp", MLP, lambda: table(names=["regression"])), ("resnet", RESNET, pictures)],
+)
+def test_a_proxy_trains_to_the_weights_of_a_bare_loop(
+    family: str, config: dict[str, Any], make: Any
+) -> None:
+    dataset, epochs = make(), 3
+    task, (inputs, labels) = make_task(dataset), tensors(dataset, "train")
+    torch.manual_seed(7)
+    proxy = Proxy(family, config, task)
+    torch.manual_seed(7)
+    network = load_families()[family].build(config, task)
+
+    torch.manual_seed(8)
+    run(trainer(epochs), proxy, dataset)
+
+    torch.manual_seed(8)
+    (target,) = task.targets
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
+    )
+    order = torch.Generator().manual_seed(3)
+    n = task.profile.n_train
+    total = epochs * math.ceil(n / 16)
+    warmup, step = math.ceil(0.05 * total), 0
+    network.train()
+    for _ in range(epochs):
+        shuffled = torch.randperm(n, generator=order)
+        for start in range(0, n, 16):
+            done = (step - warmup) / (total - warmup)
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+            optimizer.param_groups[0]["lr"] = config["lr"] * (
+                (step + 1) / (warmup + 1) if step < warmup else factor
+            )
+            rows = shuffled[start : start + 16]
+            x, y = {k: v[rows] for k, v in inputs.items()}, labels[target.name][rows]
+            if "image" in x:
+                x["image"] = augment_images(x["image"], "shift")
+            logits = network(**x)
+            if target.kind == "regression":
+                loss = (logits[:, 0] - ((y - target.mean) / target.std).float()).square().mean()
+            else:
+                loss = F.cross_entropy(logits, y, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+    assert step == total
+    for (name, ours), bare in zip(
+        proxy.network.state_dict().items(), network.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, bare, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_errors_of_a_regression_are_in_the_users_units_and_exact() -> None:
+    dataset = table(names=["regression"])
+    far = replace(dataset.targets[0], mean=1e9 + dataset.targets[0].mean)
+    dataset = replace(
+        dataset,
+        targets=(far,),
+        labels={"regression": dataset.labels["regression"] + 1e9},  # 2e-6 of it are one sigma
+    )
+    proxy = Proxy("mlp", MLP, make_task(dataset)).eval()
+    with torch.no_grad():
+        proxy.network.head.weight.zero_()  # type: ignore[union-attr, operator]
+        proxy.network.head.bias.zero_()  # type: ignore[union-attr, operator]
+    loader = Batches(*tensors(dataset, "val"), 7)
+    (found,) = trainer().validate(proxy, loader, verbose=False)
+    truth = dataset.labels["regression"][dataset.parts["val"]]
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((truth - far.mean) ** 2)), rel=1e-6)
+    assert found["val_loss"] == pytest.approx((found["rmse"] / far.std) ** 2, rel=1e-5)
+
+
+def test_every_head_has_its_own_loss_and_its_own_predictions() -> None:
+    dataset = table(names=["regression", "multiclass"])
+    task = make_task(dataset)
+    proxy = Proxy("mlp", MLP, task)
+    logits = torch.randn(84, 4)
+    _, labels = tensors(dataset, "train")
+    number = next(t for t in task.targets if t.kind == "regression")
+    standard = (labels["regression"] - number.mean) / number.std
+    expected = F.mse_loss(logits[:, 0], standard.float()) + F.cross_entropy(
+        logits[:, 1:], labels["multiclass"]
+    )
+    assert float(proxy.loss(logits, labels)) == pytest.approx(float(expected) / 2, rel=1e-5)
+    found = proxy.predictions(logits)
+    assert found["regression"] == pytest.approx(
+        logits[:, 0].double().numpy() * number.std + number.mean
+    )
+    assert found["multiclass"] == pytest.approx(logits[:, 1:].softmax(1).numpy())
+
+
+def test_class_weights_are_inverse_frequencies_with_a_mean_of_one() -> None:
+    dataset = table(names=["multiclass"])
+    proxy = Proxy("mlp", MLP | {"class_weights": "balanced"}, make_task(dataset))
+    counts = np.bincount(dataset.labels["multiclass"][dataset.parts["train"]])
+    weights = proxy.class_weights_0.numpy()  # type: ignore[operator]
+    assert weights * counts == pytest.approx(np.full(3, counts.sum() / 3), rel=1e-5)
+    assert Proxy("mlp", MLP, make_task(dataset)).class_weights_0 is None
+    logits, labels = torch.randn(84, 3), tensors(dataset, "train")[1]
+    expected = F.cross_entropy(logits, labels["multiclass"], torch.from_numpy(weights))
+    assert float(proxy.loss(logits, labels)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("names", [["regression", "binary"], ["multiclass"], ["u", "v"]])
+def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
+    names: list[str], tmp_path: Path
+) -> None:
+    dataset = table(names=names)
+    proxy = Proxy("mlp", MLP | {"class_weights": "balanced"}, make_task(dataset))
+    fitted = trainer(1)
+    run(fitted, proxy, dataset)
+    file = tmp_path / "model.ckpt"
+    fitted.save_checkpoint(file)
+    again = load_proxy(file)
+    assert again.task == proxy.task
+    rows = dataset.parts["test"]
+    inputs = {name: array[rows] for name, array in dataset.inputs.items()}
+    one, other = predict(proxy.eval(), inputs), predict(again, inputs, batch_size=5)
+    for name in one:
+        assert one[name] == pytest.approx(other[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_a_file_that_is_no_checkpoint_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.ckpt"
+    with pytest.raises(InputError, match="no checkpoint at"):
+        load_proxy(file)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="is not a checkpoint of"):
+        load_proxy(file)
+
+
+# -- the simple baselines ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "metric", "least"),
+    [
+        (["binary"], "accuracy", 0.8),
+        (["multiclass"], "accuracy", 0.7),
+        (["regression"], "r2", 0.5),
+        (["u", "v"], "f1", 0.7),
+        (["regression", "multiclass"], "score", 0.5),
+    ],
+)
+def test_the_simple_models_learn_each_kind_of_problem(
+    names: list[str], metric: str, least: float
+) -> None:
+    dataset = table(300, names=names)
+    found = simple.baselines(dataset, make_task(dataset))
+    assert len(found) == 2
+    for each in found:
+        assert "error" not in each
+        assert each["metrics"][metric] > least, each["name"]
+        assert each["samples"] == dataset.profile.n_train
+        assert each["seconds"] > 0
+
+
+def test_the_simple_model_of_images_learns_from_large_ones_too() -> None:
+    for side, channels in ((8, 1), (50, 3)):
+        dataset = pictures(side=side, channels=channels)
+        (found,) = simple.baselines(dataset, make_task(dataset))
+        assert found["name"] == "PCA + logistic"
+        assert found["metrics"]["accuracy"] > 0.8
+
+
+def test_large_images_are_averaged_over_whole_blocks() -> None:
+    images = rng.integers(0, 256, (3, 2, 70, 40), dtype=np.uint8)
+    found = simple._shrink(images).reshape(3, 2, 23, 13)
+    assert found[1, 0, 2, 5] == pytest.approx(images[1, 0, 6:9, 15:18].mean())
+    assert simple._shrink(images[..., :32, :8]) == pytest.approx(
+        images[..., :32, :8].reshape(3, -1).astype(float)
+    )
+
+
+def test_columns_of_many_categories_are_taken() -> None:
+    n = 900
+    city = np.repeat([f"city{i}" for i in range(300)], 3)
+    frame = pd.DataFrame({"city": city, "x": rng.normal(size=n), "y": np.arange(n) % 2})
+    dataset = read(frame, target="y", seed=0)
+    assert len(dataset.profile.columns[0].categories) > 255
+    assert not any("error" in b for b in simple.baselines(dataset, make_task(dataset)))
+
+
+def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = table(300, names=["multiclass"])
+    labels = dataset.labels["multiclass"]
+    rare = 2
+    keep = labels[dataset.parts["train"]] != rare
+    order = np.argsort(~keep, kind="stable")  # the cap takes what comes first
+    capped = replace(
+        dataset, parts=dataset.parts | {"train": dataset.parts["train"][order][: keep.sum()]}
+    )
+    found = simple.baselines(capped, make_task(dataset))
+    assert all("error" not in b for b in found)
+    assert all(0 < b["metrics"]["accuracy"] < 1 for b in found)
+    monkeypatch.setattr(simple, "MAX_SAMPLES", 50)
+    assert all(b["samples"] == 50 for b in simple.baselines(dataset, make_task(dataset)))
+
+
+def test_a_simple_model_that_fails_is_recorded_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no convergence today\nand more")
+
+    monkeypatch.setattr(LogisticRegression, "fit", broken)
+    dataset = table(names=["binary"])
+    failed, fine = simple.baselines(dataset, make_task(dataset))
+    assert failed["error"] == "ValueError: no convergence today"
+    assert failed["metrics"] == {}
+    assert fine["metrics"]["accuracy"] > 0.6
