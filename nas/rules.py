@@ -219,7 +219,7 @@ def dropout(task: Task, name: str = "dropout", default: float | None = None) -> 
 def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
     """The batch sizes on offer and the default, a power of two near a hundredth of the
     training samples; below 16 only where there are hardly more than that."""
-    most = 512 if task.modality == "tabular" else 128
+    most = 512 if task.modality == "tabular" else 64
     default = 2 ** round(math.log2(max(task.profile.n_train, 64) / 100))
     default = min(max(default, 16), most)
     while default > max(task.profile.n_train // 4, 4):

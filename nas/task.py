@@ -128,7 +128,7 @@ class Column(JsonRecord):
     missing: float = 0.0  # share of missing values
     mean: float = 0.0
     std: float = 1.0
-    quantiles: tuple[float, ...] = ()  # distinct, increasing; numeric columns only
+    quantiles: tuple[float, ...] = ()  # distinct, increasing bin edges; numeric columns only
     categories: tuple[str, ...] = ()  # code i + 1; code 0 is "missing or never seen"
 
 
@@ -214,7 +214,7 @@ DIRECTIONS: dict[str, Literal["min", "max"]] = {
     "f1": "max",
     "r2": "max",
     "score": "max",
-    "loss": "min",
+    "val_loss": "min",
     "rmse": "min",
     "mae": "min",
     "latency_ms": "min",

@@ -212,7 +212,7 @@ def _ft_space(task: Task) -> Space:
             rules.activation("activation", "reglu", ("reglu", "gelu", "relu")),
             Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
             rules.dropout(task, default=0.1),
-            rules.dropout(task, "attention_dropout", default=0.15),
+            rules.dropout(task, "attention_dropout", default=0.0),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
             *rules.training(task, lr=1e-3),
         )
