@@ -18,6 +18,18 @@ slow: $(READY)  ## searches of minutes
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data
 
+agreement: .venv-agreement/.ready  ## networks against timm on identical weights
+	OMP_NUM_THREADS=1 .venv-agreement/bin/python -m pytest -m agreement tests/test_agreement.py
+
+# timm brings a torchvision that breaks Lightning beside a CPU torch: it gets an environment of
+# its own, which sees the packages of the first through a .pth file.
+.venv-agreement/.ready: $(READY)
+	$(PYTHON) -m venv .venv-agreement
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$(.venv-agreement/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.venv-agreement/bin/python -m pip install --quiet -c constraints.txt timm
+	touch .venv-agreement/.ready
+
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
