@@ -23,6 +23,7 @@ from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import pick_families
 from nas.front import pareto
+from nas.search import samplers
 from nas.space import Space
 from nas.task import (
     COSTS,
@@ -320,6 +321,7 @@ def search(
     budget = Budget(parse_duration(time_limit), trials, workers or _cores())
     if budget.time_limit_s is None and trials is None:
         raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
+    samplers.check(sampler)
     if (folder / "task.json").exists():
         if not resume:
             raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
@@ -520,11 +522,11 @@ class Run:
         told = ", ".join(f"{n} {what}" for what, n in states.items()) or "none was trained"
         wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
         nearest = ""
-        for c in self.task.constraints:
-            values = [x.metrics[c.metric] for x in candidates if c.metric in x.metrics]
-            if values and not any(x.feasible((c,)) for x in candidates):
-                value = min(values) if c.op == "<=" else max(values)
-                nearest += f"; the nearest {c.metric} was {value:g}"
+        for limit in self.task.constraints:
+            values = [c.metrics[limit.metric] for c in candidates if limit.metric in c.metrics]
+            if values and not any(c.feasible((limit,)) for c in candidates):
+                value = min(values) if limit.op == "<=" else max(values)
+                nearest += f"; the nearest {limit.metric} was {value:g}"
         return (
             f"no candidate is complete{' and meets ' + wanted if wanted else ''}"
             f" ({told}{nearest}); relax the limit or search longer"

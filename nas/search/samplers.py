@@ -37,9 +37,16 @@ def stable_seed(seed: int, number: int) -> int:
     return int.from_bytes(digest[:4], "little")
 
 
+def check(name: str) -> None:
+    """Raise UsageError where there is no such sampler."""
+    if name not in NAMES:
+        raise UsageError(f"unknown sampler {name!r}; known are {', '.join(NAMES)}")
+
+
 def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
     import optuna
 
+    check(name)
     stable = stable_seed(seed, number)
     if name == "tpe":
         with warnings.catch_warnings():
@@ -50,9 +57,7 @@ def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSam
             )
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=stable)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=stable)
-    raise UsageError(f"unknown sampler {name!r}; known are {', '.join(NAMES)}")
+    return optuna.samplers.RandomSampler(seed=stable)
 
 
 def proposals(

@@ -1,0 +1,367 @@
+"""Two real searches from data to predictions, and what each kind of problem is scored by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.metrics import accuracy_score
+
+import nas
+from nas import recipe as recipes
+from nas.candidate import Candidate, State
+from nas.data import Dataset, read
+from nas.run import Evaluator, Run, make_task, parse_duration, quality_metrics
+from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
+from nas.train import predict, train
+from nas.training.proxy import Proxy
+
+# Lightning gives hints about choices that we have made; they are no fault of a test.
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+FAST: dict[str, Any] = {"epochs": 2, "workers": 2, "time_limit": None}
+
+
+def tumours() -> pd.DataFrame:
+    x, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    return x.assign(diagnosis=np.where(y == 1, "benign", "malignant"))
+
+
+@pytest.fixture(scope="module")
+def tabular(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("tabular")
+    tumours().to_csv(folder / "tumours.csv", index=False)
+    return nas.search(folder / "tumours.csv", "diagnosis", trials=4, out=folder / "run", **FAST)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    digits = load_digits()
+    pixels = (digits.images * 255 / 16).astype(np.uint8)
+    out = tmp_path_factory.mktemp("images") / "run"
+    return nas.search((pixels, digits.target), trials=4, out=out, **FAST)
+
+
+@pytest.fixture(params=["tabular", "images"])
+def run(request: pytest.FixtureRequest) -> Run:
+    found: Run = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tabular: Run) -> dict[str, Any]:
+    out = tabular.folder.parent / "model"
+    return train(tabular.export(tabular.folder.parent / "recipe.yaml"), out, epochs=2)
+
+
+# -- the search ----------------------------------------------------------------------------
+
+
+def test_the_front_is_that_of_a_brute_force(run: Run) -> None:
+    complete = [c for c in run.candidates() if c.state == State.COMPLETE]
+    costs = {
+        c.number: (-c.metrics["accuracy"], c.metrics["latency_ms"], c.metrics["params"])
+        for c in complete
+    }
+    expected = {
+        i
+        for i, a in costs.items()
+        if not any(
+            a != b and all(y <= x for x, y in zip(a, b, strict=True)) for b in costs.values()
+        )
+    }
+    assert {c.number for c in run.front()} == expected
+    assert len(complete) >= 3
+
+
+def test_the_front_is_measured_again_on_the_quiet_device(run: Run) -> None:
+    for c in run.front():
+        assert c.cost["latency"]["quiet"] == 1.0
+        assert c.metrics["latency_ms"] == c.cost["latency"]["median_ms"]
+
+
+def test_each_familys_baseline_comes_first_and_the_layers_add_up(run: Run) -> None:
+    candidates = run.candidates()
+    first = {c.family: c.config for c in candidates if c.origin == "baseline"}
+    assert first == {name: space.baseline() for name, space in run.spaces.items()}
+    for c in candidates:
+        assert sum(layer["params"] for layer in c.layers) == c.metrics["params"] > 0
+        assert len(c.curve) == 2
+        assert all(np.isfinite(list(point.values())).all() for point in c.curve)
+        assert c.gradient_norms
+
+
+def test_a_run_leaves_its_files_and_opens_again(run: Run) -> None:
+    for name in ("task.json", "run.json", "study.journal", "baselines.json", "data/dataset.json"):
+        assert (run.folder / name).is_file(), name
+    again = Run(run.folder)
+    assert again.candidates() == run.candidates()
+    assert len(again.frame()) == len(run.candidates())
+    assert again.best() in again.front()
+    best = max(c.metrics["accuracy"] for c in again.front())
+    assert again.best().metrics["accuracy"] == best
+    for baseline in again.baselines():
+        assert 0.5 < baseline["metrics"]["accuracy"] <= 1
+
+
+def test_the_report_is_one_page_that_names_each_candidate(run: Run) -> None:
+    page = run.report(run.folder.parent / "page.html").read_text(encoding="utf-8")
+    assert page.lstrip().startswith("<!doctype html>")
+    assert all(name in page for name in run.spaces)
+    assert 'src="http' not in page
+
+
+def test_a_limit_that_nothing_meets_is_told_with_the_nearest(run: Run) -> None:
+    smallest = min(c.metrics["params"] for c in run.front())
+    assert run.best(f"params<={smallest:.0f}").metrics["params"] == smallest
+    with pytest.raises(NoFeasibleCandidate, match="params<=1 "):
+        run.best("params<=1")
+
+
+def test_searching_again_in_the_folder_is_refused(tabular: Run) -> None:
+    with pytest.raises(InputError, match="holds a search; go on with --resume"):
+        nas.search(tumours(), "diagnosis", out=tabular.folder, trials=4)
+
+
+def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> None:
+    shutil.copytree(tabular.folder, folder := tmp_path / "run")
+    stamp = (folder / "baselines.json").stat().st_mtime_ns
+    more = nas.search(out=folder, resume=True, trials=6, **(FAST | {"epochs": None}))
+    before, after = tabular.candidates(), more.candidates()
+    assert [(c.family, c.config, c.curve) for c in after[: len(before)]] == [
+        (c.family, c.config, c.curve) for c in before
+    ]
+    trained = [c for c in after if c.reason != "duplicate"]
+    assert len(trained) == 6
+    assert len({(c.family, json.dumps(c.config, sort_keys=True)) for c in trained}) == 6
+    assert (folder / "baselines.json").stat().st_mtime_ns == stamp
+
+
+def test_the_search_never_looks_at_the_test_part(tabular: Run, tmp_path: Path) -> None:
+    """With the inputs and labels of the test part scrambled, all figures are the same."""
+    shutil.copytree(tabular.folder, folder := tmp_path / "run")
+    dataset = Dataset.load(folder / "data")
+    rows = dataset.parts["test"]
+    assert len(rows) > 50
+    # Copies, because the arrays are maps of the files that will be written over.
+    inputs = {name: np.array(a) for name, a in dataset.inputs.items()}
+    labels = {name: np.array(a) for name, a in dataset.labels.items()}
+    parts = {name: np.array(a) for name, a in dataset.parts.items()}
+    for array in inputs.values():
+        array[rows] = 9999
+    for array in labels.values():
+        array[rows] = 1 - array[rows]
+    scrambled = Dataset(dataset.modality, dataset.targets, dataset.profile, inputs, labels, parts)
+    scrambled.save(folder / "data")
+    candidate = next(c for c in tabular.candidates() if c.family == "mlp")
+    asked = Candidate(
+        candidate.number, candidate.family, candidate.config, candidate.seed, epochs=2
+    )
+    end = Evaluator(str(folder)).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    found = {k: v for k, v in end["metrics"].items() if k != "latency_ms"}
+    assert found == pytest.approx({k: candidate.metrics[k] for k in found}, rel=1e-5)
+    again = Evaluator(str(folder)).baselines(None)
+    assert [b["metrics"] for b in again] == [b["metrics"] for b in tabular.baselines()]
+
+
+def test_the_name_search_stays_a_function(tabular: Run) -> None:
+    import nas.search.study
+
+    assert callable(nas.search)
+    assert nas.search.__module__ == "nas.run"
+
+
+# -- from the winner to predictions --------------------------------------------------------
+
+
+def test_a_recipe_reads_back_as_it_was_made(run: Run, tmp_path: Path) -> None:
+    candidate = run.best()
+    made = recipes.make(candidate, run.task, run.source, run.versions)
+    read_back = recipes.load(run.export(tmp_path / "recipe.yaml"))
+    assert read_back == json.loads(json.dumps(made))
+    model = read_back["model"]["init_args"]
+    assert (model["family"], model["config"]) == (candidate.family, candidate.config)
+    assert run.task == type(run.task).from_dict(model["task"])
+
+
+def test_training_scores_the_best_epoch_once_on_the_test_part(
+    tabular: Run, trained: dict[str, Any]
+) -> None:
+    assert trained["epochs"] == 2
+    assert trained["params"] == tabular.best().metrics["params"]
+    assert 0.6 < trained["test"]["accuracy"] <= 1
+    assert json.loads((tabular.folder.parent / "model/result.json").read_text()) == trained
+    # The same from the predictions on the rows of the test part.
+    frame = tumours()
+    rows = Dataset.load(tabular.folder / "data").parts["test"]
+    predictions, _ = predict(Path(trained["checkpoint"]), frame.iloc[rows])
+    accuracy = accuracy_score(frame["diagnosis"].iloc[rows], predictions["diagnosis"])
+    assert accuracy == pytest.approx(trained["test"]["accuracy"])
+
+
+def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
+    tabular: Run, trained: dict[str, Any]
+) -> None:
+    content = torch.load(trained["checkpoint"], weights_only=True)
+    saved = content["hyper_parameters"]
+    module = Proxy(saved["family"], saved["config"], saved["task"])
+    module.load_state_dict(content["state_dict"])
+    data = read(tumours(), target="diagnosis")
+    with torch.inference_mode():
+        inputs = {name: torch.from_numpy(array) for name, array in data.inputs.items()}
+        expected = module.eval()(**inputs).softmax(dim=1).numpy()
+    unlabeled = tumours().drop(columns="diagnosis")
+    predictions, scores = predict(Path(trained["checkpoint"]), unlabeled)
+    got = predictions[["probability[benign]", "probability[malignant]"]].to_numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert scores == {}
+    _, scores = predict(Path(trained["checkpoint"]), tumours())
+    assert scores["accuracy"] == pytest.approx(
+        accuracy_score(tumours()["diagnosis"], predictions["diagnosis"])
+    )
+
+
+@pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "builtins.exec"])
+@pytest.mark.parametrize("section", ["optimizer", "data", "callbacks"])
+def test_a_recipe_cannot_name_foreign_code(
+    tabular: Run, tmp_path: Path, section: str, name: str
+) -> None:
+    recipe = recipes.load(tabular.export(tmp_path / "recipe.yaml"))
+    mark = tmp_path / "executed"
+    arguments = {"os.system": "command", "subprocess.Popen": "args"}
+    foreign = {
+        "class_path": name,
+        "init_args": {arguments.get(name, "source"): f"touch {mark}"},
+    }
+    if section == "callbacks":
+        recipe["trainer"]["callbacks"] = [foreign]
+    else:
+        recipe[section] = foreign
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match=r"evil\.yaml"):
+        train(tmp_path / "evil.yaml", tmp_path / "model", epochs=1)
+    assert not mark.exists()
+
+
+def test_data_that_changed_since_the_search_is_refused(tabular: Run, tmp_path: Path) -> None:
+    recipe = recipes.load(tabular.export(tmp_path / "recipe.yaml"))
+    tumours().iloc[:-1].to_csv(tmp_path / "other.csv", index=False)
+    recipe["data"]["init_args"]["source"] = str(tmp_path / "other.csv")
+    recipes.write(recipe, tmp_path / "recipe.yaml")
+    with pytest.raises(InputError, match=r"data of .*other\.csv differs"):
+        train(tmp_path / "recipe.yaml", tmp_path / "model", epochs=1)
+
+
+# -- kinds of problem ----------------------------------------------------------------------
+
+CLASSES = {"accuracy", "balanced_accuracy", "f1", "auc"}
+NUMBERS = {"rmse", "mae", "r2"}
+PROBLEMS: dict[str, tuple[list[str], set[str]]] = {
+    "binary": (["yes"], CLASSES),
+    "multiclass": (["colour"], CLASSES),
+    "multilabel": (["a", "b"], {"accuracy", "f1", "auc"}),
+    "regression": (["size"], NUMBERS),
+    "several": (
+        ["colour", "size"],
+        {f"{m}[colour]" for m in CLASSES} | {f"{m}[size]" for m in NUMBERS} | {"score"},
+    ),
+}
+
+
+def small_table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(240, 3))
+    return pd.DataFrame(x, columns=["p", "q", "r"]).assign(
+        yes=np.where(x[:, 0] > 0, "yes", "no"),
+        colour=np.select([x[:, 1] < -0.5, x[:, 1] > 0.5], ["red", "green"], "blue"),
+        a=(x[:, 0] > 0).astype(int),
+        b=(x[:, 2] > 0.2).astype(int),
+        size=x[:, 0] * 40 + 100,
+    )
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path) -> None:
+    targets, expected = PROBLEMS[problem]
+    table = small_table()[["p", "q", "r", *targets]]
+    dataset = read(table, target=targets)
+    task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=1)
+    dataset.save(tmp_path / "data")
+    (tmp_path / "task.json").write_text(task.to_json())
+    evaluator = Evaluator(str(tmp_path))
+    config = nas.load_families("tabular")["mlp"].baseline(task)
+    reports: list[tuple[int, dict[str, float]]] = []
+    asked = Candidate(0, "mlp", config, seed=1, epochs=1)
+    result = evaluator.evaluate(asked.to_dict(), lambda *it: reports.append(it) or "")
+    end = Candidate.from_dict(result)
+    assert (end.state, end.reason, end.detail) == (State.COMPLETE, "", "")
+    costs = {"params", "flops", "memory_mb", "latency_ms"}
+    assert set(end.metrics) == expected | costs | {"val_loss", "loss"}
+    assert set(quality_metrics(task)) == expected | {"val_loss"}
+    assert all(np.isfinite(value) for value in end.metrics.values())
+    assert [epoch for epoch, _ in reports] == [1]
+    assert end.metrics.items() >= reports[0][1].items()
+    for baseline in evaluator.baselines(None):
+        assert set(baseline["metrics"]) == expected
+
+
+# -- calls that are wrong ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"sampler": "best"}, "unknown sampler 'best'"),
+        ({"trials": None}, "a search needs an end"),
+        ({"objectives": ["params"]}, "hold no quality"),
+        ({"objectives": ["rmse"]}, "not measured on this data"),
+        ({"constraints": {"params": "<1 million"}}, "not of the form"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"resume": True}, "holds no search to resume"),
+    ],
+)
+def test_a_wrong_call_is_told_and_leaves_no_folder(
+    options: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=told):
+        nas.search(
+            tumours(), "diagnosis", **(FAST | {"trials": 2, "out": tmp_path / "run"} | options)
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), (90, 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172800), (None, None)],
+)
+def test_durations(text: str | float | None, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "0", "nan", "1y", "inf"])
+def test_a_duration_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time; write 90s, 10m or 2h"):
+        parse_duration(text)
+
+
+@pytest.mark.slow
+def test_a_time_limit_is_kept(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    run = nas.search(
+        small_table()[["p", "q", "r", "yes"]],
+        "yes",
+        families=["mlp"],
+        time_limit=20,
+        workers=1,
+        out=tmp_path / "run",
+    )
+    assert time.monotonic() - begin < 20 + 6
+    assert len(run.candidates()) > 1
