@@ -321,7 +321,11 @@ _RUN = click.argument("run", type=click.Path(path_type=Path))
 @_RUN
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def status(run: Path, as_json: bool) -> None:
-    """Show how far the search in folder RUN is, also while it runs."""
+    """Show how far the search in folder RUN is, also while it runs.
+
+    \b
+    nas status runs/adult
+    """
     from nas.run import Run
 
     opened = Run(run)
@@ -353,7 +357,11 @@ def status(run: Path, as_json: bool) -> None:
 @_RUN
 @click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/report.html.")
 def report(run: Path, out: Path | None) -> None:
-    """Write the report of RUN: one HTML page that works offline."""
+    """Write the report of RUN: one HTML page that works offline.
+
+    \b
+    nas report runs/adult --out adult.html
+    """
     from nas.run import Run
 
     click.echo(Run(run).report(out))
@@ -367,7 +375,12 @@ def report(run: Path, out: Path | None) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/recipe.yaml.")
 def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | None) -> None:
-    """Write the training recipe of a candidate of RUN."""
+    """Write the training recipe of a candidate of RUN.
+
+    \b
+    nas export runs/adult                        the best quality
+    nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
+    """
     from nas.run import Run
 
     opened = Run(run)
@@ -382,7 +395,11 @@ def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | No
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def train(recipe: Path, out: Path | None, epochs: int | None, as_json: bool) -> None:
-    """Train RECIPE at full scale and score it once on the test part."""
+    """Train RECIPE at full scale and score it once on the test part.
+
+    \b
+    nas train runs/adult/recipe.yaml --out model
+    """
     from nas import recipe as recipes
 
     recipes.load(recipe)  # a wrong file is told before the seconds that torch takes
@@ -408,6 +425,9 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 
     Writes one row for each sample: the file of an image, the prediction, and for classes
     the probability of each. Where DATA holds the targets, their scores go to standard error.
+
+    \b
+    nas predict runs/adult/model new.csv --out predictions.csv
     """
     checkpoint = model / "model.ckpt" if model.is_dir() else model
     from nas.train import predict as run_prediction
@@ -422,7 +442,11 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 @click.option("--modality", help="Only the families of this modality.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def families(modality: str | None, as_json: bool) -> None:
-    """List the families of networks that are installed."""
+    """List the families of networks that are installed.
+
+    \b
+    nas families --modality images
+    """
     from nas.family import load_families
 
     found = load_families(modality)

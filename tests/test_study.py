@@ -281,6 +281,24 @@ def test_an_objective_that_was_not_measured_stops_a_candidate_at_its_rung(tmp_pa
     assert study.report(candidate.number, 3, {"params": 10.0}) == "nan"
 
 
+def test_how_far_a_candidate_is_over_a_limit_is_told_as_a_share_of_it(tmp_path: Path) -> None:
+    study = opened(tmp_path, small_task(constraints=("params<=1000", "latency_ms<=5")))
+    ends = [
+        (State.PRUNED, "infeasible", {"params": 3000.0}),
+        (State.PRUNED, "halving", {"params": 10.0}),
+        (State.COMPLETE, "", {"accuracy": 0.5, "params": 500.0, "latency_ms": 10.0}),
+    ]
+    for state, reason, metrics in ends:
+        candidate = study.ask()
+        assert candidate is not None
+        study.tell(replace(candidate, state=state, reason=reason, metrics=metrics))
+    assert [t.constraints for t in study._study.get_trials()] == [
+        {"pruned": 1.0, "params<=1000": 2.0},
+        {"pruned": 1.0},
+        {"pruned": 0.0, "params<=1000": -0.5, "latency_ms<=5": 1.0},
+    ]
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_errors_teach_the_sampler(tmp_path: Path, sampler: str) -> None:
     """All plain networks raise: the model must leave them, as if they were bad."""

@@ -20,6 +20,8 @@ from nas.task import InputError
 
 # So many errors and nothing else: the fault is not one candidate's.
 FIRST_ERRORS = 6
+# So many over a limit and nothing else, with a sampler that learns by how much: give up.
+FIRST_INFEASIBLE = 40
 # Workers in a row that die before they are ready: none will ever be.
 FAILED_STARTS = 4
 GRACE_S = 3.0  # after the deadline, for a candidate to hear of it
@@ -197,7 +199,8 @@ def drive(
     on_event: Callable[[LocalWorkers], None] = lambda workers: None,
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
-    (of ``time.monotonic``) has come; candidates in training then are stopped.
+    (of ``time.monotonic``) has come; candidates in training then are stopped. Ends early
+    where the space is exhausted, or the first ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator that a worker runs once, before candidates.
     Raises InputError where workers cannot start, where a call fails, and where the first
@@ -206,10 +209,12 @@ def drive(
     """
     calls = list(calls)
     late = exhausted = False
+    earlier = _all_ended(study, "infeasible")
 
     def done() -> bool:
         spent = trials is not None and study.spent >= trials
-        return late or spent or (exhausted and not study.waiting)
+        hopeless = _all_ended(study, "infeasible") >= earlier + FIRST_INFEASIBLE
+        return late or spent or hopeless or (exhausted and not study.waiting)
 
     try:
         while True:
@@ -256,12 +261,9 @@ def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> No
         study.tell(finished)
     elif event.kind == "error":
         _give_up(study, candidate, "error", event.content["error"])
-        told = [
-            c for c in study.candidates() if c.state != State.RUNNING and c.reason != "duplicate"
-        ]
-        if len(told) >= FIRST_ERRORS and all(c.reason == "error" for c in told):
+        if (errors := _all_ended(study, "error")) >= FIRST_ERRORS:
             last = _last_line(event.content["error"])
-            raise InputError(f"the first {len(told)} candidates all failed, the last with: {last}")
+            raise InputError(f"the first {errors} candidates all failed, the last with: {last}")
     elif late:
         _give_up(study, candidate, "interrupted", "the time limit came while in training")
     else:
@@ -282,6 +284,13 @@ def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> No
     if reason == "interrupted" or (reason == "lost" and not lost):
         study.requeue(failed)
     study.tell(failed)
+
+
+def _all_ended(study: Study, reason: str) -> int:
+    """How many candidates have ended where all did so for ``reason``; else 0."""
+    reasons = [c.reason for c in study.candidates() if c.state != State.RUNNING]
+    ended = [r for r in reasons if r not in ("duplicate", "interrupted")]
+    return len(ended) if set(ended) == {reason} else 0
 
 
 def _last_line(text: str) -> str:

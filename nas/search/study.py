@@ -278,13 +278,15 @@ class Study:
         # A pruned trial without a constraint value would count as good while few are complete.
         # An error is told as pruned too: Optuna learns nothing from a failure, and would ask
         # for the same kind of network again and again.
-        violations = {"pruned": 0.0 if candidate.state == State.COMPLETE else 1.0}
-        values = None
-        if candidate.state == State.COMPLETE:
-            values = [candidate.metrics[o.metric] for o in self.task.objectives]
-            for c in self.task.constraints:
+        complete = candidate.state == State.COMPLETE
+        violations = {"pruned": 0.0 if complete else 1.0}
+        for c in self.task.constraints:
+            if complete or (candidate.reason == "infeasible" and c.metric in candidate.metrics):
                 # As a share of the limit: Optuna adds violations up, whatever their units.
                 violations[str(c)] = c.violation(candidate.metrics) / (abs(c.bound) or 1.0)
+        values = None
+        if complete:
+            values = [candidate.metrics[o.metric] for o in self.task.objectives]
         known = trial.constraints  # set already where the driver was killed before its tell
         for name in violations.keys() - known.keys():
             trial.set_constraint(name, violations[name])
