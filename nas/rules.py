@@ -210,10 +210,19 @@ def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
     )
 
 
-def dropout(task: Task, name: str = "dropout", default: float | None = None) -> Float:
+def dropout(
+    task: Task, name: str = "dropout", default: float | None = None, before_head: bool = False
+) -> Float:
+    """Up to 0.1 where data abound and 0.5 where overfitting is likely; a third by default.
+
+    ``before_head`` says that it stands there alone, as in a network of convolutions.
+    """
     low, high = 0.0, round(0.1 + 0.4 * risk(task), 2)
     value = round(high / 2, 2) if default is None else min(default, high)
-    return Float(name, low, high, default=value, why=("dropout-from-risk",))
+    why: tuple[str, ...] = ("dropout-from-risk",)
+    if before_head:
+        why = (*why, "no-dropout-after-batchnorm")
+    return Float(name, low, high, default=value, why=why)
 
 
 def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:

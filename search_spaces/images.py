@@ -117,7 +117,7 @@ def _resnet_space(task: Task) -> Space:
         (
             *params,
             Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
-            rules.dropout(task),
+            rules.dropout(task, before_head=True),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
             *_image_training(task, lr=3e-3),
         )
@@ -210,7 +210,7 @@ def _efficientnet_space(task: Task) -> Space:
             Choice("se_ratio", (0.0, 0.25), default=0.25),
             Choice("head_width", (0, 64, 128), default=0, why=("global-pooling",)),
             Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
-            rules.dropout(task),
+            rules.dropout(task, before_head=True),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
             *_image_training(task, lr=3e-3),
         )
