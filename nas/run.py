@@ -155,10 +155,11 @@ class Evaluator:
             num_sanity_val_steps=0,
         )
         begin = time.perf_counter()
+        (inputs, labels), (val_inputs, val_labels) = self._tensors["train"], self._tensors["val"]
         trainer.fit(
             module,
-            proxy.Batches(*self._tensors["train"], batch_size, seed=candidate.seed),
-            proxy.Batches(*self._tensors["val"], 512),
+            proxy.Batches(inputs, labels, batch_size, seed=candidate.seed),
+            proxy.Batches(val_inputs, val_labels, 512),
         )
         steps = max(1, trainer.global_step)
         step_ms = (time.perf_counter() - begin) * 1e3 / steps
@@ -322,6 +323,9 @@ def search(
     if budget.time_limit_s is None and trials is None:
         raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
     samplers.check(sampler)
+    limits = _parse_constraints(constraints)
+    for metric in objectives:
+        direction(metric)  # an unknown one is told before the data is read
     if (folder / "task.json").exists():
         if not resume:
             raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
@@ -345,7 +349,7 @@ def search(
         task = make_task(
             dataset,
             objectives=tuple(objectives),
-            constraints=_parse_constraints(constraints),
+            constraints=limits,
             budget=budget,
             device=pick_device(device),
             epochs=epochs,
@@ -699,6 +703,8 @@ def pick_device(name: str) -> str:
     stays free of torch."""
     if name == "cpu":
         return name
+    if name != "auto" and not name.startswith("cuda"):
+        raise UsageError(f"unknown device {name!r}; choose auto, cpu or cuda")
     import subprocess
 
     code = "import torch; print(torch.cuda.device_count())"
@@ -708,8 +714,6 @@ def pick_device(name: str) -> str:
     count = int(answer.stdout.strip() or 0)
     if name == "auto":
         return "cuda" if count else "cpu"
-    if not name.startswith("cuda"):
-        raise UsageError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if not count:
         raise InputError("no CUDA device is visible here; choose --device cpu")
     return name

@@ -1,0 +1,314 @@
+"""The command as a user meets it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from nas import cli
+from nas.search.study import Study
+from nas.space import Space
+from nas.testing import small_spaces, small_task
+
+COMMANDS = ("search", "status", "report", "export", "train", "predict", "families")
+
+
+def table(n: int = 60, **columns: Any) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2))
+    label = np.where(x[:, 0] > 0, "yes", "no")
+    return pd.DataFrame(x, columns=["p", "q"]).assign(**{"label": label} | columns)
+
+
+def pictures(folder: Path, spoil: Callable[[Path], object]) -> None:
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (folder / label).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.jpg")
+    spoil(folder / "a" / "3.jpg")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with every sort of wrong file."""
+    monkeypatch.chdir(tmp_path)
+    table().to_csv("good.csv", index=False)
+    table(2).to_csv("two.csv", index=False)
+    table(label="yes").to_csv("single.csv", index=False)
+    table()[["label"]].assign(empty=np.nan).to_csv("empty.csv", index=False)
+    table()[["label"]].assign(same=1.0).to_csv("constant.csv", index=False)
+    price = [f"{i + 0.5}" for i in range(59)] + ["cheap"]
+    table(price=price).to_csv("price.csv", index=False)
+    table(price=[np.nan, *np.arange(59) / 7]).to_csv("nan.csv", index=False)
+    Path("recipe.yaml").write_text("model: [1, 2")
+    Path("other.yaml").write_text("colour: blue\n")
+    Path("options.yaml").write_text("time_limits: 10m\n")
+    Path("wrong.yaml").write_text("trials: many\n")
+    Path("model.ckpt").write_bytes(b"PK\x03\x04 not weights")
+    pictures(tmp_path / "blank", lambda file: file.write_bytes(b""))
+    pictures(tmp_path / "torn", lambda file: file.write_bytes(file.read_bytes()[:200]))
+    return tmp_path
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+    errors: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.errors = re.findall(r"^(?:error|Error): (.*)$", self.err, flags=re.M)
+
+
+@pytest.fixture
+def nas(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    def call(*args: str) -> Ended:
+        with pytest.raises(SystemExit) as end:
+            cli.main(args)
+        out, err = capfd.readouterr()
+        return Ended(int(end.value.code or 0), out, err)
+
+    return call
+
+
+WRONG = [
+    # command, exit code, what its one line must say
+    ("search nowhere.csv -t label", 2, r"nowhere\.csv does not exist"),
+    ("search god.csv -t label", 2, r"did you mean good\.csv\?"),
+    ("search good.csv", 2, "target"),
+    ("search good.csv -t labl", 2, "labl.*label"),
+    ("search single.csv -t label", 1, "single class 'yes'"),
+    ("search empty.csv -t label", 1, "empty|no column"),
+    ("search constant.csv -t label", 1, "constant|same|no column"),
+    ("search two.csv -t label", 1, "2 samples are too few"),
+    ("search price.csv -t price --problem regression", 1, "'cheap' in .*not a number"),
+    ("search price.csv -t price", 1, "'cheap' in .*not a number"),
+    ("search nan.csv -t price", 1, "missing in 1 of 60 rows"),
+    ("search blank", 1, r"3\.jpg"),
+    ("search torn", 1, r"3\.jpg"),
+    ("search good.csv -t label -c params=5", 2, "METRIC<=NUMBER"),
+    ("search good.csv -t label -c speed<=5", 2, "unknown metric 'speed'"),
+    ("search good.csv -t label -o speed", 2, "unknown metric 'speed'"),
+    ("search good.csv -t label -o rmse", 2, "'rmse' is not measured on this data"),
+    ("search good.csv -t label -o params", 2, "hold no quality; add accuracy"),
+    ("search good.csv -t label -f resnet", 2, "unknown family 'resnet'.*mlp"),
+    ("search good.csv -t label --modality sound", 2, "'sound' is not one of"),
+    ("search good.csv -t label --sampler best", 2, "'best' is not one of"),
+    ("search good.csv -t label --time-limit soon", 2, "'soon' is not a time; write 90s"),
+    ("search good.csv -t label --time-limit none", 2, "needs an end"),
+    ("search good.csv -t label --device tpu", 2, "unknown device 'tpu'"),
+    ("search good.csv -t label --split half", 2, "split"),
+    ("search good.csv -t label --trials 0", 2, "0 is not in the range"),
+    ("search good.csv -t label --resume", 1, "holds no search to resume"),
+    ("search good.csv -t label --config options.yaml", 2, "unknown option 'time_limits'"),
+    ("search good.csv -t label --config wrong.yaml", 2, "'many' is not a valid integer"),
+    ("search good.csv -t label --config other.csv", 2, r"other\.csv"),
+    ("search good.csv -t label --config recipe.yaml", 2, r"recipe\.yaml is not YAML"),
+    ("search", 2, "Missing argument 'DATA'"),
+    ("serch good.csv", 2, "No such command 'serch'"),
+    ("status .", 1, "holds no search"),
+    ("report nowhere", 1, "nowhere holds no search"),
+    ("export nowhere -n 3", 1, "nowhere holds no search"),
+    ("train nowhere.yaml", 1, r"no recipe at nowhere\.yaml"),
+    ("train recipe.yaml", 1, r"recipe\.yaml is not a YAML file"),
+    ("train other.yaml", 1, r"other\.yaml is not a recipe"),
+    ("train blank", 1, "blank is not a YAML file"),
+    ("predict nowhere good.csv", 1, r"no checkpoint at nowhere"),
+    ("predict model.ckpt good.csv", 1, r"model\.ckpt is not a checkpoint of `nas train`"),
+    ("families --modality sound", 2, "no family of the modality 'sound'.*tabular"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "told"), WRONG, ids=[row[0] for row in WRONG])
+def test_a_mistake_is_one_line_and_an_exit_code(
+    here: Path, nas: Callable[..., Ended], command: str, code: int, told: str
+) -> None:
+    ended = nas(*command.split())
+    assert "Traceback" not in ended.err
+    assert len(ended.errors) == 1, ended.err
+    assert re.search(told, ended.errors[0]), ended.errors[0]
+    assert ended.code == code
+    assert ended.out == ""
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(nas: Callable[..., Ended], command: str) -> None:
+    ended = nas(command, "--help")
+    assert ended.code == 0
+    assert f"\n  nas {command} " in ended.out
+
+
+def test_help_lists_all_commands_and_the_exit_codes_are_those_of_the_errors(
+    nas: Callable[..., Ended],
+) -> None:
+    assert set(COMMANDS) == set(cli.cli.commands)
+    listed = nas("--help").out
+    assert all(re.search(rf"^  {command} ", listed, flags=re.M) for command in COMMANDS)
+    from nas import task
+
+    doc = " ".join((cli.__doc__ or "").split())
+    for kind, words in (
+        (task.InputError, "wrong data"),
+        (task.UsageError, "wrong usage"),
+        (task.NoFeasibleCandidate, "no feasible candidate"),
+        (task.SelfCheckFailed, "self-check failed"),
+    ):
+        assert f"{kind.exit_code} {words}" in doc or f"{kind.exit_code} a {words}" in doc
+    assert "130 interrupted" in doc
+
+
+def test_families_are_listed_as_text_and_as_json(nas: Callable[..., Ended]) -> None:
+    lines = nas("families").out.splitlines()
+    listed = json.loads(nas("families", "--json").out)["families"]
+    assert len(listed) == len(lines) >= 6
+    assert {row["modality"] for row in listed} == {"tabular", "images"}
+    only = json.loads(nas("families", "--modality", "images", "--json").out)["families"]
+    assert {row["name"] for row in only} >= {"resnet", "vit"}
+
+
+# -- a search ------------------------------------------------------------------------------
+
+
+@dataclass
+class Searched:
+    folder: Path
+    ended: Ended
+    during: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search by the command, with its status asked for while it runs."""
+    folder = tmp_path_factory.mktemp("cli")
+    table(200, empty=np.nan, same=1).to_csv(folder / "data.csv", index=False)
+    command = [sys.executable, "-c", "from nas.cli import main; main()"]
+    search = "search data.csv -t label -f mlp --trials 3 --epochs 3 --workers 1 --device cpu --json"
+    process = subprocess.Popen(
+        [*command, *search.split(), "--out", "run"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    during = []
+    while process.poll() is None:
+        if (folder / "run" / "task.json").exists():
+            asked = subprocess.run(
+                [*command, "status", "run", "--json"], cwd=folder, capture_output=True, check=True
+            )
+            during.append(json.loads(asked.stdout)["candidates"])
+        time.sleep(0.1)
+    out, err = process.communicate()
+    return Searched(folder, Ended(process.returncode, out, err), during)
+
+
+def test_a_search_prints_one_json_object_and_its_progress_elsewhere(searched: Searched) -> None:
+    assert searched.ended.code == 0, searched.ended.err
+    found = json.loads(searched.ended.out)
+    assert {row["state"] for row in found["front"]} == {"complete"}
+    assert all(Path(searched.folder, found[name]).is_file() for name in ("report", "recipe"))
+    assert [b["name"] for b in found["baselines"]]
+    told = searched.ended.err
+    assert "note: column 'empty'" in told
+    assert "note: column 'same'" in told
+    assert "tabular: 140 train, 30 validation, 30 test samples" in told
+    assert not searched.ended.errors
+
+
+def test_a_running_search_can_be_looked_at(searched: Searched) -> None:
+    assert any(counts.get("running") for counts in searched.during)
+    finished = [sum(counts.values()) - counts.get("running", 0) for counts in searched.during]
+    assert finished == sorted(finished)
+
+
+def test_status_counts_and_shows_the_front(searched: Searched, nas: Callable[..., Ended]) -> None:
+    run = str(searched.folder / "run")
+    found = json.loads(nas("status", run, "--json").out)
+    assert sum(found["candidates"].values()) >= 3
+    assert found["front"] == json.loads(searched.ended.out)["front"]
+    text = nas("status", run).out
+    assert "complete" in text
+    assert "mlp" in text
+
+
+def test_a_folder_in_use_is_refused(
+    searched: Searched, nas: Callable[..., Ended], tmp_path: Path
+) -> None:
+    shutil.copytree(searched.folder / "run", run := tmp_path / "run")
+    (run / "study.journal").unlink()
+    study = Study(run, small_task(), Space.join(small_spaces()))
+    ended = nas("search", "data.csv", "-t", "label", "--resume", "--out", str(run))
+    study.close()
+    assert (ended.code, len(ended.errors)) == (1, 1)
+    assert "is in use by another search (process " in ended.errors[0]
+
+
+def test_a_finished_search_is_not_written_over(
+    searched: Searched, nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(searched.folder)
+    ended = nas("search", "data.csv", "-t", "label", "--out", "run")
+    assert ended.code == 1
+    assert "go on with --resume, or choose --out" in ended.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["-n", "99"], 2, "no candidate 99"),
+        (["-c", "params<=1"], 3, "no candidate is complete and meets params<=1"),
+        (["-n", "1", "-c", "params<=1"], 2, "not both"),
+    ],
+)
+def test_export_tells_what_it_cannot_export(
+    searched: Searched, nas: Callable[..., Ended], options: list[str], code: int, told: str
+) -> None:
+    ended = nas("export", str(searched.folder / "run"), *options)
+    assert (ended.code, len(ended.errors)) == (code, 1)
+    assert told in ended.errors[0]
+
+
+def test_export_train_and_predict_follow_one_another(
+    searched: Searched, nas: Callable[..., Ended], tmp_path: Path
+) -> None:
+    recipe = str(tmp_path / "recipe.yaml")
+    assert nas("export", str(searched.folder / "run"), "--out", recipe).out.strip() == recipe
+    ended = nas("train", recipe, "--epochs", "1", "--json", "--out", str(tmp_path / "model"))
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["epochs"] == 1
+    new = table(20, empty=np.nan, same=1).drop(columns="label")
+    new.to_csv(tmp_path / "new.csv", index=False)
+    model = str(tmp_path / "model")
+    lines = nas("predict", model, str(tmp_path / "new.csv")).out.splitlines()
+    assert len(lines) == 21
+    assert lines[0] == "label,probability[no],probability[yes]"
+    new.drop(columns="p").to_csv(tmp_path / "lacking.csv", index=False)
+    ended = nas("predict", model, str(tmp_path / "lacking.csv"))
+    assert (ended.code, len(ended.errors)) == (1, 1)
+    assert "'p'" in ended.errors[0]
+
+
+def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:
+    begin = time.monotonic()
+    search = "search good.csv -t label -f mlp -c params<=1 --device cpu --out run"
+    ended = nas(*search.split())
+    assert (ended.code, len(ended.errors)) == (3, 1)
+    assert re.search(r"meets params<=1 \(.*the nearest params was \d+\)", ended.errors[0])
+    assert time.monotonic() - begin < 40
