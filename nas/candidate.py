@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from nas.space import Config
-from nas.task import Constraint, JsonRecord
+from nas.task import COSTS, Constraint, JsonRecord
 
 
 class State(StrEnum):
@@ -64,3 +64,8 @@ class Candidate(JsonRecord):
     def feasible(self, constraints: tuple[Constraint, ...]) -> bool:
         """Complete, and inside every limit."""
         return self.state == State.COMPLETE and all(c.met(self.metrics) for c in constraints)
+
+
+def curve_point(epoch: int, metrics: dict[str, float]) -> dict[str, float]:
+    """One entry of a training curve: what changes from epoch to epoch."""
+    return {"epoch": epoch} | {k: v for k, v in metrics.items() if k not in COSTS}

@@ -148,4 +148,5 @@ def load(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a recipe (no {', '.join(missing)}); `nas export RUN` writes one"
         )
-    return recipe
+    checked: dict[str, Any] = recipe
+    return checked

@@ -268,13 +268,14 @@ def resolutions(task: Task) -> tuple[int, ...]:
 
 
 def fidelity(task: Task) -> Fidelity:
-    """How much training a proxy gets (rule "proxy-steps"): at most 16,000 rows or 6,000
-    images, for about 800 steps of the default batch; a fifteenth of all worker time at
-    most for one candidate."""
-    most = 16_000 if task.modality == "tabular" else 6_000
+    """How much training a proxy gets (rule "proxy-steps"): about 800 steps of the default
+    batch, on at most 32,000 rows or 8,000 images. Few epochs of many samples rank networks
+    better than many epochs of few, which favour the smallest. One candidate takes at most a
+    fifteenth of all worker time."""
+    most = 32_000 if task.modality == "tabular" else 8_000
     samples = min(task.profile.n_train, most)
     steps = max(1, samples // batch_sizes(task)[1])
-    epochs = min(max(round(800 / steps), 8), 30)
+    epochs = min(max(round(800 / steps), 6), 30)
     limit = None
     if task.budget.time_limit_s is not None:
         limit = max(20.0, task.budget.time_limit_s * task.budget.workers / 15)

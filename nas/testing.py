@@ -76,8 +76,10 @@ def formula(config: Config, epoch: int) -> dict[str, float]:
 
 
 class FormulaEvaluator:
-    """Stands in for ``nas.run.Evaluator`` in a worker; it writes what it is asked to train
-    and what it finished into ``folder``/evaluated.txt, one "begin ROOT" or "end ROOT" a line.
+    """Stands in for ``nas.training.evaluator.Evaluator`` in a worker.
+
+    It writes what it is asked to train and what it finished into ``folder``/evaluated.txt,
+    one "begin ROOT" or "end ROOT" a line.
 
     An epoch takes ``seconds_per_epoch``. Candidates are named by their roots: those in
     ``fail`` raise; those in ``die`` kill their own process in mid-training, each time, and

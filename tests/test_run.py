@@ -20,14 +20,15 @@ import nas
 from nas import recipe as recipes
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
-from nas.run import Evaluator, Run, make_task, parse_duration, quality_metrics
+from nas.run import Run, make_task, parse_duration, quality_metrics
 from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
 from nas.train import predict, train
+from nas.training.evaluator import Evaluator
 from nas.training.proxy import Proxy
 
 # Lightning gives hints about choices that we have made; they are no fault of a test.
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
-FAST: dict[str, Any] = {"epochs": 2, "workers": 2, "time_limit": None}
+FAST: dict[str, Any] = {"epochs": 2, "workers": 2, "time_limit": None, "device": "cpu"}
 
 
 def tumours() -> pd.DataFrame:

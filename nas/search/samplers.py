@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.candidate import Candidate
-from nas.front import farthest_first, front_ranks, to_costs
+from nas.front import farthest_first, front_ranks, is_efficient, to_costs
 from nas.space import Config, Space, join_family
 from nas.task import Objective, UsageError
 
@@ -27,6 +27,7 @@ NAMES = ("tpe", "nsga2", "random")
 # of the family: one that has settled early on the cheapest leaves half of the front out.
 MUTATE = 0.5
 PARENTS = 3
+ON_FRONT = 3.0
 # Draws without a new configuration after which a space counts as exhausted.
 DRAWS = 2_000
 
@@ -73,9 +74,9 @@ def proposals(
     the choice to the model.
 
     "random" and the first ``4 × families`` of all draw at random, family by family in turn
-    (``sampled`` have been before). Later half are mutations, the families drawn evenly: one
-    to three changes to one of the family's ``PARENTS`` best by rank and spread (regularised
-    evolution, Real et al. 2019, without ageing).
+    (``sampled`` have been before). Later half are mutations: one to three changes to one of
+    a family's ``PARENTS`` best by rank and spread (regularised evolution, Real et al. 2019,
+    without ageing). Families that are on the front come ``ON_FRONT`` times as often.
     """
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
@@ -84,7 +85,10 @@ def proposals(
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
         return chain((config for config in drawn if config["family"] == wanted), by_chance)
-    family = families[int(rng.integers(len(families)))]
+    efficient = is_efficient(to_costs(complete, objectives))
+    leading = {c.family for c, best in zip(complete, efficient, strict=True) if best}
+    turns = np.array([ON_FRONT if f in leading else 1.0 for f in families])
+    family = families[int(rng.choice(len(families), p=turns / turns.sum()))]
     own = [c for c in complete if c.family == family]
     if name == "tpe" and own and rng.random() < MUTATE:
         costs = to_costs(own, objectives)

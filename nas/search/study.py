@@ -21,12 +21,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, State, curve_point
 from nas.front import pareto, to_costs
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import optuna_sampler, proposals, stable_seed
 from nas.space import Config, Space, config_key, join_family, split_family
-from nas.task import COSTS, InputError, Task
+from nas.task import InputError, Task
 
 _STATES = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -304,11 +304,6 @@ class Study:
                 reached = replace(candidate, metrics=values)
                 if (epoch := int(point["epoch"])) in levels and not self._unmeasured(reached):
                     self._rungs.setdefault(epoch, {})[candidate.root] = values
-
-
-def curve_point(epoch: int, metrics: dict[str, float]) -> dict[str, float]:
-    """One entry of a training curve: what changes from epoch to epoch."""
-    return {"epoch": epoch} | {k: v for k, v in metrics.items() if k not in COSTS}
 
 
 def _lock(path: Path) -> IO[str]:

@@ -1,0 +1,223 @@
+"""A worker's side of a search: train a proxy, fit the simple models, measure a latency."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from nas import rules
+from nas.candidate import Candidate, State, curve_point
+from nas.data import Dataset
+from nas.task import Task
+from nas.training import cost
+from nas.training.baselines import baselines
+from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
+from nas.training.proxy import Batches, Proxy, build_network, sample_inputs, to_tensors
+
+VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
+# The baselines are what all others are compared with: they may take this much longer.
+BASELINE_PATIENCE = 4.0
+
+Report = Callable[..., str]
+
+
+class Evaluator:
+    """Made once in each worker from the run's folder; every method is a call of the driver.
+
+    ``report(epoch, metrics)`` hands figures to the driver and returns "" to go on, or the
+    reason to stop. Candidates come and go as dictionaries, as they travel in JSON.
+    """
+
+    def __init__(self, folder: str) -> None:
+        torch.set_num_threads(1)
+        self.folder = Path(folder)
+        self.task = Task.from_json((self.folder / "task.json").read_text())
+        self.device = self.task.device
+        self.dataset = Dataset.load(self.folder / "data")
+        n_val = len(self.dataset.parts["val"])
+        self._train = self._part("train", self.task.fidelity.share)
+        self._val = self._part("val", min(1.0, VALIDATION_MOST / n_val))
+        (self.folder / "layers").mkdir(exist_ok=True)
+
+    def _part(self, part: str, share: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs and labels of a stratified share of a part, on the device for good."""
+        rows = stratified_share(self.dataset, part, share, self.task.seed)
+        return (
+            to_tensors(self.dataset.inputs, rows, self.device),
+            to_tensors(self.dataset.labels, rows, self.device),
+        )
+
+    def baselines(self, report: Report) -> list[dict[str, Any]]:
+        """The simple models' scores, see ``nas.training.baselines``."""
+        return baselines(self.dataset, self.task)
+
+    def latency(self, candidate: dict[str, Any], report: Report) -> dict[str, float]:
+        """Latency on the quiet device, with a longer look than during the search."""
+        network = self._network(Candidate.from_dict(candidate)).to(self.device)
+        sample = self._sample(1)
+        return cost.latency(network, sample, device=self.device, budget_s=0.5) | {"quiet": True}
+
+    def evaluate(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
+        """Train one candidate; whatever happens to it comes back as a state and a reason."""
+        begun = time.monotonic()
+        self._now = Candidate.from_dict(candidate)
+        try:
+            self._preflight()
+            self._fit(report)
+            self._now = replace(self._now, state=State.COMPLETE)
+        except TrainingStopped as stop:
+            state = State.FAILED if stop.reason == "interrupted" else State.PRUNED
+            self._now = replace(self._now, state=state, reason=stop.reason, detail=stop.evidence)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            detail = str(error).splitlines()[0] if str(error) else "no memory left"
+            self._now = replace(self._now, state=State.PRUNED, reason="oom", detail=detail)
+        return replace(self._now, seconds=time.monotonic() - begun).to_dict()
+
+    def _preflight(self) -> None:
+        """The exact costs, before any memory is spent; a candidate over a limit ends here."""
+        candidate = self._now
+        found = cost.analyse(lambda: self._network(candidate), self._sample(2))
+        costs = {
+            "params": float(found["params"]),
+            "flops": found["flops"] / 2,
+            "memory_mb": cost.training_memory_mb(
+                found["params"], found["activations_mb"] / 2, int(candidate.config["batch_size"])
+            ),
+        }
+        # Apart from the journal, which is read whole: layers are looked at for a few only.
+        layers = self.folder / "layers" / f"{candidate.number}.json"
+        layers.write_text(json.dumps(found["layers"]))
+        self._now = replace(candidate, metrics=costs)
+        _require(self.task, costs)
+
+    def _fit(self, report: Report) -> None:
+        candidate, task = self._now, self.task
+        torch.manual_seed(candidate.seed)
+        module = Proxy(candidate.family, dict(candidate.config), task)
+        module.to(self.device)
+        latency = cost.latency(module.network, self._sample(1), device=self.device)
+        metrics = candidate.metrics | {"latency_ms": latency["median_ms"]}
+        self._now = replace(
+            candidate, metrics=metrics, cost={"latency": latency | {"quiet": False}}
+        )
+        _require(task, metrics)
+        monitor = GradientMonitor()
+        callbacks: list[pl.Callback] = [monitor, _EpochReport(self._take, report, monitor)]
+        if task.fidelity.time_limit_s is not None:
+            patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
+            callbacks.append(TimeLimit(patience * task.fidelity.time_limit_s))
+        trainer = pl.Trainer(
+            max_epochs=candidate.epochs,
+            accelerator="cpu" if self.device == "cpu" else "gpu",
+            devices=1,
+            precision="32-true" if self.device == "cpu" else "bf16-mixed",
+            gradient_clip_val=float(candidate.config.get("clip", 1.0)),
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        begin = time.perf_counter()
+        batch_size = int(candidate.config["batch_size"])
+        trainer.fit(
+            module,
+            Batches(*self._train, batch_size, seed=candidate.seed),
+            Batches(*self._val, 512),
+        )
+        step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
+        self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
+
+    def _take(self, epoch: int, metrics: dict[str, float], norms: dict[str, float]) -> Candidate:
+        """Add an epoch's figures to the candidate in training."""
+        self._now = replace(
+            self._now,
+            metrics=self._now.metrics | metrics,
+            curve=(*self._now.curve, curve_point(epoch, metrics)),
+            gradient_norms=norms,
+        )
+        return self._now
+
+    def _network(self, candidate: Candidate) -> nn.Module:
+        return build_network(candidate.family, candidate.config, self.task)
+
+    def _sample(self, batch: int) -> dict[str, Tensor]:
+        sample = sample_inputs(self.task, batch)
+        return {name: value.to(self.device) for name, value in sample.items()}
+
+
+class _EpochReport(pl.Callback):
+    """Hands each epoch to the driver and carries out its verdict."""
+
+    def __init__(
+        self, take: Callable[..., Candidate], report: Report, monitor: GradientMonitor
+    ) -> None:
+        self._take, self._report, self._monitor = take, report, monitor
+        self._loss: Any = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._loss = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self._loss = self._loss + outputs["loss"].detach()  # no look at it: no wait for a GPU
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics["loss"] = float(self._loss) / int(trainer.num_training_batches)
+        candidate = self._take(epoch, metrics, self._monitor.norms)
+        if verdict := self._report(epoch, candidate.metrics):
+            raise TrainingStopped(verdict, f"after epoch {epoch} of {trainer.max_epochs}")
+
+
+def _require(task: Task, costs: dict[str, float]) -> None:
+    """Stop a candidate whose known costs are over a limit."""
+    for constraint in task.constraints:
+        if constraint.metric in costs and not constraint.met(costs):
+            raise TrainingStopped(
+                "infeasible", f"{constraint.metric} {costs[constraint.metric]:g}, not {constraint}"
+            )
+    cap = rules.parameter_cap(task)
+    if costs["params"] > cap:
+        raise TrainingStopped(
+            "infeasible", f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
+        )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
+    """A share of a part's rows, sorted, even over the first target's classes, and the same
+    for the same seed."""
+    rows = dataset.parts[part]
+    if share >= 1:
+        return rows
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
+    target = dataset.targets[0]
+    if target.kind in ("binary", "multiclass"):
+        label = np.asarray(dataset.labels[target.name])[rows][order]
+        # Each class in turn gives its first share; rounding never leaves a class out.
+        picked = [
+            order[label == k][: max(1, round(share * int((label == k).sum())))]
+            for k in np.unique(label)
+        ]
+        return np.sort(rows[np.concatenate(picked)])
+    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
