@@ -75,6 +75,13 @@ def test_every_table_format_gives_the_same_data_as_the_frame(tmp_path, name):
     assert from_file.targets == from_memory.targets
 
 
+def test_a_folder_around_one_file_stands_for_the_file(tmp_path):
+    (tmp_path / "alone").mkdir()
+    file = _write(frame(), tmp_path / "alone" / "t.csv")
+    from_folder = read(tmp_path / "alone", target="label")
+    assert from_folder.profile == read(file, target="label").profile
+
+
 def test_columns_are_numbers_or_categories_by_what_they_hold():
     columns = {c.name: c for c in read(frame(), target="label").profile.columns}
     kinds = {name: column.kind for name, column in columns.items()}
