@@ -97,7 +97,7 @@ def bare(network: nn.Module, batches: Batches) -> tuple[float, float]:
     for inputs, labels in batches:
         loss: Tensor = nn.functional.cross_entropy(network(**inputs), labels["y"])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -27,7 +27,6 @@ __all__ = ["Dataset", "Encoded", "encode", "read"]
 
 MODALITIES = ("tabular", "images")
 FEWEST_ROWS = 10
-DATA_FILES = (".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,11 @@ def _open(source: Any, alone: bool = False) -> Path | pd.DataFrame | Arrays:
                 + (f"; did you mean {path.parent / near[0]}?" if near else "")
             )
         if path.is_dir() and len(only := [f for f in path.iterdir() if f.name[0] != "."]) == 1:
+            from nas.data import tabular
+
             # A folder around one file of data stands for the file.
-            path = only[0] if only[0].name.lower().endswith(DATA_FILES) else path
+            if only[0].suffix.lower() == ".npz" or tabular.is_table(only[0]):
+                path = only[0]
         if path.suffix.lower() == ".npz":
             from nas.data.samples import read_npz
 
