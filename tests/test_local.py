@@ -71,7 +71,9 @@ def test_workers_train_a_budget_of_candidates_each_once(tmp_path: Path) -> None:
 
 def test_a_space_that_is_exhausted_ends_the_search_also_where_a_worker_died(tmp_path: Path) -> None:
     space = Space.join({"plain": Space((Int("width", 8, 32, default=16, step=8),))})
-    candidates = search(tmp_path, space=space, die_once=[3])
+    # The fourth dies when the other workers have found out that nothing is left to ask for.
+    candidates = search(tmp_path, space=space, workers=3, die_once=[3], seconds_per_epoch=0.05)
+    assert [c.root for c in candidates if c.reason == "lost"] == [3]
     assert sorted(c.config["width"] for c in finished(candidates)) == [8, 16, 24, 32]
 
 
