@@ -237,7 +237,9 @@ def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> No
     cut = {c.root for c in candidates if c.reason == "interrupted"}
     candidates = search(tmp_path, trials=len(candidates) + 2)
     assert cut <= {c.root for c in finished(candidates)}
-    assert all(n == 1 for line, n in trained(tmp_path).items() if line.startswith("end"))
+    # A worker may have ended one that the driver had not heard of yet.
+    twice = {int(line.split()[1]) for line, n in trained(tmp_path).items() if n > 1}
+    assert twice <= cut
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks processes up in /proc")
