@@ -111,6 +111,25 @@ def samples(space: Space, count: int, seed: int = 0) -> list[Config]:
     return [space.sample(rng) for _ in range(count)]
 
 
+def plainest(space: Space, deep: bool) -> Config:
+    """The baseline with no shortcut that can be left out, and as many layers between."""
+    config: Config = {}
+    for param in space.params:
+        if not Space._active(param, config):
+            continue
+        config[param.name] = param.default
+        if isinstance(param, Int):
+            of_stage = re.fullmatch(r"depth\d?", param.name) and not deep
+            config[param.name] = param.low if of_stage else param.high
+            if param.name.startswith(("width", "stem", "dim", "embedding")):
+                config[param.name] = param.low
+        elif param.name.startswith("residual"):
+            config[param.name] = False
+        elif param.name.startswith(("expand", "head_width")):
+            config[param.name] = max(param.options)  # type: ignore[union-attr]
+    return config
+
+
 def is_shortcut(module: nn.Module) -> bool:
     """Whether a module adds its input to its output."""
     kinds = ("_Residual", "TransformerBlock", "_FeatureTransformer")
@@ -153,7 +172,9 @@ def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_st
     family: Family, task: Task
 ) -> None:
     space = family.space(task)
-    for config in (family.baseline(task), *samples(space, 2 if task.constraints else 20)):
+    extremes = [plainest(space, deep) for deep in (False, True)]
+    drawn = samples(space, 2 if task.constraints else 18)
+    for config in (family.baseline(task), *extremes, *drawn):
         space.check(config)
         network = on_meta(family, config, task)
         assert all(p.is_meta for p in network.parameters()), config

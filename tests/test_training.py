@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from scipy.ndimage import affine_transform  # type: ignore[import-untyped]
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -386,6 +387,26 @@ def test_a_flip_mirrors_the_columns() -> None:
     assert 4 < mirrored < 28
 
 
+def test_a_turned_image_is_that_of_scipy_and_a_mirrored_one_its_mirror_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))
+    image = torch.rand(1, 1, 1, 1) * torch.randint(0, 256, (1, 1, 14, 20)).float()
+    images = image.repeat(16, 1, 1, 1)
+    plain, mirrored = (augment_images(images, kind) for kind in ("affine", "affine+flip"))
+    # All draws at their top: by 15 degrees, 1.15 times as large, moved by an eighth.
+    cos, sin = (f(math.radians(15)) / 1.15 for f in (math.cos, math.sin))
+    matrix = np.array([[cos, sin], [-sin, cos]])
+    centre = np.array([6.5, 9.5])
+    offset = centre - matrix @ centre + np.array([14, 20]) / 8
+    expected = affine_transform(image[0, 0].numpy(), matrix, offset, order=1, mode="nearest")
+    np.testing.assert_allclose(plain[0, 0].numpy(), expected, atol=0.1)
+    same = [torch.allclose(one, plain[0], atol=0.01) for one in mirrored]
+    turned = [torch.allclose(one, plain[0].flip(-1), atol=0.01) for one in mirrored]
+    assert 0 < sum(same) < 16
+    assert sum(same) + sum(turned) == 16
+
+
 def test_a_shift_moves_by_an_eighth_of_the_side_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))
     images = torch.randint(0, 256, (2, 1, 16, 24)).float()
@@ -698,7 +719,7 @@ def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero(
 ) -> None:
     dataset = table(300, names=["multiclass"])
     labels = dataset.labels["multiclass"]
-    rare = 2
+    rare = 0
     keep = labels[dataset.parts["train"]] != rare
     order = np.argsort(~keep, kind="stable")  # the cap takes what comes first
     capped = replace(
@@ -706,7 +727,7 @@ def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero(
     )
     found = simple.baselines(capped, make_task(dataset))
     assert all("error" not in b for b in found)
-    assert all(0 < b["metrics"]["accuracy"] < 1 for b in found)
+    assert all(0.5 < b["metrics"]["accuracy"] < 0.9 for b in found)
     monkeypatch.setattr(simple, "MAX_SAMPLES", 50)
     assert all(b["samples"] == 50 for b in simple.baselines(dataset, make_task(dataset)))
 
