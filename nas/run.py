@@ -54,6 +54,9 @@ class Progress:
     phase: str  # "search" or "measure"
 
 
+READ_OPTIONS = ("target", "split", "problem", "image_size", "seed")
+
+
 def search(
     data: Any = None,
     target: str | Sequence[str] | None = None,
@@ -95,11 +98,23 @@ def search(
     limits = _parse_constraints(constraints)
     for metric in objectives:
         direction(metric)  # an unknown one is told before the data is read
+    options: dict[str, Any] = {
+        "target": [target] if isinstance(target, str) else target and list(target),
+        "modality": modality,
+        "families": list(families),
+        "objectives": list(objectives),
+        "constraints": [str(limit) for limit in limits],
+        "split": split,
+        "problem": problem,
+        "image_size": image_size,
+        "epochs": epochs,
+        "sampler": sampler,
+        "seed": seed,
+    }
     if (folder / "task.json").exists():
         if not resume:
             raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
-        task = replace(Task.from_json((folder / "task.json").read_text()), budget=budget)
-        (folder / "task.json").write_text(task.to_json())
+        Run(folder)._same(options)
     elif resume:
         raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
     else:
@@ -127,17 +142,12 @@ def search(
         spaces = {name: family.space(task) for name, family in chosen.items()}
         source = {
             "source": str(Path(data).resolve()) if isinstance(data, (str, Path)) else None,
-            "target": [target] if isinstance(target, str) else target and list(target),
             "modality": dataset.modality,
-            "split": split,
-            "problem": problem,
-            "image_size": image_size,
-            "seed": seed,
+            **{name: options[name] for name in READ_OPTIONS},
         }
-        _create(folder, task, dataset, spaces, source, sampler)
+        _create(folder, task, dataset, spaces, source, options)
     run = Run(folder)
-    on_start(run)
-    run._go(on_progress)
+    run._go(budget, on_start, on_progress)
     return run
 
 
@@ -193,20 +203,27 @@ def _create(
     dataset: Dataset,
     spaces: dict[str, Space],
     source: dict[str, Any],
-    sampler: str,
+    options: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     dataset.save(folder / "data")
     if source["source"] is None:
         source["source"] = str((folder / "data").resolve())
     record = {
+        "options": options,
         "spaces": {name: space.to_dict() for name, space in spaces.items()},
         "source": source,
-        "sampler": sampler,
         "versions": versions(),
     }
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "task.json").write_text(task.to_json())  # last: it marks the run as begun
+    _write(folder / "run.json", json.dumps(record))
+    _write(folder / "task.json", task.to_json())  # last: it marks the run as begun
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing: a driver killed in between leaves the old file."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 class Run:
@@ -350,19 +367,36 @@ class Run:
 
     # -- the search itself ---------------------------------------------------------------
 
-    def _go(self, on_progress: Callable[[Progress], None]) -> None:
+    def _same(self, options: dict[str, Any]) -> None:
+        """Raise UsageError where a resume asks for another search than the one it resumes."""
+        for name, first in self._record["options"].items():
+            if options[name] != first:
+                raise UsageError(
+                    f"the search in {self.folder} was begun with {name} = {first}, not"
+                    f" {options[name]}; resume with the same, or start another with --out"
+                )
+
+    def _go(
+        self,
+        budget: Budget,
+        on_start: Callable[[Run], None],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
         from nas.search.local import LocalWorkers
         from nas.search.study import Study
 
-        task, begin = self.task, time.monotonic()
+        begin = time.monotonic()
         space = Space.join(self.spaces)
-        study = Study(self.folder, task, space, sampler=self._record["sampler"])
-        earlier = self.spent_s
+        study = Study(self.folder, self.task, space, sampler=self._record["options"]["sampler"])
         try:
+            self.task = task = replace(self.task, budget=budget)
+            _write(self.folder / "task.json", task.to_json())
+            on_start(self)
+            earlier = self.spent_s
             study.enqueue_baselines({name: s.baseline() for name, s in self.spaces.items()})
-            limit = task.budget.time_limit_s
+            limit = budget.time_limit_s
             workers = LocalWorkers(
-                task.budget.workers,
+                budget.workers,
                 "nas.training.evaluator:Evaluator",
                 {"folder": str(self.folder)},
                 self.folder / "logs",
@@ -374,7 +408,7 @@ class Run:
                     jobs = [job for job in workers.jobs() if isinstance(job, Candidate)]
                     running = tuple(study[job.number] for job in jobs)
                     spent = earlier + time.monotonic() - begin
-                    on_progress(Progress(study, running, spent, task.budget, phase))
+                    on_progress(Progress(study, running, spent, budget, phase))
 
                 if limit is None or earlier < limit:
                     self._search(study, workers, begin, earlier, show)
@@ -402,7 +436,7 @@ class Run:
 
         def also(name: str, value: Any) -> None:
             assert name == "baselines"
-            (self.folder / "baselines.json").write_text(json.dumps(value))
+            _write(self.folder / "baselines.json", json.dumps(value))
 
         calls = [] if (self.folder / "baselines.json").exists() else ["baselines"]
         drive(
