@@ -54,7 +54,8 @@ class Progress:
     phase: str  # "search" or "measure"
 
 
-READ_OPTIONS = ("target", "split", "problem", "image_size", "seed")
+_DEFAULTS = {"sampler": "tpe", "seed": 0}
+_READ_OPTIONS = ("target", "split", "problem", "image_size", "seed")
 
 
 def search(
@@ -86,7 +87,8 @@ def search(
     of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a dictionary,
     {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or "90s", "10m",
     "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier run in
-    ``out`` goes on: its data, spaces and objectives stand, only the budget is new.
+    ``out`` goes on: its data, spaces and objectives stand, only the budget is new (the time
+    and the trials that were spent count).
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
@@ -143,7 +145,7 @@ def search(
         source = {
             "source": str(Path(data).resolve()) if isinstance(data, (str, Path)) else None,
             "modality": dataset.modality,
-            **{name: options[name] for name in READ_OPTIONS},
+            **{name: options[name] for name in _READ_OPTIONS},
         }
         _create(folder, task, dataset, spaces, source, options)
     run = Run(folder)
@@ -368,9 +370,10 @@ class Run:
     # -- the search itself ---------------------------------------------------------------
 
     def _same(self, options: dict[str, Any]) -> None:
-        """Raise UsageError where a resume asks for another search than the one it resumes."""
+        """Raise UsageError where a resume asks for another search than the one it resumes;
+        what it leaves out stands as it was."""
         for name, first in self._record["options"].items():
-            if options[name] != first:
+            if options[name] not in (first, None, [], _DEFAULTS.get(name)):
                 raise UsageError(
                     f"the search in {self.folder} was begun with {name} = {first}, not"
                     f" {options[name]}; resume with the same, or start another with --out"

@@ -132,6 +132,18 @@ def test_searching_again_in_the_folder_is_refused(tabular: Run) -> None:
         nas.search(tumours(), "diagnosis", out=tabular.folder, trials=4)
 
 
+def test_a_resume_that_asks_for_another_search_is_refused(tabular: Run) -> None:
+    with pytest.raises(UsageError, match="was begun with families = "):
+        nas.search(
+            out=tabular.folder,
+            resume=True,
+            families=["tabnet"],
+            trials=9,
+            **(FAST | {"epochs": None}),
+        )
+    assert Run(tabular.folder).task == tabular.task
+
+
 def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> None:
     shutil.copytree(tabular.folder, folder := tmp_path / "run")
     stamp = (folder / "baselines.json").stat().st_mtime_ns
