@@ -393,16 +393,27 @@ def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | No
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: beside RECIPE.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def train(recipe: Path, out: Path | None, epochs: int | None, as_json: bool) -> None:
+def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_json: bool) -> None:
     """Train RECIPE at full scale and score it once on the test part.
 
     \b
     nas train runs/adult/recipe.yaml --out model
+    nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     """
     from nas import recipe as recipes
 
     recipes.load(recipe)  # a wrong file is told before the seconds that torch takes
+    if check:
+        from nas.train import check as run_check
+
+        found = run_check(recipe)
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            click.echo("  ".join(f"{name} {value:.5g}" for name, value in found.items()))
+        return
     from nas.train import train as run_training
 
     result = run_training(recipe, out or recipe.parent / "model", epochs)

@@ -85,6 +85,7 @@ def make(
             "candidate": candidate.number,
             "origin": candidate.origin,
             "objective": quality.metric,
+            "tolerance": _tolerance(quality.metric, candidate.metrics[quality.metric], task),
             "proxy": {
                 "epochs": candidate.epochs,
                 "share": task.fidelity.share,
@@ -98,6 +99,15 @@ def make(
             "versions": versions,
         },
     }
+
+
+def _tolerance(metric: str, value: float, task: Task) -> float:
+    """How far a repetition of the proxy may be off: two standard errors of a share of
+    the validation samples, or a twentieth of a figure that is no share."""
+    if metric.split("[")[0] in ("rmse", "mae", "val_loss", "r2", "score"):
+        return 0.05 * abs(value)
+    samples = min(task.profile.n_val, rules.VALIDATION_MOST)
+    return 2 * math.sqrt(max(value * (1 - value), 0.01) / samples)
 
 
 class _Dumper(yaml.SafeDumper):

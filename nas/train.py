@@ -24,8 +24,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
 from nas.data import encode
-from nas.task import InputError
+from nas.task import InputError, SelfCheckFailed
 from nas.training.cost import parameters
+from nas.training.evaluator import fit_proxy, proxy_parts
 from nas.training.metrics import score
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Batch, Proxy, TaskData, load_proxy
@@ -103,6 +104,12 @@ def pick_threads(module: Proxy, batch: Batch) -> int:
     return min(times, key=lambda threads: times[threads])
 
 
+def _quiet() -> None:
+    """Leave out what Lightning tells of hardware it looked for, and its adverts."""
+    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     """Train a recipe, then score the best epoch once on the test part.
 
@@ -120,8 +127,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
             f"--lr_scheduler.init_args.total_steps={steps}",
             f"--lr_scheduler.init_args.warmup_steps={-(-steps // 20)}",
         ]
-    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # hardware it looked for, and adverts
+    _quiet()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         app = _parsed(args, path)
@@ -153,6 +159,41 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         "checkpoint": str(out / "model.ckpt"),
     }
     (out / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def check(path: Path) -> dict[str, float]:
+    """Train the proxy of a recipe again and compare it with what the search measured.
+
+    Returns ``measured``, ``again`` and ``tolerance`` of the objective. Raises
+    SelfCheckFailed where they differ by more. On the machine of the search, with the same
+    versions, the two are equal.
+    """
+    recipe = recipes.load(path)
+    of, arguments = recipe["provenance"], recipe["model"]["init_args"]
+    _quiet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)  # as in a worker: sums in another order differ
+        data = TaskData(**recipe["data"]["init_args"])
+        data.setup()
+        assert data.dataset is not None
+        torch.manual_seed(of["proxy"]["seed"])
+        module = Proxy(arguments["family"], arguments["config"], arguments["task"])
+        parts = proxy_parts(data.dataset, module.task)
+        epochs, seed = of["proxy"]["epochs"], of["proxy"]["seed"]
+        trainer = fit_proxy(module, *parts, epochs, seed, [EpochLines(), GradientMonitor()])
+    name = of["objective"]
+    result = {
+        "measured": float(of["validation"][name]),
+        "again": float(trainer.callback_metrics[name]),
+        "tolerance": float(of["tolerance"]),
+    }
+    if not abs(result["again"] - result["measured"]) <= result["tolerance"]:
+        raise SelfCheckFailed(
+            f"{path}: {name} is {result['again']:.5g} now and was {result['measured']:.5g}, more"
+            f" than {result['tolerance']:.2g} apart; compare the versions in its provenance"
+        )
     return result
 
 

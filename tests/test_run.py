@@ -21,8 +21,8 @@ from nas import recipe as recipes
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.run import Run, make_task, parse_duration, quality_metrics
-from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
-from nas.train import predict, train
+from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
+from nas.train import check, predict, train
 from nas.training.evaluator import Evaluator
 from nas.training.proxy import Proxy
 
@@ -130,6 +130,17 @@ def test_a_limit_that_nothing_meets_is_told_with_the_nearest(run: Run) -> None:
 def test_searching_again_in_the_folder_is_refused(tabular: Run) -> None:
     with pytest.raises(InputError, match="holds a search; go on with --resume"):
         nas.search(tumours(), "diagnosis", out=tabular.folder, trials=4)
+
+
+def test_a_recipe_reproduces_the_figure_of_the_search(tabular: Run, tmp_path: Path) -> None:
+    recipe = tabular.export(tmp_path / "recipe.yaml")
+    found = check(recipe)
+    assert found["again"] == found["measured"] == tabular.best().metrics["accuracy"]
+    value = f" accuracy: {found['measured']}"
+    assert value in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(value, " accuracy: 0.5"))
+    with pytest.raises(SelfCheckFailed, match=r"accuracy is .* now and was 0.5"):
+        check(recipe)
 
 
 def test_a_resume_that_asks_for_another_search_is_refused(tabular: Run) -> None:

@@ -23,11 +23,11 @@ from nas.training.baselines import baselines
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
 from nas.training.proxy import Batches, Proxy, build_network, sample_inputs, to_tensors
 
-VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 # The baselines are what all others are compared with: they may take this much longer.
 BASELINE_PATIENCE = 4.0
 
 Report = Callable[..., str]
+Tensors = tuple[dict[str, Tensor], dict[str, Tensor]]  # inputs and labels
 
 
 class Evaluator:
@@ -43,18 +43,8 @@ class Evaluator:
         self.task = Task.from_json((self.folder / "task.json").read_text())
         self.device = self.task.device
         self.dataset = Dataset.load(self.folder / "data")
-        n_val = len(self.dataset.parts["val"])
-        self._train = self._part("train", self.task.fidelity.share)
-        self._val = self._part("val", min(1.0, VALIDATION_MOST / n_val))
+        self._train, self._val = proxy_parts(self.dataset, self.task)
         (self.folder / "layers").mkdir(exist_ok=True)
-
-    def _part(self, part: str, share: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Inputs and labels of a stratified share of a part, on the device for good."""
-        rows = stratified_share(self.dataset, part, share, self.task.seed)
-        return (
-            to_tensors(self.dataset.inputs, rows, self.device),
-            to_tensors(self.dataset.labels, rows, self.device),
-        )
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
@@ -117,25 +107,9 @@ class Evaluator:
         if task.fidelity.time_limit_s is not None:
             patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
             callbacks.append(TimeLimit(patience * task.fidelity.time_limit_s))
-        trainer = pl.Trainer(
-            max_epochs=candidate.epochs,
-            accelerator="cpu" if self.device == "cpu" else "gpu",
-            devices=1,
-            precision="32-true" if self.device == "cpu" else "bf16-mixed",
-            gradient_clip_val=float(candidate.config.get("clip", 1.0)),
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
         begin = time.perf_counter()
-        batch_size = int(candidate.config["batch_size"])
-        trainer.fit(
-            module,
-            Batches(*self._train, batch_size, seed=candidate.seed),
-            Batches(*self._val, 512),
+        trainer = fit_proxy(
+            module, self._train, self._val, candidate.epochs, candidate.seed, callbacks
         )
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
         self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
@@ -156,6 +130,47 @@ class Evaluator:
     def _sample(self, batch: int) -> dict[str, Tensor]:
         sample = sample_inputs(self.task, batch)
         return {name: value.to(self.device) for name, value in sample.items()}
+
+
+def proxy_parts(dataset: Dataset, task: Task) -> tuple[Tensors, Tensors]:
+    """Inputs and labels that a proxy is trained on and scored by: stratified shares of the
+    training and the validation part, on the device for good."""
+    share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
+    found = []
+    for part, size in (("train", task.fidelity.share), ("val", share)):
+        rows = stratified_share(dataset, part, size, task.seed)
+        arrays = (dataset.inputs, dataset.labels)
+        inputs, labels = (to_tensors(each, rows, task.device) for each in arrays)
+        found.append((inputs, labels))
+    return found[0], found[1]
+
+
+def fit_proxy(
+    module: Proxy,
+    train: Tensors,
+    val: Tensors,
+    epochs: int,
+    seed: int,
+    callbacks: list[pl.Callback],
+) -> pl.Trainer:
+    """Train a proxy, in Lightning's barest form; the same seed gives the same network."""
+    cpu = module.task.device == "cpu"
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu" if cpu else "gpu",
+        devices=1,
+        precision="32-true" if cpu else "bf16-mixed",
+        gradient_clip_val=float(module.config.get("clip", 1.0)),
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    batch_size = int(module.config["batch_size"])
+    trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, 512))
+    return trainer
 
 
 class _EpochReport(pl.Callback):
