@@ -190,7 +190,8 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
     more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
     more = [m for m in more if any(m in c.metrics for c in front)]
     table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
-    names = ("#", "family", quality, *more, "latency ms", "params", "FLOPs", "epochs", "s")
+    heads = [m.replace("balanced_accuracy", "balanced") for m in (quality, *more)]
+    names = ("#", "family", *heads, "latency ms", "params", "FLOPs", "epochs", "s")
     for i, name in enumerate(names):
         table.add_column(name, justify="left" if i == 1 else "right")
     for c in front:
@@ -198,7 +199,7 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         table.add_row(
             str(c.number),
             c.family,
-            *(f"{c.metrics[m]:.4g}" if m in c.metrics else "" for m in (quality, *more)),
+            *(_figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
             f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}",
             f"{c.metrics['params']:,.0f}",
             f"{c.metrics['flops']:.3g}",
@@ -207,10 +208,18 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         )
     table.add_section()
     for b in run.baselines():
-        values = (f"{b['metrics'][m]:.4g}" if m in b["metrics"] else "" for m in (quality, *more))
+        values = (_figure(b["metrics"][m]) if m in b["metrics"] else "" for m in (quality, *more))
         table.add_row("", f"[italic]{b['name']}", *values)
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(table)
+    for b in run.baselines():
+        if "error" in b:
+            click.echo(f"{b['name']} could not be fitted: {b['error']}")
+
+
+def _figure(value: float) -> str:
+    """Four digits, or all before the point: 0.8712, 45,439."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 class _Display:
@@ -266,7 +275,7 @@ class _Display:
         table = Table.grid(padding=(0, 2))
         for c in progress.running:
             last = c.curve[-1] if c.curve else {}
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "epoch")
+            shown = "  ".join(f"{k} {_figure(v)}" for k, v in last.items() if k != "epoch")
             table.add_row(f"#{c.number}", c.family, f"epoch {len(c.curve)}/{c.epochs}", shown)
         head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
         if self._live is None:
@@ -303,7 +312,7 @@ def _summary(progress: Progress) -> dict[str, str]:
         sign = -1 if quality.direction == "max" else 1
         best = min(front, key=lambda c: sign * c.metrics[quality.metric])
         value = best.metrics[quality.metric]
-        summary["best"] = f"{quality.metric}:{value:.4g}(#{best.number}:{best.family})"
+        summary["best"] = f"{quality.metric}:{_figure(value)}(#{best.number}:{best.family})"
         summary["front"] = str(len(front))
     return summary
 
@@ -422,7 +431,7 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
         return
     metrics = [m for m in result["test"] if m != "loss"]
     for part in ("validation", "test"):
-        shown = "  ".join(f"{m} {result[part][m]:.4g}" for m in metrics if m in result[part])
+        shown = "  ".join(f"{m} {_figure(result[part][m])}" for m in metrics if m in result[part])
         click.echo(f"{part:10}  {shown}")
     click.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
 
@@ -446,7 +455,7 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     frame, scores = run_prediction(checkpoint, data)
     frame.to_csv(out or sys.stdout, index=False)
     if scores:
-        click.echo("  ".join(f"{k} {v:.4g}" for k, v in scores.items()), err=True)
+        click.echo("  ".join(f"{k} {_figure(v)}" for k, v in scores.items()), err=True)
 
 
 @cli.command()

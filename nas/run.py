@@ -439,6 +439,8 @@ class Run:
 
         def also(name: str, value: Any) -> None:
             assert name == "baselines"
+            if isinstance(value, InputError):  # no reason to end the search, nor to hide it
+                value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
             _write(self.folder / "baselines.json", json.dumps(value))
 
         calls = [] if (self.folder / "baselines.json").exists() else ["baselines"]

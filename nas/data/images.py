@@ -70,10 +70,13 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
     seen = [set(labels.columns) for (_, labels, _), _ in loaded]
     if any(columns != seen[0] for columns in seen):
         raise InputError(f"{source}: the parts differ in their target columns")
+    labels = pd.concat([labels for (_, labels, _), _ in loaded], ignore_index=True)
+    if not any((path / "metadata.csv").is_file() for path in parts):
+        labels = labels.astype("category")  # lost where the parts differ in their classes
     return _samples(
         source,
         [file for (files, _, _), _ in loaded for file in files],
-        pd.concat([labels for (_, labels, _), _ in loaded], ignore_index=True),
+        labels,
         np.concatenate([np.full(len(files), part, np.int8) for (files, _, _), part in loaded]),
         pd.concat([columns for (_, _, columns), _ in loaded], ignore_index=True),
     )
@@ -116,7 +119,9 @@ def _load_part(
             " fill or remove it"
         )
     files = [file for group in found.values() for file in group]
-    labels = pd.DataFrame({name: [label for label, group in found.items() for _ in group]})
+    # A folder is a class, even if it is called 07 or null.
+    names = pd.Categorical([label for label, group in found.items() for _ in group])
+    labels = pd.DataFrame({name: names})
     return files, labels, labels
 
 
@@ -172,7 +177,7 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
     folders = [file.relative_to(base).parts[0] for file in files if file.parent != base]
     labels = pd.DataFrame(index=range(len(files)))
     if len(folders) == len(files):
-        labels["label"] = folders
+        labels["label"] = pd.Categorical(folders)
     return _samples(base, files, labels, None, labels)
 
 

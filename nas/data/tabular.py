@@ -22,6 +22,8 @@ MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#
 CATEGORIES = 1000  # the most frequent ones of the training part are kept
 EDGES = 49  # quantile edges: 48 bins
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?$")
+_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
+_LIKE_NUMBERS = re.compile(r"\W*\d[\d\s.,/:%€$£-]*$")  # 1,234  12 %  $5  31/01/2024
 
 
 def is_table(path: Path) -> bool:
@@ -74,10 +76,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
             " the columns; add a header line"
         )
     _refuse_duplicates(header, str(path))
-    return pd.read_csv(
+    frame = pd.read_csv(
         path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True,
         keep_default_na=False, na_values=list(MISSING), low_memory=False, encoding="utf-8-sig",
     )  # fmt: skip
+    if comma == ";":  # spreadsheets divide by semicolons where the comma marks the decimals
+        texts = [name for name in header if not pd.api.types.is_numeric_dtype(frame[name])]
+        frame[texts] = frame[texts].replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    return frame
 
 
 def _refuse_duplicates(names: Sequence[Any], where: str) -> None:
@@ -198,8 +204,10 @@ def distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Codes (n,) into the distinct values as stripped text; -1 where the value is missing.
 
     Whole floats read as integers, so that a category 1 stays "1" in a column that
-    holds missing values, which NumPy can only store as floats.
+    holds missing values, which NumPy can only store as floats. In a column of category
+    dtype "null" is a name like any other.
     """
+    named = isinstance(column.dtype, pd.CategoricalDtype)
     try:
         codes, values = pd.factorize(column)
     except TypeError:  # lists or dicts, which cannot be compared
@@ -209,7 +217,7 @@ def distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     for i, value in enumerate(values):
         whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
         text = (str(int(value)) if whole else str(value)).strip()
-        if text not in MISSING:
+        if named or text not in MISSING:
             remap[i] = texts.setdefault(text, len(texts))
     return remap[codes], list(texts)
 
@@ -346,9 +354,16 @@ def _describe_categorical(
         what = f"constant ({texts[int(counts.argmax())]!r})" if seen else "missing in training"
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
+    hint = ""
+    if all(_LIKE_NUMBERS.match(text) for text in texts):
+        hint = "; numbers must be written like 1234.5 and dates like 2024-01-31 to be read as such"
     if seen == known and seen > 1:
-        notes.append(f"column {name!r} is dropped: every value is different (an id or free text)")
+        notes.append(
+            f"column {name!r} is dropped: every value is different (an id or free text){hint}"
+        )
         return []
+    if hint:
+        notes.append(f"column {name!r} is read as {seen} categories ({texts[0]!r} …){hint}")
     order = sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i]))[: min(seen, CATEGORIES)]
     if seen > CATEGORIES:
         notes.append(

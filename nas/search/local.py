@@ -240,7 +240,7 @@ def drive(
                 elif event.kind == "result":
                     on_result(event.job, event.content["value"])
                 elif event.job is not None and not late:
-                    raise workers.failure(event)
+                    on_result(event.job, workers.failure(event))
             on_event(workers)
     except KeyboardInterrupt:
         study.settle("stopped by the user while in training")
