@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,10 @@ def picture(path: Path, size: tuple[int, int] = (12, 10), mode: str = "RGB", see
     image.save(path)
 
 
-def class_folders(root: Path, n: int = 8, classes: str = "ab", **kwargs: object) -> Path:
+def class_folders(root: Path, n: int = 8, classes: Sequence[str] = "ab", **kwargs: object) -> Path:
     for label in classes:
         for i in range(n):
-            picture(root / label / f"{i}.png", seed=i + 100 * ord(label), **kwargs)  # type: ignore[arg-type]
+            picture(root / label / f"{i}.png", seed=i + 100 * ord(label[-1]), **kwargs)  # type: ignore[arg-type]
     return root
 
 
@@ -171,6 +172,23 @@ def test_dates_become_days_and_say_so():
     assert sum("days since" in note for note in data.notes) == 2
 
 
+@pytest.mark.parametrize("texts", [["1,234", "5,678"], ["12 %", "7 %"], ["31/01/2024", "1.2.24"]])
+def test_numbers_and_dates_in_another_notation_are_categories_and_say_so(texts):
+    data = read(frame().assign(odd=texts * 30, fine=["8a", "8b"] * 30), target="label")
+    assert [c.name for c in data.profile.columns if c.kind == "categorical"][1:] == ["odd", "fine"]
+    (note,) = (note for note in data.notes if "must be written like" in note)
+    assert repr(texts[0]) in note
+    assert "'odd'" in note
+
+
+def test_a_column_that_numbers_the_rows_is_told():
+    order = np.random.default_rng(0).permutation(60)
+    table = frame().assign(key=order + 7, gaps=2 * order, holes=np.where(order, order, np.nan))
+    notes = [note for note in read(table, target="label").notes if "numbers the rows" in note]
+    assert len(notes) == 1
+    assert "'key'" in notes[0]
+
+
 def test_a_number_column_with_a_stray_word_stays_numeric_and_says_so():
     table = frame(100).astype({"size": object})
     table.loc[5, "size"] = "unknown"
@@ -236,8 +254,15 @@ def test_codes_decode_to_the_table_they_came_from(rows):
         "\ufeffa,b,y\r\n" + "".join(f"{i},{i % 3}.5,{i % 2}\r\n" for i in range(30)),
         ",a,b,y\n" + "".join(f"{i},{i},{i % 3}.5,{i % 2}\n" for i in range(30)),
         '"a", b ,y\n\n' + "".join(f'{i}, "{i % 3}.5",{i % 2}\n\n' for i in range(30)),
+        "a;b;y\n" + "".join(f"{i};{i % 3},5{'e0' * (i % 2)};{i % 2}\n" for i in range(30)),
     ],
-    ids=["semicolons", "byte-order mark", "saved index", "spaces and blank lines"],
+    ids=[
+        "semicolons",
+        "byte-order mark",
+        "saved index",
+        "spaces and blank lines",
+        "decimal commas",
+    ],
 )
 def test_the_dialects_of_csv_read_alike(tmp_path, text):
     (tmp_path / "t.csv").write_bytes(text.encode())
@@ -467,6 +492,21 @@ def test_class_folders_are_images_of_the_median_size(tmp_path):
     pixels = data.inputs["image"][data.parts["train"]] / 255
     np.testing.assert_allclose(data.profile.channel_mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(data.profile.channel_std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "test")], ids=["whole", "divided"])
+def test_class_folders_are_classes_even_if_called_null_or_by_number(tmp_path, parts):
+    classes = ["NA", "null", *(f"{i:05d}" for i in range(25))]
+    for part in parts:
+        for label in classes[: -1 if part == "test" else None]:
+            class_folders(tmp_path / part, 4, classes=[label])
+    data = read(tmp_path)
+    target = data.targets[0]
+    assert (target.kind, target.classes) == ("multiclass", tuple(sorted(classes)))
+    again = encode(tmp_path / parts[0], data.profile, "images", data.targets)
+    files = sorted((tmp_path / parts[0]).rglob("*.png"))
+    named = [target.classes[k] for k in again.labels["label"]]
+    assert named == [file.parent.name for file in files]
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,8 @@ def _describe_numeric(
         )
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
+    if not dates and len(np.unique(values)) == len(values) == np.ptp(values) + 1:
+        notes.append(f"column {name!r} numbers the rows: drop it if it tells nothing of new ones")
     edges = _edges(known)
     missing = 1 - len(known) / len(used)
     std = float(known.std())
