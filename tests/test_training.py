@@ -74,11 +74,17 @@ def tensors(dataset: Dataset, part: str) -> tuple[dict[str, Tensor], dict[str, T
     return to_tensors(dataset.inputs, rows, "cpu"), to_tensors(dataset.labels, rows, "cpu")
 
 
-def trainer(epochs: int = 1, clip: float | None = 1.0, *callbacks: pl.Callback) -> pl.Trainer:
+def trainer(
+    epochs: int = 1,
+    clip: float | None = 1.0,
+    *callbacks: pl.Callback,
+    precision: Any = "32-true",
+) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         devices=1,
+        precision=precision,
         gradient_clip_val=clip,
         callbacks=list(callbacks),
         logger=False,
@@ -581,6 +587,34 @@ def test_a_proxy_trains_to_the_weights_of_a_bare_loop(
         proxy.network.state_dict().items(), network.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(ours, bare, rtol=1e-3, atol=1e-5, msg=name)
+
+
+class LargestStep(pl.Callback):
+    """The norm of the gradients that reach the optimiser, at its largest."""
+
+    norm = 0.0
+
+    def on_before_zero_grad(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if grads:
+            self.norm = max(self.norm, float(torch.stack([g.norm() for g in grads]).norm()))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("family", load_families())
+def test_every_family_trains_with_clipped_gradients_in_either_precision(
+    family: str, precision: str
+) -> None:
+    found = load_families()[family]
+    dataset = pictures() if found.modality == "images" else table(names=["multiclass"])
+    task, largest = make_task(dataset), LargestStep()
+    proxy = Proxy(family, dict(found.baseline(task)), task)
+    fitted = trainer(1, 1e-2, largest, precision=precision)
+    run(fitted, proxy, dataset)
+    assert 0 < largest.norm < 1.01e-2
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in proxy.parameters())
 
 
 def test_the_errors_of_a_regression_are_in_the_users_units_and_exact() -> None:

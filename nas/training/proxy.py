@@ -185,7 +185,7 @@ class Proxy(pl.LightningModule):
             inputs = inputs | {"image": augment_images(inputs["image"], str(kind))}
         loss = self.loss(self.network(**inputs), labels)
         extra = getattr(self.network, "auxiliary_loss", None)
-        if extra is not None:  # TabNet's sparsity, eq. in sec. 3.2 of Arik & Pfister 2019
+        if extra is not None:  # TabNet's sparsity (Arik & Pfister 2019, "Feature selection")
             loss = loss + float(self.config["sparsity"]) * extra
         return loss
 
@@ -204,6 +204,20 @@ class Proxy(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own, which in mixed precision refuses a fused optimiser for the sake of
+        the loss scaler: bfloat16 has none, and its gradients are clipped as they are."""
+        if self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
+            if gradient_clip_val:
+                nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # -- evaluation ----------------------------------------------------------------------
 
