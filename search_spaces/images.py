@@ -252,10 +252,11 @@ def _vit_space(task: Task) -> Space:
     layers = 4 if rules.params_limit(task) > 20_000 else 2
     params: list[Param] = [_resolution(task)]
     for resolution in options:
-        # From 16 tokens on there is something to attend to; above 256 it costs too much.
+        # From 16 tokens on there is something to attend to; above 256 it costs too much. A
+        # large image has one patch: the smallest power of two that keeps to that.
         patches = tuple(
             p for p in (2, 4, 6, 8, 12, 16) if 16 <= math.ceil(resolution / p) ** 2 <= 256
-        )
+        ) or (2 ** math.ceil(math.log2(resolution / 16)),)
         params.append(
             Choice(
                 f"patch@{resolution}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,17 @@ def test_piecewise_codes_are_offered_only_where_their_weights_are_affordable() -
     few, wide = (FAMILIES["mlp"].space(table(c, "binary", 100)) for c in ("numeric", "wide"))
     assert "piecewise" in few["encoding"].options  # type: ignore[union-attr]
     assert "piecewise" not in wide["encoding"].options  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("side", [257, 512, 1000])
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit"])
+def test_large_images_have_a_baseline_and_a_vit_at_most_256_tokens(name: str, side: int) -> None:
+    profile = replace(images("8x8x1").profile, inputs={"image": (1, side, side // 2)})
+    task, family = replace(images("8x8x1"), profile=profile), FAMILIES[name]
+    for config in (family.baseline(task), *samples(family.space(task), 10)):
+        network = on_meta(family, config, task)
+        if name == "vit":
+            assert network.position.shape[1] <= 256 + 1  # and a class token
 
 
 @pytest.mark.parametrize("name", FAMILIES)
