@@ -121,10 +121,11 @@ class TabNet(nn.Module):
     count the GLU layers of a step that all steps share, and its own. ``momentum`` is the
     weight of a new batch in the running statistics.
 
-    A forward pass in training mode leaves the sparsity loss (sec. 3.3: the mean entropy
-    of the masks over samples and steps) in ``auxiliary_loss``, to be weighted and added
-    to the loss. Linear layers start from a normal of deviation (4 / n_in) ** 0.25 before
-    a GLU and n_in ** -0.25 elsewhere, as in the authors' code.
+    A forward pass in training mode leaves the sparsity loss (the paper's "Feature
+    selection": the mean entropy of the masks over samples and steps) in
+    ``auxiliary_loss``, to be weighted and added to the loss. Linear layers start from a
+    normal of deviation (4 / n_in) ** 0.25 before a GLU and n_in ** -0.25 elsewhere, as in
+    the authors' code.
     """
 
     def __init__(
