@@ -179,8 +179,32 @@ def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> 
         best = study.front()[0]
         latency = pool.ask("latency", candidate=best.to_dict(), on_wait=lambda _: None)
         assert latency["quiet"] == 1.0
-        with pytest.raises(InputError, match="nothing failed: AttributeError"):
-            drive(study, pool, trials=3, calls=["nothing"])
+        told = []
+        drive(study, pool, trials=3, calls=["nothing"], on_result=lambda *it: told.append(it))
+        [(method, error)] = told
+        assert method == "nothing"
+        assert "nothing failed: AttributeError" in str(error)
+
+
+def test_a_call_waits_until_no_worker_is_starting(tmp_path: Path) -> None:
+    with LocalWorkers(2, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
+        candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
+        pool.ask("latency", candidate=candidate, on_wait=lambda _: None)
+        pool.kill(1)
+        list(pool.events(timeout=5.0))
+        assert pool.idle() == [0]
+        pool.ask("latency", candidate=candidate, on_wait=lambda _: None)
+        assert pool.idle() == [0, 1]
+
+
+def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')")
+    monkeypatch.chdir(tmp_path)
+    with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
+        candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
+        assert pool.ask("latency", candidate=candidate, on_wait=lambda _: None)["quiet"] == 1.0
 
 
 # -- the driver is interrupted or killed ---------------------------------------------------

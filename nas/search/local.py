@@ -74,7 +74,8 @@ class LocalWorkers:
         environment = os.environ | dict.fromkeys(_THREADS, "1")
         with (self._logs / f"worker-{index}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nas.search.worker", self._evaluator],
+                # -P: a torch.py in the folder where the user happens to be is not torch.
+                [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -107,11 +108,14 @@ class LocalWorkers:
         worker.send({"method": method, "arguments": arguments})
 
     def ask(self, method: str, *, on_wait: Callable[[LocalWorkers], None], **arguments: Any) -> Any:
-        """Call the first worker while the others rest, and return its result."""
-        while not (idle := self.idle()):
+        """Call the first worker while the others rest, and return its result.
+
+        One that is still starting does not rest: it would disturb a measurement of time.
+        """
+        while len(self.idle()) < len(self._workers):
             for _ in self.events(timeout=0.5):
                 pass
-        self.call(idle[0], method, method, **arguments)
+        self.call(0, method, method, **arguments)
         while True:
             for event in self.events(timeout=0.5):
                 if event.job == method and event.kind == "result":
@@ -203,7 +207,7 @@ def drive(
     where the space is exhausted, or the first ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator that a worker runs once, before candidates.
-    Raises InputError where workers cannot start, where a call fails, and where the first
+    Raises InputError where workers cannot start, and where the first
     candidates all end in errors. On KeyboardInterrupt the candidates in training are stored
     as interrupted and queued again.
     """
