@@ -78,7 +78,7 @@ class NumericEncoding(nn.Module):
     - "quantile": the empirical distribution function, linear between the edges, scaled
       to -1..1; one slot.
     - "piecewise": the piecewise-linear encoding of Gorishniy et al. 2022, "On Embeddings
-      for Numerical Features in Tabular Deep Learning", sec. 3.1, eq. 1; one slot per bin.
+      for Numerical Features in Tabular Deep Learning", sec. 3.2, eq. 1; one slot per bin.
       The outer bins go on linearly beyond their edges, up to ±10 bin widths (the paper
       has no limit there).
 
