@@ -3,7 +3,7 @@
 
 const REASONS = {
   halving: "behind others at the same amount of training", nan: "loss, gradient or activation was not a number",
-  exploding: "gradients grew without bound", vanishing: "gradients shrank to nothing", oom: "ran out of memory",
+  exploding: "gradients grew without bound", oom: "ran out of memory",
   infeasible: "outside a limit before training", timeout: "over the time limit of a candidate",
   duplicate: "same configuration as an earlier one", error: "an error was raised", lost: "its worker was lost",
   interrupted: "the search was stopped",

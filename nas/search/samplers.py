@@ -74,9 +74,10 @@ def proposals(
     the choice to the model.
 
     "random" and the first ``4 × families`` of all draw at random, family by family in turn
-    (``sampled`` have been before). Later half are mutations: one to three changes to one of
-    a family's ``PARENTS`` best by rank and spread (regularised evolution, Real et al. 2019,
-    without ageing). Families that are on the front come ``ON_FRONT`` times as often.
+    (``sampled`` have been before). Later, "tpe" gives the share ``MUTATE`` of the asks to
+    evolution: one to three changes to one of a family's ``PARENTS`` best by rank and spread
+    (NSGA-II, Deb et al. 2002, sec. III, with other distances). Families that are on the front
+    have their turn ``ON_FRONT`` times as often. ``complete`` are those inside all limits.
     """
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
@@ -85,12 +86,14 @@ def proposals(
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
         return chain((config for config in drawn if config["family"] == wanted), by_chance)
+    if name != "tpe":
+        return None
     efficient = is_efficient(to_costs(complete, objectives))
     leading = {c.family for c, best in zip(complete, efficient, strict=True) if best}
     turns = np.array([ON_FRONT if f in leading else 1.0 for f in families])
     family = families[int(rng.choice(len(families), p=turns / turns.sum()))]
     own = [c for c in complete if c.family == family]
-    if name == "tpe" and own and rng.random() < MUTATE:
+    if own and rng.random() < MUTATE:
         costs = to_costs(own, objectives)
         spread = np.argsort(farthest_first(costs))
         best = [own[i] for i in np.lexsort((spread, front_ranks(costs)))[:PARENTS]]

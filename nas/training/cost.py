@@ -1,7 +1,7 @@
 """What a network costs: parameters, FLOPs, memory, latency, layer by layer.
 
-Parameters, FLOPs and memory are read off the network on the meta device, before any memory
-is spent. Latency is measured.
+Parameters and FLOPs are counted and the memory of training is estimated on the meta device,
+before any memory is spent. Latency is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def parameters(network: nn.Module) -> int:
 def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     """Build on the meta device and run one forward pass of ``inputs`` through it.
 
-    Returns ``params``, ``flops`` (of the pass as given, a multiply-add counted as two),
+    Returns ``params``, ``flops`` (of the matrix products, convolutions and attention in the
+    pass as given, a multiply-add counted as two; what works on single values is left out),
     ``activations_mb`` (what the forward keeps for the backward, MiB, as given) and
     ``layers``: name, type, output shape without the batch, parameters, in the order of
     execution. Attention is counted through its MATH form, as fused kernels count as zero
@@ -92,14 +93,14 @@ def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
 
 
 def training_memory_mb(params: int, activations_mb: float, batch: int) -> float:
-    """Peak memory of a training step in float32 with AdamW, MiB: weights, gradients and two
-    moments, and the activations of the batch."""
+    """What a training step in float32 with AdamW needs at least, MiB: weights, gradients and
+    two moments, and the activations of the batch. Workspaces of kernels come on top."""
     return params * 16 / 2**20 + activations_mb * batch
 
 
 @contextmanager
 def device_lock(device: str) -> Iterator[None]:
-    """One latency measurement at a time on a device, over all processes of this machine."""
+    """One latency measurement at a time on a device, over all of this user's processes."""
     name = f"nas-latency-{os.getuid()}-{device.replace(':', '-')}.lock"
     with (Path(tempfile.gettempdir()) / name).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
