@@ -202,7 +202,7 @@ def _ft_space(task: Task) -> Space:
                 "dim",
                 low=8,
                 base=32,
-                default=32,
+                default=16,
                 weights=9,
                 layers=depth.default,
                 inputs=values + len(task.profile.columns) + _rows(task) + task.outputs,
@@ -214,7 +214,7 @@ def _ft_space(task: Task) -> Space:
             rules.dropout(task, default=0.1),
             rules.dropout(task, "attention_dropout", default=0.0),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *rules.training(task, lr=1e-3),
+            *rules.training(task, lr=3e-3),
         )
     )
 

@@ -54,7 +54,7 @@ def test_the_first_arrivals_have_nobody_to_be_judged_by() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "expected"),
-    [(1, ()), (2, ()), (3, ()), (5, (2,)), (8, (3,)), (10, (3,)), (18, (2, 6)), (27, (3, 9))],
+    [(1, ()), (2, ()), (3, ()), (5, (2,)), (8, (3,)), (10, (3,)), (18, (6,)), (27, (3, 9))],
 )
 def test_rungs_stand_at_a_ninth_and_a_third(epochs: int, expected: tuple[int, ...]) -> None:
     assert rungs(epochs) == expected

@@ -158,7 +158,7 @@ def test_resolutions_go_down_to_32_from_the_images_own(
 
 
 @given(COUNTS, st.sampled_from(["tabular", "images"]))
-def test_a_proxy_trains_for_some_800_steps_of_a_capped_share(n: int, modality: str) -> None:
+def test_a_proxy_trains_for_some_steps_of_a_capped_share(n: int, modality: str) -> None:
     given_task = task(n, modality)
     fidelity = rules.fidelity(given_task)
     samples = round(fidelity.share * n)
@@ -166,8 +166,9 @@ def test_a_proxy_trains_for_some_800_steps_of_a_capped_share(n: int, modality: s
     assert samples == n or fidelity.share < 1
     assert 6 <= fidelity.epochs <= 30
     steps = fidelity.epochs * rules.steps_per_epoch(samples, rules.batch_sizes(given_task)[1])
-    assert steps <= 1_600
-    assert n < 2_000 or steps >= 400
+    wanted = 1_600 if modality == "tabular" else 800
+    assert steps <= 2 * wanted
+    assert n < 2_000 or steps >= wanted / 2
 
 
 def test_a_candidate_gets_a_fifteenth_of_all_worker_time() -> None:

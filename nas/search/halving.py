@@ -15,10 +15,11 @@ from nas.front import Floats, farthest_first, front_ranks
 def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
     """Epochs after which a candidate is judged: epochs/eta², epochs/eta.
 
-    Never after the first, which warms up: its figures say little of the last.
+    Not after the first, which warms up, and not after so few that the figures say little of
+    the last: the first rung stands at three epochs or, where a third is less, at two.
     """
-    levels = {round(epochs / eta**k) for k in (1, 2)}
-    return tuple(sorted(level for level in levels if 2 <= level < epochs))
+    first, second = round(epochs / eta**2), round(epochs / eta)
+    return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
 
 
 def goes_on(costs: Floats, mine: int, eta: int = 3) -> bool:
