@@ -271,9 +271,9 @@ def resolutions(task: Task) -> tuple[int, ...]:
 
 def fidelity(task: Task) -> Fidelity:
     """How much training a proxy gets (rule "proxy-steps"): about 800 steps of the default
-    batch (cheap rows: 1,600), on at most 32,000 rows or 8,000 images. Few epochs of many samples rank networks
-    better than many epochs of few, which favour the smallest. One candidate takes at most a
-    fifteenth of all worker time."""
+    batch (cheap rows: 1,600), on at most 32,000 rows or 8,000 images. Few epochs of many
+    samples rank networks better than many epochs of few, which favour the smallest. One
+    candidate takes at most a fifteenth of all worker time."""
     most = 32_000 if task.modality == "tabular" else 8_000
     samples = min(task.profile.n_train, most)
     steps = max(1, samples // batch_sizes(task)[1])
