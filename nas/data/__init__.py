@@ -98,7 +98,10 @@ def read(
     image_size: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Read, divide and code a data set; every statistic comes from the training part.
+    """Read, divide and code a data set.
+
+    What a network is given of the data (means, spreads, bin edges, categories) comes from the
+    training part; the classes, the kinds of columns and the common size of images from all.
 
     ``source`` is a table (.csv, .tsv, .gz of these, .parquet), a folder with train and
     test tables, a folder of class folders (in train, val and test folders or not) or
