@@ -7,6 +7,7 @@ commands that need them, so that ``nas --help`` answers at once.
 
 from __future__ import annotations
 
+import difflib
 import json
 import signal
 import sys
@@ -35,13 +36,19 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    known = {p.name for p in ctx.command.params}
     if not isinstance(options, dict):
         raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
+    # By the names that --help gives them: json is as_json only in here.
+    known = {p.opts[0].lstrip("-").replace("-", "_"): p.name for p in ctx.command.params}
     options = {str(name).replace("-", "_"): value for name, value in options.items()}
-    if unknown := sorted(set(options) - known):
-        raise click.UsageError(f"{path}: unknown option {unknown[0]!r}; see `nas search --help`")
-    ctx.default_map = {**(ctx.default_map or {}), **options}
+    if unknown := sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise click.UsageError(
+            f"{path}: unknown option {unknown[0]!r};"
+            + (f" did you mean {near[0]}?" if near else " see `nas search --help`")
+        )
+    given = {known[name]: value for name, value in options.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
 @click.group(context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
@@ -58,7 +65,11 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--target", "-t", help="Column(s) to predict, separated by commas.")
+@click.option(
+    "--target",
+    "-t",
+    help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel target.",
+)
 @click.option("--modality", type=click.Choice(["tabular", "images"]), help="Default: inferred.")
 @click.option("--family", "-f", multiple=True, help="Only these families (repeatable).")
 @click.option(
@@ -453,6 +464,8 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     from nas.train import predict as run_prediction
 
     frame, scores = run_prediction(checkpoint, data)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out or sys.stdout, index=False)
     if scores:
         click.echo("  ".join(f"{k} {_figure(v)}" for k, v in scores.items()), err=True)
@@ -509,3 +522,8 @@ def _guarded(call: Callable[[], Any]) -> int:
     except BrokenPipeError:  # `nas … | head`: the reader has what it wanted
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        if error.filename is None:
+            raise
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -116,7 +117,7 @@ WRONG = [
     ("search good.csv -t label --split half", 2, "split"),
     ("search good.csv -t label --trials 0", 2, "0 is not in the range"),
     ("search good.csv -t label --resume", 1, "holds no search to resume"),
-    ("search good.csv -t label --config options.yaml", 2, "unknown option 'time_limits'"),
+    ("search good.csv -t label --config options.yaml", 2, "'time_limits'; did you mean time_limit"),
     ("search good.csv -t label --config wrong.yaml", 2, "'many' is not a valid integer"),
     ("search good.csv -t label --config other.csv", 2, r"other\.csv"),
     ("search good.csv -t label --config recipe.yaml", 2, r"recipe\.yaml is not YAML"),
@@ -199,10 +200,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("cli")
     table(200, empty=np.nan, same=1).to_csv(folder / "data.csv", index=False)
     command = [sys.executable, "-c", "from nas.cli import main; main()"]
-    search = "search data.csv -t label -f mlp --trials 3 --epochs 3 --workers 1 --device cpu --json"
+    # Flags, a variable and a file, as --help names the options.
+    (folder / "options.yaml").write_text("{json: true, family: [mlp], epochs: 3, trials: 9}")
+    search = "search data.csv -t label --trials 3 --device cpu --config options.yaml"
     process = subprocess.Popen(
         [*command, *search.split(), "--out", "run"],
         cwd=folder,
+        env=os.environ | {"NAS_SEARCH_WORKERS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -298,11 +302,24 @@ def test_export_train_and_predict_follow_one_another(
     model = str(tmp_path / "model")
     lines = nas("predict", model, str(tmp_path / "new.csv")).out.splitlines()
     assert len(lines) == 21
+    written = tmp_path / "new" / "predictions.csv"
+    assert nas("predict", model, str(tmp_path / "new.csv"), "--out", str(written)).code == 0
+    assert written.read_text().splitlines() == lines
     assert lines[0] == "label,probability[no],probability[yes]"
     new.drop(columns="p").to_csv(tmp_path / "lacking.csv", index=False)
     ended = nas("predict", model, str(tmp_path / "lacking.csv"))
     assert (ended.code, len(ended.errors)) == (1, 1)
     assert "'p'" in ended.errors[0]
+
+
+def test_a_page_is_written_into_a_new_folder_but_not_over_one(
+    searched: Searched, nas: Callable[..., Ended], tmp_path: Path
+) -> None:
+    page = tmp_path / "new" / "page.html"
+    assert nas("report", str(searched.folder / "run"), "--out", str(page)).code == 0
+    assert page.stat().st_size > 0
+    ended = nas("report", str(searched.folder / "run"), "--out", str(tmp_path))
+    assert (ended.code, ended.errors) == (1, [f"{tmp_path}: Is a directory"])
 
 
 def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:

@@ -832,8 +832,12 @@ def test_new_rows_must_have_the_columns_of_training_and_known_classes():
         encode(frame().rename(columns={"size": "Size"}), data.profile, "tabular")
     with pytest.raises(InputError, match="held numbers in training"):
         encode(frame().assign(size="big"), data.profile, "tabular")
-    with pytest.raises(InputError, match="'maybe' in row 1: expected one of no, yes"):
+    with pytest.raises(InputError, match="'maybe' in row 1; expected one of no, yes, or no such"):
         encode(frame().assign(label="maybe"), data.profile, "tabular", data.targets)
+    partly = frame()
+    partly.loc[3, "label"] = None
+    with pytest.raises(InputError, match="'label' is missing in row 4; expected one of no, yes"):
+        encode(partly, data.profile, "tabular", data.targets)
 
 
 # Real data -------------------------------------------------------------------------------

@@ -164,9 +164,12 @@ def encode(
                 values = np.array([*(known.get(text, np.nan) for text in texts), np.nan])[codes]
             bad = np.flatnonzero(~np.isfinite(values))
             if len(bad):
+                first = int(bad[0])
+                found = repr(texts[codes[first]]) if codes[first] >= 0 else "missing"
                 raise InputError(
-                    f"target {name!r} is {frame[name].iloc[bad[0]]!r} in {place(int(bad[0]))}:"
-                    f" expected {'one of ' + ', '.join(target.classes) if known else 'a number'}"
+                    f"target {name!r} is {found} in {place(first)}; expected"
+                    f" {'one of ' + ', '.join(target.classes) if known else 'a number'}, or no"
+                    " such column at all"
                 )
             parts.append(values)
         else:

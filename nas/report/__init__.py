@@ -175,7 +175,9 @@ def page(study: StudyView) -> str:
 
 def write(study: StudyView, path: str | Path) -> None:
     """Write the page of a study to ``path``."""
-    Path(path).write_text(page(study), encoding="utf-8", newline="\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(study), encoding="utf-8", newline="\n")
 
 
 def _text(file: Any) -> str:
