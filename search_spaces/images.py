@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
@@ -67,6 +67,62 @@ def _input(config: Config, task: Task) -> ImageInput:
     )
 
 
+def _most_blocks(task: Task) -> int:
+    return 2 + int(rules.scale(task)) // 3
+
+
+def _stage_params(
+    task: Task,
+    i: int,
+    first: int,
+    when: When,
+    *,
+    activations: tuple[str, ...],
+    weights: float,
+    blocks: int = 1,
+) -> list[Param]:
+    """What stage ``i`` of a convolutional network may be; ``first`` is the width of the
+    first by default, and each is twice as wide as the one before it."""
+    why = ("depth-from-data", "residual-from-10") if blocks > 1 else ("depth-from-data",)
+    return [
+        Int(f"depth{i}", blocks, _most_blocks(task), default=blocks, when=when, why=why),
+        rules.width(
+            task,
+            f"width{i}",
+            low=8,
+            base=16 * 2 ** (i - 1),
+            default=first * 2 ** (i - 1),
+            weights=weights,
+            when=when,
+        ),
+        Choice(f"kernel{i}", (3, 5), default=3, when=when),
+        rules.conv_norm(task, f"norm{i}", when),
+        rules.activation(f"activation{i}", activations[0], activations, when),
+    ]
+
+
+def _stage(config: Config, i: int) -> dict[str, Any]:
+    """The arguments of stage ``i`` that both convolutional families have."""
+    return {
+        "depth": int(config[f"depth{i}"]),
+        "width": int(config[f"width{i}"]),
+        "kernel": int(config[f"kernel{i}"]),
+        "norm": str(config[f"norm{i}"]),
+        "activation": str(config[f"activation{i}"]),
+        "residual": bool(config.get(f"residual{i}", True)),
+        "stride": 1 if i == 1 else 2,
+    }
+
+
+def _conv_head(task: Task) -> list[Param]:
+    return [
+        Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
+        rules.dropout(task, before_head=True),
+        Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+        *_image_training(task, lr=3e-3),
+    ]
+
+
 def _resnet_space(task: Task) -> Space:
     most = _stages(task)
     # Two 3x3 convolutions of w channels are 18 w² weights; with a half as wide input, 14 w².
@@ -80,28 +136,7 @@ def _resnet_space(task: Task) -> Space:
     ]
     for i in range(1, most + 1):
         when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
-        params += [
-            Int(
-                f"depth{i}",
-                1,
-                2 + int(rules.scale(task)) // 3,
-                default=1,
-                when=when,
-                why=("depth-from-data",),
-            ),
-            rules.width(
-                task,
-                f"width{i}",
-                low=8,
-                base=16 * 2 ** (i - 1),
-                default=first * 2 ** (i - 1),
-                weights=9,
-                when=when,
-            ),
-            Choice(f"kernel{i}", (3, 5), default=3, when=when),
-            rules.conv_norm(task, f"norm{i}", when),
-            rules.activation(f"activation{i}", "relu", ("relu", "silu"), when),
-        ]
+        params += _stage_params(task, i, first, when, activations=("relu", "silu"), weights=9)
         if i < 4:
             # Stem, head and three plain stages of one basic block are eight layers.
             params.append(
@@ -116,10 +151,7 @@ def _resnet_space(task: Task) -> Space:
     return Space(
         (
             *params,
-            Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
-            rules.dropout(task, before_head=True),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_image_training(task, lr=3e-3),
+            *_conv_head(task),
         )
     )
 
@@ -136,16 +168,7 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
         stem_stride=int(config["stem_stride"]),
         stem_pool=False,
         stages=[
-            Stage(
-                depth=int(config[f"depth{i}"]),
-                width=int(config[f"width{i}"]),
-                kernel=int(config[f"kernel{i}"]),
-                norm=str(config[f"norm{i}"]),
-                activation=str(config[f"activation{i}"]),
-                residual=bool(config.get(f"residual{i}", True)),
-                stride=1 if i == 1 else 2,
-                bottleneck=bool(config["bottleneck"]),
-            )
+            Stage(**_stage(config, i), bottleneck=bool(config["bottleneck"]))
             for i in range(1, int(config["stages"]) + 1)
         ],
         norm=str(config["norm1"]),
@@ -167,33 +190,15 @@ def _efficientnet_space(task: Task) -> Space:
     ]
     for i in range(1, most + 1):
         when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
-        params += [
-            # Only a block that keeps width and resolution has a shortcut: the first, as the
-            # stem is as wide as it, and the second of a stage. Two stages of one block are
-            # six layers without one, so that a fourth has two blocks.
-            Int(
-                f"depth{i}",
-                2 if i == 4 else 1,
-                2 + int(rules.scale(task)) // 3,
-                default=2 if i == 4 else 1,
-                when=when,
-                why=("depth-from-data", *(("residual-from-10",) if i == 4 else ())),
-            ),
-            rules.width(
-                task,
-                f"width{i}",
-                low=8,
-                base=16 * 2 ** (i - 1),
-                default=first * 2 ** (i - 1),
-                weights=8,
-                when=when,
-            ),
-            Choice(f"kernel{i}", (3, 5), default=3, when=when),
-            Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when),
-            rules.conv_norm(task, f"norm{i}", when),
-            rules.activation(f"activation{i}", "silu", ("silu", "relu"), when),
-        ]
-    deeper = tuple(range(2, 2 + int(rules.scale(task)) // 3 + 1))
+        # Only a block that keeps width and resolution has a shortcut: the first, as the stem
+        # is as wide as it, and the second of a stage. Two stages of one block are six layers
+        # without one, so that a fourth has two blocks.
+        blocks = 2 if i == 4 else 1
+        params += _stage_params(
+            task, i, first, when, activations=("silu", "relu"), weights=8, blocks=blocks
+        )
+        params.append(Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when))
+    deeper = tuple(range(2, _most_blocks(task) + 1))
     params.append(
         Choice(
             "residual1",
@@ -209,10 +214,7 @@ def _efficientnet_space(task: Task) -> Space:
             *params,
             Choice("se_ratio", (0.0, 0.25), default=0.25),
             Choice("head_width", (0, 64, 128), default=0, why=("global-pooling",)),
-            Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
-            rules.dropout(task, before_head=True),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_image_training(task, lr=3e-3),
+            *_conv_head(task),
         )
     )
 
@@ -228,15 +230,9 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
         stem_stride=int(config["stem_stride"]),
         stages=[
             Stage(
-                depth=int(config[f"depth{i}"]),
-                width=int(config[f"width{i}"]),
-                kernel=int(config[f"kernel{i}"]),
+                **_stage(config, i),
                 expand=int(config[f"expand{i}"]),
-                stride=1 if i == 1 else 2,
-                norm=str(config[f"norm{i}"]),
-                activation=str(config[f"activation{i}"]),
                 se_ratio=float(config["se_ratio"]),
-                residual=bool(config.get(f"residual{i}", True)),
             )
             for i in range(1, int(config["stages"]) + 1)
         ],
