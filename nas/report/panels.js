@@ -254,8 +254,11 @@ function drawTiles() {
   const best = front[0].metrics[metric], simple = sortedBaselines()[0], level = simple?.metrics[metric];
   const tiles = [tile(`Best ${label(metric)}`, show(metric, best), "", `#${front[0].number} ${front[0].family}, inside the task's limits`)];
   if (known(level)) {
-    const sign = best > level ? "+" : best < level ? "−" : "", better = direction === "min" ? best < level : best > level;
-    tiles.push(tile(better ? "Better than simple models" : "Not better than simple models", sign + show(metric, Math.abs(best - level)),
+    // Networks are scored in single precision, so that equal figures differ in the eighth digit.
+    const equal = Math.abs(best - level) <= 1e-6 * Math.abs(level), gap = equal ? 0 : best - level;
+    const better = direction === "min" ? gap < 0 : gap > 0, sign = gap > 0 ? "+" : gap < 0 ? "−" : "";
+    const verdict = equal ? "As good as simple models" : better ? "Better than simple models" : "Not better than simple models";
+    tiles.push(tile(verdict, equal ? "0" : sign + show(metric, Math.abs(gap)),
       label(metric), `against ${simple.name}, ${show(metric, level)}`));
   }
   for (const [cost, name, unit] of [["latency_ms", "Fastest on the front", "ms"], ["params", "Smallest on the front", "parameters"]]) {
