@@ -197,7 +197,7 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    quality = run.quality.metric
+    quality = run.task.quality.metric
     more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
     more = [m for m in more if any(m in c.metrics for c in front)]
     table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
@@ -319,7 +319,7 @@ def _summary(progress: Progress) -> dict[str, str]:
     summary["running"] = ",".join(f"#{c.number}:{c.family}" for c in progress.running) or "-"
     front = study.front()
     if front:
-        quality = next(o for o in study.task.objectives if o.metric in front[0].curve[-1])
+        quality = study.task.quality
         sign = -1 if quality.direction == "max" else 1
         best = min(front, key=lambda c: sign * c.metrics[quality.metric])
         value = best.metrics[quality.metric]

@@ -26,7 +26,7 @@ def make(
     batch_size = int(config["batch_size"])
     epochs = rules.full_epochs(task, batch_size)
     steps = rules.steps_per_epoch(task.profile.n_train, batch_size) * epochs
-    quality = next(o for o in task.objectives if o.metric not in COSTS)
+    quality = task.quality
     return {
         "seed_everything": candidate.seed % 2**31,
         "model": {
@@ -56,13 +56,13 @@ def make(
         },
         "lr_scheduler": {
             "class_path": "nas.training.lr.WarmupCosine",
-            "init_args": {"total_steps": steps, "warmup_steps": math.ceil(0.05 * steps)},
+            "init_args": {"total_steps": steps, "warmup_steps": math.ceil(rules.WARMUP * steps)},
         },
         "trainer": {
             "max_epochs": epochs,
-            "accelerator": "auto",
+            "accelerator": "cpu" if task.device == "cpu" else "cuda",
             "devices": 1,
-            "gradient_clip_val": float(config.get("clip", 1.0)),
+            "gradient_clip_val": rules.GRADIENT_CLIP,
             "num_sanity_val_steps": 0,
             "enable_progress_bar": False,
             "enable_model_summary": False,

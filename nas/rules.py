@@ -108,6 +108,56 @@ _ALL = (
         "Tan & Le 2019, sec. 3.2",
     ),
     Rule(
+        "early-downsampling",
+        "Images over 32 pixels are halved by the stem: most of the cost is in the first maps.",
+        "He et al. 2016, table 1; for small images kept whole, sec. 4.2",
+    ),
+    Rule(
+        "kernel",
+        "Kernels of 3 or 5: two small ones see as far as a large one for fewer weights.",
+        "Simonyan & Zisserman 2015, sec. 2.3; Tan et al. 2019 (MnasNet), sec. 4.1",
+    ),
+    Rule(
+        "bottleneck",
+        "Bottleneck blocks make deep networks of wide stages affordable.",
+        "He et al. 2016, sec. 4.1 (deeper bottleneck architectures)",
+    ),
+    Rule(
+        "expansion",
+        "Inverted residuals widen a block's input up to six times.",
+        "Sandler et al. 2018 (MobileNetV2), sec. 3.3",
+    ),
+    Rule(
+        "squeeze-excite",
+        "Channels are weighed by their global means, at a quarter of the width.",
+        "Hu et al. 2018, sec. 3; the ratio as in Tan & Le 2019",
+    ),
+    Rule(
+        "conv-stem",
+        "A small Transformer trains better on a convolutional stem than on raw patches.",
+        "Xiao et al. 2021 (Early Convolutions Help Transformers See Better), sec. 4",
+    ),
+    Rule(
+        "heads",
+        "One to eight attention heads, which share the width.",
+        "Vaswani et al. 2017, sec. 3.2.2 and table 3",
+    ),
+    Rule(
+        "feed-forward",
+        "The feed-forward layer is one to four times as wide as the attention.",
+        "Vaswani et al. 2017, sec. 3.3; Gorishniy et al. 2021, app. E",
+    ),
+    Rule(
+        "label-smoothing",
+        "Targets of 0.9 rather than 1 keep a classifier from overconfidence.",
+        "Szegedy et al. 2016, sec. 7",
+    ),
+    Rule(
+        "tabnet",
+        "TabNet's relaxation, shared and own layers, and sparsity lie around the paper's.",
+        "Arik & Pfister 2019, the section on hyperparameters; entmax: Peters et al. 2019",
+    ),
+    Rule(
         "numeric-encoding",
         "Numbers enter as piecewise-linear codes between their quantiles.",
         "Gorishniy et al. 2022, sec. 3.2",
@@ -128,6 +178,8 @@ _ALL = (
         "Zhou et al. 2020 (EcoNAS), sec. 3 and 4; the 800 are ours",
     ),
 )
+WARMUP = 0.05  # share of the steps
+GRADIENT_CLIP = 1.0  # of the global norm (Pascanu et al. 2013, sec. 3.2)
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 RULES = {rule.id: rule for rule in _ALL}
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -54,7 +57,10 @@ class Progress:
     phase: str  # "search" or "measure"
 
 
-_DEFAULTS = {"sampler": "tpe", "seed": 0}
+DEVICES = ("auto", "cpu", "cuda")
+_DEFAULTS = {"device": "auto", "sampler": "tpe", "seed": 0}
+# A proxy seldom fills a GPU.
+_WORKERS_PER_GPU = 2
 _READ_OPTIONS = ("target", "split", "problem", "image_size", "seed")
 
 
@@ -93,13 +99,15 @@ def search(
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
     folder = Path(out) if out is not None else Path("runs") / _stem(data)
-    budget = Budget(parse_duration(time_limit), trials, workers or _cores())
-    if budget.time_limit_s is None and trials is None:
+    limit_s = parse_duration(time_limit)
+    if limit_s is None and trials is None:
         raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
     samplers.check(sampler)
     limits = _parse_constraints(constraints)
     for metric in objectives:
         direction(metric)  # an unknown one is told before the data is read
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}; choose {', '.join(DEVICES)}")
     options: dict[str, Any] = {
         "target": [target] if isinstance(target, str) else target and list(target),
         "modality": modality,
@@ -110,16 +118,21 @@ def search(
         "problem": problem,
         "image_size": image_size,
         "epochs": epochs,
+        "device": device,
         "sampler": sampler,
         "seed": seed,
     }
-    if (folder / "task.json").exists():
-        if not resume:
-            raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
-        Run(folder)._same(options)
-    elif resume:
+    started = (folder / "task.json").exists()
+    if started and not resume:
+        raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
+    if resume and not started:
         raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
-    else:
+    if started:
+        Run(folder)._same(options)
+        device = Run(folder).task.device
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no search; choose another --out")
+    if not started:
         if data is None:
             raise UsageError("give the data to search on")
         dataset = read(
@@ -132,12 +145,18 @@ def search(
             seed=seed,
         )
         chosen = pick_families(dataset.modality, tuple(families))
+    gpus = visible_gpus() if device != "cpu" else []
+    if device == "cuda" and not gpus:
+        raise InputError("no CUDA device is visible here; choose --device cpu")
+    device = "cuda" if gpus else "cpu"
+    workers = workers or (_WORKERS_PER_GPU * len(gpus) if gpus else _cores())
+    if not started:
         task = make_task(
             dataset,
             objectives=tuple(objectives),
             constraints=limits,
-            budget=budget,
-            device=pick_device(device),
+            budget=Budget(limit_s, trials, workers),
+            device=device,
             epochs=epochs,
             seed=seed,
         )
@@ -149,7 +168,7 @@ def search(
         }
         _create(folder, task, dataset, spaces, source, options)
     run = Run(folder)
-    run._go(budget, on_start, on_progress)
+    run._go(Budget(limit_s, trials, workers), gpus, on_start, on_progress)
     return run
 
 
@@ -173,16 +192,20 @@ def make_task(
         budget=budget,
         seed=seed,
     ).with_objectives(objectives)
-    known = quality_metrics(task) + COSTS
-    for metric in [o.metric for o in task.objectives] + [c.metric for c in constraints]:
-        if metric not in known:
-            raise UsageError(
-                f"{metric!r} is not measured on this data; measured are {', '.join(known)}"
-            )
+    _check_measured(task, [o.metric for o in task.objectives] + [c.metric for c in constraints])
     fidelity = rules.fidelity(task)
     if epochs is not None:
         fidelity = replace(fidelity, epochs=epochs)
     return replace(task, fidelity=fidelity)
+
+
+def _check_measured(task: Task, metrics: Sequence[str]) -> None:
+    known = quality_metrics(task) + COSTS
+    for metric in metrics:
+        if metric not in known:
+            raise UsageError(
+                f"{metric!r} is not measured on this data; measured are {', '.join(known)}"
+            )
 
 
 def quality_metrics(task: Task) -> tuple[str, ...]:
@@ -290,6 +313,7 @@ class Run:
     def front(self, *limits: str) -> list[Candidate]:
         """The non-dominated candidates inside the run's constraints and ``limits``."""
         constraints = self.task.constraints + _parse_constraints(limits)
+        _check_measured(self.task, [c.metric for c in constraints])
         return pareto(self.candidates(), self.task.objectives, constraints)
 
     def best(self, *limits: str) -> Candidate:
@@ -297,14 +321,9 @@ class Run:
         front = self.front(*limits)
         if not front:
             raise NoFeasibleCandidate(self._why_none(limits))
-        quality = self.quality
+        quality = self.task.quality
         sign = -1 if quality.direction == "max" else 1
         return min(front, key=lambda c: sign * c.metrics[quality.metric])
-
-    @property
-    def quality(self) -> Any:
-        """The first objective that is not a cost."""
-        return next(o for o in self.task.objectives if o.metric not in COSTS)
 
     def _why_none(self, limits: Sequence[str] = ()) -> str:
         candidates = self.candidates()
@@ -382,6 +401,7 @@ class Run:
     def _go(
         self,
         budget: Budget,
+        gpus: Sequence[str],
         on_start: Callable[[Run], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -403,6 +423,7 @@ class Run:
                 "nas.training.evaluator:Evaluator",
                 {"folder": str(self.folder)},
                 self.folder / "logs",
+                gpus,
             )
             with workers:
                 phase = "search"
@@ -457,20 +478,36 @@ class Run:
     def _measure_front(
         self, study: Study, workers: LocalWorkers, show: Callable[..., None]
     ) -> None:
-        """Measure the front's latencies again, one by one, now that nothing else runs here.
+        """Measure latencies again, one by one, now that nothing else runs here.
 
-        A new figure can change the front, so that it is looked at again until all is quiet.
+        Not only the front's: the others were measured beside trainings too, so each is taken
+        to gain as the measured ones did, and is measured if it would then be on the front.
         """
-        while todo := [c for c in study.front() if not c.cost["latency"].get("quiet")]:
+        while True:
+            measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
+            gains = [now["median_ms"] / now["loud_ms"] for now in measured]
+            gain = min(1.0, statistics.median(gains)) if len(gains) >= 3 else 1.0
+            hoped = [c if _is_quiet(c) else _with_latency(c, gain) for c in study.candidates()]
+            front = pareto(hoped, self.task.objectives, self.task.constraints)
+            todo = [study[c.number] for c in front if not _is_quiet(c)]
+            if not todo:
+                return
             for candidate in todo:
                 value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
-                study.revise(
-                    replace(
-                        candidate,
-                        metrics=candidate.metrics | {"latency_ms": value["median_ms"]},
-                        cost=candidate.cost | {"latency": value},
-                    )
-                )
+                value["loud_ms"] = candidate.metrics["latency_ms"]
+                quiet = _with_latency(candidate, value["median_ms"] / value["loud_ms"])
+                study.revise(replace(quiet, cost=candidate.cost | {"latency": value}))
+
+
+def _is_quiet(candidate: Candidate) -> bool:
+    return bool(candidate.cost.get("latency", {}).get("quiet"))
+
+
+def _with_latency(candidate: Candidate, factor: float) -> Candidate:
+    if "latency_ms" not in candidate.metrics:
+        return candidate
+    metrics = candidate.metrics | {"latency_ms": factor * candidate.metrics["latency_ms"]}
+    return replace(candidate, metrics=metrics)
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
@@ -506,30 +543,22 @@ def parse_duration(value: str | float | None) -> float | None:
     return seconds
 
 
-def pick_device(name: str) -> str:
-    """ "auto" is the GPU where there is one; asked of a process of its own, as the driver
-    stays free of torch."""
-    if name == "cpu":
-        return name
-    if name != "auto" and not name.startswith("cuda"):
-        raise UsageError(f"unknown device {name!r}; choose auto, cpu or cuda")
-    import subprocess
-
-    code = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+def visible_gpus() -> list[str]:
+    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; asked of a process of its own,
+    as the driver stays free of torch."""
+    code = "import torch; print('gpus', torch.cuda.device_count())"
+    asked = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
     )
-    count = int(answer.stdout.strip() or 0)
-    if name == "auto":
-        return "cuda" if count else "cpu"
-    if not count:
-        raise InputError("no CUDA device is visible here; choose --device cpu")
-    return name
+    if asked.returncode:
+        last = asked.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise InputError(f"torch does not work here ({last[0]}); install it again")
+    count = int(asked.stdout.split()[-1])
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if named != [""] else [str(i) for i in range(count)]
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -270,7 +270,7 @@ class Task(JsonRecord):
         return sum(target.outputs for target in self.targets)
 
     @property
-    def quality(self) -> str:
+    def default_quality(self) -> str:
         """The metric that says how good a network is, from the kind of problem.
 
         Several targets are averaged to "score": accuracy (multilabel: F1) or R² of each.
@@ -279,10 +279,17 @@ class Task(JsonRecord):
             return "score"
         return {"regression": "rmse", "multilabel": "f1"}.get(self.targets[0].kind, "accuracy")
 
+    @property
+    def quality(self) -> Objective:
+        """The first objective that is not a cost: what "best" means."""
+        return next(o for o in self.objectives if o.metric not in COSTS)
+
     def with_objectives(self, names: tuple[str, ...] = ()) -> Task:
-        names = names or (self.quality, "latency_ms", "params")
+        names = names or (self.default_quality, "latency_ms", "params")
         if not any(name not in COSTS for name in names):
-            raise UsageError(f"objectives {', '.join(names)} hold no quality; add {self.quality}")
+            raise UsageError(
+                f"objectives {', '.join(names)} hold no quality; add {self.default_quality}"
+            )
         if len(set(names)) < len(names):
             raise UsageError(f"objectives {', '.join(names)} name one metric twice")
         return replace(self, objectives=tuple(Objective(n, direction(n)) for n in names))

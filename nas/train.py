@@ -42,6 +42,12 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--provenance", type=dict | None, default=None)
 
     @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Without ckpt_path and weights_only: a recipe could name a file to unpickle."""
+        hidden = {"ckpt_path", "weights_only"}
+        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+
+    @staticmethod
     def configure_optimizers(module: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
         if lr_scheduler is None:
             return optimizer

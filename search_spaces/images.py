@@ -35,10 +35,10 @@ def _stages(task: Task) -> int:
 
 def _image_training(task: Task, lr: float) -> list[Param]:
     kinds = ("none", "shift", "affine", "affine+flip")
-    return [
-        Choice("augment", kinds, default="shift", why=("augmentation",)),
-        *rules.training(task, lr=lr),
-    ]
+    params: list[Param] = [Choice("augment", kinds, default="shift", why=("augmentation",))]
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return [*params, *rules.training(task, lr=lr)]
 
 
 def _start(task: Task, weights: tuple[float, float]) -> tuple[int, int]:
@@ -65,6 +65,11 @@ def _input(config: Config, task: Task) -> ImageInput:
         size=(height, width),
         resolution=resolution if resolution < max(height, width) else None,
     )
+
+
+def _stem_stride(task: Task) -> Choice:
+    small = min(_shape(task)[1:]) <= 32
+    return Choice("stem_stride", (1, 2), default=1 if small else 2, why=("early-downsampling",))
 
 
 def _most_blocks(task: Task) -> int:
@@ -95,7 +100,7 @@ def _stage_params(
             weights=weights,
             when=when,
         ),
-        Choice(f"kernel{i}", (3, 5), default=3, when=when),
+        Choice(f"kernel{i}", (3, 5), default=3, when=when, why=("kernel",)),
         rules.conv_norm(task, f"norm{i}", when),
         rules.activation(f"activation{i}", activations[0], activations, when),
     ]
@@ -130,9 +135,9 @@ def _resnet_space(task: Task) -> Space:
     params: list[Param] = [
         _resolution(task),
         rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
-        Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
+        _stem_stride(task),
         Int("stages", 2, most, default=stages, why=("depth-from-data",)),
-        Choice("bottleneck", (False, True), default=False),
+        Choice("bottleneck", (False, True), default=False, why=("bottleneck",)),
     ]
     for i in range(1, most + 1):
         when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
@@ -185,7 +190,7 @@ def _efficientnet_space(task: Task) -> Space:
     stages, first = _start(task, (10 + 3.5 * 4, 10 + 3.5 * 4 + 3.5 * 16))
     params: list[Param] = [
         _resolution(task),
-        Choice("stem_stride", (1, 2), default=1 if min(_shape(task)[1:]) <= 32 else 2),
+        _stem_stride(task),
         Int("stages", 2, most, default=stages, why=("depth-from-data",)),
     ]
     for i in range(1, most + 1):
@@ -197,7 +202,7 @@ def _efficientnet_space(task: Task) -> Space:
         params += _stage_params(
             task, i, first, when, activations=("silu", "relu"), weights=8, blocks=blocks
         )
-        params.append(Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when))
+        params.append(Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when, why=("expansion",)))
     deeper = tuple(range(2, _most_blocks(task) + 1))
     params.append(
         Choice(
@@ -212,7 +217,7 @@ def _efficientnet_space(task: Task) -> Space:
     return Space(
         (
             *params,
-            Choice("se_ratio", (0.0, 0.25), default=0.25),
+            Choice("se_ratio", (0.0, 0.25), default=0.25, why=("squeeze-excite",)),
             Choice("head_width", (0, 64, 128), default=0, why=("global-pooling",)),
             *_conv_head(task),
         )
@@ -277,9 +282,9 @@ def _vit_space(task: Task) -> Space:
                 layers=layers,
                 inputs=256 + task.outputs,  # the positions
             ),
-            Choice("heads", (1, 2, 4, 8), default=4),
-            Float("mlp_ratio", 1.0, 4.0, default=2.0),
-            Choice("stem", ("patch", "conv"), default="conv"),
+            Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
+            Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+            Choice("stem", ("patch", "conv"), default="conv", why=("conv-stem",)),
             Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
             rules.activation("activation", "gelu", ("gelu", "silu")),
             Choice("pooling", ("avg", "cls", "attention"), default="avg", why=("global-pooling",)),

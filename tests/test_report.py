@@ -58,15 +58,15 @@ def make_candidates(
         latency = 0.05 * depth + params / 4e5 + abs(rng.normal(0, 0.1)) + number % len(families)
         score = {"accuracy": 0.99 - gap, "auc": 0.995 - gap / 2}
         quality = (
-            score if task.quality == "accuracy" else {"rmse": 0.4 + 2 * gap, "r2": 1 - gap}
+            score if task.default_quality == "accuracy" else {"rmse": 0.4 + 2 * gap, "r2": 1 - gap}
         )
         epochs = int(rng.integers(5, 21))
-        worse = -0.5 if task.quality == "accuracy" else 1.0
+        worse = -0.5 if task.default_quality == "accuracy" else 1.0
         curve = tuple(
             {"epoch": e, "loss": 1.4 * math.exp(-e / 5) + 0.1, "val_loss": 1.2 * math.exp(-e / 6)}
             | {
                 "lr": lr,
-                task.quality: quality[task.quality]
+                task.default_quality: quality[task.default_quality]
                 * (1 + worse * math.exp(-e / 3)),
             }
             for e in range(epochs)

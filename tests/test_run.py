@@ -22,7 +22,7 @@ from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.run import Run, make_task, parse_duration, quality_metrics
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
-from nas.train import check, predict, train
+from nas.train import check, cli, predict, train
 from nas.training.evaluator import Evaluator
 from nas.training.proxy import Proxy
 
@@ -273,6 +273,33 @@ def test_a_recipe_cannot_name_foreign_code(
     with pytest.raises(InputError, match=r"evil\.yaml"):
         train(tmp_path / "evil.yaml", tmp_path / "model", epochs=1)
     assert not mark.exists()
+
+
+def test_the_lightning_command_runs_a_recipe_and_unpickles_nothing(
+    tabular: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tabular.export(tmp_path / "recipe.yaml")
+    short = ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    cli(["fit", "--config", str(recipe), *short], run=True)
+    assert list(tmp_path.rglob("best.ckpt"))
+    mark = tmp_path / "executed"
+    torch.save(_Malicious(mark), tmp_path / "evil.ckpt")
+    evil = f"ckpt_path: {tmp_path / 'evil.ckpt'}\nweights_only: false\n"
+    recipe.write_text(recipe.read_text() + evil)
+    with pytest.raises(SystemExit):
+        cli(["fit", "--config", str(recipe), *short], run=True)
+    assert "ckpt_path" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+class _Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
 
 
 def test_data_that_changed_since_the_search_is_refused(tabular: Run, tmp_path: Path) -> None:

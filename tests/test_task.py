@@ -170,7 +170,7 @@ def test_the_kind_of_problem_sets_the_quality_and_the_outputs(
         for i, kind in enumerate(kinds)
     ]
     problem = task(*targets)
-    assert (problem.quality, problem.outputs) == (quality, outputs)
+    assert (problem.default_quality, problem.outputs) == (quality, outputs)
     names = [objective.metric for objective in problem.with_objectives().objectives]
     assert names == [quality, "latency_ms", "params"]
 

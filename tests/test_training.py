@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from nas.data import Dataset, read
 from nas.family import load_families
-from nas.task import InputError, Target, Task
+from nas.task import Fidelity, InputError, Target, Task
 from nas.training import baselines as simple
 from nas.training import cost
 from nas.training.augment import KINDS, augment_images
@@ -748,9 +748,7 @@ def test_columns_of_many_categories_are_taken() -> None:
     assert not any("error" in b for b in simple.baselines(dataset, make_task(dataset)))
 
 
-def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero() -> None:
     dataset = table(300, names=["multiclass"])
     labels = dataset.labels["multiclass"]
     rare = 0
@@ -762,8 +760,9 @@ def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero(
     found = simple.baselines(capped, make_task(dataset))
     assert all("error" not in b for b in found)
     assert all(0.5 < b["metrics"]["accuracy"] < 0.9 for b in found)
-    monkeypatch.setattr(simple, "MAX_SAMPLES", 50)
-    assert all(b["samples"] == 50 for b in simple.baselines(dataset, make_task(dataset)))
+    halved = replace(make_task(dataset), fidelity=Fidelity(epochs=1, share=0.5))
+    size = len(dataset.parts["train"]) / 2
+    assert all(abs(b["samples"] - size) < 3 for b in simple.baselines(dataset, halved))
 
 
 def test_a_simple_model_that_fails_is_recorded_and_the_others_go_on(

@@ -67,7 +67,7 @@ class StudyView:
     @property
     def quality(self) -> Objective:
         """The first objective that is not a cost; the vertical axis of every plot."""
-        return next(o for o in self.task.objectives if o.metric not in COSTS)
+        return self.task.quality
 
 
 def ranked(study: StudyView) -> list[Candidate]:

@@ -59,19 +59,30 @@ class LocalWorkers:
 
     ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
     ``settings``. A process that dies is replaced; where none comes to life ``events``
-    raises InputError. They sit in process groups of their own, so that a Ctrl-C at the
+    raises InputError. With ``gpus`` (as CUDA_VISIBLE_DEVICES names them) each sees one, in
+    turn, as its only GPU. They sit in process groups of their own, so that a Ctrl-C at the
     terminal reaches the driver alone.
     """
 
-    def __init__(self, count: int, evaluator: str, settings: dict[str, Any], logs: Path) -> None:
+    def __init__(
+        self,
+        count: int,
+        evaluator: str,
+        settings: dict[str, Any],
+        logs: Path,
+        gpus: Sequence[str] = (),
+    ) -> None:
         self._evaluator, self._settings, self._logs = evaluator, settings, logs
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
+        self._gpus = gpus
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [self._start(index) for index in range(count)]
 
     def _start(self, index: int) -> _Worker:
         environment = os.environ | dict.fromkeys(_THREADS, "1")
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
         with (self._logs / f"worker-{index}.log").open("ab") as log:
             process = subprocess.Popen(
                 # -P: a torch.py in the folder where the user happens to be is not torch.

@@ -102,5 +102,5 @@ def proposals(
             space.mutate(join_family(c.family, c.config), rng, changes=int(rng.integers(1, 4)))
             for c in parents
         )
-        return chain(near, by_chance)
+        return chain((config for config in near if config["family"] == family), by_chance)
     return None

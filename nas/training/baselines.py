@@ -20,36 +20,36 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from nas.data import Dataset
 from nas.task import Target, Task
 from nas.training.metrics import score
+from nas.training.proxy import proxy_rows
 
-MAX_SAMPLES = 20_000  # of the training part: a baseline must not eat the search's time
 SIDE = 32  # pixels, of the images that a baseline sees
 
 
 def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
-    """Fit each simple model on the training part and score it on the validation part.
+    """Fit each simple model to the rows that a proxy is trained on, and score it on those
+    that a proxy is scored by.
 
     Returns one ``{"name", "metrics", "seconds", "samples"}`` for each. A model that cannot
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
-    train = dataset.parts["train"]
-    if len(train) > MAX_SAMPLES:
-        train = np.sort(np.random.default_rng(task.seed).permutation(train)[:MAX_SAMPLES])
+    train, val = proxy_rows(dataset, task)
     x, linear, boosted = _features(dataset)
     results = []
     for name, factory in _models(task, linear, boosted):
         begin = time.perf_counter()
         result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(train)}
         try:
-            result["metrics"] = _fit(dataset, task, factory, x, train)
+            result["metrics"] = _fit(dataset, task, factory, x, train, val)
         except Exception as error:  # whatever a library may raise: it is told, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
     return results
 
 
-def _fit(dataset: Dataset, task: Task, factory: Any, x: Any, train: Any) -> dict[str, float]:
+def _fit(
+    dataset: Dataset, task: Task, factory: Any, x: Any, train: Any, val: Any
+) -> dict[str, float]:
     truth, predicted = {}, {}
-    val = dataset.parts["val"]
     for target in task.targets:
         label = np.asarray(dataset.labels[target.name])
         model = factory(target)

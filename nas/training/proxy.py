@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas import rules
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.space import Config
@@ -66,6 +67,36 @@ class Batches:
             )
 
 
+def proxy_rows(dataset: Dataset, task: Task) -> tuple[Any, Any]:
+    """The rows that a proxy, and a simple model beside it, is trained on and scored by:
+    stratified shares of the training and the validation part."""
+    share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
+    return (
+        stratified_share(dataset, "train", task.fidelity.share, task.seed),
+        stratified_share(dataset, "val", share, task.seed),
+    )
+
+
+def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
+    """A share of a part's rows, sorted, even over the first target's classes, and the same
+    for the same seed."""
+    rows = dataset.parts[part]
+    if share >= 1:
+        return rows
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
+    target = dataset.targets[0]
+    if target.kind in ("binary", "multiclass"):
+        label = np.asarray(dataset.labels[target.name])[rows][order]
+        # Each class in turn gives its first share; rounding never leaves a class out.
+        picked = [
+            order[label == k][: max(1, round(share * int((label == k).sum())))]
+            for k in np.unique(label)
+        ]
+        return np.sort(rows[np.concatenate(picked)])
+    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
+
+
 def to_tensors(arrays: Mapping[str, Any], rows: Any, device: str) -> dict[str, Tensor]:
     """The given rows of each array; int32 codes become int64.
 
@@ -111,7 +142,7 @@ class Proxy(pl.LightningModule):
     """A network of ``family`` with its losses, metrics, optimiser and schedule.
 
     ``task`` is a Task or its dictionary, as it stands in a recipe and in a checkpoint.
-    Of ``config`` the training uses lr, weight_decay, warmup, label_smoothing,
+    Of ``config`` the training uses lr, weight_decay, label_smoothing,
     class_weights, augment and sparsity where they are present.
     """
 
@@ -198,7 +229,7 @@ class Proxy(pl.LightningModule):
             fused=True,
         )
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = math.ceil(float(self.config.get("warmup", 0.05)) * total)
+        warmup = math.ceil(rules.WARMUP * total)
         scheduler = WarmupCosine(optimizer, total, warmup)
         return {
             "optimizer": optimizer,
