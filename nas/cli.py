@@ -418,12 +418,15 @@ def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | No
 def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_json: bool) -> None:
     """Train RECIPE at full scale and score it once on the test part.
 
+    RECIPE is a file, or the folder of a run for its recipe.yaml.
+
     \b
     nas train runs/adult/recipe.yaml --out model
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     """
     from nas import recipe as recipes
 
+    recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is told before the seconds that torch takes
     if check:
         from nas.train import check as run_check
@@ -460,7 +463,15 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
     """
-    checkpoint = model / "model.ckpt" if model.is_dir() else model
+    from nas.task import InputError, UsageError
+
+    if not data.exists():
+        raise UsageError(f"{data} does not exist")
+    # A run's folder holds the model's; a wrong path is told before torch is loaded.
+    places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
+    checkpoint = next((place for place in places if place.is_file()), None)
+    if checkpoint is None:
+        raise InputError(f"no checkpoint at {model}; `nas train` makes one")
     from nas.train import predict as run_prediction
 
     frame, scores = run_prediction(checkpoint, data)

@@ -69,7 +69,7 @@ def make(
             "logger": False,
             "callbacks": [
                 {
-                    "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+                    "class_path": "nas.training.proxy.LatestBest",
                     "init_args": {
                         "monitor": quality.metric,
                         "mode": quality.direction,

@@ -332,16 +332,17 @@ class Run:
             states[c.reason or c.state.value] = states.get(c.reason or c.state.value, 0) + 1
         told = ", ".join(f"{n} {what}" for what, n in states.items()) or "none was trained"
         wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
+        if not wanted:
+            return f"no candidate is complete ({told}); search longer"
         nearest = ""
-        for limit in self.task.constraints:
-            values = [c.metrics[limit.metric] for c in candidates if limit.metric in c.metrics]
-            if values and not any(c.feasible((limit,)) for c in candidates):
+        for limit in self.task.constraints + _parse_constraints(limits):
+            measured = [c.metrics for c in candidates if limit.metric in c.metrics]
+            if measured and not any(map(limit.met, measured)):
+                values = [metrics[limit.metric] for metrics in measured]
                 value = min(values) if limit.op == "<=" else max(values)
                 nearest += f"; the nearest {limit.metric} was {value:g}"
-        return (
-            f"no candidate is complete{' and meets ' + wanted if wanted else ''}"
-            f" ({told}{nearest}); relax the limit or search longer"
-        )
+        mend = "relax the limit or search longer" if nearest else "search longer"
+        return f"no candidate is complete and meets {wanted} ({told}{nearest}); {mend}"
 
     @property
     def spent_s(self) -> float:

@@ -129,7 +129,7 @@ WRONG = [
     ("train nowhere.yaml", 1, r"no recipe at nowhere\.yaml"),
     ("train recipe.yaml", 1, r"recipe\.yaml is not a YAML file"),
     ("train other.yaml", 1, r"other\.yaml is not a recipe"),
-    ("train blank", 1, "blank is not a YAML file"),
+    ("train blank", 1, "no recipe at blank/recipe.yaml"),
     ("predict nowhere good.csv", 1, r"no checkpoint at nowhere"),
     ("predict model.ckpt good.csv", 1, r"model\.ckpt is not a checkpoint of `nas train`"),
     ("families --modality sound", 2, "no family of the modality 'sound'.*tabular"),

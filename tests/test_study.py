@@ -456,3 +456,18 @@ def test_a_baseline_popped_by_a_driver_that_died_at_once_is_not_forgotten(tmp_pa
     baselines = [c for c in study.candidates() if c.origin == "baseline"]
     assert {c.family: c.config for c in baselines} == BASELINES
     assert len(baselines) == 2
+
+
+def test_each_family_starts_with_a_draw_of_the_narrowest_widths() -> None:
+    widths = Space((Int("width", 8, 256, 64, step=8, log=True), Int("depth", 1, 4, 2)))
+    space = Space.join({"a": widths, "b": widths})
+    drawn = []
+    for sampled in range(4):
+        found = proposals("tpe", space, seed=sampled, sampled=sampled, complete=[], objectives=())
+        assert found is not None
+        drawn.append(next(iter(found)))
+    assert [config["family"] for config in drawn] == ["a", "b", "a", "b"]
+    assert [drawn[0]["a.width"], drawn[1]["b.width"]] == [8, 8]
+    assert {drawn[2]["a.width"], drawn[3]["b.width"]} != {8}
+    for config in drawn:
+        space.check(config)

@@ -29,7 +29,15 @@ from nas.training.augment import KINDS, augment_images
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score, score_target
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
-from nas.training.proxy import Batches, Proxy, load_proxy, predict, sample_inputs, to_tensors
+from nas.training.proxy import (
+    Batches,
+    LatestBest,
+    Proxy,
+    load_proxy,
+    predict,
+    sample_inputs,
+    to_tensors,
+)
 
 rng = np.random.default_rng(0)
 
@@ -777,3 +785,36 @@ def test_a_simple_model_that_fails_is_recorded_and_the_others_go_on(
     assert failed["error"] == "ValueError: no convergence today"
     assert failed["metrics"] == {}
     assert fine["metrics"]["accuracy"] > 0.6
+
+
+def test_of_equally_good_epochs_the_latest_is_kept(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.9, 0.7, 0.9, 0.8])
+
+    class Scored(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return (self.weight * batch[0]["x"]).sum()
+
+        def on_train_epoch_end(self) -> None:
+            self.log("accuracy", next(scores))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    keeper = LatestBest(monitor="accuracy", mode="max", dirpath=tmp_path, filename="{epoch}")
+    trainer = pl.Trainer(
+        max_epochs=5, callbacks=[keeper], logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Scored(), Batches({"x": torch.ones(2)}, {}, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=3.ckpt"]
+
+
+def test_boosting_learns_from_forty_rows() -> None:
+    dataset = table(60, names=["binary"])
+    *_, boosted = simple.baselines(dataset, make_task(dataset))
+    assert boosted["name"] == "HistGradientBoosting"
+    assert boosted["metrics"]["auc"] != 0.5  # one leaf for all gives everybody the same

@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.candidate import Candidate
 from nas.front import farthest_first, front_ranks, is_efficient, to_costs
-from nas.space import Config, Space, join_family
+from nas.space import Config, Int, Space, join_family
 from nas.task import Objective, UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,17 @@ def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSam
     return optuna.samplers.RandomSampler(seed=stable)
 
 
+def _narrowed(space: Space, config: Config) -> Config:
+    """The configuration with all its widths at their lower bounds.
+
+    Costs pull towards narrow networks, and hardly a draw is narrow everywhere: each family
+    gets one to start from.
+    """
+    parents = {name for param in space.params for name in param.when}
+    widths = {p.name: p.low for p in space.params if isinstance(p, Int) and p.log}
+    return {n: v if n in parents else widths.get(n, v) for n, v in config.items()}
+
+
 def proposals(
     name: str,
     space: Space,
@@ -85,7 +96,10 @@ def proposals(
     if name == "random" or sampled < 4 * len(families):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
-        return chain((config for config in drawn if config["family"] == wanted), by_chance)
+        fitting = (config for config in drawn if config["family"] == wanted)
+        if name != "random" and sampled < len(families):
+            fitting = (_narrowed(space, config) for config in fitting)
+        return chain(fitting, by_chance)
     if name != "tpe":
         return None
     efficient = is_efficient(to_costs(complete, objectives))

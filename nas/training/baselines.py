@@ -119,6 +119,8 @@ def _models(task: Task, prepare: Any, categorical: Any) -> list[tuple[str, Any]]
         options = {
             "categorical_features": categorical,
             "early_stopping": False,
+            # The usual 20 would leave 36 samples without a split.
+            "min_samples_leaf": min(20, max(1, task.profile.n_train // 25)),
             "random_state": 0,
         }
         if target.kind == "regression":

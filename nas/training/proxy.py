@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -278,6 +279,21 @@ class Proxy(pl.LightningModule):
         }
 
 
+class LatestBest(ModelCheckpoint):
+    """Keeps the best epoch and, of equally good ones, the latest.
+
+    A small validation part gives the same accuracy to many epochs, and the first of them has
+    hardly learned: its loss is far above that of the last.
+    """
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and self.best_model_score is not None:
+            return bool(current == self.best_model_score) or super().check_monitor_top_k(
+                trainer, current
+            )
+        return super().check_monitor_top_k(trainer, current)
+
+
 class TaskData(pl.LightningDataModule):
     """The data set of a recipe: read from its source, checked against the recipe's split.
 
@@ -364,8 +380,7 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
     except (KeyError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        line = (str(error) or "it is empty").splitlines()[0]
-        raise InputError(f"{checkpoint} is not a checkpoint of `nas train`: {line}") from None
+        raise InputError(f"{checkpoint} is not a checkpoint of `nas train`") from error
     return proxy.to(device).eval()
 
 
