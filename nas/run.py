@@ -128,35 +128,25 @@ def search(
     if resume and not started:
         raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
     if started:
-        Run(folder)._same(options)
-        device = Run(folder).task.device
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no search; choose another --out")
-    if not started:
+        run = Run(folder)
+        run._same(options)
+        gpus = visible_gpus(run.task.device)
+        budget = _budget(limit_s, trials, workers, gpus)
+    else:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty and holds no search; choose another --out")
         if data is None:
             raise UsageError("give the data to search on")
-        dataset = read(
-            data,
-            target=target,
-            modality=modality,
-            split=split,
-            problem=problem,
-            image_size=image_size,
-            seed=seed,
-        )
+        dataset = read(data, modality=modality, **{name: options[name] for name in _READ_OPTIONS})
         chosen = pick_families(dataset.modality, tuple(families))
-    gpus = visible_gpus() if device != "cpu" else []
-    if device == "cuda" and not gpus:
-        raise InputError("no CUDA device is visible here; choose --device cpu")
-    device = "cuda" if gpus else "cpu"
-    workers = workers or (_WORKERS_PER_GPU * len(gpus) if gpus else _cores())
-    if not started:
+        gpus = visible_gpus(device)
+        budget = _budget(limit_s, trials, workers, gpus)
         task = make_task(
             dataset,
             objectives=tuple(objectives),
             constraints=limits,
-            budget=Budget(limit_s, trials, workers),
-            device=device,
+            budget=budget,
+            device="cuda" if gpus else "cpu",
             epochs=epochs,
             seed=seed,
         )
@@ -167,8 +157,8 @@ def search(
             **{name: options[name] for name in _READ_OPTIONS},
         }
         _create(folder, task, dataset, spaces, source, options)
-    run = Run(folder)
-    run._go(Budget(limit_s, trials, workers), gpus, on_start, on_progress)
+        run = Run(folder)
+    run._go(budget, gpus, on_start, on_progress)
     return run
 
 
@@ -296,13 +286,12 @@ class Run:
     def candidates(self) -> list[Candidate]:
         from nas.search.study import load_candidates
 
-        return [self._with_layers(c) for c in load_candidates(self.folder)]
+        return load_candidates(self.folder)
 
-    def _with_layers(self, candidate: Candidate) -> Candidate:
-        file = self.folder / "layers" / f"{candidate.number}.json"
-        if not file.exists():
-            return candidate
-        return replace(candidate, layers=tuple(json.loads(file.read_text())))
+    def layers(self, number: int) -> tuple[dict[str, Any], ...]:
+        """The layers of a candidate: name, type, output shape and parameters of each."""
+        file = self.folder / "layers" / f"{number}.json"
+        return tuple(json.loads(file.read_text())) if file.exists() else ()
 
     def frame(self) -> pd.DataFrame:
         """One row for each candidate."""
@@ -357,7 +346,7 @@ class Run:
         path = Path(path) if path is not None else self.folder / "report.html"
         view = report.StudyView(
             task=self.task,
-            candidates=self.candidates(),
+            candidates=[replace(c, layers=self.layers(c.number)) for c in self.candidates()],
             baselines=self.baselines(),
             name=self.folder.resolve().name,
             spaces=self.spaces,
@@ -488,7 +477,12 @@ class Run:
             measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
             gains = [now["median_ms"] / now["loud_ms"] for now in measured]
             gain = min(1.0, statistics.median(gains)) if len(gains) >= 3 else 1.0
-            hoped = [c if _is_quiet(c) else _with_latency(c, gain) for c in study.candidates()]
+            hoped = [
+                c
+                if _is_quiet(c) or "latency_ms" not in c.metrics
+                else _with_latency(c, gain * c.metrics["latency_ms"])
+                for c in study.candidates()
+            ]
             front = pareto(hoped, self.task.objectives, self.task.constraints)
             todo = [study[c.number] for c in front if not _is_quiet(c)]
             if not todo:
@@ -496,7 +490,7 @@ class Run:
             for candidate in todo:
                 value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
                 value["loud_ms"] = candidate.metrics["latency_ms"]
-                quiet = _with_latency(candidate, value["median_ms"] / value["loud_ms"])
+                quiet = _with_latency(candidate, value["median_ms"])
                 study.revise(replace(quiet, cost=candidate.cost | {"latency": value}))
 
 
@@ -504,11 +498,8 @@ def _is_quiet(candidate: Candidate) -> bool:
     return bool(candidate.cost.get("latency", {}).get("quiet"))
 
 
-def _with_latency(candidate: Candidate, factor: float) -> Candidate:
-    if "latency_ms" not in candidate.metrics:
-        return candidate
-    metrics = candidate.metrics | {"latency_ms": factor * candidate.metrics["latency_ms"]}
-    return replace(candidate, metrics=metrics)
+def _with_latency(candidate: Candidate, latency_ms: float) -> Candidate:
+    return replace(candidate, metrics=candidate.metrics | {"latency_ms": latency_ms})
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
@@ -544,9 +535,20 @@ def parse_duration(value: str | float | None) -> float | None:
     return seconds
 
 
-def visible_gpus() -> list[str]:
-    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; asked of a process of its own,
-    as the driver stays free of torch."""
+def _budget(
+    limit_s: float | None, trials: int | None, workers: int | None, gpus: Sequence[str]
+) -> Budget:
+    return Budget(limit_s, trials, workers or len(gpus) * _WORKERS_PER_GPU or _cores())
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; none for "cpu". A process of its
+    own is asked, as the driver stays free of torch.
+
+    Raises InputError for "cuda" where there is none.
+    """
+    if device == "cpu":
+        return []
     code = "import torch; print('gpus', torch.cuda.device_count())"
     asked = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
@@ -555,6 +557,8 @@ def visible_gpus() -> list[str]:
         last = asked.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise InputError(f"torch does not work here ({last[0]}); install it again")
     count = int(asked.stdout.split()[-1])
+    if device == "cuda" and not count:
+        raise InputError("no CUDA device is visible here; choose --device cpu")
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return named[:count] if named != [""] else [str(i) for i in range(count)]
 

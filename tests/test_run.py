@@ -94,7 +94,7 @@ def test_each_familys_baseline_comes_first_and_the_layers_add_up(run: Run) -> No
     first = {c.family: c.config for c in candidates if c.origin == "baseline"}
     assert first == {name: space.baseline() for name, space in run.spaces.items()}
     for c in candidates:
-        assert sum(layer["params"] for layer in c.layers) == c.metrics["params"] > 0
+        assert sum(layer["params"] for layer in run.layers(c.number)) == c.metrics["params"] > 0
         assert len(c.curve) == 2
         assert all(np.isfinite(list(point.values())).all() for point in c.curve)
         assert c.gradient_norms

@@ -23,7 +23,7 @@ from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
 from nas.training.proxy import Batches, Proxy, build_network, proxy_rows, sample_inputs, to_tensors
 
 # The baselines are what all others are compared with: they may take this much longer.
-BASELINE_PATIENCE = 4.0
+BASELINE_PATIENCE = 2.0
 LOUD = 1.5
 
 Report = Callable[..., str]
