@@ -218,9 +218,9 @@ def drive(
     where the space is exhausted, or the first ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator that a worker runs once, before candidates.
-    Raises InputError where workers cannot start, and where the first
-    candidates all end in errors. On KeyboardInterrupt the candidates in training are stored
-    as interrupted and queued again.
+    Raises InputError where workers cannot start, and where the first candidates all end in
+    errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
+    queued again.
     """
     calls = list(calls)
     late = exhausted = False
