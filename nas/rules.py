@@ -344,8 +344,9 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 
 
 def full_epochs(task: Task, batch_size: int) -> int:
-    """Epochs of a recipe at full scale: some 3,000 steps, but no fewer epochs than a proxy
-    had and at most three times as many."""
+    """Epochs of a recipe at full scale: some 3,000 steps (images: 6,000), but no fewer epochs
+    than a proxy had and at most three times as many."""
     proxy = task.fidelity.epochs
-    wanted = math.ceil(3_000 / steps_per_epoch(task.profile.n_train, batch_size))
+    steps = 3_000 if task.modality == "tabular" else 6_000
+    wanted = math.ceil(steps / steps_per_epoch(task.profile.n_train, batch_size))
     return min(max(wanted, proxy), 3 * proxy)
