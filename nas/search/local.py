@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -231,8 +233,8 @@ def drive(
         hopeless = _all_ended(study, "infeasible") >= earlier + FIRST_INFEASIBLE
         return late or spent or hopeless or (exhausted and not study.waiting)
 
-    try:
-        while True:
+    with _Interrupts() as interrupts:
+        while not interrupts.noted:
             late = deadline is not None and time.monotonic() >= deadline
             for index in workers.idle():
                 if calls and not late:
@@ -257,9 +259,37 @@ def drive(
                 elif event.job is not None and not late:
                     on_result(event.job, workers.failure(event))
             on_event(workers)
-    except KeyboardInterrupt:
         study.settle("stopped by the user while in training")
-        raise
+    raise KeyboardInterrupt
+
+
+class _Interrupts:
+    """Notes a Ctrl-C instead of raising it anywhere: in the middle of a write, or in code
+    that swallows exceptions, where it would be lost. A second one is raised at once.
+
+    Signals that the caller handles in its own way, and other threads, are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+        self._signals: list[signal.Signals] = []
+
+    def _note(self, *_: object) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    signal.signal(number, self._note)
+                    self._signals.append(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._signals:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> None:
