@@ -209,8 +209,10 @@ def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
 
 # -- the driver is interrupted or killed ---------------------------------------------------
 
+# A shell that starts the tests in the background has them ignore SIGINT.
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_local import search, small_task
