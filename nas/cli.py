@@ -142,7 +142,7 @@ def search(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     show = _Display()
-    folder = out or Path("runs") / data.resolve().name.split(".")[0]
+    folder = out or runs.default_folder(data)
     try:
         run = runs.search(
             data,

@@ -98,7 +98,7 @@ def search(
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
-    folder = Path(out) if out is not None else Path("runs") / _stem(data)
+    folder = Path(out) if out is not None else default_folder(data)
     limit_s = parse_duration(time_limit)
     if limit_s is None and trials is None:
         raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
@@ -514,10 +514,7 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
 def _parse_constraints(given: Sequence[str] | dict[str, str]) -> tuple[Constraint, ...]:
     if isinstance(given, dict):
         given = [f"{name}{bound}" for name, bound in given.items()]
-    constraints = tuple(Constraint.parse(text) for text in given)
-    for constraint in constraints:
-        direction(constraint.metric)
-    return constraints
+    return tuple(Constraint.parse(text) for text in given)
 
 
 def parse_duration(value: str | float | None) -> float | None:
@@ -567,8 +564,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stem(data: Any) -> str:
-    return Path(data).resolve().name.split(".")[0] if isinstance(data, (str, Path)) else "search"
+def default_folder(data: Any) -> Path:
+    """Where a search of ``data`` goes that is told no folder: runs/NAME."""
+    named = isinstance(data, (str, Path))
+    return Path("runs") / (Path(data).resolve().name.split(".")[0] if named else "search")
 
 
 def versions() -> dict[str, str]:
