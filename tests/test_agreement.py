@@ -86,7 +86,7 @@ def _copy_tabnet(theirs: nn.Module, ours: TabNet) -> None:
     copy(encoder.initial_bn, ours.norm)
     pairs = zip(
         [encoder.initial_splitter, *encoder.feat_transformers],
-        [ours.splitter, *ours.features],
+        [ours.splitter, *ours.transformers],
         strict=True,
     )
     for source, target in pairs:

@@ -137,15 +137,23 @@ class EfficientNet(nn.Module):
             self.top.extend(_conv(width, head_width, 1, 1, 1, last.norm, last.activation))
             init_he(self.top)
         width = head_width or width
+        self.width = width
         self.pool = GlobalPool(pooling, width, dims=2)
         self.dropout = nn.Dropout(dropout)
         self.head = make_head(width, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, outputs)."""
-        x = self.top(self.blocks(self.stem(self.input(image))))
-        y: Tensor = self.head(self.dropout(self.pool(x)))
+        y: Tensor = self.head(self.dropout(self.pool(self._maps(image))))
         return y
+
+    def features(self, image: Tensor) -> tuple[Tensor, None]:
+        """The positions of the last maps as tokens, (B, H * W, width)."""
+        return self._maps(image).flatten(2).transpose(1, 2), None
+
+    def _maps(self, image: Tensor) -> Tensor:
+        x: Tensor = self.top(self.blocks(self.stem(self.input(image))))
+        return x
 
 
 EFFICIENTNET_B0: dict[str, Any] = {

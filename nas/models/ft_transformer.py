@@ -42,16 +42,29 @@ class FTTransformer(nn.Module):
         # The paper's app. E.1: tokens enter the first layer as they are.
         self.blocks[0].norm1 = nn.Identity()
         self.norm = make_norm(norm, dim, dims=1)
+        self.width = dim
         self.head = nn.Linear(dim, outputs)
         init_transformer(self)
 
     def forward(self, numeric: Tensor | None = None, categorical: Tensor | None = None) -> Tensor:
         """Columns (B, n) and codes (B, m) to logits (B, outputs)."""
+        x = self._encode(numeric, categorical, queries=1)  # only the class token is read
+        y: Tensor = self.head(x[:, 0])
+        return y
+
+    def features(
+        self, numeric: Tensor | None = None, categorical: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """The class token and one token per column: (B, 1 + columns, width)."""
+        return self._encode(numeric, categorical), None
+
+    def _encode(
+        self, numeric: Tensor | None, categorical: Tensor | None, queries: int | None = None
+    ) -> Tensor:
         tokens = self.input(numeric, categorical)
         x = torch.cat([self.cls.expand(tokens.shape[0], 1, -1), tokens], dim=1)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        x = last(x, queries=1)  # only the class token is read
-        y: Tensor = self.head(self.norm(x[:, 0]).relu())
+        y: Tensor = self.norm(last(x, queries=queries)).relu()
         return y

@@ -67,9 +67,17 @@ class MLP(nn.Module):
                 layers += [entry, make_norm(norm, width, dims=1)]
                 layers += [make_activation(activation), nn.Dropout(dropout)]
         self.body = nn.Sequential(*layers)
-        self.head = make_head(width if depth or residual else input.width, outputs)
+        self.width = width if depth or residual else input.width
+        self.head = make_head(self.width, outputs)
 
     def forward(self, numeric: Tensor | None = None, categorical: Tensor | None = None) -> Tensor:
         """Columns (B, n) and codes (B, m) to logits (B, outputs)."""
         y: Tensor = self.head(self.body(self.input(numeric, categorical)))
         return y
+
+    def features(
+        self, numeric: Tensor | None = None, categorical: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """What the head sees, as one token: (B, 1, width)."""
+        x: Tensor = self.body(self.input(numeric, categorical))
+        return x.unsqueeze(1), None

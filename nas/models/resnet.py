@@ -130,15 +130,23 @@ class ResNet(nn.Module):
                 blocks.append(_Block(width, stage, stride, next(rates)))
                 width = stage.out_width
         self.blocks = nn.Sequential(*blocks)
+        self.width = width
         self.pool = GlobalPool(pooling, width, dims=2)
         self.dropout = nn.Dropout(dropout)
         self.head = make_head(width, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, outputs)."""
-        x = self.blocks(self.stem(self.input(image)))
-        y: Tensor = self.head(self.dropout(self.pool(x)))
+        y: Tensor = self.head(self.dropout(self.pool(self._maps(image))))
         return y
+
+    def features(self, image: Tensor) -> tuple[Tensor, None]:
+        """The positions of the last maps as tokens, (B, H * W, width)."""
+        return self._maps(image).flatten(2).transpose(1, 2), None
+
+    def _maps(self, image: Tensor) -> Tensor:
+        x: Tensor = self.blocks(self.stem(self.input(image)))
+        return x
 
 
 def _published(depths: Sequence[int], bottleneck: bool) -> dict[str, Any]:

@@ -176,22 +176,30 @@ class TabNet(nn.Module):
             return _FeatureTransformer([_GLU(layer, ghost(2 * width)) for layer in shared + own])
 
         self.splitter = feature_transformer()
-        self.features = nn.ModuleList(feature_transformer() for _ in range(steps))
+        self.transformers = nn.ModuleList(feature_transformer() for _ in range(steps))
         self.attentions = nn.ModuleList(
             _AttentiveTransformer(
                 linear(n_a, input.width, std=n_a**-0.25), ghost(input.width), mask
             )
             for _ in range(steps)
         )
+        self.width = n_d
         self.head = linear(n_d, outputs, std=n_d**-0.25)
 
     def forward(self, numeric: Tensor | None = None, categorical: Tensor | None = None) -> Tensor:
         """Columns (B, n) and codes (B, m) to logits (B, outputs)."""
+        x, _ = self.features(numeric, categorical)
+        y: Tensor = self.head(x[:, 0])
+        return y
+
+    def features(
+        self, numeric: Tensor | None = None, categorical: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """The summed decisions as one token: (B, 1, width)."""
         decision, sparsity = self.decide(self.input(numeric, categorical))
         if self.training:
             self.auxiliary_loss = sparsity
-        y: Tensor = self.head(decision)
-        return y
+        return decision.unsqueeze(1), None
 
     def decide(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, input.width) to the summed decisions (B, n_d) and the sparsity loss."""
@@ -201,14 +209,14 @@ class TabNet(nn.Module):
         attention = self.splitter(x)[:, self.n_d :]
         decision = x.new_zeros(())
         entropy = x.new_zeros(())
-        for features_of, mask_of in zip(self.features, self.attentions, strict=True):
+        for features_of, mask_of in zip(self.transformers, self.attentions, strict=True):
             mask = mask_of(prior, attention)
             entropy = entropy - (mask * (mask + EPSILON).log()).sum(-1).mean()
             prior = (self.gamma - mask) * prior
             out = features_of(mask * x)
             decision = decision + out[:, : self.n_d].relu()
             attention = out[:, self.n_d :]
-        return decision, entropy / len(self.features)
+        return decision, entropy / len(self.transformers)
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor inside a graph can be neither copied nor pickled.

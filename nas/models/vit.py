@@ -97,6 +97,7 @@ class ViT(nn.Module):
             for rate in linear_rates(drop_path, depth)
         )
         self.norm = make_norm(norm, dim, dims=1)
+        self.width = dim
         self.pool = GlobalPool(pooling, dim, dims=1) if pooling != "cls" else None
         self.head = nn.Linear(dim, outputs)
         init_transformer(self)
@@ -106,6 +107,16 @@ class ViT(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, outputs)."""
+        # Others than "cls" read all tokens.
+        x = self._encode(image, queries=1 if self.pool is None else None)
+        y: Tensor = self.head(x[:, 0] if self.pool is None else self.pool(x))
+        return y
+
+    def features(self, image: Tensor) -> tuple[Tensor, None]:
+        """The patches, and before them the class token if there is one: (B, T, width)."""
+        return self._encode(image), None
+
+    def _encode(self, image: Tensor, queries: int | None = None) -> Tensor:
         x = self.input(image)
         if any(self.padding):
             x = F.pad(x, self.padding)
@@ -116,9 +127,7 @@ class ViT(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        x = last(x, queries=1 if self.pool is None else None)  # others than "cls" read all
-        x = self.norm(x)
-        y: Tensor = self.head(x[:, 0] if self.pool is None else self.pool(x))
+        y: Tensor = self.norm(last(x, queries=queries))
         return y
 
 
