@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from nas import __version__
+from nas.task import Modality
 
 if TYPE_CHECKING:
     from nas.candidate import Candidate
@@ -70,7 +71,7 @@ def cli() -> None:
     "-t",
     help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel target.",
 )
-@click.option("--modality", type=click.Choice(["tabular", "images"]), help="Default: inferred.")
+@click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred.")
 @click.option("--family", "-f", multiple=True, help="Only these families (repeatable).")
 @click.option(
     "--objective",

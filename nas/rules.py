@@ -282,6 +282,8 @@ def dropout(
 def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
     """The batch sizes on offer and the default, a power of two near a hundredth of the
     training samples; below 16 only where there are hardly more than that."""
+    if is_node_level(task):
+        return (task.profile.n_train,), task.profile.n_train
     most = 512 if task.modality == "tabular" else 64
     default = 2 ** round(math.log2(max(task.profile.n_train, 64) / 100))
     default = min(max(default, 16), most)
@@ -321,20 +323,49 @@ def resolutions(task: Task) -> tuple[int, ...]:
     return (*smaller, longer)
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much training the networks of a modality get; on a CPU they are dear."""
+
+    samples: int  # a proxy's, at most
+    cpu_steps: int
+    gpu_steps: int
+    full_steps: int  # of a recipe
+    least: float = 1.0  # epochs of a recipe: at least as often as a proxy's
+
+
+EFFORT = {
+    "tabular": Effort(32_000, 1_600, 1_600, 3_000),
+    "images": Effort(8_000, 500, 1_600, 6_000, least=2.0),
+    "text": Effort(8_000, 500, 1_600, 3_000),
+    "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
+    "graphs": Effort(8_000, 500, 1_600, 3_000),
+    "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),
+    "multimodal": Effort(8_000, 500, 1_600, 3_000),
+}
+
+
 def fidelity(task: Task) -> Fidelity:
-    """How much training a proxy gets (rule "proxy-steps"): about 500 steps of the default
-    batch for images on a CPU, where they are dear, and 1,600 otherwise, on at most 32,000 rows
-    or 8,000 images. Few epochs of many samples rank networks better than many epochs of few,
-    which favour the smallest. One candidate takes at most a fifteenth of all worker time."""
-    most = 32_000 if task.modality == "tabular" else 8_000
-    samples = min(task.profile.n_train, most)
+    """How much training a proxy gets (rule "proxy-steps"): some hundred steps of the default
+    batch where they are dear, on at most so many samples as ``EFFORT`` says. Few epochs of many
+    samples rank networks better than many epochs of few, which favour the smallest. One
+    candidate takes at most a fifteenth of all worker time."""
+    effort = EFFORT[task.modality]
+    samples = min(task.profile.n_train, effort.samples)
     steps = max(1, samples // batch_sizes(task)[1])
-    dear = task.modality != "tabular" and task.device == "cpu"
-    epochs = min(max(round((500 if dear else 1_600) / steps), 4), 30)
+    wanted = effort.cpu_steps if task.device == "cpu" else effort.gpu_steps
+    epochs = min(max(round(wanted / steps), 4), 30)
+    if is_node_level(task):
+        epochs = wanted  # an epoch is one step: the whole graph is the batch
     limit = None
     if task.budget.time_limit_s is not None:
         limit = max(20.0, task.budget.time_limit_s * task.budget.workers / 15)
     return Fidelity(epochs, samples / task.profile.n_train, limit)
+
+
+def is_node_level(task: Task) -> bool:
+    """Whether the samples are the nodes of one graph, which every batch holds whole."""
+    return "node" in task.profile.inputs
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -344,9 +375,9 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 
 
 def full_epochs(task: Task, batch_size: int) -> int:
-    """Epochs of a recipe at full scale: some 3,000 steps (images: 6,000), but at least as many
-    epochs as a proxy had (images: twice as many) and at most three times as many."""
-    proxy, images = task.fidelity.epochs, task.modality != "tabular"
+    """Epochs of a recipe at full scale: the steps that ``EFFORT`` says, but at least as many
+    epochs as a proxy had (or twice as many) and at most three times as many."""
+    proxy, effort = task.fidelity.epochs, EFFORT[task.modality]
     steps = steps_per_epoch(task.profile.n_train, batch_size)
-    wanted = math.ceil((6_000 if images else 3_000) / steps)
-    return min(max(wanted, 2 * proxy if images else proxy), 3 * proxy)
+    wanted = math.ceil(effort.full_steps / steps)
+    return min(max(wanted, round(effort.least * proxy)), 3 * proxy)

@@ -136,8 +136,15 @@ class Column(JsonRecord):
 class DataProfile(JsonRecord):
     """What the rules need to know of the data, and what identifies it.
 
-    ``inputs`` maps each input of the network to the shape of one sample (images:
-    channels, height, width; tables: numeric and categorical columns).
+    ``inputs`` maps each input of the network to the shape of one sample. The name of an
+    input is its type, after the member's name and a point where there are several
+    (``input_type``):
+
+    - "numeric" (columns,), "categorical" (columns,), "image" (channels, height, width);
+    - of samples that differ in length, the longest: "tokens" (T,), "wave" (T,),
+      "points" (P, features);
+    - graphs: "nodes" (N, features), "edges" (E, 2), "edge_features" (E, features) of the
+      largest graph, or of the only one, where "node" () numbers the sample's node.
     """
 
     n_train: int
@@ -145,8 +152,14 @@ class DataProfile(JsonRecord):
     n_test: int
     inputs: dict[str, tuple[int, ...]]
     columns: tuple[Column, ...] = ()
-    channel_mean: tuple[float, ...] = ()  # images, of values scaled to 0..1
+    # Lengths in the training part, of inputs that differ: percentiles 0, 5, 25, 50, 75, 95, 100
+    lengths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    channel_mean: tuple[float, ...] = ()  # images: of values scaled to 0..1; else of a feature
     channel_std: tuple[float, ...] = ()
+    vocabulary: int = 0  # tokens, with those for padding and for unknown words
+    tokenizer: str = ""  # its JSON
+    sample_rate: int = 0  # Hz
+    members: dict[str, Member] = field(default_factory=dict)  # of multimodal data
     fingerprint: str = ""  # hash of the encoded data
     split: str = ""  # hash of which sample is in which part
     split_method: str = ""
@@ -161,6 +174,19 @@ class DataProfile(JsonRecord):
                 size *= side
             total += size
         return total
+
+
+@dataclass(frozen=True)
+class Member(JsonRecord):
+    """One part of multimodal data: a column, or all columns of the table together."""
+
+    modality: Modality
+    profile: DataProfile
+
+
+def input_type(name: str) -> str:
+    """The type of an input: what its name says after the last point."""
+    return name.rpartition(".")[2]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from nas.training.cost import parameters
 from nas.training.evaluator import fit_proxy, proxy_parts
 from nas.training.metrics import score
 from nas.training.monitors import GradientMonitor, TrainingStopped
-from nas.training.proxy import Batch, Proxy, TaskData, load_proxy
+from nas.training.batches import Batch
+from nas.training.proxy import Proxy, TaskData, load_proxy
 from nas.training.proxy import predict as network_predictions
 
 ALLOWED = ["nas", "torch.optim", "pytorch_lightning"]

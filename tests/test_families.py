@@ -15,8 +15,8 @@ from nas import rules
 from nas.family import Family, load_families
 from nas.space import Config, Int, Space, Value
 from nas.task import Column, Constraint, DataProfile, Target, Task
+from nas.training.batches import sample_inputs
 from nas.training.cost import parameters
-from nas.training.proxy import sample_inputs
 
 FAMILIES = load_families()
 SMALL = Constraint("params", "<=", 100_000)

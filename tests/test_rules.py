@@ -14,7 +14,7 @@ from nas import rules
 from nas.family import load_families
 from nas.space import Choice, Float
 from nas.task import Budget, Column, Constraint, DataProfile, Fidelity, Objective, Target, Task
-from nas.training.proxy import Batches
+from nas.training.batches import Batches
 
 COUNTS = st.integers(10, 10**8)
 YES = Target("y", "binary", ("no", "yes"), (90, 10))

@@ -26,18 +26,11 @@ from nas.task import Fidelity, InputError, Target, Task
 from nas.training import baselines as simple
 from nas.training import cost
 from nas.training.augment import KINDS, augment_images
+from nas.training.batches import Batches, sample_inputs, to_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score, score_target
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
-from nas.training.proxy import (
-    Batches,
-    LatestBest,
-    Proxy,
-    load_proxy,
-    predict,
-    sample_inputs,
-    to_tensors,
-)
+from nas.training.proxy import LatestBest, Proxy, load_proxy, predict
 
 rng = np.random.default_rng(0)
 
@@ -689,7 +682,7 @@ def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
     assert again.task == proxy.task
     rows = dataset.parts["test"]
     inputs = {name: array[rows] for name, array in dataset.inputs.items()}
-    one, other = predict(proxy.eval(), inputs), predict(again, inputs, batch_size=5)
+    one, other = predict(proxy.eval(), inputs), predict(again, inputs)
     for name in one:
         assert one[name] == pytest.approx(other[name], rel=1e-5)
 

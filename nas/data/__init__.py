@@ -2,6 +2,15 @@
 
 Nothing here imports torch, and pandas and Pillow are imported only where a source is
 read: a worker that loads a saved data set needs NumPy alone.
+
+Each modality has a module of its name with the same five functions:
+
+- ``recognise(source)``: why an opened source plainly is of this modality, or "";
+- ``load(source, target)``: labelled ``Samples``;
+- ``load_inputs(source)``: ``Samples`` to predict, labelled or not;
+- ``code(samples, train, **options)``: the inputs by name, the fields of the profile that
+  describe them, and notes; what is learnt of the data comes from the rows ``train``;
+- ``encode(inputs, profile)``: new samples, coded by the profile alone.
 """
 
 from __future__ import annotations
@@ -9,23 +18,20 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 
+from nas.data.ragged import Input, Ragged, Whole, percentiles
 from nas.task import DataProfile, InputError, Modality, Target, UsageError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nas.data.samples import Arrays, Samples
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
 
-MODALITIES = ("tabular", "images")
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 FEWEST_ROWS = 10
 
 
@@ -33,9 +39,17 @@ FEWEST_ROWS = 10
 class Dataset:
     """Everything a search needs of a user's data; ``n`` samples, all arrays in memory.
 
-    ``inputs``: tables have "numeric" float32 (n, k), NaN where missing, and
-    "categorical" int32 (n, m), code 0 where missing or never seen in training and
-    i + 1 for ``Column.categories[i]``; images have "image" uint8 (n, C, H, W).
+    ``inputs``, by the names that ``DataProfile`` lists:
+
+    - tables: "numeric" float32 (n, k), NaN where missing, and "categorical" int32 (n, m),
+      code 0 where missing or never seen in training and i + 1 for ``Column.categories[i]``;
+    - images: "image" uint8 (n, C, H, W); text: "tokens" int32, 0 for padding, 1 for unknown;
+      audio: "wave" int16; clouds: "points" float32 (P, d), of which the first three are the
+      coordinates; these three are ``Ragged``, padded in a batch;
+    - many graphs: "nodes" float32 (N, f), "edges" int32 (E, 2) from source to target and
+      "edge_features" float32 (E, k), ``Ragged`` and packed; one graph: the same as
+      ``Whole``, and "node" int64 (n,) numbers each sample's node.
+
     ``labels``, by target name: int64 (n,) class index, float32 (n, k) of 0 and 1 for
     multilabel, float64 (n,) in the user's units for regression. ``parts``: sorted
     int64 row numbers of "train", "val" and "test". ``notes`` say in plain sentences
@@ -45,7 +59,7 @@ class Dataset:
     modality: Modality
     targets: tuple[Target, ...]
     profile: DataProfile
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, Input]
     labels: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
@@ -53,12 +67,21 @@ class Dataset:
     def save(self, folder: Path) -> None:
         """Write one .npy file per array and dataset.json, which comes last."""
         folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, dict[str, str]] = {}
+        arrays: dict[str, dict[str, Any]] = {}
         for group in ("inputs", "labels", "parts"):
             arrays[group] = {}
             for i, (name, array) in enumerate(getattr(self, group).items()):
-                file = arrays[group][name] = f"{group}-{i}.npy"  # a name may hold any character
-                np.save(folder / file, array, allow_pickle=False)
+                file = f"{group}-{i}.npy"  # a name may hold any character
+                about: dict[str, str] = {"values": file}
+                if isinstance(array, Ragged):
+                    about |= {"offsets": f"{group}-{i}-offsets.npy"}
+                    about |= {"layout": array.layout, "into": array.into}
+                    np.save(folder / about["offsets"], array.offsets, allow_pickle=False)
+                elif isinstance(array, Whole):
+                    about["layout"] = "whole"
+                values = array if isinstance(array, np.ndarray) else array.values
+                np.save(folder / file, values, allow_pickle=False)
+                arrays[group][name] = about
         record = {
             "modality": self.modality,
             "targets": [target.to_dict() for target in self.targets],
@@ -75,9 +98,19 @@ class Dataset:
         if not file.is_file():
             raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
         record = json.loads(file.read_text(encoding="utf-8"))
-        arrays = {
-            group: {name: np.load(file.parent / f, mmap_mode="r") for name, f in files.items()}
-            for group, files in record["arrays"].items()
+
+        def array(about: dict[str, str]) -> Input:
+            values: np.ndarray = np.load(file.parent / about["values"], mmap_mode="r")
+            if about.get("layout") == "whole":
+                return Whole(values)
+            if "offsets" in about:
+                offsets = np.load(file.parent / about["offsets"], mmap_mode="r")
+                return Ragged(values, offsets, about["layout"], about["into"])  # type: ignore[arg-type]
+            return values
+
+        arrays: dict[str, Any] = {
+            group: {name: array(about) for name, about in found.items()}
+            for group, found in record["arrays"].items()
         }
         return cls(
             record["modality"],
@@ -106,7 +139,8 @@ def read(
     ``source`` is a table (.csv, .tsv, .gz of these, .parquet), a folder with train and
     test tables, a folder of class folders (in train, val and test folders or not) or
     with a metadata.csv, an .npz file, a DataFrame, or (X, y) of NumPy arrays, pandas
-    objects or torch tensors. ``target`` names the column or columns to predict;
+    objects or torch tensors, or another form that the module of a modality names.
+    ``target`` names the column or columns to predict;
     ``split`` is "0.7,0.15,0.15", "group=COLUMN" or "time=COLUMN"; ``problem`` is
     "classification" or "regression" where the values leave it open; ``image_size`` is
     the longer side in pixels.
@@ -118,10 +152,12 @@ def read(
     from nas.data import targets as labelling
 
     opened = _open(source)
-    kind = _modality(opened, modality)
+    kind, why = _modality(opened, modality)
     if image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
-    samples = _load(opened, kind, _names(target))
+    options = {"image_size": image_size} if kind == "images" else {}
+    reader = _reader(kind)
+    samples = reader.load(opened, _names(target))
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"{n} samples are too few to learn from; at least {FEWEST_ROWS} needed")
@@ -132,8 +168,12 @@ def read(
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    inputs, description, more = _code(kind, samples, parts["train"], split, image_size)
-    notes = [*notes, *more]
+    if kind == "tabular" and split is not None and split.startswith(("group=", "time=")):
+        column = split.split("=", 1)[1]
+        samples = replace(samples, inputs=samples.inputs.drop(columns=column))
+        notes.append(f"column {column!r} divides the data and is not an input")
+    inputs, description, more = reader.code(samples, parts["train"], **options)
+    notes = [*([f"{kind}: {why}"] if why else []), *notes, *more]
     leaked = _leaked(inputs, values, parts)
     if leaked:
         notes.append(
@@ -144,7 +184,7 @@ def read(
         n_train=len(parts["train"]),
         n_val=len(parts["val"]),
         n_test=len(parts["test"]),
-        inputs={name: array.shape[1:] for name, array in inputs.items()},
+        **describe(inputs, parts["train"]),
         fingerprint=_fingerprint({**inputs, **{f"label {k}": v for k, v in values.items()}}),
         split=splits.membership(parts),
         split_method=method,
@@ -153,15 +193,28 @@ def read(
     return Dataset(kind, targets, profile, inputs, values, parts, tuple(notes))
 
 
+def describe(inputs: Mapping[str, Input], train: np.ndarray) -> dict[str, Any]:
+    """The fields ``inputs`` and ``lengths`` of a profile."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, tuple[int, ...]] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Ragged):
+            shapes[name] = (int(value.lengths.max()), *value.values.shape[1:])
+            lengths[name] = percentiles(value.lengths[train])
+        else:
+            shapes[name] = value.values.shape if isinstance(value, Whole) else value.shape[1:]
+    return {"inputs": shapes, "lengths": lengths}
+
+
 @dataclass(frozen=True)
 class Encoded:
     """New samples coded like the training data; ``labels`` of the targets that were there.
 
-    ``names`` are the files of images (relative to the source) and empty for tables and
-    arrays, whose rows keep their order.
+    ``names`` are the files of the samples (relative to the source) where each has its own,
+    and empty for tables and arrays, whose rows keep their order.
     """
 
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, Input]
     labels: dict[str, np.ndarray]
     names: tuple[str, ...] = ()
 
@@ -171,32 +224,24 @@ def encode(
 ) -> Encoded:
     """Code new, possibly unlabeled data by the profile alone.
 
-    ``source`` is one table, a folder of images or one image, an .npz file with x (and
+    ``source`` is one table, a folder of files or one file, an .npz file with x (and
     y), a DataFrame, an array or tensor, or (X, y). Categories never seen in training
     get code 0; a column that is absent is an ``InputError``.
     """
     from nas.data import targets as labelling
 
-    if modality not in MODALITIES:
-        raise UsageError(f"modality {modality!r} cannot be read; use {' or '.join(MODALITIES)}")
-    opened = _open(source, alone=True)
-    samples = _load_inputs(opened, modality)
-    if modality == "tabular":
-        from nas.data import tabular
-
-        inputs = tabular.encode(samples.inputs, profile.columns)
-        columns = samples.labels if samples.labels.shape[1] else samples.inputs
-        names: tuple[str, ...] = ()
-    else:
-        from nas.data import images
-
-        inputs = {"image": images.encode(samples.inputs, profile.inputs["image"])}
-        columns = samples.labels
-        if len(targets) == 1 and columns.shape[1] == 1:
-            columns = columns.set_axis([targets[0].name], axis=1)
-            if samples.files and not set(columns[targets[0].name]) <= set(targets[0].classes):
-                columns = columns.drop(columns=targets[0].name)  # folders of another meaning
-        names = tuple(name for name, _ in samples.files)
+    opened = _open(source)
+    reader = _reader(_known(modality))
+    samples = reader.load_inputs(opened)
+    inputs = reader.encode(samples.inputs, profile)
+    columns = samples.labels if samples.labels.shape[1] else samples.columns
+    names = tuple(name for name, rows in samples.files if rows == 1)
+    if len(names) < len(samples.inputs):
+        names = ()
+    if len(targets) == 1 and samples.labels.shape[1] == 1:  # a folder's or an array's own name
+        columns = columns.set_axis([targets[0].name], axis=1)
+        if names and not set(columns[targets[0].name]) <= set(targets[0].classes):
+            columns = columns.drop(columns=targets[0].name)  # folders of another meaning
     labels = labelling.encode(columns, tuple(targets), samples.place)
     return Encoded(inputs, labels, names)
 
@@ -204,8 +249,8 @@ def encode(
 # Sources ---------------------------------------------------------------------------------
 
 
-def _open(source: Any, alone: bool = False) -> Path | pd.DataFrame | Arrays:
-    """The source as a path, a frame, or arrays; ``alone`` allows arrays without labels."""
+def _open(source: Any) -> Any:
+    """The source as a path, a frame, or ``Arrays``; objects of other kinds as they are."""
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -232,48 +277,58 @@ def _open(source: Any, alone: bool = False) -> Path | pd.DataFrame | Arrays:
 
     if isinstance(source, pd.DataFrame):
         return source
-    if isinstance(source, tuple) and len(source) == 2:
-        x, y = source
-        return Arrays(x if isinstance(x, pd.DataFrame) else to_numpy(x), y)
-    if alone or hasattr(source, "ndim"):
-        return Arrays(to_numpy(source))
+    x, y = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+    if isinstance(x, pd.DataFrame):
+        return Arrays(x, y)
+    if hasattr(x, "ndim") or (isinstance(x, list) and _rectangular(x)):
+        return Arrays(to_numpy(x), y)
+    if isinstance(x, (list, tuple)):  # texts, samples of different lengths, graphs
+        return Arrays(list(x), y)
+    return source
+
+
+def _rectangular(x: list[Any]) -> bool:
+    """Whether a list holds numbers, or arrays and lists of numbers, all of one shape."""
+    try:
+        return np.asarray(x).dtype.kind in "biuf"
+    except (ValueError, TypeError):
+        return False
+
+
+def _known(modality: str) -> Modality:
+    for known in MODALITIES:
+        if modality == known:
+            return known
+    near = difflib.get_close_matches(modality, MODALITIES, n=1)
     raise UsageError(
-        f"data of the type {type(source).__name__} cannot be read; give a path, a DataFrame,"
-        " or (X, y) arrays"
+        f"modality {modality!r} cannot be read; known are {', '.join(MODALITIES)}"
+        + (f" (did you mean {near[0]}?)" if near else "")
     )
 
 
-def _modality(source: Path | pd.DataFrame | Arrays, given: str | None) -> Modality:
-    if given is not None and given not in MODALITIES:
-        near = difflib.get_close_matches(given, MODALITIES, n=1)
-        raise UsageError(
-            f"modality {given!r} cannot be read; known are {', '.join(MODALITIES)}"
-            + (f" (did you mean {near[0]}?)" if near else "")
-        )
+def _modality(source: Any, given: str | None) -> tuple[Modality, str]:
+    """The modality and why it is plain; no reason where the user said it.
+
+    Raises UsageError where no reader or more than one claims the source.
+    """
     if given is not None:
-        return given  # type: ignore[return-value]  # one of MODALITIES
-    if not isinstance(source, Path):
-        if source.ndim in (3, 4):
-            return "images"
-        if source.ndim == 2:
-            return "tabular"
-        raise UsageError(f"X has {source.ndim} axes; give 2 for a table, 3 or 4 for images")
-    from nas.data import images, tabular
+        return _known(given), ""
+    from importlib.util import find_spec
 
-    if source.is_file() and tabular.is_table(source):
-        return "tabular"
-    if source.is_dir():
-        if (source / "metadata.csv").is_file() and images.find(source):
-            return "images"
-        if tabular.part_files(source):
-            return "tabular"
-        if images.find(source):
-            return "images"
+    there = [kind for kind in MODALITIES if find_spec(f"nas.data.{kind}")]
+    claims = {kind: why for kind in there if (why := _reader(kind).recognise(source))}
+    if len(claims) == 1:
+        return next(iter(claims.items()))
+    name = source if isinstance(source, Path) else getattr(source, "name", "the data")
+    told = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
     raise UsageError(
-        f"{source}: cannot tell what kind of data this is; expected a table"
-        f" ({', '.join(tabular.SUFFIXES)}), a folder of images, a folder with train and test"
-        " tables, or an .npz file; say modality=tabular or modality=images if it is one"
+        f"{name}: cannot tell what kind of data this is ({told or 'no reader knows its form'});"
+        f" say --modality {' or '.join(claims or MODALITIES)}"
     )
+
+
+def _reader(modality: Modality) -> Any:
+    return import_module(f"nas.data.{modality}")
 
 
 def _names(target: str | Sequence[str] | None) -> list[str] | None:
@@ -289,68 +344,31 @@ def _names(target: str | Sequence[str] | None) -> list[str] | None:
     return names
 
 
-def _load(source: Any, kind: Modality, target: list[str] | None) -> Samples:
-    if kind == "tabular":
-        from nas.data import tabular
-
-        return tabular.load(source, target)
-    from nas.data import images
-
-    return images.load(source, target)
-
-
-def _load_inputs(source: Any, kind: str) -> Samples:
-    if kind == "tabular":
-        from nas.data import tabular
-
-        return tabular.load_inputs(source)
-    from nas.data import images
-
-    return images.load_inputs(source)
-
-
 # Coding ----------------------------------------------------------------------------------
 
 
-def _code(
-    kind: Modality, samples: Samples, train: np.ndarray, split: str | None, image_size: int | None
-) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
-    """The inputs, the fields of the profile that describe them, and notes."""
-    if kind == "images":
-        from nas.data import images
-
-        pixels, notes = images.read(samples.inputs, image_size)
-        mean, std = images.channel_statistics(pixels, train)
-        described = {"channel_mean": tuple(mean), "channel_std": tuple(std)}
-        return {"image": pixels}, described, notes
-    from nas.data import tabular
-
-    frame, notes = samples.inputs, []
-    if split is not None and "=" in split:
-        column = split.split("=", 1)[1]
-        frame = frame.drop(columns=column)
-        notes.append(f"column {column!r} divides the data and is not an input")
-    columns, more = tabular.describe(frame, train)
-    return tabular.encode(frame, columns), {"columns": columns}, notes + more
-
-
-def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
+def _fingerprint(arrays: Mapping[str, Input]) -> str:
     """A hash of names, types, shapes and values: equal on every machine and memory layout."""
+    plain: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        plain[name] = array if isinstance(array, np.ndarray) else array.values
+        if isinstance(array, Ragged):
+            plain[f"{name} offsets"] = array.offsets
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        little = array.dtype.newbyteorder("<")
-        digest.update(f"{name} {little.str} {array.shape};".encode())
-        for start in range(0, len(array), 4096):
-            digest.update(array[start : start + 4096].astype(little, copy=False).tobytes())
+    for name in sorted(plain):
+        values = plain[name]
+        little = values.dtype.newbyteorder("<")
+        digest.update(f"{name} {little.str} {values.shape};".encode())
+        for start in range(0, len(values), 4096):
+            digest.update(values[start : start + 4096].astype(little, copy=False).tobytes())
     return digest.hexdigest()[:16]
 
 
 def _leaked(
-    inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray], parts: dict[str, np.ndarray]
+    inputs: Mapping[str, Input], labels: dict[str, np.ndarray], parts: dict[str, np.ndarray]
 ) -> int:
     """How many samples outside the training part equal one inside it."""
-    arrays = [*inputs.values(), *labels.values()]
+    arrays = [a for a in (*inputs.values(), *labels.values()) if not isinstance(a, Whole)]
 
     def digest(row: int) -> bytes:
         content = b"".join(array[row].tobytes() for array in arrays)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
 from nas.data.tabular import read_table
-from nas.task import InputError, UsageError
+from nas.task import DataProfile, InputError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
@@ -36,6 +36,14 @@ def find(folder: Path) -> list[Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def recognise(source: Any) -> str:
+    if isinstance(source, Path):
+        return f"{source.name} holds image files" if source.is_dir() and find(source) else ""
+    if isinstance(source, Arrays) and source.ndim in (3, 4):
+        return f"arrays of {source.ndim - 1} axes a sample"
+    return ""
 
 
 def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
@@ -184,6 +192,20 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
 # Pixels ----------------------------------------------------------------------------------
 
 
+def code(
+    samples: Samples, train: np.ndarray, image_size: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+    """The pixels, the statistics of their channels on the training rows, and notes."""
+    pixels, notes = read(samples.inputs, image_size)
+    mean, std = channel_statistics(pixels, train)
+    return {"image": pixels}, {"channel_mean": tuple(mean), "channel_std": tuple(std)}, notes
+
+
+def encode(source: Any, profile: DataProfile) -> dict[str, np.ndarray]:
+    """New images, in the size and the channels of the training data."""
+    return {"image": _fit(source, profile.inputs["image"])}
+
+
 def read(source: Any, image_size: int | None) -> tuple[np.ndarray, list[str]]:
     """All images as uint8 (n, C, H, W) in one common size, and notes on what was done.
 
@@ -216,7 +238,7 @@ def read(source: Any, image_size: int | None) -> tuple[np.ndarray, list[str]]:
     return pixels, notes
 
 
-def encode(source: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _fit(source: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Images in the (C, H, W) of the training data."""
     if not isinstance(source, np.ndarray):
         return decode(source, shape)

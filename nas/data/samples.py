@@ -25,10 +25,11 @@ PART_NAMES = {
 class Samples:
     """``n`` samples of one modality.
 
-    ``inputs`` is a table (a frame of the input columns), a list of image files or an
-    array of images. ``labels`` holds one column per target, and none where the data
-    is unlabeled. ``given`` says the part of each sample (0 train, 1 val, 2 test) if
-    the data came divided. ``columns`` can be named by ``group=`` and ``time=``.
+    ``inputs`` is what the modality's ``code`` takes, of length ``n``: a table (a frame of the
+    input columns), a list of files, an array of images. ``labels`` holds one column per
+    target, and none where the data is unlabeled. ``given`` says the part of each sample
+    (0 train, 1 val, 2 test, -1 none) if the data came divided. ``columns`` can be named by
+    ``group=`` and ``time=``.
     """
 
     inputs: Any
@@ -96,7 +97,8 @@ def label_frame(y: Any, names: list[str] | None) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays in memory: ``x`` (n, …) or a frame, ``y`` (n,), (n, t) or absent, given parts."""
+    """Arrays in memory: ``x`` (n, …), a frame or a list of samples that differ in length;
+    ``y`` (n,), (n, t) or absent; the given parts."""
 
     x: Any
     y: Any = None

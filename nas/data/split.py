@@ -159,7 +159,7 @@ def _by_time(samples: Samples, column: str) -> np.ndarray:
 
 def membership(parts: dict[str, np.ndarray]) -> str:
     """A hash of which row is in which part."""
-    codes = np.zeros(sum(map(len, parts.values())), np.int8)
+    codes = np.full(1 + max(int(rows[-1]) for rows in parts.values()), -1, np.int8)
     for i, name in enumerate(PARTS):
         codes[parts[name]] = i
     return hashlib.sha256(codes.tobytes()).hexdigest()[:16]

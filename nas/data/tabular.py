@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
-from nas.task import Column, InputError, UsageError
+from nas.task import Column, DataProfile, InputError, UsageError
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
@@ -94,6 +94,16 @@ def _refuse_duplicates(names: Sequence[Any], where: str) -> None:
         )
 
 
+def recognise(source: Any) -> str:
+    if isinstance(source, Path):
+        if source.is_file():
+            return f"{source.name} is a table" if is_table(source) else ""
+        if (source / "metadata.csv").is_file() or not part_files(source):
+            return ""
+        return f"{source.name} holds tables named for the parts"
+    return "rows and columns" if getattr(source, "ndim", 0) == 2 else ""
+
+
 def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
     """Rows with their target columns; a folder brings one file for each part."""
     files: tuple[tuple[str, int], ...] = ()
@@ -143,10 +153,12 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
         if source.is_dir():
             raise UsageError(f"{source} is a folder; name one table in it")
         frame = read_table(source)
-        return Samples(frame, pd.DataFrame(index=frame.index), files=((source.name, len(frame)),))
+        files = ((source.name, len(frame)),)
+        return Samples(frame, pd.DataFrame(index=frame.index), None, frame, files)
     frame = _frame_of(source.x if isinstance(source, Arrays) else source)
     y = source.y if isinstance(source, Arrays) else None
-    return Samples(frame, pd.DataFrame(index=frame.index) if y is None else label_frame(y, None))
+    labels = pd.DataFrame(index=frame.index) if y is None else label_frame(y, None)
+    return Samples(frame, labels, None, frame)
 
 
 def _frame_of(x: Any) -> pd.DataFrame:
@@ -276,6 +288,14 @@ def is_numeric(column: pd.Series) -> bool:
     return not wrong or len(wrong) <= 0.05 * len(distinct(column)[1])
 
 
+def code(
+    samples: Samples, train: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+    """The inputs, the columns on the training rows, and notes."""
+    columns, notes = describe(samples.inputs, train)
+    return _encode(samples.inputs, columns), {"columns": columns}, notes
+
+
 def describe(frame: pd.DataFrame, train: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:
     """The usable columns on the training rows, and a note for whatever was done to one."""
     columns: list[Column] = []
@@ -383,7 +403,12 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return small
 
 
-def encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:
+def encode(frame: pd.DataFrame, profile: DataProfile) -> dict[str, np.ndarray]:
+    """New rows, by the columns of the training data; one that is absent is an InputError."""
+    return _encode(frame, profile.columns)
+
+
+def _encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:
     """ "numeric" float32 (n, k) and "categorical" int32 (n, m), in the order of ``columns``."""
     absent = [column.name for column in columns if column.name not in frame]
     if absent:

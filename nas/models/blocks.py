@@ -29,6 +29,33 @@ class _BatchNorm(nn.BatchNorm1d):
         return super().forward(x.flatten(0, -2)).view_as(x)
 
 
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, T, C) whose statistics leave padding out.
+
+    ``mask`` (B, T) is true where a position is real; without it all are. What stands at
+    padded positions of the output is of no meaning.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None or not self.training:
+            return super().forward(x.flatten(0, -2)).view_as(x)
+        wide = x.float()  # sums over thousands of positions need more than bfloat16
+        real = mask.unsqueeze(-1).float()
+        count = real.sum()
+        mean = (wide * real).sum((0, 1)) / count
+        centred = wide - mean
+        var = (centred.square() * real).sum((0, 1)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        y = centred * (self.weight * (var + self.eps).rsqrt()) + self.bias
+        return y.to(x.dtype)
+
+
 class _GroupNorm(nn.GroupNorm):
     """Group normalisation of channels-last features, position by position.
 
@@ -120,23 +147,56 @@ def linear_rates(rate: float, depth: int) -> list[float]:
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
+def rotary(x: Tensor) -> Tensor:
+    """Turns the features (..., T, d) of each position by angles in proportion to it.
+
+    Su et al. 2021 (RoFormer), eq. 34, with feature i paired with feature i + d / 2. The
+    product of a query and a key then depends on their distance alone.
+    """
+    half = x.shape[-1] // 2
+    rate = 10_000 ** (-torch.arange(half, device=x.device) / half)
+    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * rate
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017) over (B, T, dim).
 
-    ``dropout`` is that of the attention weights.
+    ``dropout`` is that of the attention weights. With ``rotary`` queries and keys are turned
+    by their positions. With a ``window`` a token attends to as many at either side of it.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dropout: float = 0.0,
+        rotary: bool = False,
+        window: int | None = None,
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"heads must divide dim, but got dim={dim}, heads={heads}")
+        if rotary and dim // heads % 2:
+            raise ValueError(f"rotary needs an even dim / heads, but got {dim} / {heads}")
         self.heads = heads
         self.dropout = dropout
+        self.rotary = rotary
+        self.window = window
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """(B, T, dim) to (B, T, dim), or to (B, queries, dim) for the first tokens only."""
+    def forward(
+        self, x: Tensor, queries: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, dim) to (B, T, dim), or to (B, queries, dim) for the first tokens only.
+
+        Tokens where ``mask`` (B, T) is false are attended to by no other.
+        """
+        if queries is not None and self.window is not None:
+            return self.forward(x, mask=mask)[:, :queries]
         if queries is None:
             qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -147,10 +207,47 @@ class Attention(nn.Module):
             q = q.reshape(*q.shape[:2], self.heads, -1).transpose(1, 2)
             kv = F.linear(x, weight[dim:], bias[dim:]).reshape(*x.shape[:2], 2, self.heads, -1)
             k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotary:
+            q, k = rotary(q), rotary(k)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        if self.window is not None:
+            mixed = _windowed(q, k, v, self.window, mask, dropout)
+        else:
+            seen = None if mask is None else mask[:, None, None, :]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y
+
+
+def _windowed(
+    q: Tensor, k: Tensor, v: Tensor, window: int, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Attention (B, heads, T, d) to the ``window`` positions at either side of each.
+
+    Blocks of ``window`` queries against their own and both neighbouring blocks of keys, so
+    that the cost is linear in T (Beltagy et al. 2020, Longformer, sec. 3.1).
+    """
+    length = q.shape[2]
+    blocks = -(-length // window)
+    short = blocks * window - length
+
+    def near(x: Tensor, dim: int) -> Tensor:
+        """The three blocks around each: ``dim`` becomes two, (blocks, 3 * window)."""
+        x = F.pad(x, (0, 0) * (x.ndim - 1 - dim) + (window, short + window))
+        parts = [x.narrow(dim, i * window, blocks * window) for i in range(3)]
+        return torch.cat([part.unflatten(dim, (blocks, window)) for part in parts], dim=dim + 1)
+
+    # Blocks join the batch: attention as an operator, and as an exported one, has four axes.
+    q = F.pad(q, (0, 0, 0, short)).unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
+    k, v = (near(x, 2).transpose(1, 2).flatten(0, 1) for x in (k, v))
+    key = torch.arange(3 * window, device=q.device) - window
+    distance = key - torch.arange(window, device=q.device)[:, None]
+    real = q.new_ones(1, length, dtype=torch.bool) if mask is None else mask
+    real = near(real, 1).expand(len(q) // blocks, -1, -1).flatten(0, 1)[:, None, None, :]
+    # Padding attends to itself: a softmax over nothing would be NaN.
+    seen = (distance.abs() <= window) & real | (distance == 0)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+    return mixed.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
 class FeedForward(nn.Module):
@@ -176,9 +273,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm Transformer encoder layer (Xiong et al. 2020) over (B, T, dim).
+    """Transformer encoder layer over (B, T, dim), pre-norm (Xiong et al. 2020).
 
-    ``dropout`` falls on the hidden layer of the feed-forward part and on both branches.
+    ``post_norm`` normalises each sum rather than the input of each branch, as Vaswani et al.
+    2017. ``dropout`` falls on the hidden layer of the feed-forward part and on both branches.
     """
 
     def __init__(
@@ -191,24 +289,34 @@ class TransformerBlock(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        post_norm: bool = False,
+        rotary: bool = False,
+        window: int | None = None,
     ) -> None:
         super().__init__()
+        self.post_norm = post_norm
         self.norm1 = make_norm(norm, dim, dims=1)
-        self.attention = Attention(dim, heads, attention_dropout)
+        self.attention = Attention(dim, heads, attention_dropout, rotary, window)
         self.norm2 = make_norm(norm, dim, dims=1)
         self.feed_forward = FeedForward(dim, max(1, int(dim * mlp_ratio)), activation, dropout)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, queries: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """With ``queries`` only the first tokens are put out, (B, queries, dim).
 
         The last layer of a network that reads a class token alone need compute no more.
+        Tokens where ``mask`` (B, T) is false are padding.
         """
-        branch = self.attention(self.norm1(x), queries)
+        branch = self.attention(x if self.post_norm else self.norm1(x), queries, mask)
         x = x[:, :queries] + self.drop_path(self.dropout(branch))
-        y: Tensor = x + self.drop_path(self.dropout(self.feed_forward(self.norm2(x))))
-        return y
+        if self.post_norm:
+            x = self.norm1(x)
+        branch = self.feed_forward(x if self.post_norm else self.norm2(x))
+        y: Tensor = x + self.drop_path(self.dropout(branch))
+        return self.norm2(y) if self.post_norm else y
 
 
 class GlobalPool(nn.Module):
@@ -227,15 +335,23 @@ class GlobalPool(nn.Module):
         if kind == "attention":
             self.score = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens where ``mask`` (B, T) is false are left out; each sample has one at least."""
         positions = (2, 3) if self.dims == 2 else (1,)
         if self.kind == "avg":
-            return x.mean(positions)
+            if mask is None:
+                return x.mean(positions)
+            real = mask.unsqueeze(-1).to(x.dtype)
+            return (x * real).sum(1) / real.sum(1)
         if self.kind == "max":
+            if mask is not None:
+                x = x.masked_fill(~mask.unsqueeze(-1), -torch.inf)
             return x.amax(positions)
         tokens = x.flatten(2).transpose(1, 2) if self.dims == 2 else x
-        weights = (tokens @ self.score).softmax(-1)
-        return (weights.unsqueeze(1) @ tokens).squeeze(1)
+        scores = tokens @ self.score
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1).unsqueeze(1) @ tokens).squeeze(1)
 
 
 def init_he(network: nn.Module) -> None:

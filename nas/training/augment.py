@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 KINDS = ("none", "shift", "affine", "affine+flip")
+
+
+def augment(inputs: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The inputs of a training batch, transformed as ``config`` says.
+
+    Each input by its type; the keys of a member's own transformations have its name and a
+    point before them, as the input has.
+    """
+    result = dict(inputs)
+    for name, value in inputs.items():
+        member, kind = name.rpartition(".")[::2]
+        prefix = f"{member}." if member else ""
+        if kind == "image" and config.get(f"{prefix}augment", "none") != "none":
+            result[name] = augment_images(value, str(config[f"{prefix}augment"]))
+    return result
 
 
 def augment_images(images: Tensor, kind: str) -> Tensor:

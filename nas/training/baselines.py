@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from nas.data import Dataset
 from nas.task import Target, Task
+from nas.training.batches import proxy_rows
 from nas.training.metrics import score
-from nas.training.proxy import proxy_rows
 
 SIDE = 32  # pixels, of the images that a baseline sees
 
@@ -33,13 +34,12 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
     train, val = proxy_rows(dataset, task)
-    x, linear, boosted = _features(dataset)
     results = []
-    for name, factory in _models(task, linear, boosted):
+    for name, features, factory in _SIMPLE[task.modality](dataset, task):
         begin = time.perf_counter()
         result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(train)}
         try:
-            result["metrics"] = _fit(dataset, task, factory, x, train, val)
+            result["metrics"] = _fit(dataset, task, factory, features(), train, val)
         except Exception as error:  # whatever a library may raise: it is told, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
@@ -63,31 +63,67 @@ def _fit(
     return score(task, truth, predicted)
 
 
-def _features(dataset: Dataset) -> tuple[Any, Any, Any]:
-    """The samples as one matrix, and how a linear and a boosted model take it."""
-    if "image" in dataset.inputs:
-        flat = _shrink(dataset.inputs["image"])
-        # By the covariance, the cost grows with the samples no faster than linearly.
-        return flat, make_pipeline(StandardScaler(), PCA(0.9, svd_solver="covariance_eigh")), None
-    numeric = dataset.inputs.get("numeric")
-    categorical = dataset.inputs.get("categorical")
-    parts = [np.asarray(p) for p in (numeric, categorical) if p is not None]
-    x = np.concatenate([p.astype(np.float32) for p in parts], axis=1)
-    n = 0 if numeric is None else numeric.shape[1]
+# A simple model: its name, its features of all samples (made when it is its turn), and the
+# estimator for a target.
+Simple = tuple[str, Callable[[], Any], Callable[[Target], Any]]
+
+
+def _classifies(task: Task) -> bool:
+    return any(t.kind != "regression" for t in task.targets)
+
+
+def _linear(prepare: Any) -> Callable[[Target], Any]:
+    """Logistic or ridge regression after ``prepare``."""
+
+    def make(target: Target) -> Pipeline:
+        if target.kind == "regression":
+            return make_pipeline(prepare, Ridge())
+        model: Any = LogisticRegression(max_iter=1000)
+        if target.kind == "multilabel":
+            model = OneVsRestClassifier(model)
+        return make_pipeline(prepare, model)
+
+    return make
+
+
+def _tabular(dataset: Dataset, task: Task) -> list[Simple]:
+    parts = [dataset.inputs[n] for n in ("numeric", "categorical") if n in dataset.inputs]
+    x = np.concatenate([np.asarray(p, np.float32) for p in parts], axis=1)
+    kinds = [c.kind for c in dataset.profile.columns]
+    n = kinds.count("numeric")
     columns = list(range(x.shape[1]))
+    numbers = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
+    )
+    codes = OneHotEncoder(handle_unknown="ignore")
+    linear = make_column_transformer((numbers, columns[:n]), (codes, columns[n:]))
     # scikit-learn's trees take at most 255 categories a column; wider ones count as numbers.
     sizes = [len(c.categories) for c in dataset.profile.columns if c.kind == "categorical"]
     narrow = [i for i, size in zip(columns[n:], sizes, strict=True) if size < 255]
-    linear = make_column_transformer(
-        (
-            make_pipeline(
-                SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
-            ),
-            columns[:n],
-        ),
-        (OneHotEncoder(handle_unknown="ignore"), columns[n:]),
-    )
-    return x, linear, narrow
+
+    def boosted(target: Target) -> Any:
+        # Early stopping would set samples aside by class, which a class of one cannot.
+        options = {
+            "categorical_features": narrow,
+            "early_stopping": False,
+            # The usual 20 would leave 36 samples without a split.
+            "min_samples_leaf": min(20, max(1, task.profile.n_train // 25)),
+            "random_state": 0,
+        }
+        if target.kind == "regression":
+            return HistGradientBoostingRegressor(**options)
+        model: Any = HistGradientBoostingClassifier(**options)
+        return OneVsRestClassifier(model) if target.kind == "multilabel" else model
+
+    name = "logistic regression" if _classifies(task) else "ridge regression"
+    return [(name, lambda: x, _linear(linear)), ("HistGradientBoosting", lambda: x, boosted)]
+
+
+def _images(dataset: Dataset, task: Task) -> list[Simple]:
+    # By the covariance, the cost grows with the samples no faster than linearly.
+    prepare = make_pipeline(StandardScaler(), PCA(0.9, svd_solver="covariance_eigh"))
+    name = "PCA + " + ("logistic" if _classifies(task) else "ridge")
+    return [(name, lambda: _shrink(dataset.inputs["image"]), _linear(prepare))]
 
 
 def _shrink(images: Any) -> Any:
@@ -103,37 +139,6 @@ def _shrink(images: Any) -> Any:
     return result
 
 
-def _models(task: Task, prepare: Any, categorical: Any) -> list[tuple[str, Any]]:
-    classes = any(t.kind != "regression" for t in task.targets)
-
-    def linear(target: Target) -> Pipeline:
-        if target.kind == "regression":
-            return make_pipeline(prepare, Ridge())
-        model: Any = LogisticRegression(max_iter=1000)
-        if target.kind == "multilabel":
-            model = OneVsRestClassifier(model)
-        return make_pipeline(prepare, model)
-
-    def boosted(target: Target) -> Any:
-        # Early stopping would set samples aside by class, which a class of one cannot.
-        options = {
-            "categorical_features": categorical,
-            "early_stopping": False,
-            # The usual 20 would leave 36 samples without a split.
-            "min_samples_leaf": min(20, max(1, task.profile.n_train // 25)),
-            "random_state": 0,
-        }
-        if target.kind == "regression":
-            return HistGradientBoostingRegressor(**options)
-        model: Any = HistGradientBoostingClassifier(**options)
-        return OneVsRestClassifier(model) if target.kind == "multilabel" else model
-
-    if task.modality == "images":
-        return [("PCA + " + ("logistic" if classes else "ridge"), linear)]
-    name = "logistic regression" if classes else "ridge regression"
-    return [(name, linear), ("HistGradientBoosting", boosted)]
-
-
 def _predict(model: Any, target: Target, x: Any) -> Any:
     if target.kind == "regression":
         return model.predict(x)
@@ -144,3 +149,9 @@ def _predict(model: Any, target: Target, x: Any) -> Any:
     full = np.zeros((len(x), len(target.classes)))
     full[:, model.classes_] = probability
     return full
+
+
+_SIMPLE: dict[str, Callable[[Dataset, Task], list[Simple]]] = {
+    "tabular": _tabular,
+    "images": _images,
+}

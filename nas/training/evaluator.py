@@ -19,15 +19,24 @@ from nas.data import Dataset
 from nas.task import Task
 from nas.training import cost
 from nas.training.baselines import baselines
+from nas.training.batches import (
+    Batches,
+    Tensors,
+    batch_inputs,
+    evaluation_batch,
+    part_tensors,
+    proxy_rows,
+    to_tensors,
+    typical_rows,
+)
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
-from nas.training.proxy import Batches, Proxy, build_network, proxy_rows, sample_inputs, to_tensors
+from nas.training.proxy import Proxy, build_network
 
 # The baselines are what all others are compared with: they may take this much longer.
 BASELINE_PATIENCE = 2.0
 LOUD = 1.5
 
 Report = Callable[..., str]
-Tensors = tuple[dict[str, Tensor], dict[str, Tensor]]  # inputs and labels
 
 
 class Evaluator:
@@ -133,18 +142,16 @@ class Evaluator:
         return build_network(candidate.family, candidate.config, self.task)
 
     def _sample(self, batch: int) -> dict[str, Tensor]:
-        sample = sample_inputs(self.task, batch)
-        return {name: value.to(self.device) for name, value in sample.items()}
+        """Samples of median length: costs are stated for them."""
+        inputs = to_tensors(self.dataset.inputs, typical_rows(self.dataset, batch), self.device)
+        rows = torch.arange(batch)
+        return batch_inputs(inputs, rows, rows.to(self.device))
 
 
 def proxy_parts(dataset: Dataset, task: Task) -> tuple[Tensors, Tensors]:
     """Inputs and labels that a proxy is trained on and scored by, on the device for good."""
-    found = []
-    for rows in proxy_rows(dataset, task):
-        arrays = (dataset.inputs, dataset.labels)
-        inputs, labels = (to_tensors(each, rows, task.device) for each in arrays)
-        found.append((inputs, labels))
-    return found[0], found[1]
+    train, val = (part_tensors(dataset, rows, task.device) for rows in proxy_rows(dataset, task))
+    return train, val
 
 
 def fit_proxy(
@@ -171,7 +178,8 @@ def fit_proxy(
         num_sanity_val_steps=0,
     )
     batch_size = int(module.config["batch_size"])
-    trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, 512))
+    evaluation = evaluation_batch(module.task.modality)
+    trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
     return trainer
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -22,112 +21,15 @@ from torch.nn import functional as F
 
 from nas import rules
 from nas.data import Dataset, read
+from nas.data.ragged import Input
 from nas.family import load_families
 from nas.space import Config
 from nas.task import InputError, Target, Task
-from nas.training.augment import augment_images
+from nas.training.augment import augment
+from nas.training.batches import Batch, Batches, evaluation_batch, part_tensors, to_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
 from nas.training.monitors import TrainingStopped
-
-Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
-
-
-class Batches:
-    """Batches by indexing tensors that already are on the device: nothing is copied or
-    collated sample by sample. Shuffles anew in each epoch when ``seed`` is given, and then
-    leaves a last batch of one sample out, which BatchNorm cannot be trained on."""
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Tensor],
-        labels: Mapping[str, Tensor],
-        batch_size: int,
-        seed: int | None = None,
-    ) -> None:
-        self.inputs, self.labels = dict(inputs), dict(labels)
-        self.samples = len(next(iter(self.inputs.values())))
-        self.batch_size = min(batch_size, self.samples)
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.samples, self.batch_size)
-        return full + (rest > (0 if self._generator is None else 1))
-
-    def __iter__(self) -> Iterator[Batch]:
-        device = next(iter(self.inputs.values())).device
-        order = None
-        if self._generator is not None:
-            order = torch.randperm(self.samples, generator=self._generator).to(device)
-        for i in range(len(self)):
-            rows: Any = slice(i * self.batch_size, (i + 1) * self.batch_size)
-            rows = rows if order is None else order[rows]
-            yield (
-                {name: value[rows] for name, value in self.inputs.items()},
-                {name: value[rows] for name, value in self.labels.items()},
-            )
-
-
-def proxy_rows(dataset: Dataset, task: Task) -> tuple[Any, Any]:
-    """The rows that a proxy, and a simple model beside it, is trained on and scored by:
-    stratified shares of the training and the validation part."""
-    share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
-    return (
-        stratified_share(dataset, "train", task.fidelity.share, task.seed),
-        stratified_share(dataset, "val", share, task.seed),
-    )
-
-
-def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
-    """A share of a part's rows, sorted, even over the first target's classes, and the same
-    for the same seed."""
-    rows = dataset.parts[part]
-    if share >= 1:
-        return rows
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(rows))
-    target = dataset.targets[0]
-    if target.kind in ("binary", "multiclass"):
-        label = np.asarray(dataset.labels[target.name])[rows][order]
-        # Each class in turn gives its first share; rounding never leaves a class out.
-        picked = [
-            order[label == k][: max(1, round(share * int((label == k).sum())))]
-            for k in np.unique(label)
-        ]
-        return np.sort(rows[np.concatenate(picked)])
-    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
-
-
-def to_tensors(arrays: Mapping[str, Any], rows: Any, device: str) -> dict[str, Tensor]:
-    """The given rows of each array; int32 codes become int64.
-
-    Labels of a regression stay float64: a float32 holds seven digits of, say, a price.
-    """
-    result = {}
-    for name, array in arrays.items():
-        value = torch.from_numpy(np.ascontiguousarray(array[rows]))
-        if value.dtype == torch.int32:
-            value = value.long()
-        result[name] = value.to(device)
-    return result
-
-
-def sample_inputs(task: Task, batch: int) -> dict[str, Tensor]:
-    """A made-up batch of the task's inputs: for shapes, costs and latency."""
-    generator = torch.Generator().manual_seed(0)
-    result = {}
-    for name, shape in task.profile.inputs.items():
-        if name == "image":
-            value = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
-        elif name == "categorical":
-            limits = [len(c.categories) for c in task.profile.columns if c.kind == "categorical"]
-            value = torch.stack(
-                [torch.randint(0, top + 1, (batch,), generator=generator) for top in limits], dim=1
-            )
-        else:
-            value = torch.randn(batch, *shape, generator=generator)
-        result[name] = value
-    return result
 
 
 def build_network(family: str, config: Config, task: Task) -> nn.Module:
@@ -143,8 +45,8 @@ class Proxy(pl.LightningModule):
     """A network of ``family`` with its losses, metrics, optimiser and schedule.
 
     ``task`` is a Task or its dictionary, as it stands in a recipe and in a checkpoint.
-    Of ``config`` the training uses lr, weight_decay, label_smoothing,
-    class_weights, augment and sparsity where they are present.
+    Of ``config`` the training uses lr, weight_decay, label_smoothing, class_weights,
+    sparsity and what ``nas.training.augment`` knows, where they are present.
     """
 
     def __init__(self, family: str, config: dict[str, Any], task: dict[str, Any] | Task) -> None:
@@ -212,10 +114,7 @@ class Proxy(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         inputs, labels = batch
-        kind = self.config.get("augment", "none")
-        if kind != "none":
-            inputs = inputs | {"image": augment_images(inputs["image"], str(kind))}
-        loss = self.loss(self.network(**inputs), labels)
+        loss = self.loss(self.network(**augment(inputs, self.config)), labels)
         extra = getattr(self.network, "auxiliary_loss", None)
         if extra is not None:  # TabNet's sparsity (Arik & Pfister 2019, "Feature selection")
             loss = loss + float(self.config["sparsity"]) * extra
@@ -348,26 +247,22 @@ class TaskData(pl.LightningDataModule):
                 )
         self.dataset = dataset
 
-    def batches(self, part: str, batch_size: int, *, shuffle: bool) -> Batches:
+    def batches(self, part: str, batch_size: int | None = None, shuffle: bool = False) -> Batches:
         self.setup()
         assert self.dataset is not None
+        batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
-        rows = self.dataset.parts[part]
-        return Batches(
-            to_tensors(self.dataset.inputs, rows, device),
-            to_tensors(self.dataset.labels, rows, device),
-            batch_size,
-            self.seed if shuffle else None,
-        )
+        tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
+        return Batches(*tensors, batch_size, self.seed if shuffle else None)
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> Batches:
-        return self.batches("val", 512, shuffle=False)
+        return self.batches("val")
 
     def test_dataloader(self) -> Batches:
-        return self.batches("test", 512, shuffle=False)
+        return self.batches("test")
 
 
 def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
@@ -385,12 +280,11 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
 
 
 @torch.inference_mode()
-def predict(proxy: Proxy, inputs: Mapping[str, Any], batch_size: int = 512) -> dict[str, Any]:
-    """Predictions by target for encoded inputs (arrays with one row for each sample)."""
-    total = len(next(iter(inputs.values())))
-    device = str(proxy.device)
-    logits = [
-        proxy(**to_tensors(inputs, slice(i, i + batch_size), device))
-        for i in range(0, total, batch_size)
-    ]
-    return proxy.predictions(torch.cat(logits).float())
+def predict(proxy: Proxy, inputs: Mapping[str, Input]) -> dict[str, Any]:
+    """Predictions by target for encoded inputs, in the order of their samples."""
+    tensors = to_tensors(inputs, slice(None), str(proxy.device))
+    batches = Batches(tensors, {}, evaluation_batch(proxy.task.modality))
+    batches.labels["row"] = torch.arange(batches.samples, device=proxy.device)
+    parts = [(proxy(**batch), labels["row"]) for batch, labels in batches]
+    order = torch.cat([rows for _, rows in parts]).argsort()
+    return proxy.predictions(torch.cat([logits for logits, _ in parts])[order].float())

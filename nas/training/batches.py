@@ -1,0 +1,293 @@
+"""Data as tensors on the device, and batches of it that are cut there, not collated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas import rules
+from nas.data import Dataset
+from nas.data.ragged import Input, Layout, Ragged, Whole
+from nas.task import DataProfile, Task, input_type
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+POOL = 32  # batches whose samples are sorted by length among each other
+
+
+@dataclass(frozen=True)
+class RaggedTensor:
+    """A ``Ragged`` on the device. ``lengths`` stay on the host too: what a batch is as long
+    as must be known there, and asking the device would make it wait."""
+
+    values: Tensor
+    offsets: Tensor
+    lengths: Tensor
+    layout: Layout
+    into: str
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def padded(self, rows: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, …) with zeros after each sample's end, and the lengths (B,)."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        longest = max(int(self.lengths[on_host].max()), 1)
+        position = torch.arange(longest, device=starts.device)
+        index = (starts[:, None] + position).clamp(max=max(len(self.values) - 1, 0))
+        real = position < lengths[:, None]
+        if not len(self.values):  # every sample is empty
+            return self.values.new_zeros((len(rows), longest, *self.values.shape[1:])), lengths
+        values = self.values[index]
+        return values.masked_fill_(~real.view(*real.shape, *[1] * (values.ndim - 2)), 0), lengths
+
+    def packed(self, rows: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor, int]:
+        """(total, …), the lengths (B,) and their sum."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        total = int(self.lengths[on_host].sum())
+        shift = starts - (lengths.cumsum(0) - lengths)
+        index = torch.repeat_interleave(shift, lengths, output_size=total)
+        return self.values[index + torch.arange(total, device=starts.device)], lengths, total
+
+
+@dataclass(frozen=True)
+class WholeTensor:
+    """A ``Whole`` on the device."""
+
+    values: Tensor
+
+
+DeviceInput = Tensor | RaggedTensor | WholeTensor
+Tensors = tuple[dict[str, DeviceInput], dict[str, Tensor]]  # inputs and labels
+
+
+class Batches:
+    """Batches by indexing tensors that already are on the device: nothing is copied or
+    collated sample by sample.
+
+    With a ``seed`` it shuffles anew in each epoch, and then leaves a last batch of one
+    sample out, which BatchNorm cannot be trained on. Samples of like length come together
+    where an input is padded: in training among those of ``POOL`` batches, else altogether.
+    Where all samples share an input whole, one batch holds them all.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, DeviceInput],
+        labels: Mapping[str, Tensor],
+        batch_size: int,
+        seed: int | None = None,
+    ) -> None:
+        self.inputs, self.labels = dict(inputs), dict(labels)
+        own = [value for value in inputs.values() if not isinstance(value, WholeTensor)]
+        self.samples = len(own[0])
+        shared = len(own) < len(inputs)
+        self.batch_size = self.samples if shared else min(batch_size, self.samples)
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
+        self._device = first.device
+        ragged = [value for value in own if isinstance(value, RaggedTensor)]
+        padded = [value.lengths for value in ragged if value.layout == "padded"]
+        self._lengths = torch.stack(padded).sum(0) if padded else None
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.samples, self.batch_size)
+        return full + (rest > (0 if self._generator is None else 1))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self._order():
+            on_device = rows.to(self._device)
+            labels = {name: value[on_device] for name, value in self.labels.items()}
+            yield batch_inputs(self.inputs, rows, on_device), labels
+
+    def _order(self) -> list[Tensor]:
+        """The rows of each batch."""
+        if self._generator is None:
+            order = torch.arange(self.samples)
+            if self._lengths is not None:
+                order = self._lengths.argsort(stable=True)
+            return list(torch.split(order, self.batch_size))
+        order = torch.randperm(self.samples, generator=self._generator)
+        if self._lengths is None:
+            return list(torch.split(order, self.batch_size))[: len(self)]
+        lengths = self._lengths
+        pools = torch.split(order, POOL * self.batch_size)
+        order = torch.cat([pool[lengths[pool].argsort()] for pool in pools])
+        batches = list(torch.split(order, self.batch_size))[: len(self)]
+        shuffled = torch.randperm(len(batches), generator=self._generator)
+        return [batches[i] for i in shuffled.tolist()]
+
+
+def batch_inputs(
+    inputs: Mapping[str, DeviceInput], rows: Tensor, on_device: Tensor
+) -> dict[str, Tensor]:
+    """What a network is given for the samples ``rows``: see ``nas.data.ragged.Ragged``."""
+    batch: dict[str, Tensor] = {}
+    starts: dict[str, Tensor] = {}  # where each sample begins, of packed inputs
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            batch[name] = value[on_device]
+        elif isinstance(value, WholeTensor):
+            batch[name] = value.values
+        elif value.layout == "padded":
+            batch[name], batch[f"{name}_length"] = value.padded(on_device, rows)
+        else:
+            batch[name], lengths, total = value.packed(on_device, rows)
+            starts[name] = lengths.cumsum(0) - lengths
+            if value.into:
+                shift = torch.repeat_interleave(starts[value.into], lengths, output_size=total)
+                batch[name] = batch[name] + shift[:, None]
+            elif input_type(name) == "nodes":
+                batch[f"{name}_length"] = lengths
+    return batch
+
+
+def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str, DeviceInput]:
+    """The given rows of each array; what all share comes whole, and int32 becomes int64.
+
+    Labels of a regression stay float64: a float32 holds seven digits of, say, a price.
+    """
+
+    def tensor(array: np.ndarray) -> Tensor:
+        value = torch.from_numpy(np.ascontiguousarray(array))
+        return (value.long() if value.dtype == torch.int32 else value).to(device)
+
+    result: dict[str, DeviceInput] = {}
+    for name, array in arrays.items():
+        if isinstance(array, Whole):
+            result[name] = WholeTensor(tensor(array.values))
+        elif isinstance(array, Ragged):
+            some = array.take(rows)
+            lengths = torch.from_numpy(some.lengths)
+            result[name] = RaggedTensor(
+                tensor(some.values), tensor(some.offsets), lengths, some.layout, some.into
+            )
+        else:
+            result[name] = tensor(array[rows])
+    return result
+
+
+def part_tensors(dataset: Dataset, rows: Any, device: str) -> Tensors:
+    """Inputs and labels of some samples, on the device for good."""
+    labels = to_tensors(dataset.labels, rows, device)
+    plain = {name: value for name, value in labels.items() if isinstance(value, Tensor)}
+    return to_tensors(dataset.inputs, rows, device), plain
+
+
+def evaluation_batch(modality: str) -> int:
+    """Samples of a batch that is not trained on: as many as activations leave room for."""
+    return 512 if modality == "tabular" else 128
+
+
+def proxy_rows(dataset: Dataset, task: Task) -> tuple[Any, Any]:
+    """The rows that a proxy, and a simple model beside it, is trained on and scored by:
+    stratified shares of the training and the validation part."""
+    share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
+    return (
+        stratified_share(dataset, "train", task.fidelity.share, task.seed),
+        stratified_share(dataset, "val", share, task.seed),
+    )
+
+
+def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
+    """A share of a part's rows, sorted, even over the first target's classes, and the same
+    for the same seed."""
+    rows = dataset.parts[part]
+    if share >= 1:
+        return rows
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
+    target = dataset.targets[0]
+    if target.kind in ("binary", "multiclass"):
+        label = np.asarray(dataset.labels[target.name])[rows][order]
+        # Each class in turn gives its first share; rounding never leaves a class out.
+        picked = [
+            order[label == k][: max(1, round(share * int((label == k).sum())))]
+            for k in np.unique(label)
+        ]
+        return np.sort(rows[np.concatenate(picked)])
+    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
+
+
+def typical_rows(dataset: Dataset, batch: int) -> np.ndarray:
+    """Training rows of median length: what a candidate's cost is stated for."""
+    rows = dataset.parts["train"]
+    ragged = [v.lengths[rows] for v in dataset.inputs.values() if isinstance(v, Ragged)]
+    if ragged:
+        total = np.sum(ragged, axis=0)
+        middle = np.argsort(total, kind="stable")[(len(rows) - 1) // 2 :]
+        rows = rows[middle]
+    return np.asarray(np.resize(rows, batch))
+
+
+def sample_inputs(task: Task, batch: int) -> dict[str, Tensor]:
+    """A made-up batch of the task's inputs, each of the median length."""
+    generator = torch.Generator().manual_seed(0)
+    profiles = {name: member.profile for name, member in task.profile.members.items()}
+    result: dict[str, Tensor] = {}
+    for name in task.profile.inputs:
+        member = name.rpartition(".")[0]
+        result |= _made_up(name, profiles.get(member, task.profile), batch, generator)
+    return result
+
+
+def _made_up(
+    name: str, profile: DataProfile, batch: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    kind = input_type(name)
+    shape = profile.inputs[kind]
+    length = max(profile.lengths[kind][3], 1) if kind in profile.lengths else None
+
+    def integers(top: int, *size: int) -> Tensor:
+        return torch.randint(0, max(top, 1), size, generator=generator)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    lengths = torch.full((batch,), length) if length is not None else None
+    match kind:
+        case "image":
+            return {name: integers(256, batch, *shape).byte()}
+        case "categorical":
+            limits = [len(c.categories) for c in profile.columns if c.kind == "categorical"]
+            return {name: torch.stack([integers(top + 1, batch) for top in limits], dim=1)}
+        case "present":
+            return {name: torch.ones(batch)}
+        case "tokens":
+            assert length is not None
+            words = 1 + integers(profile.vocabulary - 1, batch, length)
+            return {name: words, f"{name}_length": torch.full((batch,), length)}
+        case "wave":
+            assert length is not None
+            wave = (3_000 * normal(batch, length)).clamp(-32_768, 32_767).short()
+            return {name: wave, f"{name}_length": torch.full((batch,), length)}
+        case "points":
+            assert length is not None
+            mean, std = (torch.tensor(v) for v in (profile.channel_mean, profile.channel_std))
+            points = normal(batch, length, shape[-1])
+            if len(mean):
+                points = points * std + mean
+            return {name: points, f"{name}_length": torch.full((batch,), length)}
+        case "nodes" if lengths is not None:
+            total = int(lengths.sum())
+            return {name: normal(total, *shape[1:]), f"{name}_length": lengths}
+        case "edges" if length is not None:
+            nodes = max(profile.lengths["nodes"][3], 1)
+            first = torch.arange(batch).repeat_interleave(length) * nodes
+            return {name: integers(nodes, batch * length, 2) + first[:, None]}
+        case "edge_features" if length is not None:
+            return {name: normal(batch * length, *shape[1:])}
+        case "edges":
+            return {name: integers(profile.inputs["nodes"][0], *shape)}
+        case "node":
+            return {name: integers(profile.inputs["nodes"][0], batch)}
+        case "nodes" | "edge_features":
+            return {name: normal(*shape)}
+    return {name: normal(batch, *shape)}

@@ -1,0 +1,5 @@
+"""Families for multimodal: being written."""
+
+from nas.family import Family
+
+FAMILIES: tuple[Family, ...] = ()
