@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +49,7 @@ class Files:
                 return self.recognise(listing)
             return f"{source.name} holds {self.noun} files" if self.find(source) else ""
         if isinstance(source, Path) and is_table(source):
-            try:
-                source = read_table(source)
-            except InputError:
-                return ""  # whoever reads it says what is wrong with it
+            source = _opening(source)
         if isinstance(source, pd.DataFrame):
             named = [c for c in FILE_COLUMNS if c in source]
             if named and source[named[0]].head(100).map(self.has).all():
@@ -211,6 +210,15 @@ class Files:
                 f" {'the table' if base != Path() else 'the working folder'}"
             )
         return [whole[0] / name for name in names], columns[0]
+
+
+def _opening(path: Path) -> pd.DataFrame | None:
+    """The first rows of a table of text, however long it is; none where it cannot be read:
+    whoever reads it then says why."""
+    try:
+        return pd.read_csv(path, sep=None, engine="python", nrows=100, dtype=str)
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error):
+        return None
 
 
 def subfolders(folder: Path) -> list[Path]:
