@@ -1,0 +1,161 @@
+"""PointNet: Qi et al. 2017, "PointNet: Deep Learning on Point Sets"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.blocks import (
+    GlobalPool,
+    MaskedBatchNorm,
+    init_he,
+    make_activation,
+    make_head,
+    make_norm,
+    zero_branch,
+)
+
+
+class PointLayer(nn.Module):
+    """A linear layer, a normalisation and an activation, the same for every point.
+
+    With ``residual`` the input is added before the activation where the widths agree; the
+    layer starts as the identity then.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, norm: str, activation: str, residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out, bias=norm == "none")
+        self.norm = point_norm(norm, n_out)
+        self.activation = make_activation(activation)
+        self.residual = residual and n_in == n_out
+        init_he(self)
+        if self.residual:
+            zero_branch(self.linear, self.norm)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, P, n_in) and the mask (B, P) of what is no padding, to (B, P, n_out)."""
+        y = normalise(self.norm, self.linear(x), mask)
+        out: Tensor = self.activation(x + y if self.residual else y)
+        return out
+
+
+def point_norm(kind: str, width: int) -> nn.Module:
+    """A normalisation of points (B, P, width) that padding does not reach."""
+    return MaskedBatchNorm(width) if kind == "batch" else make_norm(kind, width, dims=1)
+
+
+def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    y: Tensor = norm(x, mask) if isinstance(norm, MaskedBatchNorm) else norm(x)
+    return y
+
+
+class CloudPool(nn.Module):
+    """One vector of a cloud: its "max", "avg" or "attention" pooling, or "max+avg" side by
+    side, (B, ``width``)."""
+
+    def __init__(self, kind: str, width: int) -> None:
+        super().__init__()
+        kinds = kind.split("+")
+        self.pools = nn.ModuleList(GlobalPool(each, width, dims=1) for each in kinds)
+        self.width = width * len(kinds)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        pooled = [pool(x, mask) for pool in self.pools]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+
+def cloud_head(width: int, hidden: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
+    """Fully connected layers after the pooling; LayerNorm, as a batch may be small."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(width, size), make_norm("layer", size, dims=1)]
+        layers += [make_activation(activation)]
+        width = size
+    head = nn.Sequential(*layers)
+    init_he(head)
+    head.append(make_head(width, outputs))
+    return head
+
+
+class _Transform(nn.Module):
+    """Turns each cloud by a 3x3 matrix that a small PointNet reads off it (sec. 4.2, T-Net).
+
+    The matrix starts as the identity.
+    """
+
+    def __init__(self, in_channels: int, width: int, norm: str, activation: str) -> None:
+        super().__init__()
+        self.local = PointLayer(in_channels, width, norm, activation)
+        self.pool = GlobalPool("max", width, dims=1)
+        self.matrix = nn.Linear(width, 9)
+        nn.init.zeros_(self.matrix.weight)
+        nn.init.zeros_(self.matrix.bias)
+        self.register_buffer("identity", torch.eye(3), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        matrix = self.matrix(self.pool(self.local(x, mask), mask)).unflatten(1, (3, 3))
+        place = x[..., :3] @ (matrix + self.identity)
+        return torch.cat([place, x[..., 3:]], dim=-1)
+
+
+class PointNet(nn.Module):
+    """Layers shared by all points, one pooling over the cloud, fully connected layers.
+
+    ``widths`` are those of the shared layers; the last is what is pooled, and wide, as the
+    maximum keeps the most telling points of each of its channels (sec. 4.3 and 5.4).
+    ``residual``: layers as wide as their input add it. ``transform`` is the width of the
+    layer that turns the input (0: none). He initialisation; the last layer starts small.
+    """
+
+    def __init__(
+        self,
+        input: nn.Module,
+        in_channels: int,
+        outputs: int,
+        widths: Sequence[int],
+        head: Sequence[int] = (),
+        transform: int = 0,
+        residual: bool = False,
+        norm: str = "batch",
+        activation: str = "relu",
+        pooling: str = "max",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.input = input
+        self.transform = (
+            _Transform(in_channels, transform, norm, activation) if transform else None
+        )
+        sizes = zip((in_channels, *widths), widths, strict=False)
+        self.layers = nn.ModuleList(
+            PointLayer(n_in, n_out, norm, activation, residual) for n_in, n_out in sizes
+        )
+        self.width = widths[-1]
+        self.pool = CloudPool(pooling, self.width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = cloud_head(self.pool.width, head, outputs, activation)
+
+    def features(self, points: Tensor, points_length: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, P, d) and their numbers (B,) to (B, P, width) and the mask (B, P)."""
+        x, mask = self.input(points, points_length)
+        if self.transform is not None:
+            x = self.transform(x, mask)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x, mask
+
+    def forward(self, points: Tensor, points_length: Tensor) -> Tensor:
+        """Points (B, P, d) and their numbers (B,) to logits (B, outputs)."""
+        x, mask = self.features(points, points_length)
+        y: Tensor = self.head(self.dropout(self.pool(x, mask)))
+        return y
+
+
+# The classifier of fig. 2, without its transforms.
+POINTNET: dict[str, Any] = {"widths": (64, 64, 64, 128, 1024), "head": (512, 256)}
