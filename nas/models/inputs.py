@@ -71,6 +71,52 @@ class ImageInput(nn.Module):
         return x * self.scale + self.shift
 
 
+class PointInput(nn.Module):
+    """Clouds of points (B, P, d), coordinates first, to normalised ones and their mask.
+
+    Points are standardised by ``mean`` and ``std`` per channel. With the frame "data" they
+    stay so; with "cloud" each cloud's coordinates are then moved to the middle of its
+    bounding box and divided by the largest distance from there: into the unit ball
+    (Qi et al. 2017, PointNet, sec. 5.1). Only the first ``points`` of a cloud are read.
+    Coordinates lie within ±``extent``, but for outliers of the frame "data".
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        frame: Literal["cloud", "data"] | str = "cloud",
+        points: int | None = None,
+    ) -> None:
+        super().__init__()
+        if frame not in ("cloud", "data"):
+            raise ValueError(f"unknown frame {frame!r}; known are cloud, data")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        scale = 1 / torch.tensor([s or 1.0 for s in std], dtype=torch.float32)
+        self.register_buffer("scale", scale)
+        self.frame, self.points = frame, points
+        self.extent = 1.0 if frame == "cloud" else 2.5
+
+    def forward(self, points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, P, d), zero where padded, and the mask (B, P), true where not."""
+        x = points[:, : self.points]
+        mask = torch.arange(x.shape[1], device=x.device) < length[:, None]
+        real = mask.unsqueeze(-1)
+        x = (x.to(self.mean.dtype) - self.mean) * self.scale
+        if self.frame == "cloud":
+            place, features = x[..., :3], x[..., 3:]
+            # Extremes rather than means: they are exactly those of the cloud without padding.
+            low = place.masked_fill(~real, torch.inf).amin(1, keepdim=True)
+            high = place.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
+            place = (place - (low + high) / 2) * real
+            radius = place.square().sum(-1).amax(1).sqrt().clamp(min=1e-6)
+            x = torch.cat([place / radius[:, None, None], features], dim=-1)
+        return x * real, mask
+
+
 class NumericEncoding(nn.Module):
     """Numeric columns (B, n), NaN where missing, to (B, n, slots).
 
