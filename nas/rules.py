@@ -168,6 +168,36 @@ _ALL = (
         "Shorten & Khoshgoftaar 2019, sec. 3",
     ),
     Rule(
+        "wave-length",
+        "Sounds are cut after ten seconds, as attention is quadratic in their frames.",
+        "Vaswani et al. 2017, table 1 (cost of self-attention); the ten seconds are ours",
+    ),
+    Rule(
+        "frame-rate",
+        "Windows of 25 ms every 10 ms; longer sounds take longer steps, for some 256 tokens.",
+        "Radford et al. 2022 (Whisper), sec. 2.2; the 256 are ours",
+    ),
+    Rule(
+        "mel-bands",
+        "40 to 80 mel bands, standardised by sample or by band.",
+        "Radford et al. 2022 (Whisper), sec. 2.2; Viikki & Laurila 1998 (by band), sec. 2",
+    ),
+    Rule(
+        "raw-wave",
+        "Strided convolutions over the raw wave: a token every 20 ms or so.",
+        "Baevski et al. 2020 (wav2vec 2.0), sec. 4.2; Schneider et al. 2019, sec. 3.1",
+    ),
+    Rule(
+        "spec-augment",
+        "Stretches of time and of frequency are blanked in training.",
+        "Park et al. 2019 (SpecAugment), sec. 2",
+    ),
+    Rule(
+        "time-shift",
+        "Sounds are moved in time, and played slower or faster, where it helps.",
+        "Ko et al. 2015, Audio Augmentation for Speech Recognition, sec. 2 (speed)",
+    ),
+    Rule(
         "imbalance",
         "Where classes are weighed equally by the objective, the loss may weigh them too.",
         "King & Zeng 2001, sec. 4; Brodersen et al. 2010",
@@ -181,6 +211,7 @@ _ALL = (
 WARMUP = 0.05  # share of the steps
 GRADIENT_CLIP = 1.0  # of the global norm (Pascanu et al. 2013, sec. 3.2)
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
+WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept (rule "wave-length")
 RULES = {rule.id: rule for rule in _ALL}
 
 

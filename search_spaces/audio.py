@@ -1,5 +1,300 @@
-"""Families for audio: being written."""
+"""Families for audio: CNN + Transformer over log-mel frames, wav2vec, Whisper."""
 
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nas import rules
 from nas.family import Family
+from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.task import Task
 
-FAMILIES: tuple[Family, ...] = ()
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.models.spectrogram import LogMel
+
+MOST_TOKENS = 256  # rule "frame-rate"
+HALVED = 2  # frames of a spectrogram become one token, at least
+
+
+def _seconds(task: Task) -> float:
+    """Length that nineteen of twenty sounds do not exceed."""
+    return task.profile.lengths["wave"][5] / task.profile.sample_rate
+
+
+def _step(task: Task, name: str, shortest: int, frames: int = 1) -> Choice:
+    """The smallest step in ms, doubled from ``shortest``, that keeps to ``MOST_TOKENS`` tokens
+    of ``frames`` steps each, and the next."""
+    step = shortest
+    while _seconds(task) * 1000 / (step * frames) > MOST_TOKENS:
+        step *= 2
+    return Choice(name, (step, 2 * step), default=step, why=("frame-rate",))
+
+
+def _window(task: Task, hop_ms: int) -> tuple[int, int]:
+    """Window and hop in samples: 25 ms, or twice the hop where that is longer."""
+    rate = task.profile.sample_rate
+    window = max(16, round(rate * max(25, 2 * hop_ms) / 1000))
+    return window, max(1, round(rate * hop_ms / 1000))
+
+
+def _spectrogram(task: Task) -> list[Param]:
+    hop = _step(task, "hop_ms", shortest=10, frames=HALVED)
+    # Half as many bands as the bins of the Fourier transform at least, or some stay empty.
+    window, _ = _window(task, int(hop.default))
+    bins = 2 ** math.ceil(math.log2(window)) // 2 + 1
+    bands = tuple(n for n in (40, 64, 80) if n < bins / 1.5) or (bins // 2,)
+    kinds = ("sample", "band")
+    return [
+        hop,
+        Choice("n_mels", bands, default=bands[0], why=("mel-bands",)),
+        Choice("normalisation", kinds, default="sample", why=("mel-bands",)),
+    ]
+
+
+def _log_mel(config: Config, task: Task) -> LogMel:
+    from nas.models.spectrogram import LogMel
+
+    window, hop = _window(task, int(config["hop_ms"]))
+    return LogMel(
+        task.profile.sample_rate,
+        int(config["n_mels"]),
+        window,
+        hop,
+        normalisation=str(config["normalisation"]),
+    )
+
+
+def _transformer(
+    task: Task, *, layers: int, inputs: float, fixed: float = 0, squares: float = 0
+) -> list[Param]:
+    """A Transformer's parameters; ``layers`` and ``squares`` / 8 more layers are the baseline's,
+    beside ``inputs`` × dim and ``fixed`` parameters."""
+    return [
+        rules.depth(task, low=1, base=4, default=layers),
+        rules.width(
+            task,
+            "dim",
+            low=16,
+            base=48,
+            default=64,
+            step=16,
+            weights=8,
+            layers=layers + squares / 8,
+            # Biases and scales of a layer, and the head.
+            inputs=round(inputs + 12 * layers + task.outputs + 4),
+            fixed=round(fixed),
+        ),
+        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
+        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.activation("activation", "gelu", ("gelu", "silu")),
+    ]
+
+
+def _head(task: Task, lr: float) -> list[Param]:
+    kinds = ("none", "shift", "shift+speed")
+    params: list[Param] = [
+        Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
+        rules.dropout(task, default=0.1),
+        Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+        Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
+        Choice("spec_augment", (0, 1, 2), default=1, why=("spec-augment",)),
+        Choice("augment", kinds, default="shift", why=("time-shift",)),
+    ]
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return [*params, *rules.training(task, lr=lr)]
+
+
+def _cnn_transformer_space(task: Task) -> Space:
+    limit = rules.params_limit(task)
+    spectrogram = _spectrogram(task)
+    bands, kernel = int(spectrogram[1].default), 5
+    # Half of the limit is for the convolutions, of which the first sees the bands.
+    convolutions = rules.width(
+        task,
+        "conv_width",
+        low=16,
+        base=48,
+        default=64,
+        step=16,
+        weights=kernel,
+        layers=1,
+        inputs=kernel * bands + 6,
+        fixed=round(limit / 2),
+    )
+    front = limit / 2 if limit < 100_000 else kernel * convolutions.default * (
+        bands + convolutions.default
+    )
+    return Space(
+        (
+            *spectrogram,
+            rules.depth(task, "conv_depth", low=2, base=3, default=2),
+            convolutions,
+            Choice("kernel", (3, 5, 7), default=kernel, why=("kernel",)),
+            Choice("reduction", (2, 4), default=2, why=("frame-rate",)),
+            Choice("residual", (True, False), default=True, why=("residual-from-10",)),
+            rules.conv_norm(task, "conv_norm"),
+            rules.activation("conv_activation", "relu", ("relu", "gelu", "silu")),
+            *_transformer(task, layers=2, inputs=convolutions.default, fixed=front),
+            *_head(task, lr=1e-3),
+        )
+    )
+
+
+def _build_cnn_transformer(config: Config, task: Task) -> nn.Module:
+    from nas.models.audio_cnn_transformer import CNNTransformer
+
+    return CNNTransformer(
+        _log_mel(config, task),
+        n_mels=int(config["n_mels"]),
+        outputs=task.outputs,
+        conv_depth=int(config["conv_depth"]),
+        conv_width=int(config["conv_width"]),
+        kernel=int(config["kernel"]),
+        reduction=int(config["reduction"]),
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        residual=bool(config["residual"]),
+        conv_norm=str(config["conv_norm"]),
+        conv_activation=str(config["conv_activation"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+        spec_augment=int(config["spec_augment"]),
+    )
+
+
+def _whisper_space(task: Task) -> Space:
+    spectrogram = _spectrogram(task)
+    layers = 3 if rules.params_limit(task) > 20_000 else 2
+    bands = int(spectrogram[1].default)
+    return Space(
+        (
+            *spectrogram,
+            *_transformer(task, layers=layers, inputs=3 * bands, squares=3),
+            *_head(task, lr=1e-3),
+        )
+    )
+
+
+def _build_whisper(config: Config, task: Task) -> nn.Module:
+    from nas.models.whisper import Whisper
+
+    return Whisper(
+        _log_mel(config, task),
+        n_mels=int(config["n_mels"]),
+        outputs=task.outputs,
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+        spec_augment=int(config["spec_augment"]),
+    )
+
+
+def _strides(task: Task, front: str, frame_ms: int) -> tuple[list[int], list[int]]:
+    """Kernels and strides of the convolutions over the raw wave, for a token every
+    ``frame_ms`` or so: "deep" halves after a first stride of 5, as wav2vec 2.0 does; "flat"
+    quarters after a stride of 10, for a third of the cost."""
+    steps = max(1.0, task.profile.sample_rate * frame_ms / 1000)
+    if front == "deep":
+        halvings = max(0, round(math.log2(steps / 5)))
+        kernels = [10, *[3] * (halvings - 2), *[2] * min(halvings, 2)]
+        return kernels, [5, *[2] * halvings]
+    halvings = max(0, round(math.log2(steps / 10)))
+    quarters, rest = divmod(halvings, 2)
+    return [20, *[8] * quarters, *[4] * rest], [10, *[4] * quarters, *[2] * rest]
+
+
+def _wav2vec_space(task: Task) -> Space:
+    limit = rules.params_limit(task)
+    layers = 3 if limit > 20_000 else 2
+    step = _step(task, "frame_ms", shortest=20)
+    kernels, _ = _strides(task, "flat", int(step.default))
+    convolutions = rules.width(
+        task,
+        "conv_width",
+        low=8,
+        base=32,
+        default=48,
+        step=8,
+        weights=sum(kernels[1:]),
+        inputs=kernels[0] + 3 * len(kernels),
+        fixed=round(limit / 2),
+    )
+    width = convolutions.default
+    front = limit / 2 if limit < 100_000 else sum(kernels[1:]) * width**2
+    return Space(
+        (
+            step,
+            Choice("front", ("flat", "deep"), default="flat", why=("raw-wave",)),
+            convolutions,
+            Choice("position_kernel", (7, 15, 31), default=15, why=("raw-wave",)),
+            *_transformer(task, layers=layers, inputs=width + 15 * 4, fixed=front),
+            *_head(task, lr=1e-3),
+        )
+    )
+
+
+def _build_wav2vec(config: Config, task: Task) -> nn.Module:
+    from nas.models.wav2vec import Wav2Vec
+
+    kernels, strides = _strides(task, str(config["front"]), int(config["frame_ms"]))
+    return Wav2Vec(
+        outputs=task.outputs,
+        kernels=kernels,
+        strides=strides,
+        conv_width=int(config["conv_width"]),
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        position_kernel=int(config["position_kernel"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+        spec_augment=int(config["spec_augment"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        "audio_cnn_transformer",
+        "audio",
+        "Dong et al. 2018, Speech-Transformer",
+        _cnn_transformer_space,
+        _build_cnn_transformer,
+    ),
+    Family(
+        "wav2vec",
+        "audio",
+        "Baevski et al. 2020, wav2vec 2.0: Self-Supervised Learning of Speech Representations",
+        _wav2vec_space,
+        _build_wav2vec,
+    ),
+    Family(
+        "whisper",
+        "audio",
+        "Radford et al. 2022, Robust Speech Recognition via Large-Scale Weak Supervision",
+        _whisper_space,
+        _build_whisper,
+    ),
+)

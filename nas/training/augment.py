@@ -1,4 +1,4 @@
-"""Random transformations of image batches, on the device, one draw for each sample."""
+"""Random transformations of training batches, on the device, one draw for each sample."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def augment(inputs: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tens
         prefix = f"{member}." if member else ""
         if kind == "image" and config.get(f"{prefix}augment", "none") != "none":
             result[name] = augment_images(value, str(config[f"{prefix}augment"]))
+        if kind == "wave" and config.get(f"{prefix}augment", "none") != "none":
+            result[name], result[f"{name}_length"] = augment_waves(
+                value, inputs[f"{name}_length"], str(config[f"{prefix}augment"])
+            )
     return result
 
 
@@ -58,3 +62,30 @@ def augment_images(images: Tensor, kind: str) -> Tensor:
     )
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def augment_waves(wave: Tensor, length: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """(B, T) of any dtype to float waves of the same range, and their new lengths (B,).
+
+    "shift" moves by up to a tenth of a sample's length, with silence where nothing is left;
+    "shift+speed" also plays 0.9 to 1.1 times as fast (Ko et al. 2015, sec. 2).
+    """
+    if kind not in ("shift", "shift+speed"):
+        raise ValueError(f"unknown kind {kind!r} for waves; known are shift, shift+speed")
+    n, size = wave.shape
+    device = wave.device
+    wave = wave.float()
+    speed = torch.ones(n, device=device)
+    if kind == "shift+speed":
+        speed = 0.9 + 0.2 * torch.rand(n, device=device)
+        size = math.ceil(size / 0.9)
+    new = (length / speed).round().long().clamp(min=1, max=size)
+    shift = ((torch.rand(n, device=device) * 2 - 1) * new / 10).round()
+    time = torch.arange(size, device=device)
+    position = (time - shift.unsqueeze(1)) * speed.unsqueeze(1)  # in the old wave
+    last = (length - 1).unsqueeze(1)
+    inside = (position >= 0) & (position <= last) & (time < new.unsqueeze(1))
+    before = position.clamp(min=0).floor().long().minimum(last)
+    after = (before + 1).minimum(last)
+    mixed = torch.lerp(wave.gather(1, before), wave.gather(1, after), position - before)
+    return torch.where(inside, mixed, 0.0), new
