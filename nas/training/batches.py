@@ -156,7 +156,9 @@ def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str,
     """
 
     def tensor(array: np.ndarray) -> Tensor:
-        value = torch.from_numpy(np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        # A saved data set is mapped read-only, which torch does not take.
+        value = torch.from_numpy(array if array.flags.writeable else array.copy())
         return (value.long() if value.dtype == torch.int32 else value).to(device)
 
     result: dict[str, DeviceInput] = {}

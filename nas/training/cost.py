@@ -31,6 +31,9 @@ def parameters(network: nn.Module) -> int:
 def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     """Build on the meta device and run one forward pass of ``inputs`` through it.
 
+    A network whose shapes depend on the values it is given (its attribute ``data_dependent``
+    is true) is run on a CPU instead.
+
     Returns ``params``, ``flops`` (of the matrix products, convolutions and attention in the
     pass as given, a multiply-add counted as two; what works on single values is left out),
     ``activations_mb`` (what the forward keeps for the backward, MiB, as given) and
@@ -40,7 +43,10 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     """
     with torch.device("meta"):
         network = build()
-        meta = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
+    device = "cpu" if getattr(network, "data_dependent", False) else "meta"
+    if device == "cpu":
+        network = build()
+    given = {name: value.to(device) for name, value in inputs.items()}
     layers: list[dict[str, Any]] = []
     hooks = [
         module.register_forward_hook(_recorder(layers, name))
@@ -63,7 +69,7 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
         counter,
     ):
         network.train()
-        network(**meta)
+        network(**given)
     for hook in hooks:
         hook.remove()
     own = sum(layer["params"] for layer in layers)
@@ -110,7 +116,8 @@ def device_lock(device: str) -> Iterator[None]:
 def latency(
     network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
 ) -> dict[str, float]:
-    """Median milliseconds of one forward pass in eval mode, and its interquartile range.
+    """Median milliseconds of one forward pass in eval mode, and its interquartile range;
+    ``inputs`` are of one sample.
 
     Warms up for a fifth of the budget and at least three passes, then repeats for the
     budget, at least 11 and at most 500 times. CUDA passes are timed by events.
@@ -141,7 +148,7 @@ def latency(
         "iqr_ms": float(high - low),
         "repeats": len(times),
         "threads": torch.get_num_threads(),
-        "batch": len(next(iter(inputs.values()))),
+        "batch": 1,
     }
 
 

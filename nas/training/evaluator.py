@@ -90,11 +90,16 @@ class Evaluator:
         """The exact costs, before any memory is spent; a candidate over a limit ends here."""
         candidate = self._now
         found = cost.analyse(lambda: self._network(candidate), self._sample(2))
+        # One pass over a graph serves all its nodes; other passes are of two samples, as
+        # BatchNorm cannot be trained on one.
+        passes, batch = 2, int(candidate.config["batch_size"])
+        if rules.is_node_level(self.task):
+            passes = batch = 1
         costs = {
             "params": float(found["params"]),
-            "flops": found["flops"] / 2,
+            "flops": found["flops"] / passes,
             "memory_mb": cost.training_memory_mb(
-                found["params"], found["activations_mb"] / 2, int(candidate.config["batch_size"])
+                found["params"], found["activations_mb"] / passes, batch
             ),
         }
         # Apart from the journal, which is read whole: layers are looked at for a few only.
