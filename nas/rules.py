@@ -198,6 +198,51 @@ _ALL = (
         "Ko et al. 2015, Audio Augmentation for Speech Recognition, sec. 2 (speed)",
     ),
     Rule(
+        "vocabulary",
+        "Words that the training part holds twice or more have a vector, at most 30,000 do.",
+        "Chen et al. 2019 (How Large a Vocabulary Does Text Classification Need?), sec. 4",
+    ),
+    Rule(
+        "subwords",
+        "Where more than 15 % of the running words are seen once, words are cut into pieces.",
+        "Sennrich et al. 2016, sec. 3; the share of new words: Good 1953; the 15 % are ours",
+    ),
+    Rule(
+        "text-length",
+        "Texts are cut at twice the 95th percentile of their lengths, and at 1,024 tokens.",
+        "Devlin et al. 2019, app. A.2 (512); the numbers are ours",
+    ),
+    Rule(
+        "token-dropout",
+        "Whole words are left out in training, so that no single one is relied upon.",
+        "Iyyer et al. 2015 (Deep Averaging Networks), sec. 3",
+    ),
+    Rule(
+        "attention-window",
+        "From 256 tokens on attention may be local: its cost is quadratic in the length.",
+        "Beltagy et al. 2020 (Longformer), sec. 3.1; the 256 are ours",
+    ),
+    Rule(
+        "positions",
+        "Positions are learned, sinusoidal, rotary or left out.",
+        "Vaswani et al. 2017, sec. 3.5; Su et al. 2021 (RoFormer), sec. 3.2",
+    ),
+    Rule(
+        "norm-placement",
+        "Normalising before each branch trains more stably than after each sum.",
+        "Xiong et al. 2020, sec. 3",
+    ),
+    Rule(
+        "two-directions",
+        "A recurrent layer reads a text in both directions where all of it is at hand.",
+        "Schuster & Paliwal 1997; Graves & Schmidhuber 2005, sec. 5",
+    ),
+    Rule(
+        "state-space",
+        "Mamba's expansion, states and kernel lie around the paper's 2, 16 and 4.",
+        "Gu & Dao 2023, sec. 3.4 and 3.6, table 10 (states)",
+    ),
+    Rule(
         "imbalance",
         "Where classes are weighed equally by the objective, the loss may weigh them too.",
         "King & Zeng 2001, sec. 4; Brodersen et al. 2010",
@@ -212,6 +257,7 @@ WARMUP = 0.05  # share of the steps
 GRADIENT_CLIP = 1.0  # of the global norm (Pascanu et al. 2013, sec. 3.2)
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept (rule "wave-length")
+NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
 RULES = {rule.id: rule for rule in _ALL}
 
 
@@ -345,6 +391,12 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
         options: tuple[Value, ...] = ("balanced", "none")
         params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
     return params
+
+
+def text_length(percentiles: tuple[int, ...]) -> int:
+    """The most tokens of a text (rule "text-length"), from the percentiles of a profile."""
+    *_, most, longest = percentiles
+    return min(longest, max(2 * most, 16), 1_024)
 
 
 def resolutions(task: Task) -> tuple[int, ...]:

@@ -124,7 +124,7 @@ class Column(JsonRecord):
     """One input column of a table, described on the training part."""
 
     name: str
-    kind: Literal["numeric", "categorical"]
+    kind: Literal["numeric", "categorical", "text"]
     missing: float = 0.0  # share of missing values
     mean: float = 0.0
     std: float = 1.0

@@ -17,7 +17,7 @@ import pandas as pd
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
 from nas.task import Column, DataProfile, InputError, UsageError
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq")
 MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
 CATEGORIES = 1000  # the most frequent ones of the training part are kept
 EDGES = 49  # quantile edges: 48 bins
@@ -30,13 +30,21 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The rows of one CSV, TSV (also .gz) or Parquet file, under unique column names."""
+def read_table(
+    path: Path, rows: int | None = None, missing: Sequence[str] = MISSING
+) -> pd.DataFrame:
+    """The rows (or the first of them) of one CSV, TSV or JSONL (also .gz) or Parquet file,
+    under unique column names. ``missing`` are the texts of a CSV for a value that is not there.
+    """
     try:
         if path.name.lower().endswith((".parquet", ".pq")):
             frame = pd.read_parquet(path)
+            frame = frame if rows is None else frame.head(rows)
+        elif path.name.lower().endswith((".jsonl", ".jsonl.gz")):
+            frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False, nrows=rows)
+            frame.columns = [str(name) for name in frame.columns]
         else:
-            frame = _read_csv(path)
+            frame = _read_csv(path, rows, missing)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
@@ -51,7 +59,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, most: int | None, missing: Sequence[str]) -> pd.DataFrame:
     # pandas pads short rows and shifts long ones without a word; this pass names the line.
     opening = gzip.open if path.suffix.lower() == ".gz" else open
     with opening(path, "rt", encoding="utf-8-sig", newline="") as stream:
@@ -69,6 +77,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
                     f"{path} line {rows.line_num}: {len(row)} values, but the header names"
                     f" {len(header)} columns; mend the line or put quotes around the values"
                 )
+            if most is not None and rows.line_num > most:
+                break
     twice = len(set(header)) < len(header)
     if not any(np.isnan(_number(name)) for name in header) and (twice or "." in "".join(header)):
         raise InputError(
@@ -77,8 +87,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         )
     _refuse_duplicates(header, str(path))
     frame = pd.read_csv(
-        path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True,
-        keep_default_na=False, na_values=list(MISSING), low_memory=False, encoding="utf-8-sig",
+        path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True, nrows=most,
+        keep_default_na=False, na_values=list(missing), low_memory=False, encoding="utf-8-sig",
     )  # fmt: skip
     if comma == ";":  # spreadsheets divide by semicolons where the comma marks the decimals
         texts = [name for name in header if not pd.api.types.is_numeric_dtype(frame[name])]
@@ -104,7 +114,11 @@ def recognise(source: Any) -> str:
     return "rows and columns" if getattr(source, "ndim", 0) == 2 else ""
 
 
-def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+def load(
+    source: Path | pd.DataFrame | Arrays,
+    target: list[str] | None,
+    missing: Sequence[str] = MISSING,
+) -> Samples:
     """Rows with their target columns; a folder brings one file for each part."""
     files: tuple[tuple[str, int], ...] = ()
     given: np.ndarray | None = None
@@ -121,9 +135,9 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
     elif isinstance(source, pd.DataFrame):
         frame = _frame_of(source)
     elif source.is_dir():
-        frame, given, files = _load_folder(source)
+        frame, given, files = _load_folder(source, missing)
     else:
-        frame = read_table(source)
+        frame = read_table(source, missing=missing)
         files = ((source.name, len(frame)),)
     where = "the table" if isinstance(source, (pd.DataFrame, Arrays)) else str(source)
     if target is None:
@@ -147,12 +161,14 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
     return Samples(inputs, frame[target], given, inputs, files)
 
 
-def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+def load_inputs(
+    source: Path | pd.DataFrame | Arrays, missing: Sequence[str] = MISSING
+) -> Samples:
     """Rows to predict: every column an input, those of a target among them if present."""
     if isinstance(source, Path):
         if source.is_dir():
             raise UsageError(f"{source} is a folder; name one table in it")
-        frame = read_table(source)
+        frame = read_table(source, missing=missing)
         files = ((source.name, len(frame)),)
         return Samples(frame, pd.DataFrame(index=frame.index), None, frame, files)
     frame = _frame_of(source.x if isinstance(source, Arrays) else source)
@@ -187,7 +203,9 @@ def part_files(folder: Path) -> dict[Path, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _load_folder(folder: Path) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...]]:
+def _load_folder(
+    folder: Path, missing: Sequence[str]
+) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...]]:
     found = part_files(folder)
     for part, name in enumerate(("train", "val", "test")):
         same = [path.name for path in found if found[path] == part]
@@ -195,7 +213,7 @@ def _load_folder(folder: Path) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[st
             raise InputError(f"{folder} holds {' and '.join(same)} for the {name} part; keep one")
     if 0 not in found.values():
         raise UsageError(f"{folder} holds no train.csv, .tsv or .parquet; name the table itself")
-    frames = {path: read_table(path) for path in found}
+    frames = {path: read_table(path, missing=missing) for path in found}
     first, *rest = frames
     for path in rest:
         differing = sorted(set(map(str, frames[first])) ^ set(map(str, frames[path])))

@@ -188,9 +188,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, queries: int | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, dim) to (B, T, dim), or to (B, queries, dim) for the first tokens only.
 
         Tokens where ``mask`` (B, T) is false are attended to by no other.
@@ -227,27 +225,30 @@ def _windowed(
     Blocks of ``window`` queries against their own and both neighbouring blocks of keys, so
     that the cost is linear in T (Beltagy et al. 2020, Longformer, sec. 3.1).
     """
-    length = q.shape[2]
+    batch, heads, length, size = q.shape
     blocks = -(-length // window)
     short = blocks * window - length
 
     def near(x: Tensor, dim: int) -> Tensor:
         """The three blocks around each: ``dim`` becomes two, (blocks, 3 * window)."""
         x = F.pad(x, (0, 0) * (x.ndim - 1 - dim) + (window, short + window))
-        parts = [x.narrow(dim, i * window, blocks * window) for i in range(3)]
-        return torch.cat([part.unflatten(dim, (blocks, window)) for part in parts], dim=dim + 1)
+        split = (*x.shape[:dim], blocks, window, *x.shape[dim + 1 :])
+        parts = [x.narrow(dim, i * window, blocks * window).reshape(split) for i in range(3)]
+        return torch.cat(parts, dim=dim + 1)
 
     # Blocks join the batch: attention as an operator, and as an exported one, has four axes.
-    q = F.pad(q, (0, 0, 0, short)).unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
+    q = F.pad(q, (0, 0, 0, short)).view(batch, heads, blocks, window, size)
+    q = q.transpose(1, 2).flatten(0, 1)
     k, v = (near(x, 2).transpose(1, 2).flatten(0, 1) for x in (k, v))
     key = torch.arange(3 * window, device=q.device) - window
     distance = key - torch.arange(window, device=q.device)[:, None]
     real = q.new_ones(1, length, dtype=torch.bool) if mask is None else mask
-    real = near(real, 1).expand(len(q) // blocks, -1, -1).flatten(0, 1)[:, None, None, :]
+    real = near(real, 1).expand(batch, -1, -1).flatten(0, 1)[:, None, None, :]
     # Padding attends to itself: a softmax over nothing would be NaN.
     seen = (distance.abs() <= window) & real | (distance == 0)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
-    return mixed.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+    mixed = mixed.view(batch, blocks, heads, window, size).transpose(1, 2)
+    return mixed.flatten(2, 3)[:, :, :length]
 
 
 class FeedForward(nn.Module):
@@ -302,9 +303,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, x: Tensor, queries: int | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> Tensor:
         """With ``queries`` only the first tokens are put out, (B, queries, dim).
 
         The last layer of a network that reads a class token alone need compute no more.

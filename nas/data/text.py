@@ -1,0 +1,230 @@
+"""Texts: columns of tables and lists of strings to tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from nas import rules
+from nas.data import tabular
+from nas.data.ragged import Ragged, percentiles
+from nas.data.samples import Arrays, Samples
+from nas.task import Column, DataProfile, InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PADDING, UNKNOWN, SEPARATOR = SPECIAL = ("[PAD]", "[UNK]", "[SEP]")  # the first three ids
+# A word with its apostrophes, what is left of one where they were cut off ("'s", "n't"), or
+# one sign.
+WORD = r"\w+(?:['’]\w+)*|['’](?:s|t|d|m|ll|re|ve)\b|[^\w\s]"
+LOWER_CASE_WORDS = 1_000_000  # running words, below which capitals only thin the counts
+
+
+def recognise(source: Any) -> str:
+    """Lists of texts; what a table holds is told by its columns, see ``multimodal``."""
+    texts = source.x if isinstance(source, Arrays) else None
+    if isinstance(texts, np.ndarray) and texts.ndim == 1 and texts.dtype.kind in "OUT":
+        texts = texts.tolist()
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return "a list of texts"
+    return ""
+
+
+def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+    """Rows of a table or a list, with their target columns; ``inputs`` are the columns of text.
+
+    Words such as "null" are words here. Raises InputError where no column holds texts, and
+    for a sample without any.
+    """
+    samples = tabular.load(_framed(source), target, missing=())
+    names = _text_columns(samples.inputs)
+    frame = samples.inputs[names].map(_text)
+    empty = np.flatnonzero((frame == "").all(axis=1))
+    if len(empty):
+        raise InputError(
+            f"the text ({', '.join(names)}) is empty in {len(empty)} of {len(frame)} samples,"
+            f" first in {samples.place(int(empty[0]))}; fill or drop these"
+        )
+    return Samples(frame, samples.labels, samples.given, samples.columns, samples.files)
+
+
+def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+    """Rows to predict; a .txt file holds one text on each line."""
+    if isinstance(source, Path) and source.suffix.lower() == ".txt":
+        try:
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            ) from None
+        if not lines:
+            raise InputError(f"{source} is empty; expected one text on each line")
+        frame = pd.DataFrame({"text": lines})
+        return Samples(frame, pd.DataFrame(index=frame.index), files=((source.name, len(frame)),))
+    return tabular.load_inputs(_framed(source), missing=())
+
+
+def code(
+    samples: Samples, train: np.ndarray
+) -> tuple[dict[str, Ragged], dict[str, Any], list[str]]:
+    """Tokens, the tokenizer learnt from the training rows, and notes.
+
+    ``samples.inputs`` holds one column of text or several, which are read one after the
+    other with a separator between.
+    """
+    columns = _columns(samples.inputs)
+    texts = _joined(columns)
+    learnt = [texts[i] for i in train]
+    tokenizer, how = _learn(learnt)
+    lengths = np.array([len(found.ids) for found in tokenizer.encode_batch(learnt)])
+    most = rules.text_length(percentiles(lengths))
+    notes = [how]
+    unused = [str(name) for name in samples.columns if name not in columns]
+    if unused:
+        notes.append(
+            f"columns {', '.join(map(repr, unused[:5]))}{' …' if len(unused) > 5 else ''} hold no"
+            " texts and are not used; modality multimodal reads them too"
+        )
+    if (longer := int((lengths > most).sum())) > 0:
+        notes.append(f"{longer} training texts are cut after {most} tokens (the longest: "
+                     f"{lengths.max()})")  # fmt: skip
+    tokenizer.enable_truncation(max_length=most)
+    description = {
+        "columns": tuple(Column(str(name), "text") for name in columns),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "tokenizer": tokenizer.to_str(),
+    }
+    return {"tokens": _tokens(tokenizer, texts)}, description, notes
+
+
+def encode(inputs: pd.DataFrame | pd.Series, profile: DataProfile) -> dict[str, Ragged]:
+    """New texts, by the tokenizer of the training data; a single column may have any name.
+
+    An empty text is one unknown word. Raises InputError for a column that is absent.
+    """
+    from tokenizers import Tokenizer
+
+    found = _columns(inputs)
+    names = [column.name for column in profile.columns]
+    if len(names) == 1 and names[0] not in found and len(found) == 1:
+        found = {names[0]: next(iter(found.values()))}
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise InputError(
+            f"the data lacks the columns {', '.join(map(repr, absent))} of the training data;"
+            f" it has {', '.join(map(repr, list(found)[:10])) or 'none'} instead"
+        )
+    texts = _joined({name: found[name] for name in names})
+    return {"tokens": _tokens(Tokenizer.from_str(profile.tokenizer), texts)}
+
+
+# Columns ---------------------------------------------------------------------------------
+
+
+def _framed(source: Any) -> Any:
+    """A list of texts as a table with the column "text"; all else as it is."""
+    if not recognise(source):
+        return source
+    frame = pd.DataFrame({"text": pd.Series(list(source.x), dtype="str")})
+    return Arrays(frame, source.y, source.given, source.name)
+
+
+def _text(value: Any) -> str:
+    """A cell as text, stripped; "" where there is none."""
+    return value.strip() if isinstance(value, str) else "" if pd.isna(value) else str(value)
+
+
+def _text_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold texts, or the only one of strings."""
+    from nas.data.multimodal import infer
+
+    names = [str(name) for name, kind in infer(frame, {}).items() if kind == "text"]
+    strings = [str(name) for name in frame.columns if not tabular.is_numeric(frame[name])]
+    if not names and len(strings) != 1:
+        raise InputError(
+            f"which of the columns {', '.join(map(repr, strings or list(frame)))} is the text"
+            " cannot be told: none holds sentences; keep that one and the target"
+        )
+    return names or strings
+
+
+def _columns(inputs: pd.DataFrame | pd.Series) -> dict[str, pd.Series]:
+    if isinstance(inputs, pd.Series):
+        return {str(inputs.name or "text"): inputs}
+    return {str(name): inputs[name] for name in inputs}
+
+
+def _joined(columns: dict[str, pd.Series]) -> list[str]:
+    """One text for each row; an empty one is a word that no vocabulary holds."""
+    cells = [[_text(value) for value in column] for column in columns.values()]
+    between = f" {SEPARATOR} "
+    return [between.join(row) if any(row) else UNKNOWN for row in zip(*cells, strict=True)]
+
+
+# Tokens ----------------------------------------------------------------------------------
+
+
+def _learn(texts: list[str]) -> tuple[Tokenizer, str]:
+    """A tokenizer for these texts: of words, or of pieces of words where too many are new.
+
+    Good 1953: as many of the next words will be new as of these were seen once.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    unify: list[Any] = [normalizers.NFKC()]
+    running = sum(len(text.split()) for text in texts)
+    if running < LOWER_CASE_WORDS:
+        unify.append(normalizers.Lowercase())
+    normalizer = normalizers.Sequence(unify)
+    splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
+    counts = _count(normalizer, splitter, texts)
+    if not counts:
+        raise InputError("the texts hold no words")
+    total, once = sum(counts.values()), sum(n == 1 for n in counts.values())
+    if once / total <= rules.NEW_WORDS:
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
+        kept = [word for word in ordered if counts[word] >= rules.WORD_COUNT]
+        words = [*SPECIAL, *kept[: rules.MOST_WORDS]]
+        model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN)
+        tokenizer = Tokenizer(model)
+        how = f"a vocabulary of {len(words)} words"
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix="</w>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    if isinstance(tokenizer.model, models.BPE):
+        trainer = trainers.BpeTrainer(
+            vocab_size=rules.MOST_PIECES,
+            min_frequency=rules.WORD_COUNT,
+            limit_alphabet=rules.MOST_PIECES // 2,  # of a script with thousands of signs
+            special_tokens=list(SPECIAL),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        how = (
+            f"{100 * once / total:.0f} % of the words are seen once: {tokenizer.get_vocab_size()}"
+            " pieces of words (BPE)"
+        )
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer, f"{how}{', in lower case' * (len(unify) > 1)}"
+
+
+def _count(normalizer: Any, splitter: Any, texts: Iterable[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        plain = normalizer.normalize_str(text.replace(SEPARATOR, " "))
+        counts.update(word for word, _ in splitter.pre_tokenize_str(plain))
+    return counts
+
+
+def _tokens(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
+    unknown = [tokenizer.token_to_id(UNKNOWN)]  # of a text of spaces, say
+    return Ragged.of(
+        [np.array(found.ids or unknown, np.int32) for found in tokenizer.encode_batch(texts)]
+    )

@@ -1,0 +1,104 @@
+"""LSTM: Hochreiter & Schmidhuber 1997; in both directions, Graves & Schmidhuber 2005."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.blocks import GlobalPool, make_head
+from nas.models.encoder import TokenEmbedding, real
+
+
+class _Direction(nn.Module):
+    """One LSTM over padded sequences (B, T, C), from the last token to the first on demand.
+
+    Each sequence is turned round within its own length, so that the state never passes over
+    padding: the same as packing, without waiting for the lengths to leave the device.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
+        for name, value in self.lstm.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in value.chunk(4):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(value)
+            elif name.startswith("bias_hh"):
+                nn.init.zeros_(value)
+            else:  # the forget gate starts open (Jozefowicz et al. 2015, sec. 4)
+                for gate, start in zip(value.chunk(4), (0.0, 1.0, 0.0, 0.0), strict=True):
+                    nn.init.constant_(gate, start)
+
+    def forward(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
+        """``turn`` (B, T): where each place of the turned sequence comes from, and goes to."""
+        if turn is None:
+            y: Tensor = self.lstm(x)[0]
+            return y
+        y = self.lstm(_pick(x, turn))[0]
+        return _pick(y, turn)
+
+
+def _pick(x: Tensor, places: Tensor) -> Tensor:
+    return x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+class TextLSTM(nn.Module):
+    """``depth`` LSTM layers over embedded tokens, pooled into one vector.
+
+    A ``bidirectional`` layer reads in both directions, with ``hidden`` units each, side by
+    side. ``pooling``: "avg", "attention" and "max" of all places; "last" the state after
+    the last token, and of a second direction that after the first.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        outputs: int,
+        dim: int,
+        hidden: int,
+        depth: int,
+        bidirectional: bool = True,
+        pooling: str = "max",
+        dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        token_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.width = hidden * (1 + bidirectional)
+        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout)
+        self.forwards = nn.ModuleList()
+        self.backwards = nn.ModuleList()
+        for i in range(depth):
+            inputs = self.width if i else dim
+            self.forwards.append(_Direction(inputs, hidden))
+            if bidirectional:
+                self.backwards.append(_Direction(inputs, hidden))
+        self.last = pooling == "last"
+        self.pool = GlobalPool("avg" if self.last else pooling, self.width, dims=1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = make_head(self.width, outputs)
+
+    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T), padded, to (B, T, width) and where it is real; "last" states to
+        (B, 1, width)."""
+        x, mask = self.embedding(tokens), real(tokens, tokens_length)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        turn = torch.where(mask, tokens_length[:, None] - 1 - place, place)
+        for i, forwards in enumerate(self.forwards):
+            x = x if i == 0 else self.dropout(x)
+            parts = [forwards(x)]
+            if len(self.backwards):
+                parts.append(self.backwards[i](x, turn))
+            x = torch.cat(parts, dim=-1)
+        if not self.last:
+            return x, mask
+        ends = _pick(x[..., : self.hidden], tokens_length[:, None] - 1)
+        return torch.cat((ends, x[:, :1, self.hidden :]), dim=-1), None
+
+    def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
+        """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
+        y: Tensor = self.head(self.dropout(self.pool(*self.features(tokens, tokens_length))))
+        return y
