@@ -96,6 +96,11 @@ def cli() -> None:
     help="Where the target's values leave it open.",
 )
 @click.option("--image-size", type=click.IntRange(min=8), help="Longer side in pixels.")
+@click.option(
+    "--columns",
+    help="Types of a manifest's columns where they are not what they look like:"
+    " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy; default: from the data.")
 @click.option(
     "--sampler",
@@ -123,6 +128,7 @@ def search(
     objective: tuple[str, ...],
     constraint: tuple[str, ...],
     time_limit: str,
+    columns: str | None,
     as_json: bool,
     out: Path | None,
     **options: Any,
@@ -152,6 +158,7 @@ def search(
             objectives=objective,
             constraints=constraint,
             time_limit=None if time_limit.lower() == "none" else time_limit,
+            columns=_typed(columns) if columns else None,
             out=folder,
             on_start=show.start,
             on_progress=show.update,
@@ -171,6 +178,13 @@ def search(
     finally:
         show.close()
     _finish(run, as_json)
+
+
+def _typed(columns: str) -> dict[str, str]:
+    pairs = [pair.rpartition("=")[::2] for pair in columns.split(",")]
+    if not all(name.strip() and kind.strip() for name, kind in pairs):
+        raise click.UsageError(f"--columns {columns!r} is not of the form NAME=TYPE,NAME=TYPE")
+    return {name.strip(): kind.strip() for name, kind in pairs}
 
 
 def _finish(run: Run, as_json: bool) -> None:

@@ -61,7 +61,7 @@ DEVICES = ("auto", "cpu", "cuda")
 _DEFAULTS = {"device": "auto", "sampler": "tpe", "seed": 0}
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
-_READ_OPTIONS = ("target", "split", "problem", "image_size", "seed")
+_READ_OPTIONS = ("target", "split", "problem", "image_size", "columns", "seed")
 
 
 def search(
@@ -79,6 +79,7 @@ def search(
     split: str | None = None,
     problem: str | None = None,
     image_size: int | None = None,
+    columns: dict[str, str] | None = None,
     epochs: int | None = None,
     sampler: str = "tpe",
     seed: int = 0,
@@ -89,9 +90,9 @@ def search(
 ) -> Run:
     """Search networks for ``data`` and return the run, whose folder is ``out``.
 
-    ``data``, ``target``, ``modality``, ``split``, ``problem`` and ``image_size`` are those
-    of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a dictionary,
-    {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or "90s", "10m",
+    ``data``, ``target``, ``modality``, ``split``, ``problem``, ``image_size`` and ``columns``
+    are those of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a
+    dictionary, {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or "90s", "10m",
     "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier run in
     ``out`` goes on: its data, spaces and objectives stand, only the budget is new (the time
     and the trials that were spent count).
@@ -117,6 +118,7 @@ def search(
         "split": split,
         "problem": problem,
         "image_size": image_size,
+        "columns": columns,
         "epochs": epochs,
         "device": device,
         "sampler": sampler,

@@ -129,6 +129,7 @@ def read(
     split: str | None = None,
     problem: str | None = None,
     image_size: int | None = None,
+    columns: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Read, divide and code a data set.
@@ -143,7 +144,8 @@ def read(
     ``target`` names the column or columns to predict;
     ``split`` is "0.7,0.15,0.15", "group=COLUMN" or "time=COLUMN"; ``problem`` is
     "classification" or "regression" where the values leave it open; ``image_size`` is
-    the longer side in pixels.
+    the longer side in pixels; ``columns`` are the types of columns in multimodal data, as
+    {"photo": "image"}, where they are not what they look like.
 
     Raises ``UsageError`` for a wrong call and ``InputError`` for wrong data, each in
     one line.
@@ -152,10 +154,14 @@ def read(
     from nas.data import targets as labelling
 
     opened = _open(source)
-    kind, why = _modality(opened, modality)
+    kind, why = _modality(opened, modality, _names(target), columns or {})
     if image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
-    options = {"image_size": image_size} if kind == "images" else {}
+    if columns and kind != "multimodal":
+        raise UsageError(f"columns have types in multimodal data, but the data is {kind}")
+    options: dict[str, Any] = {"image_size": image_size} if kind == "images" else {}
+    if kind == "multimodal":
+        options = {"columns": columns}
     reader = _reader(kind)
     samples = reader.load(opened, _names(target))
     n = len(samples.inputs)
@@ -168,7 +174,8 @@ def read(
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    if kind == "tabular" and split is not None and split.startswith(("group=", "time=")):
+    divided = split is not None and split.startswith(("group=", "time="))
+    if kind in ("tabular", "multimodal") and split is not None and divided:
         column = split.split("=", 1)[1]
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
@@ -306,8 +313,12 @@ def _known(modality: str) -> Modality:
     )
 
 
-def _modality(source: Any, given: str | None) -> tuple[Modality, str]:
+def _modality(
+    source: Any, given: str | None, target: list[str] | None, columns: Mapping[str, str]
+) -> tuple[Modality, str]:
     """The modality and why it is plain; no reason where the user said it.
+
+    What a table holds is told by its columns, and any other source by its form.
 
     Raises UsageError where no reader or more than one claims the source.
     """
@@ -315,6 +326,10 @@ def _modality(source: Any, given: str | None) -> tuple[Modality, str]:
         return _known(given), ""
     from importlib.util import find_spec
 
+    from nas.data import multimodal
+
+    if found := multimodal.kind_of_table(source, target, columns):
+        return found
     there = [kind for kind in MODALITIES if find_spec(f"nas.data.{kind}")]
     claims = {kind: why for kind in there if (why := _reader(kind).recognise(source))}
     if len(claims) == 1:

@@ -197,8 +197,8 @@ class TaskData(pl.LightningDataModule):
     """The data set of a recipe: read from its source, checked against the recipe's split.
 
     ``source`` may be the folder of a saved ``Dataset``; otherwise it and ``target``,
-    ``modality``, ``split``, ``problem``, ``image_size`` and ``seed`` are those of
-    ``nas.data.read``.
+    ``modality``, ``split``, ``problem``, ``image_size``, ``columns`` and ``seed`` are those
+    of ``nas.data.read``.
     """
 
     def __init__(
@@ -210,6 +210,7 @@ class TaskData(pl.LightningDataModule):
         split: str | None = None,
         problem: str | None = None,
         image_size: int | None = None,
+        columns: dict[str, str] | None = None,
         seed: int = 0,
         fingerprint: str = "",
         split_hash: str = "",
@@ -224,6 +225,7 @@ class TaskData(pl.LightningDataModule):
             "split": split,
             "problem": problem,
             "image_size": image_size,
+            "columns": columns,
             "seed": seed,
         }
         self.dataset: Dataset | None = None

@@ -1,0 +1,410 @@
+"""Several kinds of data for each sample: a manifest, which is a table with typed columns.
+
+A column of files or of texts is a member of its own; all columns of numbers and names
+together are the member "table". Each member is read by the module of its modality. Here is
+also decided what kind of data a table holds at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.data import tabular
+from nas.data.folders import FILE_COLUMNS
+from nas.data.ragged import Input, Ragged, Whole
+from nas.data.samples import Arrays, Samples
+from nas.task import DataProfile, InputError, Member, Modality, UsageError, input_type
+
+# What the user calls a column, and the modality that reads it.
+TYPES: dict[str, Modality] = {
+    "image": "images", "audio": "audio", "text": "text", "pointcloud": "pointclouds",
+    "graph": "graphs", "numeric": "tabular", "categorical": "tabular",
+}  # fmt: skip
+IGNORE = "ignore"
+TABLE = "table"
+# A column of texts: so many words on average, and so many of them different. Beside one that
+# plainly is, the shorter one of a title counts too.
+LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
+FIRST = 1_000  # rows that tell what kind of data a table holds
+_FILES = {
+    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3"),
+    "pointcloud": (".off", ".ply", ".npy"),
+}
+_WORD = re.compile(r"[^\W\d_]{2,}")
+# The content of a member that a sample lacks, by the type of the input.
+_BLANK: dict[str, Any] = {
+    "image": np.uint8, "numeric": np.float32, "categorical": np.int32, "tokens": np.int32,
+    "wave": np.int16, "points": np.float32, "nodes": np.float32, "edges": np.int32,
+    "edge_features": np.float32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The input columns of ``n`` samples, and the folder that relative paths start from."""
+
+    frame: pd.DataFrame
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def drop(self, columns: str) -> Manifest:
+        return replace(self, frame=self.frame.drop(columns=columns))
+
+
+# What kind of data -----------------------------------------------------------------------
+
+
+def recognise(source: Any) -> str:
+    """Only tables hold several kinds of data, and ``kind_of_table`` judges them by their
+    columns: without the target's name a column of labels would look like an input."""
+    return ""
+
+
+def kind_of_table(
+    source: Any, target: list[str] | None, columns: Mapping[str, str]
+) -> tuple[Modality, str] | None:
+    """The modality of a table, by the first rows of its columns, and why; None for a source
+    that is no table.
+
+    "text" where one text is all there is beside the target; the modality of the files where
+    one column lists them as a table of such files does; "multimodal" with other columns of
+    files or of texts, or with ``columns`` typed by the user; else "tabular".
+    """
+    table = _table(source)
+    if table is None:
+        return None
+    frame = table
+    if isinstance(table, Path):
+        file = table if table.is_file() else next(iter(tabular.part_files(table)))
+        frame = tabular.read_table(file, rows=FIRST)
+    frame = frame.head(FIRST).rename(columns=str)
+    if frame.columns.has_duplicates:
+        return "tabular", "rows and columns"  # whose reader names them
+    frame = frame.drop(columns=[*(target or ()), "split"], errors="ignore")
+    types = infer(frame, columns)
+    found = {name: kind for name, kind in types.items() if TYPES[kind] != "tabular"}
+    told = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:5])
+    if columns:
+        return "multimodal", "its columns were given types"
+    inputs = len(types) - (target is None)
+    if inputs == 1 and [*found.values()] == ["text"]:
+        return "text", f"the only input column is {told}"
+    if target and [name for name in types if inputs == 1 and _is_text(frame[name], SHORT)]:
+        return "text", f"the only input column is {', '.join(types)}, of several words a row"
+    listed = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind != "text"]
+    if len(found) == len(listed) == 1 and listed != ["image"]:
+        return TYPES[listed[0]], f"the column {told} lists its files"
+    if found:
+        return "multimodal", f"of its columns are {told}{' …' if len(found) > 5 else ''}"
+    return ("tabular", "columns of numbers and names") if table is source else None
+
+
+def _table(source: Any) -> Any:
+    """The frame, or the path of the table or of a folder with one for each part; None where
+    the source is none of these."""
+    if not isinstance(source, Path):
+        frame = source.x if isinstance(source, Arrays) else source
+        return frame if isinstance(frame, pd.DataFrame) else None
+    if source.is_file():
+        return source if tabular.is_table(source) else None
+    if (source / "metadata.csv").is_file():
+        return None
+    if tabular.part_files(source):
+        return source
+    tables = [p for p in source.iterdir() if tabular.is_table(p) and not p.name.startswith(".")]
+    return tables[0] if len(tables) == 1 else None  # a manifest beside the folders of its files
+
+
+def infer(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+    """The type of each column (a key of ``TYPES``), without those to ignore; ``columns`` says
+    the types that the user gave. Numbers and names are not told apart here, but where they
+    are read, and are "numeric" until then.
+
+    Raises UsageError for a type or a column that does not exist.
+    """
+    for name, kind in columns.items():
+        if kind not in TYPES and kind != IGNORE:
+            near = difflib.get_close_matches(kind, [*TYPES, IGNORE], n=1)
+            raise UsageError(
+                f"column {name!r} cannot be of the type {kind!r}"
+                + (f" (did you mean {near[0]}?)" if near else "")
+                + f"; types are {', '.join(TYPES)}, {IGNORE}"
+            )
+        if name not in frame:
+            near = difflib.get_close_matches(name, list(frame.columns), n=1)
+            raise UsageError(
+                f"there is no input column {name!r} to be of the type {kind}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + f"; the input columns are {', '.join(map(str, frame.columns))}"
+            )
+    types = {name: columns.get(name) or _kind(frame[name]) for name in frame.columns}
+    if "text" in types.values():
+        for name, kind in types.items():
+            if kind == "numeric" and name not in columns and _is_text(frame[name], SHORT):
+                types[name] = "text"
+    return {name: kind for name, kind in types.items() if kind != IGNORE}
+
+
+def _kind(column: pd.Series) -> str:
+    known = _texts(column)
+    if len(known):
+        for kind, suffixes in _FILES.items():
+            if known.str.strip().str.lower().str.endswith(suffixes).all():
+                return kind
+    return "text" if _is_text(column, LONG) else "numeric"
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    """The values that are there, of a column of texts; none of another."""
+    known = column.dropna()
+    plain = not isinstance(column.dtype, pd.CategoricalDtype)
+    if plain and len(known) and known.map(lambda value: isinstance(value, str)).all():
+        return known
+    return known[:0].astype(str)
+
+
+def _is_text(column: pd.Series, words: float) -> bool:
+    known = _texts(column)
+    if not len(known) or known.nunique() < DISTINCT * len(known) or tabular.is_numeric(known):
+        return False
+    return bool(known.map(lambda text: len(_WORD.findall(text))).mean() >= words)
+
+
+# Samples ---------------------------------------------------------------------------------
+
+
+def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+    """The rows of a table, as ``tabular.load`` reads it, with files relative to its folder."""
+    samples = tabular.load(_opened(source), target)
+    return replace(samples, inputs=Manifest(samples.inputs, _folder(source)))
+
+
+def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+    """Rows to predict, labelled or not."""
+    samples = tabular.load_inputs(_opened(source))
+    return replace(samples, inputs=Manifest(samples.inputs, _folder(source)))
+
+
+def _opened(source: Any) -> Any:
+    if isinstance(source, Arrays):
+        return source
+    table = _table(source)
+    if table is None:
+        raise UsageError(
+            f"{source} is no manifest; give a table ({', '.join(tabular.SUFFIXES)}) with a row"
+            " for each sample, or a folder with one such table"
+        )
+    return table
+
+
+def _folder(source: Any) -> Path:
+    if not isinstance(source, Path):
+        return Path()
+    return source if source.is_dir() else source.parent
+
+
+def code(
+    samples: Samples, train: np.ndarray, columns: Mapping[str, str] | None = None
+) -> tuple[dict[str, Input], dict[str, Any], list[str]]:
+    """Each member coded by its modality, on the rows that have it.
+
+    ``columns`` says the types that the user gave. The inputs of a member have its name and
+    a point before theirs; "<member>.present" float32 (n,) is 1 where a sample has it, and
+    where it is 0 the rest is zeros. Raises InputError for a member that no training sample
+    has and for files that do not exist.
+    """
+    from nas.data import describe
+
+    manifest: Manifest = samples.inputs
+    types = infer(manifest.frame, columns or {})
+    grouped = _members(types)
+    inputs: dict[str, Input] = {}
+    members: dict[str, Member] = {}
+    notes = [_told(types, grouped)]
+    for member, (modality, names) in grouped.items():
+        rows, content = _content(manifest, modality, names, columns or {}, samples)
+        own = np.flatnonzero(np.isin(rows, train))
+        if not len(own):
+            raise InputError(
+                f"column {member!r} is empty in every training sample; fill it, or leave it out"
+                f" with --columns {member}={IGNORE}"
+            )
+        with _about(member, modality):
+            coded, description, more = _reader(modality).code(content, own)
+        if any(isinstance(value, Whole) for value in coded.values()):
+            raise UsageError(f"column {member!r}: one graph for all samples cannot be a member")
+        profile = DataProfile(len(own), 0, 0, **describe(coded, own), **description)
+        members[member] = Member(modality, profile)
+        inputs |= _spread(member, coded, rows, len(samples.inputs))
+        notes += [f"{member}: {note}" for note in more]
+        if len(rows) < len(samples.inputs):
+            absent = len(samples.inputs) - len(rows)
+            notes.append(f"{member} is missing in {absent} of {len(samples.inputs)} samples")
+    return inputs, {"members": members}, notes
+
+
+def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
+    """New samples, by the members of the training data; one may be missing in any of them.
+
+    A column that is absent is an InputError: an empty one says that it is meant.
+    """
+    coded: dict[str, Input] = {}
+    for member, about in profile.members.items():
+        names = [member] if about.modality != "tabular" else [c.name for c in about.profile.columns]
+        absent = [name for name in names if name not in inputs.frame]
+        if absent:
+            raise InputError(
+                f"the table lacks the columns {', '.join(map(repr, absent))} of the training"
+                " data; add them, empty where the samples have none"
+            )
+        rows, content = _content(inputs, about.modality, names, {}, None)
+        found: Mapping[str, Input] = {}
+        if len(rows):
+            with _about(member, about.modality):
+                found = _reader(about.modality).encode(content.inputs, about.profile)
+        blank = {name: _blank(name, shape) for name, shape in about.profile.inputs.items()}
+        coded |= _spread(member, {**blank, **found}, rows, len(inputs))
+    return coded
+
+
+def _reader(modality: Modality) -> Any:
+    return import_module(f"nas.data.{modality}")
+
+
+@contextmanager
+def _about(member: str, modality: Modality) -> Iterator[None]:
+    """Puts a column's name before the message of a wrong input."""
+    try:
+        yield
+    except InputError as error:
+        if modality == "tabular":  # which names the column itself
+            raise
+        raise type(error)(f"column {member!r}: {error}") from None
+
+
+def _members(types: Mapping[str, str]) -> dict[str, tuple[Modality, list[str]]]:
+    """The modality and the columns of each member, in the order of the columns."""
+    table = TABLE
+    while table in types and TYPES[types[table]] != "tabular":
+        table += "_"
+    grouped: dict[str, tuple[Modality, list[str]]] = {}
+    for name, kind in types.items():
+        modality = TYPES[kind]
+        member = table if modality == "tabular" else name
+        grouped.setdefault(member, (modality, []))[1].append(name)
+    if not grouped:
+        raise InputError("no column is left to be an input")
+    return grouped
+
+
+def _told(types: Mapping[str, str], grouped: Mapping[str, tuple[Modality, list[str]]]) -> str:
+    each = [
+        f"{member} is {types[names[0]]}"
+        if modality != "tabular"
+        else f"{member} is {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for member, (modality, names) in grouped.items()
+    ]
+    return f"members: {'; '.join(each)} (say otherwise with --columns NAME=TYPE)"
+
+
+def _content(
+    manifest: Manifest,
+    modality: Modality,
+    names: list[str],
+    columns: Mapping[str, str],
+    samples: Samples | None,
+) -> tuple[np.ndarray, Samples]:
+    """The rows that have a member, and its samples as the member's module reads them."""
+    frame = manifest.frame[names]
+    content: Any
+    if modality == "tabular":
+        # What is missing in a table is told value by value; all rows are read.
+        rows, content = np.arange(len(frame)), frame.copy()
+        for name in names:
+            if columns.get(name) == "categorical":
+                content[name] = frame[name].astype("category")
+            elif columns.get(name) == "numeric":
+                content[name], wrong, _ = tabular.numbers(frame[name])
+                if wrong and content[name].isna().all():
+                    raise InputError(f"column {name!r} is no number anywhere ({wrong[0]!r})")
+    else:
+        column = frame[names[0]]
+        there = column.notna() & (column.astype("str").str.strip() != "")
+        rows = np.flatnonzero(there)
+        texts = column.iloc[rows].astype("str").reset_index(drop=True)
+        content = texts if modality == "text" else _paths(texts, manifest.folder, names[0])
+    labels = pd.DataFrame(index=range(len(rows)))
+    if modality in ("tabular", "text"):
+        files = () if samples is None or len(rows) < len(manifest) else samples.files
+    else:
+        files = tuple((str(path), 1) for path in content)
+    return rows, Samples(content, labels, None, labels, files)
+
+
+def _paths(texts: pd.Series, folder: Path, column: str) -> list[Path]:
+    files = [folder / text.strip() for text in texts]
+    missing = [text for text, file in zip(texts, files, strict=True) if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"column {column!r} names {len(missing)} files that do not exist:"
+            f" {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; paths start from"
+            f" {folder}, and a cell is left empty where a sample has no file"
+        )
+    return files
+
+
+# Missing members -------------------------------------------------------------------------
+
+
+def _blank(name: str, shape: tuple[int, ...]) -> Input:
+    """No sample at all, in the form of the input ``name``."""
+    kind = input_type(name)
+    dtype = _BLANK[kind]
+    if kind in ("image", "numeric", "categorical"):
+        return np.zeros((0, *shape), dtype)
+    packed = kind in ("nodes", "edges", "edge_features")
+    return Ragged(
+        np.zeros((0, *shape[1:]), dtype),
+        np.zeros(1, np.int64),
+        "packed" if packed else "padded",
+        "nodes" if kind == "edges" else "",
+    )
+
+
+def _spread(member: str, coded: Mapping[str, Input], rows: np.ndarray, n: int) -> dict[str, Input]:
+    """The inputs of ``rows`` among all ``n``; the others get zeros, one of each length.
+
+    A graph that is missing is one node without edges, so that no average is one of nothing.
+    """
+    present = np.zeros(n, np.float32)
+    present[rows] = 1
+    result: dict[str, Input] = {f"{member}.present": present}
+    for name, value in coded.items():
+        if isinstance(value, Ragged):
+            filler = 0 if name in ("edges", "edge_features") else 1
+            lengths = np.full(n, filler, np.int64)
+            lengths[rows] = value.lengths
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            values = np.zeros((offsets[-1], *value.values.shape[1:]), value.values.dtype)
+            values[np.repeat(present > 0, lengths)] = value.values[: value.offsets[-1]]
+            into = f"{member}.{value.into}" if value.into else ""
+            result[f"{member}.{name}"] = Ragged(values, offsets, value.layout, into)
+        else:
+            assert isinstance(value, np.ndarray)
+            values = np.zeros((n, *value.shape[1:]), value.dtype)
+            values[rows] = value
+            result[f"{member}.{name}"] = values
+    return result
