@@ -92,10 +92,10 @@ def search(
 
     ``data``, ``target``, ``modality``, ``split``, ``problem``, ``image_size`` and ``columns``
     are those of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a
-    dictionary, {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or "90s", "10m",
-    "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier run in
-    ``out`` goes on: its data, spaces and objectives stand, only the budget is new (the time
-    and the trials that were spent count).
+    dictionary, {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or
+    "90s", "10m", "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier
+    run in ``out`` goes on: its data, spaces and objectives stand, only the budget is new (the
+    time and the trials that were spent count).
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
