@@ -129,9 +129,7 @@ class PointNet(nn.Module):
     ) -> None:
         super().__init__()
         self.input = input
-        self.transform = (
-            _Transform(in_channels, transform, norm, activation) if transform else None
-        )
+        self.transform = _Transform(in_channels, transform, norm, activation) if transform else None
         sizes = zip((in_channels, *widths), widths, strict=False)
         self.layers = nn.ModuleList(
             PointLayer(n_in, n_out, norm, activation, residual) for n_in, n_out in sizes

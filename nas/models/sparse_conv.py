@@ -11,7 +11,7 @@ network cannot run on the meta device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,7 +66,8 @@ class Voxels:
         seen = torch.zeros(size + 1, dtype=torch.bool, device=cell.device)
         seen = seen.index_fill(0, cell.clamp(max=size), True)
         cells = seen[:size].nonzero()[:, 0]
-        torch._check(cells.shape[0] > 0)  # told to an export, which does not know the data
+        # An export, which does not know the data, is told.
+        torch._check(cells.shape[0] > 0)  # type: ignore[no-untyped-call]
         voxels = cls(cells, clouds, side)
         return voxels, voxels._table[cell.clamp(max=size)]
 
@@ -143,7 +144,8 @@ def _kernel(voxels: Voxels) -> list[tuple[int, Tensor, Tensor]]:
     """Of each weight beside the centre: its number, and the voxels and neighbours it joins."""
     here, there, counts = voxels.pairs
     found = []
-    for k, (a, b) in enumerate(zip(here.split(counts), there.split(counts), strict=True)):
+    ways = zip(torch.split(here, counts), torch.split(there, counts), strict=True)
+    for k, (a, b) in enumerate(ways):
         if len(a):
             found += [(k, a, b), (26 - k, b, a)]
     return found
@@ -162,7 +164,7 @@ class SubmanifoldConv(nn.Module):
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
         """(N, n_in) to (N, n_out)."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if torch.compiler.is_compiling():  # an exported graph has no loop over counts
             x = torch.cat([x, x.new_zeros(1, x.shape[1])])
             return x[voxels.around].flatten(1) @ weight.flatten(0, 1)
@@ -170,7 +172,7 @@ class SubmanifoldConv(nn.Module):
         if torch.is_autocast_enabled(device):  # the backward pass knows of no autocast
             dtype = torch.get_autocast_dtype(device)
             x, weight = x.to(dtype), weight.to(dtype)
-        y: Tensor = _Submanifold.apply(x, weight, voxels)
+        y: Tensor = _Submanifold.apply(x, weight, voxels)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -225,6 +227,29 @@ class Stage:
     width: int
 
 
+class _Level(nn.Module):
+    """A stage; all but the first begin by halving the resolution."""
+
+    def __init__(
+        self, n_in: int | None, stage: Stage, norm: str, activation: str, rates: Iterator[float]
+    ) -> None:
+        super().__init__()
+        self.down = None if n_in is None else DownConv(n_in, stage.width)
+        self.norm = None if n_in is None else make_norm(norm, stage.width, dims=1)
+        self.activation = make_activation(activation)
+        self.blocks = nn.ModuleList(
+            _Residual(stage.width, norm, activation, next(rates)) for _ in range(stage.depth)
+        )
+
+    def forward(self, x: Tensor, voxels: Voxels) -> tuple[Tensor, Voxels]:
+        if self.down is not None and self.norm is not None:
+            x, voxels = self.down(x, voxels)
+            x = self.activation(self.norm(x))
+        for block in self.blocks:
+            x = block(x, voxels)
+        return x, voxels
+
+
 class SparseCNN(nn.Module):
     """Points to voxels, a submanifold convolution, stages of residual blocks, pooling.
 
@@ -260,17 +285,10 @@ class SparseCNN(nn.Module):
         self.stem_norm = make_norm(norm, width, dims=1)
         self.activation = make_activation(activation)
         rates = iter(linear_rates(drop_path, sum(stage.depth for stage in stages)))
-        self.downs, self.norms, self.blocks = (nn.ModuleList() for _ in range(3))
+        self.levels = nn.ModuleList()
         for i, stage in enumerate(stages):
-            if i:
-                self.downs.append(DownConv(width, stage.width))
-                self.norms.append(make_norm(norm, stage.width, dims=1))
+            self.levels.append(_Level(width if i else None, stage, norm, activation, rates))
             width = stage.width
-            self.blocks.append(
-                nn.ModuleList(
-                    _Residual(width, norm, activation, next(rates)) for _ in range(stage.depth)
-                )
-            )
         self.width = width
         self.pool = CloudPool(pooling, width)
         self.dropout = nn.Dropout(dropout)
@@ -299,12 +317,8 @@ class SparseCNN(nn.Module):
         in their grid, (B, side³, width), and the mask of the occupied ones."""
         x, voxels = self.voxelise(*self.input(points, points_length))
         x = self.activation(self.stem_norm(self.stem(x, voxels)))
-        for i, blocks in enumerate(self.blocks):
-            if i:
-                x, voxels = self.downs[i - 1](x, voxels)
-                x = self.activation(self.norms[i - 1](x))
-            for block in blocks:  # type: ignore[union-attr]  # a list of modules
-                x = block(x, voxels)
+        for level in self.levels:
+            x, voxels = level(x, voxels)
         place, cloud = voxels.place()
         side, clouds = voxels.side, voxels.clouds
         slot = ((cloud * side + place[:, 0]) * side + place[:, 1]) * side + place[:, 2]
