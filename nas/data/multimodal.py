@@ -1,8 +1,9 @@
 """Several kinds of data for each sample: a manifest, which is a table with typed columns.
 
-A column of files or of texts is a member of its own; all columns of numbers and names
-together are the member "table". Each member is read by the module of its modality. Here is
-also decided what kind of data a table holds at all.
+A column of files is a member of its own; all columns of texts together are the member
+"text", and all of numbers and names the member "table" (a single text keeps its column's
+name). Each member is read by the module of its modality. Here is also decided what kind of
+data a table holds at all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TYPES: dict[str, Modality] = {
     "graph": "graphs", "numeric": "tabular", "categorical": "tabular",
 }  # fmt: skip
 IGNORE = "ignore"
-TABLE = "table"
+JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
 # A column of texts: so many words on average, and so many of them different. Beside one that
 # plainly is, the shorter one of a title counts too.
 LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
@@ -263,7 +264,7 @@ def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
     """
     coded: dict[str, Input] = {}
     for member, about in profile.members.items():
-        names = [member] if about.modality != "tabular" else [c.name for c in about.profile.columns]
+        names = [column.name for column in about.profile.columns] or [member]
         absent = [name for name in names if name not in inputs.frame]
         if absent:
             raise InputError(
@@ -297,27 +298,27 @@ def _about(member: str, modality: Modality) -> Iterator[None]:
 
 def _members(types: Mapping[str, str]) -> dict[str, tuple[Modality, list[str]]]:
     """The modality and the columns of each member, in the order of the columns."""
-    table = TABLE
-    while table in types and TYPES[types[table]] != "tabular":
-        table += "_"
     grouped: dict[str, tuple[Modality, list[str]]] = {}
-    for name, kind in types.items():
-        modality = TYPES[kind]
-        member = table if modality == "tabular" else name
-        grouped.setdefault(member, (modality, []))[1].append(name)
+    for modality in dict.fromkeys(TYPES[kind] for kind in types.values()):
+        names = [name for name, kind in types.items() if TYPES[kind] == modality]
+        if modality == "tabular" or (modality == "text" and len(names) > 1):
+            member = JOINED[modality]
+            while member in types and member not in names:
+                member += "_"
+            grouped[member] = (modality, names)
+        else:
+            grouped |= {name: (modality, [name]) for name in names}
     if not grouped:
         raise InputError("no column is left to be an input")
     return grouped
 
 
 def _told(types: Mapping[str, str], grouped: Mapping[str, tuple[Modality, list[str]]]) -> str:
-    each = [
-        f"{member} is {types[names[0]]}"
-        if modality != "tabular"
-        else f"{member} is {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-        for member, (modality, names) in grouped.items()
-    ]
-    return f"members: {'; '.join(each)} (say otherwise with --columns NAME=TYPE)"
+    each = []
+    for member, (modality, names) in grouped.items():
+        more = f" of {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        each.append(f"{member} ({modality}{more if names != [member] else ''})")
+    return f"members: {'; '.join(each)}; say otherwise with --columns NAME=TYPE"
 
 
 def _content(
@@ -341,11 +342,10 @@ def _content(
                 if wrong and content[name].isna().all():
                     raise InputError(f"column {name!r} is no number anywhere ({wrong[0]!r})")
     else:
-        column = frame[names[0]]
-        there = column.notna() & (column.astype("str").str.strip() != "")
-        rows = np.flatnonzero(there)
-        texts = column.iloc[rows].astype("str").reset_index(drop=True)
-        content = texts if modality == "text" else _paths(texts, manifest.folder, names[0])
+        texts = frame.astype("str").where(frame.notna(), "").apply(lambda c: c.str.strip())
+        rows = np.flatnonzero((texts != "").any(axis=1))
+        texts = texts.iloc[rows].reset_index(drop=True)
+        content = texts if modality == "text" else _paths(texts[names[0]], manifest.folder)
     labels = pd.DataFrame(index=range(len(rows)))
     if modality in ("tabular", "text"):
         files = () if samples is None or len(rows) < len(manifest) else samples.files
@@ -354,12 +354,12 @@ def _content(
     return rows, Samples(content, labels, None, labels, files)
 
 
-def _paths(texts: pd.Series, folder: Path, column: str) -> list[Path]:
-    files = [folder / text.strip() for text in texts]
+def _paths(texts: pd.Series, folder: Path) -> list[Path]:
+    files = [folder / text for text in texts]
     missing = [text for text, file in zip(texts, files, strict=True) if not file.is_file()]
     if missing:
         raise InputError(
-            f"column {column!r} names {len(missing)} files that do not exist:"
+            f"column {texts.name!r} names {len(missing)} files that do not exist:"
             f" {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; paths start from"
             f" {folder}, and a cell is left empty where a sample has no file"
         )

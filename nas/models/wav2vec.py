@@ -119,7 +119,7 @@ class Wav2Vec(nn.Module):
 
     def features(self, wave: Tensor, wave_length: Tensor) -> tuple[Tensor, Tensor]:
         """Waves (B, samples) to tokens (B, T, width) and which of them are real (B, T)."""
-        x = wave.to(self.head.weight.dtype) / FULL_SCALE
+        x = wave.to(self.projection.weight.dtype) / FULL_SCALE
         x = standardise(x, real(wave_length, wave.shape[1]), (1,), epsilon=1e-7)
         # Up to the end of the last token: a real one then sees the sample and zeros alone.
         rest = -wave.shape[1] % self.hop
