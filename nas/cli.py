@@ -89,7 +89,7 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), help="End after so many candidates.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one a core.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--split", help="'0.7,0.15,0.15', 'group=COLUMN' or 'time=COLUMN'.")
+@click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'.")
 @click.option(
     "--problem",
     type=click.Choice(["classification", "regression"]),

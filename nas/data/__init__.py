@@ -141,8 +141,8 @@ def read(
     test tables, a folder of class folders (in train, val and test folders or not) or
     with a metadata.csv, an .npz file, a DataFrame, or (X, y) of NumPy arrays, pandas
     objects or torch tensors, or another form that the module of a modality names.
-    ``target`` names the column or columns to predict;
-    ``split`` is "0.7,0.15,0.15", "group=COLUMN" or "time=COLUMN"; ``problem`` is
+    ``target`` names the column or columns to predict; ``split`` is "0.7,0.15,0.15",
+    "column=COLUMN" (which holds the parts), "group=COLUMN" or "time=COLUMN"; ``problem`` is
     "classification" or "regression" where the values leave it open; ``image_size`` is
     the longer side in pixels; ``columns`` are the types of columns in multimodal data, as
     {"photo": "image"}, where they are not what they look like.
@@ -174,7 +174,7 @@ def read(
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    divided = split is not None and split.startswith(("group=", "time="))
+    divided = split is not None and split.startswith(("column=", "group=", "time="))
     if kind in ("tabular", "multimodal") and split is not None and divided:
         column = split.split("=", 1)[1]
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
@@ -274,9 +274,10 @@ def _open(source: Any) -> Any:
             if only[0].suffix.lower() == ".npz" or tabular.is_table(only[0]):
                 path = only[0]
         if path.suffix.lower() == ".npz":
+            from nas.data import graphs
             from nas.data.samples import read_npz
 
-            return read_npz(path)
+            return path if graphs.is_archive(path) else read_npz(path)
         return path
     import pandas as pd
 

@@ -29,7 +29,7 @@ class Samples:
     input columns), a list of files, an array of images. ``labels`` holds one column per
     target, and none where the data is unlabeled. ``given`` says the part of each sample
     (0 train, 1 val, 2 test, -1 none) if the data came divided. ``columns`` can be named by
-    ``group=`` and ``time=``.
+    ``column=``, ``group=`` and ``time=``.
     """
 
     inputs: Any

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from nas.data.samples import PARTS, Samples
+from nas.data.samples import PARTS, Samples, read_parts
 from nas.task import InputError, UsageError
 
 RATIOS = (0.70, 0.15, 0.15)
@@ -19,28 +19,35 @@ def divide(
 ) -> tuple[dict[str, np.ndarray], str]:
     """The sorted rows of each part, and a short phrase that says how they were chosen.
 
-    The order of precedence: parts the data brings; ``split``, one of "0.7,0.15,0.15",
-    "group=COLUMN", "time=COLUMN"; 70/15/15. ``strata`` (n,) are the classes whose
-    shares every drawn part keeps; where there are none, rows are drawn at random.
+    The order of precedence: "column=COLUMN", which holds the parts; parts the data brings;
+    ``split``, one of "0.7,0.15,0.15", "group=COLUMN", "time=COLUMN"; 70/15/15. ``strata``
+    (n,) are the classes whose shares every drawn part keeps; where there are none, rows are
+    drawn at random.
     """
     n = len(samples.inputs)
     rng = np.random.default_rng(seed)
-    if samples.given is not None and split is not None:
+    named = split is not None and split.startswith("column=")
+    if samples.given is not None and split is not None and not named:
         raise UsageError(
             f"the data brings its own train and test parts, so split={split!r} cannot be used;"
             " leave it out, or give one file without a split column"
         )
-    if samples.given is not None:
+    if samples.given is not None and not named:
         codes, method = _complete(samples.given, strata, rng)
-    elif split is not None and split.startswith(("group=", "time=")):
+    elif split is not None and split.startswith(("column=", "group=", "time=")):
         how, column = split.split("=", 1)
         if column not in samples.columns:
             raise UsageError(
                 f"split={split!r}: there is no column {column!r}; the columns are"
                 f" {', '.join(map(str, samples.columns)) or 'none'}"
             )
-        codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
-        method = f"{how} by {column}, 70/15/15"
+        if how == "column":
+            given = read_parts(samples.columns[column], f"split={split!r}")
+            codes, method = _complete(given, strata, rng)
+            method = f"{method} by {column}"
+        else:
+            codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
+            method = f"{how} by {column}, 70/15/15"
     else:
         ratios = RATIOS if split is None else _parse(split)
         codes = draw(strata if strata is not None else np.zeros(n, int), ratios, rng)
@@ -105,7 +112,7 @@ def _parse(split: str) -> tuple[float, ...]:
     if len(ratios) != 3 or min(ratios) <= 0 or not math.isclose(sum(ratios), 1, abs_tol=1e-6):
         raise UsageError(
             f"split={split!r} is not understood; give three ratios that sum to 1"
-            " (0.7,0.15,0.15), group=COLUMN or time=COLUMN"
+            " (0.7,0.15,0.15), column=COLUMN, group=COLUMN or time=COLUMN"
         )
     return ratios
 
