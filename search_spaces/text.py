@@ -1,5 +1,247 @@
-"""Families for text: being written."""
+"""Families for text: Transformer encoder, LSTM, Mamba."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas import rules
 from nas.family import Family
+from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.task import Task
 
-FAMILIES: tuple[Family, ...] = ()
+if TYPE_CHECKING:
+    from torch import nn
+
+NARROWEST = 16  # width of an embedding
+LONG = 256  # tokens from which attention may be local (rule "attention-window")
+
+
+def _length(task: Task) -> int:
+    return task.profile.inputs["tokens"][0]
+
+
+def _vocabulary(task: Task) -> Int:
+    """The most frequent words that get a vector; the others are unknown ones.
+
+    By default all, or as many as half of the limit on parameters pays for.
+    """
+    room = rules.params_limit(task) / 2
+    high = max(3, min(task.profile.vocabulary, int(room / NARROWEST)))
+    low = min(256, high)
+    default = max(low, min(high, int(room / (2 * NARROWEST))))
+    why = ("vocabulary", "cost-from-the-start")
+    return Int("vocabulary", low, high, default=default, log=True, why=why)
+
+
+def _dim(task: Task, words: Int, *, weights: float, layers: int, inputs: int) -> Int:
+    """Width of the embedding; ``inputs`` × dim are the parameters beside words and layers."""
+    return rules.width(
+        task,
+        "dim",
+        low=NARROWEST,
+        base=32,
+        default=64,
+        step=16,
+        weights=weights,
+        layers=layers,
+        inputs=words.default + inputs + task.outputs,
+        fixed=task.outputs,
+    )
+
+
+def _regularised(task: Task, lr: float) -> list[Param]:
+    """What keeps a network from learning few texts by heart, and how it is trained."""
+    params: list[Param] = [
+        rules.dropout(task),
+        rules.dropout(task, "embedding_dropout"),
+        Float("token_dropout", 0.0, 0.3, default=0.1, why=("token-dropout",)),
+    ]
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return [*params, *rules.training(task, lr=lr)]
+
+
+def _few_parameters(task: Task) -> bool:
+    return rules.params_limit(task) <= 20_000
+
+
+def _transformer_space(task: Task) -> Space:
+    words, layers = _vocabulary(task), 1 if _few_parameters(task) else 2
+    poolings = ("avg", "attention", "max", "cls")
+    placements, positions = ("pre", "post"), ("learned", "sinusoidal", "rotary", "none")
+    params: list[Param] = [
+        words,
+        rules.depth(task, low=1, base=4, default=layers),
+        # A layer's biases and scales are some 14 vectors.
+        _dim(task, words, weights=8, layers=layers, inputs=_length(task) + 14 * layers),
+        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
+        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+        Choice("position", positions, default="learned", why=("positions",)),
+        Choice("placement", placements, default="pre", why=("norm-placement",)),
+        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.activation("activation", "gelu", ("gelu", "swiglu")),
+        Choice("pooling", poolings, default="avg", why=("global-pooling",)),
+    ]
+    if task.profile.lengths["tokens"][5] >= LONG:
+        # 0 is attention to all; a class token could not see the text through a window.
+        params.append(
+            Choice(
+                "window",
+                (0, 32, 64, 128),
+                default=64,
+                when={"pooling": ("avg", "attention", "max")},
+                why=("attention-window",),
+            )
+        )
+    return Space(
+        (
+            *params,
+            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_regularised(task, lr=1e-3),
+        )
+    )
+
+
+def _build_transformer(config: Config, task: Task) -> nn.Module:
+    from nas.models.encoder import TextTransformer
+
+    return TextTransformer(
+        vocabulary=int(config["vocabulary"]),
+        length=_length(task),
+        outputs=task.outputs,
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        position=str(config["position"]),
+        post_norm=config["placement"] == "post",
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        window=int(config.get("window", 0)) or None,
+        dropout=float(config["dropout"]),
+        embedding_dropout=float(config["embedding_dropout"]),
+        token_dropout=float(config["token_dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+def _lstm_space(task: Task) -> Space:
+    words = _vocabulary(task)
+    # In two directions a layer of h units on d inputs has 8 h (d + h + 2) parameters.
+    dim = _dim(task, words, weights=16, layers=1, inputs=16 + 2 * task.outputs)
+    return Space(
+        (
+            words,
+            dim,
+            rules.depth(task, low=1, base=1, default=1),
+            rules.width(
+                task,
+                "hidden",
+                low=NARROWEST,
+                base=32,
+                default=dim.default,
+                weights=8,
+                inputs=8 * dim.default + 16 + 2 * task.outputs,
+                fixed=words.default * dim.default,
+            ),
+            Choice("bidirectional", (True, False), default=True, why=("two-directions",)),
+            Choice(
+                "pooling",
+                ("max", "avg", "attention", "last"),
+                default="max",
+                why=("global-pooling",),
+            ),
+            *_regularised(task, lr=1e-3),
+        )
+    )
+
+
+def _build_lstm(config: Config, task: Task) -> nn.Module:
+    from nas.models.lstm import TextLSTM
+
+    return TextLSTM(
+        vocabulary=int(config["vocabulary"]),
+        outputs=task.outputs,
+        dim=int(config["dim"]),
+        hidden=int(config["hidden"]),
+        depth=int(config["depth"]),
+        bidirectional=bool(config["bidirectional"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        embedding_dropout=float(config["embedding_dropout"]),
+        token_dropout=float(config["token_dropout"]),
+    )
+
+
+def _mamba_space(task: Task) -> Space:
+    words, layers = _vocabulary(task), 1
+    return Space(
+        (
+            words,
+            rules.depth(task, low=1, base=4, default=layers),
+            # Twice as wide inside: 6 d² in projections, and for each of the 2 d channels the
+            # kernel, three vectors over the states, the rank of Δ and four numbers.
+            _dim(task, words, weights=6.5, layers=layers, inputs=2 * (4 + 3 * 8 + 4) * layers + 2),
+            Choice("expand", (1, 2), default=2, why=("state-space",)),
+            Choice("states", (4, 8, 16), default=8, why=("state-space",)),
+            Choice("kernel", (2, 3, 4), default=4, why=("state-space",)),
+            Choice("norm", ("rms", "layer"), default="rms", why=("norm-by-family",)),
+            Choice(
+                "pooling",
+                ("avg", "attention", "max", "last"),
+                default="avg",
+                why=("global-pooling",),
+            ),
+            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_regularised(task, lr=1e-3),
+        )
+    )
+
+
+def _build_mamba(config: Config, task: Task) -> nn.Module:
+    from nas.models.mamba import TextMamba
+
+    return TextMamba(
+        vocabulary=int(config["vocabulary"]),
+        length=_length(task),
+        outputs=task.outputs,
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        expand=int(config["expand"]),
+        states=int(config["states"]),
+        kernel=int(config["kernel"]),
+        norm=str(config["norm"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        embedding_dropout=float(config["embedding_dropout"]),
+        token_dropout=float(config["token_dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        "transformer",
+        "text",
+        "Vaswani et al. 2017, Attention Is All You Need; Devlin et al. 2019 (BERT)",
+        _transformer_space,
+        _build_transformer,
+    ),
+    Family(
+        "lstm",
+        "text",
+        "Hochreiter & Schmidhuber 1997, Long Short-Term Memory",
+        _lstm_space,
+        _build_lstm,
+    ),
+    Family(
+        "mamba",
+        "text",
+        "Gu & Dao 2023, Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+        _mamba_space,
+        _build_mamba,
+    ),
+)

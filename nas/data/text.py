@@ -148,7 +148,7 @@ def _text_columns(frame: pd.DataFrame) -> list[str]:
     strings = [str(name) for name in frame.columns if not tabular.is_numeric(frame[name])]
     if not names and len(strings) != 1:
         raise InputError(
-            f"which of the columns {', '.join(map(repr, strings or list(frame)))} is the text"
+            f"which of the columns {', '.join(map(repr, strings or map(str, frame.columns)))} is the text"
             " cannot be told: none holds sentences; keep that one and the target"
         )
     return names or strings

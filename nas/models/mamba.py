@@ -156,16 +156,14 @@ def selective_scan(
     return y
 
 
-class _MambaMixer(nn.Module):
+class _Mixer(nn.Module):
     """The block of Gu & Dao 2023, fig. 3: a gated, causal convolution and a selective scan.
 
     ``rank`` of the projection to Δ is a sixteenth of ``dim``; Δ starts between 0.001 and 0.1
     (sec. 3.6) and A at -1, -2, …, -states (S4D-real).
     """
 
-    def __init__(
-        self, dim: int, length: int, expand: int = 2, states: int = 16, kernel: int = 4
-    ) -> None:
+    def __init__(self, dim: int, length: int, expand: int, states: int, kernel: int) -> None:
         super().__init__()
         inner, rank = expand * dim, max(1, math.ceil(dim / 16))
         self.length, self.sizes = length, [rank, states, states]
@@ -186,8 +184,8 @@ class _MambaMixer(nn.Module):
         length = x.shape[1]
         x, gate = self.into(x).chunk(2, dim=-1)
         x = F.silu(self.conv(x.transpose(1, 2))[..., :length]).transpose(1, 2)
-        delta, b, c = self.select(x).split(self.sizes, dim=-1)
-        # In full precision: what is wrong in the state stays wrong (sec. 3.3.2 of the paper).
+        delta, b, c = torch.split(self.select(x), self.sizes, dim=-1)
+        # The recurrence runs in float32: a rounded decay is raised to the power of the length.
         delta = F.softplus(self.delta(delta).float())
         a = -self.log_a.float().exp()
         y = selective_scan(x.float(), delta, a, b.float(), c.float(), self.length)
@@ -196,8 +194,36 @@ class _MambaMixer(nn.Module):
         return result
 
 
+class MambaBlock(nn.Module):
+    """A residual branch: norm, selective state space, dropout."""
+
+    residual = True
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        expand: int = 2,
+        states: int = 16,
+        kernel: int = 4,
+        norm: str = "rms",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, dim, dims=1)
+        self.mixer = _Mixer(dim, length, expand, states, kernel)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        y: Tensor = x + self.drop_path(self.dropout(self.mixer(self.norm(x))))
+        return y
+
+
 class TextMamba(nn.Module):
-    """``depth`` residual Mamba blocks over embedded tokens, pooled into one vector.
+    """``depth`` Mamba blocks over embedded tokens, pooled into one vector.
 
     ``length`` is that of the longest sample. ``pooling``: "avg", "attention" and "max" of all
     places, or the "last" token's, which has seen all others.
@@ -223,11 +249,12 @@ class TextMamba(nn.Module):
         super().__init__()
         self.width = dim
         self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout)
-        self.norms = nn.ModuleList(make_norm(norm, dim, dims=1) for _ in range(depth))
-        self.mixers = nn.ModuleList(
-            _MambaMixer(dim, length, expand, states, kernel) for _ in range(depth)
+        self.blocks = nn.Sequential(
+            *(
+                MambaBlock(dim, length, expand, states, kernel, norm, dropout, rate)
+                for rate in linear_rates(drop_path, depth)
+            )
         )
-        self.drop_paths = nn.ModuleList(DropPath(rate) for rate in linear_rates(drop_path, depth))
         self.norm = make_norm(norm, dim, dims=1)
         self.last = pooling == "last"
         self.pool = GlobalPool("avg" if self.last else pooling, dim, dims=1)
@@ -237,10 +264,7 @@ class TextMamba(nn.Module):
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T), padded, to (B, T, width) and where it is real; the "last" one to
         (B, 1, width)."""
-        x = self.embedding(tokens)
-        for norm, mixer, drop_path in zip(self.norms, self.mixers, self.drop_paths, strict=True):
-            x = x + drop_path(self.dropout(mixer(norm(x))))
-        x = self.norm(x)
+        x = self.norm(self.blocks(self.embedding(tokens)))
         if not self.last:
             return x, real(tokens, tokens_length)
         last = (tokens_length - 1)[:, None, None].expand(-1, -1, x.shape[-1])
