@@ -292,6 +292,56 @@ _ALL = (
         "Clouds are turned, scaled, jittered and thinned where the search finds that it helps.",
         "Qi et al. 2017 (PointNet), sec. 5.1; Qi et al. 2017 (PointNet++), sec. 3.3",
     ),
+    Rule(
+        "graph-depth",
+        "Two layers on one graph, three on many: further ones blur the nodes into each other.",
+        "Kipf & Welling 2017, app. B; Li et al. 2018 (Deeper Insights into GCNs), sec. 3",
+    ),
+    Rule(
+        "graph-layers",
+        "Linear layers before and after the convolutions, which normalise as the search finds.",
+        "You et al. 2020 (Design Space for GNNs), sec. 3.1 and 7.1; Luo et al. 2024, sec. 3",
+    ),
+    Rule(
+        "jumping-knowledge",
+        "The head reads the last layer, all of them, or the largest value of each feature.",
+        "Xu et al. 2018 (Jumping Knowledge Networks), sec. 4; Xu et al. 2019 (GIN), eq. 4.2",
+    ),
+    Rule(
+        "graph-pooling",
+        "A sum of the nodes counts what a graph holds, a mean what it holds on the whole.",
+        "Xu et al. 2019 (GIN), sec. 5.2; Li et al. 2016 (Gated Graph Sequence NNs), sec. 3.2",
+    ),
+    Rule(
+        "neighbours-mean",
+        "Neighbours are averaged, or the largest of each of their features is taken.",
+        "Hamilton et al. 2017 (GraphSAGE), sec. 3.3",
+    ),
+    Rule(
+        "drop-edge",
+        "Edges are left out in training, each with the same chance.",
+        "Rong et al. 2020 (DropEdge), sec. 3.1",
+    ),
+    Rule(
+        "drop-features",
+        "Features of nodes are left out in training, half of them where labels are few.",
+        "Kipf & Welling 2017, sec. 5.2; Veličković et al. 2018, sec. 3.3 (0.5 and 0.6)",
+    ),
+    Rule(
+        "word-counts",
+        "Word counts of a node are divided by their sum, and no mean is taken off.",
+        "Kipf & Welling 2017, sec. 5.2",
+    ),
+    Rule(
+        "whole-graph",
+        "One graph is one batch: all its labelled nodes at once.",
+        "Kipf & Welling 2017, sec. 3.1",
+    ),
+    Rule(
+        "weight-decay-few-steps",
+        "Of few steps each decays the weights more: by up to 1 where a graph is the batch.",
+        "Loshchilov & Hutter 2019, app. B.1 (decay over the root of the steps); the 1 is ours",
+    ),
 )
 WARMUP = 0.05  # share of the steps
 GRADIENT_CLIP = 1.0  # of the global norm (Pascanu et al. 2013, sec. 3.2)
@@ -415,16 +465,19 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
     batches, batch = batch_sizes(task)
     decay = 1e-4 * 10 ** (1.5 * risk(task))
+    low, high, why = 1e-4, 1e-2, "weight-decay-from-risk"
+    if is_node_level(task):
+        low, high, decay, why = 1e-3, 1.0, 0.3, "weight-decay-few-steps"
     params: list[Param] = [
         Float(
             "lr", lr / spread, lr * spread, default=lr, log=True, why=("learning-rate-by-family",)
         ),
-        Float("weight_decay", 1e-4, 1e-2, default=decay, log=True, why=("weight-decay-from-risk",)),
+        Float("weight_decay", low, high, default=decay, log=True, why=(why,)),
         Choice(
             "batch_size",
             batches,
             default=batch,
-            why=("batch-from-data",),
+            why=("whole-graph" if is_node_level(task) else "batch-from-data",),
         ),
     ]
     weighs = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}

@@ -1,5 +1,187 @@
-"""Families for graphs: being written."""
+"""Families for graphs: GCN, GAT, GraphSAGE, for the nodes of one graph and for many graphs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas import rules
 from nas.family import Family
+from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.task import Task
 
-FAMILIES: tuple[Family, ...] = ()
+if TYPE_CHECKING:
+    from torch import nn
+
+WIDE = 64  # features from which on those of a node may be word counts
+
+
+def _widths(task: Task) -> tuple[int, int]:
+    """Features of a node and of an edge."""
+    inputs = task.profile.inputs
+    return inputs["nodes"][-1], inputs.get("edge_features", (0,))[-1]
+
+
+def _plain(task: Task) -> bool:
+    """Whether the nodes have many features that the reader left as they are."""
+    width, _ = _widths(task)
+    mean, std = task.profile.channel_mean[:width], task.profile.channel_std[:width]
+    return width >= WIDE and not any(mean) and all(s == 1 for s in std)
+
+
+def _space(task: Task, weights: float, own: list[Param], *, lr: float) -> Space:
+    """What the three families share; ``weights`` × width² parameters are in a layer."""
+    by_node = rules.is_node_level(task)
+    classes = any(t.kind != "regression" for t in task.targets)
+    features, _ = _widths(task)
+    depth = rules.depth(task, low=1, base=4, default=2 if by_node else 3)
+    most = depth.high
+    params: list[Param] = [
+        Int("depth", 1, most, default=depth.default, why=("graph-depth", *depth.why)),
+        rules.width(
+            task,
+            "width",
+            low=8,
+            base=96,
+            default=64,
+            weights=weights,
+            layers=depth.default,
+            inputs=features + task.outputs,
+        ),
+        *own,
+        Choice(
+            "norm",
+            ("batch", "layer", "none"),
+            default="none" if by_node else "batch",
+            why=("graph-layers",),
+        ),
+        rules.activation("activation", "relu", ("relu", "silu")),
+        # Two plain layers of at most three products each are nine with all that stands around.
+        Choice(
+            "residual",
+            (True, False),
+            default=not by_node,
+            when={"depth": (1, 2)},
+            why=("residual-from-10", "graph-layers"),
+        ),
+        Choice(
+            "jumping",
+            ("last", "max", "cat"),
+            default="last" if by_node else "cat",
+            why=("jumping-knowledge",),
+        ),
+        Int("pre", 0, 1, default=0 if by_node else 1, why=("graph-layers",)),
+        Int("post", 0, 1, default=0 if by_node else 1, why=("graph-layers",)),
+    ]
+    if _plain(task):
+        params.append(Choice("features", ("rows", "plain"), default="rows", why=("word-counts",)))
+    if not by_node:
+        kinds = ("mean", "max", "sum", "attention")
+        pooled = "mean" if classes else "sum"
+        params.append(Choice("pooling", kinds, default=pooled, why=("graph-pooling",)))
+    scarce = by_node and features >= WIDE
+    params += [
+        rules.dropout(task, default=0.5 if by_node else 0.1),
+        Float("input_dropout", 0.0, 0.6, default=0.5 if scarce else 0.0, why=("drop-features",)),
+        Float("edge_dropout", 0.0, 0.5, default=0.0, why=("drop-edge",)),
+    ]
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return Space((*params, *rules.training(task, lr=lr)))
+
+
+def _rate(task: Task) -> float:
+    return 1e-2 if rules.is_node_level(task) else 3e-3
+
+
+def _gcn_space(task: Task) -> Space:
+    return _space(task, 1, [], lr=_rate(task))
+
+
+def _gat_space(task: Task) -> Space:
+    by_node = rules.is_node_level(task)
+    own: list[Param] = [
+        Choice("heads", (1, 2, 4, 8), default=8 if by_node else 4, why=("heads",)),
+        Float(
+            "attention_dropout",
+            0.0,
+            0.6,
+            default=0.3 if by_node else 0.0,
+            why=("drop-features", "drop-edge"),
+        ),
+    ]
+    return _space(task, 1, own, lr=_rate(task))
+
+
+def _graphsage_space(task: Task) -> Space:
+    kinds = ("mean", "max")
+    own: list[Param] = [Choice("aggregation", kinds, default="mean", why=("neighbours-mean",))]
+    return _space(task, 2, own, lr=_rate(task))
+
+
+def _build(kind: str, config: Config, task: Task) -> nn.Module:
+    from nas.models.gnn import GNN, FeatureInput
+
+    features, described = _widths(task)
+    mean, std = task.profile.channel_mean, task.profile.channel_std
+    by_node = rules.is_node_level(task)
+    return GNN(
+        FeatureInput(mean[:features], std[:features], rows=config.get("features") == "rows"),
+        features,
+        task.outputs,
+        kind,
+        int(config["width"]),
+        int(config["depth"]),
+        edge_input=FeatureInput(mean[features:], std[features:]) if described else None,
+        edge_width=described,
+        heads=int(config.get("heads", 1)),
+        aggregation=str(config.get("aggregation", "mean")),
+        pre=int(config["pre"]),
+        post=int(config["post"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        residual=bool(config.get("residual", True)),
+        jumping=str(config["jumping"]),
+        pooling=None if by_node else str(config["pooling"]),
+        size=1.0 if by_node else max(task.profile.lengths["nodes"][3], 1),
+        dropout=float(config["dropout"]),
+        input_dropout=float(config["input_dropout"]),
+        edge_dropout=float(config["edge_dropout"]),
+        attention_dropout=float(config.get("attention_dropout", 0.0)),
+    )
+
+
+def _build_gcn(config: Config, task: Task) -> nn.Module:
+    return _build("gcn", config, task)
+
+
+def _build_gat(config: Config, task: Task) -> nn.Module:
+    return _build("gat", config, task)
+
+
+def _build_graphsage(config: Config, task: Task) -> nn.Module:
+    return _build("graphsage", config, task)
+
+
+FAMILIES = (
+    Family(
+        "gcn",
+        "graphs",
+        "Kipf & Welling 2017, Semi-Supervised Classification with Graph Convolutional Networks",
+        _gcn_space,
+        _build_gcn,
+    ),
+    Family(
+        "gat",
+        "graphs",
+        "Veličković et al. 2018, Graph Attention Networks",
+        _gat_space,
+        _build_gat,
+    ),
+    Family(
+        "graphsage",
+        "graphs",
+        "Hamilton et al. 2017, Inductive Representation Learning on Large Graphs",
+        _graphsage_space,
+        _build_graphsage,
+    ),
+)
