@@ -248,6 +248,26 @@ _ALL = (
         "King & Zeng 2001, sec. 4; Brodersen et al. 2010",
     ),
     Rule(
+        "single-members",
+        "A fused network is measured against one of each member alone.",
+        "Wang et al. 2020 (What Makes Training Multi-Modal Networks Hard?), sec. 1",
+    ),
+    Rule(
+        "light-encoders",
+        "Each member has a light encoder of its modality; they share the limit on parameters.",
+        "Kim et al. 2021 (ViLT), sec. 2.1; the equal shares are ours",
+    ),
+    Rule(
+        "fusion",
+        "Members' vectors stand side by side, or are weighed by gates.",
+        "Baltrušaitis et al. 2019, sec. 6; Arevalo et al. 2017, sec. 3",
+    ),
+    Rule(
+        "modality-dropout",
+        "In training a member is left out at random, so that none is relied upon alone.",
+        "Neverova et al. 2016 (ModDrop)",
+    ),
+    Rule(
         "proxy-steps",
         "A proxy trains for 500 (images on a CPU) to 1,600 steps, on a share of plentiful data.",
         "Zhou et al. 2020 (EcoNAS), sec. 3 and 4; the 800 are ours",

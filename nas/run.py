@@ -408,7 +408,7 @@ class Run:
             _write(self.folder / "task.json", task.to_json())
             on_start(self)
             earlier = self.spent_s
-            study.enqueue_baselines({name: s.baseline() for name, s in self.spaces.items()})
+            study.enqueue_baselines({name: s.starts() for name, s in self.spaces.items()})
             limit = budget.time_limit_s
             workers = LocalWorkers(
                 budget.workers,

@@ -132,11 +132,15 @@ class Float(JsonRecord):
 
 @dataclass(frozen=True)
 class Choice(JsonRecord):
-    """One of several options without an order."""
+    """One of several options without an order.
+
+    ``each=True`` asks a search to begin with every option, all else as in the baseline.
+    """
 
     name: str
     options: tuple[Value, ...]
     default: Value
+    each: bool = False
     when: When = field(default_factory=dict)
     why: tuple[str, ...] = ()
     type: Literal["choice"] = "choice"
@@ -216,11 +220,30 @@ class Space(JsonRecord):
 
     def baseline(self) -> Config:
         """The defaults: the proven configuration, scaled to the data."""
+        return self.complete({})
+
+    def complete(self, given: Config) -> Config:
+        """The values of ``given`` where they apply, and defaults elsewhere."""
         config: Config = {}
         for param in self.params:
             if self._active(param, config):
-                config[param.name] = param.default
+                config[param.name] = given.get(param.name, param.default)
         return config
+
+    def starts(self) -> list[Config]:
+        """The baseline, and with each other option of a choice that is marked ``each``."""
+        starts = [self.baseline()]
+        for choice in self.params:
+            if not (isinstance(choice, Choice) and choice.each and choice.name in starts[0]):
+                continue
+            for option in choice.options:
+                config: Config = {}
+                for param in self.params:
+                    if self._active(param, config):
+                        config[param.name] = option if param is choice else param.default
+                if option != choice.default:
+                    starts.append(config)
+        return starts
 
     def sample(self, rng: np.random.Generator) -> Config:
         config: Config = {}

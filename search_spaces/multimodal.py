@@ -1,5 +1,301 @@
-"""Families for multimodal: being written."""
+"""Families for multimodal data: early, late and cross-attention fusion of other families'
+networks.
 
-from nas.family import Family
+The encoder of a member is a network of a family of its modality, whose own parameters are
+nested: "photo.encoder" is the family, "photo.resnet.width1" one of its parameters. What
+concerns training alone stands once, at the top.
+"""
 
-FAMILIES: tuple[Family, ...] = ()
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nas import rules
+from nas.family import Family, load_families
+from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
+from nas.task import Constraint, Task, UsageError
+
+if TYPE_CHECKING:
+    from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion
+
+# The light families of each modality, the first by default (rule "light-encoders"): for one
+# vector of a member, and for its tokens.
+VECTORS = {
+    "images": ("resnet",),
+    "tabular": ("mlp",),
+    "text": ("lstm", "transformer"),
+    "audio": ("audio_cnn_transformer",),
+    "graphs": ("gcn",),
+    "pointclouds": ("pointnet",),
+}
+TOKENS = VECTORS | {"tabular": ("ft_transformer",), "text": ("transformer", "lstm")}
+SHARE = 0.8  # of the parameters, for all encoders together
+ALL, ONLY = "all", "only "  # options of "members"
+
+
+def _member_task(task: Task, member: str) -> Task:
+    """The task of one member's encoder, which has an even share of the parameters."""
+    about = task.profile.members[member]
+    room = SHARE * rules.params_limit(task) / len(task.profile.members)
+    others = tuple(c for c in task.constraints if c.metric != "params")
+    return replace(
+        task,
+        modality=about.modality,
+        profile=about.profile,
+        constraints=(*others, Constraint("params", "<=", room)),
+    )
+
+
+def _families(task: Task, member: str, light: dict[str, tuple[str, ...]]) -> dict[str, Family]:
+    modality = task.profile.members[member].modality
+    known = load_families(modality)
+    chosen = [name for name in light[modality] if name in known] or list(known)[:1]
+    if not chosen:
+        raise UsageError(f"no family for {modality} is installed, which {member!r} needs")
+    return {name: known[name] for name in chosen}
+
+
+def _encoder(task: Task, member: str, light: dict[str, tuple[str, ...]], when: When) -> list[Param]:
+    """The choice of a member's family, and the nested parameters of each."""
+    families = _families(task, member, light)
+    names = tuple(families)
+    choice = f"{member}.encoder"
+    params: list[Param] = [
+        Choice(choice, names, default=names[0], when=when, why=("light-encoders",))
+    ]
+    own = _member_task(task, member)
+    for name, family in families.items():
+        params += _nested(family.space(own), f"{member}.{name}.", {choice: (name,)})
+    return params
+
+
+# What a family says of training and of its head; these stand at the top or are not there.
+_OUTER = {"lr", "weight_decay", "batch_size", "class_weights", "label_smoothing", "sparsity"}
+
+
+def _nested(space: Space, prefix: str, when: When) -> list[Param]:
+    """A family's parameters under a prefix, without those of training; its pooling, which the
+    fusion brings itself, stays as it is by default."""
+    kept: dict[str, Param] = {}
+    for param in space.params:
+        if param.name == "pooling" and isinstance(param, Choice):
+            param = replace(param, options=(param.default,))
+        possible = {
+            parent: tuple(v for v in values if parent in kept and kept[parent].contains(v))
+            for parent, values in param.when.items()
+        }
+        if param.name not in _OUTER and all(possible.values()):
+            kept[param.name] = replace(param, when=possible)
+    return [
+        replace(
+            param,
+            name=f"{prefix}{param.name}",
+            # A parameter with a parent is active only where the parent is.
+            when={f"{prefix}{parent}": values for parent, values in param.when.items()} or when,
+        )
+        for param in kept.values()
+    ]
+
+
+def _networks(config: Config, task: Task) -> Encoders:
+    from nas.models.fusion import Encoders
+
+    found = load_families()
+    networks = {}
+    for member in task.profile.members:
+        name = config.get(f"{member}.encoder")
+        if name is None:  # another member is used alone
+            continue
+        prefix = f"{member}.{name}."
+        own = {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
+        outer = {k: v for k, v in config.items() if k in _OUTER}
+        networks[member] = found[str(name)].build(outer | own, _member_task(task, member))
+    return Encoders(networks, float(config.get("modality_dropout", 0.0)))
+
+
+def _modality_dropout(task: Task, when: When) -> list[Param]:
+    if len(task.profile.members) == 1:
+        return []
+    return [Float("modality_dropout", 0.0, 0.3, default=0.0, when=when, why=("modality-dropout",))]
+
+
+def _training(task: Task, lr: float) -> list[Param]:
+    params: list[Param] = []
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return [*params, *rules.training(task, lr=lr)]
+
+
+def _room(task: Task) -> int:
+    """The parameters that are not left for the fusion, by the defaults."""
+    return int(SHARE * rules.params_limit(task))
+
+
+def _late_space(task: Task) -> Space:
+    members = list(task.profile.members)
+    params: list[Param] = []
+    together: When = {}
+    if len(members) > 1:
+        options: tuple[Value, ...] = (ALL, *(f"{ONLY}{member}" for member in members))
+        together = {"members": (ALL,)}
+        fusions = ("concat", "softmax", "sigmoid")
+        params = [
+            Choice("members", options, default=ALL, each=True, why=("single-members",)),
+            Choice("fusion", fusions, default="concat", when=together, why=("fusion",)),
+            *_modality_dropout(task, together),
+        ]
+    for member in members:
+        when: When = {"members": (ALL, f"{ONLY}{member}")} if together else {}
+        params += _encoder(task, member, VECTORS, when)
+    return Space(
+        (
+            *params,
+            Choice("pooling", ("avg", "max", "attention"), default="max", why=("global-pooling",)),
+            Int("depth", 0, 2, default=1, why=("depth-from-data",)),
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=32,
+                default=64,
+                inputs=128 * len(members),
+                fixed=_room(task),
+            ),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            rules.dropout(task),
+            *_training(task, lr=2e-3),
+        )
+    )
+
+
+def _build_late(config: Config, task: Task) -> LateFusion:
+    from nas.models.fusion import LateFusion
+
+    return LateFusion(
+        _networks(config, task),
+        task.outputs,
+        width=int(config["width"]),
+        depth=int(config["depth"]),
+        fusion=str(config.get("fusion", "concat")),
+        pooling=str(config["pooling"]),
+        activation=str(config["activation"]),
+        dropout=float(config["dropout"]),
+    )
+
+
+def _attention(task: Task, *, weights: float, layers: int) -> list[Param]:
+    """What both fusions by attention have; a layer holds ``weights`` × dim² parameters."""
+    members = len(task.profile.members)
+    return [
+        Int("depth", 1, 2 + int(rules.scale(task)) // 2, default=layers, why=("depth-from-data",)),
+        rules.width(
+            task,
+            "dim",
+            low=16,
+            base=32,
+            default=64,
+            step=16,
+            weights=weights,
+            layers=layers,
+            inputs=64 * members + 16 * layers * members + task.outputs * members,
+            fixed=_room(task),
+        ),
+        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
+        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.activation("activation", "gelu", ("gelu", "silu")),
+        rules.dropout(task, default=0.1),
+        Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+    ]
+
+
+def _token_encoders(task: Task) -> list[Param]:
+    return [p for member in task.profile.members for p in _encoder(task, member, TOKENS, {})]
+
+
+def _early_space(task: Task) -> Space:
+    return Space(
+        (
+            *_modality_dropout(task, {}),
+            *_token_encoders(task),
+            *_attention(task, weights=8, layers=1),
+            Choice("pooling", ("cls", "avg", "attention"), default="cls", why=("global-pooling",)),
+            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_training(task, lr=1e-3),
+        )
+    )
+
+
+def _build_early(config: Config, task: Task) -> EarlyFusion:
+    from nas.models.fusion import EarlyFusion
+
+    return EarlyFusion(
+        _networks(config, task),
+        task.outputs,
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config["attention_dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+def _cross_space(task: Task) -> Space:
+    return Space(
+        (
+            *_modality_dropout(task, {}),
+            *_token_encoders(task),
+            *_attention(task, weights=8 * len(task.profile.members), layers=1),
+            Choice("pooling", ("avg", "max", "attention"), default="avg", why=("global-pooling",)),
+            *_training(task, lr=1e-3),
+        )
+    )
+
+
+def _build_cross(config: Config, task: Task) -> CrossAttentionFusion:
+    from nas.models.fusion import CrossAttentionFusion
+
+    return CrossAttentionFusion(
+        _networks(config, task),
+        task.outputs,
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        "late_fusion",
+        "multimodal",
+        "Baltrušaitis et al. 2019, Multimodal Machine Learning; Arevalo et al. 2017 (gates)",
+        _late_space,
+        _build_late,
+    ),
+    Family(
+        "early_fusion",
+        "multimodal",
+        "Kim et al. 2021, ViLT: Vision-and-Language Transformer Without Convolution",
+        _early_space,
+        _build_early,
+    ),
+    Family(
+        "cross_attention",
+        "multimodal",
+        "Tsai et al. 2019, Multimodal Transformer for Unaligned Multimodal Language Sequences",
+        _cross_space,
+        _build_cross,
+    ),
+)

@@ -24,6 +24,7 @@ from nas.testing import formula, small_spaces, small_task
 SPACES = small_spaces()
 SPACE = Space.join(SPACES)
 BASELINES = {name: space.baseline() for name, space in SPACES.items()}
+STARTS = {name: space.starts() for name, space in SPACES.items()}
 FINITE = Space.join({"plain": Space((Int("width", 8, 32, default=16, step=8),))})
 
 
@@ -59,7 +60,7 @@ def train(study: Study, candidate: Candidate, **changes: object) -> Candidate:
 def run(folder: Path, trials: int, task: Task | None = None, sampler: str = "tpe") -> Study:
     """A search from wherever ``folder`` is up to ``trials``, one candidate at a time."""
     study = opened(folder, task, sampler=sampler)
-    study.enqueue_baselines(BASELINES)
+    study.enqueue_baselines(STARTS)
     while study.spent < trials:
         candidate = study.ask()
         assert candidate is not None
@@ -177,7 +178,7 @@ def test_a_budget_counts_a_requeued_candidate_once(tmp_path: Path) -> None:
 
 def test_a_requeued_baseline_is_still_a_baseline(tmp_path: Path) -> None:
     study = opened(tmp_path)
-    study.enqueue_baselines(BASELINES)
+    study.enqueue_baselines(STARTS)
     first = study.ask()
     assert first is not None
     lost = replace(first, state=State.FAILED, reason="lost")
@@ -207,7 +208,7 @@ def test_a_candidate_that_is_trained_again_is_not_judged_by_its_own_ghost(tmp_pa
 def test_halving_stops_the_dominated_at_a_rung_but_no_baseline(tmp_path: Path) -> None:
     task = small_task(epochs=9, objectives=("accuracy", "params"))
     study = opened(tmp_path, task)
-    study.enqueue_baselines(BASELINES)
+    study.enqueue_baselines(STARTS)
     verdicts = []
     asked = [study.ask() for _ in range(5)]
     for i, accuracy in ((2, 0.9), (3, 0.8), (0, 0.1), (4, 0.7), (1, 0.95)):
@@ -451,7 +452,7 @@ def test_a_driver_killed_while_it_requeues_does_so_once(tmp_path: Path, call: st
 
 
 def test_a_baseline_popped_by_a_driver_that_died_at_once_is_not_forgotten(tmp_path: Path) -> None:
-    kill_while(tmp_path, "study.enqueue_baselines(BASELINES); study._study.ask()")
+    kill_while(tmp_path, "study.enqueue_baselines(STARTS); study._study.ask()")
     study = run(tmp_path, 3)
     baselines = [c for c in study.candidates() if c.origin == "baseline"]
     assert {c.family: c.config for c in baselines} == BASELINES

@@ -30,7 +30,7 @@ from nas.models.blocks import (
 class Encoders(nn.Module):
     """One network for each member, of which only the features are used, not pool and head.
 
-    ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop", sec. 3.3): in
+    ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop"): in
     training each member of a sample counts as missing with this probability, but never all.
     """
 
@@ -72,7 +72,7 @@ class LateFusion(nn.Module):
     "concat" puts the vectors side by side, with a learned vector for a missing one. "gated"
     maps each to ``width`` and adds them up by gates: "softmax" over the members that are
     there, from a score of each (as attention over modalities), or "sigmoid" (Arevalo et al.
-    2017, "Gated Multimodal Units", sec. 3.1, whose gates see all members).
+    2017, "Gated Multimodal Units", sec. 3, whose gates see all members).
     """
 
     def __init__(

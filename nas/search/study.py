@@ -12,6 +12,7 @@ import fcntl
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -235,15 +236,17 @@ class Study:
                 self._keep(candidate, trial)
             self._finish(candidate, trial)
 
-    def enqueue_baselines(self, baselines: dict[str, Config]) -> None:
-        """Queue the proven configuration of each family, once in a study's life."""
+    def enqueue_baselines(self, baselines: Mapping[str, Sequence[Config]]) -> None:
+        """Queue the proven configurations of each family, once in a study's life."""
         queued = {t.user_attrs["baseline"] for t in self._trials() if "baseline" in t.user_attrs}
-        for family, config in baselines.items():
-            if family not in queued:
-                self._study.enqueue_trial(
-                    join_family(family, config),
-                    user_attrs={"origin": "baseline", "baseline": family},
-                )
+        for family, configs in baselines.items():
+            for i, config in enumerate(configs):
+                name = f"{family} {i}" if i else family
+                if name not in queued:
+                    self._study.enqueue_trial(
+                        join_family(family, config),
+                        user_attrs={"origin": "baseline", "baseline": name},
+                    )
 
     def revise(self, candidate: Candidate) -> None:
         """Replace figures of a finished candidate (its latency on the quiet device)."""

@@ -15,20 +15,34 @@ KINDS = ("none", "shift", "affine", "affine+flip")
 def augment(inputs: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The inputs of a training batch, transformed as ``config`` says.
 
-    Each input by its type; the keys of a member's own transformations have its name and a
-    point before them, as the input has.
+    Each input by its type; those of a member as the configuration of its encoder says.
     """
     result = dict(inputs)
     for name, value in inputs.items():
         member, kind = name.rpartition(".")[::2]
-        prefix = f"{member}." if member else ""
-        if kind == "image" and config.get(f"{prefix}augment", "none") != "none":
-            result[name] = augment_images(value, str(config[f"{prefix}augment"]))
-        if kind == "wave" and config.get(f"{prefix}augment", "none") != "none":
+        own = _of_member(config, member) if member else config
+        if kind == "image" and own.get("augment", "none") != "none":
+            result[name] = augment_images(value, str(own["augment"]))
+        if kind == "wave" and own.get("augment", "none") != "none":
             result[name], result[f"{name}_length"] = augment_waves(
-                value, inputs[f"{name}_length"], str(config[f"{prefix}augment"])
+                value, inputs[f"{name}_length"], str(own["augment"])
+            )
+        if kind == "points":
+            result[name] = augment_points(
+                value,
+                inputs[f"{name}_length"],
+                rotate=str(own.get("rotate", "none")),
+                stretch=float(own.get("stretch", 0.0)),
+                jitter=float(own.get("jitter", 0.0)),
+                dropout=float(own.get("point_dropout", 0.0)),
             )
     return result
+
+
+def _of_member(config: dict[str, Any], member: str) -> dict[str, Any]:
+    """What the configuration of a fused network says of one member's encoder."""
+    prefix = f"{member}.{config.get(f'{member}.encoder')}."
+    return {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
 
 
 def augment_images(images: Tensor, kind: str) -> Tensor:
@@ -89,3 +103,46 @@ def augment_waves(wave: Tensor, length: Tensor, kind: str) -> tuple[Tensor, Tens
     after = (before + 1).minimum(last)
     mixed = torch.lerp(wave.gather(1, before), wave.gather(1, after), position - before)
     return torch.where(inside, mixed, 0.0), new
+
+
+def augment_points(
+    points: Tensor,
+    length: Tensor,
+    rotate: str = "none",
+    stretch: float = 0.0,
+    jitter: float = 0.0,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Clouds (B, P, d), coordinates first, with their other channels as they are.
+
+    About the middle of each cloud: ``rotate`` about the third axis by up to 15 degrees
+    ("small") or by any angle ("z"), stretch each axis by 1 ± ``stretch``, and move each point
+    by normal noise of ``jitter`` spreads of the cloud along each axis. Of each cloud a share of
+    up to ``dropout`` of the points is replaced by its first (Qi et al. 2017, PointNet++,
+    sec. 3.3), so that the number of points stays.
+    """
+    if rotate not in ("none", "small", "z"):
+        raise ValueError(f"unknown rotation {rotate!r}; known are none, small, z")
+    n, size, _ = points.shape
+    device = points.device
+    if dropout:
+        share = dropout * torch.rand(n, 1, device=device)
+        gone = torch.rand(n, size, device=device) < share
+        points = torch.where(gone.unsqueeze(-1), points[:, :1], points)
+    real = (torch.arange(size, device=device) < length.unsqueeze(1)).unsqueeze(-1)
+    count = length.view(-1, 1, 1)
+    place = points[..., :3]
+    middle = (place * real).sum(1, keepdim=True) / count
+    place = (place - middle) * real
+    spread = (place.square().sum(1, keepdim=True) / count).sqrt()
+    if rotate != "none":
+        most = math.pi if rotate == "z" else math.radians(15)
+        angle = (torch.rand(n, 1, device=device) * 2 - 1) * most
+        cos, sin = angle.cos(), angle.sin()
+        x, y, z = place.unbind(-1)
+        place = torch.stack((cos * x - sin * y, sin * x + cos * y, z), dim=-1)
+    if stretch:
+        place = place * (1 + stretch * (torch.rand(n, 1, 3, device=device) * 2 - 1))
+    if jitter:
+        place = place + jitter * spread * torch.randn_like(place)
+    return torch.cat([(place + middle) * real, points[..., 3:]], dim=-1)
