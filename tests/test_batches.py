@@ -124,7 +124,7 @@ def test_samples_of_like_length_share_a_batch_and_the_order_of_batches_is_shuffl
 
 
 def test_one_batch_holds_all_nodes_of_a_graph_that_is_shared_whole() -> None:
-    inputs = {"nodes": Whole(np.ones((9, 2), np.float32)), "node": np.arange(9)}
+    inputs: dict[str, Input] = {"nodes": Whole(np.ones((9, 2))), "node": np.arange(9)}
     tensors = to_tensors(inputs, np.array([1, 4, 7]), "cpu")
     assert isinstance(tensors["nodes"], WholeTensor)
     ((batch, labels),) = list(Batches(tensors, {"y": torch.arange(3)}, 2, seed=0))
