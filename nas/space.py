@@ -140,9 +140,9 @@ class Choice(JsonRecord):
     name: str
     options: tuple[Value, ...]
     default: Value
-    each: bool = False
     when: When = field(default_factory=dict)
     why: tuple[str, ...] = ()
+    each: bool = False
     type: Literal["choice"] = "choice"
 
     def __post_init__(self) -> None:

@@ -244,6 +244,8 @@ def _made_up(
     name: str, profile: DataProfile, batch: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     kind = input_type(name)
+    if kind == "present":
+        return {name: torch.ones(batch)}
     shape = profile.inputs[kind]
     length = max(profile.lengths[kind][3], 1) if kind in profile.lengths else None
 
@@ -260,8 +262,6 @@ def _made_up(
         case "categorical":
             limits = [len(c.categories) for c in profile.columns if c.kind == "categorical"]
             return {name: torch.stack([integers(top + 1, batch) for top in limits], dim=1)}
-        case "present":
-            return {name: torch.ones(batch)}
         case "tokens":
             assert length is not None
             words = 1 + integers(profile.vocabulary - 1, batch, length)
