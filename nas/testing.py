@@ -344,7 +344,7 @@ def _check_network(family: Family, config: Config, task: Task, dataset: Dataset)
         hold(alone.shape == together.shape, "a batch of one gives logits of another shape")
         hold(apart <= 1e-5 * scale, f"a sample's logits change by {apart:.2g} with its company")
         if hasattr(network, "features"):
-            tokens, mask = network.features(**_batch(dataset, rows))
+            tokens, mask = network.features(**_batch(dataset, rows))  # type: ignore[operator]
             shape = tuple(tokens.shape)
             hold(
                 tokens.ndim == 3 and shape[0] == 6 and shape[2] == network.width,

@@ -696,7 +696,7 @@ def test_a_wrong_path_names_the_closest_one(tmp_path):
         (None, {}, UsageError, "needs a target column; name one of size, rooms"),
         (None, {"target": "lable"}, UsageError, "did you mean 'label'.* its columns are size"),
         (None, {"target": ["label", "label"]}, UsageError, "label twice"),
-        (None, {"target": "label", "modality": "images"}, UsageError, "not from a DataFrame"),
+        (None, {"target": "label", "modality": "images"}, InputError, "has no column file_name, file or path"),
         (None, {"target": "label", "modality": "tabula"}, UsageError, "did you mean tabular"),
         (None, {"target": "label", "problem": "ranking"}, UsageError, "unknown problem"),
         (None, {"target": "label", "split": "0.7,0.7"}, UsageError, "three ratios"),
@@ -802,7 +802,7 @@ def test_every_broken_image_is_named_at_once(tmp_path):
 def test_image_folders_without_what_they_need_are_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot tell what kind of data"):
         read(tmp_path)
-    with pytest.raises(InputError, match="holds no image; expected one folder per class"):
+    with pytest.raises(InputError, match="holds no image file; expected one folder per class"):
         read(tmp_path, modality="images")
     picture(tmp_path / "0.png")
     with pytest.raises(InputError, match="1 images, but none in a folder"):

@@ -13,180 +13,44 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts, to_numpy
-from nas.data.tabular import read_table
+from nas.data.folders import Files
+from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FILES = Files(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "image"
+)
 SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
-_NO_FRAME = "images are read from a folder, an .npz file or arrays, not from a DataFrame"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def find(folder: Path) -> list[Path]:
-    """All image files below a folder, in the order of their paths; hidden ones are no data."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def subfolders(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-
-
 def recognise(source: Any) -> str:
-    if isinstance(source, Path):
-        return f"{source.name} holds image files" if source.is_dir() and find(source) else ""
-    if isinstance(source, Arrays) and source.ndim in (3, 4):
-        return f"arrays of {source.ndim - 1} axes a sample"
-    return ""
+    if isinstance(source, Arrays):
+        return f"arrays of {source.ndim - 1} axes a sample" if source.ndim in (3, 4) else ""
+    return FILES.recognise(source)
 
 
 def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
-    """Image files or an array of images, with one label column (or those of metadata.csv)."""
-    if isinstance(source, pd.DataFrame):
-        raise UsageError(_NO_FRAME)
-    if isinstance(source, Arrays):
-        if source.y is None:
-            raise UsageError("an array of images needs its labels; give (X, y)")
-        pixels, labels = _channels_first(source.x), label_frame(source.y, target)
-        if len(labels) != len(pixels):
-            raise InputError(f"X has {len(pixels)} images, but y has {len(labels)}")
-        return Samples(pixels, labels, source.given, labels)
-    if not source.is_dir():
-        raise UsageError(f"{source} is one file; give the folder of the images or a .npz file")
-    parts = {path: PART_NAMES.get(path.name.lower()) for path in subfolders(source)}
-    if (source / "metadata.csv").is_file() or 0 not in parts.values():
-        files, labels, columns = _load_part(source, target)
-        given = None
-        if "split" in columns and "split" not in labels:
-            known = columns["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
-            if known.any():
-                given = read_parts(columns["split"], str(source / "metadata.csv"))
-        return _samples(source, files, labels, given, columns)
-    other = [path.name for path, part in parts.items() if part is None]
-    if other:
-        raise InputError(
-            f"{source} holds the part folder train beside {', '.join(map(repr, other[:5]))};"
-            " keep only train, val and test there"
-        )
-    loaded = [(_load_part(path, target), part) for path, part in parts.items()]
-    seen = [set(labels.columns) for (_, labels, _), _ in loaded]
-    if any(columns != seen[0] for columns in seen):
-        raise InputError(f"{source}: the parts differ in their target columns")
-    labels = pd.concat([labels for (_, labels, _), _ in loaded], ignore_index=True)
-    if not any((path / "metadata.csv").is_file() for path in parts):
-        labels = labels.astype("category")  # lost where the parts differ in their classes
-    return _samples(
-        source,
-        [file for (files, _, _), _ in loaded for file in files],
-        labels,
-        np.concatenate([np.full(len(files), part, np.int8) for (files, _, _), part in loaded]),
-        pd.concat([columns for (_, _, columns), _ in loaded], ignore_index=True),
-    )
-
-
-def _samples(
-    source: Path,
-    files: list[Path],
-    labels: pd.DataFrame,
-    given: np.ndarray | None,
-    columns: pd.DataFrame,
-) -> Samples:
-    names = tuple((str(file.relative_to(source)), 1) for file in files)
-    return Samples(files, labels, given, columns, names)
-
-
-def _load_part(
-    folder: Path, target: list[str] | None
-) -> tuple[list[Path], pd.DataFrame, pd.DataFrame]:
-    """The files, their targets and all columns, from metadata.csv or from class folders."""
-    listing = folder / "metadata.csv"
-    if listing.is_file():
-        return _load_listing(listing, target)
-    if target is not None and len(target) > 1:
-        raise UsageError(f"{folder}: class folders are one target; name one, or add metadata.csv")
-    name = target[0] if target else "label"
-    classes = subfolders(folder)
-    found = {path.name: find(path) for path in classes}
-    if not any(found.values()):
-        loose = len(find(folder))
-        what = f"{loose} images, but none in a folder named for its class" if loose else "no image"
-        raise InputError(
-            f"{folder} holds {what}; expected one folder per class, or a metadata.csv with"
-            f" file_name and a target column (images end in {', '.join(SUFFIXES)})"
-        )
-    empty = [label for label, files in found.items() if not files]
-    if empty:
-        raise InputError(
-            f"{folder}: no image in the class folder {', '.join(map(repr, empty[:5]))};"
-            " fill or remove it"
-        )
-    files = [file for group in found.values() for file in group]
-    # A folder is a class, even if it is called 07 or null.
-    names = pd.Categorical([label for label, group in found.items() for _ in group])
-    labels = pd.DataFrame({name: names})
-    return files, labels, labels
-
-
-def _load_listing(
-    listing: Path, target: list[str] | None
-) -> tuple[list[Path], pd.DataFrame, pd.DataFrame]:
-    table, files = _listed(listing)
-    others = [column for column in table.columns if column not in ("file_name", "split")]
-    if target is None and len(others) != 1:
-        raise UsageError(f"{listing}: name the target column, one of {', '.join(others) or 'none'}")
-    target = target or others
-    unknown = [name for name in target if name not in table]
-    if unknown:
-        raise UsageError(
-            f"{listing} has no target column {unknown[0]!r}; its columns are {', '.join(others)}"
-        )
-    return files, table[target], table
-
-
-def _listed(listing: Path) -> tuple[pd.DataFrame, list[Path]]:
-    table = read_table(listing)
-    if "file_name" not in table:
-        raise InputError(f"{listing} has no column file_name; it has {', '.join(table.columns)}")
-    files = [listing.parent / str(name).strip() for name in table["file_name"]]
-    missing = [str(file.relative_to(listing.parent)) for file in files if not file.is_file()]
-    if missing:
-        raise InputError(
-            f"{listing} names {len(missing)} files that do not exist: {', '.join(missing[:3])}"
-            f"{' …' if len(missing) > 3 else ''}; file_name is relative to {listing.parent}"
-        )
-    return table, files
+    """Image files or an array of images, with one label column (or those of the table)."""
+    if not isinstance(source, Arrays):
+        return FILES.load(source, target)
+    if source.y is None:
+        raise UsageError("an array of images needs its labels; give (X, y)")
+    pixels, labels = _channels_first(source.x), label_frame(source.y, target)
+    if len(labels) != len(pixels):
+        raise InputError(f"X has {len(pixels)} images, but y has {len(labels)}")
+    return Samples(pixels, labels, source.given, labels)
 
 
 def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
-    """Images to predict, labelled or not; a folder's files in the order of their paths.
-
-    A metadata.csv gives the files, in its order, and its columns as labels; a folder
-    with all images in subfolders gives the names of these as the only label column.
-    """
-    if isinstance(source, pd.DataFrame):
-        raise UsageError(_NO_FRAME)
-    if isinstance(source, Arrays):
-        pixels = _channels_first(source.x)
-        labels = pd.DataFrame(index=range(len(pixels)))
-        return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
-    if (source / "metadata.csv").is_file():
-        table, files = _listed(source / "metadata.csv")
-        return _samples(source, files, table.drop(columns="file_name"), None, table)
-    files = find(source) if source.is_dir() else [source]
-    if not files:
-        raise InputError(f"{source} holds no image (a file that ends in {', '.join(SUFFIXES)})")
-    base = source if source.is_dir() else source.parent
-    folders = [file.relative_to(base).parts[0] for file in files if file.parent != base]
-    labels = pd.DataFrame(index=range(len(files)))
-    if len(folders) == len(files):
-        labels["label"] = pd.Categorical(folders)
-    return _samples(base, files, labels, None, labels)
+    """Images to predict, labelled or not: a folder, a table, one file, or an array."""
+    if not isinstance(source, Arrays):
+        return FILES.load_inputs(source)
+    pixels = _channels_first(source.x)
+    labels = pd.DataFrame(index=range(len(pixels)))
+    return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
 
 
 # Pixels ----------------------------------------------------------------------------------
