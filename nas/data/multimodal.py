@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.data import tabular
+from nas.data import graphs, tabular
 from nas.data.folders import FILE_COLUMNS
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Arrays, Samples
@@ -125,6 +125,8 @@ def _table(source: Any) -> Any:
         return None
     if tabular.part_files(source):
         return source
+    if graphs.recognise(source):
+        return None  # a table beside graphs tells more of these
     tables = [p for p in source.iterdir() if tabular.is_table(p) and not p.name.startswith(".")]
     return tables[0] if len(tables) == 1 else None  # a manifest beside the folders of its files
 
