@@ -116,8 +116,8 @@ def test_each_format_gives_the_wave_that_was_written(tmp_path: Path, ending: str
 
 def test_channels_are_averaged_and_float_files_scaled(tmp_path: Path) -> None:
     class_folders(tmp_path)
-    left = 0.4 * np.ones(800)
-    soundfile.write(tmp_path / "low" / "0.wav", np.stack([left, left / 2], 1), 8000, subtype="FLOAT")
+    sides = np.stack([np.full(800, 0.4), np.full(800, 0.2)], axis=1)
+    soundfile.write(tmp_path / "low" / "0.wav", sides, 8000, subtype="FLOAT")
     dataset = read(tmp_path)
     np.testing.assert_array_equal(waves(dataset)[6], round(0.3 * 32767))
     assert any("1 of 12 sounds have several channels" in note for note in dataset.notes)

@@ -8,17 +8,27 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.compose import make_column_transformer
+from scipy.fft import dct
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.decomposition import PCA
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC, SVR
 
 from nas.data import Dataset
+from nas.data.ragged import Ragged, Whole
+from nas.models.spectrogram import mel_filters
 from nas.task import Target, Task
 from nas.training.batches import proxy_rows
 from nas.training.metrics import score
@@ -139,6 +149,126 @@ def _shrink(images: Any) -> Any:
     return result
 
 
+def _forest(target: Target) -> Any:
+    options = {"n_estimators": 200, "min_samples_leaf": 2, "random_state": 0}
+    if target.kind == "regression":
+        return RandomForestRegressor(**options)
+    if target.kind == "multilabel":
+        return OneVsRestClassifier(RandomForestClassifier(**options))
+    return RandomForestClassifier(**options)
+
+
+def _graphs(dataset: Dataset, task: Task) -> list[Simple]:
+    nodes = dataset.inputs["nodes"]
+    if isinstance(nodes, Ragged):
+        return [("graph statistics + forest", lambda: _counts(dataset), _forest)]
+    assert isinstance(nodes, Whole)
+    x, rows = np.asarray(nodes.values), np.asarray(dataset.inputs["node"])
+    name = "features only + " + ("logistic" if _classifies(task) else "ridge")
+    return [(name, lambda: x[rows], _linear(StandardScaler(with_mean=False)))]
+
+
+def _counts(dataset: Dataset, degrees: int = 8) -> Any:
+    """Statistics of each graph: nodes, edges, the histogram of the nodes' degrees, sums and
+    means of the features of nodes and edges."""
+    nodes, edges = dataset.inputs["nodes"], dataset.inputs["edges"]
+    assert isinstance(nodes, Ragged)
+    assert isinstance(edges, Ragged)
+    first = np.repeat(nodes.offsets[:-1], edges.lengths)
+    degree = np.bincount(edges.values[:, 1] + first, minlength=len(nodes.values))
+    histogram = np.eye(degrees + 1)[np.minimum(degree, degrees)]
+    parts = [nodes.lengths[:, None], edges.lengths[:, None]]
+    described = [(nodes, histogram), (nodes, nodes.values)]
+    features = dataset.inputs.get("edge_features")
+    if isinstance(features, Ragged):
+        described.append((features, features.values))
+    for ragged, values in described:
+        # A running sum, as a graph may have no edge.
+        total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0, float)])
+        sums = total[ragged.offsets[1:]] - total[ragged.offsets[:-1]]
+        parts += [sums, sums / np.maximum(ragged.lengths, 1)[:, None]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _pointclouds(dataset: Dataset, task: Task) -> list[Simple]:
+    return [("shape statistics + forest", lambda: _shapes(dataset), _forest)]
+
+
+def _shapes(dataset: Dataset, side: int = 6, bins: int = 32, pairs: int = 512) -> Any:
+    """Shape statistics of each cloud, with its axes in the units of a network's input: the
+    moments of each channel, the histogram of distances between random pairs of points (Osada
+    et al. 2002, D2), and how full each of ``side``³ cells of its bounding box is."""
+    points, profile = dataset.inputs["points"], dataset.profile
+    assert isinstance(points, Ragged)
+    x = (points.values - profile.channel_mean) / profile.channel_std
+    lengths, first = points.lengths, points.offsets[:-1]
+    cloud = np.repeat(np.arange(len(points)), lengths)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        total: np.ndarray = np.add.reduceat(values, first) / lengths[:, None]
+        return total
+
+    middle = mean(x)
+    centred = x - middle[cloud]
+    spread = np.sqrt(mean(centred**2))
+    skew = mean(centred**3) / np.maximum(spread, 1e-9) ** 3
+    low, high = np.minimum.reduceat(x, first), np.maximum.reduceat(x, first)
+    box = np.maximum(high - low, 1e-9)
+    cell = ((x - low[cloud]) / box[cloud] * side).astype(int)[:, :3].clip(0, side - 1)
+    number = (cloud * side + cell[:, 0]) * side**2 + cell[:, 1] * side + cell[:, 2]
+    full = np.bincount(number, minlength=len(points) * side**3).reshape(len(points), -1)
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(0, lengths[:, None], (len(points), pairs)) for _ in range(2))
+    place = x[:, :3]
+    distance = np.linalg.norm(place[first[:, None] + one] - place[first[:, None] + other], axis=2)
+    reach = np.linalg.norm(box[:, :3], axis=1)
+    bin_ = np.minimum(distance / reach[:, None] * bins, bins - 1).astype(int)
+    number = np.arange(len(points))[:, None] * bins + bin_
+    apart = np.bincount(number.ravel(), minlength=len(points) * bins).reshape(len(points), bins)
+    parts = [middle, spread, skew, box, lengths[:, None], full / lengths[:, None], apart / pairs]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _audio(dataset: Dataset, task: Task) -> list[Simple]:
+    def make(target: Target) -> Any:
+        if target.kind == "regression":
+            scaled = TransformedTargetRegressor(SVR(C=10.0), transformer=StandardScaler())
+            return make_pipeline(StandardScaler(), scaled)
+        # Probabilities by Platt's sigmoid, on folds that the rarest class may not fill.
+        model: Any = make_pipeline(StandardScaler(), SVC(C=10.0))
+        rarest = min((n for n in target.counts if n), default=2)
+        if rarest >= 2:
+            model = CalibratedClassifierCV(model, ensemble=False, cv=min(rarest, 3))
+        return OneVsRestClassifier(model) if target.kind == "multilabel" else model
+
+    name = "MFCC statistics + " + ("SVC" if _classifies(task) else "SVR")
+    return [(name, lambda: _mfcc(dataset), make)]
+
+
+def _mfcc(dataset: Dataset) -> Any:
+    """20 mel-frequency cepstral coefficients (Davis & Mermelstein 1980) of every sample: mean
+    and deviation over time, of their differences too, and the means of five equal stretches."""
+    waves, rate = dataset.inputs["wave"], dataset.profile.sample_rate
+    assert isinstance(waves, Ragged)
+    window, hop = max(16, rate // 40), max(1, rate // 100)
+    size = 1 << (window - 1).bit_length()
+    hann = np.hanning(window + 1)[:-1]
+    filters = mel_filters(rate, size, 40).numpy().T
+    rows = []
+    for i in range(len(waves)):
+        wave = np.pad(waves[i] / 32768, (window // 2, window))
+        frames = np.lib.stride_tricks.sliding_window_view(wave, window)[::hop] * hann
+        power = np.abs(np.fft.rfft(frames, size)) ** 2 @ filters
+        cepstrum = dct(np.log10(power + 1e-10), norm="ortho")[:, :20]
+        least = max(len(cepstrum), 5)  # a very short sound stands still
+        cepstrum = cepstrum[np.arange(least) * len(cepstrum) // least]
+        change = np.diff(cepstrum, axis=0)
+        parts = [x for c in (cepstrum, change) for x in (c.mean(axis=0), c.std(axis=0))]
+        parts += [stretch.mean(axis=0) for stretch in np.array_split(cepstrum, 5)]
+        rows.append(np.concatenate(parts))
+    return np.stack(rows).astype(np.float32)
+
+
 def _predict(model: Any, target: Target, x: Any) -> Any:
     if target.kind == "regression":
         return model.predict(x)
@@ -154,4 +284,7 @@ def _predict(model: Any, target: Target, x: Any) -> Any:
 _SIMPLE: dict[str, Callable[[Dataset, Task], list[Simple]]] = {
     "tabular": _tabular,
     "images": _images,
+    "audio": _audio,
+    "graphs": _graphs,
+    "pointclouds": _pointclouds,
 }
