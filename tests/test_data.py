@@ -805,7 +805,7 @@ def test_image_folders_without_what_they_need_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no image file; expected one folder per class"):
         read(tmp_path, modality="images")
     picture(tmp_path / "0.png")
-    with pytest.raises(InputError, match="1 images, but none in a folder"):
+    with pytest.raises(InputError, match="1 image files, but none in a folder"):
         read(tmp_path)
     _write(pd.DataFrame({"file_name": ["0.png", "1.png"], "y": [0, 1]}), tmp_path / "metadata.csv")
     with pytest.raises(InputError, match=r"1 files that do not exist: 1\.png"):
