@@ -1,5 +1,282 @@
-"""Families for pointclouds: being written."""
+"""Families for point clouds: PointNet, DGCNN, sparse 3-D CNN."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas import rules
 from nas.family import Family
+from nas.space import Choice, Config, Float, Int, Param, Space, When
+from nas.task import Task
 
-FAMILIES: tuple[Family, ...] = ()
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.models.inputs import PointInput
+
+CELLS = 64  # of a grid for each point of a cloud, at most (rule "voxels")
+
+
+def _channels(task: Task) -> int:
+    return task.profile.inputs["points"][1]
+
+
+def _typical(task: Task) -> int:
+    """The points of the middle cloud."""
+    return max(task.profile.lengths["points"][3], 1)
+
+
+def _points(task: Task, most: int) -> Choice:
+    """How many points of a cloud are read: powers of two, and all of the middle one.
+
+    By default at most 128 on a CPU and ``most`` elsewhere, which is the most on offer.
+    """
+    typical, cpu = _typical(task), task.device == "cpu"
+    top = min(most, 512) if cpu else most
+    powers = [2**i for i in range(5, 12) if 2**i <= top and 2**i < 0.8 * typical][-4:]
+    options = (*powers, typical) if typical <= top else tuple(powers)
+    usual = [n for n in options if n <= (128 if cpu else most)]
+    default = usual[-1] if usual else options[0]
+    return Choice("points", options, default=default, why=("cloud-size",))
+
+
+def _frame() -> Choice:
+    return Choice("frame", ("cloud", "data"), default="cloud", why=("cloud-frame",))
+
+
+def _input(config: Config, task: Task) -> PointInput:
+    from nas.models.inputs import PointInput
+
+    return PointInput(
+        task.profile.channel_mean,
+        task.profile.channel_std,
+        frame=str(config["frame"]),
+        points=int(config["points"]) if "points" in config else None,
+    )
+
+
+def _head(task: Task, pooling: str, lr: float) -> list[Param]:
+    """Pooling, the layer after it, augmentation and training."""
+    narrow = rules.params_limit(task) <= 50_000
+    widths: tuple[int, ...] = (0, 32) if narrow else (0, 64, 128)
+    why = ("cloud-augmentation",)
+    params: list[Param] = [
+        Choice("pooling", ("max", "avg", "max+avg"), default=pooling, why=("cloud-pooling",)),
+        Choice("head_width", widths, default=0 if narrow else 64, why=("global-pooling",)),
+        rules.dropout(task, default=0.1, before_head=True),
+        Choice("rotate", ("none", "small", "z"), default="none", why=why),
+        Float("stretch", 0.0, 0.3, default=0.1, why=why),
+        Float("jitter", 0.0, 0.05, default=0.01, why=why),
+        Float("point_dropout", 0.0, 0.5, default=0.0, why=why),
+    ]
+    if any(t.kind in ("binary", "multiclass") for t in task.targets):
+        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
+    return [*params, *rules.training(task, lr=lr)]
+
+
+def _hidden(config: Config) -> tuple[int, ...]:
+    width = int(config["head_width"])
+    return (width,) if width else ()
+
+
+def _pooled(task: Task) -> int:
+    """What a feature costs after "max+avg" pooling: twice the layer after it."""
+    return 2 * (task.outputs if rules.params_limit(task) <= 50_000 else 64)
+
+
+def _pointnet_space(task: Task) -> Space:
+    expand = 4
+    deeper = rules.depth(task, low=1, base=3, default=2)
+    return Space(
+        (
+            _points(task, 2048),
+            _frame(),
+            Choice("transform", (False, True), default=False, why=("cloud-transform",)),
+            deeper,
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=32,
+                default=48,
+                weights=1,
+                layers=deeper.default + expand + 0.5,
+                inputs=_channels(task) + 2 * (deeper.default + expand) + expand * _pooled(task),
+                fixed=64 * task.outputs + 256,
+            ),
+            Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
+            Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
+                   why=("residual-from-10",)),
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            *_head(task, "max+avg", lr=3e-3),
+        )
+    )  # fmt: skip
+
+
+def _build_pointnet(config: Config, task: Task) -> nn.Module:
+    from nas.models.pointnet import PointNet
+
+    width = int(config["width"])
+    return PointNet(
+        _input(config, task),
+        in_channels=_channels(task),
+        outputs=task.outputs,
+        widths=(*[width] * (1 + int(config["depth"])), int(config["expand"]) * width),
+        head=_hidden(config),
+        transform=width if config["transform"] else 0,
+        residual=bool(config.get("residual", True)),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+    )
+
+
+def _dgcnn_space(task: Task) -> Space:
+    cpu = task.device == "cpu"
+    points = _points(task, 1024)
+    nearest = tuple(k for k in (4, 8, 16, 20) if k < min(int(o) for o in points.options)) or (1,)
+    k = 8 if cpu else 20
+    expand, deeper = 4, rules.depth(task, low=1, base=3, default=2)
+    layers = deeper.default
+    return Space(
+        (
+            points,
+            _frame(),
+            Choice("k", nearest, default=k if k in nearest else nearest[-1], why=("neighbours",)),
+            Choice("graph", ("static", "dynamic"), default="static" if cpu else "dynamic",
+                   why=("graph-of-points",)),
+            deeper,
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=24,
+                default=32,
+                weights=2,
+                # Two maps of each layer but the first, and the one that mixes all.
+                layers=(2 * layers + expand * (layers + 1)) / 2,
+                inputs=2 * _channels(task) + 2 * (layers + expand) + expand * _pooled(task),
+                fixed=64 * task.outputs + 256,
+            ),
+            Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
+            Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
+                   why=("residual-from-10",)),
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            *_head(task, "max+avg", lr=3e-3),
+        )
+    )  # fmt: skip
+
+
+def _build_dgcnn(config: Config, task: Task) -> nn.Module:
+    from nas.models.dgcnn import DGCNN
+
+    width = int(config["width"])
+    return DGCNN(
+        _input(config, task),
+        in_channels=_channels(task),
+        outputs=task.outputs,
+        widths=(width,) * (1 + int(config["depth"])),
+        embedding=int(config["expand"]) * width,
+        k=int(config["k"]),
+        dynamic=config["graph"] == "dynamic",
+        head=_hidden(config),
+        residual=bool(config.get("residual", True)),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+    )
+
+
+def _grid(task: Task) -> Choice:
+    options = tuple(
+        side for side in (8, 12, 16, 24, 32, 48, 64) if side**3 <= CELLS * _typical(task)
+    ) or (8,)
+    usual = [side for side in options if side <= (16 if task.device == "cpu" else 32)]
+    return Choice("grid", options[-4:], default=max(usual[-1], options[-4:][0]), why=("voxels",))
+
+
+def _sparse_space(task: Task) -> Space:
+    # A residual block is 54 w² weights. Each stage is twice as wide as the one before: its
+    # first layer is 8 w (2 w) = 16 w², of the first stage's width.
+    stages, weights = 2, 54 + 16 + 54 * 4
+    params: list[Param] = [
+        _grid(task),
+        _frame(),
+        Int("stages", 2, 3, default=stages, why=("depth-from-data",)),
+    ]
+    for i in (1, 2, 3):
+        when: When = {} if i < 3 else {"stages": (3,)}
+        blocks = 1 + int(rules.scale(task)) // 3
+        params.append(Int(f"depth{i}", 1, blocks, default=1, when=when, why=("depth-from-data",)))
+    return Space(
+        (
+            *params,
+            rules.width(
+                task,
+                "width",
+                low=4,
+                base=16,
+                default=16,
+                step=4,
+                weights=weights,
+                inputs=27 * (_channels(task) + 1) + 20 + 2 * _pooled(task),
+                fixed=64 * task.outputs + 256,
+            ),
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            *_head(task, "max+avg", lr=3e-3),
+        )
+    )
+
+
+def _build_sparse(config: Config, task: Task) -> nn.Module:
+    from nas.models.sparse_conv import SparseCNN, Stage
+
+    front_end = _input(config, task)
+    return SparseCNN(
+        front_end,
+        in_channels=_channels(task),
+        outputs=task.outputs,
+        side=int(config["grid"]),
+        stages=[
+            Stage(int(config[f"depth{i}"]), int(config["width"]) * 2 ** (i - 1))
+            for i in range(1, int(config["stages"]) + 1)
+        ],
+        extent=front_end.extent,
+        head=_hidden(config),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        "pointnet",
+        "pointclouds",
+        "Qi et al. 2017, PointNet: Deep Learning on Point Sets",
+        _pointnet_space,
+        _build_pointnet,
+    ),
+    Family(
+        "dgcnn",
+        "pointclouds",
+        "Wang et al. 2019, Dynamic Graph CNN for Learning on Point Clouds",
+        _dgcnn_space,
+        _build_dgcnn,
+    ),
+    Family(
+        "sparse_cnn",
+        "pointclouds",
+        "Graham et al. 2018, Submanifold Sparse Convolutional Networks; Choy et al. 2019",
+        _sparse_space,
+        _build_sparse,
+    ),
+)
