@@ -147,9 +147,10 @@ def _text_columns(frame: pd.DataFrame) -> list[str]:
     names = [str(name) for name, kind in infer(frame, {}).items() if kind == "text"]
     strings = [str(name) for name in frame.columns if not tabular.is_numeric(frame[name])]
     if not names and len(strings) != 1:
+        found = ", ".join(map(repr, strings or map(str, frame.columns)))
         raise InputError(
-            f"which of the columns {', '.join(map(repr, strings or map(str, frame.columns)))} is the text"
-            " cannot be told: none holds sentences; keep that one and the target"
+            f"which of the columns {found} is the text cannot be told: none holds sentences;"
+            " keep that one and the target"
         )
     return names or strings
 
@@ -195,15 +196,23 @@ def _learn(texts: list[str]) -> tuple[Tokenizer, str]:
         tokenizer = Tokenizer(model)
         how = f"a vocabulary of {len(words)} words"
     else:
-        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix="</w>"))
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     if isinstance(tokenizer.model, models.BPE):
+        # A piece that begins a word has a mark before it.
+        mark = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, mark])
+        signs: Counter[str] = Counter()
+        for word, count in counts.items():
+            signs.update(dict.fromkeys(word, count))
+        # Counted here: the trainer breaks ties at random, and a script may have thousands.
+        alphabet = sorted(signs, key=lambda sign: (-signs[sign], sign))[: rules.MOST_PIECES // 2]
         trainer = trainers.BpeTrainer(
             vocab_size=rules.MOST_PIECES,
             min_frequency=rules.WORD_COUNT,
-            limit_alphabet=rules.MOST_PIECES // 2,  # of a script with thousands of signs
+            initial_alphabet=[mark.replacement, *alphabet],
+            limit_alphabet=len(alphabet) + 1,
             special_tokens=list(SPECIAL),
-            end_of_word_suffix="</w>",
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)

@@ -83,9 +83,10 @@ class TextTransformer(nn.Module):
     ``length`` is that of the longest sample, which "learned" positions need; they are also
     "sinusoidal", "rotary" (inside the attention) or "none". ``pooling``: "cls" reads out a
     token that stands before the others, "avg", "attention" and "max" all of them. With
-    ``post_norm`` the embedding is normalised and each layer's sums are, as in BERT;
-    otherwise each branch's input is, and the last layer's output. ``window``: see
-    ``Attention``.
+    ``post_norm`` the embedding is normalised and each layer's sums are, as in BERT.
+    Otherwise each branch's input is, and the pooled vector: tokens keep their lengths until
+    then, so that a word that says much weighs more than one that is hardly known.
+    ``window``: see ``Attention``.
     """
 
     def __init__(
@@ -164,11 +165,10 @@ class TextTransformer(nn.Module):
         for block in blocks:
             x = block(x, mask=mask)
         x = last(x, queries=None if self.cls is None else 1, mask=mask)
-        if not self.post_norm:
-            x = self.norm(x)
         return x, mask if self.cls is None else None
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
-        y: Tensor = self.head(self.dropout(self.pool(*self.features(tokens, tokens_length))))
+        x = self.pool(*self.features(tokens, tokens_length))
+        y: Tensor = self.head(self.dropout(x if self.post_norm else self.norm(x)))
         return y

@@ -226,7 +226,8 @@ class TextMamba(nn.Module):
     """``depth`` Mamba blocks over embedded tokens, pooled into one vector.
 
     ``length`` is that of the longest sample. ``pooling``: "avg", "attention" and "max" of all
-    places, or the "last" token's, which has seen all others.
+    places, or the "last" token's, which has seen all others. The pooled vector is normalised
+    rather than each token: a word that says much weighs more than one that is hardly known.
     """
 
     def __init__(
@@ -264,7 +265,7 @@ class TextMamba(nn.Module):
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T), padded, to (B, T, width) and where it is real; the "last" one to
         (B, 1, width)."""
-        x = self.norm(self.blocks(self.embedding(tokens)))
+        x = self.blocks(self.embedding(tokens))
         if not self.last:
             return x, real(tokens, tokens_length)
         last = (tokens_length - 1)[:, None, None].expand(-1, -1, x.shape[-1])
@@ -272,5 +273,6 @@ class TextMamba(nn.Module):
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
-        y: Tensor = self.head(self.dropout(self.pool(*self.features(tokens, tokens_length))))
+        x = self.norm(self.pool(*self.features(tokens, tokens_length)))
+        y: Tensor = self.head(self.dropout(x))
         return y
