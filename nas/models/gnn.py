@@ -235,9 +235,9 @@ class GraphPool(nn.Module):
 
 
 class FeatureInput(nn.Module):
-    """Features (n, f) standardised by ``mean`` and ``std`` and clipped to ±10, or, with
-    ``rows``, divided by the sum of their sizes (as Kipf & Welling 2017, sec. 5.2, treat the
-    words of a document), with no mean taken off."""
+    """Features (n, f) standardised by ``mean`` and ``std`` and clipped to ±10; with ``rows``
+    each row is divided by the sum of its sizes (as Kipf & Welling 2017, sec. 5.2, do with the
+    words of a document)."""
 
     mean: Tensor
     scale: Tensor
@@ -252,10 +252,9 @@ class FeatureInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
-        if self.rows:
-            x = x * self.scale
-            return x / x.abs().sum(1, keepdim=True).clamp(min=1e-6)
-        return x if self.plain else ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
+        if not self.plain:
+            x = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
+        return x / x.abs().sum(1, keepdim=True).clamp(min=1e-6) if self.rows else x
 
 
 class InputDropout(nn.Module):
