@@ -37,7 +37,10 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is None or not self.training:
+        # A look at the mask makes a GPU wait, but costs a CPU nothing: the fused kernel, where
+        # there is no padding, is four times as fast as the sums below.
+        whole = mask is None or (x.device.type == "cpu" and self.training and bool(mask.all()))
+        if mask is None or whole or not self.training:
             return super().forward(x.flatten(0, -2)).view_as(x)
         wide = x.float()  # sums over thousands of positions need more than bfloat16
         real = mask.unsqueeze(-1).float()
