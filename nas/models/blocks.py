@@ -51,10 +51,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
-            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
-            self.num_batches_tracked.add_(1)
         y = centred * (self.weight * (var + self.eps).rsqrt()) + self.bias
         return y.to(x.dtype)
 
