@@ -162,6 +162,7 @@ def test_lists_of_waves_are_read_as_16_khz(tmp_path: Path) -> None:
 def test_new_sounds_are_coded_like_the_training_data(tmp_path: Path) -> None:
     dataset = read(class_folders(tmp_path / "tones"))
     again = encode(tmp_path / "tones", dataset.profile, "audio", dataset.targets)
+    assert isinstance(again.inputs["wave"], Ragged)
     np.testing.assert_array_equal(again.inputs["wave"].values, waves(dataset).values)
     np.testing.assert_array_equal(again.labels["label"], dataset.labels["label"])
     assert again.names[0] == "high/0.wav"
@@ -269,6 +270,14 @@ def test_log_mel_frames_are_those_of_a_fourier_transform() -> None:
     mel = np.log10(np.abs(spectrum) ** 2 @ mel_filters(rate, 256, bands).numpy().T)
     expected = (np.maximum(mel, mel.max() - 8) + 4) / 4
     np.testing.assert_allclose(frames[0].numpy(), expected, atol=1e-5)
+
+
+def test_mixed_precision_leaves_log_mel_frames_as_they_are() -> None:
+    front = LogMel(8000, 40, 200, 80)
+    wave, length = batch([3000])
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = front(wave, length)
+    torch.testing.assert_close(found, front(wave, length)[0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["sample", "band"])
