@@ -359,12 +359,21 @@ def _check_export(family: Family, config: Config, task: Task, dataset: Dataset) 
     import onnxruntime  # type: ignore[import-untyped]
     import torch
 
+    from nas.models.fusion import Numbered
+
     torch.manual_seed(0)
     network = family.build(config, task).eval()
     inputs = _batch(dataset, dataset.parts["train"][:3].tolist())
     with torch.inference_mode():
         expected = network(**inputs)
-    program = torch.onnx.export(network, (), kwargs=inputs, dynamo=True, verbose=False)
+    program = torch.onnx.export(
+        Numbered(network, inputs).eval(),
+        (),
+        kwargs={f"input_{i}": value for i, value in enumerate(inputs.values())},
+        input_names=list(inputs),
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"

@@ -127,6 +127,7 @@ class TextTransformer(nn.Module):
             self.position = SinusoidalPosition(dim)
         self.post_norm = post_norm
         self.norm = make_norm(norm, dim, dims=1)
+        self.readout = ("head",) if post_norm else ("norm", "head")  # what features lack
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 dim,

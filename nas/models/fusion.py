@@ -28,8 +28,10 @@ from nas.models.blocks import (
 
 
 class Encoders(nn.Module):
-    """One network for each member, of which only the features are used, not pool and head.
+    """One network for each member, of which only the features are used.
 
+    What comes after these is taken out: the head, and the modules with weights that a network
+    names beside it in ``readout``.
     ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop"): in
     training each member of a sample counts as missing with this probability, but never all.
     """
@@ -42,7 +44,8 @@ class Encoders(nn.Module):
         self.widths = [int(network.width) for network in encoders.values()]  # type: ignore[arg-type]
         self.data_dependent = any(getattr(n, "data_dependent", False) for n in self.networks)
         for network in self.networks:
-            network.head = nn.Identity()
+            for name in getattr(network, "readout", ("head",)):
+                setattr(network, name, nn.Identity())
 
     def present(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Which sample has which member, bool (B, members)."""
@@ -140,6 +143,23 @@ class LateFusion(nn.Module):
             joined = torch.stack([w * x for w, x in zip(weights, mapped, strict=True)]).sum(0)
         y: Tensor = self.body(joined)
         return y
+
+
+class Numbered(nn.Module):
+    """A network whose inputs ``names`` are called input_0, input_1 and so on.
+
+    torch.export writes a program in which each input is a variable, and a member's name is
+    whatever a column is called. ``input_names`` of torch.onnx.export brings the names back.
+    """
+
+    def __init__(self, network: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        named = {name: inputs[f"input_{i}"] for i, name in enumerate(self.names)}
+        logits: Tensor = self.network(**named)
+        return logits
 
 
 class _Projections(nn.Module):

@@ -6,7 +6,7 @@ The recurrence of a selective state space, for each channel d and state n,
 
 is an operator of its own, ``nas::selective_scan``: a loop over time with one fused
 multiply-add in each step and a backward written by hand, so that time is linear in the
-length. Chunks of 64 steps are vectorised together, and only the state before each is kept
+length. Chunks of a few steps are vectorised together, and only the state before each is kept
 for the backward, which computes the others again. A network that is exported uses a form of
 plain operators instead: a parallel prefix sum in ⌈log2 T⌉ steps (Hillis & Steele 1986).
 """
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import register_flop_formula
 from nas.models.blocks import DropPath, GlobalPool, linear_rates, make_head, make_norm
 from nas.models.encoder import TokenEmbedding, real
 
-CHUNK = 64
+CHUNK = 8  # steps: what they hold stays in the processor's cache
 
 
 def _states(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def _states(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, h: Tensor) -> tuple[
 
 def _chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """(B, T, …) cut along T and laid out time first."""
-    cut = [torch.split(t.transpose(0, 1), CHUNK) for t in tensors]
+    cut = [torch.split(t.transpose(0, 1).contiguous(), CHUNK) for t in tensors]
     return list(zip(*cut, strict=True))
 
 
@@ -257,6 +257,7 @@ class TextMamba(nn.Module):
             )
         )
         self.norm = make_norm(norm, dim, dims=1)
+        self.readout = ("norm", "head")  # what features lack
         self.last = pooling == "last"
         self.pool = GlobalPool("avg" if self.last else pooling, dim, dims=1)
         self.dropout = nn.Dropout(dropout)
