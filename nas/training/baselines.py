@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.fft import dct
+from scipy.sparse import csr_matrix, hstack
 from scipy.special import softmax
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -289,6 +292,64 @@ def _text(dataset: Dataset, task: Task) -> list[Simple]:
     return [("TF-IDF + " + ("logistic" if _classifies(task) else "ridge"), texts, _linear(weights))]
 
 
+def _multimodal(dataset: Dataset, task: Task) -> list[Simple]:
+    """The simple models of each member alone, and a linear one of all members' features side
+    by side, each prepared as for the member's first model."""
+    singles: list[Simple] = []
+    found: list[Simple] = []
+    for member, about in dataset.profile.members.items():
+        own = {
+            name.rpartition(".")[2]: value
+            for name, value in dataset.inputs.items()
+            if name.rpartition(".")[0] == member
+        }
+        del own["present"]
+        part = replace(dataset, modality=about.modality, inputs=own, profile=about.profile)
+        single = replace(task, modality=about.modality, profile=about.profile)
+        simple = _SIMPLE[about.modality](part, single)
+        singles += [(f"{member}: {name}", features, make) for name, features, make in simple]
+        found.append(simple[0])
+    if len(found) == 1:
+        return singles
+
+    def joined(target: Target) -> Any:
+        models = [make(target) for _, _, make in found]
+        prepared = [m[:-1] if isinstance(m, Pipeline) else StandardScaler() for m in models]
+        return _linear(_Joined(prepared))(target)
+
+    name = "all features + " + ("logistic" if _classifies(task) else "ridge")
+    return [*singles, (name, lambda: _SideBySide([make() for _, make, _ in found]), joined)]
+
+
+class _SideBySide:
+    """Several matrices over the same samples, of which rows are taken together."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: Any) -> _SideBySide:
+        return _SideBySide([part[rows] for part in self.parts])
+
+
+class _Joined(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Each part of a ``_SideBySide`` through a transformer of its own, then one matrix."""
+
+    def __init__(self, transformers: list[Any]) -> None:
+        self.transformers = transformers
+
+    def fit(self, x: _SideBySide, y: Any = None) -> _Joined:
+        for transformer, part in zip(self.transformers, x.parts, strict=True):
+            transformer.fit(part, y)
+        return self
+
+    def transform(self, x: _SideBySide) -> Any:
+        pairs = zip(self.transformers, x.parts, strict=True)
+        return hstack([csr_matrix(transformer.transform(part)) for transformer, part in pairs])
+
+
 def _predict(model: Any, target: Target, x: Any) -> Any:
     if target.kind == "regression":
         return model.predict(x)
@@ -308,4 +369,5 @@ _SIMPLE: dict[str, Callable[[Dataset, Task], list[Simple]]] = {
     "audio": _audio,
     "graphs": _graphs,
     "pointclouds": _pointclouds,
+    "multimodal": _multimodal,
 }
