@@ -527,8 +527,7 @@ def test_edges_left_out_count_neither_as_messages_nor_in_degrees(
     assert 0 < kept.sum() < len(edges)
     for layer in (GCNConv(6, 4), GATConv(6, 4, 2), SAGEConv(6, 4), SAGEConv(6, 4, "max")):
         expected = layer(x, Edges.of(edges[kept], 12))
-        if not isinstance(layer, GATConv):
-            torch.testing.assert_close(layer(x, some), expected)
+        torch.testing.assert_close(layer(x, some), expected)
 
 
 def test_input_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
@@ -689,25 +688,6 @@ def test_one_graph_is_one_batch_and_its_space_decays_weights_more(
     assert task.fidelity.epochs >= 100
     net = load_families("graphs")[name].build(config, task).eval()
     assert net(**sample_inputs(task, 4)).shape == (4, 2)
-
-
-def test_a_network_on_one_graph_exports_and_gives_the_same_logits(tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed (pip install .[export])")
-    import onnxruntime  # type: ignore[import-untyped]
-
-    _, task = node_task(tmp_path)
-    family = load_families("graphs")["gat"]
-    torch.manual_seed(0)
-    net = family.build(family.baseline(task), task).eval()
-    inputs = sample_inputs(task, 3)
-    program = torch.onnx.export(net, (), kwargs=inputs, dynamo=True, verbose=False)
-    assert program is not None
-    program.save(tmp_path / "network.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
-    names = [i.name for i in session.get_inputs()]
-    (logits,) = session.run(None, {n: inputs[n].numpy() for n in names})
-    np.testing.assert_allclose(logits, net(**inputs).detach().numpy(), atol=1e-4)
 
 
 def test_the_simple_models_see_features_alone_or_statistics_of_graphs(tmp_path: Path) -> None:
