@@ -30,7 +30,7 @@ def _step(task: Task, name: str, shortest: int, frames: int = 1) -> Choice:
     step = shortest
     while _seconds(task) * 1000 / (step * frames) > MOST_TOKENS:
         step *= 2
-    return Choice(name, (step, 2 * step), default=step, why=("frame-rate",))
+    return Choice(name, (step, 2 * step), default=step, why=("frame-rate", "wave-length"))
 
 
 def _window(task: Task, hop_ms: int) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def _transformer(
 def _head(task: Task, lr: float) -> list[Param]:
     kinds = ("none", "shift", "shift+speed")
     params: list[Param] = [
-        Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
+        Choice("pooling", ("max", "attention", "avg"), default="max", why=("global-pooling",)),
         rules.dropout(task, default=0.1),
         Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
         Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
@@ -140,7 +140,7 @@ def _cnn_transformer_space(task: Task) -> Space:
             rules.conv_norm(task, "conv_norm"),
             rules.activation("conv_activation", "relu", ("relu", "gelu", "silu")),
             *_transformer(task, layers=2, inputs=convolutions.default, fixed=front),
-            *_head(task, lr=1e-3),
+            *_head(task, lr=3e-3),
         )
     )
 
@@ -181,7 +181,7 @@ def _whisper_space(task: Task) -> Space:
         (
             *spectrogram,
             *_transformer(task, layers=layers, inputs=3 * bands, squares=3),
-            *_head(task, lr=1e-3),
+            *_head(task, lr=2e-3),
         )
     )
 
@@ -246,7 +246,7 @@ def _wav2vec_space(task: Task) -> Space:
             convolutions,
             Choice("position_kernel", (7, 15, 31), default=15, why=("raw-wave",)),
             *_transformer(task, layers=layers, inputs=width + 15 * 4, fixed=front),
-            *_head(task, lr=1e-3),
+            *_head(task, lr=2e-3),
         )
     )
 
