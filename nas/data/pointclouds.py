@@ -155,7 +155,8 @@ def _cloud(found: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, boo
         )
     if not len(points):
         raise ValueError("no points")
-    points = np.ascontiguousarray(points, np.float32)
+    with np.errstate(over="ignore"):  # told below
+        points = np.ascontiguousarray(points, np.float32)
     if not np.isfinite(points).all():
         raise ValueError("NaN or infinite values")
     if points.shape[1] == 2:
@@ -280,7 +281,7 @@ def _off(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     if len(lines) < 1 + vertices + faces:
         raise ValueError(f"promises {vertices} vertices and {faces} faces, but ends before")
     rows = b" ".join(lines[1 : 1 + vertices]).split()
-    points = np.array(rows, np.float64).reshape(vertices, -1)[:, :3]
+    points = np.array(rows, np.float64).reshape(vertices, -1 if vertices else 3)[:, :3]
     polygons = [[int(number) for number in line.split()] for line in lines[1 + vertices :][:faces]]
     return points, _triangles([polygon[1 : 1 + polygon[0]] for polygon in polygons])
 
