@@ -94,8 +94,8 @@ _ALL = (
     ),
     Rule(
         "attention-cost",
-        "Patches are large enough for at most 256 tokens, as attention is quadratic in them.",
-        "Dosovitskiy et al. 2021, sec. 3.1; the 256 are ours",
+        "Attention is quadratic: patches leave at most 256 tokens; a longer text is seen locally.",
+        "Dosovitskiy et al. 2021, sec. 3.1; Beltagy et al. 2020, sec. 3.1; the 256 are ours",
     ),
     Rule(
         "global-pooling",
@@ -199,13 +199,9 @@ _ALL = (
     ),
     Rule(
         "vocabulary",
-        "Words that the training part holds twice or more have a vector, at most 30,000 do.",
-        "Chen et al. 2019 (How Large a Vocabulary Does Text Classification Need?), sec. 4",
-    ),
-    Rule(
-        "subwords",
-        "Where more than 15 % of the running words are seen once, words are cut into pieces.",
-        "Sennrich et al. 2016, sec. 3; the share of new words: Good 1953; the 15 % are ours",
+        "Words seen twice or more in training have a vector; where 15 % are seen once, pieces do.",
+        "Chen et al. 2019 (How Large a Vocabulary Does Text Classification Need?), sec. 4;"
+        " Sennrich et al. 2016, sec. 3 (pieces); Good 1953 (new words); the 15 % are ours",
     ),
     Rule(
         "text-length",
@@ -216,11 +212,6 @@ _ALL = (
         "token-dropout",
         "Whole words are left out in training, so that no single one is relied upon.",
         "Iyyer et al. 2015 (Deep Averaging Networks), sec. 3",
-    ),
-    Rule(
-        "attention-window",
-        "From 256 tokens on attention may be local: its cost is quadratic in the length.",
-        "Beltagy et al. 2020 (Longformer), sec. 3.1; the 256 are ours",
     ),
     Rule(
         "positions",

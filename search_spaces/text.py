@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NARROWEST = 16  # width of an embedding
-LONG = 256  # tokens from which attention may be local (rule "attention-window")
+LONG = 256  # tokens from which attention may be local (rule "attention-cost")
 
 
 def _length(task: Task) -> int:
@@ -76,7 +76,7 @@ def _transformer_space(task: Task) -> Space:
         _dim(task, words, weights=8, layers=layers, inputs=_length(task) + 14 * layers),
         Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
         Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
-        Choice("position", positions, default="learned", why=("positions",)),
+        Choice("position", positions, default="learned", why=("positions", "text-length")),
         Choice("placement", placements, default="pre", why=("norm-placement",)),
         Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
         rules.activation("activation", "gelu", ("gelu", "swiglu")),
@@ -90,7 +90,7 @@ def _transformer_space(task: Task) -> Space:
                 (0, 32, 64, 128),
                 default=64,
                 when={"pooling": ("avg", "attention", "max")},
-                why=("attention-window",),
+                why=("attention-cost",),
             )
         )
     return Space(

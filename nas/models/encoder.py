@@ -21,16 +21,22 @@ class TokenEmbedding(nn.Module):
 
     ``dropout`` leaves single features out, and ``token_dropout``, in training, whole tokens:
     they become unknown ones (Iyyer et al. 2015, sec. 3), so that no word is relied upon.
+    Vectors start with the deviation ``std``.
     """
 
     def __init__(
-        self, vocabulary: int, dim: int, dropout: float = 0.0, token_dropout: float = 0.0
+        self,
+        vocabulary: int,
+        dim: int,
+        dropout: float = 0.0,
+        token_dropout: float = 0.0,
+        std: float = 0.02,
     ) -> None:
         super().__init__()
         self.token_dropout = token_dropout
         self.table = nn.Embedding(vocabulary, dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         unknown = tokens >= self.table.num_embeddings

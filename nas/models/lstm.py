@@ -68,7 +68,8 @@ class TextLSTM(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.width = hidden * (1 + bidirectional)
-        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout)
+        # As large as the gates can tell apart: nothing is normalised here.
+        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout, 0.1)
         self.forwards = nn.ModuleList()
         self.backwards = nn.ModuleList()
         for i in range(depth):
