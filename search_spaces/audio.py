@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.space import Choice, Config, Float, Param, Space
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _log_mel(config: Config, task: Task) -> LogMel:
 
 
 def _transformer(
-    task: Task, *, layers: int, inputs: float, fixed: float = 0, squares: float = 0
+    task: Task, *, layers: int, inputs: int, fixed: int = 0, squares: int = 0
 ) -> list[Param]:
     """A Transformer's parameters; ``layers`` and ``squares`` / 8 more layers are the baseline's,
     beside ``inputs`` × dim and ``fixed`` parameters."""
@@ -84,8 +84,8 @@ def _transformer(
             weights=8,
             layers=layers + squares / 8,
             # Biases and scales of a layer, and the head.
-            inputs=round(inputs + 12 * layers + task.outputs + 4),
-            fixed=round(fixed),
+            inputs=inputs + 12 * layers + task.outputs + 4,
+            fixed=fixed,
         ),
         Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
         Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
@@ -126,9 +126,8 @@ def _cnn_transformer_space(task: Task) -> Space:
         inputs=kernel * bands + 6,
         fixed=round(limit / 2),
     )
-    front = limit / 2 if limit < 100_000 else kernel * convolutions.default * (
-        bands + convolutions.default
-    )
+    width = convolutions.default
+    front = kernel * width * (bands + width) + 6 * width
     return Space(
         (
             *spectrogram,
@@ -139,7 +138,7 @@ def _cnn_transformer_space(task: Task) -> Space:
             Choice("residual", (True, False), default=True, why=("residual-from-10",)),
             rules.conv_norm(task, "conv_norm"),
             rules.activation("conv_activation", "relu", ("relu", "gelu", "silu")),
-            *_transformer(task, layers=2, inputs=convolutions.default, fixed=front),
+            *_transformer(task, layers=2, inputs=width, fixed=front),
             *_head(task, lr=3e-3),
         )
     )
@@ -238,7 +237,7 @@ def _wav2vec_space(task: Task) -> Space:
         fixed=round(limit / 2),
     )
     width = convolutions.default
-    front = limit / 2 if limit < 100_000 else sum(kernels[1:]) * width**2
+    front = (kernels[0] + 3 * len(kernels) + 2) * width + sum(kernels[1:]) * width**2
     return Space(
         (
             step,
