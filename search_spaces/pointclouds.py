@@ -40,8 +40,11 @@ def _points(task: Task, most: int) -> Choice:
     return Choice("points", options, default=default, why=("cloud-size",))
 
 
-def _frame() -> Choice:
-    return Choice("frame", ("cloud", "data"), default="cloud", why=("cloud-frame",))
+def _frame(task: Task) -> Choice:
+    """A ball of axes in unlike units, each with a spread of its own, would mean nothing."""
+    alike = len(set(task.profile.channel_std[:3])) == 1
+    default = "cloud" if alike else "data"
+    return Choice("frame", ("cloud", "data"), default=default, why=("cloud-frame",))
 
 
 def _input(config: Config, task: Task) -> PointInput:
@@ -90,7 +93,7 @@ def _pointnet_space(task: Task) -> Space:
     return Space(
         (
             _points(task, 2048),
-            _frame(),
+            _frame(task),
             Choice("transform", (False, True), default=False, why=("cloud-transform",)),
             deeper,
             rules.width(
@@ -143,7 +146,7 @@ def _dgcnn_space(task: Task) -> Space:
     return Space(
         (
             points,
-            _frame(),
+            _frame(task),
             Choice("k", nearest, default=k if k in nearest else nearest[-1], why=("neighbours",)),
             Choice("graph", ("static", "dynamic"), default="static" if cpu else "dynamic",
                    why=("graph-of-points",)),
@@ -153,7 +156,7 @@ def _dgcnn_space(task: Task) -> Space:
                 "width",
                 low=8,
                 base=24,
-                default=32,
+                default=16 if cpu else 48,
                 weights=2,
                 # Two maps of each layer but the first, and the one that mixes all.
                 layers=(2 * layers + expand * (layers + 1)) / 2,
@@ -205,7 +208,7 @@ def _sparse_space(task: Task) -> Space:
     stages, weights = 2, 54 + 16 + 54 * 4
     params: list[Param] = [
         _grid(task),
-        _frame(),
+        _frame(task),
         Int("stages", 2, 3, default=stages, why=("depth-from-data",)),
     ]
     for i in (1, 2, 3):
