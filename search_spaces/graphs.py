@@ -131,6 +131,7 @@ def _build(kind: str, config: Config, task: Task) -> nn.Module:
         kind,
         int(config["width"]),
         int(config["depth"]),
+        sparse=_plain(task),
         edge_input=FeatureInput(mean[features:], std[features:]) if described else None,
         edge_width=described,
         heads=int(config.get("heads", 1)),

@@ -24,7 +24,6 @@ from nas.models.gnn import (
     GATConv,
     GCNConv,
     GraphPool,
-    InputDropout,
     SAGEConv,
 )
 from nas.task import DataProfile, InputError, Target, Task, UsageError
@@ -530,14 +529,32 @@ def test_edges_left_out_count_neither_as_messages_nor_in_degrees(
         torch.testing.assert_close(layer(x, some), expected)
 
 
-def test_input_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
-    x = torch.ones(200, 101)
-    drop = InputDropout(0.3)
+@pytest.mark.parametrize("pre", [0, 1])
+@pytest.mark.parametrize("kind", ["gcn", "gat", "graphsage"])
+def test_a_sparse_matrix_of_features_gives_the_logits_and_gradients_of_a_dense_one(
+    graph: tuple[Tensor, Tensor], kind: str, pre: int
+) -> None:
+    x, edges = graph[0].relu(), graph[1]
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        rows = FeatureInput([0.0] * 6, [1.0] * 6, rows=True)
+        net = GNN(rows, 6, 3, kind, 4, 2, pre=pre, sparse=sparse)
+        assert net.sparse == sparse
+        logits = net(x, edges, node=torch.arange(12))
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_dropout_of_a_sparse_matrix_is_that_of_its_entries() -> None:
     torch.manual_seed(0)
-    y = drop(x)
-    assert abs(float((y == 0).float().mean()) - 0.3) < 0.02
-    assert abs(float(y.mean()) - 1) < 0.03
-    assert torch.equal(drop.eval()(x), x)
+    x = (torch.rand(100, 100) < 0.1).float()
+    rows = FeatureInput([0.0] * 100, [1.0] * 100)
+    net = GNN(rows, 100, 3, "gcn", 4, 1, sparse=True, input_dropout=0.3)
+    y = net.input_dropout(x.to_sparse()).to_dense()
+    assert abs(float((y[x > 0] == 0).float().mean()) - 0.3) < 0.05
+    assert set(y.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.7))}
 
 
 def network(kind: str, pooling: str | None = "mean", **options: Any) -> GNN:

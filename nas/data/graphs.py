@@ -241,8 +241,8 @@ def _describe(
     mean = filled.sum(axis=0) / counts
     std = np.sqrt((np.where(missing, 0.0, known - mean) ** 2).sum(axis=0) / counts)
     plain = ((filled == 0) | (filled == 1)).all(axis=0) & ~missing.any(axis=0)
-    if len(mean) >= WIDE and (filled >= 0).all() and (filled > 0).mean() < 0.1:
-        plain[:] = ~missing.any(axis=0)  # most are zero and mean that a word is absent
+    if len(mean) >= WIDE:  # most are zero and mean that a word is absent, or none is plain
+        plain[:] = not missing.any() and (filled >= 0).all() and (filled > 0).mean() < 0.1
     mean[plain], std[plain] = 0.0, 1.0
     for i, name in enumerate(features.names):
         columns.append(Column(prefix + name, "numeric", missing[:, i].mean(), mean[i], std[i]))

@@ -6,7 +6,7 @@ given in both directions, and a node needs no edge to itself.
 
 Sums over neighbours are ``index_add``. On a CPU a product with a sparse CSR matrix is
 several times faster, but ONNX and the meta device have none, and the step of a training is
-ruled by the dense products: of Cora (2,708 nodes, 10,556 edges, 1,433 inputs, width 64) 13
+ruled by other products: of Cora (2,708 nodes, 10,556 edges, 1,433 inputs, width 64) 13
 milliseconds for the inputs against 2 for the neighbours, forward and backward.
 """
 
@@ -68,6 +68,19 @@ class Edges:
         return top.masked_fill(self.degree == 0, 0.0)
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, of a sparse ``x`` too."""
+    if not x.is_sparse:
+        return F.linear(x, weight, bias)
+    y: Tensor = torch.sparse.mm(x, weight.T)
+    return y if bias is None else y + bias
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return _linear(x, self.weight, self.bias)
+
+
 class _EdgeMessage(nn.Module):
     """ReLU(x_source + W e): how an edge's features join a neighbour's (Hu et al. 2020,
     "Strategies for Pre-training Graph Neural Networks", and the GCN of the same authors'
@@ -91,7 +104,7 @@ class GCNConv(nn.Module):
 
     def __init__(self, in_width: int, width: int, edge_width: int = 0) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_width, width, bias=False)
+        self.linear = _Linear(in_width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(width))
         self.message = _EdgeMessage(edge_width, width) if edge_width else None
 
@@ -124,7 +137,7 @@ class GATConv(nn.Module):
             raise ValueError(f"heads must divide width, but got width={width}, heads={heads}")
         self.heads = heads
         self.dropout = dropout  # of the attention weights
-        self.linear = nn.Linear(in_width, width, bias=False)
+        self.linear = _Linear(in_width, width, bias=False)
         self.source = nn.Parameter(torch.empty(heads, width // heads))
         self.target = nn.Parameter(torch.empty(heads, width // heads))
         self.bias = nn.Parameter(torch.zeros(width))
@@ -170,7 +183,7 @@ class SAGEConv(nn.Module):
         super().__init__()
         if aggregation not in ("mean", "max"):
             raise ValueError(f"unknown aggregation {aggregation!r}; known are mean, max")
-        self.root = nn.Linear(in_width, width, bias=False)
+        self.root = _Linear(in_width, width, bias=False)
         self.neighbours = nn.Linear(in_width, width)
         self.message = _EdgeMessage(edge_width, in_width) if edge_width else None
         self.aggregation = aggregation
@@ -179,7 +192,7 @@ class SAGEConv(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """(N, in_width) to (N, width)."""
-        h = F.linear(x, self.neighbours.weight) if self.project_first else x
+        h = _linear(x, self.neighbours.weight) if self.project_first else x
         if self.message is None:
             messages = h.index_select(0, edges.source)
         else:
@@ -237,7 +250,7 @@ class GraphPool(nn.Module):
 class FeatureInput(nn.Module):
     """Features (n, f) standardised by ``mean`` and ``std`` and clipped to ±10; with ``rows``
     each row is divided by the sum of its sizes (as Kipf & Welling 2017, sec. 5.2, do with the
-    words of a document)."""
+    words of a document). A sparse matrix is taken where there is no mean to take off."""
 
     mean: Tensor
     scale: Tensor
@@ -254,26 +267,27 @@ class FeatureInput(nn.Module):
         x = x.to(self.mean.dtype)
         if not self.plain:
             x = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        return x / x.abs().sum(1, keepdim=True).clamp(min=1e-6) if self.rows else x
+        if not self.rows:
+            return x
+        if x.is_sparse:
+            row, values = x.indices()[0], x.values()
+            total = values.new_zeros(x.shape[0]).index_add(0, row, values.abs())
+            return _with_values(x, values / total.clamp(min=1e-6).index_select(0, row))
+        return x / x.abs().sum(1, keepdim=True).clamp(min=1e-6)
 
 
-class InputDropout(nn.Module):
-    """Dropout of wide inputs, by random bytes: on a CPU a sixth of the time of ``F.dropout``,
-    which for Cora's inputs takes three times as long as the product with the first weights.
-
-    ``p`` is rounded to a multiple of 1/256.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.threshold = round(256 * p)
+class _InputDropout(nn.Dropout):
+    """Dropout, of a sparse matrix too: what is zero stays so."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.threshold:
-            return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        noise = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view_as(x)
-        return x * ((noise >= self.threshold) * (256 / (256 - self.threshold)))
+        return _with_values(x, super().forward(x.values())) if x.is_sparse else super().forward(x)
+
+
+def _with_values(x: Tensor, values: Tensor) -> Tensor:
+    """The sparse matrix ``x`` with other values in its places."""
+    return torch.sparse_coo_tensor(
+        x.indices(), values, x.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 class _Layer(nn.Module):
@@ -313,6 +327,10 @@ class GNN(nn.Module):
 
     ``dropout`` follows each layer and stands before the head, ``input_dropout`` falls on the
     features of nodes, ``edge_dropout`` on edges. Weights start as Glorot & Bengio 2010.
+
+    ``sparse`` says that most features of nodes are zero, as counts of words are: on a CPU they
+    are then multiplied as a sparse matrix. Of Cora (1,433 features, 1.3 % not zero) a step
+    takes a third of the time, as dense dropout costs more than the product itself.
     """
 
     def __init__(
@@ -324,6 +342,7 @@ class GNN(nn.Module):
         width: int,
         depth: int,
         *,
+        sparse: bool = False,
         edge_input: FeatureInput | None = None,
         edge_width: int = 0,
         heads: int = 1,
@@ -345,13 +364,13 @@ class GNN(nn.Module):
         if jumping not in ("last", "max", "cat"):
             raise ValueError(f"unknown jumping {jumping!r}; known are last, max, cat")
         self.input, self.edge_input = input, edge_input
-        self.input_dropout = InputDropout(input_dropout)
+        self.input_dropout = _InputDropout(input_dropout)
         self.edge_dropout = edge_dropout
         self.jumping = jumping
 
         def dense(inputs: int) -> list[nn.Module]:
             return [
-                nn.Linear(inputs, width),
+                _Linear(inputs, width),
                 make_norm(norm, width, dims=1),
                 make_activation(activation),
                 nn.Dropout(dropout),
@@ -386,6 +405,9 @@ class GNN(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.head = make_head(self.width, outputs)
+        first = self.layers[0].conv
+        gathers = isinstance(first, SAGEConv) and not first.project_first
+        self.sparse = sparse and input.plain and bool(pre or not gathers)
 
     def features(
         self,
@@ -396,7 +418,11 @@ class GNN(nn.Module):
         node: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """One vector for each sample, as a single token: (B, 1, width)."""
-        x = self.pre(self.input_dropout(self.input(nodes)))
+        if self.sparse and nodes.device.type == "cpu" and not torch.compiler.is_compiling():
+            x = nodes.to_sparse()
+        else:
+            x = nodes
+        x = self.pre(self.input_dropout(self.input(x)))
         described = None
         if self.edge_input is not None:
             if edge_features is None:

@@ -94,3 +94,27 @@ def test_pooling_agrees(kind: str) -> None:
         pools = {"mean": "global_mean_pool", "max": "global_max_pool", "sum": "global_add_pool"}
         theirs = getattr(geometric, pools[kind])(x, graph)
     assert_agree(ours(x, lengths), theirs)
+
+
+def test_data_objects_of_the_library_are_read() -> None:
+    from torch_geometric.data import Data  # type: ignore[import-not-found]
+
+    from nas.data import read
+
+    generator = torch.Generator().manual_seed(0)
+
+    def graph(label: Tensor, nodes: int) -> Any:
+        start = torch.arange(nodes)
+        edges = torch.stack([start, (start + 1) % nodes])
+        return Data(x=torch.randn(nodes, 2, generator=generator), edge_index=edges, y=label)
+
+    many = [graph(torch.tensor([i % 2]), 3 + i % 4) for i in range(20)]
+    data = read(many)
+    assert data.modality == "graphs"
+    assert data.profile.inputs["nodes"] == (6, 2)
+    one = graph(torch.arange(20) % 2, 20)
+    one.train_mask, one.val_mask = torch.arange(20) < 10, torch.arange(20) >= 16
+    one.test_mask = ~(one.train_mask | one.val_mask)
+    data = read(one)
+    assert data.parts["test"].tolist() == [10, 11, 12, 13, 14, 15]
+    assert data.profile.inputs["nodes"] == (20, 2)
