@@ -54,19 +54,20 @@ def _regularised(task: Task, lr: float) -> list[Param]:
     params: list[Param] = [
         rules.dropout(task),
         rules.dropout(task, "embedding_dropout"),
-        Float("token_dropout", 0.0, 0.3, default=0.1, why=("token-dropout",)),
+        Float("token_dropout", 0.0, 0.4, default=0.2, why=("token-dropout",)),
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
         params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
     return [*params, *rules.training(task, lr=lr)]
 
 
-def _few_parameters(task: Task) -> bool:
-    return rules.params_limit(task) <= 20_000
+def _layers(task: Task) -> int:
+    """A baseline's blocks: a second one where data and the limit on parameters carry it."""
+    return 2 if rules.scale(task) >= 4.5 and rules.params_limit(task) > 20_000 else 1
 
 
 def _transformer_space(task: Task) -> Space:
-    words, layers = _vocabulary(task), 1 if _few_parameters(task) else 2
+    words, layers = _vocabulary(task), _layers(task)
     poolings = ("avg", "attention", "max", "cls")
     placements, positions = ("pre", "post"), ("learned", "sinusoidal", "rotary", "none")
     params: list[Param] = [
@@ -98,7 +99,7 @@ def _transformer_space(task: Task) -> Space:
             *params,
             Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_regularised(task, lr=1e-3),
+            *_regularised(task, lr=2e-3),
         )
     )
 
@@ -154,7 +155,7 @@ def _lstm_space(task: Task) -> Space:
                 default="max",
                 why=("global-pooling",),
             ),
-            *_regularised(task, lr=1e-3),
+            *_regularised(task, lr=2e-3),
         )
     )
 
@@ -177,7 +178,7 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
 
 
 def _mamba_space(task: Task) -> Space:
-    words, layers = _vocabulary(task), 1
+    words, layers = _vocabulary(task), _layers(task)
     return Space(
         (
             words,
@@ -196,7 +197,7 @@ def _mamba_space(task: Task) -> Space:
                 why=("global-pooling",),
             ),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_regularised(task, lr=1e-3),
+            *_regularised(task, lr=2e-3),
         )
     )
 
