@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.models.inputs import PointInput
 
 CELLS = 64  # of a grid for each point of a cloud, at most (rule "voxels")
+USUAL_CELLS = 16  # by default: neighbours are to be found in them
 
 
 def _channels(task: Task) -> int:
@@ -88,7 +89,7 @@ def _pooled(task: Task) -> int:
 
 
 def _pointnet_space(task: Task) -> Space:
-    expand = 4
+    expand = 8  # a maximum keeps one point of each feature: it takes many
     deeper = rules.depth(task, low=1, base=3, default=2)
     return Space(
         (
@@ -101,7 +102,7 @@ def _pointnet_space(task: Task) -> Space:
                 "width",
                 low=8,
                 base=32,
-                default=48,
+                default=32 if task.device == "cpu" else 64,
                 weights=1,
                 layers=deeper.default + expand + 0.5,
                 inputs=_channels(task) + 2 * (deeper.default + expand) + expand * _pooled(task),
@@ -112,7 +113,7 @@ def _pointnet_space(task: Task) -> Space:
                    why=("residual-from-10",)),
             rules.conv_norm(task, "norm"),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
-            *_head(task, "max+avg", lr=3e-3),
+            *_head(task, "max+avg", lr=6e-3),
         )
     )  # fmt: skip
 
@@ -168,7 +169,7 @@ def _dgcnn_space(task: Task) -> Space:
                    why=("residual-from-10",)),
             rules.conv_norm(task, "norm"),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
-            *_head(task, "max+avg", lr=3e-3),
+            *_head(task, "max+avg", lr=6e-3),
         )
     )  # fmt: skip
 
@@ -198,8 +199,9 @@ def _grid(task: Task) -> Choice:
     options = tuple(
         side for side in (8, 12, 16, 24, 32, 48, 64) if side**3 <= CELLS * _typical(task)
     ) or (8,)
-    usual = [side for side in options if side <= (16 if task.device == "cpu" else 32)]
-    return Choice("grid", options[-4:], default=max(usual[-1], options[-4:][0]), why=("voxels",))
+    options = options[-4:]
+    usual = [side for side in options if side**3 <= USUAL_CELLS * _typical(task)]
+    return Choice("grid", options, default=usual[-1] if usual else options[0], why=("voxels",))
 
 
 def _sparse_space(task: Task) -> Space:
@@ -232,7 +234,7 @@ def _sparse_space(task: Task) -> Space:
             rules.conv_norm(task, "norm"),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_head(task, "max+avg", lr=3e-3),
+            *_head(task, "max+avg", lr=6e-3),
         )
     )
 
