@@ -101,7 +101,7 @@ def _head(task: Task, lr: float) -> list[Param]:
         rules.dropout(task, default=0.1),
         Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
         Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
-        Choice("spec_augment", (0, 1, 2), default=1, why=("spec-augment",)),
+        Choice("spec_augment", (0, 1, 2), default=0, why=("spec-augment",)),
         Choice("augment", kinds, default="shift", why=("time-shift",)),
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
