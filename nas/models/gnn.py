@@ -326,7 +326,9 @@ class GNN(nn.Module):
     for Graph Neural Networks", sec. 3.1.
 
     ``dropout`` follows each layer and stands before the head, ``input_dropout`` falls on the
-    features of nodes, ``edge_dropout`` on edges. Weights start as Glorot & Bengio 2010.
+    features of nodes, ``edge_dropout`` on edges. A last convolution that nothing but the head
+    follows on a node is linear, as in Kipf & Welling 2017, eq. 9: what neighbours hold is
+    averaged after the last activation. Weights start as Glorot & Bengio 2010.
 
     ``sparse`` says that most features of nodes are zero, as counts of words are: on a CPU they
     are then multiplied as a sparse matrix. Of Cora (1,433 features, 1.3 % not zero) a step
@@ -392,13 +394,17 @@ class GNN(nn.Module):
             _Layer(convolution(w), width, norm, activation, dropout, residual and w == width)
             for w in widths
         )
+        linear = pooling is None and jumping == "last" and not post
+        if linear:
+            self.layers[-1].activation = nn.Identity()
+            self.layers[-1].dropout = nn.Identity()
         self.pool = None
         read = depth * width if jumping == "cat" else width
         if pooling is not None:
             self.pool = GraphPool(pooling, read, size)
         self.post = nn.Sequential(*(m for i in range(post) for m in dense(width if i else read)))
         self.width = width if post else read
-        self.dropout = nn.Dropout(0.0 if post else dropout)  # its last layer has had it
+        self.dropout = nn.Dropout(0.0 if post or linear else dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
