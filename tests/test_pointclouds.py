@@ -19,9 +19,9 @@ from nas.data.ragged import Ragged
 from nas.data.samples import Arrays
 from nas.family import load_families
 from nas.models.blocks import MaskedBatchNorm
-from nas.models.dgcnn import DGCNN, EdgeConv, nearest
+from nas.models.dgcnn import DGCNN, DGCNN_MODELNET, EdgeConv, nearest
 from nas.models.inputs import PointInput
-from nas.models.pointnet import PointNet
+from nas.models.pointnet import POINTNET, PointNet
 from nas.models.sparse_conv import DownConv, SparseCNN, Stage, SubmanifoldConv, Voxels
 from nas.rules import CLOUD_MOST
 from nas.space import Choice, Space
@@ -486,6 +486,17 @@ def test_the_transform_starts_as_the_identity() -> None:
     plain = PointNet(PointInput([0.0] * 3, [1.0] * 3), 3, 4, (8, 16)).eval()
     plain.load_state_dict(turned.state_dict(), strict=False)
     torch.testing.assert_close(turned(points, length), plain(points, length))
+
+
+def test_the_published_networks_have_their_published_sizes() -> None:
+    """0.8 M parameters of PointNet without transforms (Qi et al. 2017, table 6) and 1.8 M of
+    DGCNN (Wang et al. 2019, table 3), for the 40 classes of ModelNet."""
+    front = PointInput([0.0] * 3, [1.0] * 3)
+    for network, millions in (
+        (PointNet(front, 3, 40, **POINTNET), 0.8),
+        (DGCNN(front, 3, 40, **DGCNN_MODELNET), 1.8),
+    ):
+        assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
 
 
 # Sparse convolutions ---------------------------------------------------------------------
