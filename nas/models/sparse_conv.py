@@ -29,6 +29,7 @@ from nas.models.blocks import (
 from nas.models.pointnet import CloudPool, cloud_head
 
 TABLE = 2**26  # cells of a grid up to which a table of them all is the quickest look-up
+SMALL = 2**20  # values around all voxels, up to which they are gathered at once
 CENTRE = 13  # of the 27 voxels of a 3x3x3 kernel
 # Half of the others: the other half are their mirror images, from the neighbour's side.
 HALF = 13
@@ -165,7 +166,11 @@ class SubmanifoldConv(nn.Module):
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
         """(N, n_in) to (N, n_out)."""
         weight: Tensor = self.weight
-        if torch.compiler.is_compiling():  # an exported graph has no loop over counts
+        # An exported graph has no loop over counts, and a prediction for a cloud or two is
+        # quicker with one product, zeros and all, than with a small one for each weight.
+        if torch.compiler.is_compiling() or (
+            not torch.is_grad_enabled() and 27 * x.numel() <= SMALL
+        ):
             x = torch.cat([x, x.new_zeros(1, x.shape[1])])
             return x[voxels.around].flatten(1) @ weight.flatten(0, 1)
         device = x.device.type
