@@ -54,7 +54,7 @@ def _regularised(task: Task, lr: float) -> list[Param]:
     params: list[Param] = [
         rules.dropout(task),
         rules.dropout(task, "embedding_dropout"),
-        Float("token_dropout", 0.0, 0.4, default=0.2, why=("token-dropout",)),
+        Float("token_dropout", 0.0, 0.4, default=0.1, why=("token-dropout",)),
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
         params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
