@@ -136,11 +136,13 @@ def search(
     """Search networks for DATA.
 
     DATA is a table (.csv, .tsv, .parquet), a folder with train and test tables, a folder
-    of class folders of images, a folder of images with a metadata.csv, or an .npz file.
+    of class folders of images, a folder of images with a metadata.csv, an .npz file, or a
+    table with columns of several kinds: files of images or sounds, texts, numbers.
 
     \b
     nas search adult/ --target income --time-limit 10m
     nas search photos/ -c 'params<=100000' -c 'latency_ms<=5'
+    nas search shop.csv --target sold --columns photo=image,note=text,id=ignore
     nas search adult/ --target income --resume --time-limit 20m
 
     Ctrl-C keeps all that is finished; the same command with --resume goes on.
