@@ -48,6 +48,12 @@ class Candidate(JsonRecord):
     started: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """The family, and the member that a fused network uses alone."""
+        members = str(self.config.get("members", "all"))
+        return self.family if members == "all" else f"{self.family} ({members})"
+
     def row(self) -> dict[str, Any]:
         """Flat: what a data frame or a table shows of it."""
         row: dict[str, Any] = {

@@ -226,7 +226,7 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         spread = c.cost["latency"]["iqr_ms"]
         table.add_row(
             str(c.number),
-            c.family,
+            c.label,
             *(_figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
             f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}",
             f"{c.metrics['params']:,.0f}",
