@@ -25,11 +25,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from nas import recipe as recipes
 from nas.data import encode
 from nas.task import InputError, SelfCheckFailed
+from nas.training.batches import Batch
 from nas.training.cost import parameters
 from nas.training.evaluator import fit_proxy, proxy_parts
 from nas.training.metrics import score
 from nas.training.monitors import GradientMonitor, TrainingStopped
-from nas.training.batches import Batch
 from nas.training.proxy import Proxy, TaskData, load_proxy
 from nas.training.proxy import predict as network_predictions
 

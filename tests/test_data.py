@@ -696,7 +696,7 @@ def test_a_wrong_path_names_the_closest_one(tmp_path):
         (None, {}, UsageError, "needs a target column; name one of size, rooms"),
         (None, {"target": "lable"}, UsageError, "did you mean 'label'.* its columns are size"),
         (None, {"target": ["label", "label"]}, UsageError, "label twice"),
-        (None, {"target": "label", "modality": "images"}, InputError, "has no column file_name, file or path"),
+        (None, {"target": "label", "modality": "images"}, InputError, "has no column file_name"),
         (None, {"target": "label", "modality": "tabula"}, UsageError, "did you mean tabular"),
         (None, {"target": "label", "problem": "ranking"}, UsageError, "unknown problem"),
         (None, {"target": "label", "split": "0.7,0.7"}, UsageError, "three ratios"),

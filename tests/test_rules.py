@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,18 @@ from hypothesis import strategies as st
 from nas import rules
 from nas.family import load_families
 from nas.space import Choice, Float
-from nas.task import Budget, Column, Constraint, DataProfile, Fidelity, Objective, Target, Task
+from nas.task import (
+    Budget,
+    Column,
+    Constraint,
+    DataProfile,
+    Fidelity,
+    Modality,
+    Objective,
+    Target,
+    Task,
+)
+from nas.testing import example_datasets
 from nas.training.batches import Batches
 
 COUNTS = st.integers(10, 10**8)
@@ -41,11 +53,25 @@ def test_every_rule_has_a_sentence_and_a_source_with_a_year() -> None:
 
 def test_every_rule_is_the_reason_of_a_parameter_or_of_the_search_itself() -> None:
     named = {"baseline-first", "proxy-steps"}
-    for family in load_families().values():
-        for n, limit in ((40, "params<=1e9"), (10**4, "params<=1e5"), (10**6, "params<=1e9")):
-            given_task = task(n, family.modality, limit)
-            given_task = replace(given_task, objectives=(Objective("f1", "max"),))
-            named |= {rule for p in family.space(given_task).params for rule in p.why}
+    for modality in get_args(Modality):
+        profiles = [data.profile for data in example_datasets(modality).values()]
+        if modality in ("tabular", "images"):
+            profiles.append(task(100, modality).profile)
+        if modality == "graphs":  # many words, which a node holds or not
+            inputs = profiles[-1].inputs | {"nodes": (60, 500)}
+            zeros, ones = (0.0,) * 500, (1.0,) * 500
+            words = replace(profiles[-1], inputs=inputs, channel_mean=zeros, channel_std=ones)
+            profiles.append(words)
+        for profile in profiles:
+            long = {name: tuple(100 * n for n in found) for name, found in profile.lengths.items()}
+            for n, limit in ((40, "params<=1e9"), (10**4, "params<=1e5"), (10**6, "params<=1e9")):
+                for lengths in (profile.lengths, long):
+                    of_size = replace(profile, n_train=n, lengths=lengths)
+                    given_task = replace(task(n, modality, limit), profile=of_size)
+                    given_task = replace(given_task, objectives=(Objective("f1", "max"),))
+                    for family in load_families(modality).values():
+                        space = family.space(given_task)
+                        named |= {rule for p in space.params for rule in p.why}
     # A table of many columns on few rows meets the cap.
     wide = tuple(Column(f"x{i}", "numeric", quantiles=(0.0, 1.0)) for i in range(12_000))
     profile = DataProfile(100, 10, 10, {"numeric": (12_000,)}, columns=wide)

@@ -242,9 +242,8 @@ def encode(
     samples = reader.load_inputs(opened)
     inputs = reader.encode(samples.inputs, profile)
     columns = samples.labels if samples.labels.shape[1] else samples.columns
-    names = tuple(name for name, rows in samples.files if rows == 1)
-    if len(names) < len(samples.inputs):
-        names = ()
+    of_files = isinstance(samples.inputs, list) and isinstance(samples.inputs[0], Path)
+    names = tuple(name for name, _ in samples.files) if of_files else ()
     if len(targets) == 1 and samples.labels.shape[1] == 1:  # a folder's or an array's own name
         columns = columns.set_axis([targets[0].name], axis=1)
         if names and not set(columns[targets[0].name]) <= set(targets[0].classes):

@@ -286,7 +286,8 @@ def _text(dataset: Dataset, task: Task) -> list[Simple]:
     assert isinstance(tokens, Ragged)
 
     def texts() -> Any:
-        return np.array([" ".join(map(str, ids.tolist())) for ids in tokens], dtype=object)
+        samples = (tokens[i].tolist() for i in range(len(tokens)))
+        return np.array([" ".join(map(str, ids)) for ids in samples], dtype=object)
 
     weights = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2))
     return [("TF-IDF + " + ("logistic" if _classifies(task) else "ridge"), texts, _linear(weights))]
