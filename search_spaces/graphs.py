@@ -81,7 +81,7 @@ def _space(task: Task, weights: float, own: list[Param], *, lr: float) -> Space:
     scarce = by_node and features >= WIDE
     params += [
         rules.dropout(task, default=0.5 if by_node else 0.1),
-        Float("input_dropout", 0.0, 0.8, default=0.6 if scarce else 0.0, why=("drop-features",)),
+        Float("input_dropout", 0.0, 0.9, default=0.8 if scarce else 0.0, why=("drop-features",)),
         Float("edge_dropout", 0.0, 0.5, default=0.0, why=("drop-edge",)),
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
@@ -105,7 +105,7 @@ def _gat_space(task: Task) -> Space:
             "attention_dropout",
             0.0,
             0.6,
-            default=0.3 if by_node else 0.0,
+            default=0.6 if by_node else 0.0,
             why=("drop-features", "drop-edge"),
         ),
     ]

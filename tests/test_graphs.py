@@ -732,7 +732,7 @@ def test_word_counts_are_divided_by_their_sum_where_the_space_says_so(tmp_path: 
     _, task = node_task(tmp_path, wide=100)
     space = load_families("graphs")["gcn"].space(task)
     assert space.baseline()["features"] == "rows"
-    assert space.baseline()["input_dropout"] == 0.6
+    assert space.baseline()["input_dropout"] == 0.8
     rows = FeatureInput([0.0] * 3, [1.0] * 3, rows=True)(torch.tensor([[1.0, 1, 2], [0, 0, 0]]))
     assert rows.tolist() == [[0.25, 0.25, 0.5], [0, 0, 0]]
 
