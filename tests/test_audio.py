@@ -19,7 +19,7 @@ from nas.data.audio import recognise
 from nas.data.folders import subfolders
 from nas.data.ragged import Ragged
 from nas.family import load_families
-from nas.models.sequence import Convolution, MaskedBatchNorm, sinusoids
+from nas.models.sequence import Convolution, sinusoids
 from nas.models.spectrogram import LogMel, SpecAugment, mel_filters
 from nas.models.wav2vec import Wav2Vec
 from nas.rules import WAVE_LONGEST_S
@@ -404,17 +404,6 @@ def test_long_sounds_keep_to_the_tokens_that_attention_affords(
             wave=wave.to("meta"), wave_length=torch.tensor([wave.shape[1]], device="meta")
         )
         assert x.shape[1] <= 256 * 1.3  # of raw waves the steps are powers of two
-
-
-def test_masked_batch_norm_counts_only_real_positions() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(3, 7, 4)
-    mask = torch.arange(7) < torch.tensor([7, 2, 5])[:, None]
-    ours, theirs = MaskedBatchNorm(4), nn.BatchNorm1d(4)
-    torch.testing.assert_close(ours.train()(x, mask)[mask], theirs.train()(x[mask]))
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    torch.testing.assert_close(ours.eval()(x, mask)[mask], theirs.eval()(x[mask]))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

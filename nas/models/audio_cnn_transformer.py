@@ -14,9 +14,10 @@ from nas.models.blocks import (
     linear_rates,
     make_activation,
     make_head,
+    make_masked_norm,
     make_norm,
 )
-from nas.models.sequence import Convolution, make_masked_norm, sinusoids
+from nas.models.sequence import Convolution, sinusoids
 from nas.models.spectrogram import LogMel, SpecAugment
 
 

@@ -115,6 +115,25 @@ def make_norm(kind: str, width: int, dims: int) -> nn.Module:
     raise ValueError(f"unknown norm {kind!r}; known are batch, layer, rms, group, none")
 
 
+class _Positionwise(nn.Module):
+    """A normalisation that sees one position at a time and needs no mask."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.norm(x)
+        return y
+
+
+def make_masked_norm(kind: str, width: int) -> nn.Module:
+    """A normalisation of (B, T, width) that is called with the mask (B, T) of what is real."""
+    if kind == "batch":
+        return MaskedBatchNorm(width)
+    return _Positionwise(make_norm(kind, width, dims=1))
+
+
 def make_activation(kind: str) -> nn.Module:
     if kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {kind!r}; known are {', '.join(ACTIVATIONS)}")

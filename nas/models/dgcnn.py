@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.models.blocks import init_he, make_activation
-from nas.models.pointnet import CloudPool, PointLayer, cloud_head, normalise, point_norm
+from nas.models.blocks import init_he, make_activation, make_masked_norm
+from nas.models.pointnet import CloudPool, PointLayer, cloud_head
 
 GRAIN = 2.0**20  # squared distances are compared in units of 1 / GRAIN, equal ones by number
 
@@ -49,7 +49,7 @@ class EdgeConv(nn.Module):
     ) -> None:
         super().__init__()
         self.both = nn.Linear(2 * n_in, n_out, bias=norm == "none")  # of x_i, and of x_j - x_i
-        self.norm = point_norm(norm, n_out)
+        self.norm = make_masked_norm(norm, n_out)
         self.activation = make_activation(activation)
         self.residual = residual and n_in == n_out
         init_he(self)
@@ -59,7 +59,7 @@ class EdgeConv(nn.Module):
         own, difference = self.both.weight.chunk(2, dim=1)
         here = nn.functional.linear(x, own - difference, self.both.bias)
         y = here + _largest(nn.functional.linear(x, difference), neighbours)
-        y = normalise(self.norm, y, mask)
+        y = self.norm(y, mask)
         out: Tensor = self.activation(x + y if self.residual else y)
         return out
 

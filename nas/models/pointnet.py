@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
-    MaskedBatchNorm,
     init_he,
     make_activation,
     make_head,
+    make_masked_norm,
     make_norm,
     zero_branch,
 )
@@ -31,7 +31,7 @@ class PointLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(n_in, n_out, bias=norm == "none")
-        self.norm = point_norm(norm, n_out)
+        self.norm = make_masked_norm(norm, n_out)
         self.activation = make_activation(activation)
         self.residual = residual and n_in == n_out
         init_he(self)
@@ -40,19 +40,9 @@ class PointLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, P, n_in) and the mask (B, P) of what is no padding, to (B, P, n_out)."""
-        y = normalise(self.norm, self.linear(x), mask)
+        y = self.norm(self.linear(x), mask)
         out: Tensor = self.activation(x + y if self.residual else y)
         return out
-
-
-def point_norm(kind: str, width: int) -> nn.Module:
-    """A normalisation of points (B, P, width) that padding does not reach."""
-    return MaskedBatchNorm(width) if kind == "batch" else make_norm(kind, width, dims=1)
-
-
-def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    y: Tensor = norm(x, mask) if isinstance(norm, MaskedBatchNorm) else norm(x)
-    return y
 
 
 class CloudPool(nn.Module):

@@ -1,5 +1,5 @@
-"""What networks over padded sequences (B, T, C) share: convolutions and normalisation that
-never see the filling, and positions."""
+"""What networks over padded sequences (B, T, C) share: convolutions that never see the filling,
+and positions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-
-from nas.models.blocks import make_norm
 
 
 def sinusoids(length: int, dim: int, like: Tensor) -> Tensor:
@@ -41,43 +39,3 @@ class Convolution(nn.Module):
         x = self.conv((x * mask.unsqueeze(2)).transpose(1, 2)).transpose(1, 2)
         # Position t of the output is centred on t * stride of the input.
         return x, mask[:, :: self.stride]
-
-
-class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, T, C) by the statistics of what ``mask`` (B, T) leaves."""
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        mean, variance = self.running_mean, self.running_var
-        if self.training:
-            weight = mask.unsqueeze(2).float()
-            count = weight.sum()
-            mean = (x * weight).sum((0, 1)) / count
-            variance = ((x - mean).square() * weight).sum((0, 1)) / count
-            with torch.no_grad():
-                share = self.momentum or 0.1
-                unbiased = variance * count / (count - 1).clamp(min=1)
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(unbiased, share)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return x * scale + (self.bias - mean * scale)
-
-
-class _Positionwise(nn.Module):
-    """A normalisation that sees one position at a time and needs no mask."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y: Tensor = self.norm(x)
-        return y
-
-
-def make_masked_norm(kind: str, width: int) -> nn.Module:
-    """A normalisation of (B, T, width) that is called with the mask (B, T)."""
-    if kind == "batch":
-        return MaskedBatchNorm(width)
-    return _Positionwise(make_norm(kind, width, dims=1))
