@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -202,6 +203,30 @@ def test_given_types_overrule_what_columns_look_like() -> None:
     assert [*dataset.profile.members] == ["table", "shop"]
     (column,) = dataset.profile.members["table"].profile.columns
     assert column.kind == "categorical"
+
+
+def test_graphs_in_a_frame_are_a_member_and_point_clouds_in_files_another(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = frame()[["stars", "label"]]
+    graphs = []
+    for i in range(N):
+        ring = np.stack([np.arange(4 + i % 3), np.roll(np.arange(4 + i % 3), 1)])
+        x = rng.normal(i % 2, 1.0, (4 + i % 3, 2)).astype(np.float32)
+        graphs.append(SimpleNamespace(x=x, edge_index=ring))
+        np.save(tmp_path / f"{i}.npy", rng.normal(size=(20 + i, 3)).astype(np.float32))
+    table["molecule"] = [graph if i % 4 else None for i, graph in enumerate(graphs)]
+    table["cloud"] = [f"{tmp_path}/{i}.npy" if i % 7 else "" for i in range(N)]
+    dataset = read(table, target="label")
+    kinds = {name: member.modality for name, member in dataset.profile.members.items()}
+    assert kinds == {"table": "tabular", "molecule": "graphs", "cloud": "pointclouds"}
+    found = batch(dataset, [0, 1, 2])
+    assert found["molecule.nodes_length"].tolist() == [1, 5, 6]
+    # The second and third ring come after the one node that stands for a missing graph.
+    assert sorted(found["molecule.edges"].unique().tolist()) == list(range(1, 12))
+    assert found["cloud.points_length"].tolist() == [1, 21, 22]
+    again = encode(table[1:2], dataset.profile, "multimodal").inputs["molecule.nodes"]
+    assert isinstance(again, Ragged)
+    torch.testing.assert_close(torch.from_numpy(again[0]), found["molecule.nodes"][1:6])
 
 
 @pytest.mark.parametrize("name", ["m.tsv", "m.jsonl", "m.parquet"])

@@ -163,6 +163,8 @@ def infer(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
 
 def _kind(column: pd.Series) -> str:
     known = _texts(column)
+    if column.dtype == object and column.dropna().map(lambda v: hasattr(v, "edge_index")).any():
+        return "graph"
     if len(known):
         for kind, suffixes in _FILES.items():
             if known.str.strip().str.lower().str.endswith(suffixes).all():
@@ -175,7 +177,7 @@ def _texts(column: pd.Series) -> pd.Series:
     known = column.dropna()
     plain = not isinstance(column.dtype, pd.CategoricalDtype)
     if plain and len(known) and known.map(lambda value: isinstance(value, str)).all():
-        return known
+        return known[known.str.strip() != ""]
     return known[:0].astype(str)
 
 
@@ -266,7 +268,8 @@ def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
     """
     coded: dict[str, Input] = {}
     for member, about in profile.members.items():
-        names = [column.name for column in about.profile.columns] or [member]
+        joined = about.modality in JOINED
+        names = [column.name for column in about.profile.columns] if joined else [member]
         absent = [name for name in names if name not in inputs.frame]
         if absent:
             raise InputError(
@@ -343,13 +346,20 @@ def _content(
                 content[name], wrong, _ = tabular.numbers(frame[name])
                 if wrong and content[name].isna().all():
                     raise InputError(f"column {name!r} is no number anywhere ({wrong[0]!r})")
+    elif modality == "graphs":
+        from nas.data import graphs
+
+        rows = np.flatnonzero(frame[names[0]].notna())
+        objects = list(frame[names[0]].iloc[rows])
+        # Of a single graph the samples would be its nodes.
+        content = replace(graphs.load_inputs(Arrays(objects)).inputs, rows=None)
     else:
         texts = frame.astype("str").where(frame.notna(), "").apply(lambda c: c.str.strip())
         rows = np.flatnonzero((texts != "").any(axis=1))
         texts = texts.iloc[rows].reset_index(drop=True)
         content = texts if modality == "text" else _paths(texts[names[0]], manifest.folder)
     labels = pd.DataFrame(index=range(len(rows)))
-    if modality in ("tabular", "text"):
+    if modality in ("tabular", "text", "graphs"):
         files = () if samples is None or len(rows) < len(manifest) else samples.files
     else:
         files = tuple((str(path), 1) for path in content)
