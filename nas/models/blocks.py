@@ -410,5 +410,6 @@ def make_head(width: int, outputs: int) -> nn.Linear:
 def zero_branch(last: nn.Module, norm: nn.Module) -> None:
     """Start a residual branch as zero: the scale of its last norm (Goyal et al. 2017,
     sec. 5.1), or its last layer's weights where it has no norm."""
+    norm = norm.norm if isinstance(norm, _Positionwise) else norm
     scale = last.weight if isinstance(norm, nn.Identity) else norm.weight
     nn.init.zeros_(scale)  # type: ignore[arg-type]  # a module's attribute, not typed as Tensor
