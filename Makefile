@@ -18,8 +18,8 @@ slow: $(READY)  ## searches of minutes
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data
 
-agreement: .venv-agreement/.ready  ## networks against timm on identical weights
-	OMP_NUM_THREADS=1 .venv-agreement/bin/python -m pytest -m agreement tests/test_agreement.py
+agreement: .venv-agreement/.ready  ## networks against other libraries on identical weights
+	OMP_NUM_THREADS=1 .venv-agreement/bin/python -m pytest -m agreement tests/agreement
 
 # timm brings a torchvision that breaks Lightning beside a CPU torch: it gets an environment of
 # its own, which sees the packages of the first through a .pth file.
@@ -27,7 +27,8 @@ agreement: .venv-agreement/.ready  ## networks against timm on identical weights
 	$(PYTHON) -m venv .venv-agreement
 	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 	  "$$(.venv-agreement/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	.venv-agreement/bin/python -m pip install --quiet -c constraints.txt timm
+	.venv-agreement/bin/python -m pip install --quiet -c constraints.txt timm transformers \
+	  torch_geometric librosa
 	touch .venv-agreement/.ready
 
 lint: $(READY)

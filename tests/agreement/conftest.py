@@ -13,14 +13,12 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def transformers() -> Iterator[Any]:
-    """The package, though a torchvision beside it has no operators.
+def _torchvision() -> Iterator[None]:
+    """Lets what asks for torchvision be imported, though the one beside it has no operators.
 
     The registry's torchvision lacks them beside a CPU torch, and only asks for two of them
     by name. Nothing here calls them.
     """
-    if find_spec("transformers") is None:
-        pytest.skip("transformers is not installed here: run `make agreement`")
     library = torch.library.Library("torchvision", "FRAGMENT")
     if find_spec("torchvision") is not None:
         try:
@@ -30,5 +28,21 @@ def transformers() -> Iterator[Any]:
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
-    yield importlib.import_module("transformers")
+    yield
     del library  # the operators live as long as it does
+
+
+def _imported(name: str) -> Any:
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed here: run `make agreement`")
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="session")
+def transformers(_torchvision: None) -> Any:
+    return _imported("transformers")
+
+
+@pytest.fixture(scope="session")
+def timm(_torchvision: None) -> Any:
+    return _imported("timm")

@@ -5,10 +5,6 @@ TabNet runs always; timm only where it is installed (``make agreement``).
 
 from __future__ import annotations
 
-import importlib
-import sys
-from importlib.util import find_spec
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,27 +144,6 @@ def test_tabnet_has_the_gradients_of_pytorch_tabnet(options, monkeypatch) -> Non
 
 
 # timm ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def timm():
-    reason = "timm is not installed here: run `make agreement`"
-    if find_spec("timm") is None or find_spec("torchvision") is None:
-        pytest.skip(reason)
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        # The registry's torchvision lacks its operators beside a CPU torch, and only asks
-        # for two of them by name. Nothing here calls them.
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        yield importlib.import_module("timm")
-        del library  # the operators live as long as it does
-    else:
-        yield importlib.import_module("timm")
 
 
 IMAGES = {
