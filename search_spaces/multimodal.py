@@ -164,7 +164,7 @@ def _late_space(task: Task) -> Space:
             ),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
             rules.dropout(task),
-            *_training(task, lr=2e-3),
+            *_training(task, lr=3e-3),
         )
     )
 
