@@ -523,7 +523,7 @@ def families(modality: str | None, as_json: bool) -> None:
         known = ", ".join(sorted({f.modality for f in load_families().values()}))
         raise UsageError(f"no family of the modality {modality!r}; there are {known}")
     for f in found.values():
-        click.echo(f"{f.modality:10} {f.name:15} {f.paper}")
+        click.echo(f"{f.modality:11} {f.name:21} {f.paper}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
