@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Param, Space
+from nas.space import Choice, Config, Float, Param, Space, pick
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -151,24 +151,12 @@ def _build_cnn_transformer(config: Config, task: Task) -> nn.Module:
         _log_mel(config, task),
         n_mels=int(config["n_mels"]),
         outputs=task.outputs,
-        conv_depth=int(config["conv_depth"]),
-        conv_width=int(config["conv_width"]),
-        kernel=int(config["kernel"]),
-        reduction=int(config["reduction"]),
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        residual=bool(config["residual"]),
-        conv_norm=str(config["conv_norm"]),
-        conv_activation=str(config["conv_activation"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
-        spec_augment=int(config["spec_augment"]),
+        **pick(
+            config,
+            "conv_depth conv_width kernel reduction dim depth heads residual"
+            " conv_norm conv_activation mlp_ratio norm activation pooling dropout"
+            " attention_dropout drop_path spec_augment",
+        ),
     )
 
 
@@ -192,17 +180,11 @@ def _build_whisper(config: Config, task: Task) -> nn.Module:
         _log_mel(config, task),
         n_mels=int(config["n_mels"]),
         outputs=task.outputs,
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
-        spec_augment=int(config["spec_augment"]),
+        **pick(
+            config,
+            "dim depth heads mlp_ratio norm activation pooling dropout"
+            " attention_dropout drop_path spec_augment",
+        ),
     )
 
 
@@ -258,19 +240,11 @@ def _build_wav2vec(config: Config, task: Task) -> nn.Module:
         outputs=task.outputs,
         kernels=kernels,
         strides=strides,
-        conv_width=int(config["conv_width"]),
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        position_kernel=int(config["position_kernel"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
-        spec_augment=int(config["spec_augment"]),
+        **pick(
+            config,
+            "conv_width dim depth heads position_kernel mlp_ratio norm activation"
+            " pooling dropout attention_dropout drop_path spec_augment",
+        ),
     )
 
 

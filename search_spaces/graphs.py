@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.space import Choice, Config, Float, Int, Param, Space, pick
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -136,17 +136,12 @@ def _build(kind: str, config: Config, task: Task) -> nn.Module:
         edge_width=described,
         heads=int(config.get("heads", 1)),
         aggregation=str(config.get("aggregation", "mean")),
-        pre=int(config["pre"]),
-        post=int(config["post"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
+        **pick(config, "pre post norm activation"),
         residual=bool(config.get("residual", True)),
         jumping=str(config["jumping"]),
         pooling=None if by_node else str(config["pooling"]),
         size=1.0 if by_node else max(task.profile.lengths["nodes"][3], 1),
-        dropout=float(config["dropout"]),
-        input_dropout=float(config["input_dropout"]),
-        edge_dropout=float(config["edge_dropout"]),
+        **pick(config, "dropout input_dropout edge_dropout"),
         attention_dropout=float(config.get("attention_dropout", 0.0)),
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, When
+from nas.space import Choice, Config, Float, Int, Param, Space, When, pick
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -178,9 +178,7 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
         ],
         norm=str(config["norm1"]),
         activation=str(config["activation1"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(config, "pooling dropout drop_path"),
     )
 
 
@@ -241,10 +239,7 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
             )
             for i in range(1, int(config["stages"]) + 1)
         ],
-        head_width=int(config["head_width"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(config, "head_width pooling dropout drop_path"),
     )
 
 
@@ -307,17 +302,11 @@ def _build_vit(config: Config, task: Task) -> nn.Module:
         outputs=task.outputs,
         size=front_end.size,
         patch=int(config[f"patch@{resolution}"]),
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        stem=str(config["stem"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(
+            config,
+            "dim depth heads mlp_ratio stem norm activation pooling dropout"
+            " attention_dropout drop_path",
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family, load_families
-from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
+from nas.space import Choice, Config, Float, Int, Param, Space, Value, When, pick
 from nas.task import Constraint, Task, UsageError
 
 if TYPE_CHECKING:
@@ -178,9 +178,7 @@ def _build_late(config: Config, task: Task) -> LateFusion:
         width=int(config["width"]),
         depth=int(config["depth"]),
         fusion=str(config.get("fusion", "concat")),
-        pooling=str(config["pooling"]),
-        activation=str(config["activation"]),
-        dropout=float(config["dropout"]),
+        **pick(config, "pooling activation dropout"),
     )
 
 
@@ -233,16 +231,10 @@ def _build_early(config: Config, task: Task) -> EarlyFusion:
     return EarlyFusion(
         _networks(config, task),
         task.outputs,
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(
+            config,
+            "dim depth heads mlp_ratio norm activation pooling dropout attention_dropout drop_path",
+        ),
     )
 
 
@@ -264,15 +256,7 @@ def _build_cross(config: Config, task: Task) -> CrossAttentionFusion:
     return CrossAttentionFusion(
         _networks(config, task),
         task.outputs,
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(config, "dim depth heads mlp_ratio norm activation pooling dropout drop_path"),
     )
 
 

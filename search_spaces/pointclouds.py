@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, When
+from nas.space import Choice, Config, Float, Int, Param, Space, When, pick
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ def _build_pointnet(config: Config, task: Task) -> nn.Module:
         head=_hidden(config),
         transform=width if config["transform"] else 0,
         residual=bool(config.get("residual", True)),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
+        **pick(config, "norm activation pooling dropout"),
     )
 
 
@@ -188,10 +185,7 @@ def _build_dgcnn(config: Config, task: Task) -> nn.Module:
         dynamic=config["graph"] == "dynamic",
         head=_hidden(config),
         residual=bool(config.get("residual", True)),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
+        **pick(config, "norm activation pooling dropout"),
     )
 
 
@@ -254,11 +248,7 @@ def _build_sparse(config: Config, task: Task) -> nn.Module:
         ],
         extent=front_end.extent,
         head=_hidden(config),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(config, "norm activation pooling dropout drop_path"),
     )
 
 

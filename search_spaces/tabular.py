@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.space import Choice, Config, Float, Int, Param, Space, pick
 from nas.task import Column, Task
 
 if TYPE_CHECKING:
@@ -132,11 +132,7 @@ def _build_mlp(config: Config, task: Task) -> nn.Module:
     return MLP(
         _flat(config, task),
         task.outputs,
-        width=int(config["width"]),
-        depth=int(config["depth"]),
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        dropout=float(config["dropout"]),
+        **pick(config, "width depth norm activation dropout"),
         residual=bool(config.get("residual", True)),
     )
 
@@ -179,10 +175,7 @@ def _build_tabnet(config: Config, task: Task) -> nn.Module:
         task.outputs,
         n_d=int(config["width"]),
         n_a=int(config["width"]),
-        steps=int(config["steps"]),
-        gamma=float(config["gamma"]),
-        n_independent=int(config["n_independent"]),
-        n_shared=int(config["n_shared"]),
+        **pick(config, "steps gamma n_independent n_shared"),
         momentum=0.05,
         virtual_batch_size=min(128, int(config["batch_size"])),
         mask=str(config["mask"]),
@@ -228,14 +221,9 @@ def _build_ft(config: Config, task: Task) -> nn.Module:
         TabularTokens(_numeric(config, task), _cardinalities(task), dim),
         task.outputs,
         dim=dim,
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        ffn_factor=float(config["ffn_factor"]),
-        activation=str(config["activation"]),
-        norm=str(config["norm"]),
-        dropout=float(config["dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(
+            config, "depth heads ffn_factor activation norm dropout attention_dropout drop_path"
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space
+from nas.space import Choice, Config, Float, Int, Param, Space, pick
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -111,21 +111,11 @@ def _build_transformer(config: Config, task: Task) -> nn.Module:
         vocabulary=int(config["vocabulary"]),
         length=_length(task),
         outputs=task.outputs,
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        heads=int(config["heads"]),
-        mlp_ratio=float(config["mlp_ratio"]),
-        position=str(config["position"]),
+        **pick(config, "dim depth heads mlp_ratio position"),
         post_norm=config["placement"] == "post",
-        norm=str(config["norm"]),
-        activation=str(config["activation"]),
-        pooling=str(config["pooling"]),
+        **pick(config, "norm activation pooling"),
         window=int(config.get("window", 0)) or None,
-        dropout=float(config["dropout"]),
-        embedding_dropout=float(config["embedding_dropout"]),
-        token_dropout=float(config["token_dropout"]),
-        attention_dropout=float(config["attention_dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(config, "dropout embedding_dropout token_dropout attention_dropout drop_path"),
     )
 
 
@@ -166,14 +156,9 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
     return TextLSTM(
         vocabulary=int(config["vocabulary"]),
         outputs=task.outputs,
-        dim=int(config["dim"]),
-        hidden=int(config["hidden"]),
-        depth=int(config["depth"]),
-        bidirectional=bool(config["bidirectional"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        embedding_dropout=float(config["embedding_dropout"]),
-        token_dropout=float(config["token_dropout"]),
+        **pick(
+            config, "dim hidden depth bidirectional pooling dropout embedding_dropout token_dropout"
+        ),
     )
 
 
@@ -209,17 +194,11 @@ def _build_mamba(config: Config, task: Task) -> nn.Module:
         vocabulary=int(config["vocabulary"]),
         length=_length(task),
         outputs=task.outputs,
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        expand=int(config["expand"]),
-        states=int(config["states"]),
-        kernel=int(config["kernel"]),
-        norm=str(config["norm"]),
-        pooling=str(config["pooling"]),
-        dropout=float(config["dropout"]),
-        embedding_dropout=float(config["embedding_dropout"]),
-        token_dropout=float(config["token_dropout"]),
-        drop_path=float(config["drop_path"]),
+        **pick(
+            config,
+            "dim depth expand states kernel norm pooling dropout embedding_dropout"
+            " token_dropout drop_path",
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.task import Fidelity, InputError, Target, Task
+from nas.testing import example_datasets
 from nas.training import baselines as simple
 from nas.training import cost
 from nas.training.augment import KINDS, augment_images
@@ -266,13 +267,13 @@ def test_an_analysis_allocates_nothing_and_records_layers_in_order() -> None:
 @pytest.mark.parametrize("name", load_families())
 def test_the_layers_of_every_family_add_up(name: str) -> None:
     family = load_families()[name]
-    dataset = table(names=["binary"]) if family.modality == "tabular" else pictures()
-    task = make_task(dataset)
-    config = family.baseline(task)
-    found = cost.analyse(lambda: family.build(config, task), sample_inputs(task, 2))
-    assert sum(layer["params"] for layer in found["layers"]) == found["params"]
-    assert found["params"] == cost.parameters(family.build(config, task))
-    assert found["flops"] > 0
+    for dataset in example_datasets(family.modality).values():
+        task = make_task(dataset)
+        config = family.baseline(task)
+        found = cost.analyse(lambda: family.build(config, task), sample_inputs(task, 2))  # noqa: B023
+        assert sum(layer["params"] for layer in found["layers"]) == found["params"]
+        assert found["params"] == cost.parameters(family.build(config, task))
+        assert found["flops"] > 0
 
 
 def test_training_memory_is_four_copies_of_the_weights_and_the_batch() -> None:
@@ -595,8 +596,8 @@ class LargestStep(pl.Callback):
 
     norm = 0.0
 
-    def on_before_zero_grad(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if grads:
@@ -609,13 +610,13 @@ def test_every_family_trains_with_clipped_gradients_in_either_precision(
     family: str, precision: str
 ) -> None:
     found = load_families()[family]
-    dataset = pictures() if found.modality == "images" else table(names=["multiclass"])
-    task, largest = make_task(dataset), LargestStep()
-    proxy = Proxy(family, dict(found.baseline(task)), task)
-    fitted = trainer(1, 1e-2, largest, precision=precision)
-    run(fitted, proxy, dataset)
-    assert 0 < largest.norm < 1.01e-2
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in proxy.parameters())
+    for dataset in example_datasets(found.modality).values():
+        task, largest = make_task(dataset), LargestStep()
+        proxy = Proxy(family, dict(found.baseline(task)), task)
+        fitted = trainer(1, 1e-2, largest, precision=precision)
+        run(fitted, proxy, dataset)
+        assert 0 < largest.norm < 1.01e-2
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in proxy.parameters())
 
 
 def test_the_errors_of_a_regression_are_in_the_users_units_and_exact() -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -337,6 +337,24 @@ class TransformerBlock(nn.Module):
         branch = self.feed_forward(x if self.post_norm else self.norm2(x))
         y: Tensor = x + self.drop_path(self.dropout(branch))
         return self.norm2(y) if self.post_norm else y
+
+
+def transformer_stack(
+    depth: int,
+    drop_path: float,
+    dim: int,
+    heads: int,
+    mlp_ratio: float,
+    norm: str,
+    activation: str,
+    dropout: float,
+    attention_dropout: float,
+    **kinds: Any,
+) -> nn.ModuleList:
+    """``depth`` equal Transformer blocks; the later ones are left out more often."""
+    layer = (dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout)
+    rates = linear_rates(drop_path, depth)
+    return nn.ModuleList(TransformerBlock(*layer, rate, **kinds) for rate in rates)
 
 
 class GlobalPool(nn.Module):

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
-    TransformerBlock,
     init_transformer,
-    linear_rates,
     make_norm,
+    transformer_stack,
 )
 
 UNKNOWN = 1  # the token for all that have no row of their own; 0 is padding
@@ -134,22 +133,10 @@ class TextTransformer(nn.Module):
         self.post_norm = post_norm
         self.norm = make_norm(norm, dim, dims=1)
         self.readout = ("head",) if post_norm else ("norm", "head")  # what features lack
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim,
-                heads,
-                mlp_ratio,
-                norm,
-                activation,
-                dropout,
-                attention_dropout,
-                rate,
-                post_norm,
-                position == "rotary",
-                window,
-            )
-            for rate in linear_rates(drop_path, depth)
-        )
+        self.blocks = transformer_stack(
+            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout,
+            post_norm=post_norm, rotary=position == "rotary", window=window,
+        )  # fmt: skip
         # A class token is the only one left, and its own average.
         self.pool = GlobalPool("avg" if pooling == "cls" else pooling, dim, dims=1)
         self.dropout = nn.Dropout(dropout)

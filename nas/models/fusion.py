@@ -17,13 +17,13 @@ from nas.models.blocks import (
     DropPath,
     FeedForward,
     GlobalPool,
-    TransformerBlock,
     init_he,
     init_transformer,
     linear_rates,
     make_activation,
     make_head,
     make_norm,
+    transformer_stack,
 )
 
 
@@ -206,11 +206,8 @@ class EarlyFusion(nn.Module):
         self.data_dependent = encoders.data_dependent
         self.entry = _Projections(encoders.widths, dim)
         self.cls = nn.Parameter(torch.empty(dim).normal_(std=0.02))
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in linear_rates(drop_path, depth)
+        self.blocks = transformer_stack(
+            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
         )
         init_transformer(self.blocks)
         self.norm = make_norm(norm, dim, dims=1)

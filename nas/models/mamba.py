@@ -55,6 +55,10 @@ def _scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Te
     return torch.cat(outputs).transpose(0, 1).contiguous(), torch.stack(before)
 
 
+for _device in ("cpu", "cuda"):  # mixed precision leaves what is inside alone
+    _scan.register_autocast(_device, torch.float32)
+
+
 @_scan.register_fake
 def _(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(-(-x.shape[1] // CHUNK), x.shape[0], *a.shape)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
-    TransformerBlock,
     init_transformer,
-    linear_rates,
     make_activation,
     make_norm,
+    transformer_stack,
 )
 
 
@@ -90,11 +89,8 @@ class ViT(nn.Module):
         else:
             self.stem = _projection(in_channels, dim, patch)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in linear_rates(drop_path, depth)
+        self.blocks = transformer_stack(
+            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
         )
         self.norm = make_norm(norm, dim, dims=1)
         self.width = dim

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
-    TransformerBlock,
     init_transformer,
-    linear_rates,
     make_activation,
     make_head,
     make_norm,
+    transformer_stack,
 )
 from nas.models.spectrogram import FULL_SCALE, SpecAugment, real, standardise
 
@@ -105,11 +104,8 @@ class Wav2Vec(nn.Module):
         self.spec_augment = SpecAugment(spec_augment)
         self.positions = _ConvPositions(dim, position_kernel, math.gcd(position_groups, dim))
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in linear_rates(drop_path, depth)
+        self.blocks = transformer_stack(
+            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
         )
         self.norm = make_norm(norm, dim, dims=1)
         self.pool = GlobalPool(pooling, dim, dims=1)

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
-    TransformerBlock,
     init_transformer,
-    linear_rates,
     make_head,
     make_norm,
+    transformer_stack,
 )
 from nas.models.sequence import Convolution, sinusoids
 from nas.models.spectrogram import LogMel, SpecAugment
@@ -50,11 +49,8 @@ class Whisper(nn.Module):
         self.conv1 = Convolution(n_mels, dim, kernel=3)
         self.conv2 = Convolution(dim, dim, kernel=3, stride=2)
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in linear_rates(drop_path, depth)
+        self.blocks = transformer_stack(
+            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
         )
         self.norm = make_norm(norm, dim, dims=1)
         self.pool = GlobalPool(pooling, dim, dims=1)
