@@ -28,8 +28,11 @@ def _plain(task: Task) -> bool:
     return width >= WIDE and not any(mean) and all(s == 1 for s in std)
 
 
-def _space(task: Task, weights: float, own: list[Param], *, lr: float) -> Space:
-    """What the three families share; ``weights`` × width² parameters are in a layer."""
+def _space(
+    task: Task, weights: float, own: list[Param], *, lr: float, left_out: float = 0.8
+) -> Space:
+    """What the three families share; ``weights`` × width² parameters are in a layer, and
+    ``left_out`` is the share of a single graph's many features that a step leaves out."""
     by_node = rules.is_node_level(task)
     classes = any(t.kind != "regression" for t in task.targets)
     features, _ = _widths(task)
@@ -81,7 +84,9 @@ def _space(task: Task, weights: float, own: list[Param], *, lr: float) -> Space:
     scarce = by_node and features >= WIDE
     params += [
         rules.dropout(task, default=0.5 if by_node else 0.1),
-        Float("input_dropout", 0.0, 0.9, default=0.8 if scarce else 0.0, why=("drop-features",)),
+        Float(
+            "input_dropout", 0.0, 0.9, default=left_out if scarce else 0.0, why=("drop-features",)
+        ),
         Float("edge_dropout", 0.0, 0.5, default=0.0, why=("drop-edge",)),
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
@@ -109,7 +114,8 @@ def _gat_space(task: Task) -> Space:
             why=("drop-features", "drop-edge"),
         ),
     ]
-    return _space(task, 1, own, lr=_rate(task))
+    # Attention leaves out more of the same: 0.6, as Veličković et al. 2018, sec. 3.3.
+    return _space(task, 1, own, lr=_rate(task), left_out=0.6)
 
 
 def _graphsage_space(task: Task) -> Space:
