@@ -24,11 +24,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
 from nas.data import encode
-from nas.task import InputError, SelfCheckFailed
+from nas.task import InputError, SelfCheckFailed, Task
 from nas.training.batches import Batch
 from nas.training.cost import parameters
-from nas.training.evaluator import fit_proxy, proxy_parts
-from nas.training.metrics import score
+from nas.training.evaluator import folds, train_folds
+from nas.training.metrics import mean_scores, score
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Proxy, TaskData, load_proxy
 from nas.training.proxy import predict as network_predictions
@@ -185,15 +185,20 @@ def check(path: Path) -> dict[str, float]:
         data = TaskData(**recipe["data"]["init_args"])
         data.setup()
         assert data.dataset is not None
-        torch.manual_seed(of["proxy"]["seed"])
-        module = Proxy(arguments["family"], arguments["config"], arguments["task"])
-        parts = proxy_parts(data.dataset, module.task)
-        epochs, seed = of["proxy"]["epochs"], of["proxy"]["seed"]
-        trainer = fit_proxy(module, *parts, epochs, seed, [EpochLines(), GradientMonitor()])
+        task = Task.from_dict(arguments["task"])
+        scores = train_folds(
+            arguments["family"],
+            arguments["config"],
+            task,
+            folds(data.dataset, task),
+            of["proxy"]["epochs"],
+            of["proxy"]["seed"],
+            lambda: [EpochLines(), GradientMonitor()],
+        )
     name = of["objective"]
     result = {
         "measured": float(of["validation"][name]),
-        "again": float(trainer.callback_metrics[name]),
+        "again": mean_scores(scores)[name],
         "tolerance": float(of["tolerance"]),
     }
     if not abs(result["again"] - result["measured"]) <= result["tolerance"]:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from nas.data import Dataset
 from nas.data import describe as shapes_of
 from nas.data.ragged import Input, Ragged, Whole
-from nas.task import DataProfile, Target
+from nas.task import DataProfile, Target, Task
 from nas.training.batches import (
     Batches,
     RaggedTensor,
     WholeTensor,
     batch_inputs,
     part_tensors,
+    proxy_folds,
     to_tensors,
     typical_rows,
 )
@@ -175,3 +176,29 @@ def test_costs_are_stated_for_samples_of_median_length() -> None:
     target = Target("y", "regression")
     stored = Dataset("pointclouds", (target,), profile, {"points": points}, labels, parts)
     assert [lengths[r] for r in typical_rows(stored, 1)] == [5]
+
+
+@pytest.mark.parametrize(("validation", "count"), [(12, 5), (149, 5), (150, 1)])
+def test_few_validation_samples_make_five_folds_of_all_but_the_test_part(
+    validation: int, count: int
+) -> None:
+    n = 6 * validation
+    part = np.repeat([0, 0, 0, 0, 1, 2], validation)
+    parts = {name: np.flatnonzero(part == i) for i, name in enumerate(("train", "val", "test"))}
+    label = np.arange(n) % 3
+    target = Target("y", "multiclass", ("a", "b", "c"), (n, n, n))
+    profile = DataProfile(4 * validation, validation, validation, {"numeric": (1,)})
+    inputs: dict[str, Input] = {"numeric": np.zeros((n, 1), np.float32)}
+    stored = Dataset("tabular", (target,), profile, inputs, {"y": label}, parts)
+    task = Task("tabular", (target,), profile).with_objectives()
+    pairs = proxy_folds(stored, task)
+    assert len(pairs) == count
+    for train, val in pairs:
+        assert not set(train) & set(val)
+        assert not set(parts["test"]) & {*train, *val}
+        shares = np.bincount(label[val]) / len(val)
+        np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
+    if count > 1:
+        scored = np.sort(np.concatenate([val for _, val in pairs]))
+        np.testing.assert_array_equal(scored, np.arange(5 * validation))
+        assert all(len(train) + len(val) == 5 * validation for train, val in pairs)

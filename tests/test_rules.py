@@ -52,7 +52,7 @@ def test_every_rule_has_a_sentence_and_a_source_with_a_year() -> None:
 
 
 def test_every_rule_is_the_reason_of_a_parameter_or_of_the_search_itself() -> None:
-    named = {"baseline-first", "proxy-steps"}
+    named = {"baseline-first", "proxy-steps", "cross-validation"}
     for modality in get_args(Modality):
         profiles = [data.profile for data in example_datasets(modality).values()]
         if modality in ("tabular", "images"):

@@ -161,9 +161,7 @@ def load(
     return Samples(inputs, frame[target], given, inputs, files)
 
 
-def load_inputs(
-    source: Path | pd.DataFrame | Arrays, missing: Sequence[str] = MISSING
-) -> Samples:
+def load_inputs(source: Path | pd.DataFrame | Arrays, missing: Sequence[str] = MISSING) -> Samples:
     """Rows to predict: every column an input, those of a target among them if present."""
     if isinstance(source, Path):
         if source.is_dir():

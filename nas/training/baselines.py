@@ -34,8 +34,8 @@ from nas.data import Dataset
 from nas.data.ragged import Ragged, Whole
 from nas.models.spectrogram import mel_filters
 from nas.task import Target, Task
-from nas.training.batches import proxy_rows
-from nas.training.metrics import score
+from nas.training.batches import proxy_folds
+from nas.training.metrics import mean_scores, score
 
 SIDE = 32  # pixels, of the images that a baseline sees
 
@@ -47,13 +47,15 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     Returns one ``{"name", "metrics", "seconds", "samples"}`` for each. A model that cannot
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
-    train, val = proxy_rows(dataset, task)
+    pairs = proxy_folds(dataset, task)
     results = []
     for name, features, factory in _SIMPLE[task.modality](dataset, task):
         begin = time.perf_counter()
-        result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(train)}
+        result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(pairs[0][0])}
         try:
-            result["metrics"] = _fit(dataset, task, factory, features(), train, val)
+            x = features()
+            scores = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
+            result["metrics"] = mean_scores(scores)
         except Exception as error:  # whatever a library may raise: it is told, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})

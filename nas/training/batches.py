@@ -13,6 +13,7 @@ from torch import Tensor
 from nas import rules
 from nas.data import Dataset
 from nas.data.ragged import Input, Layout, Ragged, Whole
+from nas.data.split import draw
 from nas.task import DataProfile, Task, input_type
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -188,14 +189,25 @@ def evaluation_batch(modality: str) -> int:
     return 512 if modality == "tabular" else 128
 
 
-def proxy_rows(dataset: Dataset, task: Task) -> tuple[Any, Any]:
-    """The rows that a proxy, and a simple model beside it, is trained on and scored by:
-    stratified shares of the training and the validation part."""
-    share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
-    return (
-        stratified_share(dataset, "train", task.fidelity.share, task.seed),
-        stratified_share(dataset, "val", share, task.seed),
-    )
+def proxy_folds(dataset: Dataset, task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rows that a proxy, and a simple model beside it, is trained on and scored by.
+
+    One pair: stratified shares of the training and the validation part. Where these are too
+    small for that (``rules.folds``), several: each fold of both parts is once to score by,
+    while the others are trained on.
+    """
+    count = rules.folds(task)
+    if count == 1:
+        share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
+        train = stratified_share(dataset, "train", task.fidelity.share, task.seed)
+        return [(train, stratified_share(dataset, "val", share, task.seed))]
+    rows = np.sort(np.concatenate([dataset.parts["train"], dataset.parts["val"]]))
+    target = dataset.targets[0]
+    strata = np.zeros(len(rows), int)
+    if target.kind in ("binary", "multiclass"):
+        strata = np.asarray(dataset.labels[target.name])[rows]
+    fold = draw(strata, (1.0,) * count, np.random.default_rng(task.seed))
+    return [(rows[fold != k], rows[fold == k]) for k in range(count)]
 
 
 def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas import rules
 from nas.candidate import Candidate, State, curve_point
 from nas.data import Dataset
+from nas.space import Config
 from nas.task import Task
 from nas.training import cost
 from nas.training.baselines import baselines
@@ -25,10 +26,11 @@ from nas.training.batches import (
     batch_inputs,
     evaluation_batch,
     part_tensors,
-    proxy_rows,
+    proxy_folds,
     to_tensors,
     typical_rows,
 )
+from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
 from nas.training.proxy import Proxy, build_network
 
@@ -52,7 +54,7 @@ class Evaluator:
         self.task = Task.from_json((self.folder / "task.json").read_text())
         self.device = self.task.device
         self.dataset = Dataset.load(self.folder / "data")
-        self._train, self._val = proxy_parts(self.dataset, self.task)
+        self._folds = folds(self.dataset, self.task)
         (self.folder / "layers").mkdir(exist_ok=True)
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
@@ -111,27 +113,43 @@ class Evaluator:
         _require(self.task, costs)
 
     def _fit(self, report: Report) -> None:
+        """Train on the first fold, of which the driver hears, then on the others if any."""
+        module = self._measured()
         candidate, task = self._now, self.task
+        monitor = GradientMonitor()
+        callbacks: list[pl.Callback] = [monitor, _EpochReport(self._take, report, monitor)]
+
+        def limits() -> list[pl.Callback]:
+            if task.fidelity.time_limit_s is None:
+                return []
+            patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
+            return [TimeLimit(patience * task.fidelity.time_limit_s / len(self._folds))]
+
+        begin = time.perf_counter()
+        first, *others = self._folds
+        trainer = fit_proxy(module, *first, candidate.epochs, candidate.seed, callbacks + limits())
+        step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
+        self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
+        if others:
+            found = (candidate.family, candidate.config, task)
+            schedule = (candidate.epochs, candidate.seed)
+            more = train_folds(*found, others, *schedule, lambda: [GradientMonitor(), *limits()])
+            mean = mean_scores([trainer.callback_metrics, *more])
+            self._now = replace(self._now, metrics=self._now.metrics | mean)
+
+    def _measured(self) -> Proxy:
+        """The network of the candidate, its latency taken; one over a limit ends here."""
+        candidate = self._now
         torch.manual_seed(candidate.seed)
-        module = Proxy(candidate.family, dict(candidate.config), task)
+        module = Proxy(candidate.family, dict(candidate.config), self.task)
         module.to(self.device)
         latency = cost.latency(module.network, self._sample(1), device=self.device)
         metrics = candidate.metrics | {"latency_ms": latency["median_ms"]}
         self._now = replace(
             candidate, metrics=metrics, cost={"latency": latency | {"quiet": False}}
         )
-        _require(task, metrics)
-        monitor = GradientMonitor()
-        callbacks: list[pl.Callback] = [monitor, _EpochReport(self._take, report, monitor)]
-        if task.fidelity.time_limit_s is not None:
-            patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
-            callbacks.append(TimeLimit(patience * task.fidelity.time_limit_s))
-        begin = time.perf_counter()
-        trainer = fit_proxy(
-            module, self._train, self._val, candidate.epochs, candidate.seed, callbacks
-        )
-        step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
-        self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
+        _require(self.task, metrics)
+        return module
 
     def _take(self, epoch: int, metrics: dict[str, float], norms: dict[str, float]) -> Candidate:
         """Add an epoch's figures to the candidate in training."""
@@ -153,10 +171,32 @@ class Evaluator:
         return batch_inputs(inputs, rows, rows.to(self.device))
 
 
-def proxy_parts(dataset: Dataset, task: Task) -> tuple[Tensors, Tensors]:
-    """Inputs and labels that a proxy is trained on and scored by, on the device for good."""
-    train, val = (part_tensors(dataset, rows, task.device) for rows in proxy_rows(dataset, task))
-    return train, val
+def folds(dataset: Dataset, task: Task) -> list[tuple[Tensors, Tensors]]:
+    """Inputs and labels that a proxy is trained on and scored by, on the device for good; one
+    pair, or several where the data are few."""
+    pairs = proxy_folds(dataset, task)
+    return [
+        (part_tensors(dataset, train, task.device), part_tensors(dataset, val, task.device))
+        for train, val in pairs
+    ]
+
+
+def train_folds(
+    family: str,
+    config: Config,
+    task: Task,
+    folds: list[tuple[Tensors, Tensors]],
+    epochs: int,
+    seed: int,
+    callbacks: Callable[[], list[pl.Callback]],
+) -> list[dict[str, Any]]:
+    """The last metrics of a proxy on each fold, trained from the same start each time."""
+    scores = []
+    for fold in folds:
+        torch.manual_seed(seed)
+        module = Proxy(family, dict(config), task).to(task.device)
+        scores.append(fit_proxy(module, *fold, epochs, seed, callbacks()).callback_metrics)
+    return scores
 
 
 def fit_proxy(

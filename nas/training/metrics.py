@@ -6,7 +6,8 @@ multilabel target, and values in the user's units of shape (n,) for regression.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,13 @@ def score(
     skills = [each[t.name][skill.get(t.kind, "accuracy")] for t in task.targets]
     named = {f"{metric}[{name}]": v for name, m in each.items() for metric, v in m.items()}
     return {"score": float(np.mean(skills))} | named
+
+
+def mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each metric over folds; one that a fold lacks is left out."""
+    shared = set(scores[0]).intersection(*scores)
+    return {
+        name: statistics.fmean(float(each[name]) for each in scores)
+        for name in scores[0]
+        if name in shared
+    }
