@@ -535,7 +535,7 @@ EFFORT = {
     "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
     "graphs": Effort(8_000, 800, 1_600, 3_000),
     "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),
-    "multimodal": Effort(4_000, 300, 1_600, 3_000),
+    "multimodal": Effort(4_000, 300, 1_600, 1_000),
 }
 
 
