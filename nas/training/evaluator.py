@@ -123,7 +123,8 @@ class Evaluator:
             if task.fidelity.time_limit_s is None:
                 return []
             patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
-            return [TimeLimit(patience * task.fidelity.time_limit_s / len(self._folds))]
+            # Few data train fast, and most candidates end on the first fold: half the limit each.
+            return [TimeLimit(patience * task.fidelity.time_limit_s / min(2, len(self._folds)))]
 
         begin = time.perf_counter()
         first, *others = self._folds
