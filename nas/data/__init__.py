@@ -324,14 +324,11 @@ def _modality(
     """
     if given is not None:
         return _known(given), ""
-    from importlib.util import find_spec
-
     from nas.data import multimodal
 
     if found := multimodal.kind_of_table(source, target, columns):
         return found
-    there = [kind for kind in MODALITIES if find_spec(f"nas.data.{kind}")]
-    claims = {kind: why for kind in there if (why := _reader(kind).recognise(source))}
+    claims = {kind: why for kind in MODALITIES if (why := _reader(kind).recognise(source))}
     if len(claims) == 1:
         return next(iter(claims.items()))
     name = source if isinstance(source, Path) else getattr(source, "name", "the data")
