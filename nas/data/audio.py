@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nas.data.folders import Files
+from nas.data.folders import SOUNDS, read_each, refuse_bad
 from nas.data.ragged import Ragged
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.rules import WAVE_LONGEST_S
 from nas.task import DataProfile, InputError, UsageError
 
-FILES = Files((".wav", ".flac", ".ogg"), "audio")
 HIGHEST_RATE = 16_000  # Hz: speech holds little above 8 kHz
 ARRAY_RATE = 16_000  # Hz, of arrays, which do not say theirs
 SHORTEST_ARRAY = 256  # values on average, above which a list of arrays is one of waves
@@ -27,7 +25,7 @@ SHORTEST_ARRAY = 256  # values on average, above which a list of arrays is one o
 def recognise(source: Any) -> str:
     if isinstance(source, Arrays):
         return "a list of waves" if _waves(source.x) else ""
-    return FILES.recognise(source)
+    return SOUNDS.recognise(source)
 
 
 def load(source: Any, target: list[str] | None) -> Samples:
@@ -36,7 +34,7 @@ def load(source: Any, target: list[str] | None) -> Samples:
     A sample of arrays is (length,) or (length, channels), of floats in -1..1 or of int16.
     """
     if not isinstance(source, Arrays):
-        return FILES.load(source, target)
+        return SOUNDS.load(source, target)
     if source.y is None:
         raise UsageError("a list of waves needs its labels; give (waves, labels)")
     waves, labels = _arrays(source.x), label_frame(source.y, target)
@@ -48,7 +46,7 @@ def load(source: Any, target: list[str] | None) -> Samples:
 def load_inputs(source: Any) -> Samples:
     """Sounds to predict, labelled or not: a folder, a table, one file, or arrays."""
     if not isinstance(source, Arrays):
-        return FILES.load_inputs(source)
+        return SOUNDS.load_inputs(source)
     waves = _arrays(source.x)
     labels = pd.DataFrame(index=range(len(waves)))
     return Samples(waves, labels if source.y is None else label_frame(source.y, None))
@@ -140,26 +138,14 @@ def _wave(sound: Path | np.ndarray, rate: int) -> np.ndarray:
 
 def _each(sounds: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
     """``work`` of every sound; all that fail are named at once."""
+    errors = (OSError, ValueError, RuntimeError)  # soundfile's are RuntimeErrors
 
-    def attempt(sound: Any) -> tuple[Any, str]:
-        try:
-            return work(sound), ""
-        except (OSError, ValueError, RuntimeError) as error:  # soundfile's are RuntimeErrors
-            if isinstance(sound, Path) and sound.is_file() and not sound.stat().st_size:
-                return None, "empty"
-            return None, str(error).split(": ")[-1].strip().rstrip(".")
+    def reason(error: Exception) -> str:
+        return str(error).split(": ")[-1].strip().rstrip(".")
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = list(pool.map(attempt, sounds))
-    bad = [(row, fault) for row, (_, fault) in enumerate(done) if fault]
-    if bad:
-        names = [sounds[r] if isinstance(sounds[r], Path) else f"wave {r + 1}" for r, _ in bad]
-        shown = "; ".join(f"{n} ({f})" for n, (_, f) in zip(names[:5], bad, strict=False))
-        raise InputError(
-            f"{len(bad)} of {len(sounds)} sounds cannot be read: {shown}"
-            f"{' …' if len(bad) > 5 else ''}; replace or remove them"
-        )
-    return [result for result, _ in done]
+    found, bad = read_each(sounds, work, errors, reason)
+    refuse_bad(sounds, bad, "sounds", "wave")
+    return found
 
 
 def _waves(x: Any) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +19,7 @@ from nas.data.tabular import is_table, read_table
 from nas.task import InputError, UsageError
 
 FILE_COLUMNS = ("file_name", "file", "path")
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,13 @@ class Files:
         return [whole[0] / name for name in names], columns[0]
 
 
+IMAGES = Files(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "image"
+)
+SOUNDS = Files((".wav", ".flac", ".ogg"), "audio")
+CLOUDS = Files((".off", ".ply", ".npy"), "point cloud")
+
+
 def _opening(path: Path) -> pd.DataFrame | None:
     """The first rows of a table of text, however long it is; none where it cannot be read:
     whoever reads it then says why."""
@@ -228,3 +240,37 @@ def subfolders(folder: Path) -> list[Path]:
 def _names(files: list[Path], base: Path) -> tuple[tuple[str, int], ...]:
     below = (str(f.relative_to(base)) if f.is_relative_to(base) else str(f) for f in files)
     return tuple((name, 1) for name in below)
+
+
+def read_each(
+    sources: Sequence[Any],
+    work: Callable[[Any], Any],
+    errors: tuple[type[Exception], ...],
+    say: Callable[[Exception], str],
+) -> tuple[list[Any], list[tuple[int, str]]]:
+    """``work`` of every file or array, several at a time, and the rows of those that end in one
+    of ``errors`` with the reason in the words of ``say``."""
+
+    def attempt(source: Any) -> tuple[Any, str]:
+        try:
+            return work(source), ""
+        except errors as error:
+            if isinstance(source, Path) and source.is_file() and not source.stat().st_size:
+                return None, "empty"
+            return None, say(error) or type(error).__name__
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        done = list(pool.map(attempt, sources))
+    return [found for found, _ in done], [(row, why) for row, (_, why) in enumerate(done) if why]
+
+
+def refuse_bad(sources: Sequence[Any], bad: list[tuple[int, str]], nouns: str, noun: str) -> None:
+    """Raise InputError that names at once all that cannot be read."""
+    if not bad:
+        return
+    names = [sources[r] if isinstance(sources[r], Path) else f"{noun} {r + 1}" for r, _ in bad]
+    shown = "; ".join(f"{n} ({why})" for n, (_, why) in zip(names[:5], bad, strict=False))
+    raise InputError(
+        f"{len(bad)} of {len(sources)} {nouns} cannot be read: {shown}"
+        f"{' …' if len(bad) > 5 else ''}; replace or remove them"
+    )

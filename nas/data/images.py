@@ -13,13 +13,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nas.data.folders import Files
+from nas.data.folders import IMAGES, THREADS, refuse_bad
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
-FILES = Files(
-    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "image"
-)
 SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
@@ -29,13 +26,13 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 def recognise(source: Any) -> str:
     if isinstance(source, Arrays):
         return f"arrays of {source.ndim - 1} axes a sample" if source.ndim in (3, 4) else ""
-    return FILES.recognise(source)
+    return IMAGES.recognise(source)
 
 
 def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
     """Image files or an array of images, with one label column (or those of the table)."""
     if not isinstance(source, Arrays):
-        return FILES.load(source, target)
+        return IMAGES.load(source, target)
     if source.y is None:
         raise UsageError("an array of images needs its labels; give (X, y)")
     pixels, labels = _channels_first(source.x), label_frame(source.y, target)
@@ -47,7 +44,7 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
 def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
     """Images to predict, labelled or not: a folder, a table, one file, or an array."""
     if not isinstance(source, Arrays):
-        return FILES.load_inputs(source)
+        return IMAGES.load_inputs(source)
     pixels = _channels_first(source.x)
     labels = pd.DataFrame(index=range(len(pixels)))
     return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
@@ -170,15 +167,11 @@ def _for_each(files: list[Path], work: Any, refuse: bool = True) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on metadata that no pixel depends on
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             faults = list(pool.map(attempt, range(len(files))))
-    bad = [(file, fault) for file, fault in zip(files, faults, strict=True) if fault]
-    if bad and refuse:
-        shown = "; ".join(f"{file} ({fault})" for file, fault in bad[:5])
-        raise InputError(
-            f"{len(bad)} of {len(files)} images cannot be read: {shown}"
-            f"{' …' if len(bad) > 5 else ''}; replace or remove them"
-        )
+    if refuse:
+        bad = [(row, fault) for row, fault in enumerate(faults) if fault]
+        refuse_bad(files, bad, "images", "image")
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data import graphs, tabular
-from nas.data.folders import FILE_COLUMNS
+from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Arrays, Samples
 from nas.task import DataProfile, InputError, Member, Modality, UsageError, input_type
@@ -38,9 +38,9 @@ JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
 LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
 FIRST = 1_000  # rows that tell what kind of data a table holds
 _FILES = {
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3"),
-    "pointcloud": (".off", ".ply", ".npy"),
+    "image": IMAGES.suffixes,
+    "audio": (*SOUNDS.suffixes, ".mp3"),
+    "pointcloud": CLOUDS.suffixes,
 }
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # The content of a member that a sample lacks, by the type of the input.

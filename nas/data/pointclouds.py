@@ -5,23 +5,20 @@ Channels are x, y, z and whatever else is known of a point; of two channels z be
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nas.data.folders import Files
+from nas.data.folders import CLOUDS, read_each, refuse_bad
 from nas.data.ragged import Ragged
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, to_numpy
 from nas.rules import CLOUD_MOST
 from nas.task import DataProfile, InputError, UsageError
 
-FILES = Files((".off", ".ply", ".npy"), "point cloud")
 HDF5 = (".h5", ".hdf5")
 UNLIKE = 4.0  # spreads of the axes that differ more are not in one unit
 CHANNELS = 64  # of a point, above which an array is taken for something else
@@ -38,10 +35,10 @@ def recognise(source: Any) -> str:
         return "a list of (points, channels) arrays" if _clouds(source.x) else ""
     if isinstance(source, Path) and _hdf5_files(source):
         return f"{source.name} holds HDF5 files"
-    why = FILES.recognise(source)
+    why = CLOUDS.recognise(source)
     if why and isinstance(source, Path) and source.is_dir():
         # An .npy file may hold anything: its header tells.
-        first = next(iter(FILES.find(source)), None)
+        first = next(iter(CLOUDS.find(source)), None)
         if first is not None and first.suffix.lower() == ".npy" and not _npy_is_cloud(first):
             return ""
     return why
@@ -57,7 +54,7 @@ def load(source: Any, target: list[str] | None) -> Samples:
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, target, labelled=True)
     if not isinstance(source, Arrays):
-        samples = FILES.load(source, target)
+        samples = CLOUDS.load(source, target)
         return samples if samples.given is not None else _parts_in_classes(source, samples)
     if source.y is None:
         raise UsageError("a list of clouds needs its labels; give (clouds, labels)")
@@ -72,7 +69,7 @@ def load_inputs(source: Any) -> Samples:
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, None, labelled=False)
     if not isinstance(source, Arrays):
-        return FILES.load_inputs(source)
+        return CLOUDS.load_inputs(source)
     clouds = _arrays(source.x)
     labels = pd.DataFrame(index=range(len(clouds)))
     return Samples(clouds, labels if source.y is None else label_frame(source.y, None))
@@ -189,26 +186,10 @@ def _on_faces(points: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -
 
 def _each(sources: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
     """``work`` of every cloud; all that fail are named at once."""
-
-    def attempt(source: Any) -> tuple[Any, str]:
-        try:
-            return work(source), ""
-        except (OSError, ValueError, EOFError) as error:
-            if isinstance(source, Path) and source.is_file() and not source.stat().st_size:
-                return None, "empty"
-            return None, str(error).splitlines()[0] if str(error) else type(error).__name__
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = list(pool.map(attempt, sources))
-    bad = [(row, fault) for row, (_, fault) in enumerate(done) if fault]
-    if bad:
-        names = [sources[r] if isinstance(sources[r], Path) else f"cloud {r + 1}" for r, _ in bad]
-        shown = "; ".join(f"{n} ({f})" for n, (_, f) in zip(names[:5], bad, strict=False))
-        raise InputError(
-            f"{len(bad)} of {len(sources)} clouds cannot be read: {shown}"
-            f"{' …' if len(bad) > 5 else ''}; replace or remove them"
-        )
-    return [result for result, _ in done]
+    errors = (OSError, ValueError, EOFError)
+    found, bad = read_each(sources, work, errors, lambda e: next(iter(str(e).splitlines()), ""))
+    refuse_bad(sources, bad, "clouds", "cloud")
+    return found
 
 
 # Arrays ----------------------------------------------------------------------------------
@@ -236,7 +217,7 @@ def _arrays(x: Any) -> list[np.ndarray]:
 
 def _parts_in_classes(source: Any, samples: Samples) -> Samples:
     """The given parts where every class folder holds train and test folders."""
-    if not isinstance(source, Path) or not source.is_dir() or FILES.listing(source) is not None:
+    if not isinstance(source, Path) or not source.is_dir() or CLOUDS.listing(source) is not None:
         return samples
     below = [file.relative_to(source).parts for file in samples.inputs]
     parts = [PART_NAMES.get(names[1].lower()) if len(names) > 2 else None for names in below]

@@ -140,6 +140,11 @@ def make_activation(kind: str) -> nn.Module:
     return ACTIVATIONS[kind]()
 
 
+def real(length: Tensor, size: int) -> Tensor:
+    """(B, size) bool: true before the end of each sample."""
+    return torch.arange(size, device=length.device) < length.unsqueeze(1)
+
+
 class DropPath(nn.Module):
     """Leaves a residual branch out for a whole sample with probability ``p``.
 

@@ -9,6 +9,7 @@ from nas.models.blocks import (
     GlobalPool,
     init_transformer,
     make_norm,
+    real,
     transformer_stack,
 )
 
@@ -45,11 +46,6 @@ class TokenEmbedding(nn.Module):
         tokens = tokens.masked_fill(unknown, UNKNOWN)
         x: Tensor = self.dropout(self.table(tokens))
         return x
-
-
-def real(tokens: Tensor, length: Tensor) -> Tensor:
-    """Whether a place of a padded batch (B, T) holds a token of its sample."""
-    return torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
 
 
 class SinusoidalPosition(nn.Module):
@@ -148,7 +144,7 @@ class TextTransformer(nn.Module):
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T), padded, to (B, T, width) and where it is real; a class token alone
         to (B, 1, width)."""
-        x, mask = self.embedding(tokens), real(tokens, tokens_length)
+        x, mask = self.embedding(tokens), real(tokens_length, tokens.shape[1])
         if self.cls is not None:
             x = torch.cat((self.cls.expand(len(x), -1, -1), x), dim=1)
             mask = torch.cat((mask.new_ones(len(x), 1), mask), dim=1)

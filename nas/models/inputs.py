@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.models.blocks import real
+
 CLIP = 10.0  # standard deviations, or widths of an outer bin
 
 
@@ -103,18 +105,18 @@ class PointInput(nn.Module):
     def forward(self, points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, P, d), zero where padded, and the mask (B, P), true where not."""
         x = points[:, : self.points]
-        mask = torch.arange(x.shape[1], device=x.device) < length[:, None]
-        real = mask.unsqueeze(-1)
+        mask = real(length, x.shape[1])
+        there = mask.unsqueeze(-1)
         x = (x.to(self.mean.dtype) - self.mean) * self.scale
         if self.frame == "cloud":
             place, features = x[..., :3], x[..., 3:]
             # Extremes rather than means: they are exactly those of the cloud without padding.
-            low = place.masked_fill(~real, torch.inf).amin(1, keepdim=True)
-            high = place.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
-            place = (place - (low + high) / 2) * real
+            low = place.masked_fill(~there, torch.inf).amin(1, keepdim=True)
+            high = place.masked_fill(~there, -torch.inf).amax(1, keepdim=True)
+            place = (place - (low + high) / 2) * there
             radius = place.square().sum(-1).amax(1).sqrt().clamp(min=1e-6)
             x = torch.cat([place / radius[:, None, None], features], dim=-1)
-        return x * real, mask
+        return x * there, mask
 
 
 class NumericEncoding(nn.Module):

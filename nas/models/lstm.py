@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas.models.blocks import GlobalPool, make_head
-from nas.models.encoder import TokenEmbedding, real
+from nas.models.blocks import GlobalPool, make_head, real
+from nas.models.encoder import TokenEmbedding
 
 
 class _Direction(nn.Module):
@@ -85,7 +85,7 @@ class TextLSTM(nn.Module):
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T), padded, to (B, T, width) and where it is real; "last" states to
         (B, 1, width)."""
-        x, mask = self.embedding(tokens), real(tokens, tokens_length)
+        x, mask = self.embedding(tokens), real(tokens_length, tokens.shape[1])
         place = torch.arange(tokens.shape[1], device=tokens.device)
         turn = torch.where(mask, tokens_length[:, None] - 1 - place, place)
         for i, forwards in enumerate(self.forwards):

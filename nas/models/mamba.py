@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from nas.models.blocks import DropPath, GlobalPool, linear_rates, make_head, make_norm
-from nas.models.encoder import TokenEmbedding, real
+from nas.models.blocks import DropPath, GlobalPool, linear_rates, make_head, make_norm, real
+from nas.models.encoder import TokenEmbedding
 
 CHUNK = 8  # steps: what they hold stays in the processor's cache
 
@@ -272,7 +272,7 @@ class TextMamba(nn.Module):
         (B, 1, width)."""
         x = self.blocks(self.embedding(tokens))
         if not self.last:
-            return x, real(tokens, tokens_length)
+            return x, real(tokens_length, tokens.shape[1])
         last = (tokens_length - 1)[:, None, None].expand(-1, -1, x.shape[-1])
         return x.gather(1, last), None
 

@@ -13,14 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.models.blocks import real
+
 FULL_SCALE = 32768.0  # of int16
 QUIETEST = 1e-10  # power
 DYNAMIC_RANGE = 8.0  # powers of ten below a sample's loudest moment: 80 dB
-
-
-def real(length: Tensor, size: int) -> Tensor:
-    """(B, size) bool: true before the end of each sample."""
-    return torch.arange(size, device=length.device) < length.unsqueeze(1)
 
 
 def standardise(x: Tensor, mask: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:

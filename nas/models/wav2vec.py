@@ -15,9 +15,10 @@ from nas.models.blocks import (
     make_activation,
     make_head,
     make_norm,
+    real,
     transformer_stack,
 )
-from nas.models.spectrogram import FULL_SCALE, SpecAugment, real, standardise
+from nas.models.spectrogram import FULL_SCALE, SpecAugment, standardise
 
 
 class _ConvLayer(nn.Module):

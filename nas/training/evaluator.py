@@ -55,6 +55,9 @@ class Evaluator:
         self.device = self.task.device
         self.dataset = Dataset.load(self.folder / "data")
         self._folds = folds(self.dataset, self.task)
+        # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
+        rows = typical_rows(self.dataset, 2)
+        self._typical = to_tensors(self.dataset.inputs, rows, self.device)
         (self.folder / "layers").mkdir(exist_ok=True)
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
@@ -167,9 +170,8 @@ class Evaluator:
 
     def _sample(self, batch: int) -> dict[str, Tensor]:
         """Samples of median length: costs are stated for them."""
-        inputs = to_tensors(self.dataset.inputs, typical_rows(self.dataset, batch), self.device)
         rows = torch.arange(batch)
-        return batch_inputs(inputs, rows, rows.to(self.device))
+        return batch_inputs(self._typical, rows, rows.to(self.device))
 
 
 def folds(dataset: Dataset, task: Task) -> list[tuple[Tensors, Tensors]]:
