@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nas import __version__
+from nas.rules import folds
 from nas.task import Modality
 
 if TYPE_CHECKING:
@@ -270,14 +271,16 @@ class _Display:
             f"{t.name} ({t.kind}{f', {len(t.classes)} classes' if t.classes else ''})"
             for t in task.targets[:5]
         )
+        parts = folds(task)
+        folded = f", {parts}-fold cross-validation" if parts > 1 else ""
         for line in (
             f"{task.modality}: {profile.n_train} train, {profile.n_val} validation,"
             f" {profile.n_test} test samples ({profile.split_method})",
             f"target: {kinds}",
             f"objectives: {wanted}{limits}",
             f"families: {', '.join(run.spaces)}",
-            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part,"
-            f" {task.budget.workers} workers on {task.device}",
+            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
+            f"{folded}, {task.budget.workers} workers on {task.device}",
             f"folder: {run.folder}",
         ):
             click.echo(line, err=True)
