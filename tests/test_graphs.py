@@ -300,6 +300,39 @@ def test_new_graphs_are_coded_as_those_of_training(tmp_path: Path) -> None:
         encode(wider, data.profile, "graphs")
 
 
+def test_whole_numbers_are_names_in_new_graphs_where_they_were_in_training(tmp_path: Path) -> None:
+    def as_kinds(edges: np.ndarray) -> np.ndarray:
+        return (edges.sum(1) % 4)[:, None]
+
+    rings = [
+        SimpleNamespace(
+            x=np.stack([np.arange(size) % 5, 100 * i + np.arange(size)], axis=1),
+            edge_index=ring(size).T,
+            edge_attr=as_kinds(ring(size)),
+        )
+        for i, size in enumerate(SIZES)
+    ]
+    data = read((rings, LABELS))
+    assert [c.name for c in data.profile.columns] == ["feature0", "edges.feature0"]
+    # One graph shows three of the five names, and as many of what were amounts.
+    alone = encode([rings[5]], data.profile, "graphs").inputs
+    for name in ("nodes", "edge_features"):
+        value = alone[name]
+        assert isinstance(value, Ragged)
+        np.testing.assert_array_equal(value.values, ragged(data, name)[5])
+
+    folder = as_csv(tmp_path / "csv")
+    nodes = pd.read_csv(folder / "nodes.csv").assign(charge=lambda t: t["id"] % 3)
+    nodes.to_csv(folder / "nodes.csv", index=False)
+    data = read(folder)
+    nodes[nodes["graph"] == "g0"].assign(charge=1).to_csv(folder / "nodes.csv", index=False)
+    edges = pd.read_csv(folder / "edges.csv")
+    edges[edges["graph"] == "g0"].to_csv(folder / "edges.csv", index=False)
+    found = encode(folder, data.profile, "graphs").inputs["nodes"]
+    assert isinstance(found, Ragged)
+    np.testing.assert_array_equal(found.values[:, -3:], [[0, 1, 0]] * SIZES[0])
+
+
 def test_prediction_on_one_graph_is_for_all_of_its_nodes(tmp_path: Path) -> None:
     data, _ = node_task(tmp_path)
     graph = one_graph()

@@ -48,15 +48,40 @@ _EDGE = "edges."  # before the names of the edges' features
 @dataclass(frozen=True)
 class Features:
     """What is known of each node or edge: ``numbers`` float32 (n, p), NaN where missing, and
-    ``tags``, columns of names. ``names`` are those of the numbers, if the source has any."""
+    ``tags``, columns of names. ``names`` are those of the numbers, if the source has any.
+
+    ``whole`` are the columns of numbers that may stand for names: the data of training
+    decides, for a few new graphs may show too few of the values.
+    """
 
     numbers: np.ndarray
     tags: dict[str, pd.Series] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    whole: tuple[int, ...] = ()
 
     @property
     def empty(self) -> bool:
         return not self.numbers.shape[1] and not self.tags
+
+    def settled(self, columns: Sequence[Column] | None = None) -> Features:
+        """Without doubtful numbers: they are names if ``columns`` say so, those of the training
+        data, or, without these, if they take few values."""
+        known = None if columns is None else {c.name for c in columns if c.kind == "categorical"}
+        names = self.names or tuple(f"feature{i}" for i in range(self.numbers.shape[1]))
+
+        def named(i: int) -> bool:
+            if known is not None:
+                return names[i] in known
+            values = self.numbers[:, i]
+            return 2 < len(np.unique(values[~np.isnan(values)])) <= FEW
+
+        tags = [i for i in self.whole if named(i)]
+        kept = [i for i in range(len(names)) if i not in tags]
+        return Features(
+            self.numbers[:, kept],
+            self.tags | {names[i]: pd.Series(self.numbers[:, i]) for i in tags},
+            tuple(names[i] for i in kept) if self.names else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +146,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], dict[st
         raise InputError("there is no edge; without edges the nodes are a table")
     edges, origin, edge_ptr, notes = _undirected(graphs)
     nodes, more = _described_nodes(graphs, edges)
-    features = _take(graphs.edge_features, origin)
+    nodes, features = nodes.settled(), _take(graphs.edge_features.settled(), origin)
     notes = [*graphs.notes, *notes, *more]
     if graphs.rows is None:
         known = np.zeros(len(graphs.node_ptr) - 1, bool)
@@ -152,12 +177,13 @@ def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:
     if not by_node and graphs.rows is not None:
         graphs = replace(graphs, rows=None)  # a single graph is a sample as well
     edges, origin, edge_ptr, _ = _undirected(graphs)
-    nodes, _ = _described_nodes(graphs, edges)
-    features = _take(graphs.edge_features, origin)
-    width = profile.inputs["nodes"][-1]
-    mean = profile.channel_mean
     columns = [c for c in profile.columns if not c.name.startswith(_EDGE)]
     edge_columns = [c for c in profile.columns if c.name.startswith(_EDGE)]
+    plain = [replace(c, name=c.name.removeprefix(_EDGE)) for c in edge_columns]
+    nodes = _described_nodes(graphs, edges)[0].settled(columns)
+    features = _take(graphs.edge_features.settled(plain), origin)
+    width = profile.inputs["nodes"][-1]
+    mean = profile.channel_mean
     x = _coded(nodes, columns, mean[:width], width)
     edge_width = profile.inputs["edge_features"][-1] if "edge_features" in profile.inputs else 0
     described = _coded(features, edge_columns, mean[width:], edge_width)
@@ -387,10 +413,11 @@ def _graphs(
 def _array_features(total: int, tags: Any, values: Any, where: str) -> Features:
     """Features (n, p) of ``values`` and ``tags``; either may be None.
 
-    Whole numbers stored as integers that take few values are names.
+    Numbers that are stored as integers may stand for names.
     """
     found: dict[str, pd.Series] = {}
-    columns: list[np.ndarray] = []
+    measured = np.zeros((total, 0), np.float32)
+    whole: tuple[int, ...] = ()
     for name, given in (("tag", tags), ("feature", values)):
         if given is None:
             continue
@@ -401,18 +428,18 @@ def _array_features(total: int, tags: Any, values: Any, where: str) -> Features:
                 f"{where}: expected {total} rows of numbers, but got {array.dtype} of the shape"
                 f" {array.shape}"
             )
-        whole = array.dtype.kind in "iu" and array.shape[1] <= WIDE
-        if name == "feature" and not whole:
-            columns.append(array.astype(np.float32))
+        if name == "tag":
+            found = {f"tag{i}": pd.Series(array[:, i]) for i in range(array.shape[1])}
             continue
-        for i in range(array.shape[1]):
-            column = array[:, i]
-            if name == "tag" or 2 < len(np.unique(column)) <= FEW:
-                found[f"{name}{i}"] = pd.Series(column)
-            else:
-                columns.append(column[:, None].astype(np.float32))
-    empty = np.zeros((total, 0), np.float32)
-    return Features(np.concatenate([empty, *columns], axis=1), found)
+        measured = array.astype(np.float32)
+        if array.dtype.kind in "iu" and array.shape[1] <= WIDE:
+            whole = tuple(i for i in range(array.shape[1]) if _exact(array[:, i]))
+    return Features(measured, found, whole=whole)
+
+
+def _exact(column: np.ndarray) -> bool:
+    """Whether float32 tells all of the whole numbers apart."""
+    return bool(np.abs(column).max(initial=0) < 2**24)
 
 
 def _labelled_nodes(
@@ -779,22 +806,21 @@ def _target(frame: pd.DataFrame, file: Path) -> list[str]:
 
 
 def _frame_features(frame: pd.DataFrame) -> Features:
-    """Columns of numbers as they are, others, and whole numbers of few values, as names."""
+    """Columns of numbers as they are, others as names; whole numbers may stand for names."""
     values: dict[str, np.ndarray] = {}
     tags: dict[str, pd.Series] = {}
+    whole: list[int] = []
     for name in map(str, frame):
         if not is_numeric(frame[name]):
             tags[name] = frame[name]
             continue
         column, _, _ = numbers(frame[name])
-        different = np.unique(column[~np.isnan(column)])
-        whole = (different == np.round(different)).all()
-        if frame.shape[1] <= WIDE and whole and 2 < len(different) <= FEW:
-            tags[name] = frame[name]
-        else:
-            values[name] = column.astype(np.float32)
+        known = column[~np.isnan(column)]
+        if frame.shape[1] <= WIDE and (known == np.round(known)).all() and _exact(known):
+            whole.append(len(values))
+        values[name] = column.astype(np.float32)
     stacked = np.stack([*values.values()], axis=1) if values else np.zeros((len(frame), 0))
-    return Features(stacked.astype(np.float32), tags, tuple(values))
+    return Features(stacked.astype(np.float32), tags, tuple(values), tuple(whole))
 
 
 # TUDataset -------------------------------------------------------------------------------
