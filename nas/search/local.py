@@ -1,4 +1,5 @@
-"""The local executor: worker processes on this machine, and the loop that keeps them busy."""
+"""What an executor is, the local one (worker processes on this machine), and the loop that
+keeps the workers of any executor busy."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from nas.candidate import Candidate, State
-from nas.search.study import Study
 from nas.task import InputError
+
+if TYPE_CHECKING:
+    from nas.search.study import Study
 
 # So many errors and nothing else: the fault is not one candidate's.
 FIRST_ERRORS = 6
@@ -31,19 +34,10 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass
-class _Worker:
+class Worker:
     index: int
-    process: subprocess.Popen[bytes]
     ready: bool = False
     job: Any = None  # what it works on; None when idle
-    buffer: bytes = b""
-
-    def send(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        # One that has just died is handled where its closed output is noticed.
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
 
 
 @dataclass(frozen=True)
@@ -56,71 +50,72 @@ class Event:
     content: dict[str, Any] = field(default_factory=dict)
 
 
-class LocalWorkers:
-    """A fixed number of worker processes with one compute thread each.
+class Workers:
+    """A fixed number of workers, each with an evaluator of its own; what all executors share.
 
-    ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
-    ``settings``. A process that dies is replaced; where none comes to life ``events``
-    raises InputError. With ``gpus`` (as CUDA_VISIBLE_DEVICES names them) each sees one, in
-    turn, as its only GPU. They sit in process groups of their own, so that a Ctrl-C at the
-    terminal reaches the driver alone.
+    An executor starts them in ``self._workers`` and says how they are called, answered, killed
+    and heard (``_happened``). A worker that dies is replaced; where none comes to life
+    ``events`` raises InputError.
+
+    Events come as they happen. In ``lockstep`` they come in rounds, which do not depend on how
+    fast a worker is: one event of each busy worker, by its number, when all have theirs; and
+    nobody is idle before the round is over.
     """
 
-    def __init__(
-        self,
-        count: int,
-        evaluator: str,
-        settings: dict[str, Any],
-        logs: Path,
-        gpus: Sequence[str] = (),
-    ) -> None:
-        self._evaluator, self._settings, self._logs = evaluator, settings, logs
-        self._selector = selectors.DefaultSelector()
+    def __init__(self, lockstep: bool = False) -> None:
+        self._lockstep = lockstep
+        self._round: dict[int, Event] = {}
+        self._workers: Sequence[Worker] = ()
         self._failed_starts = 0
-        self._gpus = gpus
-        logs.mkdir(parents=True, exist_ok=True)
-        self._workers = [self._start(index) for index in range(count)]
 
-    def _start(self, index: int) -> _Worker:
-        environment = os.environ | dict.fromkeys(_THREADS, "1")
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
-        with (self._logs / f"worker-{index}.log").open("ab") as log:
-            process = subprocess.Popen(
-                # -P: a torch.py in the folder where the user happens to be is not torch.
-                [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
-        worker = _Worker(index, process)
-        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
-        worker.send({"settings": self._settings})
-        return worker
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        """Have an idle worker run a method of its evaluator; ``job`` names it in events."""
+        raise NotImplementedError
+
+    def answer(self, index: int, answer: str) -> None:
+        """Answer a report: "" to go on, or why to stop."""
+        raise NotImplementedError
+
+    def kill(self, index: int) -> None:
+        """End a worker that does not listen; its job comes back as a lost event."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End all workers and wait for them."""
+        raise NotImplementedError
+
+    def _happened(self, timeout: float) -> Iterator[Event]:
+        raise NotImplementedError
+
+    def _place(self, index: int) -> str:
+        """Where to read more of a worker, for the end of an error message."""
+        return ""
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What has happened; waits up to ``timeout`` seconds for the first."""
+        for event in self._happened(timeout):
+            if not self._lockstep or event.job is None:
+                yield event
+            else:
+                self._round[event.worker] = event
+        if all(w.ready and (w.job is None or w.index in self._round) for w in self._workers):
+            over, self._round = self._round, {}
+            for index in sorted(over):
+                yield over[index]
 
     def idle(self) -> list[int]:
+        if self._lockstep and (self._round or not all(w.ready for w in self._workers)):
+            return []
         return [w.index for w in self._workers if w.ready and w.job is None]
 
     def busy(self) -> list[int]:
-        return [w.index for w in self._workers if w.job is not None]
+        return [w.index for w in self._workers if w.job is not None or w.index in self._round]
 
     def jobs(self) -> list[Any]:
         """What the busy workers are at."""
         return [w.job for w in self._workers if w.job is not None]
 
-    def log(self, index: int) -> Path:
-        return self._logs / f"worker-{index}.log"
-
-    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
-        worker = self._workers[index]
-        worker.job = job
-        worker.send({"method": method, "arguments": arguments})
-
-    def ask(self, method: str, *, on_wait: Callable[[LocalWorkers], None], **arguments: Any) -> Any:
+    def ask(self, method: str, *, on_wait: Callable[[Self], None], **arguments: Any) -> Any:
         """Call the first worker while the others rest, and return its result.
 
         One that is still starting does not rest: it would disturb a measurement of time.
@@ -137,17 +132,105 @@ class LocalWorkers:
                     raise self.failure(event)
             on_wait(self)
 
+    def failure(self, event: Event, what: str | None = None) -> InputError:
+        """The error to raise where ``event`` leaves the search without a way on."""
+        what = what or f"{event.job} failed"
+        return InputError(f"{what}: {_last_line(_trouble(event))}{self._place(event.worker)}")
+
+    def _died(self, event: Event, started: bool) -> None:
+        """Count a lost worker; raise InputError where none comes to life."""
+        self._failed_starts += not started
+        if self._failed_starts >= FAILED_STARTS:
+            raise self.failure(event, "workers die while they start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class _Process(Worker):
+    process: subprocess.Popen[bytes] = field(kw_only=True)
+    buffer: bytes = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        # One that has just died is handled where its closed output is noticed.
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+
+
+class LocalWorkers(Workers):
+    """Worker processes with one compute thread each.
+
+    ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
+    ``settings``. With ``gpus`` (as CUDA_VISIBLE_DEVICES names them) each sees one, in
+    turn, as its only GPU. They sit in process groups of their own, so that a Ctrl-C at the
+    terminal reaches the driver alone.
+    """
+
+    _workers: list[_Process]
+
+    def __init__(
+        self,
+        count: int,
+        evaluator: str,
+        settings: dict[str, Any],
+        logs: Path,
+        gpus: Sequence[str] = (),
+        lockstep: bool = False,
+    ) -> None:
+        super().__init__(lockstep)
+        self._evaluator, self._settings, self._logs = evaluator, settings, logs
+        self._selector = selectors.DefaultSelector()
+        self._gpus = gpus
+        logs.mkdir(parents=True, exist_ok=True)
+        self._workers = [self._start(index) for index in range(count)]
+
+    def _start(self, index: int) -> _Process:
+        environment = os.environ | dict.fromkeys(_THREADS, "1")
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+        with (self._logs / f"worker-{index}.log").open("ab") as log:
+            process = subprocess.Popen(
+                # -P: a torch.py in the folder where the user happens to be is not torch.
+                [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        worker = _Process(index, process=process)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+        worker.send({"settings": self._settings})
+        return worker
+
+    def log(self, index: int) -> Path:
+        return self._logs / f"worker-{index}.log"
+
+    def _place(self, index: int) -> str:
+        return f" (see {self.log(index)})"
+
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        worker = self._workers[index]
+        worker.job = job
+        worker.send({"method": method, "arguments": arguments})
+
     def answer(self, index: int, answer: str) -> None:
         self._workers[index].send({"answer": answer})
 
     def kill(self, index: int) -> None:
-        """End a worker that does not listen; its job comes back as a lost event."""
         self._workers[index].process.kill()
 
-    def events(self, timeout: float) -> Iterator[Event]:
-        """What has happened; waits up to ``timeout`` seconds for the first."""
+    def _happened(self, timeout: float) -> Iterator[Event]:
         for key, _ in self._selector.select(timeout):
-            worker: _Worker = key.data
+            worker: _Process = key.data
             chunk = worker.process.stdout.read()  # type: ignore[union-attr]  # a pipe, see _start
             if chunk:
                 *lines, worker.buffer = (worker.buffer + chunk).split(b"\n")
@@ -156,7 +239,7 @@ class LocalWorkers:
             elif chunk == b"":
                 yield self._lost(worker)
 
-    def _event(self, worker: _Worker, content: dict[str, Any]) -> Event:
+    def _event(self, worker: _Process, content: dict[str, Any]) -> Event:
         kind = content.pop("event")
         event = Event(kind, worker.index, worker.job, content)
         if kind == "broken":
@@ -168,52 +251,37 @@ class LocalWorkers:
             worker.job = None
         return event
 
-    def _lost(self, worker: _Worker) -> Event:
-        event = Event("lost", worker.index, worker.job, {"code": worker.process.wait()})
-        self._failed_starts += not worker.ready
-        if self._failed_starts >= FAILED_STARTS:
-            raise self.failure(event, "workers die while they start")
+    def _lost(self, worker: _Process) -> Event:
+        detail = f"its worker ended with code {worker.process.wait()}"
+        event = Event("lost", worker.index, worker.job, {"detail": detail})
+        self._died(event, started=worker.ready)
         self._retire(worker)
         self._workers[worker.index] = self._start(worker.index)
         return event
 
-    def failure(self, event: Event, what: str | None = None) -> InputError:
-        """The error to raise where ``event`` leaves the search without a way on."""
-        code = event.content.get("code")
-        problem = event.content.get("error", f"its worker ended with code {code}")
-        what = what or f"{event.job} failed"
-        return InputError(f"{what}: {_last_line(problem)} (see {self.log(event.worker)})")
-
-    def _retire(self, worker: _Worker) -> None:
+    def _retire(self, worker: _Process) -> None:
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         for pipe in (worker.process.stdin, worker.process.stdout):
             with suppress(BrokenPipeError):  # bytes that were meant for a dead worker
                 pipe.close()  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """End all workers and wait for them."""
         for worker in self._workers:
             self._retire(worker)
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
 
-    def __enter__(self) -> LocalWorkers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def drive(
     study: Study,
-    workers: LocalWorkers,
+    workers: Workers,
     *,
     deadline: float | None = None,
     trials: int | None = None,
     calls: Sequence[str] = (),
     on_result: Callable[[str, Any], None] = lambda method, value: None,
-    on_event: Callable[[LocalWorkers], None] = lambda workers: None,
+    on_event: Callable[[Workers], None] = lambda workers: None,
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
     (of ``time.monotonic``) has come; candidates in training then are stopped. Ends early
@@ -292,7 +360,7 @@ class _Interrupts:
             signal.signal(number, signal.default_int_handler)
 
 
-def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> None:
+def _handle(study: Study, workers: Workers, event: Event, late: bool) -> None:
     candidate: Candidate = event.job
     if event.kind == "report":
         verdict = study.report(candidate.number, **event.content)
@@ -312,8 +380,7 @@ def _handle(study: Study, workers: LocalWorkers, event: Event, late: bool) -> No
     elif late:
         _give_up(study, candidate, "interrupted", "the time limit came while in training")
     else:
-        code = event.content["code"]
-        _give_up(study, candidate, "lost", f"its worker ended with code {code}")
+        _give_up(study, candidate, "lost", _trouble(event))
 
 
 def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> None:
@@ -336,6 +403,11 @@ def _all_ended(study: Study, reason: str) -> int:
     reasons = [c.reason for c in study.candidates() if c.state != State.RUNNING]
     ended = [r for r in reasons if r not in ("duplicate", "interrupted")]
     return len(ended) if set(ended) == {reason} else 0
+
+
+def _trouble(event: Event) -> str:
+    """What went wrong, of an event that is an error or a lost worker."""
+    return str(event.content.get("error") or event.content["detail"])
 
 
 def _last_line(text: str) -> str:
