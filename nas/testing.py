@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -93,9 +94,10 @@ class FormulaEvaluator:
     It writes what it is asked to train and what it finished into ``folder``/evaluated.txt,
     one "begin ROOT" or "end ROOT" a line.
 
-    An epoch takes ``seconds_per_epoch``. Candidates are named by their roots: those in
-    ``fail`` raise; those in ``die`` kill their own process in mid-training, each time, and
-    those in ``die_once`` the first time; those in ``nan`` end with a quality that is NaN.
+    An epoch takes ``seconds_per_epoch`` and, by chance, up to ``jitter`` seconds more.
+    Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
+    own process in mid-training, each time, and those in ``die_once`` the first time; those in
+    ``nan`` end with a quality that is NaN.
     ``start`` is "fail" or "die" for workers that never come to life.
     """
 
@@ -108,12 +110,14 @@ class FormulaEvaluator:
         die_once: Sequence[int] = (),
         nan: Sequence[int] = (),
         start: str = "",
+        jitter: float = 0.0,
     ) -> None:
         if start == "fail":
             raise RuntimeError("no such device")
         if start == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
+        self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
         self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
 
     def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
@@ -121,7 +125,7 @@ class FormulaEvaluator:
         self._note(f"begin {now.root}")
         begun = time.monotonic()
         for epoch in range(1, now.epochs + 1):
-            time.sleep(self.seconds_per_epoch)
+            time.sleep(self.seconds_per_epoch + self.jitter * self._chance.random())
             metrics = formula(now.config, epoch)
             if now.root in self.nan:
                 metrics["accuracy"] = math.nan

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nas.candidate import Candidate, State
-from nas.search.local import FIRST_ERRORS, LocalWorkers, drive
+from nas.search.local import FIRST_ERRORS, LocalWorkers, Workers, drive
 from nas.search.study import Study, load_candidates
 from nas.space import Int, Space, config_key
 from nas.task import InputError, Task
@@ -34,14 +34,15 @@ def search(
     space: Space = SPACE,
     limit_s: float | None = None,
     calls: tuple[str, ...] = (),
-    on_event: Callable[[LocalWorkers], None] = lambda workers: None,
+    on_event: Callable[[Workers], None] = lambda workers: None,
+    lockstep: bool = False,
     **settings: Any,
 ) -> list[Candidate]:
     """A search with ``workers`` processes; ``settings`` are those of FormulaEvaluator."""
     settings = {"folder": str(folder)} | settings
     with (
         closing(Study(folder, task or small_task(), space)) as study,
-        LocalWorkers(workers, EVALUATOR, settings, folder / "logs") as pool,
+        LocalWorkers(workers, EVALUATOR, settings, folder / "logs", lockstep=lockstep) as pool,
     ):
         deadline = None if limit_s is None else time.monotonic() + limit_s
         drive(study, pool, trials=trials, deadline=deadline, calls=calls, on_event=on_event)
@@ -205,6 +206,41 @@ def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
     with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
         assert pool.ask("latency", candidate=candidate, on_wait=lambda _: None)["quiet"] == 1.0
+
+
+# -- order ---------------------------------------------------------------------------------
+
+
+def outcome(candidates: list[Candidate]) -> list[tuple[Any, ...]]:
+    """All of a study that does not come from a clock."""
+    return [
+        (c.number, c.root, c.worker, c.family, c.config, c.seed, c.state, c.reason, c.metrics)
+        for c in candidates
+    ]
+
+
+def test_in_lockstep_a_study_does_not_depend_on_how_fast_its_workers_are(tmp_path: Path) -> None:
+    def run(name: str, *, lockstep: bool) -> list[tuple[Any, ...]]:
+        (tmp_path / name).mkdir()
+        task = small_task(epochs=9)  # two rungs
+        return outcome(
+            search(
+                tmp_path / name,
+                trials=24,
+                workers=3,
+                task=task,
+                jitter=0.02,
+                die_once=[0],
+                lockstep=lockstep,
+            )
+        )
+
+    first = run("first", lockstep=True)
+    assert run("second", lockstep=True) == first
+    reasons = Counter(row[7] for row in first)
+    assert reasons["halving"] >= 3
+    assert reasons["lost"] == 1
+    assert run("as it comes", lockstep=False) != first
 
 
 # -- the driver is interrupted or killed ---------------------------------------------------
