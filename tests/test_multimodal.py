@@ -229,6 +229,122 @@ def test_graphs_in_a_frame_are_a_member_and_point_clouds_in_files_another(tmp_pa
     torch.testing.assert_close(torch.from_numpy(again[0]), found["molecule.nodes"][1:6])
 
 
+def molecule(i: int) -> dict[str, np.ndarray]:
+    """A ring of four to six atoms of three kinds, with a number for each atom and bond."""
+    start = np.arange(4 + i % 3)
+    return {
+        "edges": np.stack([start, np.roll(start, -1)], axis=1),
+        "x": start[:, None] + np.array([0.5 * (i % 2), 0.25 * i]),
+        "node_tag": start % 3,
+        "edge_feat": start[:, None] * 0.5,
+    }
+
+
+def with_molecules(folder: Path, n: int = N) -> Path:
+    """A manifest of molecules and a number; every fourth row lacks its molecule. The files
+    hold labels of their own, which are not the table's."""
+    for i in range(n):
+        np.savez(folder / f"{i}.npz", **molecule(i), y=np.arange(9))
+    table = frame(n)[["stars", "label"]]
+    table["molecule"] = [f"{i}.npz" if i % 4 else " " for i in range(n)]
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+def test_files_of_graphs_are_read_as_the_same_graphs_in_one_archive(tmp_path: Path) -> None:
+    manifest = with_molecules(tmp_path)
+    dataset = read(manifest, target="label")
+    kinds = {name: member.modality for name, member in dataset.profile.members.items()}
+    assert kinds == {"table": "tabular", "molecule": "graphs"}
+    assert dataset.notes[0] == "multimodal: of its columns are molecule (graph)"
+    assert any("molecule is missing in 10 of 40 samples" in note for note in dataset.notes)
+    rows = [i for i in range(N) if i % 4]
+    parts = [molecule(i) for i in rows]
+    sizes = [len(part["x"]) for part in parts]
+    named = {"x": "node_feat", "node_tag": "node_tag", "edges": "edges", "edge_feat": "edge_feat"}
+    arrays = {new: np.concatenate([part[old] for part in parts]) for old, new in named.items()}
+    ptr = np.concatenate([[0], np.cumsum(sizes)])
+    np.savez(tmp_path / "all.npz", **arrays, node_ptr=ptr, edge_ptr=ptr, y=np.arange(30) % 2)
+    expected = read(tmp_path / "all.npz").inputs
+    for name in ("nodes", "edges", "edge_features"):
+        found, reference = dataset.inputs[f"molecule.{name}"], expected[name]
+        assert isinstance(found, Ragged)
+        assert isinstance(reference, Ragged)
+        for place, row in enumerate(rows):
+            np.testing.assert_array_equal(found[row], reference[place])
+    absent = dataset.inputs["molecule.nodes"][4]  # type: ignore[index]
+    np.testing.assert_array_equal(absent, np.zeros((1, 5)))
+
+
+def test_new_molecules_are_coded_as_in_training_alone_without_bonds_or_absent(
+    tmp_path: Path,
+) -> None:
+    manifest = with_molecules(tmp_path)
+    dataset = read(manifest, target="label")
+    np.savez(tmp_path / "atom.npz", x=np.ones((1, 2)), node_tag=[2], edges=[])
+    new = pd.read_csv(manifest)[:3].drop(columns="label")
+    for names, lengths in (
+        (["5.npz", "", "6.npz"], [6, 1, 4]),
+        (["", "atom.npz", ""], [1, 1, 1]),
+        (["", "", ""], [1, 1, 1]),
+    ):
+        new.assign(molecule=names).to_csv(tmp_path / "new.csv", index=False)
+        inputs = encode(tmp_path / "new.csv", dataset.profile, "multimodal").inputs
+        assert [*inputs] == [*dataset.inputs]
+        nodes, present = inputs["molecule.nodes"], inputs["molecule.present"]
+        assert isinstance(nodes, Ragged)
+        assert nodes.lengths.tolist() == lengths
+        assert np.asarray(present).tolist() == [float(name != "") for name in names]
+        for row, name in enumerate(names):
+            if name in ("5.npz", "6.npz"):
+                known = dataset.inputs["molecule.nodes"][int(name[0])]  # type: ignore[index]
+                np.testing.assert_array_equal(nodes[row], known)
+        if names[1]:
+            np.testing.assert_array_equal(nodes[1], [[1, 1, 0, 0, 1]])
+
+
+def test_an_archive_is_a_graph_only_if_it_holds_edges(tmp_path: Path) -> None:
+    manifest = with_molecules(tmp_path)
+    table = pd.read_csv(manifest).drop(columns="label")
+    assert infer(table, {}, tmp_path)["molecule"] == "graph"
+    (tmp_path / "1.npz").write_bytes(b"torn")  # which is told, not taken for a name
+    assert infer(table, {}, tmp_path)["molecule"] == "graph"
+    for i in range(N):
+        np.savez(tmp_path / f"{i}.npz", embedding=np.zeros(3))
+    assert infer(table, {}, tmp_path)["molecule"] == "numeric"
+    listing = table.rename(columns={"molecule": "file"})
+    assert kind_of_table(listing[["file"]].assign(label=1), ["label"], {}) == (
+        "multimodal", "of its columns are file (graph)"
+    )  # fmt: skip
+
+
+def test_all_faulty_graphs_of_a_column_are_named_at_once(tmp_path: Path) -> None:
+    manifest = with_molecules(tmp_path)
+    good = molecule(1)
+    (tmp_path / "1.npz").write_bytes(b"")
+    (tmp_path / "2.npz").write_bytes((tmp_path / "3.npz").read_bytes()[:200])
+    np.savez(tmp_path / "3.npz", x=np.zeros((3, 2)))
+    np.savez(tmp_path / "5.npz", **good | {"edges": np.array([[0, 7]]), "edge_feat": [[1.0]]})
+    np.savez(tmp_path / "6.npz", **good, node_ptr=[0, 5])
+    np.savez(tmp_path / "7.npz", **good | {"x": np.full((5, 2), np.inf)})
+    np.savez(tmp_path / "9.npz", edges=[])
+    with pytest.raises(InputError) as raised:
+        read(manifest, target="label")
+    told = str(raised.value)
+    assert told.startswith("column 'molecule': 7 of 30 graphs cannot be read: ")
+    for reason in (
+        "1.npz (empty)", "2.npz (is no .npz archive)", "3.npz (holds x; expected edges (E, 2))",
+        "5.npz (edge 0 joins the nodes 0 and 7", "6.npz (holds node_ptr",
+    ):  # fmt: skip
+        assert reason in told
+    assert "\n" not in told
+    for i in (1, 2, 3, 5, 6, 7, 9):
+        np.savez(tmp_path / f"{i}.npz", **molecule(i))
+    np.savez(tmp_path / "7.npz", **good | {"x": np.zeros((5, 3))})
+    with pytest.raises(InputError, match=r"7.npz \(3 numbers and 1 names a node, but most have 2"):
+        read(manifest, target="label")
+
+
 @pytest.mark.parametrize("name", ["m.tsv", "m.jsonl", "m.parquet"])
 def test_manifests_of_every_form_read_alike(name: str, tmp_path: Path) -> None:
     expected, path = read(frame(), target="label"), tmp_path / name

@@ -12,9 +12,10 @@ forms, nodes being numbered from 0 within their graph unless they have ids:
   NAME_graph_attributes.txt, and node and edge labels and attributes where there are any;
 - an object with ``edge_index`` (2, E) and ``x``, ``edge_attr``, ``y``, ``train_mask`` …, as
   torch_geometric's Data, or a list of them;
-- .npz of one graph: ``edges`` (E, 2); ``x`` (N, f) or, as CSR matrix, ``x_data``,
-  ``x_indices``, ``x_indptr``, ``x_shape``; ``y`` (N,), negative or NaN where unknown;
-  ``train``, ``val``, ``test``, node numbers or masks;
+- .npz of one graph: ``edges`` (E, 2); ``x`` or ``node_feat`` (N, f) or, as CSR matrix,
+  ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``; ``node_tag`` (N,), numbers that stand for
+  names; ``edge_feat`` (E, k) and ``edge_type`` (E,) likewise; ``y`` (N,), negative or NaN where
+  unknown; ``train``, ``val``, ``test``, node numbers or masks;
 - .npz of many graphs end to end: ``node_ptr`` (n + 1,), ``edge_ptr``, ``edges``; ``node_tag``
   and ``node_feat``; ``edge_type`` and ``edge_feat``; ``y`` (n, …), and any other array (n,) as a
   column: "split" holds the parts, and "fold" 0 for test, 1 for val. A table beside it of the
@@ -24,6 +25,7 @@ forms, nodes being numbered from 0 within their graph unless they have ids:
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.folders import read_each, refuse_bad
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts, to_numpy
 from nas.data.tabular import SUFFIXES, distinct, is_numeric, numbers, read_table
@@ -129,6 +132,26 @@ def load_inputs(source: Any) -> Samples:
     return _load(source, None, predict=True)
 
 
+def from_files(files: Sequence[Path]) -> Graphs:
+    """The graphs of .npz files of one graph each, whose labels and parts are not looked at.
+
+    Raises InputError that names at once all files that cannot be read.
+    """
+    graphs, bad = read_each(files, _of_file, (ValueError,), str)
+    refuse_bad(files, bad, "graphs", "graph")
+    rows = [row for row, graph in enumerate(graphs) if len(graph.edges)]
+    nodes = _end_to_end(files, [graph.nodes for graph in graphs], "a node")
+    of_edges = _end_to_end(
+        [files[row] for row in rows], [graphs[row].edge_features for row in rows], "an edge"
+    )
+    node_ptr, edge_ptr = (
+        np.concatenate([[0], np.cumsum(sizes)])
+        for sizes in ([g.node_ptr[-1] for g in graphs], [len(g.edges) for g in graphs])
+    )
+    edges = np.concatenate([graph.edges for graph in graphs])
+    return Graphs(nodes, edges, of_edges, node_ptr, edge_ptr)
+
+
 # What is read ----------------------------------------------------------------------------
 
 
@@ -186,7 +209,9 @@ def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:
     mean = profile.channel_mean
     x = _coded(nodes, columns, mean[:width], width)
     edge_width = profile.inputs["edge_features"][-1] if "edge_features" in profile.inputs else 0
-    described = _coded(features, edge_columns, mean[width:], edge_width)
+    described = np.zeros((0, edge_width), np.float32)
+    if len(edges):  # without any, their features need not be known
+        described = _coded(features, edge_columns, mean[width:], edge_width)
     return _inputs(graphs, x, edges, edge_ptr, described)
 
 
@@ -500,32 +525,87 @@ def _archive_of(folder: Path) -> tuple[Path | None, Path | None]:
 def _from_archive(
     path: Path, table: Path | None, target: list[str] | None, predict: bool
 ) -> Samples:
+    arrays = _arrays_of(path)
+    if "node_ptr" in arrays:
+        return _many(path, table, arrays, target)
+    graphs, y = _one(path, arrays), arrays.get("y")
+    total = int(graphs.node_ptr[-1])
+    given = _parts(arrays, total, str(path))
+    labels = pd.DataFrame(index=range(total)) if y is None else _labels(y, target, predict)
+    return _labelled_nodes(graphs, labels, given, labels, predict, str(path))
+
+
+def _of_file(path: Path) -> Graphs:
+    """The graph of a file; a ValueError says what is wrong without naming the file."""
+    try:
+        arrays = _arrays_of(path)
+        if "node_ptr" in arrays:
+            raise ValueError("holds node_ptr: many graphs end to end; give each a file of its own")
+        arrays.pop("y", None)  # of the graph or of its nodes: the table holds the targets
+        return _one(path, arrays)
+    except InputError as error:
+        raise ValueError(str(error).removeprefix(str(path)).lstrip(": ")) from None
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, ``edges`` (E, 2) among them."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no .npz archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as .npz: {error}") from None
     if "edges" not in arrays:
         raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected edges (E, 2)")
-    edges = arrays.pop("edges")
+    edges = arrays["edges"]
+    if not edges.size:  # of an empty list, whatever its type
+        arrays["edges"] = edges = np.zeros((0, 2), np.int64)
     if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
         raise InputError(
             f"{path}: edges are {edges.dtype} of the shape {edges.shape}; expected integers (E, 2)"
         )
-    of_edges = _array_features(
-        len(edges), arrays.pop("edge_type", None), arrays.pop("edge_feat", None), f"{path}: edges"
+    return arrays
+
+
+def _edge_features(path: Path, arrays: Mapping[str, np.ndarray]) -> Features:
+    kinds, values = arrays.get("edge_type"), arrays.get("edge_feat")
+    return _array_features(len(arrays["edges"]), kinds, values, f"{path}: edges")
+
+
+def _one(path: Path, arrays: Mapping[str, np.ndarray]) -> Graphs:
+    """One graph of as many nodes as have features, or else as labels and edges speak of."""
+    edges, tag, x = arrays["edges"], arrays.get("node_tag"), _dense(path, arrays)
+    described = x if x is not None else tag
+    named = max(int(edges.max(initial=-1)) + 1, np.atleast_1d(arrays.get("y", [])).shape[0])
+    total = named if described is None else len(np.atleast_1d(described))
+    if not total:
+        raise InputError(f"{path} holds no node")
+    nodes = _array_features(total, tag, x, f"{path}: nodes")
+    ptrs = np.array([0, total]), np.array([0, len(edges)])
+    return _graphs(nodes, edges, _edge_features(path, arrays), *ptrs, str(path))
+
+
+def _end_to_end(files: Sequence[Path], features: Sequence[Features], of: str) -> Features:
+    """The features of several graphs; all must have as many as most have."""
+    if not features:
+        return Features(np.zeros((0, 0), np.float32))
+    widths = [(each.numbers.shape[1], len(each.tags)) for each in features]
+    usual = max(set(widths), key=widths.count)
+    bad = [
+        (row, f"{own[0]} numbers and {own[1]} names {of}, but most have {usual[0]} and {usual[1]}")
+        for row, own in enumerate(widths)
+        if own != usual
+    ]
+    refuse_bad(files, bad, "graphs", "graph")
+    return Features(
+        np.concatenate([each.numbers for each in features]),
+        {
+            name: pd.concat([each.tags[name] for each in features], ignore_index=True)
+            for name in features[0].tags
+        },
+        whole=tuple(sorted(set.intersection(*(set(each.whole) for each in features)))),
     )
-    if "node_ptr" in arrays:
-        return _many(path, table, arrays, edges, of_edges, target)
-    x = _dense(path, arrays)
-    y = arrays.pop("y", None)
-    total = len(x) if x is not None else (len(y) if y is not None else int(edges.max()) + 1)
-    nodes = _array_features(total, arrays.pop("node_tag", None), x, f"{path}: nodes")
-    ptr = np.array([0, total])
-    graphs = _graphs(nodes, edges, of_edges, ptr, np.array([0, len(edges)]), str(path))
-    given = _parts(arrays, total, str(path))
-    labels = pd.DataFrame(index=range(total)) if y is None else _labels(y, target, predict)
-    return _labelled_nodes(graphs, labels, given, labels, predict, str(path))
 
 
 def _labels(y: Any, target: list[str] | None, predict: bool = False) -> pd.DataFrame:
@@ -542,16 +622,16 @@ def _labels(y: Any, target: list[str] | None, predict: bool = False) -> pd.DataF
     return frame
 
 
-def _dense(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+def _dense(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
     keys = ("x_data", "x_indices", "x_indptr", "x_shape")
     if "x_data" not in arrays:
-        return arrays.pop("x", None)
+        return arrays.get("x", arrays.get("node_feat"))
     absent = [key for key in keys if key not in arrays]
     if absent:
         raise InputError(f"{path} holds x_data, but no {', '.join(absent)}")
     from scipy import sparse
 
-    data, indices, indptr, shape = (arrays.pop(key) for key in keys)
+    data, indices, indptr, shape = (arrays[key] for key in keys)
     try:
         matrix = sparse.csr_matrix((data, indices, indptr), shape=tuple(shape))
         matrix.check_format()
@@ -583,10 +663,11 @@ def _many(
     path: Path,
     table: Path | None,
     arrays: dict[str, np.ndarray],
-    edges: np.ndarray,
-    of_edges: Features,
     target: list[str] | None,
 ) -> Samples:
+    of_edges, edges = _edge_features(path, arrays), arrays["edges"]
+    own = ("edges", "edge_type", "edge_feat")
+    arrays = {name: array for name, array in arrays.items() if name not in own}
     node_ptr, edge_ptr = arrays.pop("node_ptr"), arrays.pop("edge_ptr", None)
     if edge_ptr is None:
         raise InputError(f"{path} holds node_ptr, but no edge_ptr")

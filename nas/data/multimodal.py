@@ -95,7 +95,7 @@ def kind_of_table(
     if frame.columns.has_duplicates:
         return "tabular", "rows and columns"  # whose reader names them
     frame = frame.drop(columns=[*(target or ()), "split"], errors="ignore")
-    types = infer(frame, columns)
+    types = infer(frame, columns, _folder(source))
     found = {name: kind for name, kind in types.items() if TYPES[kind] != "tabular"}
     told = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:5])
     if columns:
@@ -105,8 +105,9 @@ def kind_of_table(
         return "text", f"the only input column is {told}"
     if target and [name for name in types if inputs == 1 and _is_text(frame[name], SHORT)]:
         return "text", f"the only input column is {', '.join(types)}, of several words a row"
-    listed = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind != "text"]
-    if len(found) == len(listed) == 1 and listed != ["image"]:
+    kinds = ("audio", "pointcloud")  # whose readers take a table of files
+    listed = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind in kinds]
+    if len(found) == len(listed) == 1:
         return TYPES[listed[0]], f"the column {told} lists its files"
     if found:
         return "multimodal", f"of its columns are {told}{' …' if len(found) > 5 else ''}"
@@ -131,10 +132,10 @@ def _table(source: Any) -> Any:
     return tables[0] if len(tables) == 1 else None  # a manifest beside the folders of its files
 
 
-def infer(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+def infer(frame: pd.DataFrame, columns: Mapping[str, str], folder: Path = Path()) -> dict[str, str]:
     """The type of each column (a key of ``TYPES``), without those to ignore; ``columns`` says
-    the types that the user gave. Numbers and names are not told apart here, but where they
-    are read, and are "numeric" until then.
+    the types that the user gave, and paths start from ``folder``. Numbers and names are not
+    told apart here, but where they are read, and are "numeric" until then.
 
     Raises UsageError for a type or a column that does not exist.
     """
@@ -153,7 +154,7 @@ def infer(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
                 + (f"; did you mean {near[0]!r}?" if near else "")
                 + f"; the input columns are {', '.join(map(str, frame.columns))}"
             )
-    types = {name: columns.get(name) or _kind(frame[name]) for name in frame.columns}
+    types = {name: columns.get(name) or _kind(frame[name], folder) for name in frame.columns}
     if "text" in types.values():
         for name, kind in types.items():
             if kind == "numeric" and name not in columns and _is_text(frame[name], SHORT):
@@ -161,15 +162,26 @@ def infer(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
     return {name: kind for name, kind in types.items() if kind != IGNORE}
 
 
-def _kind(column: pd.Series) -> str:
-    known = _texts(column)
-    if column.dtype == object and column.dropna().map(lambda v: hasattr(v, "edge_index")).any():
+def _kind(column: pd.Series, folder: Path) -> str:
+    known = _texts(column).str.strip()
+    if _holds_graphs(column):
         return "graph"
     if len(known):
+        endings = known.str.lower().str
         for kind, suffixes in _FILES.items():
-            if known.str.strip().str.lower().str.endswith(suffixes).all():
+            if endings.endswith(suffixes).all():
                 return kind
+        if endings.endswith(".npz").all():  # which may hold anything
+            files = [folder / name for name in known]
+            if any(map(graphs.is_archive, files)) or not any(f.is_file() for f in files):
+                return "graph"
     return "text" if _is_text(column, LONG) else "numeric"
+
+
+def _holds_graphs(column: pd.Series) -> bool:
+    """Whether a frame's column holds graphs themselves, not the names of their files."""
+    objects = column.dropna() if column.dtype == object else ()
+    return any(hasattr(value, "edge_index") for value in objects)
 
 
 def _texts(column: pd.Series) -> pd.Series:
@@ -234,7 +246,7 @@ def code(
     from nas.data import describe
 
     manifest: Manifest = samples.inputs
-    types = infer(manifest.frame, columns or {})
+    types = infer(manifest.frame, columns or {}, manifest.folder)
     grouped = _members(types)
     inputs: dict[str, Input] = {}
     members: dict[str, Member] = {}
@@ -346,9 +358,7 @@ def _content(
                 content[name], wrong, _ = tabular.numbers(frame[name])
                 if wrong and content[name].isna().all():
                     raise InputError(f"column {name!r} is no number anywhere ({wrong[0]!r})")
-    elif modality == "graphs":
-        from nas.data import graphs
-
+    elif modality == "graphs" and _holds_graphs(frame[names[0]]):
         rows = np.flatnonzero(frame[names[0]].notna())
         objects = list(frame[names[0]].iloc[rows])
         # Of a single graph the samples would be its nodes.
@@ -358,11 +368,15 @@ def _content(
         rows = np.flatnonzero((texts != "").any(axis=1))
         texts = texts.iloc[rows].reset_index(drop=True)
         content = texts if modality == "text" else _paths(texts[names[0]], manifest.folder)
-    labels = pd.DataFrame(index=range(len(rows)))
-    if modality in ("tabular", "text", "graphs"):
-        files = () if samples is None or len(rows) < len(manifest) else samples.files
-    else:
+    files: tuple[tuple[str, int], ...] = ()
+    if isinstance(content, list):
         files = tuple((str(path), 1) for path in content)
+        if modality == "graphs" and content:
+            with _about(names[0], modality):
+                content = graphs.from_files(content)
+    elif samples is not None and len(rows) == len(manifest):
+        files = samples.files
+    labels = pd.DataFrame(index=range(len(rows)))
     return rows, Samples(content, labels, None, labels, files)
 
 
