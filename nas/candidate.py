@@ -26,7 +26,8 @@ class Candidate(JsonRecord):
     halving, nan, exploding, oom, infeasible, timeout, duplicate; error, lost,
     interrupted. ``detail`` is the sentence or traceback behind the reason.
     ``metrics`` are those of the validation part and the costs; ``curve`` holds one
-    entry per epoch.
+    entry per epoch. ``cpus`` and ``gpus`` are the share of the machine that it had to itself
+    for ``seconds``: half a GPU where two are trained on one.
     """
 
     number: int
@@ -45,6 +46,8 @@ class Candidate(JsonRecord):
     gradient_norms: dict[str, float] = field(default_factory=dict)  # last epoch, by layer
     layers: tuple[dict[str, Any], ...] = ()
     worker: int = -1
+    cpus: float = 1.0
+    gpus: float = 0.0
     started: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
 
@@ -53,6 +56,11 @@ class Candidate(JsonRecord):
         """The family, and the member that a fused network uses alone."""
         members = str(self.config.get("members", "all"))
         return self.family if members == "all" else f"{self.family} ({members})"
+
+    @property
+    def device_seconds(self) -> dict[str, float]:
+        """What it has cost, by the names of ``Budget.device_hours``."""
+        return {"cpu": self.seconds * self.cpus, "gpu": self.seconds * self.gpus}
 
     def row(self) -> dict[str, Any]:
         """Flat: what a data frame or a table shows of it."""

@@ -264,9 +264,19 @@ def direction(metric: str) -> Literal["min", "max"]:
 class Budget(JsonRecord):
     """What the search may spend; whichever ends first ends it."""
 
-    time_limit_s: float | None = 600.0
+    time_limit_s: float | None = 600.0  # wall-clock
     trials: int | None = None
+    cpu_hours: float | None = None
+    gpu_hours: float | None = None
     workers: int = 1
+    cpus: float = 1.0  # of each worker: its share of the machine
+    gpus: float = 0.0
+
+    @property
+    def device_hours(self) -> dict[str, float]:
+        """The limits that there are on device-hours: "cpu", "gpu"."""
+        limits = {"cpu": self.cpu_hours, "gpu": self.gpu_hours}
+        return {device: limit for device, limit in limits.items() if limit is not None}
 
 
 @dataclass(frozen=True)

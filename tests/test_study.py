@@ -16,7 +16,8 @@ import pytest
 
 from nas.candidate import Candidate, State
 from nas.search.samplers import proposals, stable_seed
-from nas.search.study import Study, load_candidates, repair_journal
+from nas.search.storage import repair_journal
+from nas.search.study import Study, load_candidates
 from nas.space import Config, Int, Space, config_key
 from nas.task import InputError, Task, UsageError
 from nas.testing import formula, small_spaces, small_task

@@ -8,24 +8,24 @@ an unfinished one is found RUNNING and queued again.
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import json
 import math
-import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State, curve_point
 from nas.front import pareto, to_costs
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import optuna_sampler, proposals, stable_seed
+from nas.search.storage import REVISED, ROW, lock, study_storage
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import InputError, Task
 
@@ -34,52 +34,59 @@ _STATES = {
     State.PRUNED: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
 }
-_ROW, _REVISED = "candidate", "revised:"
+# What the study of a folder is called where it needs no other name.
+NAME = "nas"
 # Configurations that a model repeats before chance takes over, for this ask.
 MODEL_REPEATS = 3
 
 
-def repair_journal(path: Path) -> int:
-    """Cut a torn last line off and return how many bytes went.
-
-    A writer killed half-way leaves one; the next write would glue itself to it and make
-    the file unreadable for good.
-    """
-    if not path.exists():
-        return 0
-    with path.open("rb+") as file:
-        data = file.read()
-        keep = data.rfind(b"\n") + 1
-        file.truncate(keep)
-    return len(data) - keep
-
-
 class Study:
-    """A search over ``space`` for the objectives of ``task``, kept in ``folder``.
+    """A search over ``space`` for the objectives of ``task``, kept in a journal in ``folder``
+    or, as the study ``name``, in the PostgreSQL database ``storage``.
 
-    Opening takes a lock: a second driver on the same folder gets an InputError.
+    Opening takes locks: a second driver on the folder or on the study gets an InputError.
     """
 
-    def __init__(self, folder: Path, task: Task, space: Space, *, sampler: str = "tpe") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        space: Space,
+        *,
+        sampler: str = "tpe",
+        storage: str = "",
+        name: str = NAME,
+    ) -> None:
         self.task, self.space, self.sampler = task, space, sampler
         first = optuna_sampler(sampler, task.seed, 0)  # an unknown one is told before all else
-        self._lock = _lock(folder / "driver.lock")
-        self._journal = folder / "study.journal"
-        ended = self._journal.stat().st_mtime if self._journal.exists() else 0.0
-        repair_journal(self._journal)
-        self._free_journal()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            study_name="nas",
-            storage=_storage(self._journal),
-            directions=[
-                "minimize" if o.direction == "min" else "maximize" for o in task.objectives
-            ],
-            load_if_exists=True,
-            sampler=first,
-        )
+        self._storage = study_storage(folder, storage, name)
+        self._lock = lock(folder / "driver.lock")
+        try:
+            ended = self._storage.written
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=self._storage.open(),
+                directions=[
+                    "minimize" if o.direction == "min" else "maximize" for o in task.objectives
+                ],
+                load_if_exists=True,
+                sampler=first,
+            )
+            self._belongs(name)
+        except BaseException:
+            self.close()
+            raise
         self._rows: dict[int, Candidate] = {}
         self._seen: dict[str, int] = {}
+        # Kept beside the rows, so that nothing is counted over all of them at each event.
+        self._running: set[int] = set()
+        self._roots: set[int] = set()
+        self._seconds: dict[str, float] = {"cpu": 0.0, "gpu": 0.0}
+        self.ended = Counter[str]()
+        # Trials that wait to be asked for: number to root, None for a configuration that is new.
+        self._queue: dict[int, int | None] = {}
+        self._made = 0
         # Epoch to root to metrics: a candidate that is trained again takes its own place.
         self._rungs: dict[int, dict[int, dict[str, float]]] = {}
         self._handles: dict[int, optuna.Trial] = {}
@@ -101,15 +108,29 @@ class Study:
     def spent(self) -> int:
         """Candidates that count towards a budget of trials: each root once, no duplicates,
         none that waits to be trained again."""
-        roots = {c.root for c in self._rows.values() if c.reason != "duplicate"}
-        return len(roots - {t.user_attrs.get("root") for t in self._trials(TrialState.WAITING)})
+        return len(self._roots) - len(self._roots.intersection(self._queue.values()))
+
+    def hours(self, device: str) -> float:
+        """CPU-hours ("cpu") or GPU-hours ("gpu") spent on candidates, whatever became of them,
+        in this run and earlier ones: seconds by the share of a device that each has had."""
+        seconds, now = self._seconds[device], time.time()
+        for candidate in map(self.__getitem__, self._running):
+            seconds += replace(candidate, seconds=now - candidate.started).device_seconds[device]
+        return seconds / 3600
+
+    @property
+    def out_of_hours(self) -> bool:
+        """Whether the budget's CPU-hours or GPU-hours are spent."""
+        limits = self.task.budget.device_hours
+        return any(self.hours(device) >= limit for device, limit in limits.items())
 
     @property
     def waiting(self) -> bool:
         """Whether a baseline or a candidate that was lost waits to be asked for."""
-        return bool(self._trials(TrialState.WAITING))
+        return bool(self._queue)
 
     def close(self) -> None:
+        self._storage.close()
         self._lock.close()
 
     # -- ask, report, tell ---------------------------------------------------------------
@@ -118,9 +139,10 @@ class Study:
         """The next candidate for ``worker``, or None where the space has no new one left."""
         repeats = 0
         while self.waiting or self._propose(by_chance=repeats >= MODEL_REPEATS):
-            number = len(self._trials())
-            self._study.sampler = optuna_sampler(self.sampler, self.task.seed, number)
+            self._study.sampler = optuna_sampler(self.sampler, self.task.seed, self._made)
             trial = self._study.ask()
+            self._queue.pop(trial.number, None)
+            self._made = max(self._made, trial.number + 1)
             family, config = split_family(self.space.suggest(trial))
             root = trial.user_attrs.get("root", trial.number)
             candidate = Candidate(
@@ -132,6 +154,8 @@ class Study:
                 seed=stable_seed(self.task.seed, root),
                 epochs=self.task.fidelity.epochs,
                 worker=worker,
+                cpus=self.task.budget.cpus,
+                gpus=self.task.budget.gpus,
                 started=time.time(),
             )
             self._handles[trial.number] = trial
@@ -149,7 +173,7 @@ class Study:
         drawn = proposals(
             "random" if by_chance else self.sampler,
             self.space,
-            seed=stable_seed(self.task.seed, len(self._trials())),
+            seed=stable_seed(self.task.seed, self._made),
             sampled=sum(c.origin == "sampled" for c in self._rows.values()),
             complete=[c for c in self._rows.values() if c.feasible(self.task.constraints)],
             objectives=self.task.objectives,
@@ -158,7 +182,7 @@ class Study:
             return True
         for config in drawn:
             if config_key(*split_family(config)) not in self._seen:
-                self._study.enqueue_trial(config)
+                self._enqueue(config)
                 return True
         return False
 
@@ -201,19 +225,15 @@ class Study:
 
         Call it before ``tell``: a driver killed between the two then loses nothing.
         """
-        roots = [t.user_attrs.get("root") for t in self._trials(TrialState.WAITING)]
-        if candidate.root not in roots:
+        if candidate.root not in self._queue.values():
             origin = "baseline" if candidate.origin == "baseline" else "requeued"
-            self._study.enqueue_trial(
-                join_family(candidate.family, candidate.config),
-                user_attrs={"root": candidate.root, "origin": origin},
-            )
+            config = join_family(candidate.family, candidate.config)
+            self._enqueue(config, root=candidate.root, origin=origin)
 
     def settle(self, detail: str, until: float | None = None) -> None:
         """End all that is in training as interrupted and queue it again; tell Optuna what is
         stored and was not told yet. ``until``: when it ended, if not now (epoch seconds)."""
         until = time.time() if until is None else until
-        self._free_journal()
         for frozen in self._trials(TrialState.RUNNING):
             trial = self._handles.pop(frozen.number, None)
             trial = trial or optuna.Trial(self._study, frozen._trial_id)
@@ -221,7 +241,7 @@ class Study:
             if candidate is None:  # ended between being asked for and its first row
                 queued = frozen.system_attrs.get("fixed_params")
                 if queued is not None:
-                    self._study.enqueue_trial(queued, user_attrs=frozen.user_attrs)
+                    self._enqueue(queued, **frozen.user_attrs)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             if candidate.state == State.RUNNING:
@@ -243,10 +263,7 @@ class Study:
             for i, config in enumerate(configs):
                 name = f"{family} {i}" if i else family
                 if name not in queued:
-                    self._study.enqueue_trial(
-                        join_family(family, config),
-                        user_attrs={"origin": "baseline", "baseline": name},
-                    )
+                    self._enqueue(join_family(family, config), origin="baseline", baseline=name)
 
     def revise(self, candidate: Candidate) -> None:
         """Replace figures of a finished candidate (its latency on the quiet device)."""
@@ -263,19 +280,50 @@ class Study:
         wanted += [c.metric for c in self.task.constraints if c.metric not in wanted]
         return [m for m in wanted if not math.isfinite(candidate.metrics.get(m, math.nan))]
 
-    def _free_journal(self) -> None:
-        # Left where a driver was stopped while it wrote; Optuna would wait 30 s for it.
-        Path(f"{self._journal}.lock").unlink(missing_ok=True)
+    def _belongs(self, name: str) -> None:
+        """A study goes on with what it was begun with, whichever folder asks for it."""
+        search = [self.space.to_dict(), [o.metric for o in self.task.objectives]]
+        data = [self.task.profile.fingerprint, self.task.profile.split]
+        mine = hashlib.sha256(json.dumps(search + data).encode()).hexdigest()[:16]
+        first = self._study.user_attrs.get("search")
+        if first is None:
+            self._study.set_user_attr("search", mine)
+        elif first != mine:
+            raise InputError(
+                f"the study {name!r} was begun with other data, spaces or objectives;"
+                " choose another name with --study"
+            )
 
-    def _keep(self, candidate: Candidate, trial: optuna.Trial | None = None) -> None:
+    def _enqueue(self, config: Config, **attributes: Any) -> None:
+        self._study.enqueue_trial(config, user_attrs=attributes)
+        self._queue[self._made] = attributes.get("root")
+        self._made += 1
+
+    def _count(self, candidate: Candidate, sign: int = 1) -> None:
+        if candidate.state == State.RUNNING:
+            (self._running.add if sign > 0 else self._running.discard)(candidate.number)
+            return
+        self.ended[candidate.reason] += sign
+        for device, seconds in candidate.device_seconds.items():
+            self._seconds[device] += sign * seconds
+
+    def _take(self, candidate: Candidate) -> None:
+        if candidate.number in self._rows:
+            self._count(self._rows[candidate.number], -1)
+        self._count(candidate)
         self._rows[candidate.number] = candidate
         self._seen.setdefault(config_key(candidate.family, candidate.config), candidate.root)
+        if candidate.reason != "duplicate":
+            self._roots.add(candidate.root)
+
+    def _keep(self, candidate: Candidate, trial: optuna.Trial | None = None) -> None:
+        self._take(candidate)
         # Through the storage, because Optuna's own call refuses a finished trial.
         trial = trial or self._handles.get(candidate.number)
         if trial is not None:
-            trial.set_user_attr(_ROW, candidate.to_dict())
+            trial.set_user_attr(ROW, candidate.to_dict())
         else:
-            self._study.set_user_attr(f"{_REVISED}{candidate.number}", candidate.to_dict())
+            self._study.set_user_attr(f"{REVISED}{candidate.number}", candidate.to_dict())
 
     def _finish(self, candidate: Candidate, trial: optuna.Trial) -> None:
         # A pruned trial without a constraint value would count as good while few are complete.
@@ -297,9 +345,17 @@ class Study:
         self._study.tell(trial, values, state=state)
 
     def _load(self) -> None:
-        for candidate in _stored(self._study):
-            self._rows[candidate.number] = candidate
-            self._seen.setdefault(config_key(candidate.family, candidate.config), candidate.root)
+        trials = self._trials()
+        self._made = len(trials)
+        waiting = [t for t in trials if t.state == TrialState.WAITING]
+        self._queue.update({t.number: t.user_attrs.get("root") for t in waiting})
+        rows = {t.number: t.user_attrs[ROW] for t in trials if ROW in t.user_attrs}
+        for key, row in self._study.user_attrs.items():
+            if key.startswith(REVISED):
+                rows[row["number"]] = row
+        for number in sorted(rows):
+            candidate = Candidate.from_dict(rows[number])
+            self._take(candidate)
             levels = rungs(candidate.epochs)
             for point in candidate.curve:
                 # A requeued one comes later and takes the place of the one that was lost.
@@ -309,50 +365,8 @@ class Study:
                     self._rungs.setdefault(epoch, {})[candidate.root] = values
 
 
-def _lock(path: Path) -> IO[str]:
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise InputError(
-            f"{path.parent} is in use by another search (process {owner});"
-            " wait for it, or choose another folder with --out"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def load_candidates(folder: Path) -> list[Candidate]:
-    """All candidates of the study in ``folder``, read without a lock: safe beside a running
-    search. Empty before the search has asked for its first."""
-    journal = folder / "study.journal"
-    if not journal.exists():
-        return []
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.load_study(study_name="nas", storage=_storage(journal))
-    except KeyError:  # the file is there and its first line is not yet
-        return []
-    return _stored(study)
-
-
-def _storage(journal: Path) -> JournalStorage:
-    lock = JournalFileOpenLock(str(journal))
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
-
-
-def _stored(study: optuna.Study) -> list[Candidate]:
-    rows: dict[int, Any] = {
-        t.number: t.user_attrs[_ROW]
-        for t in study.get_trials(deepcopy=False)
-        if _ROW in t.user_attrs
-    }
-    for key, row in study.user_attrs.items():
-        if key.startswith(_REVISED):
-            rows[int(key.removeprefix(_REVISED))] = row
+def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:
+    """All candidates of a study, read without a lock: safe beside a running search. Empty
+    before the search has asked for its first."""
+    rows = study_storage(folder, storage, name).rows()
     return [Candidate.from_dict(rows[number]) for number in sorted(rows)]

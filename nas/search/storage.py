@@ -1,0 +1,312 @@
+"""Where a study is kept, for one driver at a time to write.
+
+By default that is a journal in the run's folder; a PostgreSQL database holds several
+studies, of drivers on several machines. Both are in Optuna's own format, which its
+dashboard reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import TrialState
+
+from nas.task import InputError, UsageError
+
+if TYPE_CHECKING:
+    import psycopg
+
+# A candidate's row is an attribute of its trial; one that is revised later, of the study,
+# as Optuna refuses to change a finished trial.
+ROW, REVISED = "candidate", "revised:"
+# What Optuna's journal calls the operations that must outlive a power cut.
+_STUDY_ATTR, _TRIAL_STATE = 2, 6
+_CHUNK = 1 << 26  # bytes
+# For the session of a driver that has just died to be noticed, and for a server to restart.
+_LOCK_PATIENCE_S, _SERVER_PATIENCE_S = 2, 60
+# A driver whose machine has vanished loses its session, and with it the lock, in a minute.
+_KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+
+
+def study_storage(folder: Path, url: str, name: str) -> Journal | Postgres:
+    """The storage of the study ``name``: the database at ``url``, or ("") a journal in
+    ``folder``. Nothing is opened yet."""
+    return Postgres(url, name) if url else Journal(folder / "study.journal")
+
+
+def lock(path: Path) -> IO[str]:
+    """Lock the file ``path`` until it is closed; InputError where another process has it."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise InputError(
+            f"{path.parent} is in use by another search (process {owner});"
+            " wait for it, or choose another folder with --out"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+# -- a journal in the folder ---------------------------------------------------------------
+
+
+def repair_journal(path: Path) -> int:
+    """Cut a torn last line off and return how many bytes went.
+
+    A writer killed half-way leaves one; the next write would glue itself to it and make
+    the file unreadable for good.
+    """
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        data = file.read()
+        keep = data.rfind(b"\n") + 1
+        if keep < len(data):
+            file.truncate(keep)
+    return len(data) - keep
+
+
+class Journal(BaseJournalBackend):
+    """The file ``path``, a line of JSON for each operation.
+
+    Optuna's own backend takes a lock, opens the file and waits for the disk at each of a
+    trial's dozen lines and more. Here one driver alone writes: a line is one write, which
+    outlives a process that is killed, and the disk is waited for where a trial ends. A
+    power cut takes back at most what was in training.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = -1
+        self._read = 0
+
+    def open(self) -> BaseStorage:
+        """Open for a driver, that holds the folder's lock."""
+        repair_journal(self.path)
+        # Optuna's own writers leave it where they are killed, and would wait 30 s for it.
+        Path(f"{self.path}.lock").unlink(missing_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        return JournalStorage(self)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def written(self) -> float:
+        """When a driver last wrote (epoch seconds); 0 before the first."""
+        return self.path.stat().st_mtime if self.path.exists() else 0.0
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """The latest row of each candidate by number, also beside a running driver.
+
+        Lines that hold no row are not even parsed: Optuna's own loading takes many times
+        as long.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        if not self.path.exists():
+            return rows
+        whole = self.path.read_bytes()
+        start = f'"user_attr":{{"(?:{ROW}|{REVISED}\\d+)":'.encode()
+        for line in re.findall(rb"^.{0,200}?" + start + rb".*\n", whole, flags=re.M):
+            for row in json.loads(line)["user_attr"].values():
+                rows[row["number"]] = row
+        return rows
+
+    # -- what Optuna asks of a journal ---------------------------------------------------
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The operations since the last call, which ended before ``log_number_from``."""
+        while lines := _whole_lines(os.pread(self._file, _CHUNK, self._read)):
+            for line in lines:
+                self._read += len(line)
+                yield json.loads(line)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        data = b"".join(json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in logs)
+        end = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            if any(_must_last(log) for log in logs):
+                os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, end)  # half a line would spoil the next
+            raise InputError(
+                f"{self.path} cannot be written ({error.strerror}); what is finished is kept:"
+                " make room and go on with --resume"
+            ) from error
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def _must_last(log: dict[str, Any]) -> bool:
+    ended: bool = log["op_code"] == _TRIAL_STATE and log["state"] != TrialState.RUNNING
+    return ended or log["op_code"] == _STUDY_ATTR
+
+
+# -- PostgreSQL ----------------------------------------------------------------------------
+
+
+class Postgres:
+    """The study ``name`` in the PostgreSQL database at ``url``, as libpq reads it.
+
+    The driver's only connection holds an advisory lock on the study for as long as it
+    lives: what is written is written under the lock, and a driver that dies leaves none.
+    (A pooler that hands each transaction another session would break this.) Passwords
+    belong into PGPASSWORD, a password file or a service file; one in the URL is refused.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+        if not url.startswith(("postgresql://", "postgres://")):
+            kind = url.partition(":")[0] if "://" in url else "that"
+            raise UsageError(
+                "a storage is a PostgreSQL database, like postgresql://host/database;"
+                f" {kind} is not one"
+            )
+        psycopg = _psycopg()
+        try:
+            parts = psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # which repeats the URL, and so its password
+            raise UsageError("the storage's URL cannot be read; see `nas search --help`") from None
+        if "password" in parts or "sslpassword" in parts:
+            raise UsageError(
+                "the storage's URL holds a password, which others may read; leave it out and"
+                " set PGPASSWORD, or name a file with PGPASSFILE or a service with ?service="
+            )
+        self._engine: Any = None
+        self._held = False
+
+    def open(self) -> BaseStorage:
+        """Connect as the study's driver; InputError where it has another one."""
+        with self._connect() as connection:  # two that start at once both make the tables
+            connection.execute("select pg_advisory_lock(%s)", [_key("the tables of Optuna")])
+            storage = RDBStorage(
+                "postgresql+psycopg://",
+                engine_kwargs={
+                    "creator": self._drive,
+                    "pool_size": 1,
+                    "max_overflow": 0,
+                    "pool_pre_ping": True,
+                },
+            )
+        self._engine = storage.engine
+        return storage
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+
+    @property
+    def written(self) -> float:
+        """When a driver last wrote (epoch seconds); 0 before the first."""
+        found = self._select(
+            "select max(greatest(datetime_start, datetime_complete)) from trials"
+            " where study_id = %s having count(datetime_start) > 0"
+        )
+        return float(found[0][0].timestamp()) if found else 0.0  # Optuna writes local time
+
+    def exists(self) -> bool:
+        return bool(self._select("select 1 where %s > 0"))
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """The latest row of each candidate by number, also beside a running driver."""
+        found = self._select(
+            "select value_json from trial_user_attributes a join trials t using (trial_id)"
+            f" where study_id = %s and key = '{ROW}' order by t.number"
+        )
+        found += self._select(
+            "select value_json from study_user_attributes where study_id = %s"
+            f" and starts_with(key, '{REVISED}')"
+        )
+        rows = map(json.loads, (text for (text,) in found))
+        return {row["number"]: row for row in rows}
+
+    def _select(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query with one parameter, the study's id; none where it is not there."""
+        with self._connect() as connection:
+            if connection.execute("select to_regclass('studies')").fetchone() == (None,):
+                return []
+            study = connection.execute(
+                "select study_id from studies where study_name = %s", [self.name]
+            ).fetchone()
+            return connection.execute(query.encode(), study).fetchall() if study else []
+
+    def _connect(self, patience_s: float = 0.0) -> psycopg.Connection[Any]:
+        module = _psycopg()
+        name = f"nas {socket.gethostname()} {os.getpid()}"
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                found: psycopg.Connection[Any] = module.connect(self.url, application_name=name)
+                return found
+            except module.OperationalError as error:
+                if time.monotonic() >= end:
+                    reason = str(error).strip().splitlines()[0]
+                    raise InputError(f"{self.url} cannot be used: {reason}") from None
+            time.sleep(1)
+
+    def _drive(self) -> psycopg.Connection[Any]:
+        """A connection that holds the study's lock; the pool makes another when it is lost."""
+        connection = self._connect(_SERVER_PATIENCE_S if self._held else 0.0)
+        key = _key(self.name)
+        for name, value in _KEEPALIVES.items():
+            connection.execute(f"set {name} = {value}".encode())
+        connection.execute(f"set lock_timeout = '{_LOCK_PATIENCE_S}s'".encode())
+        connection.commit()
+        try:
+            connection.execute("select pg_advisory_lock(%s)", [key])
+        except _psycopg().errors.LockNotAvailable:
+            connection.rollback()
+            owner = connection.execute(
+                "select application_name from pg_locks join pg_stat_activity using (pid)"
+                " where locktype = 'advisory' and granted and objsubid = 1"
+                " and (classid::bigint << 32 | objid::bigint) = %s",
+                [key],
+            ).fetchone()
+            connection.close()
+            raise InputError(
+                f"the study {self.name!r} in {self.url} is in use by another search"
+                f" ({owner[0] if owner else 'which has just ended'}); wait for it, or choose"
+                " another name with --study"
+            ) from None
+        connection.commit()
+        self._held = True
+        return connection
+
+
+def _key(text: str) -> int:
+    """The number of an advisory lock: a signed 64-bit hash."""
+    digest = hashlib.sha256(f"nas:{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _psycopg() -> Any:
+    try:
+        import psycopg
+    except ImportError:
+        raise InputError(
+            "a PostgreSQL storage needs psycopg: pip install 'frontier-nas[postgresql]'"
+        ) from None
+    return psycopg
