@@ -138,7 +138,8 @@ def search(
 
     DATA is a table (.csv, .tsv, .parquet), a folder with train and test tables, a folder
     of class folders of images, a folder of images with a metadata.csv, an .npz file, or a
-    table with columns of several kinds: files of images or sounds, texts, numbers.
+    table with columns of several kinds: files of images, sounds, point clouds or graphs (an
+    .npz a row, with edges), texts, numbers.
 
     \b
     nas search adult/ --target income --time-limit 10m

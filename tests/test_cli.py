@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from nas import cli
+from nas.data import multimodal
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Modality
@@ -155,6 +156,15 @@ def test_help_has_an_example(nas: Callable[..., Ended], command: str) -> None:
     ended = nas(command, "--help")
     assert ended.code == 0
     assert f"\n  nas {command} " in ended.out
+
+
+def test_help_names_every_type_that_a_column_of_a_manifest_can_have(
+    nas: Callable[..., Ended],
+) -> None:
+    listed = nas("search", "--help").out
+    for kind in multimodal.TYPES:
+        assert re.search(rf"\b{kind}\b", listed), kind
+    assert "graphs (an .npz a row" in " ".join(listed.split())
 
 
 def test_help_lists_all_commands_and_the_exit_codes_are_those_of_the_errors(
