@@ -2,7 +2,7 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint slow data agreement clean
+.PHONY: demo test lint slow postgresql data agreement clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
 	rm -rf demo
@@ -14,6 +14,9 @@ test: $(READY)  ## the default tests
 
 slow: $(READY)  ## searches of minutes
 	.venv/bin/python -m pytest -m slow
+
+postgresql: $(READY)  ## studies in a PostgreSQL server of their own (needs initdb, pg_ctl)
+	.venv/bin/python -m pytest -m postgresql
 
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data
@@ -41,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev,export]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev,export,postgresql]"
 	touch $(READY)
 
 clean:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nas.candidate import Candidate, State
 from nas.search.local import FIRST_ERRORS, LocalWorkers, Workers, drive
 from nas.search.study import Study, load_candidates
 from nas.space import Int, Space, config_key
-from nas.task import InputError, Task
+from nas.task import Budget, InputError, Task
 from nas.testing import EVALUATOR, small_spaces, small_task
 
 SPACE = Space.join(small_spaces())
@@ -166,6 +167,28 @@ def test_the_deadline_ends_workers_that_do_not_report(tmp_path: Path) -> None:
     candidates = search(tmp_path, limit_s=1.5, workers=1, seconds_per_epoch=60.0)
     assert time.monotonic() - begin < 8.0
     assert [c.reason for c in candidates] == ["interrupted"]
+
+
+def test_device_hours_end_a_search_and_are_kept_over_a_resume(tmp_path: Path) -> None:
+    """Two workers with half a GPU each spend a GPU's seconds as fast as the clock does."""
+
+    def begun(gpu_s: float) -> list[Candidate]:
+        budget = Budget(None, gpu_hours=gpu_s / 3600, workers=2, gpus=0.5)
+        task = replace(small_task(), budget=budget)
+        return search(tmp_path, task=task, seconds_per_epoch=0.1)
+
+    def spent(candidates: list[Candidate]) -> float:
+        return sum(0.5 * c.seconds for c in candidates)
+
+    first = begun(2.0)
+    assert 1.5 < spent(first) < 2.5
+    assert {c.reason for c in first if len(c.curve) < 4} == {"interrupted"}
+    assert begun(2.0) == first  # nothing is left
+    more = begun(3.0)
+    assert 2.5 < spent(more) < 3.5
+    cut = {c.root for c in first if c.reason == "interrupted"}
+    assert cut
+    assert cut <= {c.root for c in finished(more)}  # what was cut goes on first
 
 
 def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> None:

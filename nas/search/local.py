@@ -4,6 +4,7 @@ keeps the workers of any executor busy."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
@@ -283,9 +284,10 @@ def drive(
     on_result: Callable[[str, Any], None] = lambda method, value: None,
     on_event: Callable[[Workers], None] = lambda workers: None,
 ) -> None:
-    """Keep the workers busy with candidates until ``trials`` are spent or ``deadline``
-    (of ``time.monotonic``) has come; candidates in training then are stopped. Ends early
-    where the space is exhausted, or the first ``FIRST_INFEASIBLE`` are all over a limit.
+    """Keep the workers busy with candidates until ``trials`` are spent, ``deadline`` (of
+    ``time.monotonic``) has come, or the study is out of device-hours; candidates in training
+    are stopped by the last two. Ends early where the space is exhausted, or the first
+    ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator that a worker runs once, before candidates.
     Raises InputError where workers cannot start, and where the first candidates all end in
@@ -295,6 +297,7 @@ def drive(
     calls = list(calls)
     late = exhausted = False
     earlier = _all_ended(study, "infeasible")
+    end = math.inf if deadline is None else deadline
 
     def done() -> bool:
         spent = trials is not None and study.spent >= trials
@@ -303,7 +306,10 @@ def drive(
 
     with _Interrupts() as interrupts:
         while not interrupts.noted:
-            late = deadline is not None and time.monotonic() >= deadline
+            now = time.monotonic()
+            if study.out_of_hours:
+                end = min(end, now)
+            late = now >= end
             for index in workers.idle():
                 if calls and not late:
                     method = calls.pop(0)
@@ -316,7 +322,7 @@ def drive(
                     exhausted = True
             if done() and not workers.busy():
                 return
-            if deadline is not None and time.monotonic() > deadline + GRACE_S:
+            if now > end + GRACE_S:
                 for index in workers.busy():  # no report came in time to answer "stop"
                     workers.kill(index)
             for event in workers.events(timeout=0.5):
@@ -378,7 +384,7 @@ def _handle(study: Study, workers: Workers, event: Event, late: bool) -> None:
             last = _last_line(event.content["error"])
             raise InputError(f"the first {errors} candidates all failed, the last with: {last}")
     elif late:
-        _give_up(study, candidate, "interrupted", "the time limit came while in training")
+        _give_up(study, candidate, "interrupted", "the budget was spent while in training")
     else:
         _give_up(study, candidate, "lost", _trouble(event))
 
@@ -400,9 +406,9 @@ def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> No
 
 def _all_ended(study: Study, reason: str) -> int:
     """How many candidates have ended where all did so for ``reason``; else 0."""
-    reasons = [c.reason for c in study.candidates() if c.state != State.RUNNING]
-    ended = [r for r in reasons if r not in ("duplicate", "interrupted")]
-    return len(ended) if set(ended) == {reason} else 0
+    no_fault = study.ended["duplicate"] + study.ended["interrupted"]
+    same = study.ended[reason] == study.ended.total() - no_fault
+    return study.ended[reason] if same else 0
 
 
 def _trouble(event: Event) -> str:

@@ -33,6 +33,7 @@ ROW, REVISED = "candidate", "revised:"
 # What Optuna's journal calls the operations that must outlive a power cut.
 _STUDY_ATTR, _TRIAL_STATE = 2, 6
 _CHUNK = 1 << 26  # bytes
+_DIALECT = "postgresql+psycopg://"
 # For the session of a driver that has just died to be noticed, and for a server to restart.
 _LOCK_PATIENCE_S, _SERVER_PATIENCE_S = 2, 60
 # A driver whose machine has vanished loses its session, and with it the lock, in a minute.
@@ -202,15 +203,12 @@ class Postgres:
         """Connect as the study's driver; InputError where it has another one."""
         with self._connect() as connection:  # two that start at once both make the tables
             connection.execute("select pg_advisory_lock(%s)", [_key("the tables of Optuna")])
-            storage = RDBStorage(
-                "postgresql+psycopg://",
-                engine_kwargs={
-                    "creator": self._drive,
-                    "pool_size": 1,
-                    "max_overflow": 0,
-                    "pool_pre_ping": True,
-                },
-            )
+            RDBStorage(_DIALECT, {"creator": self._connect}).engine.dispose()
+        one = {"pool_size": 1, "max_overflow": 0, "pool_pre_ping": True}
+        creator = {"creator": self._drive, **one}
+        storage = RDBStorage(
+            _DIALECT, creator, skip_compatibility_check=True, skip_table_creation=True
+        )
         self._engine = storage.engine
         return storage
 
