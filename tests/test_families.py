@@ -14,8 +14,7 @@ from nas import rules
 from nas.family import Family, load_families
 from nas.space import Config, Int, Space, Value
 from nas.task import Column, Constraint, DataProfile, Target, Task
-from nas.testing import check_family
-from nas.training.batches import sample_inputs
+from nas.testing import check_family, sample_inputs
 from nas.training.cost import parameters
 
 FAMILIES = load_families()

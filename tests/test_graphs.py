@@ -27,9 +27,9 @@ from nas.models.gnn import (
     SAGEConv,
 )
 from nas.task import DataProfile, InputError, Target, Task, UsageError
+from nas.testing import sample_inputs
 from nas.training import cost
 from nas.training.baselines import baselines
-from nas.training.batches import sample_inputs
 
 RNG = np.random.default_rng(0)
 N = 30  # graphs

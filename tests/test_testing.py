@@ -10,7 +10,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from nas.family import Family
 from nas.rules import training
 from nas.space import Config, Int, Space
-from nas.task import Task
-from nas.testing import check_family, example_datasets
+from nas.task import Modality, Task
+from nas.testing import check_family, example_datasets, sample_inputs
+from nas.training.batches import batch_inputs, to_tensors
 
 
 class Mean(nn.Module):
@@ -174,3 +177,15 @@ def test_a_family_from_another_package_is_found_once_its_wheel_is_installed(
     assert used.stdout.strip() == "kept", used.stderr
     without = python("-c", "from nas.family import load_families; print(*load_families())")
     assert "foreign_linear" not in without.stdout
+
+
+@pytest.mark.parametrize("modality", get_args(Modality))
+def test_made_up_inputs_have_the_names_types_and_axes_of_a_real_batch(modality: Modality) -> None:
+    for dataset in example_datasets(modality).values():
+        inputs = to_tensors(dataset.inputs, np.arange(3), "cpu")
+        real = batch_inputs(inputs, torch.arange(3), torch.arange(3))
+        made = sample_inputs(Task(modality, dataset.targets, dataset.profile), 3)
+        assert made.keys() == real.keys()
+        for name, value in real.items():
+            assert made[name].dtype == value.dtype, name
+            assert made[name].ndim == value.ndim, name

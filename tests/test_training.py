@@ -23,11 +23,11 @@ from torch.nn import functional as F
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.task import Fidelity, InputError, Target, Task
-from nas.testing import example_datasets
+from nas.testing import example_datasets, sample_inputs
 from nas.training import baselines as simple
 from nas.training import cost
 from nas.training.augment import KINDS, augment_images
-from nas.training.batches import Batches, sample_inputs, to_tensors
+from nas.training.batches import Batches, to_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score, score_target
 from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
