@@ -77,6 +77,8 @@ class Study:
         except BaseException:
             self.close()
             raise
+        self._layers = folder / "layers"
+        self._layers.mkdir(exist_ok=True)
         self._rows: dict[int, Candidate] = {}
         self._seen: dict[str, int] = {}
         # Kept beside the rows, so that nothing is counted over all of them at each event.
@@ -216,6 +218,13 @@ class Study:
         if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):
             detail = f"no finite {', '.join(missing)} at the end"
             candidate = replace(candidate, state=State.PRUNED, reason="nan", detail=detail)
+        if candidate.layers:
+            # Apart from the rows, which are read all: layers are looked at for a few only.
+            file = self._layers / f"{candidate.number}.json"
+            unfinished = file.with_suffix(".new")  # a report may look at any moment
+            unfinished.write_text(json.dumps(candidate.layers))
+            unfinished.replace(file)
+            candidate = replace(candidate, layers=())
         trial = self._handles.pop(candidate.number)
         self._keep(candidate, trial)
         self._finish(candidate, trial)

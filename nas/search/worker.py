@@ -1,9 +1,9 @@
-"""A worker process: ``python -m nas.search.worker MODULE:NAME``, started by the executor.
+"""The worker's side of an executor: build the evaluator once, then answer calls one at a time.
 
-It builds the evaluator once and then answers calls, one at a time. Messages are lines of
-JSON: calls and answers come in on standard input, results and reports go out on what was
-standard output, while anything a library prints goes to standard error, the worker's log.
-When standard input ends, the driver is gone and so is the worker.
+``python -m nas.search.worker MODULE:NAME`` is a worker process of the local executor. Its
+messages are lines of JSON: calls and answers come in on standard input, results and reports
+go out on what was standard output, while anything a library prints goes to standard error,
+the worker's log. When standard input ends, the driver is gone and so is the worker.
 """
 
 from __future__ import annotations
@@ -15,10 +15,41 @@ import sys
 import threading
 import traceback
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 
-class Channel:
+class Channel(Protocol):
+    """The way to the driver and back."""
+
+    def receive(self) -> dict[str, Any]:
+        """The next call: its ``method`` and ``arguments``."""
+
+    def send(self, event: str, **content: Any) -> None:
+        """Tell of an event: ready or broken, then a result or an error for each call."""
+
+    def report(self, epoch: int, metrics: dict[str, float]) -> str:
+        """Hand over the metrics of an epoch; returns "" to go on or why to stop."""
+
+
+def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
+    """Build the evaluator ``target`` (MODULE:NAME) and answer calls to its methods."""
+    module, name = target.split(":")
+    try:
+        evaluator = getattr(import_module(module), name)(**settings)
+    except Exception:
+        channel.send("broken", error=traceback.format_exc())
+        return
+    channel.send("ready")
+    while True:
+        call = channel.receive()
+        try:
+            method = getattr(evaluator, call["method"])
+            channel.send("result", value=method(report=channel.report, **call["arguments"]))
+        except Exception:
+            channel.send("error", error=traceback.format_exc())
+
+
+class _Pipes:
     """The two pipes to the driver."""
 
     def __init__(self) -> None:
@@ -39,29 +70,10 @@ class Channel:
         self._out.write(json.dumps({"event": event, **content}) + "\n")
 
     def report(self, epoch: int, metrics: dict[str, float]) -> str:
-        """Hand over the metrics of an epoch; returns "" to go on or why to stop."""
         self.send("report", epoch=epoch, metrics=metrics)
         return str(self.receive()["answer"])
 
 
-def main(target: str) -> None:
-    channel = Channel()
-    module, name = target.split(":")
-    settings = channel.receive()["settings"]
-    try:
-        evaluator = getattr(import_module(module), name)(**settings)
-    except Exception:
-        channel.send("broken", error=traceback.format_exc())
-        return
-    channel.send("ready")
-    while True:
-        call = channel.receive()
-        try:
-            method = getattr(evaluator, call["method"])
-            channel.send("result", value=method(report=channel.report, **call["arguments"]))
-        except Exception:
-            channel.send("error", error=traceback.format_exc())
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    pipes = _Pipes()
+    serve(pipes, sys.argv[1], pipes.receive()["settings"])

@@ -1,0 +1,498 @@
+"""The Ray executor: every call of a worker is a trial of Ray Tune.
+
+Tune starts, places, reuses and watches the actors, on one machine or a cluster. What they are
+to do comes from ``drive``, as for any executor, through a ``Searcher``; what they say goes back
+to it through a ``TrialScheduler``. The study stays the only state: nothing is restored from
+Tune. Three things are ours because Tune has no way for them:
+
+- It cannot tell a trial anything but to stop, and a candidate that is stopped is to end in its
+  own way, with its final figures. So answers go through an actor, ``_Answers``.
+- It throws away an actor that nobody waits for at the moment its trial ends, and another one
+  takes seconds to import torch. So a trial that has given its result is held, and ends only
+  when the next call is there to take its actor.
+- Its loop blocks; it runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read by Ray where it is imported: no telemetry, no output, no files beside its own folder.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    TUNE_GLOBAL_CHECKPOINT_S="1e9",
+    TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S="0",
+)
+if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nas.search.local import Event, Worker, Workers
+from nas.search.worker import serve
+from nas.task import InputError, UsageError
+
+_WAIT_S = 0.1
+
+
+class Cluster:
+    """Ray, and how much of it a trial gets.
+
+    Uses the Ray that this process is connected to, else the cluster at ``address`` ("auto" for
+    the one on this machine) or of RAY_ADDRESS, else starts one of its own, which listens on
+    loopback only, keeps its files in a temporary folder and ends with ``close``.
+
+    Raises InputError where nothing answers at the address, UsageError where a trial asks for
+    more than any node has.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, cpus_per_trial: float = 1.0, gpus_per_trial: float
+    ) -> None:
+        self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
+        self._connected = not ray.is_initialized()
+        self._folder: Path | None = None
+        if self._connected:
+            with _signals_kept():
+                self._connect(address or os.environ.get("RAY_ADDRESS"))
+        self.workers = self._fit()
+        if not self.workers:
+            self.close()
+            raise UsageError(
+                f"no node of the Ray cluster has {cpus_per_trial:g} CPUs and"
+                f" {gpus_per_trial:g} GPUs free for a trial; lower --cpus-per-trial or"
+                " --gpus-per-trial"
+            )
+
+    def _connect(self, address: str | None) -> None:
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if address is not None:
+            try:
+                ray.init(address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"no Ray cluster answers at {address} ({reason}); start one with"
+                    " `ray start --head`, or leave --address out"
+                ) from None
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="nas-ray-"))
+        ray.init(
+            **quiet,
+            include_dashboard=False,
+            _temp_dir=str(self._folder),
+        )
+
+    def _fit(self) -> int:
+        """How many trials the nodes hold at once."""
+        total = 0
+        for node in ray.nodes():
+            shares = [
+                node["Resources"].get(name.upper(), 0.0) / wanted
+                for name, wanted in self.resources.items()
+                if wanted
+            ]
+            total += int(min(shares, default=1.0) + 1e-9) if node["Alive"] else 0
+        return total
+
+    def close(self) -> None:
+        if self._connected:
+            ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Undo that Ray ends the driver by SIGTERM in its own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+@dataclass
+class _Call:
+    """One call on its way through Tune."""
+
+    index: int
+    text: str  # as a worker reads it
+    successor_of: str = ""  # the trial that ends to hand its actor on
+    trial: str = ""  # Tune's name for it, once it is a trial
+    begun: bool = False
+    dropped: bool = False
+
+
+@dataclass
+class _Place(Worker):
+    ready: bool = True
+    call: _Call | None = None
+    held: str = ""  # the trial whose actor waits here
+
+
+class TuneWorkers(Workers):
+    """Actors of Ray Tune, each with an evaluator of its own, on a ``cluster``.
+
+    ``evaluator`` names a class as MODULE:NAME, which each actor calls once with ``settings``:
+    any objects; they are put into the object store once and cross to each node once.
+
+    A worker is a place for one call at a time, for which Tune finds an actor. With more of them
+    than the cluster holds some wait for resources (which is what makes a cluster grow).
+
+    Raises UsageError where workers in lockstep would wait for each other for ever.
+    """
+
+    _workers: list[_Place]
+
+    def __init__(
+        self,
+        count: int,
+        evaluator: str,
+        settings: dict[str, Any],
+        cluster: Cluster,
+        lockstep: bool = False,
+    ) -> None:
+        super().__init__(lockstep)
+        if lockstep and count > cluster.workers:
+            raise UsageError(
+                f"{count} workers in lockstep must all run at once, and the Ray cluster holds"
+                f" {cluster.workers}; lower --workers"
+            )
+        self._workers = [_Place(index) for index in range(count)]
+        self._given: dict[str, _Call] = {}
+        self._released: set[str] = set()
+        self._heard: _Heard = queue.SimpleQueue()
+        self._end = threading.Event()
+        self._failed: BaseException | None = None
+        self._folder = tempfile.mkdtemp(prefix="nas-tune-")
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._answers: Any = (
+            ray.remote(_Answers).options(num_cpus=0, scheduling_strategy=here).remote()
+        )
+        self._calls = _Calls(self._given, self._heard, self._end, self._answers)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        actor = tune.with_parameters(
+            _Actor, evaluator=evaluator, settings=settings, answers=self._answers
+        )
+        # Not a Tuner, which pickles all it is given in order to be restored.
+        self._loop = threading.Thread(
+            target=self._run,
+            kwargs={
+                "run_or_experiment": tune.with_resources(actor, cluster.resources),
+                "search_alg": self._calls,
+                "scheduler": _Listener(self._heard),
+                "stop": _End(self._end),
+                "num_samples": -1,
+                "reuse_actors": True,
+                "raise_on_failed_trial": False,
+                "trial_dirname_creator": lambda trial: trial.trial_id,
+                "name": "nas",
+                "storage_path": self._folder,
+                "verbose": 0,
+            },
+            daemon=True,
+        )
+        self._loop.start()
+
+    def _run(self, **options: Any) -> None:
+        try:
+            tune.run(**options)
+        except BaseException as error:  # told where the driver listens
+            self._failed = error
+
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        place = self._workers[index]
+        place.job = job
+        place.call = _Call(index, json.dumps({"method": method, "arguments": arguments}))
+        self._hand_over(place.call)
+
+    def _hand_over(self, call: _Call) -> None:
+        # Its own place's actor or, where that one died, any that waits.
+        own = self._workers[call.index]
+        giver = own if own.held else next((p for p in self._workers if p.held), own)
+        call.successor_of, giver.held = giver.held, ""
+        self._released |= {call.successor_of} - {""}
+        self._calls.put(call)
+
+    def answer(self, index: int, answer: str) -> None:
+        call = self._workers[index].call
+        assert call is not None
+        self._answers.put.remote(call.trial, answer)
+
+    def kill(self, index: int) -> None:
+        call = self._workers[index].call
+        if call is not None and not call.dropped:
+            call.dropped = True
+            self._heard.put(("dropped", index, ""))
+            if call.trial:
+                self._answers.kill.remote(call.trial)
+
+    def _happened(self, timeout: float) -> Iterator[Event]:
+        if not self._loop.is_alive():
+            reason = str(self._failed or "no reason given").strip().splitlines()[-1]
+            raise InputError(f"Ray Tune came to an end: {reason}; go on with --resume")
+        try:
+            heard = [self._heard.get(timeout=timeout)]
+        except queue.Empty:
+            return
+        while not self._heard.empty():
+            heard.append(self._heard.get())
+        for kind, about, text in heard:
+            if kind == "dropped":
+                place = self._workers[int(about)]
+                event = Event("lost", place.index, place.job, {"detail": "it was ended"})
+                place.job = place.call = None
+                yield event
+            elif (known := self._event(kind, str(about), text)) is not None:
+                yield known
+
+    def _event(self, kind: str, trial: str, text: str) -> Event | None:
+        if kind == "ended":
+            self._given.pop(trial, None)
+            self._released.discard(trial)
+            return None
+        call = self._given.get(trial)
+        if call is None or call.dropped:
+            return None
+        place = self._workers[call.index]
+        if kind == "lost":
+            return self._lost(place, call, text)
+        content = json.loads(text)
+        kind = content.pop("event")
+        event = Event(kind, place.index, place.job, content)
+        if kind == "broken":
+            raise self.failure(event, "a worker could not start")
+        if kind == "ready":
+            call.begun, self._failed_starts = True, 0
+            return None
+        if kind in ("result", "error"):
+            place.job = place.call = None
+            waiting = sum(p.call is not None and not p.call.begun for p in self._workers)
+            if waiting > len(self._released):  # others have no actor yet: they may take this
+                self._released.add(trial)
+                self._answers.put.remote(trial, None)
+            else:
+                place.held = trial
+        return event
+
+    def _lost(self, place: _Place, call: _Call, text: str) -> Event | None:
+        if place.call is not call:  # it had given its result
+            if place.held == call.trial:
+                place.held = ""
+            return None
+        event = Event("lost", place.index, place.job, {"detail": text})
+        self._died(event, started=call.begun)
+        if call.begun:
+            place.job = place.call = None
+            return event
+        place.call = _Call(call.index, call.text)  # no fault of this call
+        self._hand_over(place.call)
+        return None
+
+    def close(self) -> None:
+        self._end.set()
+        for trial in list(self._given):
+            self._answers.kill.remote(trial)
+        self._loop.join()
+        ray.kill(self._answers)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+# What Tune tells: the kind (event, lost, ended, dropped), the trial or place, and a text.
+_Heard = queue.SimpleQueue[tuple[str, str | int, str]]
+
+
+class _Calls(Searcher):
+    """Suggests what the driver has called for."""
+
+    def __init__(
+        self, given: dict[str, _Call], heard: _Heard, end: threading.Event, answers: Any
+    ) -> None:
+        super().__init__()
+        self._given, self._heard, self._end, self._answers = given, heard, end, answers
+        self._waiting: queue.SimpleQueue[_Call] = queue.SimpleQueue()
+        self._live: set[str] = set()
+
+    def put(self, call: _Call) -> None:
+        self._waiting.put(call)
+
+    def suggest(self, trial_id: str) -> Any:
+        while not self._end.is_set():
+            try:
+                # With nothing alive Tune would sleep a second: wait here.
+                call = self._waiting.get(timeout=0.0 if self._live else _WAIT_S)
+            except queue.Empty:
+                if self._live:
+                    return None
+                continue
+            if call.successor_of:
+                self._answers.put.remote(call.successor_of, None)
+            if not call.dropped:
+                call.trial = trial_id
+                self._given[trial_id] = call
+                self._live.add(trial_id)
+                return {"call": call.text}
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._live.discard(trial_id)
+        self._heard.put(("ended", trial_id, ""))
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study is the only state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The study is the only state."""
+
+
+class _Listener(FIFOScheduler):
+    """Hands on what trials say; it stops none, as each ends in its own way."""
+
+    def __init__(self, heard: _Heard) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self._heard.put(("event", trial.trial_id, result["event"]))
+        return str(FIFOScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        told = Path(trial.error_file).read_text() if trial.error_file else "its worker is gone"
+        self._heard.put(("lost", trial.trial_id, told))
+
+
+class _End(Stopper):
+    def __init__(self, end: threading.Event) -> None:
+        self._end = end
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._end.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes it down, and it is never read
+
+
+class _Answers:
+    """An actor between driver and workers: keeps answers until they are asked for."""
+
+    def __init__(self) -> None:
+        self._boxes: defaultdict[str, asyncio.Queue[str | None]] = defaultdict(asyncio.Queue)
+        self._actors: dict[str, Any] = {}
+        self._doomed: set[str] = set()
+
+    async def put(self, trial: str, answer: str | None) -> None:
+        self._boxes[trial].put_nowait(answer)
+
+    async def wait(self, trial: str) -> str | None:
+        """The next answer; None where the trial is over."""
+        answer = await self._boxes[trial].get()
+        if answer is None:
+            del self._boxes[trial], self._actors[trial]
+        return answer
+
+    async def register(self, trial: str, actor: Any) -> None:
+        self._actors[trial] = actor
+        if trial in self._doomed:
+            ray.kill(actor)
+
+    async def kill(self, trial: str) -> None:
+        """End the trial's actor, whatever it does; at once, or where it comes to life."""
+        self._doomed.add(trial)
+        if trial in self._actors:
+            ray.kill(self._actors[trial])
+
+
+class _Mail:
+    """A worker's channel: its messages are the results of a trial's steps."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+        self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._trial = ""
+        self._over = False
+
+    def take(self, trial: str, call: str) -> None:
+        self._trial, self._over = trial, False
+        self._answers.register.remote(trial, ray.get_runtime_context().current_actor)
+        self._calls.put(json.loads(call))
+
+    def receive(self) -> dict[str, Any]:
+        return self._calls.get()
+
+    def send(self, event: str, **content: Any) -> None:
+        self._events.put({"event": event, **content})
+
+    def report(self, epoch: int, metrics: dict[str, float]) -> str:
+        self.send("report", epoch=epoch, metrics=metrics)
+        return str(ray.get(self._answers.wait.remote(self._trial)))
+
+    def next(self) -> dict[str, Any]:
+        """The next event as the result of a step; after a call's last, wait for its successor."""
+        if self._over:
+            ray.get(self._answers.wait.remote(self._trial))
+            return {"event": "", "done": True}
+        event = self._events.get()
+        self._over = event["event"] in ("result", "error")
+        return {"event": json.dumps(event)}
+
+
+class _Actor(tune.Trainable):
+    """One worker; ``serve`` has a thread of its own."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        evaluator: str = "",
+        settings: dict[str, Any] | None = None,
+        answers: Any = None,
+    ) -> None:
+        self._mail = _Mail(answers)
+        self._mail.take(self.trial_id, config["call"])
+        threading.Thread(target=serve, args=(self._mail, evaluator, settings), daemon=True).start()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._mail.send("ready")
+        self._mail.take(self.trial_id, new_config["call"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return self._mail.next()
