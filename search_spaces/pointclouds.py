@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
@@ -59,13 +59,25 @@ def _input(config: Config, task: Task) -> PointInput:
     )
 
 
-def _head(task: Task, pooling: str, lr: float) -> list[Param]:
-    """Pooling, the layer after it, augmentation and training."""
+def _layers(expand: int) -> list[Param]:
+    """What the layers of single points have, ``expand`` the widening of the last of them."""
+    return [
+        Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
+        Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
+               why=("residual-from-10",)),
+    ]  # fmt: skip
+
+
+def _rest(task: Task) -> list[Param]:
+    """Of every family: normalisation, activation, pooling, the layer after it, augmentation
+    and training."""
     narrow = rules.params_limit(task) <= 50_000
     widths: tuple[int, ...] = (0, 32) if narrow else (0, 64, 128)
     why = ("cloud-augmentation",)
     params: list[Param] = [
-        Choice("pooling", ("max", "avg", "max+avg"), default=pooling, why=("cloud-pooling",)),
+        rules.conv_norm(task, "norm"),
+        rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+        Choice("pooling", ("max", "avg", "max+avg"), default="max+avg", why=("cloud-pooling",)),
         Choice("head_width", widths, default=0 if narrow else 64, why=("global-pooling",)),
         rules.dropout(task, default=0.1, before_head=True),
         Choice("rotate", ("none", "small", "z"), default="none", why=why),
@@ -75,12 +87,18 @@ def _head(task: Task, pooling: str, lr: float) -> list[Param]:
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
         params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr)]
+    return [*params, *rules.training(task, lr=6e-3)]
 
 
-def _hidden(config: Config) -> tuple[int, ...]:
+def _common(config: Config, task: Task) -> dict[str, Any]:
+    """The arguments that all networks here take."""
     width = int(config["head_width"])
-    return (width,) if width else ()
+    return {
+        "in_channels": _channels(task),
+        "outputs": task.outputs,
+        "head": (width,) if width else (),
+        **pick(config, "norm activation pooling dropout"),
+    }
 
 
 def _pooled(task: Task) -> int:
@@ -108,12 +126,8 @@ def _pointnet_space(task: Task) -> Space:
                 inputs=_channels(task) + 2 * (deeper.default + expand) + expand * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
-            Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
-                   why=("residual-from-10",)),
-            rules.conv_norm(task, "norm"),
-            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
-            *_head(task, "max+avg", lr=6e-3),
+            *_layers(expand),
+            *_rest(task),
         )
     )  # fmt: skip
 
@@ -124,13 +138,10 @@ def _build_pointnet(config: Config, task: Task) -> nn.Module:
     width = int(config["width"])
     return PointNet(
         _input(config, task),
-        in_channels=_channels(task),
-        outputs=task.outputs,
         widths=(*[width] * (1 + int(config["depth"])), int(config["expand"]) * width),
-        head=_hidden(config),
         transform=width if config["transform"] else 0,
         residual=bool(config.get("residual", True)),
-        **pick(config, "norm activation pooling dropout"),
+        **_common(config, task),
     )
 
 
@@ -161,12 +172,8 @@ def _dgcnn_space(task: Task) -> Space:
                 inputs=2 * _channels(task) + 2 * (layers + expand) + expand * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
-            Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
-                   why=("residual-from-10",)),
-            rules.conv_norm(task, "norm"),
-            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
-            *_head(task, "max+avg", lr=6e-3),
+            *_layers(expand),
+            *_rest(task),
         )
     )  # fmt: skip
 
@@ -177,15 +184,12 @@ def _build_dgcnn(config: Config, task: Task) -> nn.Module:
     width = int(config["width"])
     return DGCNN(
         _input(config, task),
-        in_channels=_channels(task),
-        outputs=task.outputs,
         widths=(width,) * (1 + int(config["depth"])),
         embedding=int(config["expand"]) * width,
         k=int(config["k"]),
         dynamic=config["graph"] == "dynamic",
-        head=_hidden(config),
         residual=bool(config.get("residual", True)),
-        **pick(config, "norm activation pooling dropout"),
+        **_common(config, task),
     )
 
 
@@ -225,10 +229,8 @@ def _sparse_space(task: Task) -> Space:
                 inputs=27 * (_channels(task) + 1) + 20 + 2 * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            rules.conv_norm(task, "norm"),
-            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
             Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            *_head(task, "max+avg", lr=6e-3),
+            *_rest(task),
         )
     )
 
@@ -239,16 +241,14 @@ def _build_sparse(config: Config, task: Task) -> nn.Module:
     front_end = _input(config, task)
     return SparseCNN(
         front_end,
-        in_channels=_channels(task),
-        outputs=task.outputs,
         side=int(config["grid"]),
         stages=[
             Stage(int(config[f"depth{i}"]), int(config["width"]) * 2 ** (i - 1))
             for i in range(1, int(config["stages"]) + 1)
         ],
         extent=front_end.extent,
-        head=_hidden(config),
-        **pick(config, "norm activation pooling dropout drop_path"),
+        drop_path=float(config["drop_path"]),
+        **_common(config, task),
     )
 
 
