@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State
 from nas.search.samplers import proposals, stable_seed
 from nas.search.storage import repair_journal
 from nas.search.study import Study, load_candidates
 from nas.space import Config, Int, Space, config_key
-from nas.task import InputError, Task, UsageError
+from nas.task import Budget, InputError, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
 SPACES = small_spaces()
@@ -287,6 +293,32 @@ def test_a_complete_candidate_without_a_finite_figure_is_stored_as_pruned(
     assert not study.waiting
 
 
+def test_a_baseline_that_runs_out_of_time_counts_with_its_last_figures(tmp_path: Path) -> None:
+    """The task is large enough not to be cross-validated: a fold is no figure."""
+    task = small_task()
+    large = replace(task, profile=replace(task.profile, n_val=1000))
+    for number, (case, complete) in enumerate(((large, (True, False)), (task, (False, False)))):
+        (folder := tmp_path / str(number)).mkdir()
+        study = opened(folder, case)
+        study.enqueue_baselines(STARTS)
+        for expected in (complete[0], False, False):
+            candidate = study.ask()
+            assert candidate is not None
+            trained = candidate.number != 1  # the second is stopped before its first epoch
+            if trained:
+                study.report(candidate.number, 1, formula(candidate.config, 1))
+            end = replace(study[candidate.number], state=State.PRUNED, reason="timeout")
+            study.tell(replace(end, detail="after 9 s at step 5 of 9"))
+            told = study[candidate.number]
+            assert (told.state == State.COMPLETE) == expected
+            assert told.reason == ("" if expected else "timeout")
+            assert told.detail.endswith("1 epochs trained") == expected
+        assert len(study.front()) == complete[0]
+        assert study._study.get_trials()[0].values == (
+            [study[0].metrics[o.metric] for o in task.objectives] if complete[0] else None
+        )
+
+
 def test_an_objective_that_was_not_measured_stops_a_candidate_at_its_rung(tmp_path: Path) -> None:
     study = opened(tmp_path, small_task(epochs=9, objectives=("auc", "params")))
     candidate = study.ask()
@@ -473,3 +505,70 @@ def test_each_family_starts_with_a_draw_of_the_narrowest_widths() -> None:
     assert {drawn[2]["a.width"], drawn[3]["b.width"]} != {8}
     for config in drawn:
         space.check(config)
+
+
+def test_a_full_disk_is_one_line_and_nothing_that_is_finished_is_lost(tmp_path: Path) -> None:
+    """A limit on the size of a file fails a write half-way, as a full disk does."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_study import *
+folder = Path({str(tmp_path)!r})
+study = run(folder, 3)
+size = (folder / "study.journal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 7000, size + 7000))
+try:
+    while True:
+        train(study, study.ask())
+        print(study.spent, flush=True)
+except InputError as error:
+    print(error)
+study.close()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *counts, told = ended.stdout.splitlines()
+    assert re.fullmatch(
+        r"\S+study\.journal cannot be written \(File too large\); what is finished is kept:.*",
+        told,
+    )
+    kept = load_candidates(tmp_path)
+    states = [c.state for c in kept]
+    assert states.count(State.COMPLETE) == int(counts[-1]) > 3
+    assert (tmp_path / "study.journal").read_bytes().endswith(b"\n")
+    study = run(tmp_path, int(counts[-1]) + 2)
+    assert study.candidates()[: states.count(State.COMPLETE)] == kept[: int(counts[-1])]
+    assert study.spent == int(counts[-1]) + 2
+
+
+def test_the_budget_of_hours_counts_all_candidates_by_their_share(tmp_path: Path) -> None:
+    budget = Budget(gpu_hours=0.5, cpus=1.0, gpus=0.25)
+    task = replace(small_task(), budget=budget)
+    study = opened(tmp_path, task)
+    for seconds, reason in ((1800.0, "lost"), (3600.0, "halving"), (1799.0, "")):
+        candidate = study.ask()
+        assert candidate is not None
+        train(study, candidate, seconds=seconds, reason=reason)
+    assert study.hours("cpu") == pytest.approx(7199 / 3600)
+    assert study.hours("gpu") == pytest.approx(0.25 * 7199 / 3600)
+    assert not study.out_of_hours
+    study.close()
+    study = opened(tmp_path, replace(task, budget=replace(budget, cpu_hours=1.9)))
+    assert study.hours("cpu") == pytest.approx(7199 / 3600)
+    assert study.out_of_hours
+
+
+def test_a_journal_is_that_of_optuna(tmp_path: Path) -> None:
+    """Its own storage reads the file, as its dashboard does, and finds the same trials."""
+    study = run(tmp_path, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    read = optuna.load_study(study_name="nas", storage=storage)
+    mine = study._study.get_trials()
+    assert [(t.params, t.values, t.state, t.constraints) for t in read.trials] == [
+        (t.params, t.values, t.state, t.constraints) for t in mine
+    ]
+    complete = [t for t in mine if t.state == TrialState.COMPLETE]
+    assert len(complete) == 8
+    assert complete[0].values == [study[0].metrics[o.metric] for o in study.task.objectives]

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State, curve_point
 from nas.front import pareto, to_costs
+from nas.rules import folds
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import optuna_sampler, proposals, stable_seed
 from nas.search.storage import REVISED, ROW, lock, study_storage
@@ -213,8 +214,14 @@ class Study:
         """Store what became of a candidate; it is safe on disk when this returns.
 
         One that is complete without a finite number for each objective and constraint is
-        stored as pruned for the reason "nan".
+        stored as pruned for the reason "nan". A baseline that ran out of time is complete
+        with its last figures, as all others are compared with it, unless they are those of
+        one fold of several.
         """
+        late = candidate.origin == "baseline" and candidate.reason == "timeout"
+        if late and candidate.curve and folds(self.task) == 1 and not self._unmeasured(candidate):
+            detail = f"stopped {candidate.detail} with {len(candidate.curve)} epochs trained"
+            candidate = replace(candidate, state=State.COMPLETE, reason="", detail=detail)
         if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):
             detail = f"no finite {', '.join(missing)} at the end"
             candidate = replace(candidate, state=State.PRUNED, reason="nan", detail=detail)
