@@ -18,7 +18,6 @@ import pytest
 from nas.candidate import Candidate, State
 from nas.front import pareto
 from nas.report import StudyView, page, payload, ranked, write
-from nas.report.figures import front_figure
 from nas.space import Choice, Float, Int, Space
 from nas.task import Column, Constraint, DataProfile, Target, Task, UsageError
 
@@ -315,22 +314,6 @@ def test_a_task_without_a_quality_objective_is_refused() -> None:
         replace(make_study(1), task=replace(make_task(), objectives=()))
 
 
-@pytest.mark.parametrize("x", ["latency_ms", "params"])
-def test_front_figure_marks_the_front_and_the_baselines(x: str) -> None:
-    study = make_study(60)
-    figure = front_figure(study, x=x)
-    marked = {n for t in figure.data if t.legendgroup == "front" for n in t.customdata}
-    assert marked == set(payload(study)["front"])
-    assert {s.y0 for s in figure.layout.shapes} == {0.88, 0.903}
-    drawn = sum(len(t.x) for t in figure.data if t.mode == "markers")
-    assert drawn == len(ranked(study))
-
-
-def test_front_figure_refuses_a_metric_nobody_measured() -> None:
-    with pytest.raises(UsageError, match="memory_mb"):
-        front_figure(make_study(5), x="memory_mb")
-
-
 # ---- in a browser -------------------------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -368,12 +351,17 @@ def test_the_policy_lets_the_page_run_and_hostile_names_stay_text_in_it(tmp_path
 DRIVER = """
 const rows = () => [...document.querySelectorAll("#front-rows tr[data-number]")]
   .map((row) => Number(row.dataset.number));
+const plotted = ({ data, layout }) => ({
+  front: data.filter((t) => t.marker?.line?.width === 1).flatMap((t) => t.customdata),
+  all: [...new Set(data.flatMap((t) => t.customdata ?? []))],
+  lines: layout.shapes.map((line) => line.y0) });
 const seen = {};
 for (const [name, { data, metric, bound }] of Object.entries(STUDIES)) {
   view.limits = [];
   render(data);
   seen[name] = { first: rows(), says: document.getElementById("front-rows").textContent,
-    verdict: document.querySelector("#tiles .tile:nth-child(2)")?.textContent };
+    verdict: document.querySelector("#tiles .tile:nth-child(2)")?.textContent,
+    plots: [...document.querySelectorAll("#plots .plot")].map(plotted) };
   const limit = view.limits.find((limit) => limit.metric === metric);
   limit.bound = bound;
   explore();
@@ -414,5 +402,13 @@ def test_the_browser_computes_the_front_that_python_computes_under_any_limit(
         assert seen[name]["first"] == studies[name]["data"]["front"], name
         assert set(seen[name]["moved"]) == reference_front(study), name
     assert seen["no candidates"]["says"] == "No candidate is complete yet."
+    # Each plot shows the front among all, and a line for each simple model.
+    of = "classification"
+    numbers = {c.number for c in ranked(CASES[of]())}
+    assert len(seen[of]["plots"]) == 2
+    for plot in seen[of]["plots"]:
+        assert set(plot["front"]) == set(studies[of]["data"]["front"])
+        assert set(plot["all"]) == numbers
+        assert sorted(plot["lines"]) == [0.88, 0.903]
     for verdict in gaps:
         assert seen[verdict]["verdict"].startswith(verdict)
