@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,23 +244,24 @@ def _names(files: list[Path], base: Path) -> tuple[tuple[str, int], ...]:
 
 def read_each(
     sources: Sequence[Any],
-    work: Callable[[Any], Any],
+    work: Callable[..., Any],
     errors: tuple[type[Exception], ...],
     say: Callable[[Exception], str],
+    *beside: Iterable[Any],
 ) -> tuple[list[Any], list[tuple[int, str]]]:
-    """``work`` of every file or array, several at a time, and the rows of those that end in one
-    of ``errors`` with the reason in the words of ``say``."""
+    """``work`` of every file or array, with what ``beside`` holds for each, several at a time;
+    and the rows of those that end in one of ``errors`` with the reason in the words of ``say``."""
 
-    def attempt(source: Any) -> tuple[Any, str]:
+    def attempt(source: Any, *more: Any) -> tuple[Any, str]:
         try:
-            return work(source), ""
+            return work(source, *more), ""
         except errors as error:
             if isinstance(source, Path) and source.is_file() and not source.stat().st_size:
                 return None, "empty"
             return None, say(error) or type(error).__name__
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        done = list(pool.map(attempt, sources))
+        done = list(pool.map(attempt, sources, *beside))
     return [found for found, _ in done], [(row, why) for row, (_, why) in enumerate(done) if why]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nas.data.folders import IMAGES, THREADS, refuse_bad
+from nas.data.folders import IMAGES, read_each, refuse_bad
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
@@ -124,54 +123,47 @@ def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
         )
     pixels = np.empty((len(files), *shape), np.uint8)
 
-    def fill(row: int) -> None:
-        with Image.open(files[row]) as image:
+    def fill(file: Path, place: np.ndarray) -> None:
+        with Image.open(file) as image:
             # JPEG decodes straight to a half, a quarter or an eighth; never below twice the goal.
             image.draft(image.mode, (2 * max(height, width),) * 2)
             array = np.asarray(
                 _plain(image, channels).resize((width, height), Image.Resampling.BILINEAR)
             )
-        pixels[row] = array if channels == 1 else array.transpose(2, 0, 1)
+        place[:] = array if channels == 1 else array.transpose(2, 0, 1)
 
-    _for_each(files, fill)
+    _, bad = _each(files, fill, pixels)
+    refuse_bad(files, bad, "images", "image")
     return pixels
 
 
 def _measure(files: list[Path]) -> tuple[np.ndarray, bool]:
     """Height and width (n, 2) as people see them, and whether every file is stored grey."""
-    sizes = np.zeros((len(files), 2), int)
-    grey = np.zeros(len(files), bool)
 
-    def look(row: int) -> None:
-        with Image.open(files[row]) as image:
+    def look(file: Path) -> tuple[tuple[int, int], bool]:
+        with Image.open(file) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112) in _TURNED
-            sizes[row] = (width, height) if turned else (height, width)
-            grey[row] = image.mode in _GREY
+            return (width, height) if turned else (height, width), image.mode in _GREY
 
     # A file whose header is broken is named by decode, with those that break later.
-    _for_each(files, look, refuse=False)
-    known = sizes[:, 0] > 0
-    return (sizes[known] if known.any() else np.full((1, 2), SMALLEST)), bool(grey[known].all())
+    found, _ = _each(files, look)
+    known = [each for each in found if each is not None] or [((SMALLEST, SMALLEST), True)]
+    return np.array([size for size, _ in known]), all(grey for _, grey in known)
 
 
-def _for_each(files: list[Path], work: Any, refuse: bool = True) -> None:
-    def attempt(row: int) -> str | None:
-        try:
-            work(row)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            if not files[row].stat().st_size:
-                return "empty"
-            return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
-        return None
+def _each(
+    files: list[Path], work: Callable[..., Any], *beside: Any
+) -> tuple[list[Any], list[tuple[int, str]]]:
+    """``work`` of every file, and the rows of those that are no sound images, with the reason."""
+    errors = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+    def reason(error: Exception) -> str:
+        return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on metadata that no pixel depends on
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            faults = list(pool.map(attempt, range(len(files))))
-    if refuse:
-        bad = [(row, fault) for row, fault in enumerate(faults) if fault]
-        refuse_bad(files, bad, "images", "image")
+        return read_each(files, work, errors, reason, *beside)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
