@@ -8,6 +8,7 @@ commands that need them, so that ``nas --help`` answers at once.
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import signal
 import sys
@@ -26,6 +27,10 @@ from nas.task import Modality
 if TYPE_CHECKING:
     from nas.candidate import Candidate
     from nas.run import Progress, Run
+
+
+# A write that fails for these does not know its file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -86,8 +91,18 @@ def cli() -> None:
     multiple=True,
     help="Limit every answer must meet (repeatable): 'latency_ms<=5', 'params<=1e6'.",
 )
-@click.option("--time-limit", default="10m", show_default=True, help="90s, 10m, 2h or none.")
+@click.option(
+    "--time-limit",
+    default="auto",
+    help="90s, 10m, 2h or none; default: 10m, or none where another budget is given.",
+)
 @click.option("--trials", type=click.IntRange(min=1), help="End after so many candidates.")
+@click.option("--cpu-hours", type=float, help="End after so many hours of a core for candidates.")
+@click.option(
+    "--gpu-hours",
+    type=float,
+    help="End after so many hours of a GPU; two candidates on one share it.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one a core.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'.")
@@ -113,6 +128,12 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
+@click.option(
+    "--storage",
+    help="Keep the candidates in PostgreSQL: postgresql://host/database. The password goes"
+    " into PGPASSWORD or a password file.",
+)
+@click.option("--study", help="Its name in the storage; default: that of the folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(
     "--config",
@@ -170,7 +191,7 @@ def search(
         )
     except KeyboardInterrupt:
         show.close()
-        if not (folder / "study.journal").exists():
+        if not (folder / "task.json").exists():
             raise
         run = runs.Run(folder)
         kept = sum(c.state.value == "complete" for c in run.candidates())
@@ -230,7 +251,7 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
             str(c.number),
             c.label,
             *(_figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
-            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}",
+            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}{_loud(c)}",
             f"{c.metrics['params']:,.0f}",
             f"{c.metrics['flops']:.3g}",
             str(len(c.curve)),
@@ -242,9 +263,17 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         table.add_row("", f"[italic]{b['name']}", *values)
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(table)
+    if any(map(_loud, front)):
+        reasons = {c.cost["latency"].get("loud_because") for c in front} - {None}
+        click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
     for b in run.baselines():
         if "error" in b:
             click.echo(f"{b['name']} could not be fitted: {b['error']}")
+
+
+def _loud(candidate: Candidate) -> str:
+    """The mark of a latency that was measured beside trainings."""
+    return "" if candidate.cost["latency"]["quiet"] else " †"
 
 
 def _figure(value: float) -> str:
@@ -323,18 +352,23 @@ class _Display:
 
 def _summary(progress: Progress) -> dict[str, str]:
     """What a user wants to know of a running search, in a few words each."""
-    study, budget = progress.study, progress.budget
-    candidates = study.candidates()
-    states = [c.state.value for c in candidates]
-    summary = {"phase": progress.phase, "spent": _clock(progress.spent_s)}
-    left = []
+    study, budget, spent_s = progress.study, progress.budget, progress.spent_s
+    states = [c.state.value for c in study.candidates()]
+    summary = {"phase": progress.phase, "spent": _clock(spent_s)}
+    budgets = {
+        device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
+    }
+    if budget.trials is not None:
+        budgets["trials"] = (study.spent - len(progress.running), budget.trials)
+    left = {name: spent_s * (limit / used - 1) for name, (used, limit) in budgets.items() if used}
     if budget.time_limit_s is not None:
-        left.append(budget.time_limit_s - progress.spent_s)
-    done = len(states) - len(progress.running)
-    if budget.trials is not None and done:
-        left.append(progress.spent_s / done * (budget.trials - done))
+        left["time"] = budget.time_limit_s - spent_s
+        summary["spent"] += f"/{_clock(budget.time_limit_s)}"
     if left:
-        summary["left"] = _clock(max(0.0, min(left)))
+        summary["left"] = _clock(max(0.0, min(left.values())))
+    for name, (used, limit) in budgets.items():
+        eta = f"(left:{_clock(max(0.0, left[name]))})" if name in left else ""
+        summary[name] = f"{used:.3g}/{limit:g}{eta}"
     for state in ("complete", "pruned", "failed"):
         summary[state] = str(states.count(state))
     summary["running"] = ",".join(f"#{c.number}:{c.family}" for c in progress.running) or "-"
@@ -382,6 +416,8 @@ def status(run: Path, as_json: bool) -> None:
                     "run": str(run),
                     "candidates": counts,
                     "spent_s": opened.spent_s,
+                    "cpu_hours": opened.hours("cpu"),
+                    "gpu_hours": opened.hours("gpu"),
                     "front": [c.row() for c in front],
                     "baselines": opened.baselines(),
                 }
@@ -389,7 +425,9 @@ def status(run: Path, as_json: bool) -> None:
         )
         return
     told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no candidate yet"
-    click.echo(f"{told}; {_clock(opened.spent_s)} spent")
+    hours = {f"{d.upper()}-hours": opened.hours(d) for d in ("cpu", "gpu")}
+    spent = [f"{_clock(opened.spent_s)} spent", *(f"{h:.3g} {n}" for n, h in hours.items() if h)]
+    click.echo(f"{told}; {', '.join(spent)}")
     if front:
         _print_front(opened, front)
 
@@ -480,6 +518,7 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 
     Writes one row for each sample: the file of an image, the prediction, and for classes
     the probability of each. Where DATA holds the targets, their scores go to standard error.
+    Of an .npz file with x_train and x_test only x_test is predicted.
 
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
@@ -495,7 +534,9 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
         raise InputError(f"no checkpoint at {model}; `nas train` makes one")
     from nas.train import predict as run_prediction
 
-    frame, scores = run_prediction(checkpoint, data)
+    frame, scores = run_prediction(
+        checkpoint, data, lambda note: click.echo(f"note: {note}", err=True)
+    )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out or sys.stdout, index=False)
@@ -555,7 +596,8 @@ def _guarded(call: Callable[[], Any]) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
-        if error.filename is None:
+        if error.filename is None and error.errno not in _NO_ROOM:
             raise
-        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror}", err=True)
         return 1

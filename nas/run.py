@@ -1,11 +1,14 @@
 """Where search meets training: one search from a data set to its folder of results.
 
-A run's folder holds everything: task.json, spaces.json, data/ (the coded data set),
-study.journal (the study itself), baselines.json, layers/, logs/, report.html, recipe.yaml.
+A run's folder holds everything: run.json (how it was asked for, the spaces), task.json, data/
+(the coded data set), study.journal (the candidates), baselines.json, layers/, logs/,
+report.html, recipe.yaml. With a PostgreSQL storage the candidates are there, and run.json says
+where.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -61,6 +64,8 @@ DEVICES = ("auto", "cpu", "cuda")
 _DEFAULTS = {"device": "auto", "sampler": "tpe", "seed": 0}
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
+# Where it lies in a folder, a search is beginning there, or was ended while it began.
+_CREATING = ".creating"
 _READ_OPTIONS = ("target", "split", "problem", "image_size", "columns", "seed")
 
 
@@ -72,8 +77,10 @@ def search(
     families: Sequence[str] = (),
     objectives: Sequence[str] = (),
     constraints: Sequence[str] | dict[str, str] = (),
-    time_limit: str | float | None = "10m",
+    time_limit: str | float | None = "auto",
     trials: int | None = None,
+    cpu_hours: float | None = None,
+    gpu_hours: float | None = None,
     workers: int | None = None,
     device: str = "auto",
     split: str | None = None,
@@ -85,6 +92,8 @@ def search(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    storage: str | None = None,
+    study: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_start: Callable[[Run], None] = lambda run: None,
 ) -> Run:
@@ -92,17 +101,20 @@ def search(
 
     ``data``, ``target``, ``modality``, ``split``, ``problem``, ``image_size`` and ``columns``
     are those of ``nas.data.read``. ``constraints`` are texts like "latency_ms<=5" (or a
-    dictionary, {"latency_ms": "<=5"}). The search ends after ``time_limit`` (seconds, or
-    "90s", "10m", "2h"; None for no limit) or ``trials`` candidates. With ``resume`` an earlier
-    run in ``out`` goes on: its data, spaces and objectives stand, only the budget is new (the
-    time and the trials that were spent count).
+    dictionary, {"latency_ms": "<=5"}). The search ends when the first is spent of
+    ``time_limit`` (seconds, or "90s", "10m", "2h"; None for no limit; "auto" is ten minutes
+    where no other budget is given), ``trials`` candidates, and ``cpu_hours`` or ``gpu_hours``
+    in which candidates had a device to themselves (two on one GPU spend half an hour each in
+    an hour). With ``resume`` an earlier run in ``out`` goes on: its data, spaces and
+    objectives stand, only the budget is new (what was spent counts).
+
+    ``storage`` is the URL of a PostgreSQL database to keep the candidates in, instead of a
+    journal in ``out``, as the study of the name ``study`` (default: that of ``out``).
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
     folder = Path(out) if out is not None else default_folder(data)
-    limit_s = parse_duration(time_limit)
-    if limit_s is None and trials is None:
-        raise UsageError("a search needs an end: give a time limit, a number of trials, or both")
+    limits_given = _limits(time_limit, trials, cpu_hours, gpu_hours)
     samplers.check(sampler)
     limits = _parse_constraints(constraints)
     for metric in objectives:
@@ -123,26 +135,32 @@ def search(
         "device": device,
         "sampler": sampler,
         "seed": seed,
+        "storage": storage,
+        "study": study,
     }
     started = (folder / "task.json").exists()
     if started and not resume:
-        raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
+        _refuse_used(folder)
     if resume and not started:
         raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
     if started:
         run = Run(folder)
         run._same(options)
         gpus = visible_gpus(run.task.device)
-        budget = _budget(limit_s, trials, workers, gpus)
+        budget = _share(limits_given, workers, gpus)
     else:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty and holds no search; choose another --out")
+        _refuse_used(folder)
+        if storage:
+            options["study"] = study or folder.resolve().name
+            _refuse_known(storage, options["study"])
+        elif study:
+            raise UsageError("only a storage names its studies: give --storage too")
         if data is None:
             raise UsageError("give the data to search on")
         dataset = read(data, modality=modality, **{name: options[name] for name in _READ_OPTIONS})
         chosen = pick_families(dataset.modality, tuple(families))
         gpus = visible_gpus(device)
-        budget = _budget(limit_s, trials, workers, gpus)
+        budget = _share(limits_given, workers, gpus)
         task = make_task(
             dataset,
             objectives=tuple(objectives),
@@ -223,17 +241,42 @@ def _create(
     options: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    dataset.save(folder / "data")
-    if source["source"] is None:
-        source["source"] = str((folder / "data").resolve())
-    record = {
-        "options": options,
-        "spaces": {name: space.to_dict() for name, space in spaces.items()},
-        "source": source,
-        "versions": versions(),
-    }
-    _write(folder / "run.json", json.dumps(record))
-    _write(folder / "task.json", task.to_json())  # last: it marks the run as begun
+    marker = folder / _CREATING
+    with marker.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of two that start at once, the second waits here
+        _refuse_used(folder)
+        dataset.save(folder / "data")
+        if source["source"] is None:
+            source["source"] = str((folder / "data").resolve())
+        record = {
+            "options": options,
+            "spaces": {name: space.to_dict() for name, space in spaces.items()},
+            "source": source,
+            "versions": versions(),
+        }
+        _write(folder / "run.json", json.dumps(record))
+        _write(folder / "task.json", task.to_json())  # last: it marks the run as begun
+        marker.unlink(missing_ok=True)
+
+
+def _refuse_used(folder: Path) -> None:
+    """A new search needs an empty folder, or what one left that was ended while it began."""
+    if (folder / "task.json").exists():
+        (folder / _CREATING).unlink(missing_ok=True)
+        raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CREATING).exists():
+        raise InputError(f"{folder} is not empty and holds no search; choose another --out")
+
+
+def _refuse_known(storage: str, study: str) -> None:
+    """A new search needs a study of its own, in a storage that can be reached."""
+    from nas.search.storage import Postgres
+
+    if Postgres(storage, study).exists():
+        raise InputError(
+            f"{storage} holds a study {study!r}; go on with --resume and its folder, or choose"
+            " another name with --study"
+        )
 
 
 def _write(path: Path, text: str) -> None:
@@ -277,6 +320,14 @@ class Run:
         return dict(self._record["versions"])
 
     @property
+    def _storage(self) -> dict[str, str]:
+        """The arguments of ``Study`` that say where it is kept."""
+        options = self._record["options"]
+        if not options.get("storage"):
+            return {}
+        return {"storage": options["storage"], "name": options["study"]}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return Dataset.load(self.folder / "data").notes
 
@@ -288,7 +339,7 @@ class Run:
     def candidates(self) -> list[Candidate]:
         from nas.search.study import load_candidates
 
-        return load_candidates(self.folder)
+        return load_candidates(self.folder, **self._storage)
 
     def layers(self, number: int) -> tuple[dict[str, Any], ...]:
         """The layers of a candidate: name, type, output shape and parameters of each."""
@@ -340,6 +391,10 @@ class Run:
         """Wall-clock seconds in which at least one candidate was in training."""
         spans = sorted((c.started, c.started + c.seconds) for c in self.candidates())
         return _covered(spans)
+
+    def hours(self, device: str) -> float:
+        """CPU-hours ("cpu") or GPU-hours ("gpu") that candidates have spent."""
+        return sum(c.device_seconds[device] for c in self.candidates()) / 3600
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the self-contained page and return its path."""
@@ -397,14 +452,18 @@ class Run:
         on_start: Callable[[Run], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
+        from optuna.exceptions import StorageInternalError
+
         from nas.search.local import LocalWorkers
         from nas.search.study import Study
 
         begin = time.monotonic()
         space = Space.join(self.spaces)
-        study = Study(self.folder, self.task, space, sampler=self._record["options"]["sampler"])
+        task = replace(self.task, budget=budget)
+        sampler = self._record["options"]["sampler"]
+        study = Study(self.folder, task, space, sampler=sampler, **self._storage)
         try:
-            self.task = task = replace(self.task, budget=budget)
+            self.task = task
             _write(self.folder / "task.json", task.to_json())
             on_start(self)
             earlier = self.spent_s
@@ -412,7 +471,7 @@ class Run:
             limit = budget.time_limit_s
             workers = LocalWorkers(
                 budget.workers,
-                "nas.training.evaluator:Evaluator",
+                "nas.training.evaluator:from_folder",
                 {"folder": str(self.folder)},
                 self.folder / "logs",
                 gpus,
@@ -430,6 +489,11 @@ class Run:
                     self._search(study, workers, begin, earlier, show)
                 phase = "measure"
                 self._measure_front(study, workers, show)
+        except StorageInternalError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise InputError(
+                f"the storage failed ({reason}); what is finished is kept: go on with --resume"
+            ) from error
         finally:
             study.close()
         if not self.front():
@@ -474,7 +538,9 @@ class Run:
 
         Not only the front's: the others were measured beside trainings too, so each is taken
         to gain as the measured ones did, and is measured if it would then be on the front.
+        One that takes two workers with it keeps the latency it has, and says why.
         """
+        tried: set[int] = set()
         while True:
             measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
             gains = [now["median_ms"] / now["loud_ms"] for now in measured]
@@ -486,14 +552,28 @@ class Run:
                 for c in study.candidates()
             ]
             front = pareto(hoped, self.task.objectives, self.task.constraints)
-            todo = [study[c.number] for c in front if not _is_quiet(c)]
-            if not todo:
+            wanted = {c.number for c in front if not _is_quiet(c)} - tried
+            if not wanted:
                 return
-            for candidate in todo:
-                value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
+            for candidate in map(study.__getitem__, sorted(wanted)):
+                value = _quiet_latency(workers, candidate, show)
                 value["loud_ms"] = candidate.metrics["latency_ms"]
-                quiet = _with_latency(candidate, value["median_ms"])
-                study.revise(replace(quiet, cost=candidate.cost | {"latency": value}))
+                measured_again = _with_latency(candidate, value["median_ms"])
+                study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
+            tried |= wanted
+
+
+def _quiet_latency(
+    workers: LocalWorkers, candidate: Candidate, show: Callable[..., None]
+) -> dict[str, Any]:
+    for _ in range(2):
+        try:
+            value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
+            return dict(value)
+        except InputError as error:
+            reason = str(error)
+    loud: dict[str, Any] = candidate.cost["latency"]
+    return loud | {"loud_because": reason}
 
 
 def _is_quiet(candidate: Candidate) -> bool:
@@ -534,10 +614,33 @@ def parse_duration(value: str | float | None) -> float | None:
     return seconds
 
 
-def _budget(
-    limit_s: float | None, trials: int | None, workers: int | None, gpus: Sequence[str]
+def _limits(
+    time_limit: str | float | None,
+    trials: int | None,
+    cpu_hours: float | None,
+    gpu_hours: float | None,
 ) -> Budget:
-    return Budget(limit_s, trials, workers or len(gpus) * _WORKERS_PER_GPU or _cores())
+    if time_limit == "auto":
+        time_limit = "10m" if trials is cpu_hours is gpu_hours is None else None
+    limits = Budget(parse_duration(time_limit), trials, cpu_hours, gpu_hours)
+    if limits.time_limit_s is None and trials is None and not limits.device_hours:
+        raise UsageError(
+            "a search needs an end: give a time limit, a number of trials, or device-hours"
+        )
+    for device, hours in limits.device_hours.items():
+        if not (math.isfinite(hours) and hours > 0):
+            raise UsageError(f"{hours:g} {device.upper()}-hours are no budget; give some")
+    return limits
+
+
+def _share(limits: Budget, workers: int | None, gpus: Sequence[str]) -> Budget:
+    """The budget for so many workers, and what each of them has of the machine."""
+    if limits.gpu_hours is not None and not gpus:
+        raise UsageError("a search on the CPU spends no GPU-hours; give CPU-hours")
+    cores = _cores()
+    workers = workers or len(gpus) * _WORKERS_PER_GPU or cores
+    cpus, per_gpu = min(1.0, cores / workers), min(1.0, len(gpus) / workers)
+    return replace(limits, workers=workers, cpus=cpus, gpus=per_gpu)
 
 
 def visible_gpus(device: str) -> list[str]:

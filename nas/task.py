@@ -278,6 +278,15 @@ class Budget(JsonRecord):
         limits = {"cpu": self.cpu_hours, "gpu": self.gpu_hours}
         return {device: limit for device, limit in limits.items() if limit is not None}
 
+    @property
+    def worker_s(self) -> float | None:
+        """Seconds of all workers together that it lasts for at most; None without an end in
+        time."""
+        seconds = [] if self.time_limit_s is None else [self.time_limit_s * self.workers]
+        share = {"cpu": self.cpus, "gpu": self.gpus}
+        seconds += [3600 * hours / share[d] for d, hours in self.device_hours.items() if share[d]]
+        return min(seconds, default=None)
+
 
 @dataclass(frozen=True)
 class Fidelity(JsonRecord):

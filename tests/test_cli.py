@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -20,10 +22,12 @@ import pytest
 from PIL import Image
 
 from nas import cli
+from nas.candidate import Candidate, State
 from nas.data import multimodal
+from nas.run import Progress
 from nas.search.study import Study
 from nas.space import Space
-from nas.task import Modality
+from nas.task import Budget, Modality
 from nas.testing import small_spaces, small_task
 
 COMMANDS = ("search", "status", "report", "export", "train", "predict", "families")
@@ -261,6 +265,36 @@ def test_status_counts_and_shows_the_front(searched: Searched, nas: Callable[...
     text = nas("status", run).out
     assert "complete" in text
     assert "mlp" in text
+
+
+def test_progress_shows_what_is_left_of_each_budget() -> None:
+    """After ten minutes half of the trials are spent, and a quarter of the GPU-hours."""
+    running = Candidate(3, "plain", {}, 0)
+    study = SimpleNamespace(
+        candidates=lambda: [Candidate(i, "plain", {}, 0, state=State.COMPLETE) for i in range(3)],
+        spent=4,
+        hours={"gpu": 0.25, "cpu": 0.0}.get,
+        front=list,
+        task=small_task(),
+    )
+    budget = Budget(1500.0, trials=6, gpu_hours=1.0, cpu_hours=2.0)
+    shown = cli._summary(Progress(study, (running,), 600.0, budget, "search"))  # type: ignore[arg-type]
+    assert shown["spent"] == "10m00s/25m00s"
+    assert shown["left"] == "10m00s"
+    assert shown["trials"] == "3/6(left:10m00s)"
+    assert shown["gpu_hours"] == "0.25/1(left:30m00s)"
+    assert shown["cpu_hours"] == "0/2"  # no pace yet
+
+
+def test_a_write_without_room_is_one_line(
+    nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nas.run.search", full)
+    ended = nas("search", ".")
+    assert (ended.code, ended.errors) == (1, ["No space left on device"])
 
 
 def test_a_folder_in_use_is_refused(

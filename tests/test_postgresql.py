@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_study import OPEN, SPACE, STARTS, asked, run, train
 
@@ -211,6 +214,35 @@ def test_a_study_is_not_gone_on_with_on_other_data(
     with pytest.raises(InputError, match=r"begun with other data.*another name with --study"):
         opened(server, name, tmp_path / "two", task=other)
     assert opened(server, name, tmp_path / "one").spent == 2
+
+
+def test_a_search_by_the_command_keeps_its_candidates_there(
+    server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    label = np.where(x[:, 0] > 0, "yes", "no")
+    pd.DataFrame(x, columns=["p", "q"]).assign(label=label).to_csv("data.csv", index=False)
+
+    def nas(command: str) -> str:
+        given = [sys.executable, "-c", "from nas.cli import main; main()", *command.split()]
+        ended = subprocess.run(given, capture_output=True, text=True, check=False)
+        return ended.stdout if ended.returncode == 0 else f"{ended.returncode} {ended.stderr}"
+
+    search = f"search data.csv -t label -f mlp --epochs 2 --workers 1 --storage {server.url}"
+    found = json.loads(nas(f"{search} --study {name} --trials 2 --out run --json"))
+    assert not Path("run/study.journal").exists()
+    assert Path("run/report.html").is_file()
+    status = json.loads(nas("status run --json"))
+    assert status["front"] == found["front"]
+    assert status["candidates"]["complete"] == 2
+    assert status["cpu_hours"] > 0
+    refused = nas(f"{search} --study {name} --trials 2 --out again")
+    assert refused.startswith(f"1 error: {server.url} holds a study '{name}'; go on with --resume")
+    nas("search data.csv -t label --trials 3 --workers 1 --out run --resume --json")
+    assert sum(json.loads(nas("status run --json"))["candidates"].values()) == 3
+    assert [c.number for c in load_candidates(tmp_path, server.url, name)] == [0, 1, 2]
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:

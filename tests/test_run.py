@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,17 @@ from sklearn.metrics import accuracy_score
 
 import nas
 from nas import recipe as recipes
+from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.run import Run, make_task, parse_duration, quality_metrics
+from nas.search.local import LocalWorkers
+from nas.search.study import Study
+from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
+from nas.testing import formula, small_spaces, small_task
 from nas.train import check, cli, predict, train
-from nas.training.evaluator import Evaluator, folds, train_folds
+from nas.training.evaluator import Evaluator, folds, from_folder, train_folds
 from nas.training.metrics import mean_scores
 from nas.training.proxy import Proxy
 
@@ -190,10 +199,10 @@ def test_the_search_never_looks_at_the_test_part(tabular: Run, tmp_path: Path) -
     asked = Candidate(
         candidate.number, candidate.family, candidate.config, candidate.seed, epochs=2
     )
-    end = Evaluator(str(folder)).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    end = from_folder(str(folder)).evaluate(asked.to_dict(), lambda epoch, metrics: "")
     found = {k: v for k, v in end["metrics"].items() if k != "latency_ms"}
     assert found == pytest.approx({k: candidate.metrics[k] for k in found}, rel=1e-5)
-    again = Evaluator(str(folder)).baselines(None)
+    again = from_folder(str(folder)).baselines(None)
     assert [b["metrics"] for b in again] == [b["metrics"] for b in tabular.baselines()]
 
 
@@ -346,9 +355,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     table = small_table()[["p", "q", "r", *targets]]
     dataset = read(table, target=targets)
     task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=1)
-    dataset.save(tmp_path / "data")
-    (tmp_path / "task.json").write_text(task.to_json())
-    evaluator = Evaluator(str(tmp_path))
+    evaluator = Evaluator(task, dataset)
     config = nas.load_families("tabular")["mlp"].baseline(task)
     reports: list[tuple[int, dict[str, float]]] = []
     asked = Candidate(0, "mlp", config, seed=1, epochs=1)
@@ -370,6 +377,142 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
         assert set(baseline["metrics"]) == expected
 
 
+# -- the folder, the budget and the end -----------------------------------------------------
+
+
+def test_of_two_searches_that_start_at_once_in_a_folder_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+    save = Dataset.save
+    both_have_read = threading.Barrier(2)
+
+    def slow_save(self: Dataset, folder: Path) -> None:
+        began.append(folder.name)
+        time.sleep(0.3)
+        save(self, folder)
+
+    def slow_create(*args: Any) -> None:
+        both_have_read.wait(timeout=60)
+        create(*args)
+
+    create = runs._create
+    monkeypatch.setattr(runs, "_create", slow_create)
+    monkeypatch.setattr(Dataset, "save", slow_save)
+    monkeypatch.setattr(Run, "_go", lambda *_: None)
+    given = FAST | {"trials": 3, "out": tmp_path / "run"}
+    with ThreadPoolExecutor(2) as pool:
+        starts = [pool.submit(nas.search, small_table(), t, **given) for t in ("yes", "colour")]
+        errors = [start.exception() for start in starts]
+    [refused] = [e for e in errors if e is not None]
+    assert str(refused).startswith(f"{tmp_path / 'run'} holds a search; go on with --resume")
+    winner = ("yes", "colour")[errors.index(None)]
+    run = Run(tmp_path / "run")
+    assert [t.name for t in run.task.targets] == run.source["target"] == [winner]
+    assert began == ["data"]
+    assert not (run.folder / ".creating").exists()
+
+
+def test_a_search_that_was_killed_while_it_began_can_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_go", lambda *_: None)
+    given = FAST | {"trials": 3, "out": tmp_path / "run"}
+
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nas.search(small_table(), "colour", **given)
+    assert (tmp_path / "run" / "data").is_dir()
+    run = nas.search(small_table(), "yes", **given)
+    assert [t.name for t in run.task.targets] == ["yes"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    with pytest.raises(InputError, match="is not empty and holds no search"):
+        nas.search(small_table(), "yes", **given | {"out": tmp_path / "other"})
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
+
+
+def test_a_latency_that_costs_two_workers_their_lives_stays_the_loud_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dying.py").write_text(
+        """
+import os
+from nas.testing import FormulaEvaluator
+
+class Dying(FormulaEvaluator):
+    def latency(self, candidate, report):
+        self._note(f"measure {candidate['number']}")
+        told = (self.folder / "evaluated.txt").read_text().split("\\n")
+        if candidate["number"] == 0 or candidate["number"] == 1 and told.count("measure 1") == 1:
+            os._exit(3)
+        return {"median_ms": 0.001, "iqr_ms": 0.0, "quiet": 1.0}
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    task = small_task()
+    (folder := tmp_path / "run").mkdir()
+    (folder / "task.json").write_text(task.to_json())
+    space = Space.join(small_spaces())
+    workers = LocalWorkers(1, "dying:Dying", {"folder": str(folder)}, folder / "logs")
+    with closing(Study(folder, task, space)) as study, workers:
+        for _ in range(3):  # each the best in one way: all are on the front
+            candidate = study.ask()
+            assert candidate is not None
+            metrics = formula(candidate.config, 1) | {
+                "accuracy": 0.1 * candidate.number,
+                "latency_ms": 1.0 + candidate.number,
+            }
+            loud = {"latency": {"median_ms": metrics["latency_ms"], "iqr_ms": 0, "quiet": False}}
+            end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=loud)
+            study.tell(end)
+        Run(folder)._measure_front(study, workers, lambda _: None)
+        zero, *others = study.candidates()
+    assert zero.metrics["latency_ms"] == 1.0
+    assert not zero.cost["latency"]["quiet"]
+    assert "its worker ended with code 3" in zero.cost["latency"]["loud_because"]
+    for other in others:
+        assert (other.metrics["latency_ms"], other.cost["latency"]["quiet"]) == (0.001, 1.0)
+    told = (folder / "evaluated.txt").read_text().splitlines()
+    assert told == ["measure 0", "measure 0", "measure 1", "measure 1", "measure 2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_s"),
+    [
+        ((), 600),
+        (("2m",), 120),
+        (("auto", 5), None),
+        (("auto", None, 1.5), None),
+        (("1h", 5, None, 2.0), 3600),
+    ],
+)
+def test_ten_minutes_are_the_limit_where_nothing_else_is(
+    given: tuple[Any, ...], limit_s: float | None
+) -> None:
+    given = (*given, *("auto", None, None, None)[len(given) :])
+    assert runs._limits(*given) == Budget(limit_s, *given[1:])
+
+
+def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_cores", lambda: 4)
+    for workers, gpus, expected in (
+        (None, (), (4, 1.0, 0.0)),
+        (8, (), (8, 0.5, 0.0)),
+        (None, ("0", "1"), (4, 1.0, 0.5)),
+        (1, ("0", "1"), (1, 1.0, 1.0)),
+        (8, ("0", "1"), (8, 0.5, 0.25)),
+    ):
+        budget = runs._share(Budget(60), workers, gpus)
+        assert (budget.workers, budget.cpus, budget.gpus) == expected
+    with pytest.raises(UsageError, match="spends no GPU-hours"):
+        runs._share(Budget(gpu_hours=1.0), None, ())
+
+
 # -- calls that are wrong ------------------------------------------------------------------
 
 
@@ -378,6 +521,10 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     [
         ({"sampler": "best"}, "unknown sampler 'best'"),
         ({"trials": None}, "a search needs an end"),
+        ({"cpu_hours": 0.0}, "0 CPU-hours are no budget"),
+        ({"gpu_hours": 2.0}, "a search on the CPU spends no GPU-hours"),
+        ({"study": "mine"}, "only a storage names its studies"),
+        ({"storage": "mysql://host/db"}, r"postgresql://host/database; mysql is not one"),
         ({"objectives": ["params"]}, "hold no quality"),
         ({"objectives": ["rmse"]}, "not measured on this data"),
         ({"constraints": {"params": "<1 million"}}, "not of the form"),
