@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,19 @@ def check(path: Path) -> dict[str, float]:
     return result
 
 
-def predict(checkpoint: Path, source: Any) -> tuple[Any, dict[str, float]]:
+def predict(
+    checkpoint: Path, source: Any, on_note: Callable[[str], object] = lambda note: None
+) -> tuple[Any, dict[str, float]]:
     """Predict on new files; returns a data frame with one row for each sample, and the
-    scores where ``source`` holds all targets (empty where it does not)."""
+    scores where ``source`` holds all targets (empty where it does not). ``on_note`` is told
+    what was chosen of the source."""
     import pandas as pd
 
     module = load_proxy(checkpoint)
     task = module.task
     encoded = encode(source, task.profile, task.modality, task.targets)
+    for note in encoded.notes:
+        on_note(note)
     predicted = network_predictions(module, encoded.inputs)
     columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
     for target in task.targets:

@@ -617,6 +617,27 @@ def test_npz_files_bring_their_parts_and_their_modality(tmp_path):
     assert read(tmp_path / "t.npz").modality == "tabular"
 
 
+def test_of_given_parts_only_the_test_part_is_predicted_and_a_note_says_so(tmp_path):
+    digits = load_digits()
+    x, y = digits.images, digits.target
+    parts = {"x_train": x[:1000], "y_train": y[:1000], "x_test": x[1000:], "y_test": y[1000:]}
+    np.savez(tmp_path / "d.npz", **parts)
+    data = read(tmp_path / "d.npz")
+    found = encode(tmp_path / "d.npz", data.profile, "images", data.targets)
+    (target,) = data.targets
+    np.testing.assert_array_equal(found.inputs["image"], data.inputs["image"][1000:])
+    np.testing.assert_array_equal(found.labels[target.name], data.labels[target.name][1000:])
+    assert found.notes == ("of x_train, x_test only x_test is predicted",)
+    del parts["y_test"]
+    np.savez(tmp_path / "d.npz", **parts)
+    assert not encode(tmp_path / "d.npz", data.profile, "images", data.targets).labels
+    np.savez(tmp_path / "d.npz", x=x)
+    assert encode(tmp_path / "d.npz", data.profile, "images", data.targets).notes == ()
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y)
+    with pytest.raises(InputError, match="holds x_train; what is predicted is x_test or x"):
+        encode(tmp_path / "d.npz", data.profile, "images", data.targets)
+
+
 def test_new_images_are_coded_like_the_training_data(tmp_path):
     root = class_folders(tmp_path / "train", 8, size=(16, 12))
     data = read(root)

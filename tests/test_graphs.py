@@ -294,6 +294,10 @@ def test_new_graphs_are_coded_as_those_of_training(tmp_path: Path) -> None:
         assert isinstance(value, Ragged)
         np.testing.assert_array_equal(value.values, ragged(data, name).values)
         assert value.into == ragged(data, name).into
+    assert not again.notes
+    parts = save(tmp_path / "d", **arrays, fold=np.arange(N) % 3)
+    told = "the samples of all parts are predicted, those of training too"
+    assert encode(parts, data.profile, "graphs").notes == (told,)
     arrays["node_feat"] = np.concatenate([arrays["node_feat"]] * 2, axis=1)[:, :3]
     wider = save(tmp_path / "c", **arrays)
     with pytest.raises(InputError, match="3 numeric features, but 2 in training"):

@@ -218,12 +218,14 @@ class Encoded:
     """New samples coded like the training data; ``labels`` of the targets that were there.
 
     ``names`` are the files of the samples (relative to the source) where each has its own,
-    and empty for tables and arrays, whose rows keep their order.
+    and empty for tables and arrays, whose rows keep their order. ``notes`` say in plain
+    sentences which of the given parts these samples are.
     """
 
     inputs: dict[str, Input]
     labels: dict[str, np.ndarray]
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def encode(
@@ -232,14 +234,18 @@ def encode(
     """Code new, possibly unlabeled data by the profile alone.
 
     ``source`` is one table, a folder of files or one file, an .npz file with x (and
-    y), a DataFrame, an array or tensor, or (X, y). Categories never seen in training
-    get code 0; a column that is absent is an ``InputError``.
+    y) or with parts, of which x_test is read alone, a DataFrame, an array or tensor, or
+    (X, y). Categories never seen in training get code 0; a column that is absent is an
+    ``InputError``.
     """
     from nas.data import targets as labelling
 
-    opened = _open(source)
+    opened = _open(source, predict=True)
+    notes: tuple[str, ...] = getattr(opened, "notes", ())
     reader = _reader(_known(modality))
     samples = reader.load_inputs(opened)
+    if samples.given is not None:
+        notes += ("the samples of all parts are predicted, those of training too",)
     inputs = reader.encode(samples.inputs, profile)
     columns = samples.labels if samples.labels.shape[1] else samples.columns
     of_files = isinstance(samples.inputs, list) and isinstance(samples.inputs[0], Path)
@@ -249,13 +255,13 @@ def encode(
         if names and not set(columns[targets[0].name]) <= set(targets[0].classes):
             columns = columns.drop(columns=targets[0].name)  # folders of another meaning
     labels = labelling.encode(columns, tuple(targets), samples.place)
-    return Encoded(inputs, labels, names)
+    return Encoded(inputs, labels, names, notes)
 
 
 # Sources ---------------------------------------------------------------------------------
 
 
-def _open(source: Any) -> Any:
+def _open(source: Any, *, predict: bool = False) -> Any:
     """The source as a path, a frame, or ``Arrays``; objects of other kinds as they are."""
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
@@ -276,7 +282,7 @@ def _open(source: Any) -> Any:
             from nas.data import graphs
             from nas.data.samples import read_npz
 
-            return path if graphs.is_archive(path) else read_npz(path)
+            return path if graphs.is_archive(path) else read_npz(path, predict=predict)
         return path
     import pandas as pd
 

@@ -98,20 +98,22 @@ def label_frame(y: Any, names: list[str] | None) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Arrays:
     """Arrays in memory: ``x`` (n, …), a frame or a list of samples that differ in length;
-    ``y`` (n,), (n, t) or absent; the given parts."""
+    ``y`` (n,), (n, t) or absent; the given parts; what was left out of them."""
 
     x: Any
     y: Any = None
     given: np.ndarray | None = None
     name: str = "the data"
+    notes: tuple[str, ...] = ()
 
     @property
     def ndim(self) -> int:
         return int(getattr(self.x, "ndim", 0))
 
 
-def read_npz(path: Path) -> Arrays:
-    """``x_train, y_train, x_test, y_test`` (and ``x_val, y_val``), or ``x, y``."""
+def read_npz(path: Path, *, predict: bool = False) -> Arrays:
+    """``x_train, y_train, x_test, y_test`` (and ``x_val, y_val``), or ``x, y``; to predict, of
+    parts the test part alone, with or without ``y_test``."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key.lower(): archive[key] for key in archive.files}
@@ -126,6 +128,13 @@ def read_npz(path: Path) -> Arrays:
             f"{path} holds {', '.join(arrays) or 'nothing'};"
             " expected x_train, y_train, x_test, y_test or x, y"
         )
+    if predict:
+        found = [key for key in keys if PART_NAMES[key[2:]] == PART_NAMES["test"]]
+        if not found:
+            raise InputError(f"{path} holds {', '.join(keys)}; what is predicted is x_test or x")
+        note = f"of {', '.join(keys)} only {found[0]} is predicted"
+        y = arrays.get(f"y_{found[0][2:]}")
+        return Arrays(arrays[found[0]], y, None, path.name, (note,) if len(keys) > 1 else ())
     absent = [f"y_{key[2:]}" for key in keys if f"y_{key[2:]}" not in arrays]
     if absent:
         raise InputError(f"{path} holds no {', '.join(absent)}")
