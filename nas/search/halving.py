@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.front import Floats, farthest_first, front_ranks
+from nas.front import Floats, farthest_first, is_efficient
 
 
 def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
@@ -27,8 +27,15 @@ def goes_on(costs: Floats, mine: int, eta: int = 3) -> bool:
     is among the best 1/eta. The first ``eta - 1`` arrivals have nobody to be judged by."""
     if len(costs) < eta:
         return True
-    ranks = front_ranks(costs)
-    better = int(np.sum(ranks < ranks[mine]))
-    peers = np.flatnonzero(ranks == ranks[mine])
-    place = better + int(np.flatnonzero(peers[farthest_first(costs[peers])] == mine)[0])
-    return place < max(1, len(costs) // eta)
+    room = max(1, len(costs) // eta)
+    # Front by front, and only as far as there is room: the last of many are never ranked.
+    left = np.arange(len(costs))
+    while room > 0:
+        efficient = is_efficient(costs[left])
+        front = left[efficient]
+        if mine in front:
+            order = front[farthest_first(costs[front])]
+            return mine in order[:room]
+        room -= len(front)
+        left = left[~efficient]
+    return False
