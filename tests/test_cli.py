@@ -357,6 +357,23 @@ def test_export_train_and_predict_follow_one_another(
     assert "'p'" in ended.errors[0]
 
 
+def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
+    nas: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas import train
+
+    def predict(checkpoint: Path, source: Path, on_note: Callable[[str], object]) -> Any:
+        on_note("of x_train, x_test only x_test is predicted")
+        return pd.DataFrame({"label": ["no"]}), {}
+
+    monkeypatch.setattr(train, "predict", predict)
+    for name in ("model.ckpt", "d.npz"):
+        (tmp_path / name).touch()
+    ended = nas("predict", str(tmp_path / "model.ckpt"), str(tmp_path / "d.npz"))
+    assert ended.out.splitlines() == ["label", "no"]
+    assert ended.err.strip() == "note: of x_train, x_test only x_test is predicted"
+
+
 def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     searched: Searched, nas: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -185,9 +185,14 @@ def test_lists_of_clouds_are_recognised_and_three_axes_are_left_to_the_user() ->
     assert recognise(Arrays(sizes, labels))
     assert read((sizes, labels)).modality == "pointclouds"
     stacked = np.stack([ball(16, seed=i) for i in range(12)])
-    assert recognise(Arrays(stacked, labels)) == ""
+    for source in (stacked, list(stacked)):
+        with pytest.raises(UsageError, match="say --modality images or pointclouds") as raised:
+            read((source, labels))
+        assert "arrays of points with 3 channels" in str(raised.value)
     dataset = read((stacked, labels), modality="pointclouds")
     assert clouds(dataset).lengths.tolist() == [16] * 12
+    assert recognise(Arrays(np.zeros((12, 28, 28)), labels)) == ""
+    assert recognise(Arrays(np.zeros((12, 8, 8)), labels)) == ""
     waves = Arrays([np.zeros(400) for _ in range(3)], labels[:3])
     assert recognise(waves) == ""
 

@@ -21,6 +21,7 @@ from nas.task import DataProfile, InputError, UsageError
 
 HDF5 = (".h5", ".hdf5")
 UNLIKE = 4.0  # spreads of the axes that differ more are not in one unit
+NARROW = 8  # pixels: an image of three axes less wide than this may be the points of a cloud
 CHANNELS = 64  # of a point, above which an array is taken for something else
 _PLY = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
@@ -30,8 +31,11 @@ _PLY = {
 
 
 def recognise(source: Any) -> str:
-    """Arrays with three axes may as well be images: those are not claimed."""
+    """Of arrays with three axes, which may as well be images, only those of narrow ones are
+    claimed: then the user is asked."""
     if isinstance(source, Arrays):
+        if source.ndim == 3 and 2 <= source.x.shape[2] < NARROW:
+            return f"arrays of points with {source.x.shape[2]} channels"
         return "a list of (points, channels) arrays" if _clouds(source.x) else ""
     if isinstance(source, Path) and _hdf5_files(source):
         return f"{source.name} holds HDF5 files"
