@@ -120,10 +120,11 @@ def cli() -> None:
 @click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy; default: from the data.")
 @click.option(
     "--sampler",
-    type=click.Choice(["tpe", "nsga2", "random"]),
-    default="tpe",
+    type=click.Choice(["auto", "ehvi", "evolution", "tpe", "nsga2", "random"]),
+    default="auto",
     show_default=True,
-    help="Where configurations come from.",
+    help="Where configurations come from; auto is ehvi (the expected hypervolume improvement at"
+    " known costs) with one quality among the objectives, and tpe with several.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/NAME.")

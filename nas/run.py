@@ -61,11 +61,13 @@ class Progress:
 
 
 DEVICES = ("auto", "cpu", "cuda")
-_DEFAULTS = {"device": "auto", "sampler": "tpe", "seed": 0}
+_DEFAULTS = {"device": "auto", "sampler": "auto", "seed": 0}
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
 # Where it lies in a folder, a search is beginning there, or was ended while it began.
 _CREATING = ".creating"
+# The share of a search's time that goes into the costs of networks before any is trained.
+_MEASURING = 0.01
 _READ_OPTIONS = ("target", "split", "problem", "image_size", "columns", "seed")
 
 
@@ -88,7 +90,7 @@ def search(
     image_size: int | None = None,
     columns: dict[str, str] | None = None,
     epochs: int | None = None,
-    sampler: str = "tpe",
+    sampler: str = "auto",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -514,13 +516,27 @@ class Run:
             # The last twentieth (at most half a minute) is for the quiet latencies.
             deadline = begin + (limit - earlier) - min(30.0, 0.05 * limit)
 
+        listed = study.to_measure()
+        known, told = self.folder / "costs.json", self.folder / "baselines.json"
+
         def also(name: str, value: Any) -> None:
-            assert name == "baselines"
+            if name == "costs":
+                if not isinstance(value, InputError):  # else candidates alone tell of costs
+                    _write(known, json.dumps(value))
+                    study.measured += zip(listed, value, strict=False)  # as many as time allowed
+                return
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
-            _write(self.folder / "baselines.json", json.dumps(value))
+            _write(told, json.dumps(value))
 
-        calls = [] if (self.folder / "baselines.json").exists() else ["baselines"]
+        calls: dict[str, dict[str, Any]] = {}
+        if known.exists():
+            study.measured += zip(listed, json.loads(known.read_text()), strict=False)
+        elif listed:
+            share = None if limit is None else _MEASURING * limit * self.task.budget.workers
+            calls["costs"] = {"configs": listed, "limit_s": share}
+        if not told.exists():
+            calls["baselines"] = {}
         drive(
             study,
             workers,

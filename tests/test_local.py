@@ -198,13 +198,13 @@ def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> 
         LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool,
     ):
         on_result = lambda method, value: results.append((method, len(study.candidates())))  # noqa: E731
-        drive(study, pool, trials=2, calls=["baselines"], on_result=on_result)
+        drive(study, pool, trials=2, calls={"baselines": {}}, on_result=on_result)
         assert results == [("baselines", 0)]
         best = study.front()[0]
         latency = pool.ask("latency", candidate=best.to_dict(), on_wait=lambda _: None)
         assert latency["quiet"] == 1.0
         told = []
-        drive(study, pool, trials=3, calls=["nothing"], on_result=lambda *it: told.append(it))
+        drive(study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: told.append(it))
         [(method, error)] = told
         assert method == "nothing"
         assert "nothing failed: AttributeError" in str(error)

@@ -24,7 +24,7 @@ from nas.candidate import Candidate, State
 from nas.search.samplers import proposals, stable_seed
 from nas.search.storage import repair_journal
 from nas.search.study import Study, load_candidates
-from nas.space import Config, Int, Space, config_key
+from nas.space import Config, Int, Space, config_key, split_family
 from nas.task import Budget, InputError, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
@@ -102,7 +102,7 @@ def test_the_baselines_come_first_and_once_also_over_a_resume(tmp_path: Path) ->
     assert {c.family: c.config for c in study.candidates()[:2]} == BASELINES
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["ehvi", "evolution", "tpe", "nsga2", "random"])
 def test_twelve_and_a_resume_to_24_ask_what_24_in_one_go_ask(tmp_path: Path, sampler: str) -> None:
     (tmp_path / "straight").mkdir()
     (tmp_path / "halves").mkdir()
@@ -130,7 +130,7 @@ def test_a_seed_is_the_same_in_every_process_and_release() -> None:
 def test_a_finite_space_is_asked_for_exactly_once_each_and_then_is_exhausted(
     tmp_path: Path,
 ) -> None:
-    for sampler in ("tpe", "nsga2", "random"):
+    for sampler in ("ehvi", "evolution", "tpe", "nsga2", "random"):
         (folder := tmp_path / sampler).mkdir()
         study = opened(folder, space=FINITE, sampler=sampler)
         widths = []
@@ -414,7 +414,7 @@ def test_a_second_driver_is_refused_and_told_by_whom(tmp_path: Path) -> None:
 
 
 def test_an_unknown_sampler_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown sampler 'best'; known are tpe, nsga2, random"):
+    with pytest.raises(UsageError, match="unknown sampler 'best'; known are auto, ehvi"):
         opened(tmp_path, sampler="best")
 
 
@@ -495,9 +495,10 @@ def test_a_baseline_popped_by_a_driver_that_died_at_once_is_not_forgotten(tmp_pa
 def test_each_family_starts_with_a_draw_of_the_narrowest_widths() -> None:
     widths = Space((Int("width", 8, 256, 64, step=8, log=True), Int("depth", 1, 4, 2)))
     space = Space.join({"a": widths, "b": widths})
-    drawn = []
-    for sampled in range(4):
-        found = proposals("tpe", space, seed=sampled, sampled=sampled, complete=[], objectives=())
+    drawn: list[Config] = []
+    for number in range(4):
+        before = [Candidate(i, *split_family(config), seed=0) for i, config in enumerate(drawn)]
+        found = proposals("tpe", space, seed=number, rows=before, task=small_task())
         assert found is not None
         drawn.append(next(iter(found)))
     assert [config["family"] for config in drawn] == ["a", "b", "a", "b"]

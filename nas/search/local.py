@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -280,7 +280,7 @@ def drive(
     *,
     deadline: float | None = None,
     trials: int | None = None,
-    calls: Sequence[str] = (),
+    calls: Mapping[str, dict[str, Any]] | None = None,
     on_result: Callable[[str, Any], None] = lambda method, value: None,
     on_event: Callable[[Workers], None] = lambda workers: None,
 ) -> None:
@@ -289,12 +289,13 @@ def drive(
     are stopped by the last two. Ends early where the space is exhausted, or the first
     ``FIRST_INFEASIBLE`` are all over a limit.
 
-    ``calls`` are methods of the evaluator that a worker runs once, before candidates.
+    ``calls`` are methods of the evaluator, with their arguments, that a worker runs once,
+    before candidates.
     Raises InputError where workers cannot start, and where the first candidates all end in
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
     """
-    calls = list(calls)
+    todo = list((calls or {}).items())
     late = exhausted = False
     earlier = _all_ended(study, "infeasible")
     end = math.inf if deadline is None else deadline
@@ -311,9 +312,9 @@ def drive(
                 end = min(end, now)
             late = now >= end
             for index in workers.idle():
-                if calls and not late:
-                    method = calls.pop(0)
-                    workers.call(index, method, method)
+                if todo and not late:
+                    method, arguments = todo.pop(0)
+                    workers.call(index, method, method, **arguments)
                 elif done():
                     break
                 elif candidate := study.ask(index):

@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.candidate import Candidate
+from nas.candidate import Candidate, State
 from nas.front import farthest_first, front_ranks, is_efficient, to_costs
-from nas.space import Config, Int, Space, join_family
-from nas.task import Objective, UsageError
+from nas.space import Config, Int, Space, Value, join_family
+from nas.task import COSTS, Objective, Task, UsageError
 
 if TYPE_CHECKING:
     import optuna
 
-NAMES = ("tpe", "nsga2", "random")
-# After the start-up this share of asks refines each family's best, whatever the model thinks
+    from nas.search.ehvi import Ehvi, Measured
+
+NAMES = ("auto", "ehvi", "evolution", "tpe", "nsga2", "random")
+# What is drawn of each family before a model is asked.
+START = 4
+# Of regularised evolution: the youngest so many live, and so many enter a tournament.
+POPULATION, TOURNAMENT = 50, 10
+# TPE: after the start-up this share of asks refines each family's best, whatever the model thinks
 # of the family: one that has settled early on the cheapest leaves half of the front out.
 MUTATE = 0.5
 PARENTS = 3
@@ -42,6 +48,21 @@ def check(name: str) -> None:
     """Raise UsageError where there is no such sampler."""
     if name not in NAMES:
         raise UsageError(f"unknown sampler {name!r}; known are {', '.join(NAMES)}")
+
+
+def chosen(name: str, task: Task) -> str:
+    """The sampler that ``name`` stands for: "auto" is "ehvi" where the objectives hold one
+    quality, as it models one, and "tpe" elsewhere. Raises UsageError."""
+    check(name)
+    qualities = [o.metric for o in task.objectives if o.metric not in COSTS]
+    if name == "auto":
+        return "ehvi" if len(qualities) == 1 else "tpe"
+    if name == "ehvi" and len(qualities) > 1:
+        raise UsageError(
+            f"the sampler ehvi models one quality, but the objectives hold {len(qualities)}"
+            f" ({', '.join(qualities)}); choose --sampler tpe"
+        )
+    return name
 
 
 def optuna_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
@@ -77,44 +98,90 @@ def proposals(
     space: Space,
     *,
     seed: int,
-    sampled: int,
-    complete: Sequence[Candidate],
-    objectives: Sequence[Objective],
+    rows: Sequence[Candidate],
+    task: Task,
+    model: Ehvi | None = None,
+    measured: Sequence[Measured] = (),
 ) -> Iterator[Config] | None:
-    """Configurations that do not need the model, to take the first new one of; None leaves
-    the choice to the model.
+    """Configurations, to take the first new one of; None leaves the choice to Optuna.
 
-    "random" and the first ``4 × families`` of all draw at random, family by family in turn
-    (``sampled`` have been before). Later, "tpe" gives the share ``MUTATE`` of the asks to
-    evolution: one to three changes to one of a family's ``PARENTS`` best by rank and spread
-    (NSGA-II, Deb et al. 2002, sec. III, with other distances). Families that are on the front
-    have their turn ``ON_FRONT`` times as often. ``complete`` are those inside all limits.
+    "random" draws at random, family by family in turn, and so do "ehvi" and "tpe" the first
+    ``4 × families`` times. Then "ehvi" asks its ``model``, which knows the costs of
+    ``measured`` configurations too, and "tpe" gives the share ``MUTATE`` of the asks to
+    mutation. "evolution" starts from the baselines. ``rows`` are all candidates so far.
     """
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
-    if name == "random" or sampled < 4 * len(families):
+    complete = [c for c in rows if c.state == State.COMPLETE]
+    sampled = sum(c.origin == "sampled" for c in rows)
+    starting = sampled < START * len(families) or not complete
+    if name == "random" or (name in ("ehvi", "tpe") and starting):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
         fitting = (config for config in drawn if config["family"] == wanted)
         if name != "random" and sampled < len(families):
             fitting = (_narrowed(space, config) for config in fitting)
         return chain(fitting, by_chance)
-    if name != "tpe":
+    if name == "nsga2":
         return None
+    if name == "ehvi":
+        assert model is not None
+        return chain(model.propose(rows, measured, rng), by_chance)
+    feasible = [c for c in complete if c.feasible(task.constraints)]
+    if name == "evolution":
+        return chain(_evolved(space, feasible, task.objectives, rng), by_chance)
+    return _refined(space, feasible, task.objectives, families, rng, by_chance)
+
+
+def _evolved(
+    space: Space,
+    complete: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    rng: np.random.Generator,
+) -> Iterator[Config]:
+    """Regularised evolution (Real et al. 2019, sec. 3): a change to the winner of a tournament
+    among the youngest, here by rank and spread."""
+    population = complete[-POPULATION:]
+    if not population:
+        return
+    for _ in range(DRAWS // 10):
+        picked = rng.choice(len(population), min(TOURNAMENT, len(population)), replace=False)
+        entered = [population[i] for i in picked]
+        winner = _fittest(entered, objectives, 1)[0]
+        yield space.mutate(join_family(winner.family, winner.config), rng)
+
+
+def _refined(
+    space: Space,
+    complete: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    families: Sequence[Value],
+    rng: np.random.Generator,
+    by_chance: Iterator[Config],
+) -> Iterator[Config] | None:
+    """For the share ``MUTATE`` of the asks, one to three changes to one of a family's
+    ``PARENTS`` best. Families on the front have their turn ``ON_FRONT`` times as often."""
     efficient = is_efficient(to_costs(complete, objectives))
     leading = {c.family for c, best in zip(complete, efficient, strict=True) if best}
     turns = np.array([ON_FRONT if f in leading else 1.0 for f in families])
     family = families[int(rng.choice(len(families), p=turns / turns.sum()))]
     own = [c for c in complete if c.family == family]
-    if own and rng.random() < MUTATE:
-        costs = to_costs(own, objectives)
-        spread = np.argsort(farthest_first(costs))
-        best = [own[i] for i in np.lexsort((spread, front_ranks(costs)))[:PARENTS]]
-        parents = (best[int(rng.integers(len(best)))] for _ in range(DRAWS // 10))
-        near = (
-            space.mutate(join_family(c.family, c.config), rng, changes=int(rng.integers(1, 4)))
-            for c in parents
-        )
-        return chain((config for config in near if config["family"] == family), by_chance)
-    return None
+    if not own or rng.random() >= MUTATE:
+        return None
+    best = _fittest(own, objectives, PARENTS)
+    parents = (best[int(rng.integers(len(best)))] for _ in range(DRAWS // 10))
+    near = (
+        space.mutate(join_family(c.family, c.config), rng, changes=int(rng.integers(1, 4)))
+        for c in parents
+    )
+    return chain((config for config in near if config["family"] == family), by_chance)
+
+
+def _fittest(
+    candidates: Sequence[Candidate], objectives: Sequence[Objective], count: int
+) -> list[Candidate]:
+    """The best by rank and spread (NSGA-II, Deb et al. 2002, sec. III, with other distances)."""
+    costs = to_costs(candidates, objectives)
+    spread = np.argsort(farthest_first(costs))
+    return [candidates[i] for i in np.lexsort((spread, front_ranks(costs)))[:count]]

@@ -18,17 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State, curve_point
-from nas.front import pareto, to_costs
+from nas.front import Floats, pareto, to_costs
 from nas.rules import folds
+from nas.search.ehvi import MEASURED, Ehvi, Measured
 from nas.search.halving import goes_on, rungs
-from nas.search.samplers import optuna_sampler, proposals, stable_seed
+from nas.search.samplers import chosen, optuna_sampler, proposals, stable_seed
 from nas.search.storage import REVISED, ROW, lock, study_storage
 from nas.space import Config, Space, config_key, join_family, split_family
-from nas.task import InputError, Task
+from nas.task import COSTS, InputError, Task
 
 _STATES = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -54,12 +56,15 @@ class Study:
         task: Task,
         space: Space,
         *,
-        sampler: str = "tpe",
+        sampler: str = "auto",
         storage: str = "",
         name: str = NAME,
     ) -> None:
-        self.task, self.space, self.sampler = task, space, sampler
-        first = optuna_sampler(sampler, task.seed, 0)  # an unknown one is told before all else
+        self.task, self.space = task, space
+        self.sampler = chosen(sampler, task)  # an unknown one is told before all else
+        self._model = Ehvi(space, task) if self.sampler == "ehvi" else None
+        # Configurations whose costs are known without training: what "ehvi" foretells from.
+        self.measured: list[Measured] = []
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = study_storage(folder, storage, name)
         self._lock = lock(folder / "driver.lock")
@@ -72,7 +77,7 @@ class Study:
                     "minimize" if o.direction == "min" else "maximize" for o in task.objectives
                 ],
                 load_if_exists=True,
-                sampler=first,
+                sampler=optuna_sampler(self.sampler, task.seed, 0),
             )
             self._belongs(name)
         except BaseException:
@@ -90,8 +95,8 @@ class Study:
         # Trials that wait to be asked for: number to root, None for a configuration that is new.
         self._queue: dict[int, int | None] = {}
         self._made = 0
-        # Epoch to root to metrics: a candidate that is trained again takes its own place.
-        self._rungs: dict[int, dict[int, dict[str, float]]] = {}
+        # Epoch to root to costs: a candidate that is trained again takes its own place.
+        self._rungs: dict[int, dict[int, Floats]] = {}
         self._handles: dict[int, optuna.Trial] = {}
         self._load()
         self.settle("the driver ended while this candidate was in training", until=ended)
@@ -136,6 +141,13 @@ class Study:
         self._storage.close()
         self._lock.close()
 
+    def to_measure(self) -> list[Config]:
+        """Configurations whose costs ``measured`` should hold before others are asked for."""
+        if self._model is None or not any(o.metric in COSTS for o in self.task.objectives):
+            return []
+        rng = np.random.default_rng(stable_seed(self.task.seed, -1))
+        return [self.space.sample(rng) for _ in range(MEASURED)]
+
     # -- ask, report, tell ---------------------------------------------------------------
 
     def ask(self, worker: int = -1) -> Candidate | None:
@@ -177,9 +189,10 @@ class Study:
             "random" if by_chance else self.sampler,
             self.space,
             seed=stable_seed(self.task.seed, self._made),
-            sampled=sum(c.origin == "sampled" for c in self._rows.values()),
-            complete=[c for c in self._rows.values() if c.feasible(self.task.constraints)],
-            objectives=self.task.objectives,
+            rows=self.candidates(),
+            task=self.task,
+            model=self._model,
+            measured=self.measured,
         )
         if drawn is None:
             return True
@@ -203,11 +216,10 @@ class Study:
         if self._unmeasured(candidate):
             return "nan"
         rung = self._rungs.setdefault(epoch, {})
-        rung[candidate.root] = candidate.metrics
+        rung[candidate.root] = to_costs([candidate], self.task.objectives)[0]
         if candidate.origin == "baseline":
             return ""
-        reached = [replace(candidate, metrics=metrics) for metrics in rung.values()]
-        costs = to_costs(reached, self.task.objectives)
+        costs = np.array(list(rung.values()))
         return "" if goes_on(costs, list(rung).index(candidate.root)) else "halving"
 
     def tell(self, candidate: Candidate) -> None:
@@ -374,11 +386,13 @@ class Study:
             self._take(candidate)
             levels = rungs(candidate.epochs)
             for point in candidate.curve:
+                if (epoch := int(point["epoch"])) not in levels:
+                    continue
                 # A requeued one comes later and takes the place of the one that was lost.
-                values = candidate.metrics | point
-                reached = replace(candidate, metrics=values)
-                if (epoch := int(point["epoch"])) in levels and not self._unmeasured(reached):
-                    self._rungs.setdefault(epoch, {})[candidate.root] = values
+                reached = replace(candidate, metrics=candidate.metrics | point)
+                if not self._unmeasured(reached):
+                    costs = to_costs([reached], self.task.objectives)[0]
+                    self._rungs.setdefault(epoch, {})[candidate.root] = costs
 
 
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:

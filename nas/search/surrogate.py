@@ -1,0 +1,178 @@
+"""A Gaussian process over a conditional space: what is known of a few networks, told of all.
+
+One kind serves both a quality, which only training tells, and a cost, which is cheap to
+measure and smooth in the logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize
+
+from nas.space import Choice, Config, Param, Space
+
+Floats = NDArray[np.float64]
+
+JITTER = 1e-6
+# Log-normal priors of the weights and of the noise, as a share of the signal's variance: few
+# parameters matter much, and a figure repeats itself to some per cent of its spread.
+WEIGHT_SPREAD, NOISE_SPREAD = 1.5, 1.5
+# Rows that the weights are fitted to: each parameter keeps a matrix of them.
+FIT_ROWS = 200
+
+
+class Encoding:
+    """Configurations as points whose weighted city-block distance is what differs in them.
+
+    A number stands at its place between its bounds (on a log scale where it has one), 0.5 where
+    it does not apply, beside half a step that tells whether it applies; numbers to choose among
+    stand at their ranks; names are corners at distance one from each other. ``groups`` numbers
+    the parameter of each column: columns of one parameter share a weight.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._params = [p for p in space.params if p.size > 1]
+        widths = [self._width(p) for p in self._params]
+        self.groups: NDArray[np.intp] = np.repeat(np.arange(len(widths)), widths)
+
+    @staticmethod
+    def _width(param: Param) -> int:
+        return len(param.options) if _is_name(param) else 1 + bool(param.when)  # type: ignore[union-attr]
+
+    def __call__(self, configs: Sequence[Config]) -> Floats:
+        """(configurations, columns)"""
+        columns: list[Floats] = []
+        for param in self._params:
+            values = [config.get(param.name) for config in configs]
+            if _is_name(param):
+                assert isinstance(param, Choice)
+                columns += [
+                    np.array([0.5 * (value == option) for value in values])
+                    for option in param.options
+                ]
+                continue
+            applies = np.array([value is not None for value in values])
+            place = np.full(len(values), 0.5)
+            place[applies] = _places(param, [v for v in values if v is not None])
+            columns.append(place)
+            if param.when:
+                columns.append(np.where(applies, 0.0, 0.5))
+        return np.stack(columns, axis=1) if columns else np.zeros((len(configs), 0))
+
+
+def _is_name(param: Param) -> bool:
+    return isinstance(param, Choice) and isinstance(param.options[0], str)
+
+
+def _places(param: Param, values: Sequence[object]) -> Floats:
+    """Where numbers stand between the bounds of ``param``, in 0..1."""
+    if isinstance(param, Choice):
+        ranks = {option: i for i, option in enumerate(sorted(param.options))}
+        return np.array([ranks[value] for value in values]) / (len(ranks) - 1)  # type: ignore[index]
+    low, high = float(param.low), float(param.high)
+    at = np.array(values, dtype=float)
+    if param.log:
+        low, high, at = math.log(low), math.log(high), np.log(at)
+    places: Floats = (at - low) / (high - low)
+    return places
+
+
+class GaussianProcess:
+    """Exact regression with the kernel exp(-Σ wᵢ dᵢ) over parameters i, and noise.
+
+    The exponential kernel on mixed and conditional parameters (of the Hamming distance, where
+    they are names) is positive definite as a product of such kernels. The weights are the
+    maximum of the posterior, by L-BFGS. Rasmussen & Williams 2006, sec. 2.2, 5.4.1.
+    """
+
+    def __init__(
+        self, x: Floats, y: Floats, groups: NDArray[np.intp], noise: Floats, share: float
+    ) -> None:
+        """``x`` (n, columns), ``y`` (n,); ``noise`` (n,): how many times the variance of a plain
+        row each has; ``share``: the noise of a plain row that is expected, of the signal."""
+        self.x, self.groups, self.noise = x, groups, noise
+        self.centre = float(np.median(y))
+        self.spread = float(np.std(y)) or 1.0
+        self.y = (y - self.centre) / self.spread
+        count = int(groups.max(initial=-1)) + 1
+        # Random configurations differ by about a third in each parameter that applies; the
+        # prior lets their correlation be e^-1.
+        self._prior = np.append(np.full(count, math.log(3.0 / max(1, count))), math.log(share))
+        self._scale = np.append(np.full(count, WEIGHT_SPREAD), NOISE_SPREAD)
+
+    def fitted(self, steps: int = 40) -> Floats:
+        """Logarithms of the weights, one for each parameter, and of the share of noise."""
+        rows = slice(None)
+        if len(self.x) > FIT_ROWS:
+            rows = np.linspace(0, len(self.x) - 1, FIT_ROWS).astype(np.intp)  # type: ignore[assignment]
+        x, count = self.x[rows], len(self._prior) - 1
+        apart = np.zeros((count, len(x), len(x)))
+        for column, group in zip(x.T, self.groups, strict=True):
+            apart[group] += np.abs(column[:, None] - column[None, :])
+        found = optimize.minimize(
+            self._loss,
+            self._prior,
+            args=(apart, self.y[rows], self.noise[rows]),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=optimize.Bounds(self._prior - 4 * self._scale, self._prior + 4 * self._scale),
+            options={"maxiter": steps},
+        )
+        theta: Floats = found.x
+        return theta
+
+    def condition(self, theta: Floats) -> GaussianProcess:
+        """Make ready to predict, with the weights and the noise of ``theta``."""
+        self._theta = theta
+        self._weights = np.exp(theta[:-1])[self.groups]
+        covariance = self._kernel(self.x)
+        covariance[np.diag_indices(len(self.x))] += math.exp(theta[-1]) * self.noise + JITTER
+        self._factor = linalg.cholesky(covariance, lower=True)
+        self._alpha = linalg.cho_solve((self._factor, True), self.y)
+        self._signal = max(float(self.y @ self._alpha) / len(self.y), 1e-12)
+        return self
+
+    def with_rows(self, x: Floats, y: Floats) -> GaussianProcess:
+        """The same process, with further plain rows."""
+        groups, values = self.groups, np.append(self.y * self.spread + self.centre, y)
+        noise = np.append(self.noise, np.ones(len(x)))
+        larger = GaussianProcess(np.concatenate([self.x, x]), values, groups, noise, 1.0)
+        return larger.condition(self._theta)
+
+    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation (rows,) of what is without noise, in the units of y."""
+        cross = self._kernel(x)
+        mean = cross @ self._alpha
+        solved = linalg.solve_triangular(self._factor, cross.T, lower=True)
+        variance = np.maximum(1.0 - np.einsum("ij,ij->j", solved, solved), 1e-9) * self._signal
+        return mean * self.spread + self.centre, np.sqrt(variance) * self.spread
+
+    def _kernel(self, x: Floats) -> Floats:
+        total = np.zeros((len(x), len(self.x)))
+        for mine, known, weight in zip(x.T, self.x.T, self._weights, strict=True):
+            total += weight * np.abs(mine[:, None] - known[None, :])
+        return np.exp(-total)
+
+    def _loss(self, theta: Floats, apart: Floats, y: Floats, noise: Floats) -> tuple[float, Floats]:
+        """Negative log posterior, with the signal's variance at its best, and its gradient."""
+        n = len(y)
+        weights, share = np.exp(theta[:-1]), math.exp(theta[-1])
+        kernel = np.exp(-np.tensordot(weights, apart, 1))
+        covariance = kernel.copy()
+        covariance[np.diag_indices(n)] += share * noise + JITTER
+        factor = linalg.cholesky(covariance, lower=True)
+        inverse = linalg.cho_solve((factor, True), np.eye(n))
+        alpha = inverse @ y
+        signal = max(float(y @ alpha) / n, 1e-12)
+        loss = n / 2 * math.log(signal) + float(np.log(np.diag(factor)).sum())
+        inner = inverse - np.outer(alpha, alpha) / signal
+        gradient = np.append(
+            -0.5 * weights * np.tensordot(apart, inner * kernel, 2),
+            0.5 * share * float(np.sum(np.diag(inner) * noise)),
+        )
+        gap = (theta - self._prior) / self._scale
+        return loss + 0.5 * float(gap @ gap), gradient + gap / self._scale

@@ -1,0 +1,306 @@
+"""The model-based sampler against closed forms, simulation, and searches of formulas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import check_grad
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+
+from nas.candidate import Candidate, State
+from nas.front import hypervolume, to_costs
+from nas.search import ehvi
+from nas.search.ehvi import Ehvi, Scale
+from nas.search.samplers import chosen, proposals
+from nas.search.study import Study
+from nas.search.surrogate import JITTER, Encoding, GaussianProcess
+from nas.space import Choice, Config, Float, Int, Space, join_family, split_family
+from nas.task import Task, UsageError
+from nas.testing import formula, small_spaces, small_task
+
+SPACES = small_spaces()
+SPACE = Space.join(SPACES)
+PLACES = st.floats(0, 1, width=32)
+
+
+# -- the improvement ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [-0.5, 0.3, 2.0])
+def test_expected_improvement_is_the_mean_over_draws(level: float) -> None:
+    mean, std = np.array([0.2, 1.5]), np.array([0.7, 0.1])
+    rng = np.random.default_rng(0)
+    errors = np.exp(-rng.normal(mean, std, size=(400_000, 2)))
+    drawn = np.maximum(math.exp(-level) - errors, 0).mean(axis=0)
+    found = ehvi.expected_improvement(mean, std, np.array([level]))[:, 0]
+    assert found == pytest.approx(drawn, abs=2e-3)
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2, 3])
+def test_expected_hypervolume_improvement_is_the_mean_gain_over_draws(costs: int) -> None:
+    rng = np.random.default_rng(costs)
+    values, shares = rng.normal(0.5, 0.6, size=9), rng.random((9, costs)) * 1.2
+    mean, std, own = np.array([0.4, 1.2]), np.array([0.5, 0.3]), rng.random((2, costs)) * 0.7
+    worst = 0.0
+    reference = np.append(math.exp(-worst), np.ones(costs))
+    front = np.column_stack([np.exp(-values), shares])
+    before = hypervolume(front, reference)
+    found = ehvi.expected_hypervolume_improvement(mean, std, own, values, shares, worst)
+    for i in range(2):
+        gains = []
+        for value in rng.normal(mean[i], std[i], size=1500):
+            point = np.append(math.exp(-value), own[i])
+            gains.append(hypervolume(np.vstack([front, point]), reference) - before)
+        error = 4 * np.std(gains) / math.sqrt(len(gains)) + (0.02 if costs == 3 else 1e-6)
+        assert found[i] == pytest.approx(np.mean(gains), abs=error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3).flatmap(lambda k: arrays(float, (6, k), elements=PLACES)))
+def test_a_free_volume_is_what_a_point_adds_to_a_hypervolume(points: Any) -> None:
+    own, taken = points[:1], points[1:]
+    one = np.ones(points.shape[1])
+    expected = hypervolume(points, one) - hypervolume(taken, one)
+    tolerance = 1e-9 if points.shape[1] < 3 else 0.05
+    assert ehvi.free_volume(own, taken)[0] == pytest.approx(expected, abs=tolerance)
+
+
+def test_costs_are_scaled_by_the_logarithm_where_they_lie_more_evenly_there() -> None:
+    widths = np.array([1e3, 3e3, 1e4, 3e4, 1e5, 3e5])
+    scale = Scale.of(widths)
+    assert scale(np.array([1e3, 1e4])) == pytest.approx([0, math.log(10) / math.log(300) / 1.1])
+    even = Scale.of(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert even(np.array([1.0, 3.0])) == pytest.approx([0, 2 / 4.4])
+    assert Scale.of(widths, limit=1e4)(np.array([1e4]))[0] == pytest.approx(1)
+    assert np.all(np.isfinite(Scale.of(np.array([0.0, 0.0]))(np.array([0.0, 1.0]))))
+
+
+# -- the process --------------------------------------------------------------------------
+
+
+def test_a_process_of_one_parameter_is_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    x, y, new = rng.random((25, 1)), rng.normal(size=25), rng.random((7, 1))
+    weight, share = 3.0, 0.2
+    mine = GaussianProcess(x, y, np.zeros(1, np.intp), np.ones(25), 0.05)
+    mean, std = mine.condition(np.log([weight, share])).predict(new)
+    kernel = Matern(1 / weight, nu=0.5) + WhiteKernel(share + JITTER)
+    other = GaussianProcessRegressor(kernel, optimizer=None, alpha=0)
+    other.fit(x, (y - np.median(y)) / np.std(y))
+    theirs, their_std = other.predict(new, return_std=True)
+    assert mean == pytest.approx(theirs * np.std(y) + np.median(y))
+    # Theirs has a signal of one and adds the noise; ours is at the signal's best and has none.
+    signal = (mine._alpha @ mine.y) / 25
+    expected = np.sqrt((their_std**2 - share - JITTER) * signal) * np.std(y)
+    assert std == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_posterior_of_the_weights_has_the_gradient_of_its_differences() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.random((20, 3)), rng.normal(size=20)
+    process = GaussianProcess(x, y, np.array([0, 1, 1]), rng.random(20) + 1, 0.05)
+    apart = np.abs(x[:, None] - x[None]).transpose(2, 0, 1)
+    apart = np.stack([apart[0], apart[1] + apart[2]])
+    at = [lambda t, i=i: process._loss(t, apart, process.y, process.noise)[i] for i in (0, 1)]
+    for _ in range(5):
+        assert check_grad(*at, rng.normal(-1, 1, size=3)) < 1e-4
+
+
+def test_a_process_finds_the_parameter_that_matters() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.random((120, 4))
+    y = np.sin(6 * x[:, 2])
+    process = GaussianProcess(x, y, np.arange(4), np.ones(120), 1e-3)
+    theta = process.fitted()
+    assert theta[2] > max(theta[[0, 1, 3]]) + 1
+    new = rng.random((50, 4))
+    mean, std = process.condition(theta).predict(new)
+    assert np.abs(mean - np.sin(6 * new[:, 2])).mean() < 0.1
+    again, _ = process.with_rows(new, np.sin(6 * new[:, 2])).predict(new)
+    assert np.abs(again - np.sin(6 * new[:, 2])).mean() < 0.02
+    assert np.all(std > 0)
+
+
+def test_an_encoding_tells_all_configurations_apart_and_puts_numbers_in_order() -> None:
+    space = Space(
+        (
+            Choice("norm", ("batch", "layer", "none"), "batch"),
+            Choice("kernel", (7, 3, 5), 3),
+            Int("depth", 1, 5, 2),
+            Float("rate", 1e-4, 1e-1, 1e-2, log=True, when={"norm": ("none",)}),
+            Int("fixed", 3, 3, 3),
+        )
+    )
+    encode = Encoding(space)
+    assert encode.groups.tolist() == [0, 0, 0, 1, 2, 3, 3]
+    base: Config = {"norm": "none", "kernel": 3, "depth": 1, "rate": 1e-4, "fixed": 3}
+    rows = encode(
+        [
+            base,
+            base | {"kernel": 5, "depth": 3},
+            base | {"kernel": 7, "depth": 5, "rate": 1e-1},
+            {"norm": "layer", "kernel": 3, "depth": 1, "fixed": 3},
+        ]
+    )
+    assert rows[:3, 3].tolist() == [0, 0.5, 1]
+    assert rows[:3, 4].tolist() == [0, 0.5, 1]
+    assert rows[:, 5].tolist() == [0, 0, 1, 0.5]
+    apart = np.abs(rows[:, None] - rows[None]).sum(axis=2)
+    assert np.all(apart[~np.eye(4, dtype=bool)] > 0)
+    assert apart[0, 3] == pytest.approx(1 + 1)  # another name, and a rate that does not apply
+
+
+# -- searches -----------------------------------------------------------------------------
+
+
+def search(folder: Path, trials: int, task: Task, sampler: str = "ehvi", **changes: Any) -> Study:
+    study = Study(folder, task, SPACE, sampler=sampler)
+    study.enqueue_baselines({name: space.starts() for name, space in SPACES.items()})
+    for config in study.to_measure():
+        figures = formula(split_family(config)[1], 1)
+        study.measured.append((config, {m: figures[m] for m in ("latency_ms", "params")}))
+    while study.spent < trials:
+        candidate = study.ask()
+        assert candidate is not None
+        end(study, candidate, **changes)
+    study.close()
+    return study
+
+
+def end(study: Study, candidate: Candidate, doomed: str = "") -> None:
+    if doomed and candidate.config.get("norm") == doomed:
+        study.tell(replace(candidate, state=State.PRUNED, reason="nan"))
+        return
+    for epoch in range(1, candidate.epochs + 1):
+        if study.report(candidate.number, epoch, formula(candidate.config, epoch)):
+            state, reason = State.PRUNED, "halving"
+            break
+    else:
+        state, reason = State.COMPLETE, ""
+    study.tell(replace(study[candidate.number], state=state, reason=reason))
+
+
+def volume(study: Study) -> float:
+    low, high = np.array([-1.0, 0.0, 2.0]), np.array([0.0, 5.0, 6.0])
+    costs = to_costs(study.front(), study.task.objectives)
+    costs[:, 2] = np.log10(costs[:, 2])
+    return hypervolume((costs - low) / (high - low), np.ones(3))
+
+
+def test_it_covers_more_than_chance_does(tmp_path: Path) -> None:
+    mine, chance = [], []
+    for seed in range(3):
+        task = small_task(epochs=1, seed=seed)
+        folders = [tmp_path / f"{name}{seed}" for name in ("mine", "chance")]
+        for folder in folders:
+            folder.mkdir()
+        mine.append(volume(search(folders[0], 35, task)))
+        chance.append(volume(search(folders[1], 35, task, sampler="random")))
+    assert np.mean(mine) > np.mean(chance)
+
+
+def test_a_limit_on_a_cost_is_kept_by_nearly_all_it_asks_for(tmp_path: Path) -> None:
+    task = small_task(epochs=1, constraints=["params<=3000"])
+    asked = search(tmp_path, 40, task).candidates()
+    late = [c for c in asked if c.origin == "sampled"][8:]
+    kept = [c for c in late if formula(c.config, 1)["params"] <= 3000]
+    assert len(kept) >= 0.85 * len(late)
+    rng = np.random.default_rng(0)
+    chance = [formula(split_family(SPACE.sample(rng))[1], 1)["params"] <= 3000 for _ in range(300)]
+    assert np.mean(chance) < 0.5, "chance keeps it too, so that this test says nothing"
+
+
+def test_it_leaves_alone_what_fails(tmp_path: Path) -> None:
+    study = search(tmp_path, 40, small_task(epochs=1), doomed="none")
+    late = [c for c in study.candidates() if c.origin == "sampled"][16:]
+    assert np.mean([c.config.get("norm") == "none" for c in late]) <= 0.15
+
+
+def test_workers_that_ask_at_once_are_not_sent_to_one_place(tmp_path: Path) -> None:
+    search(tmp_path, 30, small_task(epochs=1))
+    study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
+    asked = [study.ask() for _ in range(4)]
+    study.close()
+    x = Encoding(SPACE)([join_family(c.family, c.config) for c in asked if c])
+    apart = np.abs(x[:, None] - x[None]).sum(axis=2)[np.triu_indices(4, 1)]
+    assert apart.min() > 0.02
+
+
+def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() -> None:
+    task = small_task(epochs=4)
+    rng = np.random.default_rng(0)
+
+    def row(number: int, epochs: int) -> Candidate:
+        config = SPACES["plain"].sample(rng)
+        figures = [formula(config, e) for e in range(1, epochs + 1)]
+        pruned = epochs < 4
+        told = [f["accuracy"] + 0.003 * rng.normal() for f in figures[:-1]]
+        told.append(figures[-1]["accuracy"])
+        curve = tuple({"epoch": e, "accuracy": value} for e, value in enumerate(told, 1))
+        return Candidate(
+            number,
+            "plain",
+            config,
+            seed=0,
+            state=State.PRUNED if pruned else State.COMPLETE,
+            reason="halving" if pruned else "",
+            metrics=figures[-1],
+            curve=curve,
+        )
+
+    rows = [row(i, 4) for i in range(8)] + [row(8, 1)]
+    seen = ehvi._observed(rows, task.quality, 0.5)
+    end = -math.log(1 - formula(rows[8].config, 4)["accuracy"])
+    assert seen[8].value == pytest.approx(end, abs=0.1)
+    stopped = -math.log(1 - formula(rows[8].config, 1)["accuracy"])
+    assert abs(stopped - end) > 0.2
+    assert seen[8].noise > seen[0].noise == 1
+
+
+def test_evolution_changes_the_better_of_the_living(tmp_path: Path) -> None:
+    study = search(tmp_path, 60, small_task(epochs=1), sampler="evolution")
+    rows = study.candidates()
+    assert [c.origin for c in rows[:2]] == ["baseline", "baseline"]
+    proposed = proposals("evolution", SPACE, seed=5, rows=rows, task=study.task)
+    assert proposed is not None
+    living = [join_family(c.family, c.config) for c in rows[-50:]]
+    for config in [next(proposed) for _ in range(20)]:
+        changed = [
+            [n for n in config.keys() | other.keys() if config.get(n) != other.get(n)]
+            for other in living
+        ]
+        fewest = min(changed, key=len)
+        # One is redrawn; others only where they depend on it.
+        assert len(fewest) <= 1 or {"family", "deep.norm"} & set(fewest)
+
+
+def test_a_search_of_several_qualities_is_not_for_it() -> None:
+    task = small_task(objectives=["accuracy", "val_loss", "params"])
+    assert chosen("auto", task) == "tpe"
+    assert chosen("auto", small_task()) == "ehvi"
+    with pytest.raises(UsageError, match=r"2 \(accuracy, val_loss\); choose --sampler tpe"):
+        chosen("ehvi", task)
+
+
+def test_quality_alone_is_searched_too() -> None:
+    task = small_task(epochs=1, objectives=["accuracy"])
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(20):
+        family, config = split_family(SPACE.sample(rng))
+        row = Candidate(i, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
+        rows.append(row)
+    found = Ehvi(SPACE, task).propose(rows, [], rng)
+    best = max(r.metrics["accuracy"] for r in rows)
+    reached = [formula(split_family(c)[1], 1)["accuracy"] for c in found[:5]]
+    assert np.mean(reached) > np.median([r.metrics["accuracy"] for r in rows])
+    assert max(reached) > best - 0.02
