@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
 import sys
@@ -283,7 +284,7 @@ def optuna_study(problem: Problem, seed: int, *, sampler: str, **options: Any) -
 def botorch(problem: Problem, seed: int, begin: int = 10) -> Asked:
     """Log expected hypervolume improvement (Daulton et al. 2020; Ament et al. 2023) over a
     Gaussian process with a Hamming kernel for each objective, its best by local search among
-    what is new. The reference point is a tenth of the front's range beyond its worst."""
+    what is new. The reference point is the worst of each objective so far."""
     import torch
     from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
     from botorch.fit import fit_gpytorch_mll
@@ -291,7 +292,6 @@ def botorch(problem: Problem, seed: int, begin: int = 10) -> Asked:
     from botorch.optim import optimize_acqf_discrete_local_search
     from botorch.sampling import SobolQMCNormalSampler
     from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
-    from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from gpytorch.mlls import ExactMarginalLogLikelihood
 
     torch.manual_seed(seed)
@@ -320,7 +320,7 @@ def botorch(problem: Problem, seed: int, begin: int = 10) -> Asked:
                 model.load_state_dict(last[i])
             likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
             fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": 50}})
-        reference = infer_reference_point(y)
+        reference = y.min(dim=0).values
         gain = qLogExpectedHypervolumeImprovement(
             ModelListGP(*models),
             reference,
@@ -367,6 +367,7 @@ def smac(problem: Problem, seed: int) -> Asked:
             logging_level=False,
             overwrite=True,
         )
+        logging.getLogger("smac").setLevel(logging.ERROR)  # it tells of every draw by chance
         while True:
             trial = facade.ask()
             if (row := (yield dict(trial.config))) is None:
@@ -470,9 +471,12 @@ def collect(
 ) -> list[Run]:
     """The runs that ``path`` holds and still hold, and those of ``keys`` that it lacks.
     ``versions`` are those of the methods that are installed."""
-    # The last line of a benchmark that was cut off may be half a line.
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    kept = (Run(**json.loads(line)) for line in lines)
+    path.touch()
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # half a line, of a benchmark that was cut off
+        path.write_text(whole)
+    kept = (Run(**json.loads(line)) for line in whole.splitlines())
     runs = {r.key: r for r in kept if versions.get(r.method, r.version) == r.version}
     done = {key for key, run in runs.items() if run.budget >= budget}
     missing = [key for key in keys if key not in done and key[1] in versions]
