@@ -524,8 +524,11 @@ def scores(
     found: Scores = {}
     for name in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == name]
-        reached = [n for n in spent if all(run.budget >= n for run in own)]
-        found[name] = {n: Score.of([regret(run, n) for run in own]) for n in reached}
+        found[name] = {
+            n: Score.of([regret(run, n) for run in own if run.budget >= n])
+            for n in spent
+            if any(run.budget >= n for run in own)
+        }
     return found
 
 
