@@ -11,7 +11,7 @@ with all objectives but one known, which makes it a sum of exact terms.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from scipy.stats import qmc, skew
 from nas.candidate import Candidate, State
 from nas.front import Floats, is_efficient
 from nas.search.surrogate import Encoding, GaussianProcess
-from nas.space import Config, Space, config_key, join_family, split_family
+from nas.space import Config, Space, join_family
 from nas.task import COSTS, Constraint, Objective, Task
 
 # A configuration of the joined space, and what is known of its costs.
@@ -87,16 +87,11 @@ class Ehvi:
         measured: Sequence[Measured],
         rng: np.random.Generator,
     ) -> list[Config]:
-        """New configurations, the most promising first.
+        """Configurations, the most promising first; known ones may be among them.
 
         ``rows`` are all candidates so far, those in training too; ``measured`` are further
         configurations, of which the costs are known.
         """
-        seen = {config_key(c.family, c.config) for c in rows}
-
-        def new(configs: Iterable[Config]) -> list[Config]:
-            found = {config_key(*split_family(config)): config for config in configs}
-            return [config for key, config in found.items() if key not in seen]
 
         def near(parents: Sequence[Config], count: int) -> list[Config]:
             turns = rng.integers(len(parents), size=count)
@@ -108,12 +103,10 @@ class Ehvi:
 
         outlook = self._outlook(rows, measured)
         parents = outlook.front or [self._space.baseline()]
-        pool = new([self._space.sample(rng) for _ in range(DRAWN)] + near(parents, NEAR))
-        if not pool:
-            return []
+        pool = [self._space.sample(rng) for _ in range(DRAWN)] + near(parents, NEAR)
         hopes = outlook.hopes(self._encode(pool))
         best = [pool[i] for i in np.argsort(-hopes, kind="stable")[: NEARER // 10]]
-        pool = new(best + near(best, NEARER))
+        pool = best + near(best, NEARER)
         hopes = outlook.hopes(self._encode(pool))
         return [pool[i] for i in np.argsort(-hopes, kind="stable")]
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
+from scipy.spatial import distance
 
 from nas.space import Choice, Config, Param, Space
 
@@ -152,10 +153,9 @@ class GaussianProcess:
         return mean * self.spread + self.centre, np.sqrt(variance) * self.spread
 
     def _kernel(self, x: Floats) -> Floats:
-        total = np.zeros((len(x), len(self.x)))
-        for mine, known, weight in zip(x.T, self.x.T, self._weights, strict=True):
-            total += weight * np.abs(mine[:, None] - known[None, :])
-        return np.exp(-total)
+        weighted = distance.cdist(x * self._weights, self.x * self._weights, "cityblock")
+        kernel: Floats = np.exp(-weighted)
+        return kernel
 
     def _loss(self, theta: Floats, apart: Floats, y: Floats, noise: Floats) -> tuple[float, Floats]:
         """Negative log posterior, with the signal's variance at its best, and its gradient."""
