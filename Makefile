@@ -2,7 +2,7 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint slow postgresql data agreement clean
+.PHONY: demo test lint slow postgresql ray data agreement clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
 	rm -rf demo
@@ -17,6 +17,9 @@ slow: $(READY)  ## searches of minutes
 
 postgresql: $(READY)  ## studies in a PostgreSQL server of their own (needs initdb, pg_ctl)
 	.venv/bin/python -m pytest -m postgresql
+
+ray: $(READY)  ## the Ray executor on clusters of its own, on loopback
+	.venv/bin/python -m pytest -m ray
 
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data

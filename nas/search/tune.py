@@ -7,9 +7,9 @@ Tune. Three things are ours because Tune has no way for them:
 
 - It cannot tell a trial anything but to stop, and a candidate that is stopped is to end in its
   own way, with its final figures. So answers go through an actor, ``_Answers``.
-- It throws away an actor that nobody waits for at the moment its trial ends, and another one
-  takes seconds to import torch. So a trial that has given its result is held, and ends only
-  when the next call is there to take its actor.
+- It keeps one actor for which there is no trial yet and throws others away, and a new one takes
+  seconds to import torch. So a trial that has given its result is held, and ends only when the
+  next call is there to take its actor; one after the other.
 - Its loop blocks; it runs in a thread.
 """
 
@@ -24,6 +24,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AIR_NEW_OUTPUT="0",
     RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_DEDUP_LOGS_SKIP_REGEX=".",  # its messages would go to standard output
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_PRINT_ALL_TRIAL_ERRORS="0",
     TUNE_GLOBAL_CHECKPOINT_S="1e9",
@@ -57,6 +59,8 @@ from nas.search.worker import serve
 from nas.task import InputError, UsageError
 
 _WAIT_S = 0.1
+# About as long as an actor takes to start.
+_PATIENCE_S = 10.0
 
 
 class Cluster:
@@ -110,7 +114,7 @@ class Cluster:
     def _fit(self) -> int:
         """How many trials the nodes hold at once."""
         total = 0
-        for node in ray.nodes():
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
             shares = [
                 node["Resources"].get(name.upper(), 0.0) / wanted
                 for name, wanted in self.resources.items()
@@ -192,8 +196,8 @@ class TuneWorkers(Workers):
             )
         self._workers = [_Place(index) for index in range(count)]
         self._given: dict[str, _Call] = {}
-        self._released: set[str] = set()
         self._heard: _Heard = queue.SimpleQueue()
+        self._last_heard = time.monotonic()
         self._end = threading.Event()
         self._failed: BaseException | None = None
         self._folder = tempfile.mkdtemp(prefix="nas-tune-")
@@ -244,7 +248,6 @@ class TuneWorkers(Workers):
         own = self._workers[call.index]
         giver = own if own.held else next((p for p in self._workers if p.held), own)
         call.successor_of, giver.held = giver.held, ""
-        self._released |= {call.successor_of} - {""}
         self._calls.put(call)
 
     def answer(self, index: int, answer: str) -> None:
@@ -267,9 +270,11 @@ class TuneWorkers(Workers):
         try:
             heard = [self._heard.get(timeout=timeout)]
         except queue.Empty:
+            self._share_idle()
             return
         while not self._heard.empty():
             heard.append(self._heard.get())
+        self._last_heard = time.monotonic()
         for kind, about, text in heard:
             if kind == "dropped":
                 place = self._workers[int(about)]
@@ -279,10 +284,18 @@ class TuneWorkers(Workers):
             elif (known := self._event(kind, str(about), text)) is not None:
                 yield known
 
+    def _share_idle(self) -> None:
+        """End an idle trial where calls wait in vain for an actor: the cluster has become too
+        small, and Tune gives them this one."""
+        stuck = any(p.call is not None and not p.call.begun for p in self._workers)
+        idle = next((p for p in self._workers if p.held), None)
+        if stuck and idle is not None and time.monotonic() > self._last_heard + _PATIENCE_S:
+            self._answers.put.remote(idle.held, None)
+            idle.held, self._last_heard = "", time.monotonic()
+
     def _event(self, kind: str, trial: str, text: str) -> Event | None:
         if kind == "ended":
             self._given.pop(trial, None)
-            self._released.discard(trial)
             return None
         call = self._given.get(trial)
         if call is None or call.dropped:
@@ -300,18 +313,16 @@ class TuneWorkers(Workers):
             return None
         if kind in ("result", "error"):
             place.job = place.call = None
-            waiting = sum(p.call is not None and not p.call.begun for p in self._workers)
-            if waiting > len(self._released):  # others have no actor yet: they may take this
-                self._released.add(trial)
-                self._answers.put.remote(trial, None)
-            else:
-                place.held = trial
+            place.held = trial
         return event
 
     def _lost(self, place: _Place, call: _Call, text: str) -> Event | None:
         if place.call is not call:  # it had given its result
-            if place.held == call.trial:
-                place.held = ""
+            for p in self._workers:
+                if p.held == call.trial:
+                    p.held = ""
+                elif p.call is not None and p.call.successor_of == call.trial:
+                    p.call.successor_of = ""
             return None
         event = Event("lost", place.index, place.job, {"detail": text})
         self._died(event, started=call.begun)
@@ -336,7 +347,7 @@ _Heard = queue.SimpleQueue[tuple[str, str | int, str]]
 
 
 class _Calls(Searcher):
-    """Suggests what the driver has called for."""
+    """Suggests what the driver has called for, when there is an actor for it."""
 
     def __init__(
         self, given: dict[str, _Call], heard: _Heard, end: threading.Event, answers: Any
@@ -344,6 +355,7 @@ class _Calls(Searcher):
         super().__init__()
         self._given, self._heard, self._end, self._answers = given, heard, end, answers
         self._waiting: queue.SimpleQueue[_Call] = queue.SimpleQueue()
+        self._next: _Call | None = None  # its predecessor has been told to end
         self._live: set[str] = set()
 
     def put(self, call: _Call) -> None:
@@ -351,21 +363,30 @@ class _Calls(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         while not self._end.is_set():
-            try:
-                # With nothing alive Tune would sleep a second: wait here.
-                call = self._waiting.get(timeout=0.0 if self._live else _WAIT_S)
-            except queue.Empty:
-                if self._live:
-                    return None
+            call = self._next or self._take()
+            if call is None and self._live:
+                return None
+            if call is None or call.dropped:
+                self._next = None
                 continue
-            if call.successor_of:
-                self._answers.put.remote(call.successor_of, None)
-            if not call.dropped:
-                call.trial = trial_id
-                self._given[trial_id] = call
-                self._live.add(trial_id)
-                return {"call": call.text}
-        return str(Searcher.FINISHED)
+            if call.successor_of in self._live:
+                if self._next is None:
+                    self._answers.put.remote(call.successor_of, None)
+                    self._next = call
+                return None
+            self._next = None
+            call.trial = trial_id
+            self._given[trial_id] = call
+            self._live.add(trial_id)
+            return {"call": call.text}
+        return Searcher.FINISHED
+
+    def _take(self) -> _Call | None:
+        try:
+            # With nothing alive Tune would sleep a second: wait here.
+            return self._waiting.get(timeout=0.0 if self._live else _WAIT_S)
+        except queue.Empty:
+            return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -384,7 +405,7 @@ class _Listener(FIFOScheduler):
     """Hands on what trials say; it stops none, as each ends in its own way."""
 
     def __init__(self, heard: _Heard) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._heard = heard
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -447,13 +468,11 @@ class _Mail:
         self._answers = answers
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._trial = ""
+        self._trial = self._call = ""
         self._over = False
 
     def take(self, trial: str, call: str) -> None:
-        self._trial, self._over = trial, False
-        self._answers.register.remote(trial, ray.get_runtime_context().current_actor)
-        self._calls.put(json.loads(call))
+        self._trial, self._call, self._over = trial, call, False
 
     def receive(self) -> dict[str, Any]:
         return self._calls.get()
@@ -466,7 +485,14 @@ class _Mail:
         return str(ray.get(self._answers.wait.remote(self._trial)))
 
     def next(self) -> dict[str, Any]:
-        """The next event as the result of a step; after a call's last, wait for its successor."""
+        """The next event as the result of a step; after a call's last, wait for its successor.
+
+        The call begins here: Tune makes actors that it then has no trial for.
+        """
+        if self._call:
+            self._answers.register.remote(self._trial, ray.get_runtime_context().current_actor)
+            self._calls.put(json.loads(self._call))
+            self._call = ""
         if self._over:
             ray.get(self._answers.wait.remote(self._trial))
             return {"event": "", "done": True}
