@@ -546,7 +546,8 @@ def average(tables: Sequence[Scores]) -> Scores:
 
 
 def show(title: str, found: Scores, spent: Sequence[int], notes: dict[str, str]) -> None:
-    """Print a table, the best on top, and how ours does beside the best peer."""
+    """Print a table, the best on top, and how ours does beside the best peer: their ratio,
+    and their difference with its standard error ("worse" is by more than one)."""
     print(f"\n{title:22}" + "".join(f"{n:>18}" for n in spent))
     for name, at in sorted(
         found.items(), key=lambda item: [score.mean for score in item[1].values()]
@@ -560,9 +561,9 @@ def show(title: str, found: Scores, spent: Sequence[int], notes: dict[str, str])
         best = min(rivals, key=lambda m: rivals[m].mean)
         mine, other = found[name][n], rivals[best]
         gap, error = mine.mean - other.mean, math.hypot(mine.error, other.error)
-        word = "worse" if gap > error else "better" if gap < -error else "equal within one"
-        ratio = f"{mine.mean / other.mean:.2f} ({word})"
-        print(f"  after {n}: {name} / best peer ({best}) = {ratio}")
+        word = "worse" if gap > error else "better" if gap < -error else "as good"
+        told = f"{mine.mean / other.mean:5.2f}   {gap:+.4f} ± {error:.4f} ({word})"
+        print(f"  after {n:3}: {name} / best peer ({best}) {told}")
 
 
 def arguments(
