@@ -1,0 +1,152 @@
+"""The engine without training: trials a second, and what 10,000 finished ones cost.
+
+    python scripts/bench_engine.py FOLDER [--finished 10000] [--noop 400]
+
+FOLDER is an empty one on the disk that searches are kept on: waiting for it is part of what is
+measured. Each figure stands beside plain Optuna's, for the same space and the same journal, in
+the same run:
+
+- no-op trials a second: two worker processes that compute a formula, TPE's start-up (random);
+  plain Optuna asks and tells in one process, without workers.
+- opening a study of finished trials, and reading its candidates; plain Optuna loads them.
+- one ask at a tenth of the trials and at all; plain Optuna asks the same sampler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from nas.candidate import State
+from nas.search.local import LocalWorkers, drive
+from nas.search.samplers import optuna_sampler
+from nas.search.study import NAME, Study, load_candidates
+from nas.space import Space, split_family
+from nas.testing import EVALUATOR, formula, small_spaces, small_task
+
+TASK, SPACE = small_task(epochs=1), Space.join(small_spaces())
+OPTUNA = ("random", "nsga2", "tpe")
+ASKS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--finished", type=int, default=10_000, help="trials to load")
+    parser.add_argument("--noop", type=int, default=400, help="trials to run")
+    args = parser.parse_args()
+    for name in ("noop", "plain", "few", "many"):
+        (args.folder / name).mkdir(parents=True)
+
+    mine, plain = (
+        noop(args.folder / "noop", args.noop),
+        noop_plain(args.folder / "plain", args.noop),
+    )
+    row("no-op trials a second", mine, plain, unit="/s")
+    fill(args.folder / "few", args.finished // 10)
+    shutil.copytree(args.folder / "few", args.folder / "many", dirs_exist_ok=True)
+    fill(args.folder / "many", args.finished)
+    many = args.folder / "many"
+    loading = seconds(lambda: plain_study(many).get_trials(deepcopy=False))
+    row(f"opening {args.finished} finished", seconds(lambda: opened(many).close()), loading)
+    row(f"reading {args.finished} candidates", seconds(lambda: load_candidates(many)), loading)
+    for name, finished in (("few", args.finished // 10), ("many", args.finished)):
+        for sampler in OPTUNA:
+            given = (args.folder / name, sampler)
+            row(f"one ask of {sampler} at {finished}", ask(*given), ask_plain(*given))
+
+
+def row(what: str, mine: float, plain: float, unit: str = "s") -> None:
+    figures = f"{mine:9.4g} {unit:3} plain Optuna {plain:9.4g} {unit:3}"
+    print(f"{what:32} {figures} ratio {mine / plain:.2f}", flush=True)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def opened(folder: Path, sampler: str = "random") -> Study:
+    return Study(folder, TASK, SPACE, sampler=sampler)
+
+
+def plain_study(folder: Path, sampler: str = "random") -> optuna.Study:
+    """The journal in ``folder`` by Optuna's own means."""
+    return optuna.create_study(
+        study_name=NAME,
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+        sampler=optuna_sampler(sampler, 0, 0),
+        directions=["minimize" if o.direction == "min" else "maximize" for o in TASK.objectives],
+        load_if_exists=True,
+    )
+
+
+def noop(folder: Path, trials: int) -> float:
+    """Trials a second, from the moment at which both workers are ready."""
+    workers = LocalWorkers(2, EVALUATOR, {"folder": str(folder)}, folder / "logs")
+    with closing(opened(folder)) as study, workers:
+        while len(workers.idle()) < 2:
+            list(workers.events(timeout=0.1))
+        return trials / seconds(lambda: drive(study, workers, trials=trials))
+
+
+def noop_plain(folder: Path, trials: int) -> float:
+    study = plain_study(folder)
+
+    def trial() -> None:
+        trial = study.ask()
+        metrics = formula(split_family(SPACE.suggest(trial))[1], 1)
+        trial.set_user_attr("metrics", metrics)
+        study.tell(trial, [metrics[o.metric] for o in TASK.objectives])
+
+    return trials / seconds(lambda: [trial() for _ in range(trials)])
+
+
+def fill(folder: Path, trials: int) -> None:
+    """Finish candidates until there are so many."""
+    with closing(opened(folder)) as study:
+        while study.spent < trials:
+            candidate = study.ask()
+            assert candidate is not None
+            study.report(candidate.number, 1, formula(candidate.config, 1))
+            study.tell(replace(study[candidate.number], state=State.COMPLETE))
+
+
+def ask(folder: Path, sampler: str) -> float:
+    """Median seconds of an ask; each candidate is ended, so that none waits for the next."""
+    times = []
+    with closing(opened(folder, sampler)) as study:
+        for _ in range(ASKS):
+            begin = time.perf_counter()
+            candidate = study.ask()
+            times.append(time.perf_counter() - begin)
+            assert candidate is not None
+            study.tell(replace(candidate, state=State.PRUNED, reason="halving"))
+    return statistics.median(times)
+
+
+def ask_plain(folder: Path, sampler: str) -> float:
+    study, times = plain_study(folder, sampler), []
+    for _ in range(ASKS):
+        begin = time.perf_counter()
+        trial = study.ask()
+        SPACE.suggest(trial)
+        times.append(time.perf_counter() - begin)
+        study.tell(trial, state=TrialState.FAIL)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
