@@ -120,16 +120,15 @@ class Ehvi:
         task = self._task
         limits = [c for c in task.constraints if c.metric in COSTS]
         wanted = [o.metric for o in task.objectives if o.metric in COSTS]
-        known = [*measured, *((_joined(c), c.metrics) for c in rows)]
-        models = {
-            metric: self._cost_model(metric, [k for k in known if metric in k[1]])
-            for metric in dict.fromkeys(wanted + [c.metric for c in limits])
-        }
-        scales = []
-        for metric in wanted:
-            bounds = [c.bound for c in limits if c.metric == metric and c.op == "<="]
-            values = np.array([costs[metric] for _, costs in known if metric in costs])
-            scales.append(Scale.of(values, min(bounds, default=math.inf)))
+        models, scales = {}, []
+        for metric in dict.fromkeys(wanted + [c.metric for c in limits]):
+            before = [(config, costs[metric]) for config, costs in measured if metric in costs]
+            having = [c for c in rows if metric in c.metrics]
+            models[metric] = self._cost_model(metric, before, having)
+            if metric in wanted:
+                known = [*(v for _, v in before), *(c.metrics[metric] for c in having)]
+                bounds = [c.bound for c in limits if c.metric == metric and c.op == "<="]
+                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf)))
 
         worst = chance_error(task)
         for c in task.constraints:  # a quality that must be reached counts from there on
@@ -163,14 +162,15 @@ class Ehvi:
         running = [_joined(c) for c in rows if c.state == State.RUNNING]
         return outlook.believing(self._encode(running)) if running else outlook
 
-    def _cost_model(self, metric: str, known: Sequence[Measured]) -> CostModel:
-        if not known:
-            raise ValueError(f"{metric} of no configuration is known yet")
-        kept = _thinned(known, ROWS)
-        values = np.array([costs[metric] for _, costs in kept])
+    def _cost_model(
+        self, metric: str, measured: Sequence[tuple[Config, float]], rows: Sequence[Candidate]
+    ) -> CostModel:
+        kept = _thinned(rows, ROWS - len(measured) // 2)
+        configs = [config for config, _ in measured] + [_joined(c) for c in kept]
+        values = np.array([value for _, value in measured] + [c.metrics[metric] for c in kept])
         lift = 0.01 * float(np.median(values)) + 1e-12
-        x, logs = self._encode([config for config, _ in kept]), np.log(values + lift)
-        return CostModel(self._model(metric, x, logs, np.ones(len(x)), COST_NOISE), lift)
+        x, noise = self._encode(configs), np.ones(len(configs))
+        return CostModel(self._model(metric, x, np.log(values + lift), noise, COST_NOISE), lift)
 
     def _model(
         self, name: str, x: Floats, y: Floats, noise: Floats, share: float
@@ -303,19 +303,23 @@ def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> l
 
     seen = [_Observation(c, value(c.metrics), 1.0) for c in done]
     spread = float(np.var([o.value for o in seen])) if seen else 1.0
-    gains: dict[float, list[float]] = {}  # by epoch: what is still gained after it
-    for o in seen:
-        for point in o.candidate.curve:
-            if quality.metric in point:
-                gains.setdefault(point["epoch"], []).append(o.value - value(point))
-    for c in rows:
-        if c.state == State.PRUNED and c.reason == "halving" and c.curve:
-            later = gains.get(c.curve[-1]["epoch"], [])
-            gain, doubt = (np.mean(later), np.var(later)) if len(later) > 2 else (0.0, spread)
-            noise = 1.0 + float(doubt) / max(QUALITY_NOISE * spread, 1e-12)
-            seen.append(_Observation(c, value(c.curve[-1]) + float(gain), noise))
-        elif c.reason in FAILURES:
-            seen.append(_Observation(c, -math.log(max(chance, floor)), FAILURE_NOISE))
+    stopped = [c for c in rows if c.reason == "halving" and c.curve]
+    later: dict[float, tuple[float, float]] = {}  # by epoch: mean and variance of what is gained
+    for epoch in {c.curve[-1]["epoch"] for c in stopped}:
+        gains = [
+            o.value - value(point)
+            for o in seen
+            for point in o.candidate.curve
+            if point["epoch"] == epoch and quality.metric in point
+        ]
+        known = len(gains) > 2
+        later[epoch] = (float(np.mean(gains)), float(np.var(gains))) if known else (0.0, spread)
+    for c in stopped:
+        gain, doubt = later[c.curve[-1]["epoch"]]
+        noise = 1.0 + doubt / max(QUALITY_NOISE * spread, 1e-12)
+        seen.append(_Observation(c, value(c.curve[-1]) + gain, noise))
+    low = -math.log(max(chance, floor))
+    seen += [_Observation(c, low, FAILURE_NOISE) for c in rows if c.reason in FAILURES]
     return sorted(seen, key=lambda o: o.candidate.number)
 
 
