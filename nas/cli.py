@@ -103,7 +103,7 @@ def cli() -> None:
     type=float,
     help="End after so many hours of a GPU; two candidates on one share it.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Default: one a core, two a GPU.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'.")
 @click.option(
@@ -135,6 +135,26 @@ def cli() -> None:
     " into PGPASSWORD or a password file.",
 )
 @click.option("--study", help="Its name in the storage; default: that of the folder.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes on this machine, or Ray Tune on a cluster.",
+)
+@click.option(
+    "--address",
+    help="Of a Ray cluster: HOST:PORT, or auto for the one on this machine. Default: RAY_ADDRESS,"
+    " or a Ray of its own on this machine alone.",
+)
+@click.option("--cpus-per-trial", type=float, help="On Ray; default: 1.")
+@click.option("--gpus-per-trial", type=float, help="On Ray; default: 0.5 where there are GPUs.")
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Workers go in step: the same seed and number of workers give the same candidates."
+    " Needs --trials, knows no limit of time, and latency steers nothing (FLOPs do).",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(
     "--config",

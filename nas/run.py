@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -45,7 +46,7 @@ from nas.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nas.search.local import LocalWorkers
+    from nas.search.local import Workers
     from nas.search.study import Study
 
 
@@ -61,7 +62,7 @@ class Progress:
 
 
 DEVICES = ("auto", "cpu", "cuda")
-_DEFAULTS = {"device": "auto", "sampler": "auto", "seed": 0}
+_DEFAULTS = {"device": "auto", "sampler": "auto", "seed": 0, "deterministic": False}
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
 # Where it lies in a folder, a search is beginning there, or was ended while it began.
@@ -96,6 +97,11 @@ def search(
     resume: bool = False,
     storage: str | None = None,
     study: str | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    cpus_per_trial: float | None = None,
+    gpus_per_trial: float | None = None,
+    deterministic: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_start: Callable[[Run], None] = lambda run: None,
 ) -> Run:
@@ -112,6 +118,16 @@ def search(
 
     ``storage`` is the URL of a PostgreSQL database to keep the candidates in, instead of a
     journal in ``out``, as the study of the name ``study`` (default: that of ``out``).
+
+    ``executor`` is "local" (processes on this machine) or "ray" (actors of Ray Tune, on the
+    cluster at ``address`` or of RAY_ADDRESS, else on this machine), where a candidate gets
+    ``cpus_per_trial`` (default: 1) and ``gpus_per_trial`` (default: half of one where there are
+    any) and by default as many are trained at once as there is room for.
+
+    A ``deterministic`` search ends after ``trials`` candidates and by no clock. Its workers go
+    in step, so that the same data, seed and number of workers give the same candidates again,
+    on the same kind of machine, however fast each worker is. Latency is measured but
+    steers nothing; by default FLOPs take its place among the objectives.
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
@@ -139,6 +155,7 @@ def search(
         "seed": seed,
         "storage": storage,
         "study": study,
+        "deterministic": deterministic,
     }
     started = (folder / "task.json").exists()
     if started and not resume:
@@ -148,9 +165,10 @@ def search(
     if started:
         run = Run(folder)
         run._same(options)
-        gpus = visible_gpus(run.task.device)
-        budget = _share(limits_given, workers, gpus)
-    else:
+        device, deterministic = run.task.device, run.deterministic
+    if deterministic:
+        _check_deterministic(limits_given, [*objectives, *(c.metric for c in limits)])
+    if not started:
         _refuse_used(folder)
         if storage:
             options["study"] = study or folder.resolve().name
@@ -161,26 +179,29 @@ def search(
             raise UsageError("give the data to search on")
         dataset = read(data, modality=modality, **{name: options[name] for name in _READ_OPTIONS})
         chosen = pick_families(dataset.modality, tuple(families))
-        gpus = visible_gpus(device)
-        budget = _share(limits_given, workers, gpus)
-        task = make_task(
-            dataset,
-            objectives=tuple(objectives),
-            constraints=limits,
-            budget=budget,
-            device="cuda" if gpus else "cpu",
-            epochs=epochs,
-            seed=seed,
-        )
-        spaces = {name: family.space(task) for name, family in chosen.items()}
-        source = {
-            "source": str(Path(data).resolve()) if isinstance(data, (str, Path)) else None,
-            "modality": dataset.modality,
-            **{name: options[name] for name in _READ_OPTIONS},
-        }
-        _create(folder, task, dataset, spaces, source, options)
-        run = Run(folder)
-    run._go(budget, gpus, on_start, on_progress)
+    trial = (cpus_per_trial, gpus_per_trial)
+    with _machine(executor, device, address, trial, deterministic) as machine:
+        budget = machine.share(limits_given, workers)
+        if not started:
+            task = make_task(
+                dataset,
+                objectives=tuple(objectives),
+                constraints=limits,
+                budget=budget,
+                device=machine.device,
+                epochs=epochs,
+                seed=seed,
+                deterministic=deterministic,
+            )
+            spaces = {name: family.space(task) for name, family in chosen.items()}
+            source = {
+                "source": str(Path(data).resolve()) if isinstance(data, (str, Path)) else None,
+                "modality": dataset.modality,
+                **{name: options[name] for name in _READ_OPTIONS},
+            }
+            _create(folder, task, dataset, spaces, source, options)
+            run = Run(folder)
+        run._go(budget, machine, on_start, on_progress)
     return run
 
 
@@ -193,6 +214,7 @@ def make_task(
     device: str,
     epochs: int | None = None,
     seed: int = 0,
+    deterministic: bool = False,
 ) -> Task:
     """The task of a data set; the proxies' fidelity follows from the rules."""
     task = Task(
@@ -203,12 +225,28 @@ def make_task(
         device=device,
         budget=budget,
         seed=seed,
-    ).with_objectives(objectives)
+    )
+    if deterministic and not objectives:
+        objectives = (task.default_quality, "flops", "params")
+    task = task.with_objectives(objectives)
     _check_measured(task, [o.metric for o in task.objectives] + [c.metric for c in constraints])
     fidelity = rules.fidelity(task)
     if epochs is not None:
         fidelity = replace(fidelity, epochs=epochs)
     return replace(task, fidelity=fidelity)
+
+
+def _check_deterministic(limits: Budget, metrics: Sequence[str]) -> None:
+    if limits.time_limit_s is not None or limits.device_hours:
+        raise UsageError(
+            "a clock never stops twice at the same candidate: a deterministic search"
+            " takes --trials and no limit of time or device-hours"
+        )
+    if "latency_ms" in metrics:
+        raise UsageError(
+            "latency_ms differs from measurement to measurement: it cannot be an"
+            " objective or a limit of a deterministic search; flops can"
+        )
 
 
 def _check_measured(task: Task, metrics: Sequence[str]) -> None:
@@ -328,6 +366,10 @@ class Run:
         if not options.get("storage"):
             return {}
         return {"storage": options["storage"], "name": options["study"]}
+
+    @property
+    def deterministic(self) -> bool:
+        return bool(self._record["options"].get("deterministic"))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -450,13 +492,12 @@ class Run:
     def _go(
         self,
         budget: Budget,
-        gpus: Sequence[str],
+        machine: _Machine,
         on_start: Callable[[Run], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
         from optuna.exceptions import StorageInternalError
 
-        from nas.search.local import LocalWorkers
         from nas.search.study import Study
 
         begin = time.monotonic()
@@ -471,14 +512,7 @@ class Run:
             earlier = self.spent_s
             study.enqueue_baselines({name: s.starts() for name, s in self.spaces.items()})
             limit = budget.time_limit_s
-            workers = LocalWorkers(
-                budget.workers,
-                "nas.training.evaluator:from_folder",
-                {"folder": str(self.folder)},
-                self.folder / "logs",
-                gpus,
-            )
-            with workers:
+            with machine.start(self) as workers:
                 phase = "search"
 
                 def show(_: Any = None) -> None:
@@ -504,7 +538,7 @@ class Run:
     def _search(
         self,
         study: Study,
-        workers: LocalWorkers,
+        workers: Workers,
         begin: float,
         earlier: float,
         show: Callable[..., None],
@@ -547,9 +581,7 @@ class Run:
             on_event=show,
         )
 
-    def _measure_front(
-        self, study: Study, workers: LocalWorkers, show: Callable[..., None]
-    ) -> None:
+    def _measure_front(self, study: Study, workers: Workers, show: Callable[..., None]) -> None:
         """Measure latencies again, one by one, now that nothing else runs here.
 
         Not only the front's: the others were measured beside trainings too, so each is taken
@@ -580,7 +612,7 @@ class Run:
 
 
 def _quiet_latency(
-    workers: LocalWorkers, candidate: Candidate, show: Callable[..., None]
+    workers: Workers, candidate: Candidate, show: Callable[..., None]
 ) -> dict[str, Any]:
     for _ in range(2):
         try:
@@ -649,14 +681,93 @@ def _limits(
     return limits
 
 
-def _share(limits: Budget, workers: int | None, gpus: Sequence[str]) -> Budget:
-    """The budget for so many workers, and what each of them has of the machine."""
-    if limits.gpu_hours is not None and not gpus:
-        raise UsageError("a search on the CPU spends no GPU-hours; give CPU-hours")
-    cores = _cores()
-    workers = workers or len(gpus) * _WORKERS_PER_GPU or cores
-    cpus, per_gpu = min(1.0, cores / workers), min(1.0, len(gpus) / workers)
-    return replace(limits, workers=workers, cpus=cpus, gpus=per_gpu)
+@dataclass(frozen=True)
+class _Machine:
+    """Where the workers of a search run."""
+
+    device: str
+    room: int  # for so many workers at once
+    part: Callable[[int], tuple[float, float]]  # CPUs and GPUs of each of so many workers
+    start: Callable[[Run], Workers]
+
+    def share(self, limits: Budget, workers: int | None) -> Budget:
+        """The budget for so many workers, and what each of them has of the machine."""
+        if limits.gpu_hours is not None and self.device == "cpu":
+            raise UsageError("a search on the CPU spends no GPU-hours; give CPU-hours")
+        workers = workers or self.room
+        cpus, gpus = self.part(workers)
+        return replace(limits, workers=workers, cpus=cpus, gpus=gpus)
+
+
+@contextmanager
+def _machine(
+    executor: str,
+    device: str,
+    address: str | None,
+    trial: tuple[float | None, float | None],
+    lockstep: bool,
+) -> Iterator[_Machine]:
+    """This machine or a Ray cluster, on which a ``trial`` gets so many CPUs and GPUs."""
+    if executor == "ray":
+        with _ray(device, address, trial, lockstep) as machine:
+            yield machine
+        return
+    if executor != "local":
+        raise UsageError(f"unknown executor {executor!r}; choose local or ray")
+    if (address, *trial) != (None, None, None):
+        raise UsageError(
+            "--address, --cpus-per-trial and --gpus-per-trial are for Ray: give --executor ray"
+        )
+    visible, cores = visible_gpus(device), _cores()
+
+    def start(run: Run) -> Workers:
+        from nas.search.local import LocalWorkers
+
+        evaluator, settings = "nas.training.evaluator:from_folder", {"folder": str(run.folder)}
+        count, logs = run.task.budget.workers, run.folder / "logs"
+        return LocalWorkers(count, evaluator, settings, logs, visible, lockstep)
+
+    yield _Machine(
+        "cuda" if visible else "cpu",
+        len(visible) * _WORKERS_PER_GPU or cores,
+        lambda workers: (min(1.0, cores / workers), min(1.0, len(visible) / workers)),
+        start,
+    )
+
+
+@contextmanager
+def _ray(
+    device: str, address: str | None, trial: tuple[float | None, float | None], lockstep: bool
+) -> Iterator[_Machine]:
+    if any(share is not None and not (math.isfinite(share) and share >= 0) for share in trial):
+        raise UsageError("--cpus-per-trial and --gpus-per-trial are numbers, at least 0")
+    cpus, gpus = trial
+    if device == "cpu" and gpus:
+        raise UsageError(f"--gpus-per-trial {gpus:g} needs another --device than cpu")
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address  # read where Ray is imported
+    from nas.search.tune import Cluster, TuneWorkers
+
+    with Cluster(
+        cpus_per_trial=1.0 if cpus is None else cpus,
+        gpus_per_trial=0.0 if device == "cpu" else gpus,
+    ) as cluster:
+        share_of = cluster.resources
+        if device == "cuda" and not share_of["gpu"]:
+            raise InputError("the Ray cluster has no GPU for a trial; choose --device cpu")
+
+        def start(run: Run) -> Workers:
+            dataset = Dataset.load(run.folder / "data", mapped=False)
+            settings = {"task": run.task, "dataset": dataset}
+            evaluator = "nas.training.evaluator:Evaluator"
+            return TuneWorkers(run.task.budget.workers, evaluator, settings, cluster, lockstep)
+
+        yield _Machine(
+            "cuda" if share_of["gpu"] else "cpu",
+            cluster.workers,
+            lambda workers: (share_of["cpu"], share_of["gpu"]),
+            start,
+        )
 
 
 def visible_gpus(device: str) -> list[str]:

@@ -92,19 +92,23 @@ class Dataset:
         (folder / "dataset.json").write_text(json.dumps(record), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what ``save`` wrote; the arrays are memory-mapped and read-only."""
+    def load(cls, folder: Path, *, mapped: bool = True) -> Self:
+        """Read what ``save`` wrote; ``mapped`` arrays stay in their files and are read-only."""
         file = Path(folder) / "dataset.json"
         if not file.is_file():
             raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
         record = json.loads(file.read_text(encoding="utf-8"))
 
+        def read_array(name: str) -> np.ndarray:
+            values: np.ndarray = np.load(file.parent / name, mmap_mode="r" if mapped else None)
+            return values
+
         def array(about: dict[str, str]) -> Input:
-            values: np.ndarray = np.load(file.parent / about["values"], mmap_mode="r")
+            values = read_array(about["values"])
             if about.get("layout") == "whole":
                 return Whole(values)
             if "offsets" in about:
-                offsets = np.load(file.parent / about["offsets"], mmap_mode="r")
+                offsets = read_array(about["offsets"])
                 return Ragged(values, offsets, about["layout"], about["into"])  # type: ignore[arg-type]
             return values
 

@@ -68,21 +68,28 @@ class Cluster:
 
     Uses the Ray that this process is connected to, else the cluster at ``address`` ("auto" for
     the one on this machine) or of RAY_ADDRESS, else starts one of its own, which listens on
-    loopback only, keeps its files in a temporary folder and ends with ``close``.
+    loopback only, keeps its files in a temporary folder and ends with ``close``. By default a
+    trial gets half a GPU where there are any: a proxy seldom fills one.
 
     Raises InputError where nothing answers at the address, UsageError where a trial asks for
     more than any node has.
     """
 
     def __init__(
-        self, address: str | None = None, *, cpus_per_trial: float = 1.0, gpus_per_trial: float
+        self,
+        address: str | None = None,
+        *,
+        cpus_per_trial: float = 1.0,
+        gpus_per_trial: float | None = None,
     ) -> None:
-        self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
         self._connected = not ray.is_initialized()
         self._folder: Path | None = None
         if self._connected:
             with _signals_kept():
                 self._connect(address or os.environ.get("RAY_ADDRESS"))
+        if gpus_per_trial is None:
+            gpus_per_trial = 0.5 if ray.cluster_resources().get("GPU") else 0.0
+        self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
         self.workers = self._fit()
         if not self.workers:
             self.close()
