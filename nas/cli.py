@@ -620,5 +620,6 @@ def _guarded(call: Callable[[], Any]) -> int:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror}", err=True)
+        mend = "" if error.filename else "; make room, and go on with --resume"
+        click.echo(f"error: {where}{error.strerror}{mend}", err=True)
         return 1

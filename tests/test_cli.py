@@ -294,7 +294,8 @@ def test_a_write_without_room_is_one_line(
 
     monkeypatch.setattr("nas.run.search", full)
     ended = nas("search", ".")
-    assert (ended.code, ended.errors) == (1, ["No space left on device"])
+    assert ended.code == 1
+    assert ended.errors == ["No space left on device; make room, and go on with --resume"]
 
 
 def test_a_folder_in_use_is_refused(

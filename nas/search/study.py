@@ -28,7 +28,7 @@ from nas.rules import folds
 from nas.search.ehvi import MEASURED, Ehvi, Measured
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import chosen, optuna_sampler, proposals, stable_seed
-from nas.search.storage import REVISED, ROW, lock, study_storage
+from nas.search.storage import REVISED, ROW, keeping_all, lock, study_storage
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import COSTS, InputError, Task
 
@@ -70,9 +70,11 @@ class Study:
         self._lock = lock(folder / "driver.lock")
         try:
             ended = self._storage.written
+            with keeping_all():
+                opened = self._storage.open()
             self._study = optuna.create_study(
                 study_name=name,
-                storage=self._storage.open(),
+                storage=opened,
                 directions=[
                     "minimize" if o.direction == "min" else "maximize" for o in task.objectives
                 ],
@@ -98,7 +100,8 @@ class Study:
         # Epoch to root to costs: a candidate that is trained again takes its own place.
         self._rungs: dict[int, dict[int, Floats]] = {}
         self._handles: dict[int, optuna.Trial] = {}
-        self._load()
+        with keeping_all():
+            self._load()
         self.settle("the driver ended while this candidate was in training", until=ended)
 
     # -- state ---------------------------------------------------------------------------
@@ -398,5 +401,6 @@ class Study:
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:
     """All candidates of a study, read without a lock: safe beside a running search. Empty
     before the search has asked for its first."""
-    rows = study_storage(folder, storage, name).rows()
-    return [Candidate.from_dict(rows[number]) for number in sorted(rows)]
+    with keeping_all():
+        rows = study_storage(folder, storage, name).rows()
+        return [Candidate.from_dict(rows[number]) for number in sorted(rows)]
