@@ -153,6 +153,16 @@ def test_a_recipe_reproduces_the_figure_of_the_search(tabular: Run, tmp_path: Pa
         check(recipe)
 
 
+def test_a_recipe_of_one_that_ran_out_of_time_reproduces_its_last_epoch(
+    images: Run, tmp_path: Path
+) -> None:
+    whole = images.best()
+    cut = replace(whole, curve=whole.curve[:1], metrics=whole.metrics | whole.curve[0])
+    recipes.write(recipes.make(cut, images.task, images.source, {}), tmp_path / "recipe.yaml")
+    found = check(tmp_path / "recipe.yaml")
+    assert found["again"] == whole.curve[0]["accuracy"] != whole.metrics["accuracy"]
+
+
 def test_a_resume_that_asks_for_another_search_is_refused(tabular: Run) -> None:
     with pytest.raises(UsageError, match="was begun with families = "):
         nas.search(
@@ -507,10 +517,10 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
         (1, ("0", "1"), (1, 1.0, 1.0)),
         (8, ("0", "1"), (8, 0.5, 0.25)),
     ):
-        budget = runs._share(Budget(60), workers, gpus)
+        monkeypatch.setattr(runs, "visible_gpus", lambda _, gpus=gpus: list(gpus))
+        with runs._machine("local", "auto", None, (None, None), False) as machine:
+            budget = machine.share(Budget(60), workers)
         assert (budget.workers, budget.cpus, budget.gpus) == expected
-    with pytest.raises(UsageError, match="spends no GPU-hours"):
-        runs._share(Budget(gpu_hours=1.0), None, ())
 
 
 # -- calls that are wrong ------------------------------------------------------------------
