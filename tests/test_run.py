@@ -7,9 +7,10 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from optuna.exceptions import StorageInternalError
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import accuracy_score
 
@@ -444,6 +446,24 @@ def test_a_search_that_was_killed_while_it_began_can_begin_again(
     with pytest.raises(InputError, match="is not empty and holds no search"):
         nas.search(small_table(), "yes", **given | {"out": tmp_path / "other"})
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
+
+
+def test_a_storage_that_fails_ends_the_search_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise StorageInternalError("of Optuna") from OSError(
+            "server closed the connection\nby force"
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_go", lambda *_: None)
+        run = nas.search(small_table(), "yes", out=tmp_path / "run", trials=3, **FAST)
+    monkeypatch.setattr(Run, "_search", failing)
+    machine: Any = SimpleNamespace(start=lambda run: nullcontext())
+    for _ in range(2):  # and leaves no lock behind
+        with pytest.raises(InputError, match=r"storage failed \(server closed the connection\);"):
+            run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
 
 
 def test_a_latency_that_costs_two_workers_their_lives_stays_the_loud_one(
