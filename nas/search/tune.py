@@ -415,6 +415,10 @@ class _Listener(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._heard = heard
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave it to Tune's queue: a trial that is chosen here would take the actor that was
+        meant for another's successor, and its own, about to start, would be thrown away."""
+
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         self._heard.put(("event", trial.trial_id, result["event"]))
         return str(FIFOScheduler.CONTINUE)
