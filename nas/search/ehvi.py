@@ -45,6 +45,10 @@ FAILURE_NOISE = 4.0
 # The reference lies so much of the range beyond the highest cost, for networks at the upper
 # end to count too (Ishibuchi et al. 2018, "How to specify a reference point", sec. IV).
 BEYOND = 0.1
+# The share of asks that take the hypervolume in the costs' own units, where a network of half
+# the largest cost is worth looking for as much as one of a thousandth; the others take it in
+# the logarithm where costs lie more evenly there.
+PLAIN = 0.5
 # Budgets among which a free volume of three costs or more is counted.
 BUDGETS = 512
 
@@ -101,7 +105,7 @@ class Ehvi:
                 for i, n in zip(turns, changes, strict=True)
             ]
 
-        outlook = self._outlook(rows, measured)
+        outlook = self._outlook(rows, measured, plain=bool(rng.random() < PLAIN))
         parents = outlook.front or [self._space.baseline()]
         pool = [self._space.sample(rng) for _ in range(DRAWN)] + near(parents, NEAR)
         hopes = outlook.hopes(self._encode(pool))
@@ -116,6 +120,7 @@ class Ehvi:
         self,
         rows: Sequence[Candidate],
         measured: Sequence[Measured],
+        plain: bool,
     ) -> Outlook:
         task = self._task
         limits = [c for c in task.constraints if c.metric in COSTS]
@@ -128,7 +133,7 @@ class Ehvi:
             if metric in wanted:
                 known = [*(v for _, v in before), *(c.metrics[metric] for c in having)]
                 bounds = [c.bound for c in limits if c.metric == metric and c.op == "<="]
-                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf)))
+                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf), plain))
 
         worst = chance_error(task)
         for c in task.constraints:  # a quality that must be reached counts from there on
@@ -197,9 +202,11 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, values: Floats, limit: float = math.inf) -> Scale:
-        """In the logarithm where ``values`` lie more evenly there; no further than ``limit``."""
+    def of(cls, values: Floats, limit: float = math.inf, plain: bool = False) -> Scale:
+        """In the logarithm where ``values`` lie more evenly there, unless it is to be ``plain``;
+        no further than ``limit``."""
         log = bool(np.all(values > 0)) and abs(skew(np.log(values))) < abs(skew(values))
+        log = log and not plain
         at = np.log(values) if log else values
         low, high = float(at.min()), float(at.max())
         high += BEYOND * ((high - low) or 1.0)
