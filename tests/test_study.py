@@ -542,6 +542,14 @@ study.close()
     assert study.spent == int(counts[-1]) + 2
 
 
+def test_a_database_without_its_driver_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"pip install 'frontier-nas\[postgresql\]'"):
+        Study(tmp_path, small_task(), SPACE, storage="postgresql://host/db")
+
+
 def test_the_budget_of_hours_counts_all_candidates_by_their_share(tmp_path: Path) -> None:
     budget = Budget(gpu_hours=0.5, cpus=1.0, gpus=0.25)
     task = replace(small_task(), budget=budget)
