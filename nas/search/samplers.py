@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nas.search.ehvi import Ehvi, Measured
 
 NAMES = ("auto", "ehvi", "evolution", "tpe", "nsga2", "random")
-# What is drawn of each family before a model is asked.
-START = 4
+# What is drawn of each family, and in all at least, before a model is asked.
+START, LEAST = 4, 10
 # Of regularised evolution: the youngest so many live, and so many enter a tournament.
 POPULATION, TOURNAMENT = 50, 10
 # TPE: after the start-up this share of asks refines each family's best, whatever the model thinks
@@ -106,7 +106,7 @@ def proposals(
     """Configurations, to take the first new one of; None leaves the choice to Optuna.
 
     "random" draws at random, family by family in turn, and so do "ehvi" and "tpe" the first
-    ``4 × families`` times. Then "ehvi" asks its ``model``, which knows the costs of
+    ``4 × families`` times, at least ten. Then "ehvi" asks its ``model``, which knows the costs of
     ``measured`` configurations too, and "tpe" gives the share ``MUTATE`` of the asks to
     mutation. "evolution" starts from the baselines. ``rows`` are all candidates so far.
     """
@@ -115,7 +115,7 @@ def proposals(
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
     complete = [c for c in rows if c.state == State.COMPLETE]
     sampled = sum(c.origin == "sampled" for c in rows)
-    starting = sampled < START * len(families) or not complete
+    starting = sampled < max(LEAST, START * len(families)) or not complete
     if name == "random" or (name in ("ehvi", "tpe") and starting):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
