@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from test_study import OPEN, SPACE, STARTS, asked, run, train
 from nas.candidate import State
 from nas.search.storage import Postgres
 from nas.search.study import Study, load_candidates
-from nas.task import InputError, UsageError
+from nas.task import InputError, Task, UsageError
 from nas.testing import small_task
 
 pytestmark = pytest.mark.postgresql
@@ -93,10 +92,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.node.name)[:60]
 
 
-def opened(server: Server, name: str, folder: Path, **options: Any) -> Study:
+def opened(server: Server, name: str, folder: Path, task: Task | None = None) -> Study:
     folder.mkdir(exist_ok=True)
-    task = options.pop("task", small_task())
-    OPEN.append(Study(folder, task, SPACE, storage=server.url, name=name, **options))
+    where = {"storage": server.url, "name": name}
+    OPEN.append(Study(folder, task or small_task(), SPACE, sampler="tpe", **where))
     return OPEN[-1]
 
 
