@@ -23,8 +23,8 @@ class Candidate(JsonRecord):
 
     ``root`` is the number of the candidate this one repeats after its worker was
     lost (its own number otherwise). ``reason`` says why a candidate did not complete:
-    halving, nan, exploding, oom, infeasible, timeout, duplicate; error, lost,
-    interrupted. ``detail`` is the sentence or traceback behind the reason.
+    halving, nan, exploding, vanishing, dead, plateau, oom, infeasible, timeout,
+    duplicate; error, lost, interrupted. ``detail`` is the sentence or traceback behind the reason.
     ``metrics`` are those of the validation part and the costs; ``curve`` holds one
     entry per epoch. ``cpus`` and ``gpus`` are the share of the machine that it had to itself
     for ``seconds``: half a GPU where two are trained on one.
@@ -43,7 +43,8 @@ class Candidate(JsonRecord):
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[dict[str, float], ...] = ()
     cost: dict[str, Any] = field(default_factory=dict)
-    gradient_norms: dict[str, float] = field(default_factory=dict)  # last epoch, by layer
+    gradient_norms: dict[str, float] = field(default_factory=dict)  # last ones, by layer
+    health: dict[str, Any] = field(default_factory=dict)  # what the monitors saw, in numbers
     layers: tuple[dict[str, Any], ...] = ()
     worker: int = -1
     cpus: float = 1.0

@@ -25,7 +25,9 @@ def make(
     config = dict(candidate.config)
     batch_size = int(config["batch_size"])
     epochs = rules.full_epochs(task, batch_size)
-    steps = rules.steps_per_epoch(task.profile.n_train, batch_size) * epochs
+    accumulate = int(candidate.cost.get("accumulate", 1))
+    micro = batch_size // accumulate
+    steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate) * epochs
     quality = task.quality
     return {
         "seed_everything": candidate.seed % 2**31,
@@ -41,7 +43,7 @@ def make(
             "class_path": "nas.training.proxy.TaskData",
             "init_args": {
                 **source,
-                "batch_size": batch_size,
+                "batch_size": micro,
                 "fingerprint": task.profile.fingerprint,
                 "split_hash": task.profile.split,
             },
@@ -62,7 +64,8 @@ def make(
             "max_epochs": epochs,
             "accelerator": "cpu" if task.device == "cpu" else "cuda",
             "devices": 1,
-            "gradient_clip_val": rules.GRADIENT_CLIP,
+            "gradient_clip_val": rules.gradient_clip(config),
+            "accumulate_grad_batches": accumulate,
             "num_sanity_val_steps": 0,
             "enable_progress_bar": False,
             "enable_model_summary": False,
@@ -88,8 +91,10 @@ def make(
             "tolerance": _tolerance(quality.metric, candidate.metrics[quality.metric], task),
             "proxy": {
                 "epochs": candidate.epochs,
+                "trained": len(candidate.curve),  # fewer where its time was up
                 "share": task.fidelity.share,
                 "seed": candidate.seed,
+                "accumulate": accumulate,
                 "seconds": round(candidate.seconds, 1),
             },
             "validation": {k: v for k, v in candidate.metrics.items() if k not in COSTS},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nas.space import Choice, Float, Int, Param, Value, When
+from nas.space import Choice, Config, Float, Int, Param, Value, When
 from nas.task import Fidelity, Task
 
 
@@ -91,6 +91,12 @@ _ALL = (
         "batch-from-data",
         "The batch size leaves about a hundred steps in an epoch.",
         "Masters & Luschi 2018, sec. 5 (small batches generalise); the hundred is ours",
+    ),
+    Rule(
+        "micro-batch",
+        "Where memory is short a batch comes in two halves, for BatchNorm of at least 16 samples.",
+        "Goyal et al. 2017, sec. 2.3 and 3 (gradients of parts are averaged; BatchNorm sees each"
+        " part alone); Wu & He 2018, fig. 1 (its error grows below 16)",
     ),
     Rule(
         "attention-cost",
@@ -360,7 +366,7 @@ _ALL = (
     ),
 )
 WARMUP = 0.05  # share of the steps
-GRADIENT_CLIP = 1.0  # of the global norm (Pascanu et al. 2013, sec. 3.2)
+GRADIENT_CLIP = 1.0  # of the global norm
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough
 CLOUD_MOST = 2_048  # points of a cloud that are kept (rule "cloud-size")
@@ -478,6 +484,12 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
     return tuple(sorted({low, default, min(2 * default, most)})), default
 
 
+def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
+    """Whether a batch may come in two halves (rule "micro-batch")."""
+    least = 16 if batch_norm else 1
+    return not is_node_level(task) and batch_size % 2 == 0 and batch_size // 2 >= least
+
+
 def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
     batches, batch = batch_sizes(task)
@@ -554,8 +566,8 @@ def fidelity(task: Task) -> Fidelity:
         # Welling 2017, sec. 5.2, stop after at most 200.
         epochs = wanted // 8
     limit = None
-    if task.budget.time_limit_s is not None:
-        limit = max(20.0, task.budget.time_limit_s * task.budget.workers / 15)
+    if (worker_s := task.budget.worker_s) is not None:
+        limit = max(20.0, worker_s / 15)
     return Fidelity(epochs, samples / task.profile.n_train, limit)
 
 
@@ -566,15 +578,22 @@ def folds(task: Task) -> int:
     return 5 if few and not is_node_level(task) else 1
 
 
+def gradient_clip(config: Config) -> float:
+    """The global norm that gradients are clipped to: a family's own ``clip``, or 1 (Pascanu et
+    al. 2013, sec. 3.2); 0 leaves them as they are."""
+    return float(config.get("clip", GRADIENT_CLIP))
+
+
 def is_node_level(task: Task) -> bool:
     """Whether the samples are the nodes of one graph, which every batch holds whole."""
     return "node" in task.profile.inputs
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Optimiser steps in an epoch; a last batch of one sample is left out."""
+def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
+    """Optimiser steps in an epoch, of ``accumulate`` batches each; a last batch of one sample
+    is left out."""
     full, rest = divmod(samples, min(batch_size, samples))
-    return full + (rest > 1)
+    return math.ceil((full + (rest > 1)) / accumulate)
 
 
 def full_epochs(task: Task, batch_size: int) -> int:

@@ -90,6 +90,16 @@ class EpochLines(pl.Callback):
         print(f"epoch {done}/{total}  {shown}  ({left:.0f} s left)", file=sys.stderr)
 
 
+class StopAfter(pl.Callback):
+    """Ends a training after so many epochs of its schedule (None: after all)."""
+
+    def __init__(self, epochs: int | None) -> None:
+        self.epochs = epochs
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
 def pick_threads(module: Proxy, batch: Batch) -> int:
     """The number of compute threads (1, 2, 4 … up to all) whose training step is fastest.
 
@@ -194,7 +204,8 @@ def check(path: Path) -> dict[str, float]:
             folds(data.dataset, task),
             of["proxy"]["epochs"],
             of["proxy"]["seed"],
-            lambda: [EpochLines(), GradientMonitor()],
+            lambda: [EpochLines(), GradientMonitor(), StopAfter(of["proxy"].get("trained"))],
+            of["proxy"].get("accumulate", 1),
         )
     name = of["objective"]
     result = {

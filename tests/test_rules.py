@@ -52,7 +52,7 @@ def test_every_rule_has_a_sentence_and_a_source_with_a_year() -> None:
 
 
 def test_every_rule_is_the_reason_of_a_parameter_or_of_the_search_itself() -> None:
-    named = {"baseline-first", "proxy-steps", "cross-validation"}
+    named = {"baseline-first", "proxy-steps", "cross-validation", "micro-batch"}
     for modality in get_args(Modality):
         profiles = [data.profile for data in example_datasets(modality).values()]
         if modality in ("tabular", "images"):
@@ -202,6 +202,9 @@ def test_a_candidate_gets_a_fifteenth_of_all_worker_time() -> None:
     assert rules.fidelity(given_task).time_limit_s == 240
     assert rules.fidelity(replace(given_task, budget=Budget(30))).time_limit_s == 20
     assert rules.fidelity(replace(given_task, budget=Budget(None))).time_limit_s is None
+    for hours in ({"cpu_hours": 0.5, "cpus": 0.5}, {"gpu_hours": 0.25, "gpus": 0.25}):
+        budget = Budget(7200, workers=4, **hours)
+        assert rules.fidelity(replace(given_task, budget=budget)).time_limit_s == 240
 
 
 @given(st.integers(2, 500), st.integers(2, 100))

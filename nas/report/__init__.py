@@ -213,6 +213,7 @@ def _detail(candidate: Candidate) -> dict[str, Any]:
         "cost": {k: v for k, v in candidate.cost.items() if k != "latency"},
         "curve": candidate.curve,
         "gradient_norms": candidate.gradient_norms,
+        "health": candidate.health,
         "layers": candidate.layers,
     }
 

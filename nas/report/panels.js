@@ -3,7 +3,9 @@
 
 const REASONS = {
   halving: "behind others at the same amount of training", nan: "loss, gradient or activation was not a number",
-  exploding: "gradients grew without bound", oom: "ran out of memory",
+  exploding: "gradients grew without bound", vanishing: "gradients did not reach the first layers",
+  dead: "a layer put out the same for every sample", plateau: "nothing was learnt from the first step on",
+  oom: "ran out of memory",
   infeasible: "outside a limit before training", timeout: "over the time limit of a candidate",
   duplicate: "same configuration as an earlier one", error: "an error was raised", lost: "its worker was lost",
   interrupted: "the search was stopped",
@@ -171,6 +173,7 @@ function drawComparison(chosen) {
     row("latency measured with", latencySource),
     costs.map((key) => row(label(key), (c) => short(c.cost?.[key]))),
     row("epochs", (c) => String(c.epochs)), row("time", (c) => duration(c.seconds)),
+    keys("health").map((key) => row(label(key), (c) => setting(c.health?.[key]))),
     row("origin", (c) => c.origin), row("seed", (c) => String(c.seed ?? "–")),
     head("Configuration"),
     keys("config").sort().map((key) => row(key, (c) => setting(c.config?.[key]), true)),
@@ -201,7 +204,7 @@ function drawArchitectures(chosen) {
     return el("div", {},
       el("h3", {}, `#${c.number} ${c.family}`, el("small", {}, layers.length ? size : "layers were not recorded")),
       layers.length ? layerTable(layers) : null,
-      norms.length ? el("h3", {}, "Gradient norms", el("small", {}, "last epoch, bars on a logarithmic scale")) : null,
+      norms.length ? el("h3", {}, "Gradient norms", el("small", {}, "last looked at, bars on a logarithmic scale")) : null,
       norms.length ? gradientTable(norms) : null);
   }));
 }

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,54 @@ def training_memory_mb(params: int, activations_mb: float, batch: int) -> float:
     """What a training step in float32 with AdamW needs at least, MiB: weights, gradients and
     two moments, and the activations of the batch. Workspaces of kernels come on top."""
     return params * 16 / 2**20 + activations_mb * batch
+
+
+def available_memory_mb(
+    device: str, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """What a training may still take, MiB. Of a GPU: what is free. On a CPU: what the machine can
+    spare and what the process's control groups (a container's limit) leave, whichever is less;
+    a group's cached files count as free. Infinite where the system tells neither.
+
+    ``proc`` and ``groups`` are where Linux mounts these (man 5 proc; its admin-guide on cgroup
+    v1 memory and cgroup v2).
+    """
+    if device != "cpu":
+        return float(torch.cuda.mem_get_info()[0]) / 2**20
+    spare = [math.inf]
+    with suppress(FileNotFoundError):  # not Linux
+        known = _numbers(proc / "meminfo")
+        spare.append(known["MemAvailable"] * 2**10)
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                spare += _group_spare(groups / controllers, path.strip("/"))
+    return min(spare) / 2**20
+
+
+def _group_spare(mount: Path, path: str) -> Iterator[float]:
+    """Bytes that a control group and each of those around it leave, where they have a limit."""
+    old = mount.name == "memory"  # version 1
+    limit, usage, cached = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if old
+        else ("memory.max", "memory.current", "inactive_file")
+    )
+    group = mount / path
+    for folder in (group, *group.parents):
+        file = folder / limit
+        # Inside a container the path is the host's, and the mount is the group itself.
+        if file.is_file() and (most := file.read_text().strip()) != "max":
+            used = int((folder / usage).read_text())
+            yield int(most) - used + _numbers(folder / "memory.stat").get(cached, 0)
+        if folder == mount:
+            return
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines of a name and a number, in whatever unit."""
+    pairs = (line.replace(":", " ").split() for line in file.read_text().splitlines())
+    return {name: int(number) for name, number, *_ in pairs}
 
 
 @contextmanager

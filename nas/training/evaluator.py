@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import gc
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from nas import rules
 from nas.candidate import Candidate, State, curve_point
 from nas.data import Dataset
-from nas.space import Config
+from nas.space import Config, split_family
 from nas.task import Task
 from nas.training import cost
 from nas.training.baselines import baselines
@@ -42,23 +43,19 @@ Report = Callable[..., str]
 
 
 class Evaluator:
-    """Made once in each worker from the run's folder; every method is a call of the driver.
+    """Made once in each worker; every method is a call of the driver.
 
     ``report(epoch, metrics)`` hands figures to the driver and returns "" to go on, or the
     reason to stop. Candidates come and go as dictionaries, as they travel in JSON.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, task: Task, dataset: Dataset) -> None:
         torch.set_num_threads(1)
-        self.folder = Path(folder)
-        self.task = Task.from_json((self.folder / "task.json").read_text())
-        self.device = self.task.device
-        self.dataset = Dataset.load(self.folder / "data")
+        self.task, self.dataset, self.device = task, dataset, task.device
         self._folds = folds(self.dataset, self.task)
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
-        (self.folder / "layers").mkdir(exist_ok=True)
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
@@ -82,62 +79,126 @@ class Evaluator:
             state = State.FAILED if stop.reason == "interrupted" else State.PRUNED
             self._now = replace(self._now, state=state, reason=stop.reason, detail=stop.evidence)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            detail = str(error).splitlines()[0] if str(error) else "no memory left"
+            detail = _shortage(error)
             self._now = replace(self._now, state=State.PRUNED, reason="oom", detail=detail)
-        finally:
-            if self.device != "cpu":  # what is cached here is missing to the other workers
-                torch.cuda.empty_cache()
+        if self.device != "cpu" or self._now.reason == "oom":
+            self._free()
         return replace(self._now, seconds=time.monotonic() - begun).to_dict()
+
+    def costs(
+        self, configs: list[Config], limit_s: float | None, report: Report
+    ) -> list[dict[str, float]]:
+        """What configurations of the joined space cost, without training: of as many as
+        ``limit_s`` allows. Latency is taken where the task asks for it, with a short look."""
+        asked = [o.metric for o in self.task.objectives] + [c.metric for c in self.task.constraints]
+        end = math.inf if limit_s is None else time.monotonic() + limit_s
+        found: list[dict[str, float]] = []
+        for i, config in enumerate(configs):
+            if time.monotonic() > end:
+                break
+            family, own = split_family(config)
+            candidate = Candidate(number=i, family=family, config=own, seed=i)
+            found.append(self._analysed(candidate)[0])
+            if "latency_ms" in asked:
+                network = self._network(candidate).to(self.device)
+                look = cost.latency(network, self._sample(1), device=self.device, budget_s=0.03)
+                found[-1]["latency_ms"] = look["median_ms"]
+        return found
 
     def _preflight(self) -> None:
         """The exact costs, before any memory is spent; a candidate over a limit ends here."""
-        candidate = self._now
+        costs, layers, self._memory_mb = self._analysed(self._now)
+        self._now = replace(self._now, metrics=costs, layers=layers)
+        _require(self.task, costs)
+
+    def _analysed(
+        self, candidate: Candidate
+    ) -> tuple[dict[str, float], tuple[dict[str, Any], ...], Callable[[int], float]]:
+        """Costs, layers, and the memory by the number of parts that a batch comes in."""
         found = cost.analyse(lambda: self._network(candidate), self._sample(2))
         # One pass over a graph serves all its nodes; other passes are of two samples, as
         # BatchNorm cannot be trained on one.
         passes, batch = 2, int(candidate.config["batch_size"])
         if rules.is_node_level(self.task):
             passes = batch = 1
+
+        def memory_mb(parts: int) -> float:
+            activations_mb = found["activations_mb"] / passes
+            return cost.training_memory_mb(found["params"], activations_mb, batch // parts)
+
         costs = {
             "params": float(found["params"]),
             "flops": found["flops"] / passes,
-            "memory_mb": cost.training_memory_mb(
-                found["params"], found["activations_mb"] / passes, batch
-            ),
+            "memory_mb": memory_mb(1),
         }
-        # Apart from the journal, which is read whole: layers are looked at for a few only.
-        layers = self.folder / "layers" / f"{candidate.number}.json"
-        unfinished = layers.with_suffix(".new")  # a report may look at any moment
-        unfinished.write_text(json.dumps(found["layers"]))
-        unfinished.replace(layers)
-        self._now = replace(candidate, metrics=costs)
-        _require(self.task, costs)
+        return costs, tuple(found["layers"]), memory_mb
 
     def _fit(self, report: Report) -> None:
+        """Train, in half batches (rule "micro-batch") where whole ones would need more memory
+        than there is or turn out to."""
+        known, shortage = self._now, ""
+        for accumulate in self._parts():
+            needed = self._memory_mb(accumulate)
+            if needed > (available := cost.available_memory_mb(self.device)):
+                shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
+                continue
+            self._now = replace(known, metrics=known.metrics | {"memory_mb": needed})
+            if accumulate > 1:
+                self._now = replace(self._now, cost={"accumulate": accumulate})
+            try:
+                return self._train(report, accumulate)
+            except (MemoryError, RuntimeError) as error:
+                shortage = _shortage(error)
+            self._free()
+        batches = "half" if accumulate > 1 else "whole"
+        raise TrainingStopped("oom", f"no memory for a training in {batches} batches: {shortage}")
+
+    def _free(self) -> None:
+        """Give back what a training held that has ended: a trainer and its module hold each
+        other, and what is cached on a GPU is missing to the other workers."""
+        gc.collect()
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _parts(self) -> Iterator[int]:
+        """In how many parts a batch may come."""
+        yield 1
+        with torch.device("meta"):
+            modules = list(self._network(self._now).modules())
+        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
+        if rules.halves(self.task, int(self._now.config["batch_size"]), batch_norm):
+            yield 2
+
+    def _train(self, report: Report, accumulate: int) -> None:
         """Train on the first fold, of which the driver hears, then on the others if any."""
         module = self._measured()
         candidate, task = self._now, self.task
-        monitor = GradientMonitor()
-        callbacks: list[pl.Callback] = [monitor, _EpochReport(self._take, report, monitor)]
 
-        def limits() -> list[pl.Callback]:
+        def watched(monitor: GradientMonitor) -> list[pl.Callback]:
             if task.fidelity.time_limit_s is None:
-                return []
+                return [monitor]
             patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
             # Few data train fast, and most candidates end on the first fold: half the limit each.
-            return [TimeLimit(patience * task.fidelity.time_limit_s / min(2, len(self._folds)))]
+            limit_s = patience * task.fidelity.time_limit_s / min(2, len(self._folds))
+            return [monitor, TimeLimit(limit_s)]
 
+        monitor = GradientMonitor()
+        callbacks = [*watched(monitor), _EpochReport(self._take, report)]
         begin = time.perf_counter()
         first, *others = self._folds
-        trainer = fit_proxy(module, *first, candidate.epochs, candidate.seed, callbacks + limits())
+        schedule = (candidate.epochs, candidate.seed)
+        try:
+            trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
+        finally:
+            norms = monitor.looks[-1].norms if monitor.looks else {}
+            self._now = replace(self._now, health=monitor.summary(), gradient_norms=norms)
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
         self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
         if others:
             found = (candidate.family, candidate.config, task)
-            schedule = (candidate.epochs, candidate.seed)
-            more = train_folds(*found, others, *schedule, lambda: [GradientMonitor(), *limits()])
+            more = train_folds(
+                *found, others, *schedule, lambda: watched(GradientMonitor()), accumulate
+            )
             mean = mean_scores([trainer.callback_metrics, *more])
             self._now = replace(self._now, metrics=self._now.metrics | mean)
 
@@ -150,18 +211,19 @@ class Evaluator:
         latency = cost.latency(module.network, self._sample(1), device=self.device)
         metrics = candidate.metrics | {"latency_ms": latency["median_ms"]}
         self._now = replace(
-            candidate, metrics=metrics, cost={"latency": latency | {"quiet": False}}
+            candidate,
+            metrics=metrics,
+            cost=candidate.cost | {"latency": latency | {"quiet": False}},
         )
         _require(self.task, metrics)
         return module
 
-    def _take(self, epoch: int, metrics: dict[str, float], norms: dict[str, float]) -> Candidate:
+    def _take(self, epoch: int, metrics: dict[str, float]) -> Candidate:
         """Add an epoch's figures to the candidate in training."""
         self._now = replace(
             self._now,
             metrics=self._now.metrics | metrics,
             curve=(*self._now.curve, curve_point(epoch, metrics)),
-            gradient_norms=norms,
         )
         return self._now
 
@@ -172,6 +234,12 @@ class Evaluator:
         """Samples of median length: costs are stated for them."""
         rows = torch.arange(batch)
         return batch_inputs(self._typical, rows, rows.to(self.device))
+
+
+def from_folder(folder: str) -> Evaluator:
+    """The evaluator of a run that is on this machine."""
+    task = Task.from_json((Path(folder) / "task.json").read_text())
+    return Evaluator(task, Dataset.load(Path(folder) / "data"))
 
 
 def folds(dataset: Dataset, task: Task) -> list[tuple[Tensors, Tensors]]:
@@ -192,13 +260,15 @@ def train_folds(
     epochs: int,
     seed: int,
     callbacks: Callable[[], list[pl.Callback]],
+    accumulate: int = 1,
 ) -> list[dict[str, Any]]:
     """The last metrics of a proxy on each fold, trained from the same start each time."""
     scores = []
     for fold in folds:
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), task).to(task.device)
-        scores.append(fit_proxy(module, *fold, epochs, seed, callbacks()).callback_metrics)
+        trainer = fit_proxy(module, *fold, epochs, seed, callbacks(), accumulate)
+        scores.append(trainer.callback_metrics)
     return scores
 
 
@@ -209,15 +279,18 @@ def fit_proxy(
     epochs: int,
     seed: int,
     callbacks: list[pl.Callback],
+    accumulate: int = 1,
 ) -> pl.Trainer:
-    """Train a proxy, in Lightning's barest form; the same seed gives the same network."""
+    """Train a proxy, in Lightning's barest form; the same seed gives the same network. Each
+    batch comes in ``accumulate`` parts, whose gradients are averaged."""
     cpu = module.task.device == "cpu"
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu" if cpu else "gpu",
         devices=1,
         precision="32-true" if cpu else "bf16-mixed",
-        gradient_clip_val=rules.GRADIENT_CLIP,
+        gradient_clip_val=rules.gradient_clip(module.config),
+        accumulate_grad_batches=accumulate,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
@@ -225,7 +298,7 @@ def fit_proxy(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    batch_size = int(module.config["batch_size"])
+    batch_size = int(module.config["batch_size"]) // accumulate
     evaluation = evaluation_batch(module.task.modality)
     trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
     return trainer
@@ -234,10 +307,8 @@ def fit_proxy(
 class _EpochReport(pl.Callback):
     """Hands each epoch to the driver and carries out its verdict."""
 
-    def __init__(
-        self, take: Callable[..., Candidate], report: Report, monitor: GradientMonitor
-    ) -> None:
-        self._take, self._report, self._monitor = take, report, monitor
+    def __init__(self, take: Callable[..., Candidate], report: Report) -> None:
+        self._take, self._report = take, report
         self._loss: Any = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -251,8 +322,10 @@ class _EpochReport(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        metrics["loss"] = float(self._loss) / int(trainer.num_training_batches)
-        candidate = self._take(epoch, metrics, self._monitor.norms)
+        # Lightning has divided the loss of each part by the number of parts.
+        steps = int(trainer.num_training_batches) / trainer.accumulate_grad_batches
+        metrics["loss"] = float(self._loss) / steps
+        candidate = self._take(epoch, metrics)
         if verdict := self._report(epoch, candidate.metrics):
             raise TrainingStopped(verdict, f"after epoch {epoch} of {trainer.max_epochs}")
 
@@ -275,6 +348,9 @@ def _require(task: Task, costs: dict[str, float]) -> None:
         )
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _shortage(error: Exception) -> str:
+    """What memory was short of, in one line; raises an error that tells of something else."""
     said = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+    if not isinstance(error, MemoryError) and not any(text in str(error) for text in said):
+        raise error
+    return str(error).splitlines()[0] if str(error) else "no memory left"

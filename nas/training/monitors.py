@@ -1,20 +1,38 @@
-"""Monitors watch a network train and stop it when it fails, with the evidence."""
+"""Monitors watch a network train and stop it when it fails, with the evidence.
+
+What is looked at, and the words for what goes wrong, follow Pei et al. 2024 (BTTackler), sec. 4,
+and Zhang et al. 2021 (AutoTrainer), sec. 3. Their thresholds are not taken over: Adam divides
+the size of a gradient out again (Kingma & Ba 2015, sec. 2.1), and networks with faint gradients
+or with half of their units dead are among the best that were measured. So gradients only tell
+*why*: a network is stopped for them while its loss shows that it has learnt nothing. The numbers
+below come from ``scripts/bench_monitors.py``; see experiments/LOG.md.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median, variance
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-# A gradient norm this many times the median of the run's own first records, this often in
-# a row, is an explosion and not a hard batch.
-EXPLODING_RATIO = 1e3
-EXPLODING_RECORDS = 3
-HISTORY = 20
+LOOKS_SHARE = 0.02  # of the time may go into looks
+# The run's own early history: this share of its steps, and at least so many.
+EARLY, EARLY_STEPS = 0.05, 20
+IN_A_ROW = 3  # looks that must agree
+# Nothing is learnt while the loss is not below this share of a constant prediction's.
+LEARNT = 0.98
+# A gradient norm so many times that of the early history, which counts for SOUND at most.
+EXPLODING, SOUND = 1e3, 1e2
+VANISHING = 1e-6  # the gradient norm of the first layer over the largest of any layer
+# Nothing learnt in this share of the steps, and in at least so many: with branches that start
+# at zero, or a loss with a penalty, sound networks have needed up to 150 to begin.
+PLATEAU, PLATEAU_STEPS = 0.25, 150
 
 
 class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
@@ -26,31 +44,109 @@ class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
         self.evidence = evidence
 
 
-class GradientMonitor(pl.Callback):
-    """Per-layer gradient norms, before clipping, every ``every`` steps.
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a network at one step, by layer in the order of their declaration.
 
-    Raises TrainingStopped with the reason "nan" or "exploding", before the optimiser can
-    carry what is not finite into the weights; on a CPU every step is looked at for that, on
-    a GPU, which a look makes wait, every ``every``-th. The last norms by layer are in
-    ``norms``; ``total`` is the record of the whole network's norm. A layer is a module that
-    owns parameters.
+    ``norms``: of the gradient, before clipping. ``dead``: the share of a layer's units that get
+    no gradient from any sample of the batch, as their biases tell (Lu et al. 2020, sec. 2: what
+    has died is constant). ``updates``: the norm of what the optimiser adds, over that of the
+    weights; some 1e-3 is sound (You et al. 2017, LARS, sec. 4, has its inverse).
     """
 
-    def __init__(self, every: int = 10) -> None:
-        self.every = every
-        self.norms: dict[str, float] = {}
-        self.total: list[float] = []
-        self._owned: list[tuple[str, torch.nn.Parameter]] = []
-        self._batch: Any = None
-        self._loss: Tensor | None = None
+    step: int
+    norms: dict[str, float]
+    dead: dict[str, float]
+    updates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def norm(self) -> float:
+        """Of the whole gradient."""
+        return math.hypot(*self.norms.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What went wrong, where, and the value that shows it beside its threshold."""
+
+    reason: str  # nan | exploding | vanishing | dead | plateau
+    evidence: str
+    step: int
+    layer: str = ""
+    value: float | None = None
+    threshold: float | None = None
+
+
+class GradientMonitor(pl.Callback):
+    """Looks at the loss and the gradients of any LightningModule and ends a training that
+    fails; with ``stop`` false it goes on. The first ``finding`` is kept.
+
+    - "nan": the loss or a gradient is not finite. Told before the optimiser can carry it into
+      the weights; on a GPU, which a look makes wait, no sooner than the next look.
+    - "exploding", "vanishing", "dead": the last ``IN_A_ROW`` looks agree, after the early
+      history and while nothing is learnt. The gradient explodes against its own early norm. It
+      vanishes from layer to layer (Glorot & Bengio 2010, sec. 4.2), unless it grows again. Dead
+      is an exact zero from the input up to the layer that is named.
+    - "plateau": nothing was learnt from the first step on, for ``PLATEAU`` of the steps, and the
+      loss does not fall towards that either. Not told once half of the steps are done.
+
+    Nothing is learnt while the mean loss of the latest steps is not below ``LEARNT`` times that
+    of a constant prediction, which a module tells in its attribute ``chance_loss``; where it has
+    none, that of its own first steps stands in.
+
+    There is a look at every ``every``-th step, or less often where looks would take more than
+    ``LOOKS_SHARE`` of the time. A layer is a module that owns parameters.
+    """
+
+    def __init__(self, every: int = 10, stop: bool = True) -> None:
+        self.every, self.stop = every, stop
+        self.finding: Finding | None = None
+        self.looks: list[Look] = []
+        self.losses: list[float] = []  # of each step up to the last look
+
+    def summary(self) -> dict[str, Any]:
+        """A few numbers of the last look, and the finding; small enough for a journal."""
+        told: dict[str, Any] = {"looks": len(self.looks)}
+        if self.looks:
+            last = self.looks[-1]
+            told["gradient_norm"] = last.norm
+            if last.dead:
+                told["dead_units"] = fmean(last.dead.values())
+            if updates := [u for look in self.looks[-2:] for u in look.updates.values()]:
+                told["update_ratio"] = median(updates)
+        if (found := self.finding) is not None:
+            told |= {"step": found.step, "layer": found.layer}
+            told |= {"value": found.value, "threshold": found.threshold}
+        return {
+            name: float(f"{value:.3g}") if isinstance(value, float) else value
+            for name, value in told.items()
+            if value not in (None, "") and (isinstance(value, str) or math.isfinite(value))
+        }
+
+    # -- looking -----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finding, self.looks, self.losses = None, [], []
         self._owned = [
-            (name.removeprefix("network.") or "(other)", p)
+            (name.removeprefix("network.") or "(other)", kind.startswith("bias"), p)
             for name, module in pl_module.named_modules()
-            for p in module.parameters(recurse=False)
+            for kind, p in module.named_parameters(recurse=False)
             if p.requires_grad
         ]
+        device = pl_module.device
+        self._cpu = device.type == "cpu"
+        self._one, self._flag = torch.ones((), device=device), torch.zeros((), device=device)
+        self._chance: float = getattr(pl_module, "chance_loss", math.nan)
+        self._total = int(trainer.estimated_stepping_batches)
+        self._early = max(EARLY_STEPS, math.ceil(EARLY * self._total))
+        self._learnt = False
+        self._batch: Any = None
+        self._loss: Tensor | None = None  # of the step, over its micro-batches
+        self._since: list[Tensor] = []  # losses of the steps since the last look
+        self._before: list[tuple[str, Tensor, Tensor]] = []  # layer, weights and their copy
+        self._next = 0
+        self._begin = time.perf_counter()
+        self._spent = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -60,64 +156,223 @@ class GradientMonitor(pl.Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        self._loss = loss.detach()
+        loss = loss.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+        if self._cpu and not math.isfinite(value := float(loss)):
+            self._loss_is(value, trainer.global_step, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0
-        if not due and pl_module.device.type != "cpu":
-            return
         assert self._loss is not None
-        if not math.isfinite(loss := float(self._loss)):
-            source = _first_not_finite(pl_module, self._batch)
-            raise TrainingStopped("nan", f"the loss is {loss} at step {step}{source}")
-        owned = [(name, p.grad) for name, p in self._owned if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([grad for _, grad in owned])).double()
-        norm = float(norms.norm())
-        if math.isfinite(norm) and not due:
+        self._since.append(self._loss)
+        self._loss = None
+        step, begin = trainer.global_step, time.perf_counter()
+        owned = [each for each in self._owned if each[2].grad is not None]
+        if step < self._next:
+            if self._cpu and not self._finite([p.grad for *_, p in owned]):
+                self._gradient_is(owned, step)
             return
-        squares = dict.fromkeys((name for name, _ in owned), 0.0)
-        for (name, _), square in zip(owned, norms.square().tolist(), strict=True):
-            squares[name] += square
-        self.norms = {name: math.sqrt(square) for name, square in squares.items()}
-        if not math.isfinite(norm):
-            # Backwards from the loss: the last layer is where it came up.
-            layer = [n for n, v in self.norms.items() if not math.isfinite(v)][-1]
-            raise TrainingStopped("nan", f"the gradient of {layer} is not finite at step {step}")
-        self.total.append(norm)
-        early = sorted(self.total[:HISTORY])[len(self.total[:HISTORY]) // 2]
-        recent = self.total[-EXPLODING_RECORDS:]
-        limit = EXPLODING_RATIO * early
-        if len(self.total) > HISTORY and min(recent) > limit:
-            raise TrainingStopped(
-                "exploding",
-                f"gradient norm {min(recent):.3g} at step {step} is over {EXPLODING_RATIO:g} times"
-                f" the {early:.3g} of the first steps",
+        losses = torch.stack(self._since).tolist()
+        self._since.clear()
+        self.losses += losses
+        for loss in losses:
+            if not math.isfinite(loss):
+                self._loss_is(loss, step, pl_module)
+        look = self._look(owned, step)
+        self.looks.append(look)
+        if not math.isfinite(look.norm):
+            self._gradient_is(owned, step)
+        elif self.finding is None:
+            self._judge(step, pl_module)
+        self._before = [(name, p, p.detach().clone()) for name, _, p in owned]
+        self._spent += time.perf_counter() - begin
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        if not self._before:
+            return
+        begin = time.perf_counter()
+        names, now, before = zip(*self._before, strict=True)
+        with torch.no_grad():
+            added = _by_layer(names, torch._foreach_sub(now, before))
+        sizes = _by_layer(names, before)
+        self.looks[-1].updates.update({n: added[n] / sizes[n] for n in sizes if sizes[n] > 0})
+        self._before = []
+        end = time.perf_counter()
+        self._spent += end - begin
+        looks, step = len(self.looks), self.looks[-1].step
+        if looks == 1:  # the first step sets much up: neither its time nor its look's counts
+            self._begin, self._spent, self._next = end, 0.0, step + self.every
+            return
+        pace = (end - self._begin - self._spent) / step
+        cost = self._spent / (looks - 1)
+        # At least ten looks in all: a verdict needs some.
+        wanted = min(cost / (LOOKS_SHARE * pace), self._total / 10)
+        self._next = step + max(self.every, math.ceil(wanted))
+
+    def _finite(self, grads: list[Any]) -> bool:
+        """Whether all are; in a fraction of the time that a norm takes."""
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, self._flag, self._one)
+        return not self._flag
+
+    def _look(self, owned: Sequence[tuple[str, bool, Any]], step: int) -> Look:
+        norms = _by_layer([name for name, *_ in owned], [p.grad for *_, p in owned])
+        biases = [(name, p.grad) for name, bias, p in owned if bias]
+        dead: dict[str, float] = {}
+        if biases:
+            alive = torch.stack([grad.count_nonzero() for _, grad in biases]).tolist()
+            for (name, grad), count in zip(biases, alive, strict=True):
+                # Of several biases, as in a recurrent layer, the one with the most life tells.
+                dead[name] = min(1 - count / grad.numel(), dead.get(name, 1.0))
+        return Look(step, norms, dead)
+
+    # -- judging -----------------------------------------------------------------------------
+
+    def _find(self, finding: Finding) -> None:
+        if self.finding is None:
+            self.finding = finding
+            if self.stop:
+                raise TrainingStopped(finding.reason, finding.evidence)
+
+    def _loss_is(self, value: float, step: int, pl_module: pl.LightningModule) -> None:
+        if self.finding is None:
+            module, end, _ = _first(pl_module, self._batch, _not_finite)
+            place = f", from the {end} of {module} on" if module else ""
+            self._find(Finding("nan", f"the loss is {value} at step {step}{place}", step, module))
+
+    def _gradient_is(self, owned: Sequence[tuple[str, bool, Any]], step: int) -> None:
+        # Backwards from the loss: the last layer is where it came up.
+        broken = [name for name, _, p in owned if not p.grad.isfinite().all()]
+        if broken:
+            evidence = f"the gradient of {broken[-1]} is not finite at step {step}"
+            self._find(Finding("nan", evidence, step, broken[-1]))
+
+    def _judge(self, step: int, pl_module: pl.LightningModule) -> None:
+        latest = fmean(self.losses[-self._early :])
+        chance = self._chance
+        if math.isnan(chance):
+            chance = fmean(self.losses[: self._early])
+        learns = latest < LEARNT * chance
+        self._learnt |= learns
+        if learns or step < self._early or len(self.looks) < IN_A_ROW:
+            return
+        looks = self.looks[-IN_A_ROW:]
+        state = f"and the loss {latest:.3g} shows nothing learnt (a constant's is {chance:.3g})"
+        usual = min(SOUND, median(look.norm for look in self.looks if look.step <= self._early))
+        norm = min(look.norm for look in looks)
+        if norm > EXPLODING * usual:
+            layer = max(looks[-1].norms, key=looks[-1].norms.__getitem__)
+            evidence = (
+                f"the gradient norm, most of it {layer}'s, is {norm:.3g} at step {step}, more than"
+                f" {EXPLODING:g} times the {usual:.3g} of a sound start, {state}"
             )
+            self._find(Finding("exploding", evidence, step, layer, norm, EXPLODING * usual))
+        inlets = [_inlet(look) for look in looks]
+        layer, ratio = inlets[-1]
+        if all(r == 0 for _, r in inlets):
+            # Those after a dead layer may have no gradient either; what it puts out tells.
+            layer = _first(pl_module, self._batch, _constant)[2] or layer
+            evidence = (
+                f"the units of {layer} are dead: no gradient passes it towards the input, for"
+                f" {IN_A_ROW} looks up to step {step}, {state}"
+            )
+            self._find(Finding("dead", evidence, step, layer, 0.0, 0.0))
+        elif all(r < VANISHING for _, r in inlets) and 0 < ratio <= 2 * _inlet(self.looks[0])[1]:
+            evidence = (
+                f"the gradient norm of {layer} is {ratio:.1e} of the largest of a layer at step"
+                f" {step}, less than {VANISHING:g} for {IN_A_ROW} looks, {state}"
+            )
+            self._find(Finding("vanishing", evidence, step, layer, ratio, VANISHING))
+        due = max(PLATEAU * self._total, PLATEAU_STEPS) <= step <= self._total / 2
+        if due and not self._learnt and not _falls(self.losses, self._early):
+            evidence = (
+                f"nothing has been learnt from the first step to step {step} of {self._total}:"
+                f" the loss is {latest:.4g} and does not fall (a constant's is {chance:.4g})"
+            )
+            self._find(Finding("plateau", evidence, step, "", latest, LEARNT * chance))
+
+
+def _falls(losses: list[float], latest: int) -> bool:
+    """Whether the ``latest`` losses are below those of the second half before them by more than
+    two standard errors of the difference."""
+    parts = losses[len(losses) // 2 : -latest], losses[-latest:]
+    error = math.sqrt(sum(variance(part) / len(part) for part in parts))
+    return fmean(parts[1]) < fmean(parts[0]) - 2 * error
+
+
+def _by_layer(names: Sequence[str], tensors: list[Tensor] | tuple[Tensor, ...]) -> dict[str, float]:
+    """The norm of all tensors of a name together; one wait for a GPU."""
+    squares = torch.stack(torch._foreach_norm(tensors)).double().square().tolist()
+    total = dict.fromkeys(names, 0.0)
+    for name, square in zip(names, squares, strict=True):
+        total[name] += square
+    return {name: math.sqrt(square) for name, square in total.items()}
+
+
+def _inlet(look: Look) -> tuple[str, float]:
+    """What is left of the gradient where it reaches the input: the first layer, and its norm
+    over the largest of a layer. Where it ends before, the layer that ends it, and zero."""
+    norms = list(look.norms.items())
+    largest = max(look.norms.values())
+    reached = next((i for i, (_, norm) in enumerate(norms) if norm > 0), len(norms))
+    if reached == 0:
+        return norms[0][0], norms[0][1] / largest
+    if reached < len(norms) and norms[reached][1] < VANISHING * largest:
+        # It did not end there: it became too small for the squares in a float32's norm.
+        return norms[0][0], norms[reached][1] / largest
+    silent = [name for name, _ in norms[:reached]]
+    # A layer without a bias also gets no gradient where it is given nothing but zeros.
+    return ([name for name in silent if name in look.dead] or silent)[-1], 0.0
 
 
 @torch.no_grad()
-def _first_not_finite(pl_module: pl.LightningModule, batch: Any) -> str:
-    """Run the batch again: the first layer that puts out what is not finite, in words."""
-    found: list[str] = []
+def _first(
+    pl_module: pl.LightningModule, batch: Any, wrong: Callable[[Tensor], bool]
+) -> tuple[str, str, str]:
+    """Run the batch again up to the first module that puts out what is ``wrong``.
+
+    Returns its name, whether it was wrong at its "input" already or only at its "output", and
+    the name of the last layer before it that owns parameters. All empty where there is none.
+    """
+    found: list[tuple[str, str, str]] = []
+    layer = ""
+
+    def any_wrong(values: Any) -> bool:
+        values = values if isinstance(values, tuple) else (values,)
+        return any(isinstance(v, Tensor) and v.is_floating_point() and wrong(v) for v in values)
 
     def look(name: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(name.removeprefix("network."))
+            nonlocal layer
+            if any(True for _ in module.parameters()):
+                layer = name
+            if not found and any_wrong(output):
+                found.append((name, "input" if any_wrong(inputs) else "output", layer))
 
         return hook
 
-    leaves = [(n, m) for n, m in pl_module.named_modules() if not any(True for _ in m.children())]
-    hooks = [module.register_forward_hook(look(name)) for name, module in leaves]
+    hooks = [
+        module.register_forward_hook(look(name.removeprefix("network.")))
+        for name, module in pl_module.named_modules()
+        if not any(True for _ in module.children())
+    ]
     try:
         pl_module.training_step(batch, 0)
     finally:
         for hook in hooks:
             hook.remove()
-    return f", from the output of {found[0]} on" if found else ""
+    return found[0] if found else ("", "", "")
+
+
+def _not_finite(values: Tensor) -> bool:
+    return not values.isfinite().all()
+
+
+def _constant(values: Tensor) -> bool:
+    """Whether all of several samples have the same."""
+    return values.ndim > 1 and len(values) > 1 and bool((values == values[:1]).all())
 
 
 class TimeLimit(pl.Callback):

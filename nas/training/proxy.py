@@ -11,11 +11,14 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from scipy.special import entr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +48,7 @@ class Proxy(pl.LightningModule):
     """A network of ``family`` with its losses, metrics, optimiser and schedule.
 
     ``task`` is a Task or its dictionary, as it stands in a recipe and in a checkpoint.
-    Of ``config`` the training uses lr, weight_decay, label_smoothing, class_weights,
+    Of ``config`` the training uses lr, weight_decay, clip, label_smoothing, class_weights,
     sparsity and what ``nas.training.augment`` knows, where they are present.
     """
 
@@ -60,6 +63,7 @@ class Proxy(pl.LightningModule):
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
             self.register_buffer(f"class_weights_{i}", self._class_weights(target))
+        self.chance_loss = fmean(map(self._chance_loss, self.task.targets))
 
     def _class_weights(self, target: Target) -> Tensor | None:
         classes = target.kind in ("binary", "multiclass")
@@ -68,6 +72,21 @@ class Proxy(pl.LightningModule):
         counts = torch.tensor(target.counts, dtype=torch.float32).clamp(min=1)
         # Inverse frequency, with a mean of one over the samples (King & Zeng 2001, sec. 4).
         return counts.sum() / (len(counts) * counts)
+
+    def _chance_loss(self, target: Target) -> float:
+        """The loss of the best prediction that is the same for all training samples: the entropy
+        of the labels, smoothed and weighted as in training, or a regression's variance."""
+        if target.kind == "regression":
+            return 1.0
+        shares = np.array(target.counts) / self.task.profile.n_train
+        if target.kind == "multilabel":
+            return float((entr(shares) + entr(1 - shares)).mean())
+        weights = self._class_weights(target)
+        if weights is not None:
+            shares = shares * weights.numpy()
+        smoothing = float(self.config.get("label_smoothing", 0.0))
+        shares = (1 - smoothing) * shares / shares.sum() + smoothing / len(shares)
+        return float(entr(shares).sum())
 
     def forward(self, **inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(**inputs)
