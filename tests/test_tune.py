@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -277,6 +279,7 @@ TOKEN = "8d1f6c0e7b3a4d5f9e2c1b0a7f6e5d4c8d1f6c0e7b3a4d5f9e2c1b0a7f6e5d4c"
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_cluster_that_was_started_and_asks_for_a_token_is_joined(tmp_path: Path) -> None:
+    short = tempfile.mkdtemp()  # a socket's path has at most 107 characters
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     port = 26379
@@ -284,7 +287,7 @@ def test_a_cluster_that_was_started_and_asks_for_a_token_is_joined(tmp_path: Pat
         [
             *(Path(sys.executable).with_name("ray"), "start", "--head", "--block"),
             *("--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"),
-            *("--num-cpus=2", f"--temp-dir={tmp_path / 'r'}"),
+            *("--num-cpus=2", f"--temp-dir={short}"),
         ],
         env=environment,
         stdout=subprocess.PIPE,
@@ -308,6 +311,7 @@ def test_a_cluster_that_was_started_and_asks_for_a_token_is_joined(tmp_path: Pat
     finally:
         node.terminate()
         node.wait(30)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def test_an_address_where_nothing_answers_is_told_in_one_line(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -48,6 +49,7 @@ if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -59,6 +61,7 @@ from nas.search.worker import serve
 from nas.task import InputError, UsageError
 
 _WAIT_S = 0.1
+_KNOCK_S = 10.0
 # About as long as an actor takes to start.
 _PATIENCE_S = 10.0
 
@@ -88,7 +91,8 @@ class Cluster:
             with _signals_kept():
                 self._connect(address or os.environ.get("RAY_ADDRESS"))
         if gpus_per_trial is None:
-            gpus_per_trial = 0.5 if ray.cluster_resources().get("GPU") else 0.0
+            gpus = any(node["Resources"].get("GPU") for node in _nodes())
+            gpus_per_trial = 0.5 if gpus else 0.0
         self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
         self.workers = self._fit()
         if not self.workers:
@@ -103,9 +107,10 @@ class Cluster:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if address is not None:
             try:
+                _knock(address)
                 ray.init(address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
+            except (OSError, ValueError, RuntimeError, RayError) as error:
+                reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise InputError(
                     f"no Ray cluster answers at {address} ({reason}); start one with"
                     " `ray start --head`, or leave --address out"
@@ -121,13 +126,13 @@ class Cluster:
     def _fit(self) -> int:
         """How many trials the nodes hold at once."""
         total = 0
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
+        for node in _nodes():
             shares = [
                 node["Resources"].get(name.upper(), 0.0) / wanted
                 for name, wanted in self.resources.items()
                 if wanted
             ]
-            total += int(min(shares, default=1.0) + 1e-9) if node["Alive"] else 0
+            total += int(min(shares, default=1.0) + 1e-9)
         return total
 
     def close(self) -> None:
@@ -141,6 +146,17 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 @contextmanager
