@@ -49,7 +49,9 @@ if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -59,6 +61,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.search.local import Event, Worker, Workers
 from nas.search.worker import serve
 from nas.task import InputError, UsageError
+
+# Tune's loop takes an actor that Ray's memory monitor has ended for an error of its own and
+# falls, with all trials (2.60: "Caught unexpected exception"). Let it be one that has died.
+for _module in (actor_manager, tune_controller):
+    vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 _WAIT_S = 0.1
 _KNOCK_S = 10.0
