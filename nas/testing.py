@@ -93,12 +93,13 @@ class FormulaEvaluator:
     """Stands in for ``nas.training.evaluator.Evaluator`` in a worker.
 
     It writes what it is asked to train and what it finished into ``folder``/evaluated.txt,
-    one "begin ROOT" or "end ROOT" a line.
+    one "begin ROOT" or "end ROOT" a line, and itself into evaluators.txt, one "PROCESS GPUS"
+    (as CUDA_VISIBLE_DEVICES names them) a line.
 
     An epoch takes ``seconds_per_epoch`` and, by chance, up to ``jitter`` seconds more.
     Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
     own process in mid-training, each time, and those in ``die_once`` the first time; those in
-    ``nan`` end with a quality that is NaN.
+    ``nan`` end with a quality that is NaN; those in ``hog`` take memory until they are killed.
     ``start`` is "fail" or "die" for workers that never come to life.
     """
 
@@ -110,6 +111,7 @@ class FormulaEvaluator:
         die: Sequence[int] = (),
         die_once: Sequence[int] = (),
         nan: Sequence[int] = (),
+        hog: Sequence[int] = (),
         start: str = "",
         jitter: float = 0.0,
     ) -> None:
@@ -120,6 +122,9 @@ class FormulaEvaluator:
         self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
         self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
         self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
+        self.hog = hog
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self._note(f"{os.getpid()} {gpus}", "evaluators.txt")
 
     def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
         now = Candidate.from_dict(candidate)
@@ -152,9 +157,13 @@ class FormulaEvaluator:
         if root in self.die or (root in self.die_once and not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        taken = []
+        while root in self.hog:
+            taken.append(np.ones(2**24))  # 128 MiB
+            time.sleep(0.05)
 
-    def _note(self, line: str) -> None:
-        with (self.folder / "evaluated.txt").open("a") as file:
+    def _note(self, line: str, file_name: str = "evaluated.txt") -> None:
+        with (self.folder / file_name).open("a") as file:
             file.write(line + "\n")
 
     def baselines(self, report: Callable[..., str]) -> list[dict[str, Any]]:
