@@ -40,8 +40,11 @@ def order(costs: list[tuple[int, ...]]) -> list[int]:
 
 
 @given(COSTS, st.integers(2, 4))
-def test_the_best_share_of_a_rung_goes_on(costs: list[tuple[int, ...]], eta: int) -> None:
-    best = order(costs)[: max(1, len(costs) // eta)]
+def test_the_best_share_of_a_rung_and_its_front_go_on(
+    costs: list[tuple[int, ...]], eta: int
+) -> None:
+    best = order(costs)[: len(costs) // eta]
+    best += [i for i, one in enumerate(costs) if not any(dominates(two, one) for two in costs)]
     expected = [len(costs) < eta or i in best for i in range(len(costs))]
     assert [goes_on(np.asarray(costs, float), i, eta) for i in range(len(costs))] == expected
 

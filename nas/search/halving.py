@@ -3,6 +3,9 @@
 Schmucker et al. 2021, "Multi-objective Asynchronous Successive Halving", sec. 4: at each
 rung the candidates are ordered by non-dominated fronts and, inside a front, so that the
 chosen spread over it; the best 1/eta go on. A decision uses only what has arrived.
+
+Here the whole first front goes on, also where it is larger. A sampler that aims at the front
+soon fills it with more than a third of a rung, and what nobody beats is worth its last epochs.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
 
 def goes_on(costs: Floats, mine: int, eta: int = 3) -> bool:
     """Whether row ``mine`` of the rung's costs (points × objectives, smaller is better)
-    is among the best 1/eta. The first ``eta - 1`` arrivals have nobody to be judged by."""
+    is dominated by none or among the best 1/eta. The first ``eta - 1`` arrivals have nobody to
+    be judged by."""
     if len(costs) < eta:
         return True
-    room = max(1, len(costs) // eta)
     # Front by front, and only as far as there is room: the last of many are never ranked.
-    left = np.arange(len(costs))
+    efficient = is_efficient(costs)
+    if efficient[mine]:
+        return True
+    room = len(costs) // eta - np.count_nonzero(efficient)
+    left = np.flatnonzero(~efficient)
     while room > 0:
         efficient = is_efficient(costs[left])
         front = left[efficient]

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from nas.search.ehvi import Ehvi, Measured
 
 NAMES = ("auto", "ehvi", "evolution", "tpe", "nsga2", "random")
-# What is drawn of each family, and in all at least, before a model is asked.
-START, LEAST = 4, 10
+# What is drawn of each family before a model is asked.
+START = 4
+# The share of asks at which "ehvi" draws instead: what a model is wrong about it does not ask for.
+CHANCE = 0.1
 # Of regularised evolution: the youngest so many live, and so many enter a tournament.
 POPULATION, TOURNAMENT = 50, 10
 # TPE: after the start-up this share of asks refines each family's best, whatever the model thinks
@@ -106,16 +108,17 @@ def proposals(
     """Configurations, to take the first new one of; None leaves the choice to Optuna.
 
     "random" draws at random, family by family in turn, and so do "ehvi" and "tpe" the first
-    ``4 × families`` times, at least ten. Then "ehvi" asks its ``model``, which knows the costs of
-    ``measured`` configurations too, and "tpe" gives the share ``MUTATE`` of the asks to
-    mutation. "evolution" starts from the baselines. ``rows`` are all candidates so far.
+    ``4 × families`` times. Then "ehvi" asks its ``model``, which knows the costs of
+    ``measured`` configurations too, but for the share ``CHANCE``, and "tpe" gives the share
+    ``MUTATE`` of the asks to mutation. "evolution" starts from the baselines. ``rows`` are all
+    candidates so far.
     """
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
     complete = [c for c in rows if c.state == State.COMPLETE]
     sampled = sum(c.origin == "sampled" for c in rows)
-    starting = sampled < max(LEAST, START * len(families)) or not complete
+    starting = sampled < START * len(families) or not complete
     if name == "random" or (name in ("ehvi", "tpe") and starting):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
@@ -125,6 +128,8 @@ def proposals(
         return chain(fitting, by_chance)
     if name == "nsga2":
         return None
+    if name == "ehvi" and rng.random() < CHANCE:
+        return by_chance
     if name == "ehvi":
         assert model is not None
         return chain(model.propose(rows, measured, rng), by_chance)
