@@ -157,7 +157,9 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         try:
             app.trainer.fit(app.model, app.datamodule)
         except TrainingStopped as stop:
-            raise InputError(f"training ended: {stop}; lower the learning rate") from None
+            large = stop.reason in ("nan", "exploding")
+            mend = "lower the learning rate" if large else "export another candidate (--number)"
+            raise InputError(f"training ended: {stop}; {mend}") from None
         seconds = time.monotonic() - begin
         checkpoint = app.trainer.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)  # every recipe has one
