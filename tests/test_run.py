@@ -599,3 +599,24 @@ def test_a_time_limit_is_kept(tmp_path: Path) -> None:
     )
     assert time.monotonic() - begin < 20 + 6
     assert len(run.candidates()) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"deterministic": True, "time_limit": "1m"}, "takes --trials and no limit of time"),
+        ({"deterministic": True, "trials": 4, "cpu_hours": 1.0}, "no limit of time or device"),
+        ({"deterministic": True, "trials": 4, "objectives": ["latency_ms"]}, "flops can"),
+        ({"deterministic": True, "trials": 4, "constraints": ["latency_ms<=5"]}, "flops can"),
+        ({"executor": "slurm"}, "unknown executor 'slurm'; choose local or ray"),
+        ({"gpus_per_trial": 0.5}, "are for Ray: give --executor ray"),
+        ({"executor": "ray", "cpus_per_trial": -1.0}, "are numbers, at least 0"),
+        ({"executor": "ray", "device": "cpu", "gpus_per_trial": 1.0}, "needs another --device"),
+    ],
+)
+def test_a_wrong_choice_of_executor_or_order_is_told(
+    options: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        nas.search(tumours(), "diagnosis", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

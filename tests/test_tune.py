@@ -392,3 +392,35 @@ def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> No
     assert Counter(c.reason for c in candidates)["interrupted"] <= 2
     assert not [c for c in candidates if c.state == State.RUNNING]
     assert len(finished(candidates)) >= 4
+
+
+# -- a search with trainings -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_deterministic_search_finds_the_same_on_ray_and_with_processes(tmp_path: Path) -> None:
+    import numpy as np
+    from sklearn.datasets import load_breast_cancer
+
+    import nas
+
+    x, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    table = x.assign(diagnosis=np.where(y == 1, "benign", "malignant"))
+    options: dict[str, Any] = {"trials": 8, "epochs": 9, "workers": 2, "device": "cpu"}
+
+    def figures(executor: str) -> list[Any]:
+        out = tmp_path / executor
+        run = nas.search(
+            table, "diagnosis", out=out, executor=executor, deterministic=True, **options
+        )
+        assert run.front()
+        assert run.baselines()
+        assert all(c.cost["latency"]["quiet"] for c in run.front())
+        assert (
+            sum(layer["params"] for layer in run.layers(0)) == run.candidates()[0].metrics["params"]
+        )
+        for candidate in run.candidates():
+            candidate.metrics.pop("latency_ms", None)
+        return outcome(run.candidates())
+
+    assert figures("ray") == figures("local")

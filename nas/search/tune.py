@@ -113,6 +113,11 @@ class Cluster:
     def _connect(self, address: str | None) -> None:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if address is not None:
+            if address.startswith("ray://"):
+                raise UsageError(
+                    f"{address} is an address of Ray Client, which cannot carry a search; give the"
+                    " cluster's HOST:PORT, or run the search in it with `ray job submit`"
+                )
             try:
                 _knock(address)
                 ray.init(address, **quiet)
