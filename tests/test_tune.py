@@ -406,7 +406,7 @@ def test_a_deterministic_search_finds_the_same_on_ray_and_with_processes(tmp_pat
 
     x, y = load_breast_cancer(return_X_y=True, as_frame=True)
     table = x.assign(diagnosis=np.where(y == 1, "benign", "malignant"))
-    options: dict[str, Any] = {"trials": 8, "epochs": 9, "workers": 2, "device": "cpu"}
+    options: dict[str, Any] = {"trials": 6, "epochs": 6, "workers": 2, "device": "cpu"}
 
     def figures(executor: str) -> list[Any]:
         out = tmp_path / executor
@@ -419,8 +419,9 @@ def test_a_deterministic_search_finds_the_same_on_ray_and_with_processes(tmp_pat
         assert (
             sum(layer["params"] for layer in run.layers(0)) == run.candidates()[0].metrics["params"]
         )
-        for candidate in run.candidates():
+        candidates = run.candidates()
+        for candidate in candidates:
             candidate.metrics.pop("latency_ms", None)
-        return outcome(run.candidates())
+        return outcome(candidates)
 
     assert figures("ray") == figures("local")
