@@ -178,10 +178,11 @@ def search(
 ) -> None:
     """Search networks for DATA.
 
-    DATA is a table (.csv, .tsv, .parquet), a folder with train and test tables, a folder
-    of class folders of images, a folder of images with a metadata.csv, an .npz file, or a
-    table with columns of several kinds: files of images, sounds, point clouds or graphs (an
-    .npz a row, with edges), texts, numbers.
+    DATA is a table (.csv, .tsv, .parquet, .jsonl) of numbers, names or texts, a folder with
+    train and test tables, a folder of class folders of images, sounds or point clouds, or
+    with a metadata.csv that lists them, a folder of graphs (nodes.csv and edges.csv, or
+    TUDataset files), an .npz file, or a table with columns of several kinds: files of
+    images, sounds, point clouds or graphs (an .npz a row, with edges), texts, numbers.
 
     \b
     nas search adult/ --target income --time-limit 10m
