@@ -210,7 +210,7 @@ def test_a_quarter_of_a_gpu_is_what_a_trial_gets(tmp_path: Path) -> None:
 
     from nas.search.tune import Cluster
 
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with pytest.raises(UsageError, match=r"no node .* has 0.25 CPUs and 2 GPUs"):
         Cluster(cpus_per_trial=0.25, gpus_per_trial=2)
     cluster = Cluster(cpus_per_trial=0.25, gpus_per_trial=0.25)

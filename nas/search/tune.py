@@ -129,11 +129,7 @@ class Cluster:
                 ) from None
             return
         self._folder = Path(tempfile.mkdtemp(prefix="nas-ray-"))
-        ray.init(
-            **quiet,
-            include_dashboard=False,
-            _temp_dir=str(self._folder),
-        )
+        ray.init("local", **quiet, include_dashboard=False, _temp_dir=str(self._folder))
 
     def _fit(self) -> int:
         """How many trials the nodes hold at once."""
