@@ -25,8 +25,8 @@ import numpy as np
 from nas import rules
 from nas.candidate import Candidate, State
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Space, Value
-from nas.task import Constraint, DataProfile, Fidelity, Modality, Target, Task, input_type
+from nas.space import Choice, Config, Float, Int, Space, Value, split_family
+from nas.task import COSTS, Constraint, DataProfile, Fidelity, Modality, Target, Task, input_type
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -169,6 +169,12 @@ class FormulaEvaluator:
     def baselines(self, report: Callable[..., str]) -> list[dict[str, Any]]:
         metrics = {"accuracy": 0.5}
         return [{"name": "majority", "metrics": metrics, "seconds": 0.0, "samples": 140}]
+
+    def costs(
+        self, configs: list[Config], limit_s: float | None, report: Callable[..., str]
+    ) -> list[dict[str, float]]:
+        figures = [formula(split_family(config)[1], 1) for config in configs]
+        return [{metric: f[metric] for metric in COSTS} for f in figures]
 
     def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, float]:
         median = formula(Candidate.from_dict(candidate).config, 1)["latency_ms"]

@@ -224,7 +224,7 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
         for config in study.to_measure():
             if (row := problem.row(split_family(config)[1])) is not None:
                 study.measured.append((config, figures(problem, row, costs_only=True)))
-        while candidate := study.ask():
+        while candidate := study.ask(among=listed(study, problem)):
             if (row := (yield candidate.config)) is None:
                 detail = "the table does not have it"
                 study.tell(replace(candidate, state=State.FAILED, reason="error", detail=detail))
@@ -232,6 +232,21 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
             study.report(candidate.number, 1, figures(problem, row))
             study.tell(replace(study[candidate.number], state=State.COMPLETE))
         study.close()
+
+
+def listed(study: Study, problem: Problem) -> list[Config]:
+    """A shortlist in the order of its costs, which the table tells as a preflight does."""
+    shortlist = study.shortlist()
+    if shortlist is None:
+        return []
+    rows = [problem.row(split_family(config)[1]) for config in shortlist.configs]
+    known = [row is not None for row in rows]
+    return shortlist.ranked(
+        [
+            figures(problem, r, costs_only=True) if ok else {}
+            for r, ok in zip(rows, known, strict=True)
+        ]
+    )
 
 
 def figures(problem: Problem, row: int, costs_only: bool = False) -> dict[str, float]:

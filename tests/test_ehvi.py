@@ -301,6 +301,6 @@ def test_quality_alone_is_searched_too() -> None:
         rows.append(row)
     found = Ehvi(SPACE, task).propose(rows, [], rng)
     best = max(r.metrics["accuracy"] for r in rows)
-    reached = [formula(split_family(c)[1], 1)["accuracy"] for c in found[:5]]
+    reached = [formula(split_family(c)[1], 1)["accuracy"] for c in found.configs[:5]]
     assert np.mean(reached) > np.median([r.metrics["accuracy"] for r in rows])
     assert max(reached) > best - 0.02

@@ -31,6 +31,9 @@ _Row = TypeVar("_Row")
 
 # Configurations whose costs are measured when a search begins.
 MEASURED = 200
+# Configurations whose costs are measured before one of them is asked for, and the share of a
+# candidate's time that may take.
+LISTED, LISTING = 16, 0.05
 # Configurations that are looked at: drawn from the space, near the front, near the best of these.
 DRAWN, NEAR, NEARER = 400, 400, 200
 # Rows that a model is conditioned on at most; its cost grows with their cube.
@@ -90,7 +93,7 @@ class Ehvi:
         rows: Sequence[Candidate],
         measured: Sequence[Measured],
         rng: np.random.Generator,
-    ) -> list[Config]:
+    ) -> Shortlist:
         """Configurations, the most promising first; known ones may be among them.
 
         ``rows`` are all candidates so far, those in training too; ``measured`` are further
@@ -112,7 +115,8 @@ class Ehvi:
         best = [pool[i] for i in np.argsort(-hopes, kind="stable")[: NEARER // 10]]
         pool = best + near(best, NEARER)
         hopes = outlook.hopes(self._encode(pool))
-        return [pool[i] for i in np.argsort(-hopes, kind="stable")]
+        order = np.argsort(-hopes, kind="stable")
+        return Shortlist([pool[i] for i in order], outlook, self._encode)
 
     # -- the models ----------------------------------------------------------------------
 
@@ -194,6 +198,24 @@ class Ehvi:
 
 
 @dataclass(frozen=True)
+class Shortlist:
+    """Configurations, the most promising first as long as their costs are foretold."""
+
+    configs: list[Config]
+    outlook: Outlook
+    encode: Encoding
+
+    def ranked(self, costs: Sequence[dict[str, float]]) -> list[Config]:
+        """Now that the ``costs`` of the first are measured: these in their new order, then the
+        others."""
+        first, others = self.configs[: len(costs)], self.configs[len(costs) :]
+        if not first:
+            return others
+        hopes = self.outlook.hopes(self.encode(first), costs)
+        return [first[i] for i in np.argsort(-hopes, kind="stable")] + others
+
+
+@dataclass(frozen=True)
 class Scale:
     """A cost as its share of the way from the least, 0, to the reference, 1."""
 
@@ -263,15 +285,21 @@ class Outlook:
     shares: Floats
     worst: float
 
-    def hopes(self, x: Floats) -> Floats:
+    def hopes(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
         """What each encoded row is hoped to add to the hypervolume (0..1 in each cost, error
-        in its own units), times the probability that it keeps the limits."""
+        in its own units), times the probability that it keeps the limits. Costs that are not
+        ``known`` (by row) are foretold."""
         mean, std = self.quality.predict(x)
+        shares = self._scaled(x, known)
         hoped = expected_hypervolume_improvement(
-            mean, std, self._foretold(x), self.values, self.shares, self.worst
+            mean, std, shares, self.values, self.shares, self.worst
         )
         for limit in self.limits:
-            hoped = hoped * self.costs[limit.metric].keeps(x, limit)
+            keeps = self.costs[limit.metric].keeps(x, limit)
+            for row, costs in enumerate(known):
+                if limit.metric in costs:
+                    keeps[row] = limit.met(costs)
+            hoped = hoped * keeps
         return hoped
 
     def believing(self, x: Floats) -> Outlook:
@@ -282,12 +310,15 @@ class Outlook:
             self,
             quality=self.quality.with_rows(x, mean),
             values=np.append(self.values, mean),
-            shares=np.concatenate([self.shares, self._foretold(x)]),
+            shares=np.concatenate([self.shares, self._scaled(x)]),
         )
 
-    def _foretold(self, x: Floats) -> Floats:
-        foretold = [self.costs[metric].predict(x) for metric in self.wanted]
-        return _shares(self.scales, np.array(foretold).reshape(-1, len(x)).T)
+    def _scaled(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
+        foretold = np.array([self.costs[m].predict(x) for m in self.wanted]).reshape(-1, len(x))
+        for row, costs in enumerate(known):
+            for i, metric in enumerate(self.wanted):
+                foretold[i, row] = costs.get(metric, foretold[i, row])
+        return _shares(self.scales, foretold.T)
 
 
 @dataclass(frozen=True)

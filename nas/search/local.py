@@ -295,13 +295,16 @@ def drive(
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
     """
+    from nas.search.ehvi import Shortlist  # scipy, which workers do without
+
     todo = list((calls or {}).items())
     late = exhausted = False
     earlier = _all_ended(study, "infeasible")
     end = math.inf if deadline is None else deadline
 
     def done() -> bool:
-        spent = trials is not None and study.spent >= trials
+        listed = sum(isinstance(job, Shortlist) for job in workers.jobs())
+        spent = trials is not None and study.spent + listed >= trials
         hopeless = _all_ended(study, "infeasible") >= earlier + FIRST_INFEASIBLE
         return late or spent or hopeless or (exhausted and not study.waiting)
 
@@ -317,6 +320,9 @@ def drive(
                     workers.call(index, method, method, **arguments)
                 elif done():
                     break
+                elif listed := study.shortlist():
+                    limits = {"configs": listed.configs, "limit_s": study.listing_s}
+                    workers.call(index, listed, "costs", **limits)
                 elif candidate := study.ask(index):
                     workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
                 else:
@@ -329,6 +335,8 @@ def drive(
             for event in workers.events(timeout=0.5):
                 if isinstance(event.job, Candidate):
                     _handle(study, workers, event, late)
+                elif isinstance(event.job, Shortlist):
+                    _choose(study, workers, event, late)
                 elif event.kind == "result":
                     on_result(event.job, event.content["value"])
                 elif event.job is not None and not late:
@@ -365,6 +373,17 @@ class _Interrupts:
     def __exit__(self, *_: object) -> None:
         for number in self._signals:
             signal.signal(number, signal.default_int_handler)
+
+
+def _choose(study: Study, workers: Workers, event: Event, late: bool) -> None:
+    """Train the best of a shortlist, now that costs are known; of one whose costs cannot be
+    measured, the best as foretold: its training tells what is wrong."""
+    if event.kind == "lost":
+        study.lost_shortlist()
+    elif not late:
+        costs = event.content["value"] if event.kind == "result" else []
+        if candidate := study.ask(event.worker, event.job.ranked(costs)):
+            workers.call(event.worker, candidate, "evaluate", candidate=candidate.to_dict())
 
 
 def _handle(study: Study, workers: Workers, event: Event, late: bool) -> None:

@@ -95,6 +95,17 @@ def _narrowed(space: Space, config: Config) -> Config:
     return {n: v if n in parents else widths.get(n, v) for n, v in config.items()}
 
 
+def starting(space: Space, rows: Sequence[Candidate]) -> bool:
+    """Whether there is too little for a model to learn from."""
+    families = space["family"].options  # type: ignore[union-attr]  # always a Choice
+    sampled = sum(c.origin == "sampled" for c in rows)
+    return sampled < START * len(families) or all(c.state != State.COMPLETE for c in rows)
+
+
+def asks_model(rng: np.random.Generator) -> bool:
+    return bool(rng.random() >= CHANCE)
+
+
 def proposals(
     name: str,
     space: Space,
@@ -116,10 +127,8 @@ def proposals(
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
-    complete = [c for c in rows if c.state == State.COMPLETE]
     sampled = sum(c.origin == "sampled" for c in rows)
-    starting = sampled < START * len(families) or not complete
-    if name == "random" or (name in ("ehvi", "tpe") and starting):
+    if name == "random" or (name in ("ehvi", "tpe") and starting(space, rows)):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
         fitting = (config for config in drawn if config["family"] == wanted)
@@ -128,12 +137,12 @@ def proposals(
         return chain(fitting, by_chance)
     if name == "nsga2":
         return None
-    if name == "ehvi" and rng.random() < CHANCE:
+    if name == "ehvi" and not asks_model(rng):
         return by_chance
     if name == "ehvi":
         assert model is not None
-        return chain(model.propose(rows, measured, rng), by_chance)
-    feasible = [c for c in complete if c.feasible(task.constraints)]
+        return chain(model.propose(rows, measured, rng).configs, by_chance)
+    feasible = [c for c in rows if c.feasible(task.constraints)]
     if name == "evolution":
         return chain(_evolved(space, feasible, task.objectives, rng), by_chance)
     return _refined(space, feasible, task.objectives, families, rng, by_chance)

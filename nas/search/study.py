@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,16 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, State, curve_point
 from nas.front import Floats, pareto, to_costs
 from nas.rules import folds
-from nas.search.ehvi import MEASURED, Ehvi, Measured
+from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist
 from nas.search.halving import goes_on, rungs
-from nas.search.samplers import chosen, optuna_sampler, proposals, stable_seed
+from nas.search.samplers import (
+    asks_model,
+    chosen,
+    optuna_sampler,
+    proposals,
+    stable_seed,
+    starting,
+)
 from nas.search.storage import REVISED, ROW, keeping_all, lock, study_storage
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import COSTS, InputError, Task
@@ -65,6 +72,7 @@ class Study:
         self._model = Ehvi(space, task) if self.sampler == "ehvi" else None
         # Configurations whose costs are known without training: what "ehvi" foretells from.
         self.measured: list[Measured] = []
+        self._fatal = -1  # the candidate before which a shortlist took its worker with it
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = study_storage(folder, storage, name)
         self._lock = lock(folder / "driver.lock")
@@ -146,17 +154,49 @@ class Study:
 
     def to_measure(self) -> list[Config]:
         """Configurations whose costs ``measured`` should hold before others are asked for."""
-        if self._model is None or not any(o.metric in COSTS for o in self.task.objectives):
+        if self._model is None or not self._weighs_costs:
             return []
         rng = np.random.default_rng(stable_seed(self.task.seed, -1))
         return [self.space.sample(rng) for _ in range(MEASURED)]
 
+    @property
+    def _weighs_costs(self) -> bool:
+        wanted = [o.metric for o in self.task.objectives]
+        wanted += [c.metric for c in self.task.constraints]
+        return any(metric in COSTS for metric in wanted)
+
     # -- ask, report, tell ---------------------------------------------------------------
 
-    def ask(self, worker: int = -1) -> Candidate | None:
-        """The next candidate for ``worker``, or None where the space has no new one left."""
+    def shortlist(self) -> Shortlist | None:
+        """Configurations whose costs are worth measuring before one of them is asked for; None
+        where the next candidate is not the model's to choose."""
+        if self._model is None or self.waiting or not self._weighs_costs:
+            return None
+        rng = np.random.default_rng(stable_seed(self.task.seed, self._made))
+        rows = self.candidates()
+        if self._made == self._fatal or starting(self.space, rows) or not asks_model(rng):
+            return None
+        listed = self._model.propose(rows, self.measured, rng)
+        new = [c for c in listed.configs if config_key(*split_family(c)) not in self._seen]
+        return replace(listed, configs=new[:LISTED]) if new else None
+
+    @property
+    def listing_s(self) -> float | None:
+        """How long the costs of a shortlist may take; None where time is no limit."""
+        done = [c.seconds for c in self._rows.values() if c.state == State.COMPLETE]
+        if self.task.budget.time_limit_s is None or not done:
+            return None
+        return LISTING * sum(done) / len(done)
+
+    def lost_shortlist(self) -> None:
+        """A shortlist took its worker with it: the next candidate is asked for without one."""
+        self._fatal = self._made
+
+    def ask(self, worker: int = -1, among: Sequence[Config] = ()) -> Candidate | None:
+        """The next candidate for ``worker``: the first new one ``among`` configurations, if
+        any. None where the space has no new one left."""
         repeats = 0
-        while self.waiting or self._propose(by_chance=repeats >= MODEL_REPEATS):
+        while self.waiting or self._propose(repeats >= MODEL_REPEATS, among):
             self._study.sampler = optuna_sampler(self.sampler, self.task.seed, self._made)
             trial = self._study.ask()
             self._queue.pop(trial.number, None)
@@ -186,8 +226,10 @@ class Study:
             repeats += 1
         return None
 
-    def _propose(self, by_chance: bool) -> bool:
+    def _propose(self, by_chance: bool, among: Sequence[Config]) -> bool:
         """Queue a new configuration, or leave it to the model; False where there is no new."""
+        if self._queue_first(among):
+            return True
         drawn = proposals(
             "random" if by_chance else self.sampler,
             self.space,
@@ -197,9 +239,11 @@ class Study:
             model=self._model,
             measured=self.measured,
         )
-        if drawn is None:
-            return True
-        for config in drawn:
+        return drawn is None or self._queue_first(drawn)
+
+    def _queue_first(self, configs: Iterable[Config]) -> bool:
+        """Queue the first that is new; False where none is."""
+        for config in configs:
             if config_key(*split_family(config)) not in self._seen:
                 self._enqueue(config)
                 return True
