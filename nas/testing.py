@@ -100,7 +100,8 @@ class FormulaEvaluator:
     Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
     own process in mid-training, each time, and those in ``die_once`` the first time; those in
     ``nan`` end with a quality that is NaN; those in ``hog`` take memory until they are killed.
-    ``start`` is "fail" or "die" for workers that never come to life.
+    ``start`` is "fail" or "die" for workers that never come to life, and ``costing`` for those
+    whose end it is to tell costs beforehand.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class FormulaEvaluator:
         hog: Sequence[int] = (),
         start: str = "",
         jitter: float = 0.0,
+        costing: str = "",
     ) -> None:
         if start == "fail":
             raise RuntimeError("no such device")
@@ -122,7 +124,7 @@ class FormulaEvaluator:
         self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
         self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
         self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
-        self.hog = hog
+        self.hog, self.costing = hog, costing
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         self._note(f"{os.getpid()} {gpus}", "evaluators.txt")
 
@@ -173,6 +175,10 @@ class FormulaEvaluator:
     def costs(
         self, configs: list[Config], limit_s: float | None, report: Callable[..., str]
     ) -> list[dict[str, float]]:
+        if self.costing == "fail":
+            raise RuntimeError("no costs here")
+        if self.costing == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         figures = [formula(split_family(config)[1], 1) for config in configs]
         return [{metric: f[metric] for metric in COSTS} for f in figures]
 

@@ -235,6 +235,30 @@ def test_workers_that_ask_at_once_are_not_sent_to_one_place(tmp_path: Path) -> N
     assert apart.min() > 0.02
 
 
+def test_a_shortlist_is_ranked_anew_by_the_costs_that_are_measured() -> None:
+    task = small_task(epochs=1, constraints=["params<=20000"])
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(30):
+        family, config = split_family(SPACE.sample(rng))
+        row = Candidate(i, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
+        rows.append(row)
+    listed = Ehvi(SPACE, task).propose(rows, [], rng)
+    assert listed.ranked([]) == listed.configs
+    costs = [
+        {m: formula(split_family(c)[1], 1)[m] for m in ("latency_ms", "params")}
+        for c in listed.configs[:4]
+    ]
+    assert sorted(map(str, listed.ranked(costs)[:4])) == sorted(map(str, listed.configs[:4]))
+    assert listed.ranked(costs)[4:] == listed.configs[4:]
+    cheap = [
+        c | {"params": 50.0, "latency_ms": 0.001} if i == 3 else c for i, c in enumerate(costs)
+    ]
+    assert listed.ranked(cheap)[0] == listed.configs[3]
+    over = [c | {"params": 30000.0} if i == 0 else c for i, c in enumerate(costs)]
+    assert listed.ranked(over)[3] == listed.configs[0]
+
+
 def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() -> None:
     task = small_task(epochs=4)
     rng = np.random.default_rng(0)

@@ -209,6 +209,20 @@ def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> 
         assert "nothing failed: AttributeError" in str(error)
 
 
+@pytest.mark.parametrize("costing", ["fail", "die"])
+def test_costs_that_cannot_be_told_beforehand_do_not_end_a_search(
+    tmp_path: Path, costing: str
+) -> None:
+    candidates = search(tmp_path, trials=16, costing=costing)
+    assert len(finished(candidates)) == 16
+
+
+def test_a_budget_of_trials_counts_those_whose_costs_are_being_measured(tmp_path: Path) -> None:
+    for workers in (2, 4):
+        (folder := tmp_path / str(workers)).mkdir()
+        assert len(search(folder, trials=15, workers=workers)) == 15
+
+
 def test_a_call_waits_until_no_worker_is_starting(tmp_path: Path) -> None:
     with LocalWorkers(2, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
