@@ -7,7 +7,6 @@ the only thing the rules and the search spaces see of a user's data.
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -193,9 +192,6 @@ def input_type(name: str) -> str:
 class Objective(JsonRecord):
     metric: str
     direction: Literal["min", "max"]
-
-
-_OPERATORS = {"<=": operator.le, ">=": operator.ge}
 
 
 @dataclass(frozen=True)

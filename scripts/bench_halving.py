@@ -36,14 +36,11 @@ from bench_search import (
     OURS,
     Key,
     Run,
-    Scores,
     arguments,
-    average,
     collect,
     engine,
     matching,
-    scores,
-    show,
+    show_all,
 )
 
 from nas.candidate import State
@@ -251,19 +248,15 @@ def main() -> None:
     runs = collect(options.out, keys, versions, max(TRAININGS), play, options.jobs)
 
     print("hypervolume regret after the epochs of so many trainings: mean ± standard error")
-    tables: list[Scores] = []
-    for task in tasks:
-        own = [run for run in runs if run.problem == task]
-        tables.append(scores(own, TRAININGS, load(options.folder, task).regret))
-        notes = {}
-        for method in tables[-1]:
-            each = [run for run in own if run.method == method]
-            asked = np.mean([len(run.trace) for run in each])
-            whole = np.mean([sum(epochs == EPOCHS for epochs, _ in run.trace) for run in each])
-            notes[method] = f"{len(each):2} seeds, {asked:.0f} candidates, {whole:.0f} to the end"
-        show(f"task {task}", tables[-1], TRAININGS, notes)
-    if len(tables) > 1:
-        show(f"mean of {len(tables)} tasks", average(tables), TRAININGS, {})
+
+    def note(each: Sequence[Run]) -> str:
+        asked = np.mean([len(run.trace) for run in each])
+        whole = np.mean([sum(epochs == EPOCHS for epochs, _ in run.trace) for run in each])
+        return f"{asked:.0f} candidates, {whole:.0f} to the end"
+
+    titles = {task: f"task {task}" for task in tasks}
+    regrets = {task: load(options.folder, task).regret for task in tasks}
+    show_all("tasks", runs, TRAININGS, titles, regrets, note)
 
 
 if __name__ == "__main__":

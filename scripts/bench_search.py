@@ -581,6 +581,28 @@ def show(title: str, found: Scores, spent: Sequence[int], notes: dict[str, str])
         print(f"  after {n:3}: {name} / best peer ({best}) {told}")
 
 
+def show_all(
+    what: str,
+    runs: Sequence[Run],
+    spent: Sequence[int],
+    titles: dict[str, str],
+    regrets: dict[str, Callable[[Any, int], float]],
+    note: Callable[[Sequence[Any]], str],
+) -> None:
+    """Print a table for each problem of ``titles``, and their mean."""
+    tables = []
+    for name, title in titles.items():
+        own = [run for run in runs if run.problem == name]
+        tables.append(scores(own, spent, regrets[name]))
+        notes = {}
+        for method in tables[-1]:
+            each = [run for run in own if run.method == method]
+            notes[method] = f"{len(each):2} seeds, {note(each)}"
+        show(title, tables[-1], spent, notes)
+    if len(tables) > 1:
+        show(f"mean of {len(tables)} {what}", average(tables), spent, {})
+
+
 def arguments(
     doc: str, problems: Sequence[str], methods: Sequence[str], seeds: int
 ) -> argparse.ArgumentParser:
@@ -620,19 +642,15 @@ def main() -> None:
     runs = collect(options.out, keys, versions, options.evaluations, play, options.jobs)
 
     print("normalised hypervolume regret after so many evaluations: mean ± standard error")
-    tables = []
-    for name in problems:
-        own = [run for run in runs if run.problem == name]
-        tables.append(scores(own, EVALUATIONS, load(options.folder, name).regret))
-        notes = {}
-        for method in tables[-1]:
-            each = [run for run in own if run.method == method]
-            new = mean(len(set(run.trace)) / len(run.trace) for run in each)
-            pace = sum(run.seconds for run in each) / sum(len(run.trace) for run in each)
-            notes[method] = f"{len(each):2} seeds, {new:4.0%} new, {pace:.3f} s"
-        show(name, tables[-1], EVALUATIONS, notes)
-    if len(tables) > 1:
-        show(f"mean of {len(tables)} problems", average(tables), EVALUATIONS, {})
+
+    def note(each: Sequence[Run]) -> str:
+        new = mean(len(set(run.trace)) / len(run.trace) for run in each)
+        pace = sum(run.seconds for run in each) / sum(len(run.trace) for run in each)
+        return f"{new:4.0%} new, {pace:.3f} s"
+
+    titles = {name: name for name in problems}
+    regrets = {name: load(options.folder, name).regret for name in problems}
+    show_all("problems", runs, EVALUATIONS, titles, regrets, note)
 
 
 if __name__ == "__main__":

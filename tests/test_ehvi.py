@@ -189,6 +189,15 @@ def end(study: Study, candidate: Candidate, doomed: str = "") -> None:
     study.tell(replace(study[candidate.number], state=state, reason=reason))
 
 
+def complete(count: int, rng: np.random.Generator) -> list[Candidate]:
+    """Candidates drawn by chance, trained to the end."""
+    drawn = [split_family(SPACE.sample(rng)) for _ in range(count)]
+    return [
+        Candidate(i, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
+        for i, (family, config) in enumerate(drawn)
+    ]
+
+
 def volume(study: Study) -> float:
     low, high = np.array([-1.0, 0.0, 2.0]), np.array([0.0, 5.0, 6.0])
     costs = to_costs(study.front(), study.task.objectives)
@@ -238,12 +247,7 @@ def test_workers_that_ask_at_once_are_not_sent_to_one_place(tmp_path: Path) -> N
 def test_a_shortlist_is_ranked_anew_by_the_costs_that_are_measured() -> None:
     task = small_task(epochs=1, constraints=["params<=20000"])
     rng = np.random.default_rng(0)
-    rows = []
-    for i in range(30):
-        family, config = split_family(SPACE.sample(rng))
-        row = Candidate(i, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
-        rows.append(row)
-    listed = Ehvi(SPACE, task).propose(rows, [], rng)
+    listed = Ehvi(SPACE, task).propose(complete(30, rng), [], rng)
     assert listed.ranked([]) == listed.configs
     costs = [
         {m: formula(split_family(c)[1], 1)[m] for m in ("latency_ms", "params")}
@@ -318,11 +322,7 @@ def test_a_search_of_several_qualities_is_not_for_it() -> None:
 def test_quality_alone_is_searched_too() -> None:
     task = small_task(epochs=1, objectives=["accuracy"])
     rng = np.random.default_rng(0)
-    rows = []
-    for i in range(20):
-        family, config = split_family(SPACE.sample(rng))
-        row = Candidate(i, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
-        rows.append(row)
+    rows = complete(20, rng)
     found = Ehvi(SPACE, task).propose(rows, [], rng)
     best = max(r.metrics["accuracy"] for r in rows)
     reached = [formula(split_family(c)[1], 1)["accuracy"] for c in found.configs[:5]]

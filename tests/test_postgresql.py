@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_study import OPEN, SPACE, STARTS, asked, run, train
+from test_study import OPEN, SPACE, asked, run, search, train
 
 from nas.candidate import State
 from nas.search.storage import Postgres
@@ -97,15 +97,6 @@ def opened(server: Server, name: str, folder: Path, task: Task | None = None) ->
     where = {"storage": server.url, "name": name}
     OPEN.append(Study(folder, task or small_task(), SPACE, sampler="tpe", **where))
     return OPEN[-1]
-
-
-def search(study: Study, trials: int) -> Study:
-    study.enqueue_baselines(STARTS)
-    while study.spent < trials:
-        candidate = study.ask()
-        assert candidate is not None
-        train(study, candidate)
-    return study
 
 
 def test_it_asks_for_what_a_journal_asks_for_also_over_a_resume(

@@ -65,8 +65,12 @@ def train(study: Study, candidate: Candidate, **changes: object) -> Candidate:
 
 
 def run(folder: Path, trials: int, task: Task | None = None, sampler: str = "tpe") -> Study:
-    """A search from wherever ``folder`` is up to ``trials``, one candidate at a time."""
-    study = opened(folder, task, sampler=sampler)
+    """A search from wherever ``folder`` is up to ``trials``."""
+    return search(opened(folder, task, sampler=sampler), trials)
+
+
+def search(study: Study, trials: int) -> Study:
+    """Go on with ``study`` up to ``trials``, one candidate at a time."""
     study.enqueue_baselines(STARTS)
     while study.spent < trials:
         candidate = study.ask()

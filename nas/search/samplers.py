@@ -98,11 +98,15 @@ def _narrowed(space: Space, config: Config) -> Config:
 def starting(space: Space, rows: Sequence[Candidate]) -> bool:
     """Whether there is too little for a model to learn from."""
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
-    sampled = sum(c.origin == "sampled" for c in rows)
-    return sampled < START * len(families) or all(c.state != State.COMPLETE for c in rows)
+    return _sampled(rows) < START * len(families) or all(c.state != State.COMPLETE for c in rows)
+
+
+def _sampled(rows: Sequence[Candidate]) -> int:
+    return sum(c.origin == "sampled" for c in rows)
 
 
 def asks_model(rng: np.random.Generator) -> bool:
+    """Whether "ehvi" asks its model this time, and not chance."""
     return bool(rng.random() >= CHANCE)
 
 
@@ -127,7 +131,7 @@ def proposals(
     rng = np.random.default_rng(seed)
     by_chance = (space.sample(rng) for _ in range(DRAWS))
     families = space["family"].options  # type: ignore[union-attr]  # always a Choice
-    sampled = sum(c.origin == "sampled" for c in rows)
+    sampled = _sampled(rows)
     if name == "random" or (name in ("ehvi", "tpe") and starting(space, rows)):
         wanted = families[sampled % len(families)]
         drawn = (space.sample(rng) for _ in range(DRAWS))
