@@ -1,11 +1,25 @@
-"""Learning-rate schedules, stepped once per optimiser step."""
+"""Learning rates: the schedule, stepped once per optimiser step, and the range test."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+# A range test goes up from a rate at which nothing moves to one that no network bears, in so
+# many steps: as many as tell the slope from the noise of single batches (all ours).
+LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 100
+# Losses are averaged with a bell over the steps beside them, of this standard deviation.
+_BELL = 4.0
+# A loss over so many times that of the first steps ends the test.
+_LOST = 2.0
 
 
 class WarmupCosine(LambdaLR):
@@ -25,3 +39,112 @@ class WarmupCosine(LambdaLR):
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
 
         super().__init__(optimizer, factor)
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a learning-rate range test has seen.
+
+    ``losses`` are those of the batches at ``rates``, each before the step of its rate is taken;
+    ``smooth`` are the same, averaged with their neighbours. ``steepest`` is the rate at which
+    ``smooth`` falls fastest, and ``diverges`` the first at which half of all that was learnt is
+    lost again; None where the loss never falls, or never rises again.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smooth: tuple[float, ...]
+    steepest: float | None
+    diverges: float | None
+
+
+def range_test(
+    network: nn.Module,
+    loss: Callable[[Any], Tensor],
+    batches: Iterable[Any],
+    *,
+    low: float = LOWEST,
+    high: float = HIGHEST,
+    steps: int = STEPS,
+    weight_decay: float = 0.0,
+    clip: float = 0.0,
+) -> RangeTest:
+    """Train ``network`` with AdamW while its learning rate grows geometrically from ``low`` to
+    ``high``, and see where its loss falls and where it rises (Smith 2017, sec. 3.3; there the
+    rate grows linearly).
+
+    ``loss`` gives the scalar loss of one of ``batches``, which are gone through again where
+    they are fewer than ``steps``. Gradients are clipped to the global norm ``clip``; 0 leaves
+    them as they are. The test ends early where the loss is lost: not finite, or twice what it
+    was. The network is left as it then is: give a fresh one. The same network, batches and
+    ``torch.manual_seed`` give the same curve.
+
+    Raises ValueError where there is no batch or nothing to train.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=low, weight_decay=weight_decay)
+    rates, losses = [], []
+    network.train()
+    for step, batch in zip(range(steps), _again(batches), strict=False):
+        rate = low * (high / low) ** (step / max(1, steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(batch)
+        rates.append(rate)
+        losses.append(float(value.detach()))
+        if not math.isfinite(losses[-1]) or _lost(losses):
+            break
+        value.backward()  # type: ignore[no-untyped-call]
+        if clip:
+            nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+    return judge(rates, losses)
+
+
+def judge(rates: list[float], losses: list[float]) -> RangeTest:
+    """Where the curve of a range test falls fastest and where it has risen again."""
+    smooth = _smooth(losses)
+    steepest = diverges = None
+    first = smooth[0]
+    lowest = min(range(len(smooth)), key=smooth.__getitem__)
+    # Noise alone makes a minimum: only a fall that stands out from it counts.
+    if first - smooth[lowest] > 0.02 * abs(first):
+        slopes = [b - a for a, b in pairwise(smooth[: lowest + 1])]
+        steepest = rates[min(range(len(slopes)), key=slopes.__getitem__)]
+    half = (first + smooth[lowest]) / 2
+    for i in range(lowest, len(smooth)):
+        if smooth[i] > half or not math.isfinite(losses[i]):
+            diverges = rates[i]
+            break
+    return RangeTest(tuple(rates), tuple(losses), tuple(smooth), steepest, diverges)
+
+
+def _smooth(losses: list[float]) -> list[float]:
+    """Each loss averaged with its neighbours; one that is lost counts as no more than lost."""
+    few = losses[: max(1, min(5, len(losses)))]
+    cap = _LOST * abs(sum(few) / len(few))
+    kept = [min(x, cap) if math.isfinite(x) else cap for x in losses]
+    smooth = []
+    for i in range(len(kept)):
+        weights = [math.exp(-(((i - j) / _BELL) ** 2) / 2) for j in range(len(kept))]
+        total = sum(w * x for w, x in zip(weights, kept, strict=True))
+        smooth.append(total / sum(weights))
+    return smooth
+
+
+def _again(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, over and over."""
+    empty = True
+    while True:
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("a range test needs at least one batch")
+
+
+def _lost(losses: list[float]) -> bool:
+    """Whether the last losses are, on average, out of all proportion to the first."""
+    few = 5
+    return len(losses) > 2 * few and sum(losses[-few:]) > _LOST * sum(losses[:few])
