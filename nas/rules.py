@@ -8,7 +8,9 @@ whose bounds, default and reasons (``why``: ids of rules) come from one place.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nas.space import Choice, Config, Float, Int, Param, Value, When
 from nas.task import Fidelity, Task
@@ -16,9 +18,12 @@ from nas.task import Fidelity, Task
 
 @dataclass(frozen=True)
 class Rule:
+    """``check`` finds where a network breaks the rule; it is attached at the end of this file."""
+
     id: str
     statement: str
     source: str
+    check: Callable[[Anatomy], Iterator[Finding]] | None = None
 
 
 _ALL = (
@@ -86,6 +91,12 @@ _ALL = (
         "learning-rate-by-family",
         "AdamW, warm-up and cosine; convolutions take larger rates than attention.",
         "Loshchilov & Hutter 2017 and 2019; Xiong et al. 2020, sec. 3",
+    ),
+    Rule(
+        "learning-rate-first",
+        "A range test of each family's baseline sets the bounds of its learning rate.",
+        "Smith 2017, sec. 3.3 (a rate that grows while the loss is watched); the tenth of the rate"
+        " of least loss, and the factors around it, are ours",
     ),
     Rule(
         "batch-from-data",
@@ -365,8 +376,16 @@ _ALL = (
         "Loshchilov & Hutter 2019, app. B.1 (decay over the root of the steps); the 2 is ours",
     ),
 )
+# Thresholds that bounds and checks share.
+RESIDUAL_FROM = 10  # layers
+SMALL_BATCH = 16  # samples, below which GroupNorm replaces BatchNorm
+MOST_DROPOUT = 0.5
+LEAST_DECAY, MOST_DECAY = 1e-4, 1e-2
+MOST_TOKENS = 256  # of full attention
+FREE_PARAMS, PARAMS_PER_SAMPLE = 500_000, 2_000
 WARMUP = 0.05  # share of the steps
 GRADIENT_CLIP = 1.0  # of the global norm
+NEAR = 3.0  # a factor within which a range test tells a learning rate (rule "learning-rate-first")
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough
 CLOUD_MOST = 2_048  # points of a cloud that are kept (rule "cloud-size")
@@ -387,7 +406,12 @@ def risk(task: Task) -> float:
 
 def parameter_cap(task: Task) -> int:
     """params-per-sample, but never below what a small baseline needs."""
-    return max(500_000, 2_000 * task.profile.n_train)
+    return params_cap(task.profile.n_train)
+
+
+def params_cap(samples: int) -> int:
+    """The most parameters of a network for so many training samples."""
+    return max(FREE_PARAMS, PARAMS_PER_SAMPLE * samples)
 
 
 def params_limit(task: Task) -> float:
@@ -447,7 +471,7 @@ def activation(
 
 def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
     """BatchNorm or GroupNorm, the latter alone where a batch may be small."""
-    if min(batch_sizes(task)[0]) < 16:
+    if min(batch_sizes(task)[0]) < SMALL_BATCH:
         why = ("norm-by-family", "groupnorm-for-small-batches")
         return Choice(name, ("group",), default="group", when=when or {}, why=why)
     return Choice(
@@ -486,7 +510,7 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
 
 def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
     """Whether a batch may come in two halves (rule "micro-batch")."""
-    least = 16 if batch_norm else 1
+    least = SMALL_BATCH if batch_norm else 1
     return not is_node_level(task) and batch_size % 2 == 0 and batch_size // 2 >= least
 
 
@@ -494,7 +518,7 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
     batches, batch = batch_sizes(task)
     decay = 1e-4 * 10 ** (1.5 * risk(task))
-    low, high, why = 1e-4, 1e-2, "weight-decay-from-risk"
+    low, high, why = LEAST_DECAY, MOST_DECAY, "weight-decay-from-risk"
     if is_node_level(task):
         low, high, decay, why = 1e-2, 2.0, 1.0, "weight-decay-few-steps"
     params: list[Param] = [
@@ -514,6 +538,24 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
         options: tuple[Value, ...] = ("balanced", "none")
         params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
     return params
+
+
+def tested_rate(rate: Float, lowest: float) -> Float:
+    """The learning rate of a family after a range test whose loss was least at ``lowest``.
+
+    A tenth of that is the rate of a training. One such curve tells it within a factor of three
+    or so; a family's own rate stands where it lies that near, and moves that near where it does
+    not. Nothing above ``lowest`` is searched.
+    """
+    near = min(max(rate.default, lowest / 10 / NEAR), lowest / 10 * NEAR)
+    moved = near / rate.default
+    return replace(
+        rate,
+        low=rate.low * moved,
+        high=min(rate.high * moved, lowest),
+        default=near,
+        why=(*rate.why, "learning-rate-first"),
+    )
 
 
 def text_length(percentiles: tuple[int, ...]) -> int:
@@ -605,3 +647,61 @@ def full_epochs(task: Task, batch_size: int) -> int:
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     wanted = math.ceil(effort.full_steps / steps)
     return min(max(wanted, round(effort.least * proxy)), 3 * proxy)
+
+
+# Checks: the same rules, read off a network that is already there ------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of a forward pass.
+
+    ``name`` is its module's (of a function, that of the module that calls it) and ``owner``
+    that module's class. ``kind`` is "input", "linear", "conv", "recurrent", "embedding",
+    "norm", "activation", "dropout", "attention" or "join", where several tensors meet;
+    ``type`` is which of its kind, as "batch", "relu", "add". ``shape`` is that of the output
+    without the batch, and ``width`` the values that each of a layer's outputs is made from.
+    ``reads`` are the places, in the order of execution, of the layers it is given.
+    """
+
+    name: str
+    kind: str
+    type: str = ""
+    owner: str = ""
+    shape: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
+    params: int = 0
+    width: int = 0
+    depth: int = 1  # weighted layers in it: those of a recurrent module come as one
+    shortcut: bool = False  # a shortcut over weighted layers begins or ends after it
+    gate: bool = False  # an activation that another branch is multiplied by
+    rate: float | None = None  # of a dropout
+    tokens: tuple[int, int] | None = None  # queries and keys of an attention
+
+    @property
+    def weighted(self) -> bool:
+        return self.kind in ("linear", "conv", "recurrent")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What is known of a network, and of the training it is meant for; of what is unknown
+    (None) the checks are silent."""
+
+    layers: tuple[Layer, ...]
+    params: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a network or its training breaks a rule."""
+
+    rule: str
+    severity: Literal["serious", "advice"]
+    where: str
+    evidence: str  # with numbers
+    change: str  # what to do about it
+
+    @property
+    def why(self) -> str:
+        return RULES[self.rule].statement
