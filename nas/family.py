@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from nas import rules
 from nas.space import Config, Space
 from nas.task import Modality, Task, UsageError
 
@@ -56,6 +57,7 @@ def load_families(modality: str | None = None) -> dict[str, Family]:
     return {n: f for n, f in families.items() if modality in (None, f.modality)}
 
 
+@rules.sets("families-by-modality", "families of a search")
 def pick_families(modality: str, names: tuple[str, ...] = ()) -> dict[str, Family]:
     """The families of a modality, or those of them that are named."""
     known = load_families(modality)

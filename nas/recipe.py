@@ -58,7 +58,7 @@ def make(
         },
         "lr_scheduler": {
             "class_path": "nas.training.lr.WarmupCosine",
-            "init_args": {"total_steps": steps, "warmup_steps": math.ceil(rules.WARMUP * steps)},
+            "init_args": {"total_steps": steps, "warmup_steps": rules.warmup_steps(steps)},
         },
         "trainer": {
             "max_epochs": epochs,

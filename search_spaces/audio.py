@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from nas.models.spectrogram import LogMel
 
-MOST_TOKENS = 256  # rule "frame-rate"
 HALVED = 2  # frames of a spectrogram become one token, at least
 
 
@@ -25,10 +24,10 @@ def _seconds(task: Task) -> float:
 
 
 def _step(task: Task, name: str, shortest: int, frames: int = 1) -> Choice:
-    """The smallest step in ms, doubled from ``shortest``, that keeps to ``MOST_TOKENS`` tokens
-    of ``frames`` steps each, and the next."""
+    """The smallest step in ms, doubled from ``shortest``, that keeps to the most tokens there
+    may be, of ``frames`` steps each, and the next."""
     step = shortest
-    while _seconds(task) * 1000 / (step * frames) > MOST_TOKENS:
+    while _seconds(task) * 1000 / (step * frames) > rules.MOST_TOKENS:
         step *= 2
     return Choice(name, (step, 2 * step), default=step, why=("frame-rate", "wave-length"))
 
@@ -99,8 +98,8 @@ def _head(task: Task, lr: float) -> list[Param]:
     params: list[Param] = [
         Choice("pooling", ("max", "attention", "avg"), default="max", why=("global-pooling",)),
         rules.dropout(task, default=0.1),
-        Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-        Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
+        rules.drop_path(task, "attention_dropout"),
+        rules.drop_path(task, default=0.05),
         Choice("spec_augment", (0, 1, 2), default=0, why=("spec-augment",)),
         Choice("augment", kinds, default="shift", why=("time-shift",)),
     ]

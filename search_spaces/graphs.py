@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import rules
@@ -37,9 +38,8 @@ def _space(
     classes = any(t.kind != "regression" for t in task.targets)
     features, _ = _widths(task)
     depth = rules.depth(task, low=1, base=4, default=2 if by_node else 3)
-    most = depth.high
     params: list[Param] = [
-        Int("depth", 1, most, default=depth.default, why=("graph-depth", *depth.why)),
+        replace(depth, why=("graph-depth", *depth.why)),
         rules.width(
             task,
             "width",
@@ -51,19 +51,20 @@ def _space(
             inputs=features + task.outputs,
         ),
         *own,
-        Choice(
+        rules.norm(
+            task,
             "norm",
             ("batch", "layer", "none"),
-            default="none" if by_node else "batch",
-            why=("graph-layers",),
+            "none" if by_node else "batch",
+            rule="graph-layers",
         ),
         rules.activation("activation", "relu", ("relu", "silu")),
-        # Two plain layers of at most three products each are nine with all that stands around.
+        # A layer has at most three products; linear layers and the head stand around them.
         Choice(
             "residual",
             (True, False),
             default=not by_node,
-            when={"depth": (1, 2)},
+            when={"depth": rules.plain_depths(depth, around=3, each=3)},
             why=("residual-from-10", "graph-layers"),
         ),
         Choice(

@@ -123,7 +123,7 @@ def _conv_head(task: Task) -> list[Param]:
     return [
         Choice("pooling", ("avg", "attention"), default="avg", why=("global-pooling",)),
         rules.dropout(task, before_head=True),
-        Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+        rules.drop_path(task),
         *_image_training(task, lr=3e-3),
     ]
 
@@ -136,7 +136,7 @@ def _resnet_space(task: Task) -> Space:
         _resolution(task),
         rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
         _stem_stride(task),
-        Int("stages", 2, most, default=stages, why=("depth-from-data",)),
+        Int("stages", 2, most, default=stages, why=("stages",)),
         Choice("bottleneck", (False, True), default=False, why=("bottleneck",)),
     ]
     for i in range(1, most + 1):
@@ -189,7 +189,7 @@ def _efficientnet_space(task: Task) -> Space:
     params: list[Param] = [
         _resolution(task),
         _stem_stride(task),
-        Int("stages", 2, most, default=stages, why=("depth-from-data",)),
+        Int("stages", 2, most, default=stages, why=("stages",)),
     ]
     for i in range(1, most + 1):
         when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
@@ -216,7 +216,12 @@ def _efficientnet_space(task: Task) -> Space:
         (
             *params,
             Choice("se_ratio", (0.0, 0.25), default=0.25, why=("squeeze-excite",)),
-            Choice("head_width", (0, 64, 128), default=0, why=("global-pooling",)),
+            Choice(
+                "head_width",
+                (0, rules.HEAD_WIDEST // 2, rules.HEAD_WIDEST),
+                default=0,
+                why=("global-pooling",),
+            ),
             *_conv_head(task),
         )
     )
@@ -248,11 +253,12 @@ def _vit_space(task: Task) -> Space:
     layers = 4 if rules.params_limit(task) > 20_000 else 2
     params: list[Param] = [_resolution(task)]
     for resolution in options:
-        # From 16 tokens on there is something to attend to; above 256 it costs too much. A
-        # large image has one patch: the smallest power of two that keeps to that.
+        # From 16 tokens on there is something to attend to. A large image has one patch: the
+        # smallest power of two that keeps to the most of them.
+        most = rules.MOST_TOKENS
         patches = tuple(
-            p for p in (2, 4, 6, 8, 12, 16) if 16 <= math.ceil(resolution / p) ** 2 <= 256
-        ) or (2 ** math.ceil(math.log2(resolution / 16)),)
+            p for p in (2, 4, 6, 8, 12, 16) if 16 <= math.ceil(resolution / p) ** 2 <= most
+        ) or (2 ** math.ceil(math.log2(resolution / math.sqrt(most))),)
         params.append(
             Choice(
                 f"patch@{resolution}",
@@ -275,7 +281,7 @@ def _vit_space(task: Task) -> Space:
                 step=16,
                 weights=10,
                 layers=layers,
-                inputs=256 + task.outputs,  # the positions
+                inputs=rules.MOST_TOKENS + task.outputs,  # the positions
             ),
             Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
             Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
@@ -284,8 +290,8 @@ def _vit_space(task: Task) -> Space:
             rules.activation("activation", "gelu", ("gelu", "silu")),
             Choice("pooling", ("avg", "cls", "attention"), default="avg", why=("global-pooling",)),
             rules.dropout(task, default=0.1),
-            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            Float("drop_path", 0.0, 0.2, default=0.05, why=("dropout-from-risk",)),
+            rules.drop_path(task, "attention_dropout"),
+            rules.drop_path(task, default=0.05),
             *_image_training(task, lr=1e-3),
         )
     )

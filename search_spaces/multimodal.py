@@ -152,7 +152,7 @@ def _late_space(task: Task) -> Space:
         (
             *params,
             Choice("pooling", ("avg", "max", "attention"), default="max", why=("global-pooling",)),
-            Int("depth", 0, 2, default=1, why=("depth-from-data",)),
+            rules.depth(task, low=0, base=1, default=1),
             rules.width(
                 task,
                 "width",
@@ -204,7 +204,7 @@ def _attention(task: Task, *, weights: float, layers: int) -> list[Param]:
         Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
         rules.activation("activation", "gelu", ("gelu", "silu")),
         rules.dropout(task, default=0.1),
-        Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+        rules.drop_path(task),
     ]
 
 
@@ -219,7 +219,7 @@ def _early_space(task: Task) -> Space:
             *_token_encoders(task),
             *_attention(task, weights=8, layers=1),
             Choice("pooling", ("cls", "avg", "attention"), default="cls", why=("global-pooling",)),
-            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            rules.drop_path(task, "attention_dropout"),
             *_training(task, lr=1e-3),
         )
     )

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from nas.models.inputs import PointInput
 
-CELLS = 64  # of a grid for each point of a cloud, at most (rule "voxels")
 USUAL_CELLS = 16  # by default: neighbours are to be found in them
 
 
@@ -59,11 +58,13 @@ def _input(config: Config, task: Task) -> PointInput:
     )
 
 
-def _layers(expand: int) -> list[Param]:
-    """What the layers of single points have, ``expand`` the widening of the last of them."""
+def _layers(depth: Int, expand: int) -> list[Param]:
+    """What the layers of single points have, ``expand`` the widening of the last of them. The
+    transform's two, the first, the wide one and the head's two stand around the others."""
+    plain = rules.plain_depths(depth, around=6)
     return [
-        Choice("expand", (2, 4, 8), default=expand, why=("width-from-data",)),
-        Choice("residual", (True, False), default=True, when={"depth": (1, 2)},
+        Choice("expand", (2, 4, 8), default=expand, why=("cloud-features",)),
+        Choice("residual", (True, False), default=True, when={"depth": plain},
                why=("residual-from-10",)),
     ]  # fmt: skip
 
@@ -72,7 +73,7 @@ def _rest(task: Task) -> list[Param]:
     """Of every family: normalisation, activation, pooling, the layer after it, augmentation
     and training."""
     narrow = rules.params_limit(task) <= 50_000
-    widths: tuple[int, ...] = (0, 32) if narrow else (0, 64, 128)
+    widths: tuple[int, ...] = (0, 32) if narrow else (0, 64, rules.HEAD_WIDEST)
     why = ("cloud-augmentation",)
     params: list[Param] = [
         rules.conv_norm(task, "norm"),
@@ -126,7 +127,7 @@ def _pointnet_space(task: Task) -> Space:
                 inputs=_channels(task) + 2 * (deeper.default + expand) + expand * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            *_layers(expand),
+            *_layers(deeper, expand),
             *_rest(task),
         )
     )  # fmt: skip
@@ -172,7 +173,7 @@ def _dgcnn_space(task: Task) -> Space:
                 inputs=2 * _channels(task) + 2 * (layers + expand) + expand * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            *_layers(expand),
+            *_layers(deeper, expand),
             *_rest(task),
         )
     )  # fmt: skip
@@ -195,7 +196,9 @@ def _build_dgcnn(config: Config, task: Task) -> nn.Module:
 
 def _grid(task: Task) -> Choice:
     options = tuple(
-        side for side in (8, 12, 16, 24, 32, 48, 64) if side**3 <= CELLS * _typical(task)
+        side
+        for side in (8, 12, 16, 24, 32, 48, 64)
+        if side**3 <= rules.CLOUD_CELLS * _typical(task)
     ) or (8,)
     options = options[-4:]
     usual = [side for side in options if side**3 <= USUAL_CELLS * _typical(task)]
@@ -209,7 +212,7 @@ def _sparse_space(task: Task) -> Space:
     params: list[Param] = [
         _grid(task),
         _frame(task),
-        Int("stages", 2, 3, default=stages, why=("depth-from-data",)),
+        Int("stages", 2, 3, default=stages, why=("stages",)),
     ]
     for i in (1, 2, 3):
         when: When = {} if i < 3 else {"stages": (3,)}
@@ -229,7 +232,7 @@ def _sparse_space(task: Task) -> Space:
                 inputs=27 * (_channels(task) + 1) + 20 + 2 * _pooled(task),
                 fixed=64 * task.outputs + 256,
             ),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            rules.drop_path(task),
             *_rest(task),
         )
     )

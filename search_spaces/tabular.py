@@ -43,8 +43,9 @@ def _embedding(task: Task) -> Int | None:
     if not _columns(task, "categorical"):
         return None
     room = int(rules.params_limit(task) / 2 / _rows(task))
-    high = min(16, max(2, room))
-    why = ("width-from-data", *(("cost-from-the-start",) if high < 16 else ()))
+    most = min(rules.CATEGORY_VALUES, max(2, *_cardinalities(task)))
+    high = min(most, max(2, room))
+    why = ("embedding", *(("cost-from-the-start",) if high < most else ()))
     return Int("embedding", 2, high, default=min(6, high), log=True, why=why)
 
 
@@ -114,11 +115,10 @@ def _mlp_space(task: Task) -> Space:
                 "residual",
                 (True, False),
                 default=True,
-                # With the head a plain network has nine layers at most.
-                when={"depth": tuple(range(1, min(8, depth.high) + 1))},
+                when={"depth": rules.plain_depths(depth, around=1)},  # the head
                 why=("residual-from-10",),
             ),
-            Choice("norm", ("batch", "layer", "none"), default="batch", why=("norm-by-family",)),
+            rules.norm(task, "norm", ("batch", "layer", "none"), "batch"),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
             rules.dropout(task),
             *rules.training(task, lr=2e-3),
@@ -156,7 +156,7 @@ def _tabnet_space(task: Task) -> Space:
                 inputs=7 * values + task.outputs,
                 fixed=table + 8 * values,
             ),
-            Int("steps", 1, 6, default=3, why=("depth-from-data",)),
+            rules.depth(task, "steps", base=4, default=3),
             Float("gamma", 1.0, 2.0, default=1.3, why=("tabnet",)),
             Int("n_shared", 1, 3, default=2, why=("tabnet",)),
             Int("n_independent", 1, 3, default=1, why=("tabnet",)),
@@ -206,7 +206,7 @@ def _ft_space(task: Task) -> Space:
             Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
             rules.dropout(task, default=0.1),
             rules.dropout(task, "attention_dropout", default=0.0),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            rules.drop_path(task),
             *rules.training(task, lr=3e-3),
         )
     )

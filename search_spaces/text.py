@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NARROWEST = 16  # width of an embedding
-LONG = 256  # tokens from which attention may be local (rule "attention-cost")
 
 
 def _length(task: Task) -> int:
@@ -68,7 +67,11 @@ def _layers(task: Task) -> int:
 
 def _transformer_space(task: Task) -> Space:
     words, layers = _vocabulary(task), _layers(task)
-    poolings = ("avg", "attention", "max", "cls")
+    # Through a window a class token does not see the text.
+    poolings: tuple[str, ...] = ("avg", "attention", "max")
+    window = rules.window(task.profile.lengths["tokens"][5], {"pooling": poolings})
+    if window is None or 0 in window.options:
+        poolings = (*poolings, "cls")
     placements, positions = ("pre", "post"), ("learned", "sinusoidal", "rotary", "none")
     params: list[Param] = [
         words,
@@ -83,22 +86,13 @@ def _transformer_space(task: Task) -> Space:
         rules.activation("activation", "gelu", ("gelu", "swiglu")),
         Choice("pooling", poolings, default="avg", why=("global-pooling",)),
     ]
-    if task.profile.lengths["tokens"][5] >= LONG:
-        # 0 is attention to all; a class token could not see the text through a window.
-        params.append(
-            Choice(
-                "window",
-                (0, 32, 64, 128),
-                default=64,
-                when={"pooling": ("avg", "attention", "max")},
-                why=("attention-cost",),
-            )
-        )
+    if window is not None:
+        params.append(window)
     return Space(
         (
             *params,
-            Float("attention_dropout", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            rules.drop_path(task, "attention_dropout"),
+            rules.drop_path(task),
             *_regularised(task, lr=2e-3),
         )
     )
@@ -181,7 +175,7 @@ def _mamba_space(task: Task) -> Space:
                 default="avg",
                 why=("global-pooling",),
             ),
-            Float("drop_path", 0.0, 0.2, default=0.0, why=("dropout-from-risk",)),
+            rules.drop_path(task),
             *_regularised(task, lr=2e-3),
         )
     )

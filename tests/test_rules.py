@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import get_args
+from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas import rules
-from nas.family import load_families
-from nas.space import Choice, Float
+from nas.family import Family, load_families, pick_families
+from nas.rulebook import typical_task, uses
+from nas.space import Choice, Float, Int, Param, Space
 from nas.task import (
     Budget,
     Column,
@@ -21,15 +23,15 @@ from nas.task import (
     DataProfile,
     Fidelity,
     Modality,
-    Objective,
     Target,
     Task,
 )
-from nas.testing import example_datasets
 from nas.training.batches import Batches
 
 COUNTS = st.integers(10, 10**8)
 YES = Target("y", "binary", ("no", "yes"), (90, 10))
+FAMILIES = list(load_families().values())
+USES = uses()
 
 
 def task(n_train: int, modality: str = "tabular", *limits: str) -> Task:
@@ -51,33 +53,244 @@ def test_every_rule_has_a_sentence_and_a_source_with_a_year() -> None:
         )
 
 
-def test_every_rule_is_the_reason_of_a_parameter_or_of_the_search_itself() -> None:
-    named = {"baseline-first", "proxy-steps", "cross-validation", "micro-batch"}
-    for modality in get_args(Modality):
-        profiles = [data.profile for data in example_datasets(modality).values()]
-        if modality in ("tabular", "images"):
-            profiles.append(task(100, modality).profile)
-        if modality == "graphs":  # many words, which a node holds or not
-            inputs = profiles[-1].inputs | {"nodes": (60, 500)}
-            zeros, ones = (0.0,) * 500, (1.0,) * 500
-            words = replace(profiles[-1], inputs=inputs, channel_mean=zeros, channel_std=ones)
-            profiles.append(words)
-        for profile in profiles:
-            long = {name: tuple(100 * n for n in found) for name, found in profile.lengths.items()}
-            for n, limit in ((40, "params<=1e9"), (10**4, "params<=1e5"), (10**6, "params<=1e9")):
-                for lengths in (profile.lengths, long):
-                    of_size = replace(profile, n_train=n, lengths=lengths)
-                    given_task = replace(task(n, modality, limit), profile=of_size)
-                    given_task = replace(given_task, objectives=(Objective("f1", "max"),))
-                    for family in load_families(modality).values():
-                        space = family.space(given_task)
-                        named |= {rule for p in space.params for rule in p.why}
-    # A table of many columns on few rows meets the cap.
+def test_every_rule_is_at_work_somewhere() -> None:
+    idle = [
+        name for name, use in USES.items() if not (use.parameters or use.decides or use.checked)
+    ]
+    assert not idle
+
+
+def test_a_decision_names_a_rule_that_there_is() -> None:
+    with pytest.raises(KeyError):
+        rules.sets("no-such-rule", "anything")
+
+
+def test_uses_are_those_that_the_spaces_name() -> None:
+    heads = USES["heads"].parameters
+    assert set(heads) == {"heads"}
+    assert {"vit", "gat", "whisper", "early_fusion"} <= set(heads["heads"])
+    assert "resnet" not in heads["heads"]
+    assert USES["proxy-steps"].decides
+    assert not USES["proxy-steps"].parameters
+
+
+# Bounds that follow from the data ----------------------------------------------------------
+
+
+def space_of(family: Family, n_train: int, *limits: str) -> Space:
+    task = typical_task(family.modality, n_train)
+    return family.space(replace(task, constraints=tuple(map(Constraint.parse, limits))))
+
+
+def bounds(space: Space, rule: str) -> dict[str, Param]:
+    """The parameters that a rule bounds, by name."""
+    return {p.name: p for p in space.params if rule in p.why}
+
+
+def high(param: Param) -> float:
+    assert not isinstance(param, Choice)
+    return param.high
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_two_hundred_and_two_million_samples_have_visibly_different_spaces(family: Family) -> None:
+    few, many = space_of(family, 200), space_of(family, 2_000_000)
+    for rule in ("depth-from-data", "width-from-data"):
+        small, large = bounds(few, rule), bounds(many, rule)
+        assert small, rule
+        assert all(high(large[name]) > high(small[name]) for name in small if name in large), rule
+    batches = [space["batch_size"] for space in (few, many)]
+    assert batches[0].default < batches[1].default  # type: ignore[operator]
+    assert few["weight_decay"].default > many["weight_decay"].default  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_bounds_only_ever_move_one_way_with_the_samples(family: Family) -> None:
+    sizes = [20, 64, 150, 400, 1_000, 3_300, 10_000, 47_000, 200_000, 10**6, 2 * 10**6]
+    spaces = [space_of(family, n) for n in sizes]
+    for rule, sign in (("depth-from-data", 1), ("width-from-data", 1), ("dropout-from-risk", -1)):
+        for fewer, more in pairwise(spaces):
+            small, large = bounds(fewer, rule), bounds(more, rule)
+            for name in small.keys() & large.keys():
+                assert sign * (high(large[name]) - high(small[name])) >= 0, (name, rule)
+    decays = [float(space["weight_decay"].default) for space in spaces]
+    assert decays == sorted(decays, reverse=True)
+
+
+def moved(modality: Modality, family: str, before: Task, after: Task, name: str) -> bool:
+    spaces = [load_families(modality)[family].space(task) for task in (before, after)]
+    found = [[p.to_dict() for p in space.params if p.name == name] for space in spaces]
+    return found[0] != found[1]
+
+
+def with_profile(given_task: Task, **fields: Any) -> Task:
+    return replace(given_task, profile=replace(given_task.profile, **fields))
+
+
+def long_texts(percentile95: int) -> Task:
+    few, longest = percentile95 // 4, 2 * percentile95
+    lengths = {"tokens": (1, 2, few, few, few, percentile95, longest)}
+    return with_profile(typical_task("text"), lengths=lengths, inputs={"tokens": (longest,)})
+
+
+def test_the_families_follow_from_the_modality() -> None:
+    found = [set(pick_families(m)) for m in get_args(Modality)]
+    assert all(found)
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_each_family_begins_with_its_baseline_scaled_to_the_data() -> None:
+    few, many = (
+        {f.name: space_of(f, n) for f in load_families("multimodal").values()}
+        for n in (200, 2_000_000)
+    )
+    for name, starts in rules.first_candidates(few).items():
+        assert starts[0] == few[name].baseline()
+        assert starts[0] != rules.first_candidates(many)[name][0]
+
+
+def test_widths_grow_with_the_classes() -> None:
+    ten = typical_task("images")
+    classes = tuple(f"c{i}" for i in range(1_000))
+    thousand = replace(ten, targets=(Target("y", "multiclass", classes, (10,) * 1_000),))
+    widths = [high(load_families()["vit"].space(t)["dim"]) for t in (ten, thousand)]
+    assert widths[1] == pytest.approx(3 * widths[0], rel=0.1)
+
+
+def test_a_wide_table_of_few_rows_meets_the_cap_on_parameters() -> None:
     wide = tuple(Column(f"x{i}", "numeric", quantiles=(0.0, 1.0)) for i in range(12_000))
     profile = DataProfile(100, 10, 10, {"numeric": (12_000,)}, columns=wide)
-    many = load_families()["mlp"].space(Task("tabular", (YES,), profile))
-    named |= {rule for p in many.params for rule in p.why}
-    assert named == set(rules.RULES)
+    width = load_families()["mlp"].space(Task("tabular", (YES,), profile))["width"]
+    assert "params-per-sample" in width.why
+    assert high(width) * 12_000 <= rules.FREE_PARAMS
+
+
+def test_only_networks_of_fewer_than_ten_layers_may_be_plain() -> None:
+    depth = Int("depth", 1, 20, default=3)
+    assert rules.plain_depths(depth, around=1) == tuple(range(1, 9))
+    assert rules.plain_depths(depth, around=3, each=3) == (1, 2)
+    assert rules.plain_depths(replace(depth, high=4), around=1) == (1, 2, 3, 4)
+
+
+def test_each_kind_of_network_has_the_activation_and_the_norm_of_its_kind() -> None:
+    for name, activation, norm in (
+        ("resnet", "relu", "batch"),
+        ("efficientnet", "silu", "batch"),
+        ("vit", "gelu", "layer"),
+        ("transformer", "gelu", "layer"),
+        ("pointnet", "relu", "batch"),
+    ):
+        baseline = space_of(load_families()[name], 5_000).baseline()
+        number = "1" if name in ("resnet", "efficientnet") else ""
+        assert baseline[f"activation{number}"] == activation
+        assert baseline[f"norm{number}"] == norm
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_where_batches_are_small_no_family_offers_batchnorm(family: Family) -> None:
+    few, many = space_of(family, 40), space_of(family, 10_000)
+    changed = bounds(few, "groupnorm-for-small-batches")
+    for param in few.params:
+        if param.name.rpartition(".")[2].strip("1234") in ("norm", "conv_norm"):
+            assert isinstance(param, Choice)
+            assert "batch" not in param.options
+            offered = many[param.name]
+            assert isinstance(offered, Choice)
+            assert (param.name in changed) == ("batch" in offered.options)
+
+
+def test_large_images_come_in_small_batches_that_have_groupnorm() -> None:
+    normal = typical_task("images")
+    large = with_profile(normal, inputs={"image": (3, 1_200, 1_200)})
+    assert min(rules.batch_sizes(normal)[0]) >= rules.SMALL_BATCH
+    sizes, default = rules.batch_sizes(large)
+    assert max(sizes) * 3 * 1_200**2 <= rules.BATCH_VALUES
+    assert default in sizes
+    assert load_families()["resnet"].space(large).baseline()["norm1"] == "group"
+
+
+def test_a_limit_on_parameters_lowers_the_risk_of_overfitting() -> None:
+    free, small = task(10_000), task(10_000, "tabular", "params<=20000")
+    assert rules.risk(small) < rules.risk(free)
+    assert rules.dropout(small).high < rules.dropout(free).high
+    decays = [
+        next(p for p in rules.training(t, lr=1e-3) if p.name == "weight_decay").default
+        for t in (small, free)
+    ]
+    assert rules.LEAST_DECAY <= decays[0] < decays[1] <= rules.MOST_DECAY
+
+
+@pytest.mark.parametrize("limit", ["params<=8000", "memory_mb<=0.12"])
+@pytest.mark.parametrize("modality", get_args(Modality))
+def test_limits_bound_the_widths_from_the_start(modality: Modality, limit: str) -> None:
+    for family in load_families(modality).values():
+        free, bound = space_of(family, 10_000), space_of(family, 10_000, limit)
+        narrowed = bounds(bound, "cost-from-the-start")
+        assert any(high(p) < high(free[n]) for n, p in narrowed.items() if isinstance(p, Int))
+
+
+def test_larger_images_have_larger_patches_and_more_resolutions() -> None:
+    small = typical_task("images")
+    large = with_profile(small, inputs={"image": (3, 256, 256)})
+    vit = load_families()["vit"]
+    assert len(vit.space(large)["resolution"].options) > len(  # type: ignore[union-attr]
+        vit.space(small)["resolution"].options  # type: ignore[union-attr]
+    )
+    assert min(vit.space(large)["patch@256"].options) == 16  # type: ignore[union-attr]
+    assert min(vit.space(small)["patch@64"].options) == 4  # type: ignore[union-attr]
+
+
+def test_attention_is_local_by_choice_in_long_texts_and_always_in_very_long_ones() -> None:
+    transformer = load_families()["transformer"]
+    short, long, very = (transformer.space(long_texts(n)) for n in (255, 256, 512))
+    assert "window" not in {p.name for p in short.params}
+    options = [space["window"].options for space in (long, very)]  # type: ignore[union-attr]
+    assert 0 in options[0]
+    assert 0 not in options[1]
+    assert long["window"].why == very["window"].why == ("long-sequences",)
+    assert "cls" in long["pooling"].options  # type: ignore[union-attr]
+    assert "cls" not in very["pooling"].options  # type: ignore[union-attr]
+
+
+def test_a_small_network_has_a_narrower_head_or_none() -> None:
+    pointnet = load_families()["pointnet"]
+    widest = [
+        max(space_of(pointnet, 5_000, *limit)["head_width"].options)  # type: ignore[union-attr]
+        for limit in ((), ("params<=20000",))
+    ]
+    assert widest == [rules.HEAD_WIDEST, 32]
+
+
+def test_pretrained_weights_are_advised_where_such_data_are_few() -> None:
+    assert rules.wants_pretrained(typical_task("images", 2_000))
+    assert not rules.wants_pretrained(typical_task("images", 200_000))
+    assert not rules.wants_pretrained(typical_task("tabular", 2_000))
+    assert rules.wants_pretrained(typical_task("multimodal", 2_000)), "it has a photo"
+
+
+def test_every_target_has_a_head_and_an_equal_share_of_the_loss() -> None:
+    one = task(1_000)
+    two = replace(one, targets=(YES, Target("z", "regression")))
+    assert rules.target_shares(one) == (1.0,)
+    assert rules.target_shares(two) == (0.5, 0.5)
+    assert two.outputs == one.outputs + 1
+
+
+def test_the_rate_warms_up_over_a_twentieth_of_the_steps() -> None:
+    assert [rules.warmup_steps(n) for n in (1, 100, 1_010)] == [1, 5, 51]
+
+
+def test_few_categories_have_short_vectors() -> None:
+    few = tuple(Column(name, "categorical", categories=("x", "y", "z")) for name in "ab")
+    profile = DataProfile(5_000, 50, 50, {"categorical": (2,)}, columns=few)
+    small = load_families()["mlp"].space(Task("tabular", (YES,), profile))
+    assert high(small["embedding"]) == 3
+    assert high(space_of(load_families()["mlp"], 5_000)["embedding"]) == rules.CATEGORY_VALUES
+
+
+def test_a_gpu_moves_the_defaults_of_clouds() -> None:
+    cpu = typical_task("pointclouds")
+    assert moved("pointclouds", "dgcnn", cpu, replace(cpu, device="cuda"), "points")
 
 
 @given(COUNTS, st.sampled_from(["tabular", "images"]))

@@ -7,7 +7,6 @@ amount of data and the number of epochs differ.
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,17 +101,19 @@ class Proxy(pl.LightningModule):
         smoothing = float(self.config.get("label_smoothing", 0.0))
         total = logits.new_zeros(())
         heads = self.heads(logits)
-        for i, target in enumerate(self.task.targets):
+        shares = rules.target_shares(self.task)
+        for i, (target, share) in enumerate(zip(self.task.targets, shares, strict=True)):
             label, part = labels[target.name], heads[target.name]
             if target.kind == "regression":
                 standard = ((label - target.mean) / target.std).float()
-                total = total + F.mse_loss(part[:, 0], standard)
+                own = F.mse_loss(part[:, 0], standard)
             elif target.kind == "multilabel":
-                total = total + F.binary_cross_entropy_with_logits(part, label)
+                own = F.binary_cross_entropy_with_logits(part, label)
             else:
                 weights = getattr(self, f"class_weights_{i}")
-                total = total + F.cross_entropy(part, label, weights, label_smoothing=smoothing)
-        return total / len(self.task.targets)
+                own = F.cross_entropy(part, label, weights, label_smoothing=smoothing)
+            total = total + share * own
+        return total
 
     def predictions(self, logits: Tensor) -> dict[str, Any]:
         """Probabilities, or values in the user's units, as numpy arrays by target."""
@@ -148,8 +149,7 @@ class Proxy(pl.LightningModule):
             fused=True,
         )
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = math.ceil(rules.WARMUP * total)
-        scheduler = WarmupCosine(optimizer, total, warmup)
+        scheduler = WarmupCosine(optimizer, total, rules.warmup_steps(total))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
