@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nas import __version__
-from nas.rules import folds
+from nas.rules import LR_TEST, folds
 from nas.task import Modality
 
 if TYPE_CHECKING:
@@ -154,6 +154,13 @@ def cli() -> None:
     is_flag=True,
     help="Workers go in step: the same seed and number of workers give the same candidates."
     " Needs --trials, knows no limit of time, and latency steers nothing (FLOPs do).",
+)
+@click.option(
+    "--lr-test/--no-lr-test",
+    default=LR_TEST,
+    show_default=True,
+    help="Begin with a learning-rate range test of each family's baseline, which sets the bounds"
+    " of its learning rate.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(
@@ -375,8 +382,10 @@ class _Display:
 def _summary(progress: Progress) -> dict[str, str]:
     """What a user wants to know of a running search, in a few words each."""
     study, budget, spent_s = progress.study, progress.budget, progress.spent_s
-    states = [c.state.value for c in study.candidates()]
     summary = {"phase": progress.phase, "spent": _clock(spent_s)}
+    if study is None:
+        return summary
+    states = [c.state.value for c in study.candidates()]
     budgets = {
         device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
     }

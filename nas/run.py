@@ -1,9 +1,9 @@
 """Where search meets training: one search from a data set to its folder of results.
 
 A run's folder holds everything: run.json (how it was asked for, the spaces), task.json, data/
-(the coded data set), study.journal (the candidates), baselines.json, layers/, logs/,
-report.html, recipe.yaml. With a PostgreSQL storage the candidates are there, and run.json says
-where.
+(the coded data set), lr.json (the learning-rate range tests), study.journal (the candidates),
+baselines.json, layers/, logs/, report.html, recipe.yaml. With a PostgreSQL storage the candidates
+are there, and run.json says where.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -31,7 +31,7 @@ from nas.data import Dataset, read
 from nas.family import pick_families
 from nas.front import pareto
 from nas.search import samplers
-from nas.space import Space
+from nas.space import Float, Space
 from nas.task import (
     COSTS,
     Budget,
@@ -54,21 +54,29 @@ if TYPE_CHECKING:
 class Progress:
     """A moment of a running search, for whoever shows it."""
 
-    study: Study
+    study: Study | None  # None before it begins
     running: tuple[Candidate, ...]
     spent_s: float
     budget: Budget
-    phase: str  # "search" or "measure"
+    phase: str  # "learning-rates:1/3" (tests that are over), "search" or "measure"
 
 
 DEVICES = ("auto", "cpu", "cuda")
-_DEFAULTS = {"device": "auto", "sampler": "auto", "seed": 0, "deterministic": False}
+_DEFAULTS = {
+    "device": "auto",
+    "sampler": "auto",
+    "seed": 0,
+    "deterministic": False,
+    "lr_test": rules.LR_TEST,
+}
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
 # Where it lies in a folder, a search is beginning there, or was ended while it began.
 _CREATING = ".creating"
 # The share of a search's time that goes into the costs of networks before any is trained.
 _MEASURING = 0.01
+# The most of it that goes into tests of learning rates, which take far less as a rule.
+_TESTING = 0.1
 _READ_OPTIONS = ("target", "split", "problem", "image_size", "columns", "seed")
 
 
@@ -102,6 +110,7 @@ def search(
     cpus_per_trial: float | None = None,
     gpus_per_trial: float | None = None,
     deterministic: bool = False,
+    lr_test: bool = rules.LR_TEST,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_start: Callable[[Run], None] = lambda run: None,
 ) -> Run:
@@ -128,6 +137,10 @@ def search(
     in step, so that the same data, seed and number of workers give the same candidates again,
     on the same kind of machine, however fast each worker is. Latency is measured but
     steers nothing; by default FLOPs take its place among the objectives.
+
+    With ``lr_test`` a learning-rate range test of each family's baseline comes first, and sets
+    the bounds of its learning rate. It takes a hundred steps, and is given up where the tests
+    would take more than a tenth of the budget.
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
@@ -156,6 +169,7 @@ def search(
         "storage": storage,
         "study": study,
         "deterministic": deterministic,
+        "lr_test": lr_test,
     }
     started = (folder / "task.json").exists()
     if started and not resume:
@@ -373,7 +387,15 @@ class Run:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return Dataset.load(self.folder / "data").notes
+        tests = self.rate_tests()
+        untold = (f"{name}: {t['note']}" for name, t in tests.items() if "note" in t)
+        return (*Dataset.load(self.folder / "data").notes, *untold)
+
+    def rate_tests(self) -> dict[str, dict[str, Any]]:
+        """The learning-rate range tests by family: ``nas.training.lr.RangeTest`` by name, or
+        the note that says why there is none; empty before they are over."""
+        file = self.folder / "lr.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def baselines(self) -> list[dict[str, Any]]:
         """The simple models' scores on the validation part; empty until they are fitted."""
@@ -451,6 +473,7 @@ class Run:
             baselines=self.baselines(),
             name=self.folder.resolve().name,
             spaces=self.spaces,
+            rate_tests=self.rate_tests(),
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
             notes=self.notes,
             seconds=self.spent_s,
@@ -496,35 +519,84 @@ class Run:
         on_start: Callable[[Run], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
+        from nas.search.storage import lock
+
+        begin = time.monotonic()
+        with ExitStack() as stack:
+            with closing(lock(self.folder / "driver.lock")):  # until the study takes it
+                self.task = replace(self.task, budget=budget)
+                _write(self.folder / "task.json", self.task.to_json())
+                on_start(self)
+                workers = stack.enter_context(machine.start(self))
+                if self._record["options"].get("lr_test"):
+                    self._test_rates(workers, begin, on_progress)
+            self._study(workers, begin, on_progress)
+        if not self.front():
+            raise NoFeasibleCandidate(self._why_none())
+
+    def _test_rates(
+        self, workers: Workers, begin: float, on_progress: Callable[[Progress], None]
+    ) -> None:
+        """Bounds of learning rates from range tests (rule "learning-rate-first"). Where one
+        fails, or tells nothing, the family's bounds stand and a note says why."""
+        budget, told = self.task.budget, self.rate_tests()
+        rates = {
+            name: rate
+            for name, space in self.spaces.items()
+            for rate in space.params
+            if rate.name == "lr" and isinstance(rate, Float)
+        }
+        if not told and rates:
+            limit = None
+            if budget.worker_s is not None:
+                limit = _TESTING * budget.worker_s / len(rates)
+            calls = [
+                {"family": name, "config": self.spaces[name].baseline(), "limit_s": limit}
+                for name in rates
+            ]
+
+            def show(over: int) -> None:
+                phase = f"learning-rates:{over}/{len(calls)}"
+                on_progress(Progress(None, (), time.monotonic() - begin, budget, phase))
+
+            tests = workers.map("range_test", calls, on_wait=show)
+            told = {n: _tested(rates[n], t) for n, t in zip(rates, tests, strict=True)}
+            _write(self.folder / "lr.json", json.dumps(told))
+        for name, test in told.items():
+            rate = Float.from_dict(rates[name].to_dict() | test["bounds"])
+            params = (rate if p.name == rate.name else p for p in self.spaces[name].params)
+            self.spaces[name] = Space(tuple(params))
+        self._record["spaces"] = {name: s.to_dict() for name, s in self.spaces.items()}
+        _write(self.folder / "run.json", json.dumps(self._record))
+
+    def _study(
+        self,
+        workers: Workers,
+        begin: float,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
         from optuna.exceptions import StorageInternalError
 
         from nas.search.study import Study
 
-        begin = time.monotonic()
-        space = Space.join(self.spaces)
-        task = replace(self.task, budget=budget)
+        space, budget = Space.join(self.spaces), self.task.budget
         sampler = self._record["options"]["sampler"]
-        study = Study(self.folder, task, space, sampler=sampler, **self._storage)
+        study = Study(self.folder, self.task, space, sampler=sampler, **self._storage)
         try:
-            self.task = task
-            _write(self.folder / "task.json", task.to_json())
-            on_start(self)
             earlier = self.spent_s
             study.enqueue_baselines({name: s.starts() for name, s in self.spaces.items()})
-            limit = budget.time_limit_s
-            with machine.start(self) as workers:
-                phase = "search"
+            phase = "search"
 
-                def show(_: Any = None) -> None:
-                    jobs = [job for job in workers.jobs() if isinstance(job, Candidate)]
-                    running = tuple(study[job.number] for job in jobs)
-                    spent = earlier + time.monotonic() - begin
-                    on_progress(Progress(study, running, spent, budget, phase))
+            def show(_: Any = None) -> None:
+                jobs = [job for job in workers.jobs() if isinstance(job, Candidate)]
+                running = tuple(study[job.number] for job in jobs)
+                spent = earlier + time.monotonic() - begin
+                on_progress(Progress(study, running, spent, budget, phase))
 
-                if limit is None or earlier < limit:
-                    self._search(study, workers, begin, earlier, show)
-                phase = "measure"
-                self._measure_front(study, workers, show)
+            if budget.time_limit_s is None or earlier < budget.time_limit_s:
+                self._search(study, workers, begin, earlier, show)
+            phase = "measure"
+            self._measure_front(study, workers, show)
         except StorageInternalError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise InputError(
@@ -532,8 +604,6 @@ class Run:
             ) from error
         finally:
             study.close()
-        if not self.front():
-            raise NoFeasibleCandidate(self._why_none())
 
     def _search(
         self,
@@ -609,6 +679,19 @@ class Run:
                 measured_again = _with_latency(candidate, value["median_ms"])
                 study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
             tried |= wanted
+
+
+def _tested(rate: Float, test: Any) -> dict[str, Any]:
+    """What is kept of a family's range test: what it has seen, the bounds that follow, and
+    where they are the family's own, a note."""
+    if isinstance(test, InputError):
+        test = {"note": f"its learning rates stay its own: {test}"}
+    elif test["lowest"] is None:
+        test["note"] = "its learning rates stay its own: the loss hardly fell in the range test"
+    else:
+        rate = rules.tested_rate(rate, test["lowest"])
+    bounds = {name: getattr(rate, name) for name in ("low", "high", "default", "why")}
+    return {**test, "bounds": bounds}
 
 
 def _quiet_latency(

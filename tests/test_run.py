@@ -458,7 +458,8 @@ def test_a_storage_that_fails_ends_the_search_in_one_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_go", lambda *_: None)
-        run = nas.search(small_table(), "yes", out=tmp_path / "run", trials=3, **FAST)
+        given = FAST | {"trials": 3, "lr_test": False}
+        run = nas.search(small_table(), "yes", out=tmp_path / "run", **given)
     monkeypatch.setattr(Run, "_search", failing)
     machine: Any = SimpleNamespace(start=lambda run: nullcontext())
     for _ in range(2):  # and leaves no lock behind

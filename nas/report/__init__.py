@@ -43,7 +43,8 @@ class StudyView:
 
     ``baselines`` are simple models outside the search, each ``{"name", "metrics",
     "seconds"}``, whose costs may be absent. ``spaces`` are keyed by family; ``rules``
-    maps the ids in a parameter's ``why`` to (statement, source). ``seconds`` is the
+    maps the ids in a parameter's ``why`` to (statement, source). ``rate_tests`` are the
+    learning-rate range tests by family, as a run keeps them. ``seconds`` is the
     wall-clock time spent so far.
     """
 
@@ -53,6 +54,7 @@ class StudyView:
     name: str = "study"
     spaces: Mapping[str, Space] = field(default_factory=dict)
     rules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    rate_tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "details": {c.number: _detail(c) for c in detailed},
         "baselines": [dict(b) for b in study.baselines],
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
+        "rate_tests": {name: dict(test) for name, test in study.rate_tests.items()},
         "rules": {name: list(rule) for name, rule in study.rules.items()},
         "profile": {
             "n_train": profile.n_train,

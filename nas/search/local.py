@@ -133,6 +133,30 @@ class Workers:
                     raise self.failure(event)
             on_wait(self)
 
+    def map(
+        self,
+        method: str,
+        calls: Sequence[dict[str, Any]],
+        *,
+        on_wait: Callable[[int], None],
+    ) -> list[Any]:
+        """Call a method once with each of ``calls``, on all workers, and return the results in
+        their order. An InputError stands where a call failed or took its worker with it.
+        ``on_wait`` hears how many are over."""
+        results: dict[int, Any] = {}
+        waiting = list(range(len(calls)))
+        while len(results) < len(calls):
+            for index in self.idle()[: len(waiting)]:
+                number = waiting.pop(0)
+                self.call(index, number, method, **calls[number])
+            for event in self.events(timeout=0.5):
+                if event.kind == "result":
+                    results[event.job] = event.content["value"]
+                elif event.job is not None:
+                    results[event.job] = self.failure(event, f"{method} failed")
+            on_wait(len(results))
+        return [results[number] for number in range(len(calls))]
+
     def failure(self, event: Event, what: str | None = None) -> InputError:
         """The error to raise where ``event`` leaves the search without a way on."""
         what = what or f"{event.job} failed"

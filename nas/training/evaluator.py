@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from nas.candidate import Candidate, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
 from nas.task import Task
-from nas.training import cost
+from nas.training import cost, lr
 from nas.training.baselines import baselines
 from nas.training.batches import (
+    Batch,
     Batches,
     Tensors,
     batch_inputs,
@@ -104,6 +105,33 @@ class Evaluator:
                 look = cost.latency(network, self._sample(1), device=self.device, budget_s=0.03)
                 found[-1]["latency_ms"] = look["median_ms"]
         return found
+
+    def range_test(
+        self, family: str, config: Config, limit_s: float | None, report: Report
+    ) -> dict[str, Any]:
+        """The learning-rate range test of a configuration, by name as in ``RangeTest``; raises
+        TrainingStopped where there is no memory for it, or it is not over in ``limit_s``."""
+        seed, end = self.task.seed, math.inf if limit_s is None else time.monotonic() + limit_s
+        candidate = Candidate(number=0, family=family, config=config, seed=seed)
+        needed, available = self._analysed(candidate)[2](1), cost.available_memory_mb(self.device)
+        if needed > available:
+            shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
+            raise TrainingStopped("oom", shortage)
+        torch.manual_seed(seed)
+        module = Proxy(family, dict(config), self.task).to(self.device)
+
+        def loss(batch: Batch) -> Tensor:
+            if time.monotonic() > end:
+                raise TrainingStopped("time", f"not over after {limit_s:.0f} s")
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+                return module.training_step(batch, 0)
+
+        batches = Batches(*self._folds[0][0], int(config["batch_size"]), seed)
+        decay, clip = float(config["weight_decay"]), rules.gradient_clip(config)
+        try:
+            return asdict(lr.range_test(module, loss, batches, weight_decay=decay, clip=clip))
+        finally:
+            self._free()
 
     def _preflight(self) -> None:
         """The exact costs, before any memory is spent; a candidate over a limit ends here."""

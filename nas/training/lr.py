@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 100
 # Losses are averaged with a bell over the steps beside them, of this standard deviation.
 _BELL = 4.0
+# Less of a fall of the loss may be noise (ours).
+FALL = 0.1
 # A loss over so many times that of the first steps ends the test.
 _LOST = 2.0
 
@@ -47,14 +49,17 @@ class RangeTest:
 
     ``losses`` are those of the batches at ``rates``, each before the step of its rate is taken;
     ``smooth`` are the same, averaged with their neighbours. ``steepest`` is the rate at which
-    ``smooth`` falls fastest, and ``diverges`` the first at which half of all that was learnt is
-    lost again; None where the loss never falls, or never rises again.
+    ``smooth`` falls fastest, and ``lowest`` the rate at which it is least; None where it falls
+    by less than ``FALL`` of what it was. ``diverges`` is the first rate at which half of what was
+    learnt is lost again (where nothing was: at which the loss is ``FALL`` above what it was);
+    None where there is none.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     smooth: tuple[float, ...]
     steepest: float | None
+    lowest: float | None
     diverges: float | None
 
 
@@ -102,25 +107,25 @@ def range_test(
     return judge(rates, losses)
 
 
-def judge(rates: list[float], losses: list[float]) -> RangeTest:
-    """Where the curve of a range test falls fastest and where it has risen again."""
+def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
+    """What the curve of a range test says."""
     smooth = _smooth(losses)
-    steepest = diverges = None
-    first = smooth[0]
-    lowest = min(range(len(smooth)), key=smooth.__getitem__)
-    # Noise alone makes a minimum: only a fall that stands out from it counts.
-    if first - smooth[lowest] > 0.02 * abs(first):
-        slopes = [b - a for a, b in pairwise(smooth[: lowest + 1])]
+    steepest = lowest = diverges = None
+    least = min(range(len(smooth)), key=smooth.__getitem__)
+    bound = smooth[0] + FALL * abs(smooth[0])
+    if smooth[0] - smooth[least] > FALL * abs(smooth[0]):
+        bound = (smooth[0] + smooth[least]) / 2
+        slopes = [b - a for a, b in pairwise(smooth[: least + 1])]
         steepest = rates[min(range(len(slopes)), key=slopes.__getitem__)]
-    half = (first + smooth[lowest]) / 2
-    for i in range(lowest, len(smooth)):
-        if smooth[i] > half or not math.isfinite(losses[i]):
-            diverges = rates[i]
+        lowest = rates[least]
+    for rate, loss, mean in list(zip(rates, losses, smooth, strict=True))[least:]:
+        if mean > bound or not math.isfinite(loss):
+            diverges = rate
             break
-    return RangeTest(tuple(rates), tuple(losses), tuple(smooth), steepest, diverges)
+    return RangeTest(tuple(rates), tuple(losses), tuple(smooth), steepest, lowest, diverges)
 
 
-def _smooth(losses: list[float]) -> list[float]:
+def _smooth(losses: Sequence[float]) -> list[float]:
     """Each loss averaged with its neighbours; one that is lost counts as no more than lost."""
     few = losses[: max(1, min(5, len(losses)))]
     cap = _LOST * abs(sum(few) / len(few))
