@@ -28,6 +28,7 @@ class Family:
 
     ``build(config, task)`` returns an ``nn.Module`` that takes the task's inputs as
     keyword arguments (batch first) and returns logits of shape (batch, task.outputs).
+    ``good_for`` says in one sentence on which data the family is at home.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Family:
     paper: str
     space: Callable[[Task], Space]
     build: Callable[[Config, Task], nn.Module]
+    good_for: str = ""
 
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""

@@ -254,6 +254,7 @@ FAMILIES = (
         "Dong et al. 2018, Speech-Transformer",
         _cnn_transformer_space,
         _build_cnn_transformer,
+        "Sounds of any kind: convolutions see what is near, attention the whole.",
     ),
     Family(
         "wav2vec",
@@ -261,6 +262,7 @@ FAMILIES = (
         "Baevski et al. 2020, wav2vec 2.0: Self-Supervised Learning of Speech Representations",
         _wav2vec_space,
         _build_wav2vec,
+        "Sounds whose detail a spectrogram loses: it learns its filters from the raw wave.",
     ),
     Family(
         "whisper",
@@ -268,5 +270,6 @@ FAMILIES = (
         "Radford et al. 2022, Robust Speech Recognition via Large-Scale Weak Supervision",
         _whisper_space,
         _build_whisper,
+        "Speech: attention over a log-mel spectrogram, with little before it.",
     ),
 )

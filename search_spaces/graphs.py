@@ -172,6 +172,7 @@ FAMILIES = (
         "Kipf & Welling 2017, Semi-Supervised Classification with Graph Convolutional Networks",
         _gcn_space,
         _build_gcn,
+        "Graphs whose neighbours are alike; the cheapest.",
     ),
     Family(
         "gat",
@@ -179,6 +180,7 @@ FAMILIES = (
         "Veličković et al. 2018, Graph Attention Networks",
         _gat_space,
         _build_gat,
+        "Graphs of which some neighbours matter more than others: attention weighs them.",
     ),
     Family(
         "graphsage",
@@ -186,5 +188,6 @@ FAMILIES = (
         "Hamilton et al. 2017, Inductive Representation Learning on Large Graphs",
         _graphsage_space,
         _build_graphsage,
+        "Large graphs, and nodes unlike their neighbours: a node is kept apart from those.",
     ),
 )

@@ -323,6 +323,7 @@ FAMILIES = (
         "He et al. 2016, Deep Residual Learning for Image Recognition",
         _resnet_space,
         _build_resnet,
+        "Images of any kind: convolutions need fewer samples than attention.",
     ),
     Family(
         "efficientnet",
@@ -330,6 +331,7 @@ FAMILIES = (
         "Tan & Le 2019, EfficientNet: Rethinking Model Scaling for CNNs",
         _efficientnet_space,
         _build_efficientnet,
+        "Images under tight limits on parameters and FLOPs: it is frugal with both.",
     ),
     Family(
         "vit",
@@ -337,5 +339,6 @@ FAMILIES = (
         "Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words",
         _vit_space,
         _build_vit,
+        "Many images: it assumes less than convolutions, and needs more samples for that.",
     ),
 )

@@ -267,6 +267,7 @@ FAMILIES = (
         "Baltrušaitis et al. 2019, Multimodal Machine Learning; Arevalo et al. 2017 (gates)",
         _late_space,
         _build_late,
+        "Members that each tell much alone: their vectors are joined last; the cheapest.",
     ),
     Family(
         "early_fusion",
@@ -274,6 +275,7 @@ FAMILIES = (
         "Kim et al. 2021, ViLT: Vision-and-Language Transformer Without Convolution",
         _early_space,
         _build_early,
+        "Members that must be seen together: all their tokens attend to each other.",
     ),
     Family(
         "cross_attention",
@@ -281,5 +283,6 @@ FAMILIES = (
         "Tsai et al. 2019, Multimodal Transformer for Unaligned Multimodal Language Sequences",
         _cross_space,
         _build_cross,
+        "Members of unlike length or rate: each attends to the others' tokens.",
     ),
 )

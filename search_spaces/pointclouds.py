@@ -262,6 +262,7 @@ FAMILIES = (
         "Qi et al. 2017, PointNet: Deep Learning on Point Sets",
         _pointnet_space,
         _build_pointnet,
+        "Clouds told apart by their points one by one, not their surface; the cheapest.",
     ),
     Family(
         "dgcnn",
@@ -269,6 +270,7 @@ FAMILIES = (
         "Wang et al. 2019, Dynamic Graph CNN for Learning on Point Clouds",
         _dgcnn_space,
         _build_dgcnn,
+        "Clouds told apart by local shape: each point is compared with its nearest.",
     ),
     Family(
         "sparse_cnn",
@@ -276,5 +278,6 @@ FAMILIES = (
         "Graham et al. 2018, Submanifold Sparse Convolutional Networks; Choy et al. 2019",
         _sparse_space,
         _build_sparse,
+        "Large clouds that fill their space thinly: only cells with points are computed.",
     ),
 )

@@ -203,6 +203,7 @@ FAMILIES = (
         "Vaswani et al. 2017, Attention Is All You Need; Devlin et al. 2019 (BERT)",
         _transformer_space,
         _build_transformer,
+        "Texts whose words relate over a distance; its cost grows with length or window.",
     ),
     Family(
         "lstm",
@@ -210,6 +211,7 @@ FAMILIES = (
         "Hochreiter & Schmidhuber 1997, Long Short-Term Memory",
         _lstm_space,
         _build_lstm,
+        "Short texts, and few of them: it reads word by word, in time linear in the length.",
     ),
     Family(
         "mamba",
@@ -217,5 +219,6 @@ FAMILIES = (
         "Gu & Dao 2023, Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
         _mamba_space,
         _build_mamba,
+        "Long texts: it reads in time linear in the length, with states the text selects.",
     ),
 )
