@@ -266,6 +266,8 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nas.front import beats, constant_guess
+
     quality = run.task.quality.metric
     more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
     more = [m for m in more if any(m in c.metrics for c in front)]
@@ -292,6 +294,8 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         table.add_row("", f"[italic]{b['name']}", *values)
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(table)
+    if not any(beats(c.metrics, run.task.objectives, constant_guess(run.task)) for c in front):
+        click.echo("none is clearly better than a constant guess, which looks at no input")
     if any(map(_loud, front)):
         reasons = {c.cost["latency"].get("loud_because") for c in front} - {None}
         click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")

@@ -6,15 +6,23 @@ All functions take costs of shape (points, objectives), where smaller is better;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nas import rules
 from nas.candidate import Candidate
-from nas.task import Constraint, Objective
+from nas.task import COSTS, Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
+
+# By so many standard errors of its score a network must beat a constant guess: the luckiest of
+# some hundred that have learnt nothing seldom does.
+CLEAR = 3.0
 
 
 def to_costs(candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> Floats:
@@ -138,11 +146,100 @@ def pareto(
     candidates: Sequence[Candidate],
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint] = (),
+    guess: Mapping[str, float] | None = None,
 ) -> list[Candidate]:
-    """The non-dominated feasible candidates, the best in the first objective first."""
+    """The non-dominated feasible candidates, the best in the first objective first.
+
+    A constant ``guess`` dominates too, as it costs nothing; where it dominates all, it is left
+    out and says only that none has learnt much.
+    """
     feasible = [c for c in candidates if c.feasible(tuple(constraints))]
+    feasible = [c for c in feasible if beats(c.metrics, objectives, guess or {})] or feasible
     if not feasible:
         return []
     costs = to_costs(feasible, objectives)
     keep = np.flatnonzero(is_efficient(costs))
     return [feasible[i] for i in keep[np.lexsort(costs[keep].T[::-1])]]
+
+
+# -- the constant guess ------------------------------------------------------------------
+
+
+def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
+    """What the best prediction that looks at no input scores with luck, by metric: its expected
+    score and ``CLEAR`` standard errors of what proxies are scored on, or of the first fold of
+    that where there are several (rule "cross-validation").
+
+    It answers the commonest class, for F1 always yes, in a regression the mean; losses are left
+    out, as they depend on how a network is trained.
+    """
+    profile, parts = task.profile, rules.folds(task)
+    samples = min(profile.n_val, rules.VALIDATION_MOST)
+    if parts > 1:
+        samples = (profile.n_train + profile.n_val) // (parts if first_fold else 1)
+    several = len(task.targets) > 1
+    scores = {
+        f"{metric}[{target.name}]" if several else metric: score
+        for target in task.targets
+        for metric, score in _guessed(target, profile.n_train, max(samples, 1)).items()
+    }
+    skill = {"regression": "r2", "multilabel": "f1"}
+    skills = [f"{skill.get(t.kind, 'accuracy')}[{t.name}]" for t in task.targets]
+    if several and scores.keys() >= set(skills):
+        # As if it were lucky with all at once.
+        values, errors = zip(*map(scores.__getitem__, skills), strict=True)
+        scores["score"] = (fmean(values), fmean(errors))
+    return {metric: value + CLEAR * error for metric, (value, error) in scores.items()}
+
+
+def _guessed(target: Target, train: int, samples: int) -> dict[str, tuple[float, float]]:
+    """Expected score and standard error by metric, from the shares of the classes in training."""
+    if target.kind == "regression":
+        # A correlation by luck of three standard errors, 1/√n each, explains its square.
+        return {"r2": (0.0, CLEAR / samples)}
+    if not any(target.counts):
+        return {}
+
+    def error(share: float) -> float:
+        return math.sqrt(share * (1 - share) / samples)
+
+    if target.kind == "multilabel":
+        asked = [n / train for n in target.counts]
+        return {
+            "accuracy": (fmean(max(s, 1 - s) for s in asked), fmean(map(error, asked))),
+            "f1": (
+                fmean(map(_always_yes, asked)),
+                fmean(2 * error(s) / (1 + s) ** 2 for s in asked),
+            ),
+        }
+    total = sum(target.counts)
+    shares = [n / total for n in target.counts if n]
+    classes, most = len(shares), max(shares)
+    # A mean over several classes has one term that is not zero.
+    yes, terms = (target.counts[1] / total, 1) if target.kind == "binary" else (most, classes)
+    each = [max(1.0, share * samples) for share in shares]
+    # Recalls of a guess among all classes; and a rank sum (Mann & Whitney 1947) of one class
+    # against the others.
+    recalls = [(1 - 1 / classes) / classes / n for n in each]
+    ranks = [math.sqrt((samples + 1) / 12 / n / max(1.0, samples - n)) for n in each]
+    return {
+        "accuracy": (most, error(most)),
+        "balanced_accuracy": (1 / classes, math.sqrt(sum(recalls)) / classes),
+        "f1": (_always_yes(yes) / terms, 2 * error(yes) / (1 + yes) ** 2 / terms),
+        "auc": (0.5, fmean(ranks)),
+    }
+
+
+def _always_yes(share: float) -> float:
+    """F1 of a yes to all, of which so many are."""
+    return 2 * share / (1 + share)
+
+
+def beats(
+    metrics: Mapping[str, float], objectives: Sequence[Objective], guess: Mapping[str, float]
+) -> bool:
+    """Whether any quality among the objectives is above that of a guess, or none is known. An
+    error of regression is judged by its R², which needs no scale."""
+    judged = (re.sub(r"^(rmse|mae)\b", "r2", o.metric) for o in objectives)
+    qualities = [metric for metric in judged if metric not in COSTS]
+    return any(m not in guess or metrics.get(m, math.inf) > guess[m] for m in qualities)

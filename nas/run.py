@@ -29,7 +29,7 @@ from nas import rules
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import pick_families
-from nas.front import pareto
+from nas.front import constant_guess, pareto
 from nas.search import samplers
 from nas.space import Float, Space
 from nas.task import (
@@ -422,7 +422,9 @@ class Run:
         """The non-dominated candidates inside the run's constraints and ``limits``."""
         constraints = self.task.constraints + _parse_constraints(limits)
         _check_measured(self.task, [c.metric for c in constraints])
-        return pareto(self.candidates(), self.task.objectives, constraints)
+        return pareto(
+            self.candidates(), self.task.objectives, constraints, constant_guess(self.task)
+        )
 
     def best(self, *limits: str) -> Candidate:
         """The candidate of the best quality inside the run's constraints and ``limits``."""
@@ -659,6 +661,7 @@ class Run:
         One that takes two workers with it keeps the latency it has, and says why.
         """
         tried: set[int] = set()
+        guess = constant_guess(self.task)
         while True:
             measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
             gains = [now["median_ms"] / now["loud_ms"] for now in measured]
@@ -669,7 +672,7 @@ class Run:
                 else _with_latency(c, gain * c.metrics["latency_ms"])
                 for c in study.candidates()
             ]
-            front = pareto(hoped, self.task.objectives, self.task.constraints)
+            front = pareto(hoped, self.task.objectives, self.task.constraints, guess)
             wanted = {c.number for c in front if not _is_quiet(c)} - tried
             if not wanted:
                 return

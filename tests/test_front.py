@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,18 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nas.candidate import Candidate, State
-from nas.front import farthest_first, front_ranks, hypervolume, is_efficient, pareto, to_costs
-from nas.task import Constraint, Objective
+from nas.front import (
+    CLEAR,
+    beats,
+    constant_guess,
+    farthest_first,
+    front_ranks,
+    hypervolume,
+    is_efficient,
+    pareto,
+    to_costs,
+)
+from nas.task import Constraint, DataProfile, Fidelity, Kind, Objective, Target, Task
 
 Floats = NDArray[np.float64]
 
@@ -155,6 +166,7 @@ def test_a_spread_order_does_not_depend_on_the_units_of_an_objective() -> None:
 # --- candidates --------------------------------------------------------------------
 
 OBJECTIVES = (Objective("accuracy", "max"), Objective("params", "min"))
+RNG = np.random.default_rng(0)
 
 
 def candidate(number: int, accuracy: float, params: float, state: State) -> Candidate:
@@ -189,3 +201,105 @@ def test_a_candidate_outside_a_constraint_neither_joins_nor_shades_the_front() -
     fast = candidate(6, 0.97, 550, State.COMPLETE)
     assert [c.number for c in pareto([fast, *CANDIDATES[3:4]], OBJECTIVES, limits)] == [6]
     assert pareto(CANDIDATES, OBJECTIVES, (Constraint("params", "<=", 1),)) == []
+
+
+# --- the constant guess ------------------------------------------------------------
+
+NAMES = ("a", "b", "c")
+
+
+def guessing(target: Target, n_train: int = 1000, n_val: int = 400, share: float = 1.0) -> Task:
+    profile = DataProfile(n_train, n_val, n_test=0, inputs={"numeric": (2,)})
+    return Task("tabular", (target,), profile, fidelity=Fidelity(5, share)).with_objectives()
+
+
+def simulated(kind: Kind, shares: Floats, samples: int) -> dict[str, Floats]:
+    """Scores of 2,000 guesses by definition, each metric by the guess that is best for it."""
+    classes = len(shares)
+    each = np.arange(classes)
+    if kind == "multilabel":  # where all labels come and go together, luck is largest
+        asked = RNG.random((2000, samples, 1)) < shares
+        pick = np.ones(classes, bool)
+        right = np.where(shares > 0.5, asked, ~asked).mean(axis=(1, 2))
+    else:
+        truth = RNG.choice(classes, (2000, samples), p=shares)
+        asked = truth[..., None] == each
+        pick = each == (1 if classes == 2 else shares.argmax())
+        right = asked[..., shares.argmax()].mean(axis=1)
+    n = asked.sum(axis=1)
+    f1 = np.where(pick, 2 * n / (n + samples), 0.0)
+    scores = {"accuracy": right, "f1": f1[:, 1] if kind == "binary" else f1.mean(axis=1)}
+    if kind != "multilabel":
+        told = RNG.integers(classes, size=truth.shape)[..., None] == each
+        ranks = 1 + RNG.random(truth.shape).argsort(axis=1)
+        above = np.where(asked, ranks[..., None], 0).sum(axis=1) - n * (n + 1) / 2
+        scores["balanced_accuracy"] = ((asked & told).sum(axis=1) / n).mean(axis=1)
+        scores["auc"] = (above / (n * (samples - n)))[:, 1]
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [
+        ("binary", (700, 300)),
+        ("multiclass", (200, 500, 300)),
+        ("multilabel", (200, 500, 300)),
+    ],
+)
+def test_a_guess_scores_as_simulated_ones_do(kind: Kind, counts: tuple[int, ...]) -> None:
+    task = guessing(Target("y", kind, NAMES[: len(counts)], counts))
+    guess = constant_guess(task)
+    scores = simulated(kind, np.array(counts) / 1000, task.profile.n_val)
+    assert guess.keys() == scores.keys()
+    for metric, values in scores.items():
+        lucky = values.mean() + CLEAR * values.std()
+        assert guess[metric] == pytest.approx(lucky, abs=0.01), metric
+
+
+def test_a_regression_by_chance_explains_less_than_a_lucky_guess() -> None:
+    guess = constant_guess(guessing(Target("y", "regression")))["r2"]
+    explained = np.array(
+        [np.corrcoef(RNG.normal(size=400), RNG.normal(size=400))[0, 1] ** 2 for _ in range(4000)]
+    )
+    assert np.mean(explained > guess) == pytest.approx(0.0027, abs=0.002)  # beyond three sigmas
+
+
+def test_fewer_samples_ask_for_more_and_the_first_of_five_folds_for_most() -> None:
+    target = Target("y", "binary", ("no", "yes"), (500, 500))
+    many, few = guessing(target), guessing(target, n_train=100, n_val=40)
+    assert constant_guess(many)["accuracy"] == pytest.approx(0.5 + 1.5 / 400**0.5)
+    assert constant_guess(many, first_fold=True) == constant_guess(many)
+    assert constant_guess(few)["accuracy"] == pytest.approx(0.5 + 1.5 / 140**0.5)
+    assert constant_guess(few, first_fold=True)["accuracy"] == pytest.approx(0.5 + 1.5 / 28**0.5)
+
+
+def test_several_targets_are_guessed_each_and_on_average() -> None:
+    targets = (Target("y", "binary", ("no", "yes"), (500, 500)), Target("z", "regression"))
+    task = replace(guessing(targets[0]), targets=targets, objectives=()).with_objectives()
+    guess = constant_guess(task)
+    assert guess["score"] == pytest.approx((guess["accuracy[y]"] + guess["r2[z]"]) / 2)
+    unknown = replace(task, targets=(Target("y", "binary", ("no", "yes")), targets[1]))
+    assert set(constant_guess(unknown)) == {"r2[z]"}
+
+
+def test_errors_are_judged_by_r2_and_what_is_not_known_of_a_guess_never_counts_against() -> None:
+    def objectives(*metrics: str) -> list[Objective]:
+        return [Objective(metric, "min") for metric in metrics]
+
+    for metric in ("rmse", "mae", "r2"):
+        assert not beats({metric: 1.0, "r2": 0.1}, objectives(metric, "params"), {"r2": 0.1})
+        assert beats({metric: 1.0, "r2": 0.2}, objectives(metric, "params"), {"r2": 0.1})
+        named = objectives(f"{metric}[rmse]")
+        assert not beats({"r2[rmse]": 0.1}, named, {"r2[rmse]": 0.1})
+    assert beats({"val_loss": 9.0, "r2": 0.0}, objectives("val_loss"), {"r2": 0.1})
+    both = objectives("accuracy", "auc")
+    assert beats({"accuracy": 0.5, "auc": 0.8}, both, {"accuracy": 0.6, "auc": 0.6})
+    assert not beats({"accuracy": 0.5, "auc": 0.5}, both, {"accuracy": 0.6, "auc": 0.6})
+
+
+def test_a_guess_dominates_what_is_no_better_unless_that_is_all_there_is() -> None:
+    cheap = candidate(7, 0.55, 1, State.COMPLETE)
+    assert [c.number for c in pareto([*CANDIDATES, cheap], OBJECTIVES)] == [3, 1, 5, 0, 7]
+    guess = {"accuracy": 0.6}
+    assert [c.number for c in pareto([*CANDIDATES, cheap], OBJECTIVES, (), guess)] == [3, 1, 5, 0]
+    assert [c.number for c in pareto([cheap], OBJECTIVES, (), guess)] == [7]

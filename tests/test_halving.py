@@ -14,6 +14,8 @@ from nas.search.halving import goes_on, rungs
 COSTS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12
 )
+# The guess has the first cost, and none of the others.
+GUESS = (2, -math.inf, -math.inf)
 
 
 def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
@@ -39,20 +41,26 @@ def order(costs: list[tuple[int, ...]]) -> list[int]:
     return ordered
 
 
-@given(COSTS, st.integers(2, 4))
+@given(COSTS, st.integers(2, 4), st.booleans())
 def test_the_best_share_of_a_rung_and_its_front_go_on(
-    costs: list[tuple[int, ...]], eta: int
+    costs: list[tuple[int, ...]], eta: int, guessed: bool
 ) -> None:
-    best = order(costs)[: len(costs) // eta]
-    best += [i for i, one in enumerate(costs) if not any(dominates(two, one) for two in costs)]
+    rivals = [*costs, GUESS] if guessed else costs
+    front = [i for i, one in enumerate(costs) if not any(dominates(two, one) for two in rivals)]
+    left = [i for i in range(len(costs)) if i not in front]
+    room = max(0, len(costs) // eta - len(front))
+    best = front + [left[i] for i in order([costs[i] for i in left])[:room]]
     expected = [len(costs) < eta or i in best for i in range(len(costs))]
-    assert [goes_on(np.asarray(costs, float), i, eta) for i in range(len(costs))] == expected
+    better = np.array([not guessed or first < GUESS[0] for first, *_ in costs])
+    rows = np.asarray(costs, float)
+    assert [goes_on(rows, better, i, eta) for i in range(len(costs))] == expected
 
 
 def test_the_first_arrivals_have_nobody_to_be_judged_by() -> None:
-    costs = np.array([[1.0, 1.0], [2.0, 2.0]])
-    assert goes_on(costs, 1)
-    assert not goes_on(np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]), 1)
+    costs = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    better = np.array([True, False, True])
+    assert goes_on(costs[:2], better[:2], 1)
+    assert not goes_on(costs, better, 1)
 
 
 @pytest.mark.parametrize(

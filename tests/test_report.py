@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nas.candidate import Candidate, State
-from nas.front import pareto
+from nas.front import constant_guess, pareto
 from nas.report import StudyView, page, payload, ranked, write
 from nas.space import Choice, Float, Int, Space
 from nas.task import Column, Constraint, DataProfile, Target, Task, UsageError
@@ -169,6 +169,17 @@ def make_tied_study() -> StudyView:
     return make_study(task=task, candidates=made)
 
 
+def make_guesses(every: int) -> StudyView:
+    """Every so many candidates are cheap, and hardly better than the commonest class (0.69)."""
+    study = make_study(40)
+    cheap = {"accuracy": 0.72, "latency_ms": 0.01, "params": 10.0}
+    made = [
+        replace(c, metrics=c.metrics | cheap) if c.number % every == 0 else c
+        for c in study.candidates
+    ]
+    return replace(study, candidates=made)
+
+
 def against_simple_models(gap: float) -> StudyView:
     """One simple model, by ``gap`` more accurate than the best of the front."""
     study = make_study()
@@ -184,6 +195,8 @@ CASES = {
     "ties": make_tied_study,
     "no candidates": lambda: make_study(0),
     "one candidate": lambda: make_study(1),
+    "guesses": lambda: make_guesses(3),
+    "nothing but guesses": lambda: make_guesses(1),
 }
 
 
@@ -232,8 +245,14 @@ def test_page_is_balanced_html_whose_data_are_the_payload(study: StudyView) -> N
 
 
 def reference_front(study: StudyView) -> set[int]:
-    complete = [c for c in study.candidates if c.state == State.COMPLETE]
-    return {c.number for c in pareto(complete, study.task.objectives, study.task.constraints)}
+    task, complete = study.task, [c for c in study.candidates if c.state == State.COMPLETE]
+    guess = constant_guess(task)
+    return {c.number for c in pareto(complete, task.objectives, task.constraints, guess)}
+
+
+def test_guesses_are_on_the_front_only_where_there_is_nothing_else() -> None:
+    assert {n % 3 for n in payload(make_guesses(3))["front"]} == {1, 2}
+    assert payload(make_guesses(1))["front"]
 
 
 def test_page_carries_exactly_the_pareto_front_best_quality_first(study: StudyView) -> None:

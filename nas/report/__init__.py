@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.candidate import Candidate, State
-from nas.front import pareto
+from nas.front import beats, constant_guess, pareto
 from nas.space import Space
 from nas.task import COSTS, Objective, Task, UsageError
 
@@ -91,13 +91,13 @@ def front(study: StudyView) -> list[Candidate]:
     """The feasible Pareto front of the study, best value of the quality first."""
     task = study.task
     order = sorted(task.objectives, key=lambda o: o != study.quality)
-    return pareto(ranked(study), order, task.constraints)
+    return pareto(ranked(study), order, task.constraints, constant_guess(task))
 
 
 def payload(study: StudyView) -> dict[str, Any]:
     """The page's data as plain JSON values; NaN and infinity become null."""
     task, profile = study.task, study.task.profile
-    best = front(study)
+    best, guess = front(study), constant_guess(task)
     detailed = _detailed(study, best)
     data = {
         "name": study.name,
@@ -114,7 +114,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "webgl": sum(c.state == State.COMPLETE for c in study.candidates) > WEBGL_FROM,
         "front": [c.number for c in best],
         "unranked": sum(c.state == State.COMPLETE for c in study.candidates) - len(ranked(study)),
-        "candidates": [_row(c) for c in study.candidates],
+        "candidates": [_row(c, task, guess) for c in study.candidates],
         "details": {c.number: _detail(c) for c in detailed},
         "baselines": [dict(b) for b in study.baselines],
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
@@ -192,7 +192,8 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _row(candidate: Candidate) -> dict[str, Any]:
+def _row(candidate: Candidate, task: Task, guess: Mapping[str, float]) -> dict[str, Any]:
+    complete = candidate.state == State.COMPLETE
     row = {
         "number": candidate.number,
         "family": candidate.family,
@@ -205,6 +206,8 @@ def _row(candidate: Candidate) -> dict[str, Any]:
         "metrics": candidate.metrics,
         "latency": candidate.cost.get("latency"),
         "config": candidate.config,
+        # No better than a constant guess, which dominates it.
+        "guess": None if not complete or beats(candidate.metrics, task.objectives, guess) else True,
     }
     return {key: value for key, value in row.items() if value not in (None, "", {})}
 
@@ -227,7 +230,7 @@ def _detailed(study: StudyView, best: list[Candidate]) -> list[Candidate]:
     chosen = {c.number: c for c in best}
     room = min(len(chosen) + DETAILED_OTHERS, DETAILED_MOST)
     # Looser limits in the browser uncover more of the front without limits: that goes first.
-    unlimited = pareto(by_quality, study.task.objectives)
+    unlimited = pareto(by_quality, study.task.objectives, (), constant_guess(study.task))
     for candidate in _spread(unlimited, DETAILED_OTHERS // 2) + by_quality:
         if len(chosen) >= room:
             break

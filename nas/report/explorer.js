@@ -109,7 +109,8 @@ function applyLimits() {
   view.feasible = view.ranked.filter(inside);
   const { objectives, quality } = view.data;
   const first = objectives.filter((o) => o.metric === quality.metric);
-  view.front = paretoFront(view.feasible, [...first, ...objectives.filter((o) => o.metric !== quality.metric)]);
+  const learnt = view.feasible.filter((c) => !c.guess);
+  view.front = paretoFront(learnt.length ? learnt : view.feasible, [...first, ...objectives.filter((o) => o.metric !== quality.metric)]);
 }
 
 function makeLimits() {
@@ -364,6 +365,7 @@ function render(data) {
   explore();
   drawSelection();
   drawFailures();
+  drawRates();
   drawSpaces();
   drawFacts();
 }

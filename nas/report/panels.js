@@ -93,6 +93,7 @@ function drawFront() {
   fill("front-note", [
     view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: median ± half the interquartile range, one batch." : "",
     view.front.some((c) => c.latency?.quiet === false) ? "† measured while other work ran." : "",
+    view.front.some((c) => c.guess) ? "None is clearly better than a constant guess." : "",
     view.data.baselines.length ? "Shaded rows: simple models, trained outside the search." : "",
   ].filter(Boolean).join(" "));
 }
@@ -270,6 +271,30 @@ function drawTiles() {
     if (least) tiles.push(tile(name, show(cost, least.metrics[cost]), unit, remark()));
   }
   return fill("tiles", tiles);
+}
+
+function drawRates() { // the range test of each family
+  const tests = Object.entries(view.data.rate_tests).filter(([, test]) => test.rates);
+  for (const node of $("rates").querySelectorAll(".curve")) Plotly.purge(node);
+  $("tested").hidden = !tests.length;
+  fill("rates", tests.map(([name, test]) => el("div", {}, el("h3", {}, name, el("small", {}, test.note ?? "")), el("div", { class: "curve" }))));
+  tests.forEach(([name, { rates, losses, smooth, bounds }], at) => {
+    const { colour } = family(name), base = { type: "scatter", x: rates, hovertemplate: "rate %{x:.2e}, loss %{y:.3f}<extra></extra>" };
+    const low = Math.min(...smooth), high = Math.max(...smooth), pad = 0.15 * (high - low) || 0.1;
+    const band = { type: "rect", xref: "x", yref: "paper", layer: "below", line: { width: 0 }, y0: 0, y1: 1 };
+    draw($("rates").querySelectorAll(".curve")[at], [
+      { ...base, y: losses, mode: "markers", marker: { size: 4, color: colour, opacity: 0.45 } },
+      { ...base, y: smooth, mode: "lines", line: { color: colour, width: 1.8 } },
+    ], layout({
+      xaxis: { ...axis("learning rate"), type: "log", dtick: 1, exponentformat: "power" },
+      yaxis: { ...axis("loss"), range: [low - pad, high + pad], nticks: 5 },
+      margin: { l: 56, r: 12, t: 8, b: 40 },
+      shapes: [
+        { ...band, x0: bounds.low, x1: bounds.high, fillcolor: colour, opacity: 0.12 },
+        { ...band, type: "line", x0: bounds.default, x1: bounds.default, line: { width: 1.2, color: colour, dash: "dash" } },
+      ],
+    }));
+  });
 }
 
 function drawSpaces() {

@@ -6,11 +6,13 @@ chosen spread over it; the best 1/eta go on. A decision uses only what has arriv
 
 Here the whole first front goes on, also where it is larger. A sampler that aims at the front
 soon fills it with more than a third of a rung, and what nobody beats is worth its last epochs.
+But what is no better than a constant guess is beaten by that, which costs nothing.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.front import Floats, farthest_first, is_efficient
 
@@ -25,14 +27,15 @@ def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
     return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
 
 
-def goes_on(costs: Floats, mine: int, eta: int = 3) -> bool:
+def goes_on(costs: Floats, better: NDArray[np.bool_], mine: int, eta: int = 3) -> bool:
     """Whether row ``mine`` of the rung's costs (points × objectives, smaller is better)
-    is dominated by none or among the best 1/eta. The first ``eta - 1`` arrivals have nobody to
-    be judged by."""
+    is dominated by none or among the best 1/eta; rows that are not ``better`` (points,) than a
+    constant guess are dominated by that. The first ``eta - 1`` arrivals have nobody to be
+    judged by."""
     if len(costs) < eta:
         return True
     # Front by front, and only as far as there is room: the last of many are never ranked.
-    efficient = is_efficient(costs)
+    efficient = is_efficient(costs) & better
     if efficient[mine]:
         return True
     room = len(costs) // eta - np.count_nonzero(efficient)

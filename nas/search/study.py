@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State, curve_point
-from nas.front import Floats, pareto, to_costs
+from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.rules import folds
 from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist
 from nas.search.halving import goes_on, rungs
@@ -35,7 +35,7 @@ from nas.search.samplers import (
     stable_seed,
     starting,
 )
-from nas.search.storage import REVISED, ROW, keeping_all, lock, study_storage
+from nas.search.storage import REVISED, ROW, keeping_all, lock, repair_journal, study_storage
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import COSTS, InputError, Task
 
@@ -70,8 +70,6 @@ class Study:
         self.task, self.space = task, space
         self.sampler = chosen(sampler, task)  # an unknown one is told before all else
         self._model = Ehvi(space, task) if self.sampler == "ehvi" else None
-        # Configurations whose costs are known without training: what "ehvi" foretells from.
-        self.measured: list[Measured] = []
         self._fatal = -1  # the candidate before which a shortlist took its worker with it
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = study_storage(folder, storage, name)
@@ -93,6 +91,11 @@ class Study:
         except BaseException:
             self.close()
             raise
+        # Configurations whose costs are known without training: what "ehvi" foretells from.
+        self._costs = folder / "costs.jsonl"
+        repair_journal(self._costs)
+        lines = self._costs.read_text().splitlines() if self._costs.exists() else []
+        self.measured: list[Measured] = [tuple(json.loads(line)) for line in lines]
         self._layers = folder / "layers"
         self._layers.mkdir(exist_ok=True)
         self._rows: dict[int, Candidate] = {}
@@ -105,8 +108,10 @@ class Study:
         # Trials that wait to be asked for: number to root, None for a configuration that is new.
         self._queue: dict[int, int | None] = {}
         self._made = 0
-        # Epoch to root to costs: a candidate that is trained again takes its own place.
-        self._rungs: dict[int, dict[int, Floats]] = {}
+        # Epoch to root to costs, and whether they are better than a guess: a candidate that is
+        # trained again takes its own place.
+        self._rungs: dict[int, dict[int, tuple[Floats, bool]]] = {}
+        self._guess = constant_guess(task, first_fold=True)
         self._handles: dict[int, optuna.Trial] = {}
         with keeping_all():
             self._load()
@@ -118,7 +123,8 @@ class Study:
         return [self._rows[n] for n in sorted(self._rows)]
 
     def front(self) -> list[Candidate]:
-        return pareto(self.candidates(), self.task.objectives, self.task.constraints)
+        task = self.task
+        return pareto(self.candidates(), task.objectives, task.constraints, constant_guess(task))
 
     def __getitem__(self, number: int) -> Candidate:
         return self._rows[number]
@@ -153,11 +159,18 @@ class Study:
         self._lock.close()
 
     def to_measure(self) -> list[Config]:
-        """Configurations whose costs ``measured`` should hold before others are asked for."""
-        if self._model is None or not self._weighs_costs:
+        """Configurations whose costs should be learnt before others are asked for."""
+        if self._model is None or not self._weighs_costs or self.measured:
             return []
         rng = np.random.default_rng(stable_seed(self.task.seed, -1))
         return [self.space.sample(rng) for _ in range(MEASURED)]
+
+    def learn_costs(self, configs: Sequence[Config], costs: Sequence[dict[str, float]]) -> None:
+        """Keep what the first of ``configs`` cost, of as many as were measured."""
+        learnt = list(zip(configs, costs, strict=False))
+        with self._costs.open("a") as file:
+            file.writelines(json.dumps(pair) + "\n" for pair in learnt)
+        self.measured += learnt
 
     @property
     def _weighs_costs(self) -> bool:
@@ -262,12 +275,18 @@ class Study:
             return ""
         if self._unmeasured(candidate):
             return "nan"
-        rung = self._rungs.setdefault(epoch, {})
-        rung[candidate.root] = to_costs([candidate], self.task.objectives)[0]
+        rung = self._reached(epoch, candidate)
         if candidate.origin == "baseline":
             return ""
-        costs = np.array(list(rung.values()))
-        return "" if goes_on(costs, list(rung).index(candidate.root)) else "halving"
+        costs, better = map(np.array, zip(*rung.values(), strict=True))
+        return "" if goes_on(costs, better, list(rung).index(candidate.root)) else "halving"
+
+    def _reached(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
+        """Enter a candidate into a rung, and return that."""
+        objectives, rung = self.task.objectives, self._rungs.setdefault(epoch, {})
+        better = beats(candidate.metrics, objectives, self._guess)
+        rung[candidate.root] = to_costs([candidate], objectives)[0], better
+        return rung
 
     def tell(self, candidate: Candidate) -> None:
         """Store what became of a candidate; it is safe on disk when this returns.
@@ -438,8 +457,7 @@ class Study:
                 # A requeued one comes later and takes the place of the one that was lost.
                 reached = replace(candidate, metrics=candidate.metrics | point)
                 if not self._unmeasured(reached):
-                    costs = to_costs([reached], self.task.objectives)[0]
-                    self._rungs.setdefault(epoch, {})[candidate.root] = costs
+                    self._reached(epoch, reached)
 
 
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:
