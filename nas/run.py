@@ -623,22 +623,19 @@ class Run:
             deadline = begin + (limit - earlier) - min(30.0, 0.05 * limit)
 
         listed = study.to_measure()
-        known, told = self.folder / "costs.json", self.folder / "baselines.json"
+        told = self.folder / "baselines.json"
 
         def also(name: str, value: Any) -> None:
             if name == "costs":
                 if not isinstance(value, InputError):  # else candidates alone tell of costs
-                    _write(known, json.dumps(value))
-                    study.measured += zip(listed, value, strict=False)  # as many as time allowed
+                    study.learn_costs(listed, value)
                 return
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
             _write(told, json.dumps(value))
 
         calls: dict[str, dict[str, Any]] = {}
-        if known.exists():
-            study.measured += zip(listed, json.loads(known.read_text()), strict=False)
-        elif listed:
+        if listed:
             share = None if limit is None else _MEASURING * limit * self.task.budget.workers
             calls["costs"] = {"configs": listed, "limit_s": share}
         if not told.exists():

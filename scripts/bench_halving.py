@@ -157,7 +157,7 @@ def ours(problem: Problem, seed: int, budget: int, *, sampler: str, halving: boo
         if listed := study.to_measure():
             each = problem.curves([split_family(config)[1] for config in listed], (EPOCHS,))
             costs = [dict(zip(METRICS[1:], row[1:], strict=True)) for row in each[:, 0].tolist()]
-            study.measured += zip(listed, costs, strict=True)
+            study.learn_costs(listed, costs)
         while sum(epochs for epochs, _ in trace) < budget:
             candidate = study.ask()
             assert candidate is not None  # the space has real numbers: there is always a new one

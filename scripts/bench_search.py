@@ -221,9 +221,7 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
         space = Space.join({"network": problem.space})
         study = Study(Path(folder), task, space, sampler=sampler)
         study.enqueue_baselines({"network": problem.space.starts()})
-        for config in study.to_measure():
-            if (row := problem.row(split_family(config)[1])) is not None:
-                study.measured.append((config, figures(problem, row, costs_only=True)))
+        learn_costs(study, problem, study.to_measure())
         while candidate := study.ask(among=listed(study, problem)):
             if (row := (yield candidate.config)) is None:
                 detail = "the table does not have it"
@@ -235,18 +233,21 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
 
 
 def listed(study: Study, problem: Problem) -> list[Config]:
-    """A shortlist in the order of its costs, which the table tells as a preflight does."""
+    """A shortlist in the order of its costs."""
     shortlist = study.shortlist()
-    if shortlist is None:
-        return []
-    rows = [problem.row(split_family(config)[1]) for config in shortlist.configs]
-    known = [row is not None for row in rows]
-    return shortlist.ranked(
-        [
-            figures(problem, r, costs_only=True) if ok else {}
-            for r, ok in zip(rows, known, strict=True)
-        ]
+    return (
+        []
+        if shortlist is None
+        else shortlist.ranked(learn_costs(study, problem, shortlist.configs))
     )
+
+
+def learn_costs(study: Study, problem: Problem, configs: list[Config]) -> list[dict[str, float]]:
+    """The table tells costs as a preflight does; of what it does not have it tells none."""
+    rows = [problem.row(split_family(config)[1]) for config in configs]
+    costs = [{} if row is None else figures(problem, row, costs_only=True) for row in rows]
+    study.learn_costs(configs, costs)
+    return costs
 
 
 def figures(problem: Problem, row: int, costs_only: bool = False) -> dict[str, float]:

@@ -167,7 +167,7 @@ def search(folder: Path, trials: int, task: Task, sampler: str = "ehvi", **chang
     study.enqueue_baselines({name: space.starts() for name, space in SPACES.items()})
     for config in study.to_measure():
         figures = formula(split_family(config)[1], 1)
-        study.measured.append((config, {m: figures[m] for m in ("latency_ms", "params")}))
+        study.learn_costs([config], [{m: figures[m] for m in ("latency_ms", "params")}])
     while study.spent < trials:
         candidate = study.ask()
         assert candidate is not None
@@ -261,6 +261,24 @@ def test_a_shortlist_is_ranked_anew_by_the_costs_that_are_measured() -> None:
     assert listed.ranked(cheap)[0] == listed.configs[3]
     over = [c | {"params": 30000.0} if i == 0 else c for i, c in enumerate(costs)]
     assert listed.ranked(over)[3] == listed.configs[0]
+
+
+def test_costs_that_were_measured_are_known_to_the_next_driver(tmp_path: Path) -> None:
+    study = Study(tmp_path, small_task(), SPACE)
+    drawn, costs = study.to_measure(), [{"params": float(i)} for i in range(3)]
+    study.learn_costs(drawn, costs)  # of as many as time allowed
+    study.learn_costs(drawn[3:4], [{"params": 3.0}])
+    study.close()
+    with (tmp_path / "costs.jsonl").open("a") as file:
+        file.write('[{"family"')  # a driver was killed here
+    again = Study(tmp_path, small_task(), SPACE)
+    assert again.measured == [(c, {"params": float(i)}) for i, c in enumerate(drawn[:4])]
+    assert again.to_measure() == []  # not once more
+    again.learn_costs(drawn[4:5], [{"params": 4.0}])
+    again.close()
+    third = Study(tmp_path, small_task(), SPACE)
+    assert len(third.measured) == 5
+    third.close()
 
 
 def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() -> None:

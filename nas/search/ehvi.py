@@ -36,8 +36,9 @@ MEASURED = 200
 LISTED, LISTING = 16, 0.05
 # Configurations that are looked at: drawn from the space, near the front, near the best of these.
 DRAWN, NEAR, NEARER = 400, 400, 200
-# Rows that a model is conditioned on at most; its cost grows with their cube.
-ROWS = 400
+# Rows that a model is conditioned on at most, and measured costs beside a share of them; its cost
+# grows with their cube.
+ROWS, COST_ROWS = 400, 300
 # Weights are fitted anew when so many times the rows have come in.
 REFIT, FIRST_FIT = 1.25, 8
 # The noise that is expected, as a share of the signal: of a proxy's quality, and of a cost.
@@ -174,7 +175,7 @@ class Ehvi:
     def _cost_model(
         self, metric: str, measured: Sequence[tuple[Config, float]], rows: Sequence[Candidate]
     ) -> CostModel:
-        kept = _thinned(rows, ROWS - len(measured) // 2)
+        measured, kept = _thinned(measured, COST_ROWS), _thinned(rows, ROWS - COST_ROWS // 2)
         configs = [config for config, _ in measured] + [_joined(c) for c in kept]
         values = np.array([value for _, value in measured] + [c.metrics[metric] for c in kept])
         lift = 0.01 * float(np.median(values)) + 1e-12

@@ -406,6 +406,7 @@ def _choose(study: Study, workers: Workers, event: Event, late: bool) -> None:
         study.lost_shortlist()
     elif not late:
         costs = event.content["value"] if event.kind == "result" else []
+        study.learn_costs(event.job.configs, costs)
         if candidate := study.ask(event.worker, event.job.ranked(costs)):
             workers.call(event.worker, candidate, "evaluate", candidate=candidate.to_dict())
 
