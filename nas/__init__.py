@@ -1,6 +1,7 @@
 """Neural architecture search for your own data.
 
-``nas.search(...)`` runs a search and returns a ``nas.Run``; ``nas.Run(folder)`` opens one.
+``nas.search(...)`` runs a search and returns a ``nas.Run``; ``nas.Run(folder)`` opens one;
+``nas.audit(network, ...)`` finds what is wrong with a network of your own.
 Importing this package imports neither torch nor optuna.
 """
 
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.audit import audit as audit
     from nas.candidate import Candidate as Candidate
     from nas.family import Family as Family
     from nas.family import load_families as load_families
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Candidate": "nas.candidate",
+    "audit": "nas.audit",
     "Family": "nas.family",
     "load_families": "nas.family",
     "Run": "nas.run",
@@ -40,10 +43,11 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-# Loading a package binds its name here. nas.search is loaded now, once, and its name taken
-# back, so that `nas.search` stays the function after the engine has been imported.
-import_module("nas.search")
-del globals()["search"]
+# Loading a module binds its name here. Those that are called like a function are loaded now,
+# once, and their names taken back, so that `nas.search` stays the function.
+for _name in ("search", "audit"):
+    import_module(f"nas.{_name}")
+    del globals()[_name]
 
 
 def __getattr__(name: str) -> Any:

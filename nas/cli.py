@@ -67,35 +67,81 @@ def cli() -> None:
     nas search data.csv --target price       search; ends in a front, a page and a recipe
     nas train runs/data/recipe.yaml          train the best at full scale, test it once
     nas predict runs/data/model new.csv      predict on new files
+    nas audit net.py:Net --data data.csv     what is wrong with a network of your own?
     """
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# How the data is read, and what is planned for it: of all commands that do so.
+_data_options = _together(
+    click.option(
+        "--target",
+        "-t",
+        help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel"
+        " target.",
+    ),
+    click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred."),
+    click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'."),
+    click.option(
+        "--problem",
+        type=click.Choice(["classification", "regression"]),
+        help="Where the target's values leave it open.",
+    ),
+    click.option("--image-size", type=click.IntRange(min=8), help="Longer side in pixels."),
+    click.option(
+        "--columns",
+        help="Types of a manifest's columns where they are not what they look like:"
+        " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True),
+)
+_plan_options = _together(
+    click.option("--family", "-f", multiple=True, help="Only these families (repeatable)."),
+    click.option(
+        "--objective",
+        "-o",
+        multiple=True,
+        help="Metrics to optimise (repeatable). Default: a quality, latency_ms, params.",
+    ),
+    click.option(
+        "--constraint",
+        "-c",
+        multiple=True,
+        help="Limit every answer must meet (repeatable): 'latency_ms<=5', 'params<=1e6'.",
+    ),
+    click.option(
+        "--time-limit",
+        default="auto",
+        help="90s, 10m, 2h or none; default: 10m, or none where another budget is given.",
+    ),
+    click.option("--workers", type=click.IntRange(min=1), help="Default: one a core, two a GPU."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy. Default: from data."),
+    click.option(
+        "--sampler",
+        type=click.Choice(["auto", "ehvi", "evolution", "tpe", "nsga2", "random"]),
+        default="auto",
+        show_default=True,
+        help="Where configurations come from; auto is ehvi (the expected hypervolume improvement at"
+        " known costs) with one quality among the objectives, and tpe with several.",
+    ),
+)
 
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--target",
-    "-t",
-    help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel target.",
-)
-@click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred.")
-@click.option("--family", "-f", multiple=True, help="Only these families (repeatable).")
-@click.option(
-    "--objective",
-    "-o",
-    multiple=True,
-    help="Metrics to optimise (repeatable). Default: a quality, latency_ms, params.",
-)
-@click.option(
-    "--constraint",
-    "-c",
-    multiple=True,
-    help="Limit every answer must meet (repeatable): 'latency_ms<=5', 'params<=1e6'.",
-)
-@click.option(
-    "--time-limit",
-    default="auto",
-    help="90s, 10m, 2h or none; default: 10m, or none where another budget is given.",
-)
+@_data_options
+@_plan_options
 @click.option("--trials", type=click.IntRange(min=1), help="End after so many candidates.")
 @click.option("--cpu-hours", type=float, help="End after so many hours of a core for candidates.")
 @click.option(
@@ -103,30 +149,6 @@ def cli() -> None:
     type=float,
     help="End after so many hours of a GPU; two candidates on one share it.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Default: one a core, two a GPU.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'.")
-@click.option(
-    "--problem",
-    type=click.Choice(["classification", "regression"]),
-    help="Where the target's values leave it open.",
-)
-@click.option("--image-size", type=click.IntRange(min=8), help="Longer side in pixels.")
-@click.option(
-    "--columns",
-    help="Types of a manifest's columns where they are not what they look like:"
-    " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
-)
-@click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy; default: from the data.")
-@click.option(
-    "--sampler",
-    type=click.Choice(["auto", "ehvi", "evolution", "tpe", "nsga2", "random"]),
-    default="auto",
-    show_default=True,
-    help="Where configurations come from; auto is ehvi (the expected hypervolume improvement at"
-    " known costs) with one quality among the objectives, and tpe with several.",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
 @click.option(
@@ -580,16 +602,138 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--modality", help="Only the families of this modality.")
+@click.argument("data", type=click.Path(path_type=Path))
+@_data_options
+@_plan_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def families(modality: str | None, as_json: bool) -> None:
-    """List the families of networks that are installed.
+def design(
+    data: Path,
+    target: str | None,
+    family: tuple[str, ...],
+    objective: tuple[str, ...],
+    constraint: tuple[str, ...],
+    columns: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a search of DATA would do: seconds, and no training.
+
+    The data in words and what looks wrong in it, the families with their baselines' costs and
+    pace, the spaces that follow from the data, and how many candidates the time is for. The
+    options are those of `nas search`.
+
+    \b
+    nas design adult/ --target income
+    nas design photos/ -c 'params<=100000' --time-limit 1h
+    """
+    from nas.design import design as make
+    from nas.design import show
+
+    _quiet_lightning()
+    found = make(
+        data,
+        target.split(",") if target else None,
+        families=family,
+        objectives=objective,
+        constraints=constraint,
+        columns=_typed(columns) if columns else None,
+        **options,
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+    else:
+        show(found, _width())
+
+
+def _quiet_lightning() -> None:
+    """Its hints are about options that were chosen."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")
+
+
+def _width() -> int | None:
+    """Of what is printed: the terminal's, or a hundred columns."""
+    return None if sys.stdout.isatty() else 100
+
+
+@cli.command()
+@click.argument("rule", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def rules(rule: str | None, as_json: bool) -> None:
+    """List the design rules, or show one RULE with all that it bounds.
+
+    Where a rule is used is read off the spaces of the installed families.
+
+    \b
+    nas rules
+    nas rules groupnorm-for-small-batches
+    """
+    from nas import rulebook
+    from nas.task import UsageError
+
+    found = rulebook.uses()
+    if rule is not None and rule not in found:
+        near = difflib.get_close_matches(rule, found, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`nas rules` lists them"
+        raise UsageError(f"there is no rule {rule!r}; {hint}")
+    if as_json:
+        chosen = found.values() if rule is None else [found[rule]]
+        click.echo(json.dumps({"rules": [use.to_dict() for use in chosen]}))
+    elif rule is None:
+        rulebook.show_rules(found, _width())
+    else:
+        rulebook.show_rule(found[rule], _width())
+
+
+@cli.command()
+@click.argument("family", required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="Whose bounds to show.")
+@_data_options
+@click.option(
+    "--constraint", "-c", multiple=True, help="Limit that bounds the space: 'params<=1e6'."
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Of the search to be."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def families(
+    family: str | None,
+    data: Path | None,
+    target: str | None,
+    modality: str | None,
+    constraint: tuple[str, ...],
+    device: str,
+    columns: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """List the families of networks, or show the space of one FAMILY.
+
+    Each parameter with its bounds, its default, where it applies, and the rules that set it:
+    for DATA, or for ordinary data of its modality.
 
     \b
     nas families --modality images
+    nas families resnet
+    nas families mlp --data adult/ --target income
     """
     from nas.family import load_families
 
+    if family is not None:
+        reading = {
+            **options,
+            "target": target.split(",") if target else None,
+            "modality": modality,
+            "columns": _typed(columns) if columns else None,
+        }
+        _show_family(family, data, reading, constraint, device, as_json)
+        return
+    if data is not None:
+        raise click.UsageError("--data shows the bounds of one family: name it")
     found = load_families(modality)
     if as_json:
         listed = [
@@ -604,6 +748,139 @@ def families(modality: str | None, as_json: bool) -> None:
         raise UsageError(f"no family of the modality {modality!r}; there are {known}")
     for f in found.values():
         click.echo(f"{f.modality:11} {f.name:21} {f.paper}")
+
+
+def _show_family(
+    name: str,
+    data: Path | None,
+    reading: dict[str, Any],
+    constraint: tuple[str, ...],
+    device: str,
+    as_json: bool,
+) -> None:
+    from dataclasses import replace
+
+    from nas import rulebook
+    from nas.family import load_families
+    from nas.task import Budget, Constraint, UsageError
+
+    known = load_families()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise UsageError(f"unknown family {name!r}; {hint}")
+    family, limits = known[name], tuple(map(Constraint.parse, constraint))
+    if data is not None:
+        from nas.data import read
+        from nas.run import make_task
+
+        dataset = read(data, **reading)
+        if dataset.modality != family.modality:
+            raise UsageError(f"{name} is for {family.modality}, but {data} is {dataset.modality}")
+        task = make_task(dataset, constraints=limits, budget=Budget(), device=device)
+        about = f"Bounds for {data}: {task.profile.n_train:,} training samples."
+    else:
+        task = replace(rulebook.typical_task(family.modality), constraints=limits, device=device)
+        about = (
+            f"Bounds for {task.profile.n_train:,} samples of {rulebook.described(family.modality)};"
+            " ten classes. With --data they are yours."
+        )
+    space = family.space(task)
+    if as_json:
+        parameters = [
+            {**param.to_dict(), "where": rulebook.condition(param, space)} for param in space.params
+        ]
+        click.echo(json.dumps({"name": name, "data": about, "parameters": parameters}))
+        return
+    heading = f"{name}: {family.paper}"
+    rulebook.show_space(space, heading, f"{family.good_for}\n{about}", _width())
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--args", "arguments", help="What makes the network is given these: '{\"depth\": 20}' (JSON)."
+)
+@click.option(
+    "--shape",
+    multiple=True,
+    help="Of one sample, as 3,32,32; repeat it for several inputs. Ids are drawn where the"
+    " network looks an input up in a table.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Anything that `nas search` reads.")
+@click.option("--target", "-t", help="Column(s) of DATA to predict, separated by commas.")
+@click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred.")
+@click.option("--classes", type=click.IntRange(min=2), help="That the network is to tell apart.")
+@click.option("--samples", type=click.IntRange(min=1), help="That it is to be trained on.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="On one device, as you train.")
+@click.option("--lr", type=float, help="Your learning rate; default: where the loss falls fastest.")
+@click.option("--weight-decay", type=float, help="Yours, of AdamW.")
+@click.option("--time-limit", default="1m", show_default=True, help="Of the short training.")
+@click.option("--figure", type=click.Path(path_type=Path), help="HTML file of the training.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def audit(
+    model: str,
+    arguments: str | None,
+    shape: tuple[str, ...],
+    data: Path | None,
+    target: str | None,
+    time_limit: str,
+    figure: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find what is wrong with MODEL, any torch.nn.Module, before and while it trains.
+
+    MODEL is package.module:Class, file.py:Class or file.py:function(); loading it runs the code
+    that stands there. The design rules are checked on one forward pass; with --data a short
+    training is watched too: learning rates, gradients by layer, dead units, the loss at the start,
+    one batch learnt by heart. What you do not tell (--batch-size, --lr ...) is not judged.
+
+    \b
+    nas audit net.py:Net --shape 3,32,32 --classes 10 --batch-size 8
+    nas audit net.py:Net --args '{"depth": 20}' --data photos/ --lr 1e-3 --figure audit.html
+    nas audit my_package.models:build --data reviews.csv --target stars --json
+
+    Exit code 4 where something serious was found, 0 where not.
+    """
+    from nas import audit as run_audit
+    from nas.audit import load
+    from nas.run import parse_duration
+    from nas.task import UsageError
+
+    shapes = [_sides(text) for text in shape]
+    if figure is not None and data is None:
+        raise UsageError("--figure shows a training: give --data too")
+    if bool(shapes) == (data is not None):
+        raise UsageError("give the network's input: --shape 3,32,32 or --data FILE")
+    try:
+        given = json.loads(arguments or "{}")
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--args {arguments!r} is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"--args {arguments!r} is not an object like {{\"depth\": 20}}")
+    found = run_audit(
+        load(model, given),
+        shape=shapes or None,
+        data=data,
+        target=target.split(",") if target else None,
+        limit_s=parse_duration(time_limit) or 60.0,
+        name=model,
+        on_phase=lambda phase: click.echo(f"{phase} …", err=True),
+        **options,
+    )
+    click.echo(json.dumps(found.to_dict()) if as_json else found.text())
+    if figure is not None:
+        found.figure(figure)
+        click.echo(f"figure  {figure}", err=as_json)
+    sys.exit(4 if found.serious else 0)
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = [side.strip() for side in text.split(",")]
+    if not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise click.UsageError(f"--shape {text!r} is not a list of sides like 3,32,32")
+    return tuple(map(int, sides))
 
 
 def main(args: Sequence[str] | None = None) -> None:

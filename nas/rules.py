@@ -119,9 +119,8 @@ _ALL = (
     ),
     Rule(
         "dropout-from-risk",
-        f"Dropout of up to {LEAST_DROPOUT:g} to {MOST_DROPOUT:g} (of paths and attention up to"
-        f" {MOST_DROP_PATH:g}), in proportion to the risk of overfitting: parameters against"
-        " samples.",
+        f"Dropout of at most {MOST_DROPOUT:g} (of paths and of attention {MOST_DROP_PATH:g}) where"
+        " overfitting is likely, and a fifth of that where it is not: parameters against samples.",
         "Srivastava et al. 2014, sec. 7.3 and 7.4 (rate, and size of the data); Huang et al. 2016"
         " (paths); the proportion is ours",
     ),
@@ -990,6 +989,7 @@ class Anatomy:
     batch_size: int | None = None  # on one device
     lr: float | None = None
     weight_decay: float | None = None
+    whole_graph: bool = False  # each batch is one graph
     observed: Observed | None = None
 
     @cached_property
@@ -1069,14 +1069,20 @@ def _checks(*ids: str) -> Callable[[Check], Check]:
     return attach
 
 
+def _name(layer: Layer) -> str:
+    """Its name; a number in a Sequential says little without the class."""
+    numbered = layer.name.rpartition(".")[2].isdigit()
+    return f"{layer.name} ({layer.owner})" if numbered and layer.owner else layer.name
+
+
 def _named(layers: Sequence[Layer], most: int = 3) -> str:
-    names = list(dict.fromkeys(layer.name for layer in layers))
+    names = list(dict.fromkeys(map(_name, layers)))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _span(layers: Sequence[Layer]) -> str:
-    first, last = layers[0].name, layers[-1].name
+    first, last = _name(layers[0]), _name(layers[-1])
     return first if first == last else f"{first} … {last}"
 
 
@@ -1107,7 +1113,7 @@ def _small_batches(net: Anatomy) -> Iterator[Finding]:
         return
     yield Finding(
         "groupnorm-for-small-batches",
-        "serious" if 2 * net.batch_size <= SMALL_BATCH else "advice",
+        "serious" if 2 * net.batch_size < SMALL_BATCH else "advice",
         _named(norms),
         f"{len(norms)} BatchNorm layers see {net.batch_size} samples at a time",
         f"use GroupNorm (LayerNorm after linear layers), or batches of {SMALL_BATCH} or more",
@@ -1156,7 +1162,10 @@ def _relu_in_transformer(net: Anatomy) -> Iterator[Finding]:
     relus = [
         x
         for x in net.layers
-        if x.kind == "activation" and x.type == "relu" and net.layers[x.reads[0]].kind == "linear"
+        if x.kind == "activation"
+        and x.type == "relu"
+        and not x.gate
+        and net.layers[x.reads[0]].kind == "linear"
     ]
     if relus:
         yield Finding(
@@ -1225,7 +1234,7 @@ def _linear_network(net: Anatomy) -> Iterator[Finding]:
 @_checks("dropout-from-risk")
 def _high_dropout(net: Anatomy) -> Iterator[Finding]:
     high = [x for x in net.layers if x.kind == "dropout" and x.rate > MOST_DROPOUT]
-    if high:
+    if high and not net.whole_graph:  # there more is usual: rule "drop-features"
         worst = max(x.rate for x in high)
         yield Finding(
             "dropout-from-risk",
@@ -1302,19 +1311,29 @@ def _too_large(net: Anatomy) -> Iterator[Finding]:
 
 
 @_checks("attention-cost")
-def _long_attention(net: Anatomy) -> Iterator[Finding]:
-    spans = [x for x in net.layers if x.kind == "attention" and min(x.tokens) > MOST_TOKENS]
+def _image_attention(net: Anatomy) -> Iterator[Finding]:
+    if any(layer.kind == "conv" for layer in net.layers):
+        yield from _long_attention(net, "attention-cost", MOST_TOKENS)
+
+
+@_checks("long-sequences")
+def _text_attention(net: Anatomy) -> Iterator[Finding]:
+    if not any(layer.kind == "conv" for layer in net.layers):
+        yield from _long_attention(net, "long-sequences", 2 * MOST_TOKENS)
+
+
+def _long_attention(net: Anatomy, rule: str, most: int) -> Iterator[Finding]:
+    spans = [x for x in net.layers if x.kind == "attention" and min(x.tokens) > most]
     if not spans:
         return
     longest = max(spans, key=lambda x: math.prod(x.tokens))
     queries, keys = longest.tokens
-    heads = math.prod(longest.shape[:-2])
-    mb = 4 * heads * queries * keys / 2**20
+    mb = 4 * math.prod(longest.shape) / 2**20
     yield Finding(
-        "attention-cost",
-        "serious" if min(longest.tokens) > FAR_OVER * MOST_TOKENS else "advice",
+        rule,
+        "serious" if min(queries, keys) > FAR_OVER * MOST_TOKENS else "advice",
         _named(spans),
-        f"attention over {keys:,} tokens: {mb:,.0f} MiB of weights for each sample and layer, four"
+        f"attention over {keys:,} tokens: {mb:,.3g} MiB of weights for each sample and layer, four"
         " times that for twice the length",
         "use local windows, larger patches or strides, or a model that is linear in the length",
     )

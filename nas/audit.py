@@ -1,0 +1,438 @@
+"""The rules and the monitors turned on anybody's network: what is likely to go wrong, where, the
+evidence, why it matters and what to change.
+
+What a network is made of is read off one forward pass (``nas.training.anatomy``); with samples
+and labels a short training is watched (``nas.training.checkup``). Both are judged by the checks
+of ``nas.rules``. torch is imported when there is something to audit.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import importlib.util
+import math
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import rules
+from nas.rules import Anatomy, Finding
+from nas.task import InputError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.training.checkup import Checkup
+
+BATCH = 32  # of the short training where none is given
+WIDTH = 100  # columns of the text
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a network; ``text``, ``to_dict`` and ``figure`` show it."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    anatomy: Anatomy
+    checkup: Checkup | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity == "serious")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that are not finite become None."""
+        net, seen = self.anatomy, self.checkup
+        training = None
+        if seen is not None:
+            training = asdict(seen.observed) | {
+                "lr": seen.lr,
+                "losses": seen.losses,
+                "gradient_norms": {look.step: look.norms for look in seen.looks},
+                "range_test": asdict(seen.range_test),
+                "seconds": round(seen.seconds, 2),
+            }
+        kept = ("name", "kind", "type", "owner", "shape", "params")
+        layers = [layer for layer in net.layers if layer.kind not in ("input", "join")]
+        result: dict[str, Any] = _plain(
+            {
+                "model": self.name,
+                "serious": len(self.serious),
+                "findings": [asdict(f) | {"why": f.why} for f in self.findings],
+                "params": net.params,
+                "layers": [{name: getattr(layer, name) for name in kept} for layer in layers],
+                "training": training,
+                "notes": self.notes,
+            }
+        )
+        return result
+
+    def text(self, width: int = WIDTH) -> str:
+        """The findings by severity, in at most ``width`` columns."""
+        lines = [*textwrap.wrap(self._summary(), width), ""]
+        for severity in ("serious", "advice"):
+            found = [f for f in self.findings if f.severity == severity]
+            if found:
+                lines += [f"{severity.upper()} ({len(found)})", ""]
+            for finding in found:
+                lines += [*_told(finding, width), ""]
+        if not self.serious:
+            lines += ["nothing serious was found", ""]
+        if self.checkup is not None:
+            lines += textwrap.wrap(_course(self.checkup), width)
+        for note in self.notes:
+            lines += textwrap.wrap(f"note: {note}", width, subsequent_indent="      ")
+        return "\n".join(lines).rstrip()
+
+    def figure(self, path: str | Path) -> None:
+        """Write a page with the curves of the training, which works offline.
+
+        Raises UsageError where nothing was trained.
+        """
+        if self.checkup is None:
+            raise UsageError("a figure shows a training: give samples with labels (--data)")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_page(self, self.checkup), encoding="utf-8")
+
+    def _summary(self) -> str:
+        net = self.anatomy
+        weighted = sum(layer.depth for layer in net.layers if layer.weighted)
+        told = f"{self.name}: {net.params:,} parameters in {weighted} weighted layers"
+        if net.samples is not None:
+            told += f"; {net.samples:,} samples"
+        if net.classes:
+            told += f", {net.classes:,} classes"
+        if net.batch_size is not None:
+            told += f", batches of {net.batch_size:,}"
+        return told
+
+
+def audit(
+    network: nn.Module,
+    x: Any = None,
+    y: Any = None,
+    *,
+    shape: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    data: Any = None,
+    target: str | Sequence[str] | None = None,
+    classes: int | None = None,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    limit_s: float = 60.0,
+    name: str = "",
+    on_phase: Callable[[str], None] = lambda phase: None,
+    **reading: Any,
+) -> Audit:
+    """Find what is likely to go wrong with a network and its training.
+
+    Its input is one of: ``x``, a tensor whose first axis are the samples, or a tuple or
+    dictionary of several, as ``forward`` takes them; ``shape``, that of one sample, of which
+    random ones are drawn (several for several inputs); ``data``, which ``nas.data.read`` reads
+    with ``target`` and ``reading`` (its other options) or has read, given as
+    ``nas.training.feed.from_dataset`` says.
+
+    With labels (``y``, or those of ``data``) a short training of some ``limit_s`` seconds is
+    watched. Integers are classes, columns of 0 and 1 yes/no questions, other labels numbers, and
+    the loss is the cross-entropy or the squared error of standardised numbers.
+
+    ``batch_size`` (on one device), ``lr`` and ``weight_decay`` (of AdamW) are those that the
+    network is meant to be trained with, ``samples`` and ``classes`` the numbers of them that it
+    is meant for: what is not known is not judged. The network is the same afterwards.
+
+    Raises UsageError and InputError, each in one line.
+    """
+    from torch import nn
+
+    from nas.training import anatomy, feed
+
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"an audit takes a torch.nn.Module, not {type(network).__name__}")
+    if sum(given is not None for given in (x, shape, data)) != 1:
+        raise UsageError("give the network's input as one of: samples, their shape, a data set")
+    network = getattr(network, "_orig_mod", network)  # what torch.compile was given
+    if shape is not None:
+        several = shape if shape and isinstance(shape[0], Sequence) else [shape]
+        fed = feed.from_shape(network, several)  # type: ignore[arg-type]
+    elif x is not None:
+        fed = feed.from_tensors(network, x, y, batch_size or BATCH)
+    else:
+        from nas.data import Dataset, read
+
+        dataset = data if isinstance(data, Dataset) else read(data, target=target, **reading)
+        fed = feed.from_dataset(network, dataset, batch_size or BATCH)
+    on_phase("one forward pass")
+    net = replace(
+        anatomy.anatomy(network, fed.args, fed.kwargs),
+        padding_error=feed.padding_error(network, fed),
+        samples=fed.samples if samples is None else samples,
+        classes=fed.classes if classes is None else classes,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        whole_graph=fed.whole_graph,
+    )
+    notes = [fed.note] if fed.note else []
+    seen = None
+    if fed.batches is None or fed.problem is None:
+        notes.append("nothing was trained; with labels (--data) a short training is watched too")
+    else:
+        from nas.training.checkup import checkup
+
+        try:
+            seen = checkup(
+                network,
+                fed.problem,
+                fed.batches,
+                input_scale=fed.scale,
+                lr=lr,
+                weight_decay=weight_decay,
+                limit_s=limit_s,
+                on_phase=on_phase,
+            )
+        except feed.OutputShape as error:
+            notes.append(f"{type(network).__name__} could not be trained on this data: {error}")
+        else:
+            net = replace(net, observed=seen.observed)
+    return Audit(name or type(network).__name__, tuple(rules.check(net)), net, seen, tuple(notes))
+
+
+# Somebody's network -------------------------------------------------------------------------------
+
+
+def load(model: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network that ``model`` names, which runs the code where it stands: a class or a function
+    that is called with ``arguments``, or a module as it is. "package.module:Class",
+    "file.py:Class", "file.py:function()".
+
+    Raises UsageError and InputError, each in one line.
+    """
+    from torch import nn
+
+    where, _, name = model.rpartition(":")
+    name = name.removesuffix("()")
+    if not where or not name.isidentifier():
+        raise UsageError(
+            f"{model!r} names no network; write package.module:Class, file.py:Class or"
+            " file.py:function()"
+        )
+    found = _attribute(_module(where), where, name)
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise UsageError(f"{model} is {type(found).__name__}, not a network or what makes one")
+        found = _guarded(model, lambda: found(**(arguments or {})))
+    elif arguments:
+        raise UsageError(f"{model} is a network already: it takes no arguments")
+    if not isinstance(found, nn.Module):
+        raise UsageError(f"{model} gives {type(found).__name__}, not a torch.nn.Module")
+    return found
+
+
+def _module(where: str) -> Any:
+    if not where.endswith(".py"):
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # modules of the working folder, as with `python -m`
+        try:
+            return _guarded(where, lambda: importlib.import_module(where))
+        except ModuleNotFoundError as error:
+            raise UsageError(f"cannot import {where}: {error}") from None
+    path = Path(where)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist")
+    sys.path.insert(0, str(path.parent.resolve()))  # what it imports beside itself
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    _guarded(where, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _attribute(module: Any, where: str, name: str) -> Any:
+    import difflib
+
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        raise UsageError(f"{where} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return getattr(module, name)
+
+
+def _guarded(what: str, call: Callable[[], Any]) -> Any:
+    """Run somebody's code; what it raises becomes one line that says where."""
+    try:
+        return call()
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what}: {error}") from None
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({Path(last.filename).name}, line {last.lineno})"
+        told = str(error).strip().splitlines()
+        raise InputError(
+            f"{what} fails: {type(error).__name__}: {told[0] if told else ''}"
+            + (place if last.filename != __file__ else "")
+        ) from error
+
+
+# What is shown ------------------------------------------------------------------------------------
+
+
+def _told(finding: Finding, width: int) -> list[str]:
+    lines = textwrap.wrap(f"{finding.where}  [{finding.rule}]", width, subsequent_indent="  ")
+    parts = (("found", finding.evidence), ("why", finding.why), ("change", finding.change))
+    for head, text in parts:
+        lines += textwrap.wrap(
+            text, width, initial_indent=f"  {head:<8}", subsequent_indent=" " * 10
+        )
+    return lines
+
+
+def _course(seen: Checkup) -> str:
+    test = seen.range_test
+    told = f"trained for {len(seen.losses)} steps at a rate of {seen.lr:.2g}"
+    if seen.losses:
+        last = seen.losses[-max(1, len(seen.losses) // 10) :]
+        told += f": loss {seen.losses[0]:.3g} → {sum(last) / len(last):.3g}"
+    told += f" (knowing nothing {seen.observed.chance:.3g})"
+    if test.steepest is None:
+        told += f"; at no rate from {test.rates[0]:.0e} to {test.rates[-1]:.0e} does it fall"
+    else:
+        told += f"; it falls fastest at {test.steepest:.2g}"
+        told += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""
+    return f"{told} ({seen.seconds:.0f} s)"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _page(found: Audit, seen: Checkup) -> str:
+    """The findings and three panels: gradient norms by layer and step, the range test, losses."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        specs=[[{"rowspan": 2}, {}], [None, {}]],
+        column_widths=[0.52, 0.48],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.16,
+        subplot_titles=(
+            "Gradient norm by layer (log₁₀)",
+            "Learning-rate range test",
+            f"Loss of {len(seen.losses)} steps at a rate of {seen.lr:.2g}",
+        ),
+    )
+    layers = list(dict.fromkeys(name for look in seen.looks for name in look.norms))
+    norms = [[look.norms.get(name, 0.0) for look in seen.looks] for name in layers]
+    shown = [[math.log10(n) if 0 < n < math.inf else None for n in row] for row in norms]
+    figure.add_heatmap(
+        x=[str(look.step) for look in seen.looks],
+        y=layers,
+        z=shown,
+        colorscale="Viridis",
+        colorbar={"x": 0.47, "thickness": 10},
+        hovertemplate="%{y}, step %{x}: 10^%{z:.2f}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    figure.update_yaxes(autorange="reversed", automargin=True, row=1, col=1)
+    figure.update_xaxes(title="step", type="category", nticks=8, row=1, col=1)
+    test = seen.range_test
+    lines = (("loss of a batch", test.losses, "#b9c3d0"), ("averaged", test.smooth, "#1f5fa8"))
+    for name, values, colour in lines:
+        kept = [v if math.isfinite(v) else None for v in values]
+        figure.add_scatter(x=test.rates, y=kept, name=name, line_color=colour, row=1, col=2)
+    marks = ((test.steepest, "falls fastest", "#2a8a4a"), (test.diverges, "rises again", "#c0392b"))
+    given = ((found.anatomy.lr, "yours", "#333333"),)
+    for rate, name, colour in (*marks, *given):
+        if rate is not None:
+            figure.add_vline(
+                rate,
+                line_color=colour,
+                line_dash="dot",
+                annotation_text=f"{name} {rate:.1g}",
+                annotation_font_color=colour,
+                row=1,
+                col=2,
+            )
+    figure.update_xaxes(type="log", title="learning rate", exponentformat="power", row=1, col=2)
+    finite = [v if math.isfinite(v) else None for v in seen.losses]
+    figure.add_scatter(y=finite, name="loss", line_color="#1f5fa8", row=2, col=2)
+    figure.add_hline(
+        seen.observed.chance,
+        line_dash="dot",
+        annotation_text="knowing nothing",
+        row=2,
+        col=2,
+    )
+    figure.update_xaxes(title="step", row=2, col=2)
+    figure.update_layout(
+        template="plotly_white",
+        height=max(560, min(1400, 200 + 14 * len(layers))),
+        margin={"l": 20, "r": 20, "t": 40, "b": 40},
+        showlegend=False,
+        font={"family": "system-ui, sans-serif", "size": 12},
+    )
+    drawn = figure.to_html(
+        full_html=False,
+        include_plotlyjs=True,
+        config={"showSendToCloud": False, "displaylogo": False, "responsive": True},
+    )
+    cards = "".join(
+        f'<section class="{f.severity}"><h2>{html.escape(f.where)}'
+        f" <code>{html.escape(f.rule)}</code></h2><p>{html.escape(f.evidence)}</p>"
+        f"<p><i>{html.escape(f.why)}</i></p><p>→ {html.escape(f.change)}</p></section>"
+        for f in found.findings
+    )
+    return _TEMPLATE.format(
+        name=html.escape(found.name),
+        summary=html.escape(found._summary()),
+        course=html.escape(_course(seen)),
+        cards=cards or "<p>nothing was found</p>",
+        drawn=drawn,
+    )
+
+
+_TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<title>audit of {name}</title>
+<style>
+body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1200px;
+  padding: 0 1rem; color: #222 }}
+h1 {{ font-size: 1.3rem; margin: 0 }}
+h2 {{ font-size: 1rem; margin: 0 }}
+section {{ border-left: 4px solid #d9a514; padding: .3rem .8rem; margin: .8rem 0;
+  background: #fafafa }}
+section.serious {{ border-color: #c0392b }}
+section p {{ margin: .2rem 0 }}
+code {{ font-size: .85rem; color: #667; font-weight: normal }}
+</style>
+</head>
+<body>
+<h1>Audit of {name}</h1>
+<p>{summary}<br>{course}</p>
+{cards}
+{drawn}
+</body>
+</html>
+"""
