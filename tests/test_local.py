@@ -223,6 +223,36 @@ def test_a_budget_of_trials_counts_those_whose_costs_are_being_measured(tmp_path
         assert len(search(folder, trials=15, workers=workers)) == 15
 
 
+def test_calls_to_all_workers_come_back_in_order_with_their_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uneven.py").write_text(
+        """
+import os, time
+
+class Uneven:
+    def square(self, x, report):
+        if x == 1:
+            raise ValueError("one is too few")
+        if x == 2:
+            os._exit(3)
+        time.sleep(0.3 * (x == 0))
+        return x * x
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for lockstep in (False, True):
+        heard: list[int] = []
+        with LocalWorkers(2, "uneven:Uneven", {}, tmp_path / "logs", lockstep=lockstep) as pool:
+            calls = [{"x": x} for x in range(6)]
+            zero, one, two, *others = pool.map("square", calls, on_wait=heard.append)
+        assert (zero, others) == (0, [9, 16, 25])
+        assert "square failed: ValueError: one is too few" in str(one)
+        assert "square failed: its worker ended with code 3" in str(two)
+        assert heard == sorted(heard)
+        assert heard[-1] == 6
+
+
 def test_a_call_waits_until_no_worker_is_starting(tmp_path: Path) -> None:
     with LocalWorkers(2, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}

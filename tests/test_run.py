@@ -24,9 +24,11 @@ from sklearn.metrics import accuracy_score
 
 import nas
 from nas import recipe as recipes
+from nas import rules
 from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
+from nas.family import load_families
 from nas.run import Run, make_task, parse_duration, quality_metrics
 from nas.search.local import LocalWorkers
 from nas.search.study import Study
@@ -36,6 +38,7 @@ from nas.testing import formula, small_spaces, small_task
 from nas.train import check, cli, predict, train
 from nas.training.evaluator import Evaluator, folds, from_folder, train_folds
 from nas.training.metrics import mean_scores
+from nas.training.monitors import TrainingStopped
 from nas.training.proxy import Proxy
 
 # Lightning gives hints about choices that we have made; they are no fault of a test.
@@ -52,7 +55,8 @@ def tumours() -> pd.DataFrame:
 def tabular(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("tabular")
     tumours().to_csv(folder / "tumours.csv", index=False)
-    return nas.search(folder / "tumours.csv", "diagnosis", trials=4, out=folder / "run", **FAST)
+    given = FAST | {"trials": 4, "out": folder / "run", "lr_test": True}
+    return nas.search(folder / "tumours.csv", "diagnosis", **given)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +193,70 @@ def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> N
     assert len(trained) == 6
     assert len({(c.family, json.dumps(c.config, sort_keys=True)) for c in trained}) == 6
     assert (folder / "baselines.json").stat().st_mtime_ns == stamp
+
+
+def test_learning_rates_are_tested_before_the_study_and_the_same_again(tabular: Run) -> None:
+    tests = tabular.rate_tests()
+    assert tests.keys() == tabular.spaces.keys()
+    evaluator, report = from_folder(str(tabular.folder)), lambda *_: ""
+    for name, test in tests.items():
+        rate = tabular.spaces[name]["lr"].to_dict()
+        assert {key: rate[key] for key in test["bounds"]} == test["bounds"]
+        assert ("note" in test) != ("learning-rate-first" in rate["why"])
+        own = untested(tabular)[name]
+        again = evaluator.range_test(name, own.baseline(), None, report)
+        assert list(again["losses"]) == pytest.approx(test["losses"], rel=1e-6)
+    assert "note" not in tests["mlp"]
+    for baseline in (c for c in tabular.candidates() if c.origin == "baseline"):
+        assert baseline.config["lr"] == tests[baseline.family]["bounds"]["default"]
+    with pytest.raises(TrainingStopped, match="time: not over after 0 s"):
+        evaluator.range_test("mlp", tabular.spaces["mlp"].baseline(), 0.0, report)
+
+
+def untested(run: Run) -> dict[str, Space]:
+    """The spaces of a run's families as they are before a range test."""
+    families = load_families(run.task.modality)
+    return {name: families[name].space(run.task) for name in run.spaces}
+
+
+def gone_back(run: Run, folder: Path) -> Run:
+    """A copy of the run, whose spaces are as they were before the range tests."""
+    shutil.copytree(run.folder, folder)
+    record = json.loads((folder / "run.json").read_text())
+    record["spaces"] = {name: space.to_dict() for name, space in untested(run).items()}
+    (folder / "run.json").write_text(json.dumps(record))
+    return Run(folder)
+
+
+def test_a_driver_that_was_killed_after_the_range_tests_goes_on_with_them(
+    tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = gone_back(tabular, tmp_path / "run")
+    assert run.spaces != tabular.spaces
+    monkeypatch.setattr(Run, "_study", lambda *_: None)
+    machine: Any = SimpleNamespace(start=lambda run: nullcontext())  # nobody there to test
+    run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
+    assert run.spaces == Run(run.folder).spaces == tabular.spaces
+
+
+def test_a_family_whose_range_test_fails_or_tells_nothing_keeps_its_bounds_and_says_why(
+    tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = gone_back(tabular, tmp_path / "run")
+    (run.folder / "lr.json").unlink()
+    found = {"rates": [1.0], "losses": [0.1], "smooth": [0.1], "lowest": 1.0}
+    answers = [InputError("range_test failed: out of memory"), found | {"lowest": None}, found]
+    workers = SimpleNamespace(map=lambda *_, **__: answers)
+    monkeypatch.setattr(Run, "_study", lambda *_: None)
+    machine: Any = SimpleNamespace(start=lambda run: nullcontext(workers))
+    run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
+    own, (failed, flat, moved) = untested(run), run.spaces
+    assert [run.spaces[name] == own[name] for name in run.spaces] == [True, True, False]
+    assert run.spaces[moved]["lr"].default == pytest.approx(0.1 / rules.NEAR)
+    assert [note for note in run.notes if "learning rates" in note] == [
+        f"{failed}: its learning rates stay its own: range_test failed: out of memory",
+        f"{flat}: its learning rates stay its own: the loss hardly fell in the range test",
+    ]
 
 
 def test_the_search_never_looks_at_the_test_part(tabular: Run, tmp_path: Path) -> None:
@@ -369,7 +437,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=1)
     evaluator = Evaluator(task, dataset)
     config = nas.load_families("tabular")["mlp"].baseline(task)
-    reports: list[tuple[int, dict[str, float]]] = []
+    reports: list[Any] = []
     asked = Candidate(0, "mlp", config, seed=1, epochs=1)
     result = evaluator.evaluate(asked.to_dict(), lambda *it: reports.append(it) or "")
     end = Candidate.from_dict(result)
@@ -378,15 +446,33 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     assert set(end.metrics) == expected | costs | {"val_loss", "loss"}
     assert set(quality_metrics(task)) == expected | {"val_loss"}
     assert all(np.isfinite(value) for value in end.metrics.values())
-    assert [epoch for epoch, _ in reports] == [1]
+    # Of the other folds the driver hears that they go on.
+    assert [(epoch, *fold) for epoch, _, *fold in reports] == [(1,), (1, 2), (1, 3), (1, 4), (1, 5)]
     assert end.metrics.keys() >= reports[0][1].keys()
-    # Few samples: the figures are the means over five folds, of which the driver hears one.
+    # Few samples: the figures are the means over five folds.
     parts = folds(dataset, task)
     assert len(parts) == 5
     mean = mean_scores(train_folds("mlp", config, task, parts, 1, 1, list))
     assert {name: end.metrics[name] for name in mean} == pytest.approx(mean)
     for baseline in evaluator.baselines(None):
         assert set(baseline["metrics"]) == expected
+
+
+def test_a_later_fold_is_told_of_now_and_then_and_can_be_stopped() -> None:
+    dataset = read(small_table()[["p", "q", "r", "kind"]], target="kind")
+    task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=12)
+    config = nas.load_families("tabular")["mlp"].baseline(task)
+    reports: list[tuple[int, int]] = []
+
+    def report(epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        reports.append((fold, epoch))
+        return "interrupted" if (fold, epoch) == (3, 6) else ""
+
+    asked = Candidate(0, "mlp", config, seed=1, epochs=12)
+    end = Candidate.from_dict(Evaluator(task, dataset).evaluate(asked.to_dict(), report))
+    assert reports[12:] == [(2, 3), (2, 6), (2, 9), (2, 12), (3, 3), (3, 6)]
+    assert (end.state, end.reason) == (State.FAILED, "interrupted")
+    assert end.detail == "after epoch 6 of 12 on fold 3"
 
 
 # -- the folder, the budget and the end -----------------------------------------------------

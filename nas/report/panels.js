@@ -280,7 +280,7 @@ function drawRates() { // the range test of each family
   fill("rates", tests.map(([name, test]) => el("div", {}, el("h3", {}, name, el("small", {}, test.note ?? "")), el("div", { class: "curve" }))));
   tests.forEach(([name, { rates, losses, smooth, bounds }], at) => {
     const { colour } = family(name), base = { type: "scatter", x: rates, hovertemplate: "rate %{x:.2e}, loss %{y:.3f}<extra></extra>" };
-    const low = Math.min(...smooth), high = Math.max(...smooth), pad = 0.15 * (high - low) || 0.1;
+    const low = Math.min(...smooth, ...losses.filter(known)), high = Math.max(...smooth), pad = 0.15 * (high - low) || 0.1;
     const band = { type: "rect", xref: "x", yref: "paper", layer: "below", line: { width: 0 }, y0: 0, y1: 1 };
     draw($("rates").querySelectorAll(".curve")[at], [
       { ...base, y: losses, mode: "markers", marker: { size: 4, color: colour, opacity: 0.45 } },
