@@ -366,6 +366,27 @@ def test_the_policy_lets_the_page_run_and_hostile_names_stay_text_in_it(tmp_path
     assert "&lt;img src=x onerror=alert(1)&gt;" in dom
 
 
+@browser
+def test_a_learning_rate_test_is_drawn_where_there_was_one(tmp_path: Path) -> None:
+    rates = [1e-5 * 10 ** (i / 2) for i in range(11)]
+    curve = {"rates": rates, "losses": [*rates[:-1], math.inf], "smooth": rates}
+    bounds = {"low": 1e-4, "high": 1e-2, "default": 1e-3}
+    tests = {
+        "mlp": {**curve, "bounds": bounds},
+        "tabnet": {**curve, "bounds": bounds, "note": "the loss hardly fell"},
+        "ft_transformer": {"note": "out of memory", "bounds": bounds},
+    }
+    write(make_study(9, rate_tests=tests), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    drawn = dom[dom.index('id="tested"') : dom.index('id="spaces"')]
+    assert re.findall(r"<h3>(\w+)<small>(.*?)</small>", drawn) == [
+        ("mlp", ""),
+        ("tabnet", "the loss hardly fell"),
+    ]
+    assert drawn.count('class="js-line"') == 2
+    assert len(re.findall(r"<path[^>]*data-index=", drawn)) == 4  # a band and a line for each
+
+
 # Renders each study in turn, as a live page would, and moves one slider of each.
 DRIVER = """
 const rows = () => [...document.querySelectorAll("#front-rows tr[data-number]")]
