@@ -184,9 +184,10 @@ def test_numbers_and_dates_in_another_notation_are_categories_and_say_so(texts):
 def test_a_column_that_numbers_the_rows_is_told():
     order = np.random.default_rng(0).permutation(60)
     table = frame().assign(key=order + 7, gaps=2 * order, holes=np.where(order, order, np.nan))
-    notes = [note for note in read(table, target="label").notes if "numbers the rows" in note]
-    assert len(notes) == 1
+    notes = [note for note in read(table, target="label").notes if "another whole number" in note]
+    assert len(notes) == 2
     assert "'key'" in notes[0]
+    assert "'gaps'" in notes[1]
 
 
 def test_a_number_column_with_a_stray_word_stays_numeric_and_says_so():
@@ -472,7 +473,7 @@ def test_samples_shared_by_train_and_test_are_counted(tmp_path):
     _write(pd.concat([frame(40, 1), train.head(7)]), tmp_path / "test.csv")
     _write(frame(20, 2), tmp_path / "val.csv")
     notes = read(tmp_path, target="label").notes
-    assert any(note.startswith("7 samples of val and test also occur in train") for note in notes)
+    assert any(note.startswith("7 of 67 samples of val and test (10 %) also occur") for note in notes)
 
 
 # Images ----------------------------------------------------------------------------------

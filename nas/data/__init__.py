@@ -27,12 +27,13 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from nas.data.ragged import Input, Ragged, Whole, percentiles
-from nas.task import DataProfile, InputError, Modality, Target, UsageError
+from nas.task import DataProfile, InputError, Modality, Target, UsageError, input_type
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 FEWEST_ROWS = 10
+UNKNOWN = 1  # the token of a word without a vector
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def read(
     Raises ``UsageError`` for a wrong call and ``InputError`` for wrong data, each in
     one line.
     """
+    from nas.data import doubts as doubtful
     from nas.data import split as splits
     from nas.data import targets as labelling
 
@@ -185,12 +187,8 @@ def read(
         notes.append(f"column {column!r} divides the data and is not an input")
     inputs, description, more = reader.code(samples, parts["train"], **options)
     notes = [*([f"{kind}: {why}"] if why else []), *notes, *more]
-    leaked = _leaked(inputs, values, parts)
-    if leaked:
-        notes.append(
-            f"{leaked} samples of val and test also occur in train, label and all:"
-            " scores on them may be too good"
-        )
+    outside = len(parts["val"]) + len(parts["test"])
+    notes += doubtful.doubles(_leaked(inputs, values, parts), outside)
     profile = DataProfile(
         n_train=len(parts["train"]),
         n_val=len(parts["val"]),
@@ -201,7 +199,8 @@ def read(
         split_method=method,
         **description,
     )
-    return Dataset(kind, targets, profile, inputs, values, parts, tuple(notes))
+    dataset = Dataset(kind, targets, profile, inputs, values, parts)
+    return replace(dataset, notes=(*notes, *doubtful.doubts(dataset)))
 
 
 def describe(inputs: Mapping[str, Input], train: np.ndarray) -> dict[str, Any]:
@@ -389,12 +388,19 @@ def _fingerprint(arrays: Mapping[str, Input]) -> str:
 def _leaked(
     inputs: Mapping[str, Input], labels: dict[str, np.ndarray], parts: dict[str, np.ndarray]
 ) -> int:
-    """How many samples outside the training part equal one inside it."""
+    """How many samples outside the training part equal one inside it. A text with unknown words
+    does not count: another may read the same."""
     arrays = [a for a in (*inputs.values(), *labels.values()) if not isinstance(a, Whole)]
+    texts = [a for name, a in inputs.items() if input_type(name) == "tokens"]
+
+    def known(row: int) -> bool:
+        return not any((text[row] == UNKNOWN).any() for text in texts if isinstance(text, Ragged))
 
     def digest(row: int) -> bytes:
         content = b"".join(array[row].tobytes() for array in arrays)
         return hashlib.blake2b(content, digest_size=16).digest()
 
     train = {digest(row) for row in parts["train"]}
-    return sum(digest(row) in train for part in ("val", "test") for row in parts[part])
+    return sum(
+        digest(row) in train and known(row) for part in ("val", "test") for row in parts[part]
+    )

@@ -358,12 +358,25 @@ def _describe_numeric(
         )
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
-    if not dates and len(np.unique(values)) == len(values) == np.ptp(values) + 1:
-        notes.append(f"column {name!r} numbers the rows: drop it if it tells nothing of new ones")
+    if not dates and _identifies(name, values):
+        notes.append(
+            f"column {name!r} holds another whole number in every row: drop it if it numbers or"
+            " names the rows and tells nothing of new ones"
+        )
     edges = _edges(known)
     missing = 1 - len(known) / len(used)
     std = float(known.std())
     return [Column(name, "numeric", missing, float(known.mean()), std, tuple(edges.tolist()))]
+
+
+def _identifies(name: str, values: np.ndarray) -> bool:
+    """Whether a column may be an identifier: whole numbers without a double, where as many drawn
+    at random from their range would have had ten, or where its name says so."""
+    if len(np.unique(values)) < len(values) or not np.array_equal(values, np.round(values)):
+        return False
+    doubles_by_chance = len(values) ** 2 / (2 * (np.ptp(values) + 1))
+    named = re.search(r"(^|[_\W])(id|uuid|key)$|[a-z](Id|ID)$", name)
+    return bool(doubles_by_chance >= 10 or (named and len(values) >= 10))
 
 
 def _edges(known: np.ndarray) -> np.ndarray:
@@ -402,6 +415,11 @@ def _describe_categorical(
         return []
     if hint:
         notes.append(f"column {name!r} is read as {seen} categories ({texts[0]!r} …){hint}")
+    if 2 * seen > known >= 50:
+        notes.append(
+            f"column {name!r}: {seen} different values in {known} training rows: too many to learn"
+            " much from"
+        )
     order = sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i]))[: min(seen, CATEGORIES)]
     if seen > CATEGORIES:
         notes.append(

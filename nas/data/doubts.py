@@ -1,0 +1,214 @@
+"""What looks wrong in a data set that was read. It is said, and nothing is changed.
+
+A false alarm is a fault here: each threshold leaves room for data that are merely easy, rare
+or coarse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nas.rules import CROSS_VALIDATED, MOST_TOKENS
+from nas.task import Column, DataProfile, Target, input_type
+
+if TYPE_CHECKING:
+    from nas.data import Dataset
+
+TELLS = 0.98  # of what is not known without a column, which it tells: it may hold the answer
+SURE = 10  # wrong answers without it, at least, or nothing is said
+MISSING = 0.5  # share of missing values
+CONSTANT = 0.995  # share of the rows that have the same value
+UNLIKE = 10.0  # largest class over smallest
+RARE = 10  # training samples of a class
+DOUBLE = 0.01  # share of samples outside the training part that also are in it
+SCORED = 500  # samples that a score rests on, below which its error is stated
+ROWS, CELLS = 20_000, 3 * 10**7  # that are looked at for what a column tells
+
+
+def doubts(dataset: Dataset) -> list[str]:
+    """Sentences on leaks, on columns that tell little, on classes and on the amount of data."""
+    tables = {"": dataset.profile, **{k: m.profile for k, m in dataset.profile.members.items()}}
+    found: list[str] = []
+    for member, profile in tables.items():
+        if {"numeric", "categorical"} & profile.inputs.keys():  # graphs have columns of nodes
+            found += _empty(profile.columns)
+            found += _constant(dataset, member, profile)
+            found += _answers(dataset, member, profile)
+        found += _long(member, profile)
+    found += [note for target in dataset.targets for note in _classes(target)]
+    return [*found, *_amount(dataset)]
+
+
+def _values(
+    dataset: Dataset, member: str, profile: DataProfile
+) -> Iterator[tuple[Column, np.ndarray]]:
+    """Each column with its values (n,): numbers, NaN where missing, or codes."""
+    before = f"{member}." if member else ""
+    place = {"numeric": 0, "categorical": 0}
+    for column in profile.columns:
+        if column.kind in place:
+            array = np.asarray(dataset.inputs[f"{before}{column.kind}"])
+            yield column, array[:, place[column.kind]]
+            place[column.kind] += 1
+
+
+# Columns that tell little ----------------------------------------------------------------
+
+
+def _empty(columns: tuple[Column, ...]) -> Iterator[str]:
+    empty = [c for c in columns if c.missing > MISSING]
+    if empty:
+        yield f"mostly missing: {_listed([f'{c.name!r} ({_percent(c.missing)})' for c in empty])}"
+
+
+def _constant(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[str]:
+    train = dataset.parts["train"]
+    found = []
+    for column, values in _values(dataset, member, profile):
+        _, counts = np.unique(values[train], return_counts=True)
+        if counts.max() >= CONSTANT * len(train) and column.missing < MISSING:
+            found.append(f"{column.name!r} ({_percent(counts.max() / len(train))})")
+    if found:
+        yield f"one value in nearly every training row: {_listed(found)}"
+
+
+# Columns that tell too much --------------------------------------------------------------
+
+
+def _answers(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[str]:
+    """Columns of which one alone predicts a target almost without error, as an answer that was
+    copied, rescaled or written down afterwards does. Each half of the rows outside the test part
+    is predicted from the other: by the same value, or the nearest where it is a number."""
+    rows = np.concatenate([dataset.parts["train"], dataset.parts["val"]])
+    most = min(ROWS, max(1_000, CELLS // max(len(profile.columns), 1)))
+    rows = np.random.default_rng(0).permutation(rows)[:most]
+    halves = (rows[0::2], rows[1::2])
+    for target in dataset.targets:
+        labels = np.asarray(dataset.labels[target.name])
+        answers = {target.name: labels}
+        if target.kind == "multilabel":
+            answers = {name: labels[:, i] for i, name in enumerate(target.classes)}
+        for name, label in answers.items():
+            regression = target.kind == "regression"
+            if not regression:
+                label = label.astype(np.int64)
+            for column, values in _values(dataset, member, profile):
+                told = _told(values, label, halves, column.kind == "numeric", regression)
+                if told >= TELLS:
+                    share = (
+                        "of its variance" if regression else "of what its commonest class is not"
+                    )
+                    yield (
+                        f"column {column.name!r} alone tells {name!r} ({_percent(told)} {share}):"
+                        " does it hold the answer? Drop it if it is not known beforehand"
+                    )
+
+
+def _told(
+    values: np.ndarray,
+    label: np.ndarray,
+    halves: tuple[np.ndarray, np.ndarray],
+    number: bool,
+    regression: bool,
+) -> float:
+    """The share of a constant guess's error that a column takes away; 0 where that error is too
+    small to tell."""
+    error = chance = 0.0
+    for known, asked in (halves, halves[::-1]):
+        distinct, place = np.unique(values[known], return_inverse=True, equal_nan=True)
+        at = _nearest(distinct, values[asked], number)
+        if regression:
+            mean = label[known].mean()
+            sums = np.bincount(place, label[known]) / np.bincount(place)
+            guess = np.where(at >= 0, sums[at], mean)
+            error += float(((label[asked] - guess) ** 2).sum())
+            chance += float(((label[asked] - mean) ** 2).sum())
+        else:
+            classes = int(label.max()) + 1
+            pairs = np.bincount(place * classes + label[known], minlength=len(distinct) * classes)
+            common = np.bincount(label[known]).argmax()
+            guess = np.where(at >= 0, pairs.reshape(-1, classes).argmax(1)[at], common)
+            error += float((label[asked] != guess).sum())
+            chance += float((label[asked] != common).sum())
+    sure = chance > 0 if regression else chance >= SURE
+    return 1 - error / chance if sure else 0.0
+
+
+def _nearest(distinct: np.ndarray, values: np.ndarray, number: bool) -> np.ndarray:
+    """The places of values among distinct, sorted ones (NaN last): of the nearest of numbers, of
+    the same of names, and -1 where there is none."""
+    at = np.searchsorted(distinct, values).clip(max=len(distinct) - 1)
+    if not number:
+        return np.where(distinct[at] == values, at, -1)
+    before = (at - 1).clip(min=0)
+    with np.errstate(invalid="ignore"):
+        nearer = np.abs(values - distinct[before]) < np.abs(distinct[at] - values)
+        at = np.where(nearer | (np.isnan(distinct[at]) & ~np.isnan(values)), before, at)
+    return np.where(np.isnan(values) & ~np.isnan(distinct[at]), -1, at)
+
+
+# Classes, lengths, amounts ---------------------------------------------------------------
+
+
+def _classes(target: Target) -> Iterator[str]:
+    if target.kind not in ("binary", "multiclass"):
+        return
+    order = np.argsort(target.counts, kind="stable")
+    total = sum(target.counts)
+    smallest = int(order[0])
+    few = [i for i in order if target.counts[i] < RARE]
+    if target.imbalance >= UNLIKE or few:
+        named = [f"{target.classes[i]!r} ({target.counts[i]})" for i in few] or [
+            f"{target.classes[smallest]!r} ({target.counts[smallest]})"
+        ]
+        yield (
+            f"rare classes of {target.name!r}, in {total:,} training samples: {_listed(named)};"
+            " an objective of balanced_accuracy counts them as much as the others"
+        )
+
+
+def _long(member: str, profile: DataProfile) -> Iterator[str]:
+    for name, lengths in profile.lengths.items():
+        if input_type(name) == "tokens" and "." not in name and lengths[5] >= MOST_TOKENS:
+            which = f"{member}: " if member else ""
+            yield (
+                f"{which}one text in twenty has {lengths[5]:,} tokens or more: attention to all of"
+                " them is dear (rule long-sequences)"
+            )
+
+
+def _amount(dataset: Dataset) -> Iterator[str]:
+    profile = dataset.profile
+    folded = profile.n_val < CROSS_VALIDATED and "node" not in profile.inputs
+    scored = profile.n_val + (profile.n_train if folded else 0)
+    if scored < SCORED:
+        error = "small differences are chance"
+        if all(target.kind != "regression" for target in dataset.targets):
+            error = f"an accuracy has a standard error of up to {50 / math.sqrt(scored):.1f} points"
+        yield f"few samples: a score rests on {scored}, so that {error}"
+
+
+def doubles(leaked: int, outside: int) -> list[str]:
+    """A note on samples outside the training part that equal one inside it, label and all; of
+    coarse data a few always do."""
+    if leaked < DOUBLE * outside:
+        return []
+    return [
+        f"{leaked} of {outside} samples of val and test ({_percent(leaked / outside)}) also occur"
+        " in train, label and all: scores on them may be too good"
+    ]
+
+
+def _listed(texts: list[str], most: int = 6) -> str:
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def _percent(share: float) -> str:
+    """With a digit more towards the end: 77 %, 99.7 %."""
+    digits = 1 if share > 0.985 and round(share, 3) < 1 else 0
+    return f"{100 * share:.{digits}f} %"
