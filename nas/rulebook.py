@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from nas import rules
 from nas.family import load_families
+from nas.space import Int, Param, Space
 from nas.task import (
     Column,
     Constraint,
@@ -39,6 +41,16 @@ class Use:
     @property
     def checked(self) -> bool:
         return self.rule.check is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.rule.id,
+            "statement": self.rule.statement,
+            "source": self.rule.source,
+            "parameters": {param: list(families) for param, families in self.parameters.items()},
+            "decides": list(self.decides),
+            "checked": self.checked,
+        }
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -188,3 +200,93 @@ def _tasks(modality: Modality) -> Iterator[Task]:
             rare = (replace(task.targets[0], counts=counts),)
             weighed = (Objective("balanced_accuracy", "max"),)
             yield replace(task, device="cuda", targets=rare, objectives=weighed)
+
+
+# Words -----------------------------------------------------------------------------------
+
+
+def show_rules(found: dict[str, Use], width: int | None = None) -> None:
+    """Print all rules, each with its source and what it is used for."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    console = Console(width=width, highlight=False)
+    for name, use in found.items():
+        console.print(f"[bold]{name}[/]")
+        for style, text in (("", use.rule.statement), ("dim", use.rule.source), ("", _used(use))):
+            console.print(Padding(escape(text), (0, 0, 0, 4)), style=style)
+
+
+def show_rule(use: Use, width: int | None = None) -> None:
+    """Print one rule with every parameter that it bounds."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=width, highlight=False)
+    console.print(f"[bold]{use.rule.id}[/]\n{escape(use.rule.statement)}")
+    console.print(escape(use.rule.source), style="dim")
+    grid = Table.grid(padding=(0, 3))
+    for param, families in use.parameters.items():
+        grid.add_row(param, ", ".join(families))
+    if use.parameters:
+        console.print("\nbounds or sets", style="dim")
+        console.print(grid)
+    if use.decides:
+        console.print(f"\n[dim]decides[/]  {', '.join(use.decides)}")
+    if use.checked:
+        console.print("\n[dim]checks[/]   any network: `nas audit`")
+
+
+def show_space(space: Space, heading: str, about: str, width: int | None = None) -> None:
+    """Print each parameter with its bounds, default, condition and rules, and these rules."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    console = Console(width=width, highlight=False)
+    console.print(f"[bold]{escape(heading)}[/]\n{escape(about)}\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("parameter", "bounds", "default", "where", "rules"):
+        table.add_column(name, no_wrap=name in ("parameter", "rules"))
+    for param in space.params:
+        value = param.default
+        default = f"{value:.3g}" if isinstance(value, float) else str(value)
+        row = (param.name, param.domain, default, condition(param, space), "\n".join(param.why))
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print("\nthe rules", style="dim")
+    for name in dict.fromkeys(rule for param in space.params for rule in param.why):
+        console.print(f"[bold]{name}[/]")
+        console.print(Padding(escape(rules.RULES[name].statement), (0, 0, 0, 4)))
+
+
+def condition(param: Param, space: Space) -> str:
+    """Where a parameter applies: "depth ≤ 3", "residual = True"."""
+    told = []
+    for parent, values in param.when.items():
+        known = space[parent]
+        if isinstance(known, Int) and len(values) > 1:
+            least, most = min(map(int, values)), max(map(int, values))
+            if (least, most) == (known.low, known.high):
+                continue
+            if least == known.low:
+                told.append(f"{parent} ≤ {most}")
+            else:
+                told.append(f"{parent} ≥ {least}")
+        else:
+            told.append(f"{parent} = {' | '.join(map(str, values))}")
+    return ", ".join(told)
+
+
+def _used(use: Use, most: int = 3) -> str:
+    """What a rule is used for, in a line."""
+    told = []
+    for param, families in use.parameters.items():
+        named = ", ".join(families)
+        told.append(f"{param} of {named if len(families) <= most else f'{len(families)} families'}")
+    told += use.decides
+    told += ["nas audit"] * use.checked
+    return f"→ {'; '.join(told)}"

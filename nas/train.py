@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import shutil
 import sys
 import time
@@ -31,7 +30,7 @@ from nas.training.cost import parameters
 from nas.training.evaluator import folds, train_folds
 from nas.training.metrics import mean_scores, score
 from nas.training.monitors import GradientMonitor, TrainingStopped
-from nas.training.proxy import Proxy, TaskData, load_proxy
+from nas.training.proxy import Proxy, TaskData, load_proxy, quiet_lightning
 from nas.training.proxy import predict as network_predictions
 
 ALLOWED = ["nas", "torch.optim", "pytorch_lightning"]
@@ -122,12 +121,6 @@ def pick_threads(module: Proxy, batch: Batch) -> int:
     return min(times, key=lambda threads: times[threads])
 
 
-def _quiet() -> None:
-    """Leave out what Lightning tells of hardware it looked for, and its adverts."""
-    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     """Train a recipe, then score the best epoch once on the test part.
 
@@ -145,7 +138,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
             f"--lr_scheduler.init_args.total_steps={steps}",
             f"--lr_scheduler.init_args.warmup_steps={-(-steps // 20)}",
         ]
-    _quiet()
+    quiet_lightning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         app = _parsed(args, path)
@@ -191,7 +184,7 @@ def check(path: Path) -> dict[str, float]:
     """
     recipe = recipes.load(path)
     of, arguments = recipe["provenance"], recipe["model"]["init_args"]
-    _quiet()
+    quiet_lightning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)  # as in a worker: sums in another order differ

@@ -403,3 +403,44 @@ class TimeLimit(pl.Callback):
             raise TrainingStopped(
                 "timeout", f"at its pace it needs {needed:.0f} s, the limit is {self.limit_s:.0f} s"
             )
+
+
+class StepClock(pl.Callback):
+    """Times the steps of a training that has just begun, from end to end within an epoch, and
+    whole epochs with their validation; then ends it, by raising TrainingStopped.
+
+    On a CPU the seconds are those of the process on a core, which other processes do not stretch
+    as they do the wall's. The first two steps are left out: memory is found, and the optimiser's
+    moments are made.
+    """
+
+    def __init__(self, limit_s: float, least: int = 3) -> None:
+        self.limit_s, self.least = limit_s, least
+        self.steps_s: list[float] = []
+        self.epochs_s: list[float] = []
+        self._begin = self._step = self._epoch = 0.0
+
+    def _now(self, module: pl.LightningModule) -> float:
+        if module.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = self._now(pl_module)
+        if trainer.current_epoch > 1:  # the first is not like the others
+            self.epochs_s.append(now - self._epoch)
+        self._epoch = self._step = now
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        now = self._now(pl_module)
+        if trainer.global_step > 2:
+            self.steps_s.append(now - self._step)
+        self._step = now
+        if time.perf_counter() - self._begin > self.limit_s and len(self.steps_s) >= self.least:
+            raise TrainingStopped("time", f"{self.limit_s:g} s were asked for")

@@ -7,6 +7,7 @@ amount of data and the number of epochs differ.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,12 @@ from nas.training.batches import Batch, Batches, evaluation_batch, part_tensors,
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
 from nas.training.monitors import TrainingStopped
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning tells of hardware it looked for, and its adverts."""
+    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def build_network(family: str, config: Config, task: Task) -> nn.Module:
