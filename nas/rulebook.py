@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -57,6 +58,7 @@ class Use:
         return tuple(dict.fromkeys(f for found in self.parameters.values() for f in found))
 
 
+@cache
 def uses() -> dict[str, Use]:
     """Each rule's use, by its id."""
     found: dict[str, dict[str, dict[str, None]]] = {name: {} for name in rules.RULES}
