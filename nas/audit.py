@@ -185,6 +185,8 @@ def audit(
     seen = None
     if fed.batches is None or fed.problem is None:
         notes.append("nothing was trained; with labels (--data) a short training is watched too")
+    elif len(net.unreached) == sum(p.requires_grad for p in network.parameters()):
+        notes.append("nothing was trained, as no parameter gets a gradient")
     else:
         from nas.training.checkup import checkup
 

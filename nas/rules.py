@@ -1012,14 +1012,20 @@ class Anatomy:
         found = zip(self.layers, self.above, strict=True)
         return [x for x, bits in found if bits >> place & 1 and x.kind in kinds]
 
+    def bridged(self, place: int) -> bool:
+        """Whether a shortcut ends downstream of the layer at ``place``."""
+        return any(layer.shortcut for layer in self.downstream(place, "join"))
+
     def stretch(self, count: Callable[[Layer], int]) -> list[Layer]:
         """Of the ways between two ends of shortcuts the one with most of what ``count`` counts,
         layer by layer."""
         most: list[int] = []
         last: list[int | None] = []
         for layer in self.layers:
-            open_ = [i for i in layer.reads if not self.layers[i].shortcut]
-            back = max(open_, key=lambda i: most[i], default=None)
+            ways = [None if self.layers[i].shortcut else i for i in layer.reads]
+            # What a branch is multiplied by is passed by: the gradient takes the shorter way.
+            pick = min if layer.type == "mul" else max
+            back = pick(ways, key=lambda i: 0 if i is None else most[i], default=None)
             most.append(count(layer) + (0 if back is None else most[back]))
             last.append(back)
         place = max(range(len(most)), key=most.__getitem__, default=None)
@@ -1161,11 +1167,12 @@ def _relu_in_transformer(net: Anatomy) -> Iterator[Finding]:
         return
     relus = [
         x
-        for x in net.layers
+        for place, x in enumerate(net.layers)
         if x.kind == "activation"
         and x.type == "relu"
         and not x.gate
         and net.layers[x.reads[0]].kind == "linear"
+        and net.bridged(place)  # a head may have what it likes
     ]
     if relus:
         yield Finding(
@@ -1280,6 +1287,8 @@ def _wide_head(net: Anatomy) -> Iterator[Finding]:
             continue
         if not net.upstream(place, "conv") or net.downstream(place, "conv", "attention"):
             continue
+        if net.bridged(place):
+            continue
         head = [layer, *net.downstream(place, "linear")]
         params = sum(x.params for x in head)
         if params >= max(HEAD_PARAMS, HEAD_SHARE * net.params):
@@ -1378,7 +1387,7 @@ def _normalised_output(net: Anatomy) -> Iterator[Finding]:
         "serious" if net.classes else "advice",
         "the output",
         f"the network ends in a {net.ends}"
-        + (": its outputs sum to one" if wide else " of a single output")
+        + (f": its {net.outputs} outputs sum to 1" if wide else " of 1 output")
         + ", and the cross-entropy applies one again: its loss cannot fall far",
         f"leave the last {net.ends} out in training",
     )

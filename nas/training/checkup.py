@@ -25,7 +25,7 @@ from nas.training.lr import STEPS as RATE_STEPS
 from nas.training.lr import RangeTest, range_test
 from nas.training.monitors import GradientMonitor, Look
 
-STEPS = 300  # of the training that is watched: a plateau is told from 150 of 300 on
+STEPS = 400  # of the training that is watched: a plateau is told between 150 and half of them
 ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples that are learnt by heart, and steps for it
 FEWEST_STEPS = 30
 DEFAULT_RATE = 1e-3  # where neither the user nor a range test names one: AdamW's own
@@ -85,8 +85,9 @@ def checkup(
     one_batch = _one_batch(network, problem, batches, sound, steps(ONE_BATCH_STEPS))
     on_phase(f"a training of {steps(STEPS)} steps")
     monitor = GradientMonitor(every=max(1, steps(STEPS) // 30), stop=False)
+    module = _Module(network, problem, batches, rate, weight_decay)
     with _again(network):
-        _fit(_Module(network, problem, batches, rate, weight_decay), batches, steps(STEPS), monitor)
+        _fit(module, batches, steps(STEPS), monitor)
     found, last = monitor.finding, monitor.looks[-1:]
     dead = max((x for look in last for x in look.dead.items()), key=lambda x: x[1], default=None)
     observed = Observed(
@@ -102,7 +103,8 @@ def checkup(
         dead=dead,
     )
     seconds = time.perf_counter() - begun
-    return Checkup(observed, rates, rate, tuple(monitor.losses), tuple(monitor.looks), seconds)
+    losses = tuple(float(value) for value in module.losses)
+    return Checkup(observed, rates, rate, losses, tuple(monitor.looks), seconds)
 
 
 @contextmanager
@@ -173,9 +175,13 @@ class _Module(pl.LightningModule):
         self.network, self.problem = network, problem
         self.rate, self.decay = lr, weight_decay or 0.0
         self.chance_loss = problem.constant(batches.labels)
+        self.losses: list[Tensor] = []
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        return self.problem.loss(self.network, batch)
+        loss = self.problem.loss(self.network, batch)
+        if loss.requires_grad:  # not where a monitor looks again
+            self.losses.append(loss.detach())
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.network.parameters() if p.requires_grad]

@@ -166,9 +166,9 @@ def from_tensors(network: nn.Module, x: Any, y: Any, batch_size: int) -> Feed:
         raise InputError(f"the inputs differ in their number of samples: {sizes}")
     samples = len(next(iter(inputs.values())))
     args, kwargs = _by_place({key: value[:2] for key, value in inputs.items()})
-    feed = Feed(args, kwargs, samples=samples, scale=_scale(inputs))
+    scale = _scale(inputs)
     if y is None:
-        return feed
+        return Feed(args, kwargs, scale=scale)
     labels = torch.as_tensor(y).to(device)
     if len(labels) != samples:
         raise InputError(f"{len(labels)} labels for {samples} samples")
@@ -180,7 +180,7 @@ def from_tensors(network: nn.Module, x: Any, y: Any, batch_size: int) -> Feed:
         Problem((target,), _by_place),
         samples,
         _classes((target,)),
-        feed.scale,
+        scale,
     )
 
 
