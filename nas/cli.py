@@ -629,7 +629,6 @@ def design(
     from nas.design import design as make
     from nas.design import show
 
-    _quiet_lightning()
     found = make(
         data,
         target.split(",") if target else None,
@@ -643,16 +642,6 @@ def design(
         click.echo(json.dumps(found.to_dict()))
     else:
         show(found, _width())
-
-
-def _quiet_lightning() -> None:
-    """Its hints are about options that were chosen."""
-    import logging
-    import warnings
-
-    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")
 
 
 def _width() -> int | None:

@@ -586,7 +586,7 @@ class Run:
         study = Study(self.folder, self.task, space, sampler=sampler, **self._storage)
         try:
             earlier = self.spent_s
-            study.enqueue_baselines({name: s.starts() for name, s in self.spaces.items()})
+            study.enqueue_baselines(rules.first_candidates(self.spaces))
             phase = "search"
 
             def show(_: Any = None) -> None:
@@ -801,7 +801,7 @@ def _machine(
         raise UsageError(
             "--address, --cpus-per-trial and --gpus-per-trial are for Ray: give --executor ray"
         )
-    visible, cores = visible_gpus(device), _cores()
+    visible = visible_gpus(device)
 
     def start(run: Run) -> Workers:
         from nas.search.local import LocalWorkers
@@ -810,11 +810,17 @@ def _machine(
         count, logs = run.task.budget.workers, run.folder / "logs"
         return LocalWorkers(count, evaluator, settings, logs, visible, lockstep)
 
-    yield _Machine(
-        "cuda" if visible else "cpu",
-        len(visible) * _WORKERS_PER_GPU or cores,
-        lambda workers: (min(1.0, cores / workers), min(1.0, len(visible) / workers)),
-        start,
+    yield _Machine(*local_room(len(visible)), start)
+
+
+def local_room(gpus: int) -> tuple[str, int, Callable[[int], tuple[float, float]]]:
+    """The device of this machine's workers, for how many there is room, and the CPUs and GPUs
+    that each of so many has."""
+    cores = _cores()
+    return (
+        "cuda" if gpus else "cpu",
+        gpus * _WORKERS_PER_GPU or cores,
+        lambda workers: (min(1.0, cores / workers), min(1.0, gpus / workers)),
     )
 
 
