@@ -12,6 +12,7 @@ import errno
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -224,7 +225,7 @@ def search(
     from nas import run as runs
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    show = _Display()
+    show = _Display(data)
     folder = out or runs.default_folder(data)
     try:
         run = runs.search(
@@ -337,15 +338,21 @@ def _figure(value: float) -> str:
 
 
 class _Display:
-    """A live table on a terminal; elsewhere a line every 15 seconds."""
+    """A live table on a terminal; elsewhere a line every 15 seconds and for each phase."""
 
     EVERY = 15.0
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path) -> None:
         self._live: Any = None
         self._last = 0.0
+        self._phase = ""
+        # Of large data; what is read at once needs no word.
+        self._reading = threading.Timer(2.0, click.echo, (f"reading {data}",), {"err": True})
+        self._reading.daemon = True
+        self._reading.start()
 
     def start(self, run: Run) -> None:
+        self._reading.cancel()
         task = run.task
         profile, fidelity = task.profile, task.fidelity
         for note in run.notes:
@@ -373,9 +380,11 @@ class _Display:
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
         terminal = sys.stderr.isatty()
-        if now - self._last < (0.5 if terminal else self.EVERY):
+        phase = progress.phase.partition(":")[0]
+        wait = 0.5 if terminal else self.EVERY
+        if now - self._last < wait and phase == self._phase:
             return
-        self._last = now
+        self._last, self._phase = now, phase
         if terminal:
             self._draw(progress)
         else:
@@ -392,7 +401,9 @@ class _Display:
         for c in progress.running:
             last = c.curve[-1] if c.curve else {}
             shown = "  ".join(f"{k} {_figure(v)}" for k, v in last.items() if k != "epoch")
-            table.add_row(f"#{c.number}", c.family, f"epoch {len(c.curve)}/{c.epochs}", shown)
+            table.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
+        for name in progress.calls:
+            table.add_row("", name)
         head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
         if self._live is None:
             self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
@@ -400,6 +411,7 @@ class _Display:
         self._live.update(Group(head, table))
 
     def close(self) -> None:
+        self._reading.cancel()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -428,7 +440,8 @@ def _summary(progress: Progress) -> dict[str, str]:
         summary[name] = f"{used:.3g}/{limit:g}{eta}"
     for state in ("complete", "pruned", "failed"):
         summary[state] = str(states.count(state))
-    summary["running"] = ",".join(f"#{c.number}:{c.family}" for c in progress.running) or "-"
+    at = [f"#{c.number}:{c.family}({_reached(progress, c)})" for c in progress.running]
+    summary["running"] = ",".join([*at, *progress.calls]) or "-"
     front = study.front()
     if front:
         quality = study.task.quality
@@ -438,6 +451,14 @@ def _summary(progress: Progress) -> dict[str, str]:
         summary["best"] = f"{quality.metric}:{_figure(value)}(#{best.number}:{best.family})"
         summary["front"] = str(len(front))
     return summary
+
+
+def _reached(progress: Progress, candidate: Candidate) -> str:
+    """The epochs of a candidate that are over: 12/30, or with several folds 12/30,fold:2/5."""
+    assert progress.study is not None
+    fold, epoch = progress.study.reached.get(candidate.number, (1, 0))
+    parts = folds(progress.study.task)
+    return f"{epoch}/{candidate.epochs}" + (f",fold:{fold}/{parts}" if parts > 1 else "")
 
 
 def _clock(seconds: float) -> str:

@@ -58,7 +58,8 @@ class Progress:
     running: tuple[Candidate, ...]
     spent_s: float
     budget: Budget
-    phase: str  # "learning-rates:1/3" (tests that are over), "search" or "measure"
+    phase: str  # "start", "learning-rates:1/3" (tests that are over), "search" or "measure"
+    calls: tuple[str, ...] = ()  # what workers are at beside candidates
 
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -590,10 +591,12 @@ class Run:
             phase = "search"
 
             def show(_: Any = None) -> None:
-                jobs = [job for job in workers.jobs() if isinstance(job, Candidate)]
-                running = tuple(study[job.number] for job in jobs)
+                jobs = workers.jobs()
+                running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
+                calls = tuple(_name(job) for job in jobs if not isinstance(job, Candidate))
                 spent = earlier + time.monotonic() - begin
-                on_progress(Progress(study, running, spent, budget, phase))
+                now = phase if workers.idle() or workers.busy() else "start"
+                on_progress(Progress(study, running, spent, budget, now, calls))
 
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
                 self._search(study, workers, begin, earlier, show)
@@ -679,6 +682,11 @@ class Run:
                 measured_again = _with_latency(candidate, value["median_ms"])
                 study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
             tried |= wanted
+
+
+def _name(job: Any) -> str:
+    """What a worker's call that trains no candidate is for; a shortlist waits for its costs."""
+    return {"baselines": "simple-models", "latency": "latency"}.get(str(job), "costs")
 
 
 def _tested(rate: Float, test: Any) -> dict[str, Any]:

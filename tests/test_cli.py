@@ -269,16 +269,19 @@ def test_status_counts_and_shows_the_front(searched: Searched, nas: Callable[...
 
 def test_progress_shows_what_is_left_of_each_budget() -> None:
     """After ten minutes half of the trials are spent, and a quarter of the GPU-hours."""
-    running = Candidate(3, "plain", {}, 0)
+    running = Candidate(3, "plain", {}, 0, epochs=12)
     study = SimpleNamespace(
         candidates=lambda: [Candidate(i, "plain", {}, 0, state=State.COMPLETE) for i in range(3)],
         spent=4,
         hours={"gpu": 0.25, "cpu": 0.0}.get,
         front=list,
+        reached={3: (2, 7)},
         task=small_task(),
     )
     budget = Budget(1500.0, trials=6, gpu_hours=1.0, cpu_hours=2.0)
-    shown = cli._summary(Progress(study, (running,), 600.0, budget, "search"))  # type: ignore[arg-type]
+    progress = Progress(study, (running,), 600.0, budget, "search", ("simple-models",))  # type: ignore[arg-type]
+    shown = cli._summary(progress)
+    assert shown["running"] == "#3:plain(7/12,fold:2/5),simple-models"
     assert shown["spent"] == "10m00s/25m00s"
     assert shown["left"] == "10m00s"
     assert shown["trials"] == "3/6(left:10m00s)"

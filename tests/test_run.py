@@ -459,7 +459,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
 
 
 def test_a_later_fold_is_told_of_now_and_then_and_can_be_stopped() -> None:
-    dataset = read(small_table()[["p", "q", "r", "kind"]], target="kind")
+    dataset = read(small_table()[["p", "q", "r", "colour"]], target="colour")
     task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=12)
     config = nas.load_families("tabular")["mlp"].baseline(task)
     reports: list[tuple[int, int]] = []

@@ -253,6 +253,20 @@ def test_halving_spares_no_cheap_network_that_is_hardly_better_than_a_guess(tmp_
     assert [c.metrics["accuracy"] for c in study.front()] == [0.9, 0.8, 0.77]
 
 
+def test_later_folds_are_not_judged_and_leave_no_figures(tmp_path: Path) -> None:
+    study = opened(tmp_path, small_task(epochs=9, objectives=("accuracy",)))
+    for accuracy in (0.9, 0.8, 0.7):
+        candidate = study.ask()
+        assert candidate is not None
+        assert study.reached.get(candidate.number) is None
+        verdict = study.report(candidate.number, 3, {"accuracy": accuracy})
+    assert verdict == "halving"
+    before = study[candidate.number]
+    assert study.report(candidate.number, 3, {}, fold=2) == ""
+    assert study[candidate.number] == before
+    assert study.reached[candidate.number] == (2, 3)
+
+
 def test_rungs_survive_a_resume(tmp_path: Path) -> None:
     task = small_task(epochs=9, objectives=("accuracy",))
     study = opened(tmp_path, task)

@@ -113,6 +113,8 @@ class Study:
         self._rungs: dict[int, dict[int, tuple[Floats, bool]]] = {}
         self._guess = constant_guess(task, first_fold=True)
         self._handles: dict[int, optuna.Trial] = {}
+        # Where candidates are in their training: the fold and the epoch that is over.
+        self.reached: dict[int, tuple[int, int]] = {}
         with keeping_all():
             self._load()
         self.settle("the driver ended while this candidate was in training", until=ended)
@@ -262,8 +264,12 @@ class Study:
                 return True
         return False
 
-    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> str:
-        """Take the metrics after an epoch; "" means go on, anything else is why to stop."""
+    def report(self, number: int, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        """Take the metrics after an epoch; "" means go on, anything else is why to stop. Nothing
+        is judged on a later ``fold`` than the first."""
+        self.reached[number] = fold, epoch
+        if fold > 1:
+            return ""
         candidate = self._rows[number]
         candidate = replace(
             candidate,

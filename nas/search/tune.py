@@ -515,8 +515,8 @@ class _Mail:
     def send(self, event: str, **content: Any) -> None:
         self._events.put({"event": event, **content})
 
-    def report(self, epoch: int, metrics: dict[str, float]) -> str:
-        self.send("report", epoch=epoch, metrics=metrics)
+    def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        self.send("report", epoch=epoch, metrics=metrics, fold=fold)
         return str(ray.get(self._answers.wait.remote(self._trial)))
 
     def next(self) -> dict[str, Any]:

@@ -27,8 +27,9 @@ class Channel(Protocol):
     def send(self, event: str, **content: Any) -> None:
         """Tell of an event: ready or broken, then a result or an error for each call."""
 
-    def report(self, epoch: int, metrics: dict[str, float]) -> str:
-        """Hand over the metrics of an epoch; returns "" to go on or why to stop."""
+    def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        """Hand over the metrics of an epoch; returns "" to go on or why to stop. Of a later
+        ``fold`` the epoch alone is told."""
 
 
 def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
@@ -69,8 +70,8 @@ class _Pipes:
     def send(self, event: str, **content: Any) -> None:
         self._out.write(json.dumps({"event": event, **content}) + "\n")
 
-    def report(self, epoch: int, metrics: dict[str, float]) -> str:
-        self.send("report", epoch=epoch, metrics=metrics)
+    def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        self.send("report", epoch=epoch, metrics=metrics, fold=fold)
         return str(self.receive()["answer"])
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from nas.training.proxy import Proxy, build_network
 # The baselines are what all others are compared with: they may take this much longer.
 BASELINE_PATIENCE = 2.0
 LOUD = 1.5
+FOLD_REPORTS = 5
 
 Report = Callable[..., str]
 
@@ -224,9 +226,12 @@ class Evaluator:
         self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
         if others:
             found = (candidate.family, candidate.config, task)
-            more = train_folds(
-                *found, others, *schedule, lambda: watched(GradientMonitor()), accumulate
-            )
+            turn = count(2)
+
+            def later() -> list[pl.Callback]:
+                return [*watched(GradientMonitor()), _FoldReport(next(turn), report)]
+
+            more = train_folds(*found, others, *schedule, later, accumulate)
             mean = mean_scores([trainer.callback_metrics, *more])
             self._now = replace(self._now, metrics=self._now.metrics | mean)
 
@@ -356,6 +361,22 @@ class _EpochReport(pl.Callback):
         candidate = self._take(epoch, metrics)
         if verdict := self._report(epoch, candidate.metrics):
             raise TrainingStopped(verdict, f"after epoch {epoch} of {trainer.max_epochs}")
+
+
+class _FoldReport(pl.Callback):
+    """Tells the driver now and then how far a later fold is, and hears whether to stop."""
+
+    def __init__(self, fold: int, report: Report) -> None:
+        self._fold, self._report = fold, report
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        # A few times: an answer may take as long as a short epoch.
+        if epoch % math.ceil(epochs / FOLD_REPORTS):
+            return
+        if verdict := self._report(epoch, {}, self._fold):
+            detail = f"after epoch {epoch} of {epochs} on fold {self._fold}"
+            raise TrainingStopped(verdict, detail)
 
 
 def _require(task: Task, costs: dict[str, float]) -> None:
