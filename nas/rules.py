@@ -154,7 +154,8 @@ _ALL = (
     ),
     Rule(
         "gradient-clipping",
-        f"Gradients are clipped to a global norm of {GRADIENT_CLIP:g}.",
+        f"Gradients are clipped to a global norm of {GRADIENT_CLIP:g}; in networks over sequences"
+        " the search finds whether that helps.",
         "Pascanu et al. 2013, sec. 3.2; the norm is ours",
     ),
     Rule(
@@ -879,6 +880,12 @@ def folds(task: Task) -> int:
 def warmup_steps(steps: int) -> int:
     """How many of a training's steps warm the learning rate up."""
     return math.ceil(WARMUP * steps)
+
+
+def clipping() -> Choice:
+    """Whether gradients are clipped: recurrent networks and Transformers have the steep places
+    that clipping is for, and Adam, which divides by the size of gradients, may do without."""
+    return Choice("clip", (GRADIENT_CLIP, 0.0), default=GRADIENT_CLIP, why=("gradient-clipping",))
 
 
 @sets("gradient-clipping", "largest gradient of a training")

@@ -105,7 +105,7 @@ def _head(task: Task, lr: float) -> list[Param]:
     ]
     if any(t.kind in ("binary", "multiclass") for t in task.targets):
         params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr)]
+    return [*params, *rules.training(task, lr=lr), rules.clipping()]
 
 
 def _cnn_transformer_space(task: Task) -> Space:

@@ -71,7 +71,10 @@ def _encoder(task: Task, member: str, light: dict[str, tuple[str, ...]], when: W
 
 
 # What a family says of training and of its head; these stand at the top or are not there.
-_OUTER = {"lr", "weight_decay", "batch_size", "class_weights", "label_smoothing", "sparsity"}
+_OUTER = {
+    *("lr", "weight_decay", "batch_size", "clip"),
+    *("class_weights", "label_smoothing", "sparsity"),
+}
 
 
 def _nested(space: Space, prefix: str, when: When) -> list[Param]:

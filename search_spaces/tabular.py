@@ -208,6 +208,7 @@ def _ft_space(task: Task) -> Space:
             rules.dropout(task, "attention_dropout", default=0.0),
             rules.drop_path(task),
             *rules.training(task, lr=3e-3),
+            rules.clipping(),
         )
     )
 

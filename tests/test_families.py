@@ -14,7 +14,7 @@ from nas import rules
 from nas.family import Family, load_families
 from nas.space import Config, Int, Space, Value
 from nas.task import Column, Constraint, DataProfile, Target, Task
-from nas.testing import check_family, sample_inputs
+from nas.testing import check_family, example_datasets, sample_inputs
 from nas.training.cost import parameters
 
 FAMILIES = load_families()
@@ -298,6 +298,21 @@ def test_batchnorm_is_not_offered_where_batches_are_small(
     assert space["norm1"].options == norms  # type: ignore[union-attr]
     batches = space["batch_size"].options  # type: ignore[union-attr]
     assert all(int(b) >= 16 for b in batches) == ("batch" in norms)
+
+
+def test_clipping_is_searched_in_networks_over_sequences_alone() -> None:
+    clipped = set()
+    for family in FAMILIES.values():
+        dataset = next(iter(example_datasets(family.modality).values()))
+        task = Task(family.modality, dataset.targets, dataset.profile).with_objectives()
+        space = family.space(task)
+        found = [param for param in space.params if param.name.endswith("clip")]
+        if found:
+            clipped.add(family.name)
+            assert rules.gradient_clip(space.baseline()) == rules.GRADIENT_CLIP
+            assert rules.gradient_clip(space.baseline() | {"clip": found[0].options[1]}) == 0  # type: ignore[union-attr]
+    sequences = {"transformer", "lstm", "mamba", "audio_cnn_transformer", "wav2vec"}
+    assert clipped == {*sequences, "whisper", "ft_transformer"}
 
 
 def test_piecewise_codes_are_offered_only_where_their_weights_are_affordable() -> None:
