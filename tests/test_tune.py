@@ -226,16 +226,24 @@ def test_a_node_that_is_lost_costs_its_candidates_an_attempt(tmp_path: Path) -> 
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
-    from nas.search.tune import Cluster
+    from nas.search.tune import Cluster, _answering
 
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
     doomed = [nodes.add_node(num_cpus=1) for _ in range(2)][1]
     ray.init(nodes.address, log_to_driver=False)
+    here = ray.get_runtime_context().get_node_id()
+    for _ in range(6):  # answers go with no node but the driver's
+        answers = _answering()
+        where = lambda _: ray.get_runtime_context().get_node_id()  # noqa: E731
+        assert ray.get(answers.__ray_call__.remote(where)) == here
+        ray.kill(answers)
     killed: list[float] = []
 
     def kill(workers: Workers) -> None:
-        busy = [job for job in workers.jobs() if isinstance(job, Candidate)]
-        if not killed and len(trained(tmp_path)) >= 8 and len(busy) == 2:
+        lines = trained(tmp_path)
+        busy = [job.root for job in workers.jobs() if isinstance(job, Candidate)]
+        training = [r for r in busy if lines[f"begin {r}"] > lines[f"end {r}"]]
+        if not killed and len(lines) >= 8 and len(training) == 2:
             nodes.remove_node(doomed, allow_graceful=False)
             killed.append(time.time())
 

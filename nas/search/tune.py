@@ -26,6 +26,7 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,10 +233,7 @@ class TuneWorkers(Workers):
         self._end = threading.Event()
         self._failed: BaseException | None = None
         self._folder = tempfile.mkdtemp(prefix="nas-tune-")
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._answers: Any = (
-            ray.remote(_Answers).options(num_cpus=0, scheduling_strategy=here).remote()
-        )
+        self._answers: Any = _answering()
         self._calls = _Calls(self._given, self._heard, self._end, self._answers)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -466,6 +464,17 @@ class _End(Stopper):
         return {}  # Tune writes it down, and it is never read
 
 
+def _answering() -> Any:
+    """An actor of ``_Answers`` on the driver's own node, so that it goes with no other.
+
+    A soft affinity does not hold (2.60): Ray hands an actor that needs no resource to any node
+    to be placed, which keeps it. One byte of memory makes it ask the driver's first.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(_Answers).options(num_cpus=0, memory=1, scheduling_strategy=here)
+    return actor.remote()
+
+
 class _Answers:
     """An actor between driver and workers: keeps answers until they are asked for."""
 
@@ -517,7 +526,11 @@ class _Mail:
 
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         self.send("report", epoch=epoch, metrics=metrics, fold=fold)
-        return str(ray.get(self._answers.wait.remote(self._trial)))
+        try:
+            return str(ray.get(self._answers.wait.remote(self._trial)))
+        except RayError:  # no fault of the candidate: it is lost, and is trained again elsewhere
+            traceback.print_exc()
+            os._exit(1)
 
     def next(self) -> dict[str, Any]:
         """The next event as the result of a step; after a call's last, wait for its successor.
