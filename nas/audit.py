@@ -205,6 +205,10 @@ def audit(
             notes.append(f"{type(network).__name__} could not be trained on this data: {error}")
         else:
             net = replace(net, observed=seen.observed)
+            if seen.short:
+                notes.append(
+                    "its steps take long, so there were few: a longer --time-limit tells more"
+                )
     return Audit(name or type(network).__name__, tuple(rules.check(net)), net, seen, tuple(notes))
 
 
@@ -289,7 +293,8 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
 
 
 def _told(finding: Finding, width: int) -> list[str]:
-    lines = textwrap.wrap(f"{finding.where}  [{finding.rule}]", width, subsequent_indent="  ")
+    head = f"{finding.where}  [{finding.rule}]"
+    lines = textwrap.wrap(head, width, subsequent_indent="  ", break_on_hyphens=False)
     parts = (("found", finding.evidence), ("why", finding.why), ("change", finding.change))
     for head, text in parts:
         lines += textwrap.wrap(
@@ -302,8 +307,7 @@ def _course(seen: Checkup) -> str:
     test = seen.range_test
     told = f"trained for {len(seen.losses)} steps at a rate of {seen.lr:.2g}"
     if seen.losses:
-        last = seen.losses[-max(1, len(seen.losses) // 10) :]
-        told += f": loss {seen.losses[0]:.3g} → {sum(last) / len(last):.3g}"
+        told += f": loss {seen.losses[0]:.3g} → {seen.observed.end:.3g}"
     told += f" (knowing nothing {seen.observed.chance:.3g})"
     if test.steepest is None:
         told += f"; at no rate from {test.rates[0]:.0e} to {test.rates[-1]:.0e} does it fall"
@@ -335,7 +339,7 @@ def _page(found: Audit, seen: Checkup) -> str:
         horizontal_spacing=0.09,
         vertical_spacing=0.16,
         subplot_titles=(
-            "Gradient norm by layer (log₁₀)",
+            "Gradient norm by layer (log₁₀; blank: zero)",
             "Learning-rate range test",
             f"Loss of {len(seen.losses)} steps at a rate of {seen.lr:.2g}",
         ),
@@ -362,19 +366,22 @@ def _page(found: Audit, seen: Checkup) -> str:
         figure.add_scatter(x=test.rates, y=kept, name=name, line_color=colour, row=1, col=2)
     marks = ((test.steepest, "falls fastest", "#2a8a4a"), (test.diverges, "rises again", "#c0392b"))
     given = ((found.anatomy.lr, "yours", "#333333"),)
-    for rate, name, colour in (*marks, *given):
+    for i, (rate, name, colour) in enumerate((*marks, *given)):
         if rate is not None:
-            figure.add_vline(
-                rate,
-                line_color=colour,
-                line_dash="dot",
-                annotation_text=f"{name} {rate:.1g}",
-                annotation_font_color=colour,
+            figure.add_vline(rate, line_color=colour, line_dash="dot", row=1, col=2)
+            figure.add_annotation(
+                x=math.log10(rate),  # of an annotation on a logarithmic axis
+                y=1 - 0.09 * i,
+                yref="y domain",
+                text=f" {name} {rate:.1g}",
+                font_color=colour,
+                showarrow=False,
+                xanchor="left",
                 row=1,
                 col=2,
             )
     figure.update_xaxes(type="log", title="learning rate", exponentformat="power", row=1, col=2)
-    finite = [v if math.isfinite(v) else None for v in seen.losses]
+    finite = [v for v in seen.losses if math.isfinite(v)]
     figure.add_scatter(y=finite, name="loss", line_color="#1f5fa8", row=2, col=2)
     figure.add_hline(
         seen.observed.chance,
@@ -384,6 +391,8 @@ def _page(found: Audit, seen: Checkup) -> str:
         col=2,
     )
     figure.update_xaxes(title="step", row=2, col=2)
+    if min(finite, default=0) > 0 and max(finite) > 10 * finite[0]:
+        figure.update_yaxes(type="log", row=2, col=2)
     figure.update_layout(
         template="plotly_white",
         height=max(560, min(1400, 200 + 14 * len(layers))),

@@ -924,7 +924,8 @@ def full_epochs(task: Task, batch_size: int) -> int:
 HEAD_SHARE, HEAD_PARAMS = 0.5, 100_000  # of the parameters, and so many, make a head wide
 FAR_OVER = 10  # times the cap on parameters, or the tokens: no longer a matter of taste
 BAD_START = 2.0  # times the loss of a network that knows nothing
-HALF_LEARNT = 0.5  # of that loss, at which one batch counts as learnt
+LEARNT = 0.9  # of that loss, below which a training has begun to learn
+HALF_LEARNT = 0.5  # of it, at which one batch counts as learnt
 HALF_DEAD = 0.5  # of the units of a layer
 FAR_BELOW = 100  # times below the steepest rate of a range test: steps too small to matter
 PADDING_ERROR = 1e-3  # of the size of the output
@@ -968,6 +969,7 @@ class Observed:
 
     chance: float
     start: float  # before the first step
+    end: float = math.nan  # at the end of the training
     input_scale: float = 1.0  # the largest mean or deviation of the inputs' values
     failure: str = ""  # nan | exploding | vanishing | dead | plateau, as the monitors say
     failed_at: str = ""  # the layer
@@ -976,6 +978,11 @@ class Observed:
     steepest: float | None = None  # learning rate at which the loss falls fastest
     diverges: float | None = None  # and the first at which it has risen again
     dead: tuple[str, float] | None = None  # the layer with most dead units at the end, its share
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the training went well, whatever the design lets fear."""
+        return not self.failure and self.end < LEARNT * self.chance
 
 
 @dataclass(frozen=True)
@@ -998,6 +1005,11 @@ class Anatomy:
     weight_decay: float | None = None
     whole_graph: bool = False  # each batch is one graph
     observed: Observed | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it was seen to learn."""
+        return self.observed is not None and self.observed.learnt
 
     @cached_property
     def above(self) -> tuple[int, ...]:
@@ -1108,10 +1120,10 @@ def _plain_stack(net: Anatomy) -> Iterator[Finding]:
         return
     normed = any(layer.kind == "norm" for layer in way)
     # Normalised, 18 plain layers train as well as residual ones do, and 34 do not (sec. 4.1).
-    severity: Severity = "advice" if normed and depth <= 2 * RESIDUAL_FROM else "serious"
+    mild = (normed and depth <= 2 * RESIDUAL_FROM) or net.learns
     yield Finding(
         "residual-from-10",
-        severity,
+        "advice" if mild else "serious",
         _span(stack),
         f"{depth} weighted layers in a row, from {stack[0].name} to {stack[-1].name}, that no"
         f" shortcut bridges, {'normalised' if normed else 'and none is normalised'}",
@@ -1205,7 +1217,7 @@ def _saturating(net: Anatomy) -> Iterator[Finding]:
     types = " and ".join(sorted({layer.type for layer in found}))
     yield Finding(
         "saturating-activations",
-        "advice" if normed else "serious",
+        "advice" if normed or net.learns else "serious",
         _span(found),
         f"{len(found)} layers of {types} in a row"
         + (", though normalised" if normed else ", and none is normalised"),

@@ -22,7 +22,7 @@ from nas import cli, rules
 from nas.audit import Audit, audit, load
 from nas.data import read
 from nas.family import load_families
-from nas.rules import Anatomy, Layer
+from nas.rules import Anatomy, Layer, Observed
 from nas.run import make_task
 from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets
@@ -929,3 +929,18 @@ def test_from_python_a_mistake_is_told_too() -> None:
 class Words(nn.Module):
     def forward(self, x: Tensor) -> str:
         return "two"
+
+
+def test_a_design_that_is_seen_to_learn_is_no_longer_serious() -> None:
+    """Twelve plain layers: advice where a training shows that they learn."""
+    layers = trace(plain(12), (torch.randn(2, 16),), {})[0]
+    learnt = Observed(chance=1.4, start=1.4, end=0.4)
+    for observed, severity in (
+        (None, "serious"),
+        (learnt, "advice"),
+        (replace(learnt, end=1.39), "serious"),
+        (replace(learnt, failure="vanishing"), "serious"),
+    ):
+        found = rules.check(Anatomy(layers, 0, observed=observed))
+        stack = next(f for f in found if f.rule == "residual-from-10")
+        assert stack.severity == severity

@@ -30,7 +30,10 @@ from nas.space import Space
 from nas.task import Budget, Modality
 from nas.testing import small_spaces, small_task
 
-COMMANDS = ("search", "status", "report", "export", "train", "predict", "families")
+COMMANDS = (
+    *("design", "search", "status", "report", "export", "train", "predict"),
+    *("audit", "families", "rules"),
+)
 
 
 def table(n: int = 60, **columns: Any) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from statistics import fmean
+from statistics import fmean, median
 
 import pytorch_lightning as pl
 import torch
@@ -27,7 +27,7 @@ from nas.training.monitors import GradientMonitor, Look
 
 STEPS = 400  # of the training that is watched: a plateau is told between 150 and half of them
 ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples that are learnt by heart, and steps for it
-FEWEST_STEPS = 30
+FEWEST_STEPS = 60  # of each, however long they take
 DEFAULT_RATE = 1e-3  # where neither the user nor a range test names one: AdamW's own
 
 
@@ -39,6 +39,7 @@ class Checkup:
     range_test: RangeTest
     lr: float  # that it was trained at
     losses: tuple[float, ...]  # of its steps
+    short: bool  # whether there were fewer steps than usual, for lack of time
     looks: tuple[Look, ...]
     seconds: float
 
@@ -88,11 +89,13 @@ def checkup(
     module = _Module(network, problem, batches, rate, weight_decay)
     with _again(network):
         _fit(module, batches, steps(STEPS), monitor)
+    losses = tuple(float(value) for value in module.losses)
     found, last = monitor.finding, monitor.looks[-1:]
     dead = max((x for look in last for x in look.dead.items()), key=lambda x: x[1], default=None)
     observed = Observed(
         chance=problem.uniform,
         start=start,
+        end=fmean(losses[-max(1, len(losses) // 10) :]),
         input_scale=input_scale,
         failure=found.reason if found else "",
         failed_at=found.layer if found else "",
@@ -103,8 +106,7 @@ def checkup(
         dead=dead,
     )
     seconds = time.perf_counter() - begun
-    losses = tuple(float(value) for value in module.losses)
-    return Checkup(observed, rates, rate, losses, tuple(monitor.looks), seconds)
+    return Checkup(observed, rates, rate, losses, share < 1, tuple(monitor.looks), seconds)
 
 
 @contextmanager
@@ -117,16 +119,19 @@ def _again(network: nn.Module) -> Iterator[None]:
 
 
 def _start(network: nn.Module, problem: Problem, batches: Batches) -> tuple[float, float]:
-    """The mean loss of some batches before the first step, and the seconds of a step."""
+    """The mean loss of some batches before the first step, and the seconds of a step: those of
+    the clock, or of the processor where other work keeps it busy."""
     losses: list[float] = []
-    begun = time.perf_counter()
+    laps: list[float] = []
     with _again(network):
-        for batch in islice(batches, 5):
+        for batch in islice(batches, 6):
+            clock, processor = time.perf_counter(), time.process_time()
             value = problem.loss(network, batch)
             if value.requires_grad:
                 value.backward()  # type: ignore[no-untyped-call]
             losses.append(float(value.detach()))
-    return fmean(losses), (time.perf_counter() - begun) / len(losses)
+            laps.append(min(time.perf_counter() - clock, time.process_time() - processor))
+    return fmean(losses), median(laps)
 
 
 def _one_batch(
