@@ -7,10 +7,12 @@ and pace, the spaces that the rules leave, and the search with what it can be ex
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +171,15 @@ def design(
     samplers.check(sampler)
     limits = tuple(map(Constraint.parse, constraints))
     seconds = runs.parse_duration("10m" if time_limit == "auto" else time_limit)
+    # Seconds of imports, beside the reading of files.
+    loading = threading.Thread(target=import_module, args=("nas.training.evaluator",))
+    loading.start()
     dataset = read(
         data, target=target, modality=modality, split=split, problem=problem,
         image_size=image_size, columns=columns, seed=seed,
     )  # fmt: skip
     chosen = pick_families(dataset.modality, tuple(families))
+    loading.join()
     place, room, shares = runs.local_room(_gpus(device))
     workers = workers or room
     cpus, gpus = shares(workers)
@@ -285,6 +291,9 @@ def _inputs(profile: Any) -> Iterator[str]:
                 scale, unit = 1 / profile.sample_rate, f"s at {profile.sample_rate:,} Hz"
             spans = [f"{scale * n:,.3g}" if scale < 1 else f"{n:,}" for n in
                      (least, middle, most, longest)]  # fmt: skip
+            if least == longest:
+                yield f"each {spans[0]} {unit}"
+                continue
             yield (
                 f"each {spans[0]} to {spans[3]} {unit}; {spans[1]} at the median, {spans[2]} at the"
                 " 95th percentile"
@@ -347,7 +356,7 @@ def show(found: Design, width: int | None = None) -> None:
         table.add_row(
             plan.family.name, f"{c['params']:,.0f}", _short(c["flops"]), f"{c['latency_ms']:.3g}",
             f"{c['memory_mb']:,.3g}", f"{c['inference_mb']:,.3g}",
-            f"{pace.step_ms:.3g} ±{pace.spread_ms / 2:.1g}" if pace else "no memory",
+            f"{pace.step_ms:.3g} ±{_short(round(pace.spread_ms / 2, 1))}" if pace else "no memory",
             f"{pace.epoch_s:.2g}" if pace else "",
         )  # fmt: skip
     console.print(Padding(table, (0, 0, 0, 2)))
@@ -391,9 +400,10 @@ def _search_words(found: Design) -> Iterator[str]:
         slow = ""
         if found.cut:
             slow = f"; a proxy of {' or '.join(found.cut)} ends after {fidelity.time_limit_s:.0f} s"
+        stopped = f", or {many:,} if rungs stop two of three" if stops else ""
         yield (
-            f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size if all"
-            f" are trained to the end, about {many:,} if rungs stop two of three{slow}"
+            f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size, each"
+            f" trained to its end{stopped}; smaller ones take less{slow}"
         )
 
 
