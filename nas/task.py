@@ -242,10 +242,11 @@ DIRECTIONS: dict[str, Literal["min", "max"]] = {
     "latency_ms": "min",
     "params": "min",
     "flops": "min",
-    "memory_mb": "min",
+    "memory_mb": "min",  # of a training step
+    "inference_mb": "min",  # of a prediction for one sample
 }
-# Known before training: parameters, FLOPs and memory exactly, latency after a preflight.
-COSTS = ("latency_ms", "params", "flops", "memory_mb")
+# Known before training: parameters and FLOPs exactly, memory nearly, latency after a preflight.
+COSTS = ("latency_ms", "params", "flops", "memory_mb", "inference_mb")
 
 
 def direction(metric: str) -> Literal["min", "max"]:

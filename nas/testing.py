@@ -86,6 +86,7 @@ def formula(config: Config, epoch: int) -> dict[str, float]:
         "params": params,
         "flops": params,
         "memory_mb": params * 16 / 2**20,
+        "inference_mb": params * 4 / 2**20,
     }
 
 

@@ -232,14 +232,6 @@ def test_parameters_and_flops_equal_a_count_by_hand(
     assert sum(layer["params"] for layer in found["layers"]) == params
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU])
-def test_activations_equal_a_count_by_hand(activation: type[nn.Module]) -> None:
-    found = cost.analyse(lambda: Mlp(activation), {"x": torch.zeros(32, 100)})
-    values = 100 + 200 + 300  # the input of each layer; of SiLU also what goes into it
-    values += 500 if activation is nn.SiLU else 0
-    assert found["activations_mb"] * 2**20 == pytest.approx(32 * 4 * values, rel=0.05)
-
-
 def test_an_analysis_allocates_nothing_and_records_layers_in_order() -> None:
     built: list[nn.Module] = []
 
@@ -274,10 +266,6 @@ def test_the_layers_of_every_family_add_up(name: str) -> None:
         assert sum(layer["params"] for layer in found["layers"]) == found["params"]
         assert found["params"] == cost.parameters(family.build(config, task))
         assert found["flops"] > 0
-
-
-def test_training_memory_is_four_copies_of_the_weights_and_the_batch() -> None:
-    assert cost.training_memory_mb(2**20, 0.5, 8) == 16 + 4
 
 
 def test_latency_is_sane_and_leaves_the_network_as_it_was() -> None:

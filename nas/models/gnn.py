@@ -414,6 +414,7 @@ class GNN(nn.Module):
         first = self.layers[0].conv
         gathers = isinstance(first, SAGEConv) and not first.project_first
         self.sparse = sparse and input.plain and bool(pre or not gathers)
+        self.data_dependent = self.sparse  # how much is multiplied depends on the zeros
 
     def features(
         self,

@@ -239,3 +239,17 @@ def typical_rows(dataset: Dataset, batch: int) -> np.ndarray:
         middle = np.argsort(total, kind="stable")[(len(rows) - 1) // 2 :]
         rows = rows[middle]
     return np.asarray(np.resize(rows, batch))
+
+
+def largest_rows(dataset: Dataset, batch: int) -> np.ndarray:
+    """Training rows of a batch that takes the most memory: the longest, of padded inputs, as
+    those of like length come together; of packed ones, which come in any order, of all lengths."""
+    rows = dataset.parts["train"]
+    ragged = [v for v in dataset.inputs.values() if isinstance(v, Ragged)]
+    padded = [v for v in ragged if v.layout == "padded"]
+    if ragged:
+        total = np.sum([v.lengths[rows] for v in padded or ragged], axis=0)
+        order = rows[np.argsort(total, kind="stable")]
+        even = np.linspace(0, len(rows) - 1, batch).round().astype(int)
+        rows = order[::-1] if padded else order[even]
+    return np.asarray(np.resize(rows, batch))

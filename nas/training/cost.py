@@ -1,7 +1,11 @@
 """What a network costs: parameters, FLOPs, memory, latency, layer by layer.
 
-Parameters and FLOPs are counted and the memory of training is estimated on the meta device,
-before any memory is spent. Latency is measured.
+Parameters and FLOPs are counted, and memory is foretold, on the meta device, before any memory
+is spent. Latency is measured.
+
+A multiply-add counts as two FLOPs. What is counted are products of matrices, convolutions
+(places of padding too), attention, recurrent layers, scans, and sums over edges and voxels; what
+works on single values (activations, norms, sums of two tensors, pooling) is left out.
 """
 
 from __future__ import annotations
@@ -11,18 +15,25 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 Inputs = dict[str, Tensor]
+
+FEW = 8  # samples of a step that is not played through but run
 
 
 def parameters(network: nn.Module) -> int:
@@ -33,68 +44,182 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     """Build on the meta device and run one forward pass of ``inputs`` through it.
 
     A network whose shapes depend on the values it is given (its attribute ``data_dependent``
-    is true) is run on a CPU instead.
+    is true) is run where the inputs are instead.
 
-    Returns ``params``, ``flops`` (of the matrix products, convolutions and attention in the
-    pass as given, a multiply-add counted as two; what works on single values is left out),
-    ``activations_mb`` (what the forward keeps for the backward, MiB, as given) and
-    ``layers``: name, type, output shape without the batch, parameters, in the order of
-    execution. Attention is counted through its MATH form, as fused kernels count as zero
-    on a CPU, and ``index_add`` as the product with a sparse matrix that it stands for.
+    Returns ``params``, those that are ``trainable``, and ``components``: the parameters of each
+    part of the network by its name; ``flops`` of the pass as given (what counts stands at the
+    top of this file); and ``layers``: name, type, output shape without the batch, parameters,
+    in the order of execution.
     """
-    with torch.device("meta"):
-        network = build()
-    device = "cpu" if getattr(network, "data_dependent", False) else "meta"
-    if device == "cpu":
-        network = build()
-    given = {name: value.to(device) for name, value in inputs.items()}
+    network, real = _built(build)
+    given = _placed(network, inputs, real)
     layers: list[dict[str, Any]] = []
     hooks = [
         module.register_forward_hook(_recorder(layers, name))
         for name, module in network.named_modules()
         if name and not any(True for _ in module.children())
     ]
-    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no number is used twice
-    weights = {p.untyped_storage()._cdata for p in network.parameters()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # views, and results saved twice, share it
-        if storage._cdata not in weights:
-            saved[storage._cdata] = storage
-        return tensor
-
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.index_add: _sparse_product}
-    )
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        counter,
-    ):
+    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
+    with _Whole(), counter:
         network.train()
         network(**given)
     for hook in hooks:
         hook.remove()
-    own = sum(layer["params"] for layer in layers)
-    total = parameters(network)
-    if total > own:  # parameters that belong to a module with children: tokens, positions
-        layers.append(
-            {"name": "(other)", "type": "tokens, scales", "output": [], "params": total - own}
-        )
+    # Parameters that belong to a module with children, or to one that is not called: tokens,
+    # positions, vectors for what is missing.
+    known = {layer["name"] for layer in layers}
+    for name, value in network.named_parameters():
+        if (owner := name.rpartition(".")[0]) not in known:
+            kind = type(network.get_submodule(owner)).__name__
+            layers.append({"name": name, "type": kind, "output": [], "params": value.numel()})
     return {
-        "params": total,
+        "params": parameters(network),
+        "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "components": components(layers),
         "flops": counter.get_total_flops(),
-        "activations_mb": sum(storage.nbytes() for storage in saved.values()) / 2**20,
         "layers": layers,
     }
 
 
-def _sparse_product(
+def components(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The parameters of a network's parts (stem, blocks, head …), from its layers."""
+    found: dict[str, int] = {}
+    for layer in layers:
+        if layer["params"]:
+            part = str(layer["name"]).split(".")[0]
+            found[part] = found.get(part, 0) + int(layer["params"])
+    return found
+
+
+def _built(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
+    """The network on the meta device, or a real one where its shapes depend on values; whether
+    they do."""
+    with torch.device("meta"):
+        network = build()
+    if getattr(network, "data_dependent", False):
+        return build(), True
+    return network, False
+
+
+def _placed(network: nn.Module, inputs: Inputs, real: bool) -> Inputs:
+    """Network and inputs in one place: on the meta device, or a real one where the inputs are."""
+    device = next(iter(inputs.values())).device if real else torch.device("meta")
+    network.to(device)
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+class _Whole(TorchFunctionMode):
+    """Attention and recurrent layers on the meta device in one piece, as they run elsewhere."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        whole: Any = {F.scaled_dot_product_attention: _attended, torch._VF.lstm: _lstm}.get(func)
+        if whole is None or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
+        result = whole(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is None else result
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """Fused attention, which holds no weights; None where a CPU takes it apart too."""
+    if dropout_p or enable_gqa or query.ndim != 4 or query.shape[-1] != value.shape[-1]:
+        return None
+    if attn_mask is not None:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    result: Tensor = fused(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return result
+
+
+def _lstm(
+    x: Tensor,
+    states: Any,
+    weights: Any,
+    biases: Any,
+    layers: Any,
+    dropout: Any,
+    training: Any,
+    both_ways: Any = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The products and the values kept of all steps at once, without the order of the steps,
+    of which the meta device would take each by itself; None for packed sequences and
+    projections."""
+    if isinstance(states, Tensor) or len(weights) != layers * (1 + both_ways) * (2 + 2 * biases):
+        return None
+    x = x.transpose(0, 1) if batch_first else x
+    own = [weights[i : i + 2 + 2 * biases] for i in range(0, len(weights), 2 + 2 * biases)]
+    for layer in range(layers):
+        ways = own[layer * (1 + both_ways) : (layer + 1) * (1 + both_ways)]
+        x = torch.cat([_direction(x, *way) for way in ways], dim=-1)
+    x = x.transpose(0, 1) if batch_first else x
+    return x, torch.empty_like(states[0]), torch.empty_like(states[1])
+
+
+def _direction(
+    x: Tensor,
+    by_input: Tensor,
+    by_state: Tensor,
+    bias: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    before = x.new_empty(*x.shape[:2], by_state.shape[1])
+    gates = F.linear(x, by_input, bias) + F.linear(before, by_state, other)
+    enter, forget, cell, leave = gates.chunk(4, dim=-1)
+    state = enter.sigmoid() * cell.tanh() + forget.sigmoid() * before
+    return leave.sigmoid() * state.tanh()
+
+
+def _sum_of_rows(
     total: Sequence[int], dim: int, index: Sequence[int], terms: Sequence[int], **_: Any
 ) -> int:
     """FLOPs of adding rows up where an index says: a product with a matrix that has one entry
     for each row, which the counter knows only in its dense form."""
     return 2 * math.prod(terms)
+
+
+def _matrix_vector(matrix: Sequence[int], vector: Sequence[int], **_: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _sparse_matrix(total: Tensor, sparse: Tensor, dense: Tensor, **_: Any) -> int:
+    """What is zero and not stored is not multiplied."""
+    return int(2 * sparse._nnz() * dense.shape[1])
+
+
+_sparse_matrix._get_raw = True  # type: ignore[attr-defined]  # tensors, not their shapes
+
+
+def _attention(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Queries (B, heads, T, d) by keys (B, heads, S, d), and weights by values."""
+    return 2 * math.prod(query) * key[2] + 2 * math.prod(query[:3]) * math.prod(value[2:])
+
+
+def _recurrent(
+    steps: Sequence[int], by_input: Sequence[int], by_state: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """One direction of one layer over (T, B, d): each step is multiplied by all weights."""
+    return 2 * math.prod(steps[:2]) * (math.prod(by_input) + math.prod(by_state))
+
+
+# What torch's counter lacks.
+_FLOPS: dict[Any, Any] = {
+    torch.ops.aten.index_add: _sum_of_rows,
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten._sparse_addmm: _sparse_matrix,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+}
 
 
 def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
@@ -109,10 +234,119 @@ def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
     return record
 
 
-def training_memory_mb(params: int, activations_mb: float, batch: int) -> float:
-    """What a training step in float32 with AdamW needs at least, MiB: weights, gradients and
-    two moments, and the activations of the batch. Workspaces of kernels come on top."""
-    return params * 16 / 2**20 + activations_mb * batch
+def training_mb(
+    build: Callable[[], nn.Module], batch: Callable[[int], Inputs], samples: int
+) -> float:
+    """The most memory that a training step of ``samples`` in float32 with AdamW needs, MiB.
+
+    A process may hold more: the heap of glibc keeps what is freed in pieces that new tensors do
+    not fit into (up to twice as much, scripts/bench_memory.py).
+
+    The step is played through on the meta device with ``batch(samples)``: weights and two
+    moments, what the forward keeps beside the gradients of the step before, the new gradients as
+    they come in the backward, what each operator needs for itself, and the inputs. That of a
+    data-dependent network is real, with a few samples, and their share is multiplied.
+    """
+
+    def step(network: nn.Module, given: Inputs, ledger: _Ledger) -> int:
+        network.train()
+        loss = network(**given).float().square().mean()
+        loss = loss + getattr(network, "auxiliary_loss", 0.0)
+        forward, ledger.peak = ledger.peak, ledger.live  # the old gradients end here
+        loss.backward()
+        weights = _trained(network)
+        return 2 * weights + max(forward + weights, ledger.peak)
+
+    return _played(build, batch, samples, step, copies=3)
+
+
+def inference_mb(
+    build: Callable[[], nn.Module], batch: Callable[[int], Inputs], samples: int
+) -> float:
+    """The most memory that a prediction of ``samples`` in float32 takes, weights included, MiB;
+    see ``training_mb``."""
+
+    def predict(network: nn.Module, given: Inputs, ledger: _Ledger) -> int:
+        network.eval()
+        with torch.no_grad():
+            network(**given)
+        return ledger.peak
+
+    return _played(build, batch, samples, predict, copies=0)
+
+
+def _played(
+    build: Callable[[], nn.Module],
+    batch: Callable[[int], Inputs],
+    samples: int,
+    play: Callable[[nn.Module, Inputs, _Ledger], int],
+    copies: int,
+) -> float:
+    """MiB; ``copies`` of the trained weights, beside themselves, do not grow with the batch."""
+    network, real = _built(build)
+    few = min(FEW, samples) if real else samples
+    given = _placed(network, batch(few), real)
+    own = [*network.parameters(), *network.buffers()]
+    ledger = _Ledger([*own, *given.values()])
+    with _Whole(), ledger:
+        most = play(network, given, ledger)
+    fixed = _bytes(own) + copies * _trained(network)
+    return (fixed + (most - fixed) * samples / few) / 2**20
+
+
+def _trained(network: nn.Module) -> int:
+    return _bytes(p for p in network.parameters() if p.requires_grad)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Keeps account of the bytes of all tensors that are alive, and of the most there were."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: dict[int, Any] = {}
+        self._hold(tensors)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._hold(tree_leaves(result))
+        own = _WORKSPACE.get(func.overloadpacket)
+        if own is not None:
+            self.peak = max(self.peak, self.live + own(args, result))
+        return result
+
+    def _hold(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if not isinstance(value, Tensor):
+                continue
+            parts = (value._indices(), value._values()) if value.is_sparse else (value,)
+            for storage in (part.untyped_storage() for part in parts):
+                key = storage._cdata
+                if key not in self._known:
+                    size = storage.nbytes()
+                    gone = partial(self._drop, key, size)
+                    self._known[key] = weakref.ref(storage, gone)
+                    self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _drop(self, key: int, size: int, _: Any) -> None:
+        del self._known[key]
+        self.live -= size
+
+
+def _reordered(args: Any, result: Any) -> int:
+    """A convolution on a CPU copies its input and output into an order of its own (oneDNN)."""
+    return _bytes(t for t in (*args[:2], *tree_leaves(result)) if isinstance(t, Tensor))
+
+
+_WORKSPACE: dict[Any, Any] = {
+    torch.ops.aten.convolution: _reordered,
+    torch.ops.aten.convolution_backward: _reordered,
+}
 
 
 def available_memory_mb(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from nas import rules
 from nas.candidate import Candidate, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
-from nas.task import Task
+from nas.task import COSTS, Task
 from nas.training import cost, lr
 from nas.training.baselines import baselines
 from nas.training.batches import (
@@ -28,13 +30,14 @@ from nas.training.batches import (
     Tensors,
     batch_inputs,
     evaluation_batch,
+    largest_rows,
     part_tensors,
     proxy_folds,
     to_tensors,
     typical_rows,
 )
 from nas.training.metrics import mean_scores
-from nas.training.monitors import GradientMonitor, TimeLimit, TrainingStopped
+from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
 from nas.training.proxy import Proxy, build_network
 
 # The baselines are what all others are compared with: they may take this much longer.
@@ -101,7 +104,7 @@ class Evaluator:
                 break
             family, own = split_family(config)
             candidate = Candidate(number=i, family=family, config=own, seed=i)
-            found.append(self._analysed(candidate)[0])
+            found.append(self._analysed(candidate, asked)[0])
             if "latency_ms" in asked:
                 network = self._network(candidate).to(self.device)
                 look = cost.latency(network, self._sample(1), device=self.device, budget_s=0.03)
@@ -115,7 +118,8 @@ class Evaluator:
         TrainingStopped where there is no memory for it, or it is not over in ``limit_s``."""
         seed, end = self.task.seed, math.inf if limit_s is None else time.monotonic() + limit_s
         candidate = Candidate(number=0, family=family, config=config, seed=seed)
-        needed, available = self._analysed(candidate)[2](1), cost.available_memory_mb(self.device)
+        needed = self._analysed(candidate, ())[2](1)
+        available = cost.available_memory_mb(self.device)
         if needed > available:
             shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
             raise TrainingStopped("oom", shortage)
@@ -135,6 +139,35 @@ class Evaluator:
         finally:
             self._free()
 
+    def pace(
+        self, family: str, config: Config, limit_s: float, report: Report
+    ) -> dict[str, Any] | None:
+        """How fast a training of a configuration goes, as its first steps tell: ``step_ms``, their
+        interquartile range ``spread_ms``, how many ``steps`` there were, and ``epoch_s``, what an
+        epoch with its validation takes. None where there is no memory for it."""
+        candidate = Candidate(number=0, family=family, config=config, seed=self.task.seed)
+        if self._analysed(candidate, ())[2](1) > cost.available_memory_mb(self.device):
+            return None
+        torch.manual_seed(self.task.seed)
+        module = Proxy(family, dict(config), self.task).to(self.device)
+        clock, schedule = StepClock(limit_s), (max(4, self.task.fidelity.epochs), self.task.seed)
+        with suppress(TrainingStopped):  # by the clock
+            fit_proxy(module, *self._folds[0], *schedule, [GradientMonitor(stop=False), clock])
+        self._free()
+        low, high = np.percentile(clock.steps_s, (25, 75))
+        step_s = float(np.mean(clock.steps_s))
+        train, val = (len(next(iter(labels.values()))) for _, labels in self._folds[0])
+        batch = min(int(config["batch_size"]), train)
+        # Of an epoch that is not over in time the validation is foretold: a pass forward costs
+        # about half of one backward.
+        epoch_s = (rules.steps_per_epoch(train, batch) + val / batch / 3) * step_s
+        return {
+            "step_ms": 1e3 * step_s,
+            "spread_ms": 1e3 * float(high - low),
+            "steps": len(clock.steps_s),
+            "epoch_s": float(np.median(clock.epochs_s)) if clock.epochs_s else epoch_s,
+        }
+
     def _preflight(self) -> None:
         """The exact costs, before any memory is spent; a candidate over a limit ends here."""
         costs, layers, self._memory_mb = self._analysed(self._now)
@@ -142,10 +175,15 @@ class Evaluator:
         _require(self.task, costs)
 
     def _analysed(
-        self, candidate: Candidate
+        self, candidate: Candidate, metrics: Collection[str] = COSTS
     ) -> tuple[dict[str, float], tuple[dict[str, Any], ...], Callable[[int], float]]:
-        """Costs, layers, and the memory by the number of parts that a batch comes in."""
-        found = cost.analyse(lambda: self._network(candidate), self._sample(2))
+        """Those costs of ``metrics`` that are told without a measurement, layers, and the memory
+        of training by the number of parts that a batch comes in."""
+
+        def build() -> nn.Module:
+            return self._network(candidate)
+
+        found = cost.analyse(build, self._sample(2))
         # One pass over a graph serves all its nodes; other passes are of two samples, as
         # BatchNorm cannot be trained on one.
         passes, batch = 2, int(candidate.config["batch_size"])
@@ -153,14 +191,13 @@ class Evaluator:
             passes = batch = 1
 
         def memory_mb(parts: int) -> float:
-            activations_mb = found["activations_mb"] / passes
-            return cost.training_memory_mb(found["params"], activations_mb, batch // parts)
+            return cost.training_mb(build, self._largest, max(1, batch // parts))
 
-        costs = {
-            "params": float(found["params"]),
-            "flops": found["flops"] / passes,
-            "memory_mb": memory_mb(1),
-        }
+        costs = {"params": float(found["params"]), "flops": found["flops"] / passes}
+        if "memory_mb" in metrics:
+            costs["memory_mb"] = memory_mb(1)
+        if "inference_mb" in metrics:
+            costs["inference_mb"] = cost.inference_mb(build, self._sample, 1)
         return costs, tuple(found["layers"]), memory_mb
 
     def _fit(self, report: Report) -> None:
@@ -262,6 +299,13 @@ class Evaluator:
 
     def _network(self, candidate: Candidate) -> nn.Module:
         return build_network(candidate.family, candidate.config, self.task)
+
+    def _largest(self, batch: int) -> dict[str, Tensor]:
+        """Samples of a batch that needs the most memory."""
+        rows = largest_rows(self.dataset, batch)
+        several = torch.arange(batch)
+        inputs = to_tensors(self.dataset.inputs, rows, "cpu")
+        return batch_inputs(inputs, several, several)
 
     def _sample(self, batch: int) -> dict[str, Tensor]:
         """Samples of median length: costs are stated for them."""

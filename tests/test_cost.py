@@ -1,0 +1,527 @@
+"""Costs: FLOPs of every family against counts by hand, memory against what is measured, latency.
+
+A count by hand gives the multiply-adds for one sample, from the configuration and the shapes
+alone; a multiply-add is two FLOPs. Activations, norms, sums of two tensors and pooling are left
+out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.family import load_families
+from nas.space import Config
+from nas.task import Column, DataProfile, Member, Modality, Target, Task
+from nas.testing import sample_inputs
+from nas.training import cost
+
+CLASSES, SAMPLES = 5, 2
+TARGET = (Target("y", "multiclass", tuple("abcde"), (400,) * CLASSES),)
+
+# Profiles whose numbers stand in the counts below.
+NUMBERS, BINS, CATEGORIES = 5, 8, 6
+TABLE = DataProfile(
+    2_000, 300, 300, {"numeric": (NUMBERS,), "categorical": (1,)},
+    columns=(
+        *(Column(f"n{i}", "numeric", quantiles=tuple(range(BINS + 1))) for i in range(NUMBERS)),
+        Column("c", "categorical", categories=tuple("abcdef")),
+    ),
+)  # fmt: skip
+COLUMNS = NUMBERS + 1
+HEIGHT, WIDTH = 64, 48
+IMAGES = DataProfile(
+    2_000, 300, 300, {"image": (3, HEIGHT, WIDTH)},
+    channel_mean=(0.5,) * 3, channel_std=(0.2,) * 3,
+)  # fmt: skip
+WORDS = 14  # of the median text
+TEXTS = DataProfile(
+    2_000, 300, 300, {"tokens": (40,)},
+    lengths={"tokens": (2, 5, 9, WORDS, 20, 30, 40)}, vocabulary=500,
+)  # fmt: skip
+SOUND, RATE = 4_000, 8_000  # values of the median sound; and a second
+WAVES = DataProfile(
+    2_000, 300, 300, {"wave": (6_000,)},
+    lengths={"wave": (1_000, 2_000, 3_000, SOUND, 5_000, 5_500, 6_000)}, sample_rate=RATE,
+)  # fmt: skip
+NODES, EDGES, FEATURES = 10, 24, 6  # of the median graph
+GRAPHS = DataProfile(
+    2_000, 300, 300, {"nodes": (20, FEATURES), "edges": (50, 2)},
+    lengths={"nodes": (4, 5, 8, NODES, 14, 18, 20), "edges": (8, 10, 18, EDGES, 34, 44, 50)},
+    channel_mean=(0.1,) * FEATURES, channel_std=(1.0,) * FEATURES,
+)  # fmt: skip
+POINTS = 64
+CLOUDS = DataProfile(
+    2_000, 300, 300, {"points": (POINTS, 3)}, lengths={"points": (POINTS,) * 7},
+    channel_mean=(0.0,) * 3, channel_std=(0.4,) * 3,
+)  # fmt: skip
+BOTH = DataProfile(
+    2_000, 300, 300,
+    {"table.numeric": (NUMBERS,), "table.categorical": (1,), "table.present": (),
+     "note.tokens": (40,), "note.present": ()},
+    lengths={"note.tokens": TEXTS.lengths["tokens"]},
+    members={"table": Member("tabular", TABLE), "note": Member("text", TEXTS)},
+)  # fmt: skip
+PROFILES: dict[Modality, DataProfile] = {
+    "tabular": TABLE, "images": IMAGES, "text": TEXTS, "audio": WAVES, "graphs": GRAPHS,
+    "pointclouds": CLOUDS, "multimodal": BOTH,
+}  # fmt: skip
+
+
+def task_of(name: str) -> Task:
+    modality = load_families()[name].modality
+    return Task(modality, TARGET, PROFILES[modality]).with_objectives()
+
+
+# -- counts by hand ------------------------------------------------------------------------------
+
+Count = Callable[[dict[str, Any], dict[str, Tensor]], float]
+
+
+def transformer(
+    tokens: int, dim: int, ratio: float, queries: int | None = None, gated: bool = False
+) -> float:
+    """A block: keys and values of all tokens; of those that are put out the query, scores and
+    mixture, the map after them and the feed-forward part."""
+    out, hidden = queries or tokens, int(dim * ratio)
+    return (
+        tokens * 2 * dim**2
+        + out * (dim**2 + 2 * tokens * dim + dim**2)
+        + out * (3 if gated else 2) * dim * hidden
+    )
+
+
+def transformers(c: dict[str, Any], tokens: int, queries: int | None = None) -> float:
+    layer = (tokens, c["dim"], c["mlp_ratio"])
+    return (c["depth"] - 1) * transformer(*layer) + transformer(*layer, queries)
+
+
+def row(c: dict[str, Any]) -> int:
+    """Values of a table's row: piecewise codes, and an embedding."""
+    assert c["encoding"] == "piecewise"
+    return NUMBERS * BINS + int(c["embedding"])
+
+
+def mlp_body(c: dict[str, Any]) -> float:
+    return row(c) * c["width"] + c["depth"] * 2 * c["width"] ** 2
+
+
+def mlp(c: dict[str, Any], _: Any) -> float:
+    return mlp_body(c) + c["width"] * CLASSES
+
+
+def tabnet(c: dict[str, Any], _: Any) -> float:
+    n = c["width"]  # of the decision, and of the attention
+    glu = row(c) * 4 * n + (c["n_shared"] + c["n_independent"] - 1) * 2 * n * 4 * n
+    return (c["steps"] + 1) * glu + c["steps"] * n * row(c) + n * CLASSES
+
+
+def column_tokens(c: dict[str, Any], queries: int | None) -> float:
+    codes = NUMBERS * BINS * c["dim"]
+    layer = (COLUMNS + 1, c["dim"], c["ffn_factor"])
+    last = transformer(*layer, queries, gated=True)
+    return codes + (c["depth"] - 1) * transformer(*layer, gated=True) + last
+
+
+def ft_transformer(c: dict[str, Any], _: Any) -> float:
+    return column_tokens(c, queries=1) + c["dim"] * CLASSES
+
+
+def shrunk(c: dict[str, Any]) -> tuple[float, int, int]:
+    """Two products with matrices of interpolation, and the size that they leave."""
+    side = c["resolution"]
+    assert side < HEIGHT
+    h, w = side, round(WIDTH * side / HEIGHT)
+    return 3 * (HEIGHT * WIDTH * w + h * HEIGHT * w), h, w
+
+
+def stages(c: dict[str, Any]) -> list[tuple[int, int, int, int]]:
+    """Of each block: width, kernel, stride, and the number of its stage."""
+    return [
+        (c[f"width{i}"], c[f"kernel{i}"], 2 if i > 1 and not block else 1, i)
+        for i in range(1, c["stages"] + 1)
+        for block in range(c[f"depth{i}"])
+    ]
+
+
+def resnet(c: dict[str, Any], _: Any) -> float:
+    total, h, w = shrunk(c)
+    assert c["stem_stride"] == 1
+    width = c["stem_width"]
+    total += h * w * 9 * 3 * width
+    for out, kernel, stride, _ in stages(c):
+        h, w = math.ceil(h / stride), math.ceil(w / stride)
+        total += h * w * kernel**2 * (width * out + out * out)
+        total += h * w * width * out * (stride > 1 or width != out)  # the shortcut
+        width = out
+    return total + width * CLASSES
+
+
+def efficientnet(c: dict[str, Any], _: Any) -> float:
+    total, h, w = shrunk(c)
+    width = c["width1"]
+    total += h * w * 9 * 3 * width
+    for out, kernel, stride, i in stages(c):
+        hidden = width * c[f"expand{i}"]
+        total += h * w * width * hidden
+        h, w = math.ceil(h / stride), math.ceil(w / stride)
+        total += h * w * (kernel**2 * hidden + hidden * out)
+        total += 2 * hidden * max(4, round(width * c["se_ratio"]))
+        width = out
+    return total + width * CLASSES
+
+
+def vit(c: dict[str, Any], _: Any) -> float:
+    total, h, w = shrunk(c)
+    assert (c[f"patch@{c['resolution']}"], c["stem"]) == (4, "conv")
+    half, dim = c["dim"] // 2, c["dim"]
+    total += h * w / 4 * 9 * 3 * half  # stride 2, twice, and a map of each place
+    tokens = h * w // 16
+    return total + tokens * (9 * half * dim + dim**2) + transformers(c, tokens) + dim * CLASSES
+
+
+def text_transformer(c: dict[str, Any], _: Any) -> float:
+    return transformers(c, WORDS) + c["dim"] * CLASSES
+
+
+def lstm_layers(c: dict[str, Any]) -> float:
+    total, width = 0.0, c["dim"]
+    for _ in range(c["depth"]):  # two directions of four gates
+        total += WORDS * 2 * 4 * c["hidden"] * (width + c["hidden"])
+        width = 2 * c["hidden"]
+    return total
+
+
+def lstm(c: dict[str, Any], _: Any) -> float:
+    return lstm_layers(c) + 2 * c["hidden"] * CLASSES
+
+
+def mamba(c: dict[str, Any], _: Any) -> float:
+    dim, states, kernel = c["dim"], c["states"], c["kernel"]
+    inner, rank = c["expand"] * dim, math.ceil(dim / 16)
+    maps = dim * 2 * inner + inner * (rank + 2 * states) + rank * inner + inner * dim
+    # Of a state in a step: Δ A, Δ x B, the decay of the state and its sum, and C h.
+    scan = inner * (6 * states + 1) / 2
+    convolution = (WORDS + kernel - 1) * kernel * inner
+    return c["depth"] * (WORDS * (maps + scan) + convolution) + dim * CLASSES
+
+
+def spectrogram(c: dict[str, Any]) -> tuple[float, int]:
+    """25 ms of 200 values, filled up to 256, so 129 frequencies: cosines, sines, mel bands."""
+    frames = 1 + SOUND // (c["hop_ms"] * RATE // 1000)
+    return frames * (2 * 129 * 200 + 129 * c["n_mels"]), frames
+
+
+def audio_cnn_transformer(c: dict[str, Any], _: Any) -> float:
+    total, frames = spectrogram(c)
+    assert c["reduction"] == 2
+    tokens, kernel, width = math.ceil(frames / 2), c["kernel"], c["conv_width"]
+    total += tokens * kernel * width * (c["n_mels"] + (c["conv_depth"] - 1) * width)
+    return total + tokens * width * c["dim"] + transformers(c, tokens) + c["dim"] * CLASSES
+
+
+def whisper(c: dict[str, Any], _: Any) -> float:
+    total, frames = spectrogram(c)
+    tokens, dim = math.ceil(frames / 2), c["dim"]
+    total += 3 * dim * (frames * c["n_mels"] + tokens * dim)
+    return total + transformers(c, tokens) + dim * CLASSES
+
+
+def wav2vec(c: dict[str, Any], _: Any) -> float:
+    assert (c["frame_ms"], c["front"]) == (20, "flat")
+    # A token sees 20 + 7 x 10 + 7 x 40 = 370 values, 210 more than it stands for.
+    length, width, total = SOUND + 210, 1, 0.0
+    for kernel, stride in ((20, 10), (8, 4), (8, 4)):
+        length = (length - kernel) // stride + 1
+        total += length * kernel * width * c["conv_width"]
+        width = c["conv_width"]
+    assert length == SOUND / 160
+    total += length * width * c["dim"]
+    total += length * c["position_kernel"] * c["dim"] * c["dim"] / 16  # in groups
+    return total + transformers(c, length) + c["dim"] * CLASSES
+
+
+def graph(c: dict[str, Any], layer: float) -> float:
+    """Degrees, a layer before, the layers side by side, their mean, a layer after."""
+    assert (c["pre"], c["post"], c["jumping"], c["pooling"]) == (1, 1, "cat", "mean")
+    w, read = c["width"], c["depth"] * c["width"]
+    around = EDGES + NODES * FEATURES * w + NODES * read + read * w + w * CLASSES
+    return float(around + c["depth"] * layer)
+
+
+def gcn(c: dict[str, Any], _: Any) -> float:
+    return graph(c, NODES * c["width"] ** 2 + EDGES * c["width"])
+
+
+def gat(c: dict[str, Any], _: Any) -> float:
+    return graph(c, NODES * c["width"] ** 2 + EDGES * (c["heads"] + c["width"]))
+
+
+def graphsage(c: dict[str, Any], _: Any) -> float:
+    return graph(c, 2 * NODES * c["width"] ** 2 + EDGES * c["width"])
+
+
+def cloud_head(c: dict[str, Any], width: int) -> float:
+    assert c["pooling"] == "max+avg"
+    return 2 * width * c["head_width"] + c["head_width"] * CLASSES
+
+
+def pointnet(c: dict[str, Any], _: Any) -> float:
+    w, wide = c["width"], c["expand"] * c["width"]
+    turned = POINTS * 3 * w + 9 * w + POINTS * 9
+    return turned + POINTS * (3 * w + c["depth"] * w * w + w * wide) + cloud_head(c, wide)
+
+
+def dgcnn(c: dict[str, Any], _: Any) -> float:
+    w, wide, layers = c["width"], c["expand"] * c["width"], 1 + c["depth"]
+    assert c["graph"] == "dynamic"
+    distances = POINTS**2 * (3 + c["depth"] * w)
+    edges = POINTS * 2 * (3 * w + c["depth"] * w * w)
+    return distances + edges + POINTS * layers * w * wide + cloud_head(c, wide)
+
+
+def occupied(points: np.ndarray, side: int) -> set[tuple[int, ...]]:
+    low, high = points.min(0), points.max(0)
+    centred = points - (low + high) / 2
+    centred = centred / np.linalg.norm(centred, axis=1).max()
+    place = np.floor((centred + 1) * side / 2).clip(0, side - 1).astype(int)
+    return {tuple(int(v) for v in p) for p in place}
+
+
+def neighbours(voxels: set[tuple[int, ...]]) -> int:
+    """Ordered pairs of occupied voxels that touch, each with itself too."""
+    near = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]
+    return sum((x + i, y + j, z + k) in voxels for x, y, z in voxels for i, j, k in near)
+
+
+def sparse_cnn(c: dict[str, Any], inputs: dict[str, Tensor]) -> float:
+    assert (c["stages"], c["frame"]) == (2, "cloud")
+    w, total = c["width"], 0.0
+    for cloud in inputs["points"].numpy():
+        fine = occupied(cloud, c["grid"])
+        coarse = {(x // 2, y // 2, z // 2) for x, y, z in fine}
+        total += POINTS * 4 + neighbours(fine) * (4 * w + 2 * c["depth1"] * w**2)
+        total += len(coarse) * 8 * w * 2 * w
+        total += neighbours(coarse) * 2 * c["depth2"] * (2 * w) ** 2
+    return total / SAMPLES + cloud_head(c, 2 * w)
+
+
+def member(c: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in c.items() if k.startswith(prefix)}
+
+
+def late_fusion(c: dict[str, Any], _: Any) -> float:
+    table, note = member(c, "table.mlp."), member(c, "note.lstm.")
+    assert (c["members"], c["fusion"], c["depth"]) == ("all", "concat", 1)
+    joined = table["width"] + 2 * note["hidden"]
+    fused = joined * c["width"] + c["width"] * CLASSES
+    return mlp_body(table) + lstm_layers(note) + fused
+
+
+def encoded(c: dict[str, Any]) -> tuple[float, list[int]]:
+    """Encoders of tokens, each mapped to one width; and how many tokens there are."""
+    table, note = member(c, "table.ft_transformer."), member(c, "note.transformer.")
+    tokens = [COLUMNS + 1, WORDS]
+    maps = c["dim"] * (tokens[0] * table["dim"] + tokens[1] * note["dim"])
+    return column_tokens(table, None) + transformers(note, WORDS) + maps, tokens
+
+
+def early_fusion(c: dict[str, Any], _: Any) -> float:
+    total, tokens = encoded(c)
+    assert c["pooling"] == "cls"
+    return total + transformers(c, 1 + sum(tokens), queries=1) + c["dim"] * CLASSES
+
+
+def cross_attention(c: dict[str, Any], _: Any) -> float:
+    total, tokens = encoded(c)
+    dim = c["dim"]
+    for own, other in (tokens, tokens[::-1]):
+        context = 1 + other  # and a token that is always there
+        each = own * 2 * dim**2 + context * 2 * dim**2 + 2 * own * context * dim
+        total += c["depth"] * (each + own * 2 * dim * int(dim * c["mlp_ratio"]))
+    return total + 2 * dim * CLASSES
+
+
+BY_HAND: dict[str, tuple[Count, Config]] = {
+    "mlp": (mlp, {"width": 48, "depth": 3}),
+    "tabnet": (tabnet, {"width": 16, "steps": 4}),
+    "ft_transformer": (ft_transformer, {"dim": 32, "depth": 3}),
+    "resnet": (resnet, {"resolution": 32, "stem_stride": 1}),
+    "efficientnet": (efficientnet, {"resolution": 32, "stem_stride": 1}),
+    "vit": (vit, {"resolution": 32, "patch@32": 4}),
+    "transformer": (text_transformer, {"depth": 2, "dim": 64}),
+    "lstm": (lstm, {"depth": 2, "dim": 48}),
+    "mamba": (mamba, {"depth": 2, "dim": 48}),
+    "audio_cnn_transformer": (audio_cnn_transformer, {"conv_depth": 3}),
+    "whisper": (whisper, {}),
+    "wav2vec": (wav2vec, {}),
+    "gcn": (gcn, {}),
+    "gat": (gat, {}),
+    "graphsage": (graphsage, {}),
+    "pointnet": (pointnet, {"transform": True}),
+    "dgcnn": (dgcnn, {"graph": "dynamic"}),
+    "sparse_cnn": (sparse_cnn, {"grid": 8}),
+    "late_fusion": (late_fusion, {}),
+    "early_fusion": (early_fusion, {"depth": 2}),
+    "cross_attention": (cross_attention, {"depth": 2}),
+}
+
+
+def test_every_family_has_a_count_by_hand() -> None:
+    assert set(BY_HAND) == set(load_families())
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_flops_are_those_counted_by_hand(name: str) -> None:
+    family, task = load_families()[name], task_of(name)
+    by_hand, changes = BY_HAND[name]
+    space = family.space(task)
+    config = space.complete(changes)
+    space.check(config)
+    inputs = sample_inputs(task, SAMPLES)
+    found = cost.analyse(lambda: family.build(config, task), inputs)["flops"] / SAMPLES
+    assert found == pytest.approx(2 * by_hand(dict(config), inputs), rel=0.01)
+
+
+class Net(nn.Module):
+    """A layer and a call of it, on sequences (B, T, 16)."""
+
+    def __init__(self, inner: Callable[[], nn.Module], real: bool = False) -> None:
+        super().__init__()
+        self.inner, self.data_dependent = inner(), real
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y[0] if isinstance(y, tuple) else y
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["meta", "run"])
+@pytest.mark.parametrize(
+    ("layer", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)], ids=["lstm", "gru", "rnn"]
+)
+def test_recurrent_layers_are_counted_where_they_run_and_where_they_do_not(
+    layer: type[nn.RNNBase], gates: int, real: bool
+) -> None:
+    def build() -> nn.Module:
+        return Net(lambda: layer(16, 8, 2, batch_first=True, bidirectional=True), real)
+
+    found = cost.analyse(build, {"x": torch.zeros(3, 5, 16)})["flops"]
+    assert found == 2 * 3 * 5 * 2 * gates * 8 * ((16 + 8) + (16 + 8))
+
+
+def test_attention_pooling_is_counted() -> None:
+    from nas.models.blocks import GlobalPool
+
+    found = cost.analyse(lambda: Net(lambda: GlobalPool("attention", 16, 1)), {
+        "x": torch.zeros(3, 5, 16)
+    })  # fmt: skip
+    assert found["flops"] == 2 * 3 * 5 * (16 + 16)  # scores, and the weighted sum
+
+
+def test_zeros_of_sparse_features_are_not_counted() -> None:
+    from nas.models.gnn import GNN, FeatureInput
+
+    nodes, edges, width, words, classes = 50, 120, 16, 300, 3
+    features = torch.zeros(nodes, words)
+    features[:, :7] = 1.0
+
+    def build() -> GNN:
+        plain = FeatureInput([0.0] * words, [1.0] * words)
+        return GNN(plain, words, classes, "gcn", width, 1, sparse=True)
+
+    inputs = {
+        "nodes": features,
+        "edges": torch.randint(0, nodes, (edges, 2)),
+        "node": torch.arange(10),
+    }
+    by_hand = 2 * (edges + 7 * nodes * width + edges * width + 10 * width * classes)
+    assert cost.analyse(build, inputs)["flops"] == by_hand
+
+
+def test_parameters_are_told_by_part_and_by_what_is_trained() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.token = nn.Linear(16, 8), nn.Parameter(torch.zeros(5))
+            self.blocks = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8, bias=False))
+            self.stem.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.blocks(self.stem(x))
+            return y
+
+    found = cost.analyse(Parts, {"x": torch.zeros(2, 16)})
+    assert found["components"] == {"stem": 136, "blocks": 72 + 64, "token": 5}
+    assert (found["params"], found["trainable"]) == (277, 141)
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+MIB = 2**20
+
+
+def wide(depth: int) -> nn.Module:
+    hidden = [m for _ in range(depth) for m in (nn.Linear(512, 512), nn.SiLU())]
+    return Net(lambda: nn.Sequential(nn.Linear(16, 512), nn.SiLU(), *hidden, nn.Linear(512, 1)))
+
+
+def rows(count: int) -> dict[str, Tensor]:
+    return {"x": torch.zeros(count, 16)}
+
+
+def test_a_small_batch_takes_weights_gradients_and_two_moments() -> None:
+    weights = 4 * (17 * 512 + 513 * 512 + 513)
+    assert cost.training_mb(lambda: wide(1), rows, 1) * MIB == pytest.approx(4 * weights, rel=0.03)
+    assert cost.inference_mb(lambda: wide(1), rows, 1) * MIB == pytest.approx(weights, rel=0.03)
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_a_large_batch_takes_what_the_forward_keeps(depth: int) -> None:
+    """Of each layer what goes into its activation and what comes out; and the gradient of the
+    last. A prediction holds no more than the two."""
+    few, many = 10_000, 30_000
+
+    def per_sample(told: Callable[..., float]) -> float:
+        found = [told(lambda: wide(depth), rows, n) * MIB for n in (few, many)]
+        return (found[1] - found[0]) / (many - few)
+
+    kept = 16 + 2 * 512 * (1 + depth) + 512
+    assert per_sample(cost.training_mb) == pytest.approx(4 * kept, rel=0.02)
+    assert per_sample(cost.inference_mb) == pytest.approx(4 * (16 + 2 * 512), rel=0.02)
+
+
+def test_attention_without_dropout_holds_no_weights() -> None:
+    def heads(dropout: float) -> nn.Module:
+        from nas.models.blocks import Attention
+
+        return Net(lambda: Attention(16, 2, dropout=dropout))
+
+    def texts(count: int) -> dict[str, Tensor]:
+        return {"x": torch.zeros(count, 1024, 16)}
+
+    fused, apart = (cost.training_mb(lambda: heads(p), texts, 1) for p in (0.0, 0.1))  # noqa: B023
+    weights = 2 * 1024**2 * 4 / MIB  # of two heads
+    assert fused < weights < 3 * weights < apart
+
+
+def test_a_data_dependent_network_is_run_with_few_samples_and_scaled() -> None:
+    seen: list[int] = []
+
+    class Real(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    def texts(count: int) -> dict[str, Tensor]:
+        return {"x": torch.zeros(count, 400, 16)}
+
+    found = cost.training_mb(lambda: Real(lambda: nn.Linear(16, 64), real=True), texts, 512)
+    assert seen == [cost.FEW]
+    plain = cost.training_mb(lambda: Net(lambda: nn.Linear(16, 64)), texts, 512)
+    assert found == pytest.approx(plain, rel=0.02)
