@@ -316,10 +316,10 @@ def _kind(target: Target) -> str:
     if len(shares) > 4:
         (most, first), (least, last) = shares[0], shares[-1]
         return (
-            f"{target.kind}, {len(shares)} classes of {100 * least / total:.3g} % ({last}) to"
-            f" {100 * most / total:.3g} % ({first})"
+            f"{target.kind}, {len(shares)} classes of {100 * least / total:.3g} % ({last!r}) to"
+            f" {100 * most / total:.3g} % ({first!r})"
         )
-    each = ", ".join(f"{name} {100 * n / total:.3g} %" for n, name in shares)
+    each = ", ".join(f"{name!r} {100 * n / total:.3g} %" for n, name in shares)
     return f"{target.kind}, {each}"
 
 

@@ -60,6 +60,39 @@ def test_every_rule_is_at_work_somewhere() -> None:
     assert not idle
 
 
+STATEMENTS = {
+    "modality decides the families": ["families-by-modality"],
+    "baseline first": ["baseline-first"],
+    "depth and width grow with the data, to a cap per sample, and with its complexity": [
+        "depth-from-data", "width-from-data", "params-per-sample",
+    ],
+    "residual connections from ten layers on": ["residual-from-10"],
+    "activations by the kind of network": ["activation-by-family"],
+    "normalisation by the kind of network and the batch": [
+        "norm-by-family", "groupnorm-for-small-batches",
+    ],
+    "dropout and weight decay by the risk of overfitting": [
+        "dropout-from-risk", "weight-decay-from-risk", "no-dropout-after-batchnorm",
+    ],
+    "AdamW, warm-up, cosine; batches from data and memory; learning rate first": [
+        "warm-up-cosine", "batch-from-data", "micro-batch", "learning-rate-first",
+    ],
+    "attention local or linear where sequences are long": ["attention-cost", "long-sequences"],
+    "global pooling": ["global-pooling"],
+    "inference cost from the start": ["cost-from-the-start"],
+    "pretrained weights where they exist": ["pretrained-first"],
+    "padding masks and several heads": ["padding-masks", "one-head-per-target"],
+    "classes that are unlike in number": ["imbalance"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_every_statement_of_the_design_has_its_rules_and_they_are_at_work(statement: str) -> None:
+    for rule in STATEMENTS[statement]:
+        use = USES[rule]
+        assert use.parameters or use.decides or use.checked, rule
+
+
 def test_a_decision_names_a_rule_that_there_is() -> None:
     with pytest.raises(KeyError):
         rules.sets("no-such-rule", "anything")
