@@ -182,8 +182,8 @@ _plan_options = _together(
     "--lr-test/--no-lr-test",
     default=LR_TEST,
     show_default=True,
-    help="Begin with a learning-rate range test of each family's baseline, which sets the bounds"
-    " of its learning rate.",
+    help="Begin with a learning-rate range test of each family's baseline: sets bounds right that"
+    " are far off, as those of a family of your own may be.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(

@@ -140,8 +140,8 @@ def search(
     steers nothing; by default FLOPs take its place among the objectives.
 
     With ``lr_test`` a learning-rate range test of each family's baseline comes first, and sets
-    the bounds of its learning rate. It takes a hundred steps, and is given up where the tests
-    would take more than a tenth of the budget.
+    the bounds of its learning rate right where they are far off. It takes a hundred steps, and
+    is given up where the tests would take more than a tenth of the budget.
 
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
@@ -664,7 +664,7 @@ class Run:
         guess = constant_guess(self.task)
         while True:
             measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
-            gains = [now["median_ms"] / now["loud_ms"] for now in measured]
+            gains = [now["ms"] / now["loud_ms"] for now in measured]
             gain = min(1.0, statistics.median(gains)) if len(gains) >= 3 else 1.0
             hoped = [
                 c
@@ -679,7 +679,7 @@ class Run:
             for candidate in map(study.__getitem__, sorted(wanted)):
                 value = _quiet_latency(workers, candidate, show)
                 value["loud_ms"] = candidate.metrics["latency_ms"]
-                measured_again = _with_latency(candidate, value["median_ms"])
+                measured_again = _with_latency(candidate, value["ms"])
                 study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
             tried |= wanted
 
