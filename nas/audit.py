@@ -204,12 +204,21 @@ def audit(
         except feed.OutputShape as error:
             notes.append(f"{type(network).__name__} could not be trained on this data: {error}")
         else:
-            net = replace(net, observed=seen.observed)
+            net = replace(_reached_later(net, seen), observed=seen.observed)
             if seen.short:
                 notes.append(
                     "its steps take long, so there were few: a longer --time-limit tells more"
                 )
     return Audit(name or type(network).__name__, tuple(rules.check(net)), net, seen, tuple(notes))
+
+
+def _reached_later(net: Anatomy, seen: Checkup) -> Anatomy:
+    """Without the parameters that got a gradient in training, as an expert that few samples
+    ask."""
+    reached = {name for look in seen.looks for name in look.norms}
+    unreached = net.unreached.items()
+    left = {name: size for name, size in unreached if name.rpartition(".")[0] not in reached}
+    return replace(net, unreached=left)
 
 
 # Somebody's network -------------------------------------------------------------------------------
@@ -218,12 +227,14 @@ def audit(
 def load(model: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     """The network that ``model`` names, which runs the code where it stands: a class or a function
     that is called with ``arguments``, or a module as it is. "package.module:Class",
-    "file.py:Class", "file.py:function()".
+    "file.py:Class", "file.py:function()". The same weights are drawn each time.
 
     Raises UsageError and InputError, each in one line.
     """
+    import torch
     from torch import nn
 
+    torch.manual_seed(0)
     where, _, name = model.rpartition(":")
     name = name.removesuffix("()")
     if not where or not name.isidentifier():
@@ -310,7 +321,8 @@ def _course(seen: Checkup) -> str:
         told += f": loss {seen.losses[0]:.3g} → {seen.observed.end:.3g}"
     told += f" (knowing nothing {seen.observed.chance:.3g})"
     if test.steepest is None:
-        told += f"; at no rate from {test.rates[0]:.0e} to {test.rates[-1]:.0e} does it fall"
+        told += f"; in {len(test.rates)} steps from {test.rates[0]:.0e} to {test.rates[-1]:.0e} it"
+        told += " did not fall plainly"
     else:
         told += f"; it falls fastest at {test.steepest:.2g}"
         told += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""

@@ -1,8 +1,8 @@
 """The command ``nas``. Results go to standard output, progress to standard error.
 
 Exit codes: 0 done, 1 wrong data or a failure, 2 wrong usage, 3 no feasible candidate,
-4 a self-check failed or an audit found what is serious, 130 interrupted. torch, optuna and pandas are imported inside the
-commands that need them, so that ``nas --help`` answers at once.
+4 a self-check failed or an audit found something serious, 130 interrupted. torch, optuna and
+pandas are imported inside the commands that need them, so that ``nas --help`` answers at once.
 """
 
 from __future__ import annotations

@@ -88,9 +88,12 @@ def anatomy(
     """What one pass of a few samples tells of a network. Its parameters, buffers and mode are
     the same afterwards.
 
-    Raises InputError where ``forward`` fails, or its output holds no numbers.
+    Raises InputError where ``forward`` fails, its output holds no numbers, or the network is on
+    the meta device.
     """
     kwargs = kwargs or {}
+    if any(t.is_meta for t in (*network.parameters(), *network.buffers())):
+        raise InputError(f"{type(network).__name__} has no values yet (it is on the meta device)")
     with kept(network), torch.no_grad():
         network.eval()
         forward(network, args, kwargs)  # mistakes show here, and lazy parameters get their sizes
@@ -107,14 +110,12 @@ def anatomy(
         main = main_output(output)
         values = main.detach().float()
         ends = _ends(layers, values)
-    unreached = [name for name in trained if name not in reached]
     return Anatomy(
         layers=layers,
         params=sum(p.numel() for p in network.parameters()),
         outputs=int(main.shape[-1]) if main.ndim > 1 else 1,
         ends=ends,
-        unreached=tuple(unreached),
-        unreached_params=sum(trained[name].numel() for name in unreached),
+        unreached={name: p.numel() for name, p in trained.items() if name not in reached},
         pretrained=_weights_for(network),
     )
 
@@ -493,6 +494,8 @@ def _hooked(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
         return hook
 
     for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+            continue
         hooks.append(module.register_forward_pre_hook(enter(name), prepend=True))
         hooks.append(module.register_forward_hook(leave(name), with_kwargs=True))
     try:

@@ -111,15 +111,18 @@ class Feed:
     note: str = ""
 
 
-def device_of(network: nn.Module) -> torch.device:
-    parameter = next(network.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+def _home(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where the parameters are, and of which type."""
+    floats = (p for p in network.parameters() if p.is_floating_point())
+    parameter = next(floats, torch.empty(0))
+    return parameter.device, parameter.dtype
 
 
 def from_shape(network: nn.Module, shapes: Sequence[Sequence[int]]) -> Feed:
     """Two samples of normal numbers; ids where the network looks an input up in a table."""
     draw = torch.Generator().manual_seed(0)
-    given = [torch.randn(2, *shape, generator=draw).to(device_of(network)) for shape in shapes]
+    device, dtype = _home(network)
+    given = [torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in shapes]
     ids: dict[int, int] = {}  # input → rows of its table
 
     def look(table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -143,7 +146,7 @@ def from_shape(network: nn.Module, shapes: Sequence[Sequence[int]]) -> Feed:
                 hook.remove()
         for i, rows in ids.items():
             drawn = torch.randint(0, rows, given[i].shape, generator=draw)
-            given[i] = drawn.to(given[i].device)
+            given[i] = drawn.to(device)
     told = [f"ids below {ids[i]:,}" if i in ids else "normal numbers" for i in range(len(given))]
     sides = [",".join(map(str, shape)) for shape in shapes]
     pairs = [f"{name} of shape {shape}" for name, shape in zip(told, sides, strict=True)]
@@ -158,9 +161,9 @@ def from_tensors(network: nn.Module, x: Any, y: Any, batch_size: int) -> Feed:
         named = {str(i): part for i, part in enumerate(x)}
     else:
         named = {"0": x}
-    device = device_of(network)
-    inputs = {key: torch.as_tensor(value).to(device) for key, value in named.items()}
-    inputs = {k: t.float() if t.dtype == torch.float64 else t for k, t in inputs.items()}
+    device, dtype = _home(network)
+    inputs = {key: _tensor(value, "an input").to(device) for key, value in named.items()}
+    inputs = {k: t.to(dtype) if t.is_floating_point() else t for k, t in inputs.items()}
     if len({len(t) for t in inputs.values()}) != 1:
         sizes = ", ".join(str(tuple(t.shape)) for t in inputs.values())
         raise InputError(f"the inputs differ in their number of samples: {sizes}")
@@ -169,7 +172,7 @@ def from_tensors(network: nn.Module, x: Any, y: Any, batch_size: int) -> Feed:
     scale = _scale(inputs)
     if y is None:
         return Feed(args, kwargs, scale=scale)
-    labels = torch.as_tensor(y).to(device)
+    labels = _tensor(y, "the labels").to(device)
     if len(labels) != samples:
         raise InputError(f"{len(labels)} labels for {samples} samples")
     target, labels = _target(labels)
@@ -188,7 +191,7 @@ def from_dataset(network: nn.Module, dataset: Dataset, batch_size: int) -> Feed:
     """The training part of a data set. A network whose arguments have the names of its inputs is
     given these; others get one tensor: images, tables and sounds standardised as floats, texts as
     ids, and what says their lengths where an argument is called so."""
-    inputs, labels = part_tensors(dataset, dataset.parts["train"], str(device_of(network)))
+    inputs, labels = part_tensors(dataset, dataset.parts["train"], str(_home(network)[0]))
     batches = Batches(inputs, labels, batch_size, seed=0)
     few = some_inputs(batches, range(min(2, batches.samples)))
     call, note = _call(network, dataset, list(few))
@@ -234,6 +237,13 @@ def padding_error(network: nn.Module, feed: Feed) -> float | None:
             outputs.append(main_output(forward(network, args, kwargs))[0].float())
     together, alone = outputs
     return float((together - alone).norm() / alone.norm().clamp(min=1e-12))
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be made a tensor of numbers: {error}") from None
 
 
 def _by_place(inputs: dict[str, Tensor]) -> tuple[Sequence[Any], Mapping[str, Any]]:
