@@ -121,7 +121,8 @@ def test_doubles_across_parts_are_told_where_they_are_many() -> None:
 
 
 def test_texts_that_differ_in_unknown_words_alone_are_no_doubles() -> None:
-    texts = [f"what is a word{i} then" for i in range(300)]
+    # One word of ten is seen once: few enough for a vocabulary of words, and not of pieces.
+    texts = [f"what is a word{i} then and now or here and there" for i in range(300)]
     labels = ["x", "y"] * 150
     assert not [n for n in read((texts, labels), modality="text").notes if "also occur" in n]
     again = [*texts[:100]] * 3
