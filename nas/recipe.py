@@ -62,7 +62,8 @@ def make(
         },
         "trainer": {
             "max_epochs": epochs,
-            "accelerator": "cpu" if task.device == "cpu" else "cuda",
+            # Found on a GPU, it can be trained without one too.
+            "accelerator": "cpu" if task.device == "cpu" else "auto",
             "devices": 1,
             "gradient_clip_val": rules.gradient_clip(config),
             "accumulate_grad_batches": accumulate,

@@ -192,6 +192,11 @@ def check(path: Path) -> dict[str, float]:
         data.setup()
         assert data.dataset is not None
         task = Task.from_dict(arguments["task"])
+        if task.device != "cpu" and not torch.cuda.is_available():
+            raise InputError(
+                f"{path}: its proxy was trained on a GPU, and none is visible here; check it on a"
+                " machine that has one"
+            )
         scores = train_folds(
             arguments["family"],
             arguments["config"],

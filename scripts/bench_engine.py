@@ -1,10 +1,12 @@
 """The engine without training: trials a second, and what 10,000 finished ones cost.
 
+    python scripts/bench_engine.py FOLDER --prepare [--finished 10000]
     python scripts/bench_engine.py FOLDER [--finished 10000] [--noop 400]
 
-FOLDER is an empty one on the disk that searches are kept on: waiting for it is part of what is
-measured. Each figure stands beside plain Optuna's, for the same space and the same journal, in
-the same run:
+The first writes the finished trials (minutes), the second measures, and can be repeated; it
+writes them too where they are missing. FOLDER is on the disk that searches are kept on: waiting
+for it is part of what is measured. Each figure stands beside plain Optuna's, for the same space
+and the same journal, in the same run:
 
 - no-op trials a second of the clock: two worker processes that compute a formula, random search;
   plain Optuna asks and tells in one process, without workers.
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -47,26 +50,33 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--finished", type=int, default=10_000, help="trials to load")
     parser.add_argument("--noop", type=int, default=400, help="trials to run")
+    parser.add_argument("--prepare", action="store_true", help="only write the finished trials")
     args = parser.parse_args()
-    for name in ("noop", "plain", "few", "many"):
-        (args.folder / name).mkdir(parents=True)
+    few, many = (args.folder / f"finished-{n}" for n in (args.finished // 10, args.finished))
+    fill(few, args.finished // 10)
+    if not many.exists():
+        shutil.copytree(few, many)
+    fill(many, args.finished)
+    if args.prepare:
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:  # asks leave trials behind
+        measure(Path(folder), few, many, args.finished, args.noop)
 
-    mine, plain = (
-        noop(args.folder / "noop", args.noop),
-        noop_plain(args.folder / "plain", args.noop),
-    )
+
+def measure(folder: Path, few: Path, many: Path, finished: int, trials: int) -> None:
+    for name in ("noop", "plain"):
+        (folder / name).mkdir()
+    few = shutil.copytree(few, folder / "few")
+    many = shutil.copytree(many, folder / "many")
+    mine, plain = noop(folder / "noop", trials), noop_plain(folder / "plain", trials)
     row("no-op trials a second", mine, plain, unit="/s")
-    fill(args.folder / "few", args.finished // 10)
-    shutil.copytree(args.folder / "few", args.folder / "many", dirs_exist_ok=True)
-    fill(args.folder / "many", args.finished)
-    many = args.folder / "many"
     loading = seconds(lambda: plain_study(many).get_trials(deepcopy=False))
-    row(f"opening {args.finished} finished", seconds(lambda: opened(many).close()), loading)
-    row(f"reading {args.finished} candidates", seconds(lambda: load_candidates(many)), loading)
-    for name, finished in (("few", args.finished // 10), ("many", args.finished)):
+    row(f"opening {finished} finished", seconds(lambda: opened(many).close()), loading)
+    row(f"reading {finished} candidates", seconds(lambda: load_candidates(many)), loading)
+    for place, count in ((few, finished // 10), (many, finished)):
         for sampler in OPTUNA:
-            given = (args.folder / name, sampler)
-            row(f"one ask of {sampler} at {finished}", ask(*given), ask_plain(*given))
+            given = (place, sampler)
+            row(f"one ask of {sampler} at {count}", ask(*given), ask_plain(*given))
 
 
 def row(what: str, mine: float, plain: float, unit: str = "s") -> None:
@@ -118,6 +128,7 @@ def noop_plain(folder: Path, trials: int) -> float:
 
 def fill(folder: Path, trials: int) -> None:
     """Finish candidates until there are so many."""
+    folder.mkdir(parents=True, exist_ok=True)
     with closing(opened(folder)) as study:
         while study.spent < trials:
             candidate = study.ask()

@@ -158,7 +158,7 @@ class Hungry:
 def evaluate(changes: dict[str, Any]) -> Candidate:
     dataset, task = table()
     asked = Candidate(3, "mlp", mlp(task, **changes), seed=1, epochs=2)
-    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: "")
     return Candidate.from_dict(answer)
 
 
@@ -280,7 +280,7 @@ work = evaluator.Evaluator(task, dataset)
 def train(number, mb, batch_size):
     config = {"mb": mb, "batch_size": batch_size, "lr": 1e-3, "weight_decay": 0.0}
     asked = Candidate(number, "greedy", config, seed=1, epochs=1)
-    end = Candidate.from_dict(work.evaluate(asked.to_dict(), lambda epoch, metrics: ""))
+    end = Candidate.from_dict(work.evaluate(asked.to_dict(), lambda *_: ""))
     return end.state.value, end.reason, end.cost.get("accumulate"), end.detail
 
 first = train(0, 0.01, 32)

@@ -361,7 +361,7 @@ def test_the_evidence_is_in_the_candidate(lr: float, reasons: set[str]) -> None:
     task = replace(task_of(dataset), fidelity=Fidelity(30, 1.0, None))
     config = dict(load_families()["resnet"].baseline(task)) | {"lr": lr, "norm1": "group"}
     asked = Candidate(7, "resnet", config, seed=1, epochs=30)
-    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: "")
     end = Candidate.from_dict(answer)
     assert end.state == State.PRUNED
     assert end.reason in reasons
@@ -375,7 +375,7 @@ def test_a_sound_candidate_has_its_health_in_numbers() -> None:
     task = replace(task_of(dataset), fidelity=Fidelity(3, 1.0, None))
     config = dict(load_families()["mlp"].baseline(task))
     asked = Candidate(7, "mlp", config, seed=1, epochs=3)
-    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: "")
     health = Candidate.from_dict(answer).health
     assert set(health) == {"looks", "gradient_norm", "dead_units", "update_ratio"}
     assert 0 <= health["dead_units"] <= 1

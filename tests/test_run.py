@@ -159,6 +159,18 @@ def test_a_recipe_reproduces_the_figure_of_the_search(tabular: Run, tmp_path: Pa
         check(recipe)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_recipe_found_on_a_gpu_trains_without_one_and_says_where_to_check_it(
+    tabular: Run, tmp_path: Path
+) -> None:
+    task = replace(tabular.task, device="cuda")
+    made = recipes.make(tabular.best(), task, tabular.source, tabular.versions)
+    recipes.write(made, tmp_path / "recipe.yaml")
+    assert train(tmp_path / "recipe.yaml", tmp_path / "model", epochs=1)["epochs"] == 1
+    with pytest.raises(InputError, match=r"recipe\.yaml: its proxy was trained on a GPU"):
+        check(tmp_path / "recipe.yaml")
+
+
 def test_a_recipe_of_one_that_ran_out_of_time_reproduces_its_last_epoch(
     images: Run, tmp_path: Path
 ) -> None:
@@ -279,7 +291,7 @@ def test_the_search_never_looks_at_the_test_part(tabular: Run, tmp_path: Path) -
     asked = Candidate(
         candidate.number, candidate.family, candidate.config, candidate.seed, epochs=2
     )
-    end = from_folder(str(folder)).evaluate(asked.to_dict(), lambda epoch, metrics: "")
+    end = from_folder(str(folder)).evaluate(asked.to_dict(), lambda *_: "")
     found = {k: v for k, v in end["metrics"].items() if k != "latency_ms"}
     assert found == pytest.approx({k: candidate.metrics[k] for k in found}, rel=1e-5)
     again = from_folder(str(folder)).baselines(None)

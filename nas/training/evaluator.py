@@ -443,7 +443,7 @@ def _require(task: Task, costs: dict[str, float]) -> None:
 
 def _shortage(error: Exception) -> str:
     """What memory was short of, in one line; raises an error that tells of something else."""
-    said = ("out of memory", "not enough memory", "can't allocate memory")
+    said = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
     if not isinstance(error, MemoryError) and not any(text in str(error) for text in said):
         raise error
     return str(error).splitlines()[0] if str(error) else "no memory left"

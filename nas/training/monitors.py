@@ -167,12 +167,13 @@ class GradientMonitor(pl.Callback):
         assert self._loss is not None
         self._since.append(self._loss)
         self._loss = None
-        step, begin = trainer.global_step, time.perf_counter()
+        step = trainer.global_step
         owned = [each for each in self._owned if each[2].grad is not None]
         if step < self._next:
             if self._cpu and not self._finite([p.grad for *_, p in owned]):
                 self._gradient_is(owned, step)
             return
+        begin = self._clock()
         losses = torch.stack(self._since).tolist()
         self._since.clear()
         self.losses += losses
@@ -193,7 +194,7 @@ class GradientMonitor(pl.Callback):
     ) -> None:
         if not self._before:
             return
-        begin = time.perf_counter()
+        begin = self._clock()
         names, now, before = zip(*self._before, strict=True)
         with torch.no_grad():
             added = _by_layer(names, torch._foreach_sub(now, before))
@@ -211,6 +212,12 @@ class GradientMonitor(pl.Callback):
         # At least ten looks in all: a verdict needs some.
         wanted = min(cost / (LOOKS_SHARE * pace), self._total / 10)
         self._next = step + max(self.every, math.ceil(wanted))
+
+    def _clock(self) -> float:
+        """The time at which all steps before are done: waiting for a GPU is no cost of a look."""
+        if not self._cpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _finite(self, grads: list[Any]) -> bool:
         """Whether all are; in a fraction of the time that a norm takes."""
