@@ -796,7 +796,7 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
 def tested_rate(rate: Float, lowest: float) -> Float:
     """The learning rate of a family after a range test whose loss was least at ``lowest``.
 
-    A tenth of that is the rate of a training, within a factor of 2.3 as one standard deviation of
+    A tenth of that is the rate of a training, within a factor of 2.4 as one standard deviation of
     our measurements (experiments/LOG.md); a family's own rate was better known, within 1.5. So it
     stands where both agree within ``NEAR``, and moves that near where they do not. Nothing above
     ``lowest`` is searched.
