@@ -652,20 +652,84 @@ def test_a_shortcut_is_seen_however_it_is_written(how: str) -> None:
     assert len([x for x in net.stretch(lambda x: x.weighted) if x.weighted]) == 2
 
 
-def test_branches_of_equal_length_and_different_inputs_are_no_shortcut() -> None:
-    class Towers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left, self.right = plain(11), plain(1)
+class Twofold(nn.Module):
+    """Two layers of the same input, added up."""
 
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            y: Tensor = self.left(a) + self.right(b)
-            return y
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(16, 16), nn.Linear(16, 16)
 
-    x = torch.randn(2, 16)
-    assert not any(layer.shortcut for layer in layers_of(Towers(), x, torch.randn(2, 16)))
-    net = Anatomy(layers_of(Towers(), x, torch.randn(2, 16)), 0)
-    assert len([y for y in net.stretch(lambda y: y.weighted) if y.weighted]) == 12
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.left(x) + self.right(x).relu()
+        return y
+
+
+class Towers(nn.Module):
+    """A deep and a shallow network of two inputs, added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = plain(11), plain(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.left(x) + self.right(self.other)
+        return y
+
+    @property
+    def other(self) -> Tensor:
+        return torch.randn(2, 16)
+
+
+class Wide(nn.Module):
+    """A deep network and a linear one of the same input, added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.wide = plain(11), nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.deep(x) + self.wide(x)
+        return y
+
+
+class Again(nn.Module):
+    """One layer, twelve times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = self.layer(x).relu()
+        return x
+
+
+ROW, IMAGE, TOKENS = torch.randn(2, 16), torch.randn(2, 3, 8, 8), torch.zeros(2, 5).long()
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "longest"),
+    [
+        (lambda: plain(11), ROW, 12),
+        (lambda: nn.Sequential(*(Residual(branch()) for _ in range(9))), ROW, 2),
+        (lambda: nn.Sequential(plain(8)[:-1], Residual(branch()), plain(4)), ROW, 8),
+        (lambda: nn.Sequential(*(Twofold() for _ in range(7))), ROW, 7),
+        (Towers, ROW, 12),
+        (Wide, ROW, 12),
+        (Again, ROW, 1),
+        (lambda: pooled(*convolutions(1), *(Squeezed() for _ in range(4))), IMAGE, 3),
+        (UNet, IMAGE, 3),
+        (lambda: Recurrent(nn.LSTM), TOKENS, 3),
+        (Encoder, TOKENS, 2),
+    ],
+)
+def test_the_longest_stretch_lies_between_the_ends_of_shortcuts(
+    make: Callable[[], nn.Module], x: Tensor, longest: int
+) -> None:
+    net = Anatomy(layers_of(make(), x), 0)
+    way = net.stretch(lambda layer: layer.depth if layer.weighted else 0)
+    assert sum(layer.depth for layer in way if layer.weighted) == longest
 
 
 @pytest.mark.parametrize("how", ["module", "function", "by hand"])

@@ -342,9 +342,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kind, width = "conv", weights[0].shape[1:].numel()
         else:
             kind, width = "linear", weights[0].shape[-2]
+        bias = _bias(op, args)
+        names = names | (self._weights.get(_key(bias), frozenset()) if bias is not None else set())
         depth = self._fresh(names, data, 1)
-        bias = self._weights.get(_key(b), frozenset()) if (b := _bias(op, args)) is not None else ()
-        self._record(kind, op, data, made, weights=names.union(bias), depth=depth, width=width)
+        self._record(kind, op, data, made, weights=names, depth=depth, width=width)
 
     def _activation(
         self, op: str, args: Sequence[Any], data: list[int], made: list[Tensor]
