@@ -588,14 +588,16 @@ class Run:
         try:
             earlier = self.spent_s
             study.enqueue_baselines(rules.first_candidates(self.spaces))
-            phase = "search"
+            phase, begun = "search", False
 
             def show(_: Any = None) -> None:
                 jobs = workers.jobs()
                 running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
                 calls = tuple(_name(job) for job in jobs if not isinstance(job, Candidate))
                 spent = earlier + time.monotonic() - begin
-                now = phase if workers.idle() or workers.busy() else "start"
+                nonlocal begun
+                begun = begun or bool(jobs)
+                now = phase if begun else "start"  # as long as the workers do
                 on_progress(Progress(study, running, spent, budget, now, calls))
 
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
