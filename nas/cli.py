@@ -91,7 +91,6 @@ _data_options = _together(
         help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel"
         " target.",
     ),
-    click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred."),
     click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'."),
     click.option(
         "--problem",
@@ -107,6 +106,7 @@ _data_options = _together(
     click.option("--seed", type=int, default=0, show_default=True),
 )
 _plan_options = _together(
+    click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred."),
     click.option("--family", "-f", multiple=True, help="Only these families (repeatable)."),
     click.option(
         "--objective",
@@ -701,6 +701,7 @@ def rules(rule: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("family", required=False)
+@click.option("--modality", help="Only the families of this modality; of DATA: default inferred.")
 @click.option("--data", type=click.Path(path_type=Path), help="Whose bounds to show.")
 @_data_options
 @click.option(
