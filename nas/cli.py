@@ -510,18 +510,142 @@ def status(run: Path, as_json: bool) -> None:
         _print_front(opened, front)
 
 
+_LATENCY = click.option(
+    "--latency",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rank by the figures in this file of `nas latency`.",
+)
+
+
+@cli.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--recipe", type=click.Path(path_type=Path), help="Of one network, instead of RUN.")
+@click.option(
+    "--number",
+    "-n",
+    type=int,
+    multiple=True,
+    help="Candidates of RUN (repeatable); default: its front.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["eager", "compile", "onnxruntime"]),
+    default="eager",
+    show_default=True,
+    help="PyTorch as it is, torch.compile, or ONNX in onnxruntime (CPU).",
+)
+@click.option(
+    "--batch", default="1", show_default=True, help="Samples at once, '1,8,32'; the first ranks."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--name", help="Of this device in reports; default: its host name.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Default: RUN/latency-NAME.json with a RUN."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def latency(
+    run: Path | None,
+    recipe: Path | None,
+    number: tuple[int, ...],
+    backend: str,
+    batch: str,
+    threads: int,
+    device: str,
+    name: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure latencies on this machine, for a RUN or a recipe that was found on another.
+
+    Copy the run's folder here (of data/ only what you want: without it inputs are made up from
+    the profile), measure, copy the file back: `nas report` and `nas export` rank by it.
+
+    \b
+    nas latency runs/adult --name server --threads 4
+    nas latency --recipe recipe.yaml --backend onnxruntime --batch 1,8,32
+    nas report runs/adult --latency runs/adult/latency-server.json
+
+    Networks are measured in turn, in many short rounds, while trainings of this user hold still;
+    the lowest decile of the rounds counts. One that a backend cannot run says why.
+    """
+    import platform
+
+    from nas.run import Run, measure_recipe
+    from nas.task import InputError, UsageError
+
+    if (run is None) == (recipe is None) or (recipe and number):
+        raise UsageError("give a RUN, with --number for some of its candidates, or a --recipe")
+    try:
+        batches = [int(b) for b in batch.split(",")]
+        if min(batches) < 1:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--batch {batch!r} is not of the form 1,8,32") from None
+    if backend == "onnxruntime" and device != "cpu":
+        raise UsageError("onnxruntime is measured on the CPU; choose --device cpu")
+    name = name or platform.node()
+    how: dict[str, Any] = {
+        "backend": backend,
+        "device": device,
+        "threads": threads,
+        "batches": batches,
+        "name": name,
+        "on_step": lambda text: click.echo(text, err=True),
+    }
+    if run is not None:
+        found = Run(run).measure_latency(number, **how)
+        out = out or run / f"latency-{name}.json"
+    else:
+        assert recipe is not None
+        found = measure_recipe(recipe, **how)
+    if out is not None:
+        from nas.training.latency import write
+
+        write(found, out)
+    if as_json:
+        click.echo(json.dumps(found | {"file": str(out) if out else None}))
+    else:
+        _print_latencies(found)
+        if out is not None:
+            click.echo(f"\nfile    {out}")
+    if all("error" in row for row in found["candidates"].values()):
+        raise InputError(f"{backend} measured none of them")
+
+
+def _print_latencies(found: dict[str, Any]) -> None:
+    device = found["device"]
+    click.echo(
+        f"latency in ms on {device['name']} ({device['processor']}, {device['kind']},"
+        f" {device['backend']}, {device['threads']} thread(s)); inputs {found['inputs']}"
+    )
+    noisy = False
+    for number, row in found["candidates"].items():
+        told = []
+        for batch, figures in row.get("latency", {}).items():
+            noisy = noisy or not figures["quiet"]
+            mark = "" if figures["quiet"] else " †"
+            told.append(f"batch {batch}: {figures['ms']:.3g} ±{figures['iqr_ms'] / 2:.1g}{mark}")
+        told += [row["error"]] if "error" in row else []
+        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(told)}")
+    if noisy:
+        click.echo("† other work of this user did not hold still")
+
+
 @cli.command()
 @_RUN
 @click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/report.html.")
-def report(run: Path, out: Path | None) -> None:
+@_LATENCY
+def report(run: Path, out: Path | None, latency: Path | None) -> None:
     """Write the report of RUN: one HTML page that works offline.
 
     \b
     nas report runs/adult --out adult.html
+    nas report runs/adult --latency phone.json     ranked by another device's latency
     """
     from nas.run import Run
 
-    click.echo(Run(run).report(out))
+    click.echo(Run(run, latency).report(out))
 
 
 @cli.command()
@@ -531,16 +655,24 @@ def report(run: Path, out: Path | None) -> None:
     "--limit", "-c", multiple=True, help="Best inside this limit: 'latency_ms<=1' (repeatable)."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/recipe.yaml.")
-def export(run: Path, number: int | None, limit: tuple[str, ...], out: Path | None) -> None:
+@_LATENCY
+def export(
+    run: Path,
+    number: int | None,
+    limit: tuple[str, ...],
+    out: Path | None,
+    latency: Path | None,
+) -> None:
     """Write the training recipe of a candidate of RUN.
 
     \b
     nas export runs/adult                        the best quality
     nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
+    nas export runs/adult -c 'latency_ms<=1' --latency phone.json     on another device
     """
     from nas.run import Run
 
-    opened = Run(run)
+    opened = Run(run, latency)
     if number is not None and limit:
         raise click.UsageError("give --number or --limit, not both")
     click.echo(opened.export(out, opened.best(*limit).number if limit else number))

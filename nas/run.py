@@ -344,8 +344,11 @@ def _write(path: Path, text: str) -> None:
 class Run:
     """A search on disk: what ``nas.search`` returns, and what the commands open."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, latency: str | Path | None = None) -> None:
+        """``latency`` is a file of ``nas latency``: its figures take the place of those that
+        the search measured, and what it does not hold has none."""
         self.folder = Path(folder)
+        self._latency = Path(latency) if latency is not None else None
         if not (self.folder / "task.json").exists():
             raise InputError(
                 f"{folder} holds no search; `nas search DATA --out {folder}` makes one"
@@ -406,7 +409,50 @@ class Run:
     def candidates(self) -> list[Candidate]:
         from nas.search.study import load_candidates
 
-        return load_candidates(self.folder, **self._storage)
+        found = load_candidates(self.folder, **self._storage)
+        return [self._elsewhere(c) for c in found] if self._latency else found
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What another device has measured of this run: the file of ``nas latency``."""
+        assert self._latency is not None
+        try:
+            found: dict[str, Any] = json.loads(self._latency.read_text())
+            if not {"device", "batches", "candidates"} <= set(found):
+                raise ValueError("it lacks device, batches or candidates")
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self._latency} is no file of `nas latency` ({error}); measure with"
+                f" `nas latency {self.folder}`"
+            ) from None
+        return found
+
+    @property
+    def measured_on(self) -> str:
+        """The device of ``measured`` in a few words."""
+        device = self.measured["device"]
+        how = f"{device['kind']}, {device['backend']}, batch {self.measured['batches'][0]}"
+        return f"{device['name']} ({how})"
+
+    def _elsewhere(self, candidate: Candidate) -> Candidate:
+        """A candidate with the latency of the first batch size in ``measured``."""
+        row = self.measured["candidates"].get(str(candidate.number), {})
+        if row and (row["family"], row["config"]) != (candidate.family, candidate.config):
+            raise InputError(
+                f"{self._latency} was measured on another run: its candidate {candidate.number} is"
+                f" another network; measure with `nas latency {self.folder}`"
+            )
+        metrics = {k: v for k, v in candidate.metrics.items() if k != "latency_ms"}
+        if "latency" not in row:
+            return replace(candidate, metrics=metrics)
+        batch = self.measured["batches"][0]
+        figures = row["latency"][str(batch)] | {"batch": batch, "on": self.measured_on}
+        figures["threads"] = self.measured["device"]["threads"]
+        return replace(
+            candidate,
+            metrics=metrics | {"latency_ms": figures["ms"]},
+            cost=candidate.cost | {"latency": figures},
+        )
 
     def layers(self, number: int) -> tuple[dict[str, Any], ...]:
         """The layers of a candidate: name, type, output shape and parameters of each."""
@@ -424,8 +470,16 @@ class Run:
         constraints = self.task.constraints + _parse_constraints(limits)
         _check_measured(self.task, [c.metric for c in constraints])
         return pareto(
-            self.candidates(), self.task.objectives, constraints, constant_guess(self.task)
+            self._ranked(constraints), self.task.objectives, constraints, constant_guess(self.task)
         )
+
+    def _ranked(self, constraints: Sequence[Constraint]) -> list[Candidate]:
+        """The candidates; of another device's latencies those that it has measured."""
+        found = self.candidates()
+        if self._latency is None:
+            return found
+        needed = {o.metric for o in self.task.objectives} | {c.metric for c in constraints}
+        return [c for c in found if c.state != State.COMPLETE or needed <= set(c.metrics)]
 
     def best(self, *limits: str) -> Candidate:
         """The candidate of the best quality inside the run's constraints and ``limits``."""
@@ -478,7 +532,8 @@ class Run:
             spaces=self.spaces,
             rate_tests=self.rate_tests(),
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
-            notes=self.notes,
+            notes=(*([f"latency on {self.measured_on}"] if self._latency else []), *self.notes),
+            latency_on=self.measured_on if self._latency else "",
             seconds=self.spent_s,
             versions=self.versions,
         )
@@ -493,6 +548,30 @@ class Run:
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         recipe.write(recipe.make(candidate, self.task, self.source, self.versions), path)
         return path
+
+    def measure_latency(self, numbers: Sequence[int] = (), **how: Any) -> dict[str, Any]:
+        """Latencies of candidates (default: the front) on this device; ``how`` are the arguments
+        of ``nas.training.latency.measure`` from ``backend`` on. Inputs are of the run's data, or
+        made up from their profile where a copy of the run has no data."""
+        import torch
+
+        from nas.training import latency
+        from nas.training.batches import batch_inputs, to_tensors, typical_rows
+
+        chosen = [self._candidate(n) for n in numbers] if numbers else self.front()
+        if not chosen:
+            raise NoFeasibleCandidate(self._why_none())
+        subjects = [latency.Subject(c.number, c.family, c.config) for c in chosen]
+        sample = None
+        if (self.folder / "data" / "dataset.json").exists():
+            dataset = Dataset.load(self.folder / "data")
+
+            def sample(batch: int) -> dict[str, Any]:
+                inputs = to_tensors(dataset.inputs, typical_rows(dataset, batch), "cpu")
+                rows = torch.arange(batch)
+                return batch_inputs(inputs, rows, rows)
+
+        return latency.measure(subjects, self.task, sample, **how)
 
     def _candidate(self, number: int) -> Candidate:
         known = {c.number: c for c in self.candidates()}
@@ -656,7 +735,7 @@ class Run:
         )
 
     def _measure_front(self, study: Study, workers: Workers, show: Callable[..., None]) -> None:
-        """Measure latencies again, one by one, now that nothing else runs here.
+        """Measure latencies again, side by side, while all trainings on this machine hold still.
 
         Not only the front's: the others were measured beside trainings too, so each is taken
         to gain as the measured ones did, and is measured if it would then be on the front.
@@ -678,8 +757,9 @@ class Run:
             wanted = {c.number for c in front if not _is_quiet(c)} - tried
             if not wanted:
                 return
-            for candidate in map(study.__getitem__, sorted(wanted)):
-                value = _quiet_latency(workers, candidate, show)
+            candidates = [study[number] for number in sorted(wanted)]
+            values = _quiet_latencies(workers, candidates, show)
+            for candidate, value in zip(candidates, values, strict=True):
                 value["loud_ms"] = candidate.metrics["latency_ms"]
                 measured_again = _with_latency(candidate, value["ms"])
                 study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
@@ -688,7 +768,8 @@ class Run:
 
 def _name(job: Any) -> str:
     """What a worker's call that trains no candidate is for; a shortlist waits for its costs."""
-    return {"baselines": "simple-models", "latency": "latency"}.get(str(job), "costs")
+    names = {"baselines": "simple-models", "latency": "latency", "latencies": "latency"}
+    return names.get(str(job), "costs")
 
 
 def _tested(rate: Float, test: Any) -> dict[str, Any]:
@@ -702,6 +783,18 @@ def _tested(rate: Float, test: Any) -> dict[str, Any]:
         rate = rules.tested_rate(rate, test["lowest"])
     bounds = {name: getattr(rate, name) for name in ("low", "high", "default", "why")}
     return {**test, "bounds": bounds}
+
+
+def _quiet_latencies(
+    workers: Workers, candidates: list[Candidate], show: Callable[..., None]
+) -> list[dict[str, Any]]:
+    """Of all together, or where that ends their worker, each by itself."""
+    rows = [candidate.to_dict() for candidate in candidates]
+    try:
+        values = workers.ask("latencies", candidates=rows, on_wait=show)
+        return [dict(value) for value in values]
+    except InputError:
+        return [_quiet_latency(workers, candidate, show) for candidate in candidates]
 
 
 def _quiet_latency(
@@ -772,6 +865,19 @@ def _limits(
         if not (math.isfinite(hours) and hours > 0):
             raise UsageError(f"{hours:g} {device.upper()}-hours are no budget; give some")
     return limits
+
+
+def measure_recipe(path: Path, **how: Any) -> dict[str, Any]:
+    """The latency of a recipe's network on this device, as ``Run.measure_latency``; its data are
+    not needed, inputs are made up from their profile."""
+    from nas import recipe as recipes
+    from nas.training import latency
+
+    found = recipes.load(path)
+    model = found["model"]["init_args"]
+    number = found["provenance"]["candidate"]
+    subject = latency.Subject(number, model["family"], model["config"])
+    return latency.measure([subject], Task.from_dict(model["task"]), None, **how)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,19 @@ from nas import rules
 from nas.candidate import Candidate, State
 from nas.family import Family
 from nas.space import Choice, Config, Float, Int, Space, Value, split_family
-from nas.task import COSTS, Constraint, DataProfile, Fidelity, Modality, Target, Task, input_type
+from nas.task import (
+    COSTS,
+    Constraint,
+    DataProfile,
+    Fidelity,
+    InputError,
+    Modality,
+    Target,
+    Task,
+)
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, nn
+    from torch import Tensor, nn
 
     from nas.data import Dataset
 
@@ -148,7 +157,7 @@ class FormulaEvaluator:
                 self._fail(now.root)
         else:
             now = replace(now, state=State.COMPLETE)
-        latency = {"median_ms": now.metrics["latency_ms"], "iqr_ms": 0.0, "quiet": 0.0}
+        latency = {"ms": now.metrics["latency_ms"], "iqr_ms": 0.0, "quiet": 0.0}
         self._note(f"end {now.root}")
         seconds = time.monotonic() - begun
         return replace(now, cost={"latency": latency}, seconds=seconds).to_dict()
@@ -183,9 +192,14 @@ class FormulaEvaluator:
         figures = [formula(split_family(config)[1], 1) for config in configs]
         return [{metric: f[metric] for metric in COSTS} for f in figures]
 
+    def latencies(
+        self, candidates: list[dict[str, Any]], report: Callable[..., str]
+    ) -> list[dict[str, float]]:
+        return [self.latency(candidate, report) for candidate in candidates]
+
     def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, float]:
         median = formula(Candidate.from_dict(candidate).config, 1)["latency_ms"]
-        return {"median_ms": 0.9 * median, "iqr_ms": 0.0, "quiet": 1.0}
+        return {"ms": 0.9 * median, "iqr_ms": 0.0, "quiet": 1.0}
 
 
 # The contract of a family -----------------------------------------------------------------
@@ -260,72 +274,9 @@ def example_datasets(modality: Modality, samples: int = 60) -> dict[str, Dataset
 
 def sample_inputs(task: Task, batch: int) -> dict[str, Tensor]:
     """A made-up batch of the task's inputs, each of the median length."""
-    import torch
+    from nas.training.batches import made_up_inputs
 
-    generator = torch.Generator().manual_seed(0)
-    profiles = {name: member.profile for name, member in task.profile.members.items()}
-    result: dict[str, Tensor] = {}
-    for name in task.profile.inputs:
-        member = name.rpartition(".")[0]
-        result |= _made_up(name, profiles.get(member, task.profile), batch, generator)
-    return result
-
-
-def _made_up(
-    name: str, profile: DataProfile, batch: int, generator: Generator
-) -> dict[str, Tensor]:
-    import torch
-
-    kind = input_type(name)
-    if kind == "present":
-        return {name: torch.ones(batch)}
-    shape = profile.inputs[kind]
-    length = max(profile.lengths[kind][3], 1) if kind in profile.lengths else None
-
-    def integers(top: int, *size: int) -> Tensor:
-        return torch.randint(0, max(top, 1), size, generator=generator)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator)
-
-    lengths = torch.full((batch,), length) if length is not None else None
-    match kind:
-        case "image":
-            return {name: integers(256, batch, *shape).byte()}
-        case "categorical":
-            limits = [len(c.categories) for c in profile.columns if c.kind == "categorical"]
-            return {name: torch.stack([integers(top + 1, batch) for top in limits], dim=1)}
-        case "tokens":
-            assert length is not None
-            words = 1 + integers(profile.vocabulary - 1, batch, length)
-            return {name: words, f"{name}_length": torch.full((batch,), length)}
-        case "wave":
-            assert length is not None
-            wave = (3_000 * normal(batch, length)).clamp(-32_768, 32_767).short()
-            return {name: wave, f"{name}_length": torch.full((batch,), length)}
-        case "points":
-            assert length is not None
-            mean, std = (torch.tensor(v) for v in (profile.channel_mean, profile.channel_std))
-            points = normal(batch, length, shape[-1])
-            if len(mean):
-                points = points * std + mean
-            return {name: points, f"{name}_length": torch.full((batch,), length)}
-        case "nodes" if lengths is not None:
-            total = int(lengths.sum())
-            return {name: normal(total, *shape[1:]), f"{name}_length": lengths}
-        case "edges" if length is not None:
-            nodes = max(profile.lengths["nodes"][3], 1)
-            first = torch.arange(batch).repeat_interleave(length) * nodes
-            return {name: integers(nodes, batch * length, 2) + first[:, None]}
-        case "edge_features" if length is not None:
-            return {name: normal(batch * length, *shape[1:])}
-        case "edges":
-            return {name: integers(profile.inputs["nodes"][0], *shape)}
-        case "node":
-            return {name: integers(profile.inputs["nodes"][0], batch)}
-        case "nodes" | "edge_features":
-            return {name: normal(*shape)}
-    return {name: normal(batch, *shape)}
+    return made_up_inputs(task, batch)
 
 
 def check_family(
@@ -451,33 +402,13 @@ def _check_network(family: Family, config: Config, task: Task, dataset: Dataset)
 
 
 def _check_export(family: Family, config: Config, task: Task, dataset: Dataset) -> None:
-    import tempfile
-
-    import onnxruntime  # type: ignore[import-untyped]
     import torch
 
-    from nas.models.fusion import Numbered
+    from nas.training.latency import prepare
 
     torch.manual_seed(0)
-    network = family.build(config, task).eval()
     inputs = _batch(dataset, dataset.parts["train"][:3].tolist())
-    with torch.inference_mode():
-        expected = network(**inputs)
-    program = torch.onnx.export(
-        Numbered(network, inputs).eval(),
-        (),
-        kwargs={f"input_{i}": value for i, value in enumerate(inputs.values())},
-        input_names=list(inputs),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        program.save(file)
-        session = onnxruntime.InferenceSession(file)
-    given = dict(zip(inputs, inputs.values(), strict=True))
-    feed = {i.name: given[i.name].numpy() for i in session.get_inputs()}
-    (logits,) = session.run(None, feed)
-    apart = float(np.abs(logits - expected.numpy()).max())
-    _hold(apart <= 1e-4, family, config, f"the exported network differs by {apart:.2g}")
+    try:
+        prepare(family.build(config, task), inputs, "onnxruntime", "cpu", threads=1)
+    except InputError as error:
+        _hold(False, family, config, str(error))

@@ -91,7 +91,7 @@ def make_candidates(
             curve=curve,
             cost={
                 "latency": {
-                    "median_ms": latency,
+                    "ms": latency,
                     "iqr_ms": latency / 9,
                     "quiet": number % 4 > 0,
                     "threads": 1,

@@ -102,7 +102,7 @@ def test_the_front_is_that_of_a_brute_force(run: Run) -> None:
 def test_the_front_is_measured_again_on_the_quiet_device(run: Run) -> None:
     for c in run.front():
         assert c.cost["latency"]["quiet"] == 1.0
-        assert c.metrics["latency_ms"] == c.cost["latency"]["median_ms"]
+        assert c.metrics["latency_ms"] == c.cost["latency"]["ms"]
 
 
 def test_each_familys_baseline_comes_first_and_the_layers_add_up(run: Run) -> None:
@@ -579,7 +579,7 @@ class Dying(FormulaEvaluator):
         told = (self.folder / "evaluated.txt").read_text().split("\\n")
         if candidate["number"] == 0 or candidate["number"] == 1 and told.count("measure 1") == 1:
             os._exit(3)
-        return {"median_ms": 0.001, "iqr_ms": 0.0, "quiet": 1.0}
+        return {"ms": 0.001, "iqr_ms": 0.0, "quiet": 1.0}
 """
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -596,7 +596,7 @@ class Dying(FormulaEvaluator):
                 "accuracy": 0.1 * candidate.number,
                 "latency_ms": 1.0 + candidate.number,
             }
-            loud = {"latency": {"median_ms": metrics["latency_ms"], "iqr_ms": 0, "quiet": False}}
+            loud = {"latency": {"ms": metrics["latency_ms"], "iqr_ms": 0, "quiet": False}}
             end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=loud)
             study.tell(end)
         Run(folder)._measure_front(study, workers, lambda _: None)
@@ -607,7 +607,7 @@ class Dying(FormulaEvaluator):
     for other in others:
         assert (other.metrics["latency_ms"], other.cost["latency"]["quiet"]) == (0.001, 1.0)
     told = (folder / "evaluated.txt").read_text().splitlines()
-    assert told == ["measure 0", "measure 0", "measure 1", "measure 1", "measure 2"]
+    assert told == ["measure 0"] * 3 + ["measure 1"] * 2 + ["measure 2"]
 
 
 @pytest.mark.parametrize(

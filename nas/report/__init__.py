@@ -58,6 +58,7 @@ class StudyView:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    latency_on: str = ""  # the device, where it is not that of the search
 
     def __post_init__(self) -> None:
         if all(o.metric in COSTS for o in self.task.objectives):
@@ -107,6 +108,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "constraints": [c.to_dict() for c in task.constraints],
         "costs": COSTS,
         "device": task.device,
+        "latency_on": study.latency_on,
         "seconds": study.seconds,
         "notes": study.notes,
         "versions": dict(study.versions),

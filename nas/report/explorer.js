@@ -16,7 +16,7 @@ const FONT = {
 };
 const CONFIG = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: false };
 const LABELS = {
-  latency_ms: "latency (ms)", params: "parameters", flops: "FLOPs", memory_mb: "memory (MB)", step_ms: "training step (ms)",
+  latency_ms: "latency (ms)", params: "parameters", flops: "FLOPs", memory_mb: "training memory (MiB)", inference_mb: "memory of a prediction (MiB)", step_ms: "training step (ms)",
   val_loss: "validation loss", auc: "AUC", f1: "F1", r2: "R²", rmse: "RMSE", mae: "MAE", balanced_accuracy: "balanced accuracy",
 };
 
@@ -43,7 +43,8 @@ const fill = (id, ...children) => $(id).replaceChildren(...children.flat());
 // ---- numbers and names ----------------------------------------------------------------------
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
-const label = (metric) => LABELS[metric] ?? metric.replaceAll("_", " ");
+const label = (metric) => metric === "latency_ms" && view.data?.latency_on
+  ? `latency (ms) on ${view.data.latency_on}` : LABELS[metric] ?? metric.replaceAll("_", " ");
 // plotly.js reads a little HTML in its texts; names from the data must not be read so.
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 

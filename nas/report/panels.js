@@ -91,7 +91,7 @@ function drawFront() {
   $("front-size").textContent = view.complete.length
     ? `${plural(view.front.length, "candidate")} of ${plural(view.feasible.length, "feasible one")}` : "";
   fill("front-note", [
-    view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: median ± half the interquartile range, one batch." : "",
+    view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: ± half the interquartile range, one batch." : "",
     view.front.some((c) => c.latency?.quiet === false) ? "† measured while other work ran." : "",
     view.front.some((c) => c.guess) ? "None is clearly better than a constant guess." : "",
     view.data.baselines.length ? "Shaded rows: simple models, trained outside the search." : "",
@@ -153,7 +153,7 @@ function latencySource({ latency }) {
   if (!latency) return "–";
   const batch = known(latency.batch) ? `batch ${latency.batch}` : "";
   const threads = known(latency.threads) ? plural(latency.threads, "thread") : "";
-  return [batch, threads, latency.quiet ? "quiet device" : "beside other work"].filter(Boolean).join(", ");
+  return [batch, threads, latency.on ? `on ${latency.on}` : "", latency.quiet ? "quiet device" : "beside other work"].filter(Boolean).join(", ");
 }
 
 function drawComparison(chosen) {

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from nas import rules
 from nas.data import Dataset
 from nas.data.ragged import Input, Layout, Ragged, Whole
 from nas.data.split import draw
-from nas.task import Task, input_type
+from nas.task import DataProfile, Task, input_type
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -253,3 +253,69 @@ def largest_rows(dataset: Dataset, batch: int) -> np.ndarray:
         even = np.linspace(0, len(rows) - 1, batch).round().astype(int)
         rows = order[::-1] if padded else order[even]
     return np.asarray(np.resize(rows, batch))
+
+
+def made_up_inputs(task: Task, batch: int) -> dict[str, Tensor]:
+    """A made-up batch of the task's inputs, each of the median length."""
+    generator = torch.Generator().manual_seed(0)
+    profiles = {name: member.profile for name, member in task.profile.members.items()}
+    result: dict[str, Tensor] = {}
+    for name in task.profile.inputs:
+        member = name.rpartition(".")[0]
+        result |= _made_up(name, profiles.get(member, task.profile), batch, generator)
+    return result
+
+
+def _made_up(
+    name: str, profile: DataProfile, batch: int, generator: Generator
+) -> dict[str, Tensor]:
+    kind = input_type(name)
+    if kind == "present":
+        return {name: torch.ones(batch)}
+    shape = profile.inputs[kind]
+    length = max(profile.lengths[kind][3], 1) if kind in profile.lengths else None
+
+    def integers(top: int, *size: int) -> Tensor:
+        return torch.randint(0, max(top, 1), size, generator=generator)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    lengths = torch.full((batch,), length) if length is not None else None
+    match kind:
+        case "image":
+            return {name: integers(256, batch, *shape).byte()}
+        case "categorical":
+            limits = [len(c.categories) for c in profile.columns if c.kind == "categorical"]
+            return {name: torch.stack([integers(top + 1, batch) for top in limits], dim=1)}
+        case "tokens":
+            assert length is not None
+            words = 1 + integers(profile.vocabulary - 1, batch, length)
+            return {name: words, f"{name}_length": torch.full((batch,), length)}
+        case "wave":
+            assert length is not None
+            wave = (3_000 * normal(batch, length)).clamp(-32_768, 32_767).short()
+            return {name: wave, f"{name}_length": torch.full((batch,), length)}
+        case "points":
+            assert length is not None
+            mean, std = (torch.tensor(v) for v in (profile.channel_mean, profile.channel_std))
+            points = normal(batch, length, shape[-1])
+            if len(mean):
+                points = points * std + mean
+            return {name: points, f"{name}_length": torch.full((batch,), length)}
+        case "nodes" if lengths is not None:
+            total = int(lengths.sum())
+            return {name: normal(total, *shape[1:]), f"{name}_length": lengths}
+        case "edges" if length is not None:
+            nodes = max(profile.lengths["nodes"][3], 1)
+            first = torch.arange(batch).repeat_interleave(length) * nodes
+            return {name: integers(nodes, batch * length, 2) + first[:, None]}
+        case "edge_features" if length is not None:
+            return {name: normal(batch * length, *shape[1:])}
+        case "edges":
+            return {name: integers(profile.inputs["nodes"][0], *shape)}
+        case "node":
+            return {name: integers(profile.inputs["nodes"][0], batch)}
+        case "nodes" | "edge_features":
+            return {name: normal(*shape)}
+    return {name: normal(batch, *shape)}

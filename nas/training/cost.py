@@ -1,7 +1,7 @@
-"""What a network costs: parameters, FLOPs, memory, latency, layer by layer.
+"""What a network costs before it runs: parameters, FLOPs, memory, layer by layer.
 
 Parameters and FLOPs are counted, and memory is foretold, on the meta device, before any memory
-is spent. Latency is measured.
+is spent.
 
 A multiply-add counts as two FLOPs. What is counted are products of matrices, convolutions
 (places of padding too), attention, recurrent layers, scans, and sums over edges and voxels; what
@@ -10,19 +10,14 @@ works on single values (activations, norms, sums of two tensors, pooling) is lef
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -395,59 +390,3 @@ def _numbers(file: Path) -> dict[str, int]:
     """Lines of a name and a number, in whatever unit."""
     pairs = (line.replace(":", " ").split() for line in file.read_text().splitlines())
     return {name: int(number) for name, number, *_ in pairs}
-
-
-@contextmanager
-def device_lock(device: str) -> Iterator[None]:
-    """One latency measurement at a time on a device, over all of this user's processes."""
-    name = f"nas-latency-{os.getuid()}-{device.replace(':', '-')}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def latency(
-    network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
-) -> dict[str, float]:
-    """Median milliseconds of one forward pass in eval mode, and its interquartile range;
-    ``inputs`` are of one sample.
-
-    Warms up for a fifth of the budget and at least three passes, then repeats for the
-    budget, at least 11 and at most 500 times. CUDA passes are timed by events.
-    """
-    training = network.training
-    network.eval()
-    cuda = device.startswith("cuda")
-
-    def once() -> float:
-        if cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-            network(**inputs)
-            end.record()
-            torch.cuda.synchronize()
-            return float(start.elapsed_time(end))
-        begin = time.perf_counter()
-        network(**inputs)
-        return (time.perf_counter() - begin) * 1e3
-
-    with device_lock(device), torch.inference_mode():
-        _repeat(once, budget_s / 5, least=3)
-        times = _repeat(once, budget_s, least=11)
-    network.train(training)
-    low, median, high = np.percentile(times, (25, 50, 75))
-    return {
-        "median_ms": float(median),
-        "iqr_ms": float(high - low),
-        "repeats": len(times),
-        "threads": torch.get_num_threads(),
-        "batch": 1,
-    }
-
-
-def _repeat(once: Callable[[], float], budget_s: float, least: int, most: int = 500) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + budget_s
-    while len(times) < least or (time.perf_counter() < end and len(times) < most):
-        times.append(once())
-    return times

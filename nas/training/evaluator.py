@@ -22,7 +22,7 @@ from nas.candidate import Candidate, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
 from nas.task import COSTS, Task
-from nas.training import cost, lr
+from nas.training import cost, latency, lr
 from nas.training.baselines import baselines
 from nas.training.batches import (
     Batch,
@@ -62,16 +62,26 @@ class Evaluator:
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
+        self._share = latency.Share(self.device)
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
-        return baselines(self.dataset, self.task)
+        with self._share:
+            return baselines(self.dataset, self.task)
 
-    def latency(self, candidate: dict[str, Any], report: Report) -> dict[str, float]:
+    def latency(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
         """Latency on the quiet device, with a longer look than during the search."""
-        network = self._network(Candidate.from_dict(candidate)).to(self.device)
+        return self.latencies([candidate], report)[0]
+
+    def latencies(
+        self, candidates: list[dict[str, Any]], report: Report
+    ) -> list[dict[str, Any]]:
+        """Those of several, side by side."""
         sample = self._sample(1)
-        return cost.latency(network, sample, device=self.device, budget_s=0.5) | {"quiet": True}
+        networks = [self._network(Candidate.from_dict(c)).to(self.device) for c in candidates]
+        passes = [latency.timed(network.eval(), sample, self.device) for network in networks]
+        told = {"threads": torch.get_num_threads(), "batch": 1}
+        return [found | told for found in latency.side_by_side(passes, self.device)]
 
     def evaluate(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
         """Train one candidate; whatever happens to it comes back as a state and a reason."""
@@ -107,8 +117,8 @@ class Evaluator:
             found.append(self._analysed(candidate, asked)[0])
             if "latency_ms" in asked:
                 network = self._network(candidate).to(self.device)
-                look = cost.latency(network, self._sample(1), device=self.device, budget_s=0.03)
-                found[-1]["latency_ms"] = look["median_ms"]
+                look = latency.latency(network, self._sample(1), device=self.device, budget_s=0.03)
+                found[-1]["latency_ms"] = look["ms"]
         return found
 
     def range_test(
@@ -127,6 +137,7 @@ class Evaluator:
         module = Proxy(family, dict(config), self.task).to(self.device)
 
         def loss(batch: Batch) -> Tensor:
+            self._share.give_way()
             if time.monotonic() > end:
                 raise TrainingStopped("time", f"not over after {limit_s:.0f} s")
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
@@ -135,7 +146,8 @@ class Evaluator:
         batches = Batches(*self._folds[0][0], int(config["batch_size"]), seed)
         decay, clip = float(config["weight_decay"]), rules.gradient_clip(config)
         try:
-            return asdict(lr.range_test(module, loss, batches, weight_decay=decay, clip=clip))
+            with self._share:
+                return asdict(lr.range_test(module, loss, batches, weight_decay=decay, clip=clip))
         finally:
             self._free()
 
@@ -242,12 +254,13 @@ class Evaluator:
         candidate, task = self._now, self.task
 
         def watched(monitor: GradientMonitor) -> list[pl.Callback]:
+            own = [monitor, _GiveWay(self._share)]
             if task.fidelity.time_limit_s is None:
-                return [monitor]
+                return own
             patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
             # Few data train fast, and most candidates end on the first fold: half the limit each.
             limit_s = patience * task.fidelity.time_limit_s / min(2, len(self._folds))
-            return [monitor, TimeLimit(limit_s)]
+            return [*own, TimeLimit(limit_s)]
 
         monitor = GradientMonitor()
         callbacks = [*watched(monitor), _EpochReport(self._take, report)]
@@ -255,7 +268,8 @@ class Evaluator:
         first, *others = self._folds
         schedule = (candidate.epochs, candidate.seed)
         try:
-            trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
+            with self._share:
+                trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
         finally:
             norms = monitor.looks[-1].norms if monitor.looks else {}
             self._now = replace(self._now, health=monitor.summary(), gradient_norms=norms)
@@ -268,7 +282,8 @@ class Evaluator:
             def later() -> list[pl.Callback]:
                 return [*watched(GradientMonitor()), _FoldReport(next(turn), report)]
 
-            more = train_folds(*found, others, *schedule, later, accumulate)
+            with self._share:
+                more = train_folds(*found, others, *schedule, later, accumulate)
             mean = mean_scores([trainer.callback_metrics, *more])
             self._now = replace(self._now, metrics=self._now.metrics | mean)
 
@@ -278,12 +293,12 @@ class Evaluator:
         torch.manual_seed(candidate.seed)
         module = Proxy(candidate.family, dict(candidate.config), self.task)
         module.to(self.device)
-        latency = cost.latency(module.network, self._sample(1), device=self.device)
-        metrics = candidate.metrics | {"latency_ms": latency["median_ms"]}
+        look = latency.latency(module.network, self._sample(1), device=self.device)
+        metrics = candidate.metrics | {"latency_ms": look["ms"]}
         self._now = replace(
             candidate,
             metrics=metrics,
-            cost=candidate.cost | {"latency": latency | {"quiet": False}},
+            cost=candidate.cost | {"latency": look | {"quiet": False}},
         )
         _require(self.task, metrics)
         return module
@@ -379,6 +394,19 @@ def fit_proxy(
     evaluation = evaluation_batch(module.task.modality)
     trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
     return trainer
+
+
+class _GiveWay(pl.Callback):
+    """Holds a training still, between two batches, while a front is measured."""
+
+    def __init__(self, share: latency.Share) -> None:
+        self._share = share
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._share.give_way()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._share.give_way()
 
 
 class _EpochReport(pl.Callback):

@@ -1,0 +1,352 @@
+"""Latency: a short look during a search, networks side by side on a quiet device, and on a device
+of one's own with eager PyTorch, torch.compile or onnxruntime.
+
+Other work on a machine makes measurements longer, never shorter. Networks that are to be compared
+are therefore measured in turn, in many short rounds, so that what passes over the machine passes
+over all of them; and of a network's rounds the fast ones count (scripts/bench_latency.py: two
+measurements of a front rank it alike on a machine of two cores that sixteen processes want).
+Trainings of all searches of this user hold still for it between two steps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.space import Config
+from nas.task import InputError, Task
+from nas.training.batches import made_up_inputs
+from nas.training.proxy import build_network
+
+Inputs = dict[str, Tensor]
+Pass = Callable[[], float]  # one forward pass; milliseconds
+
+BACKENDS = ("eager", "compile", "onnxruntime")
+TOLERANCE = 1e-4  # of a backend's logits, relative to the largest or to 1
+ROUNDS, FEWEST = 50, 8  # in which networks take turns
+SLICE_S = 0.005  # of a network in a round, at least three passes
+HELD_S = 1.0  # others hold still so long at a time
+PATIENCE_S = 10.0  # for them to do so
+
+
+# -- who may use the device -----------------------------------------------------------------------
+
+
+def _lock_file(device: str, kind: str) -> TextIO:
+    name = f"nas-{kind}-{os.getuid()}-{device.replace(':', '-')}.lock"
+    return (Path(tempfile.gettempdir()) / name).open("a")
+
+
+@contextmanager
+def device_lock(device: str) -> Iterator[None]:
+    """One latency measurement at a time on a device, over all of this user's processes."""
+    with _lock_file(device, "latency") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Share:
+    """A device that is used for work which holds still while a front is measured.
+
+    Inside ``with``, call ``give_way()`` between two steps: it returns at once unless a process
+    of this user measures, and then when that is over.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._files: tuple[TextIO, TextIO] | None = None
+
+    def __enter__(self) -> Share:
+        self._files = (_lock_file(self._device, "turn"), _lock_file(self._device, "work"))
+        self.give_way()
+        return self
+
+    def give_way(self) -> None:
+        if self._files is None:
+            return
+        turn, work = self._files
+        fcntl.flock(work, fcntl.LOCK_UN)
+        # Who measures holds the turn while it waits for work to end: none begins meanwhile.
+        fcntl.flock(turn, fcntl.LOCK_SH)
+        fcntl.flock(work, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files or ():
+            file.close()
+        self._files = None
+
+
+@contextmanager
+def quiet(device: str, patience_s: float = PATIENCE_S) -> Iterator[bool]:
+    """Has all shares of a device hold still; false where one did not in ``patience_s``."""
+    with (
+        device_lock(device),
+        _lock_file(device, "turn") as turn,
+        _lock_file(device, "work") as work,
+    ):
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        end, alone = time.monotonic() + patience_s, False
+        while not alone and time.monotonic() < end:
+            try:
+                fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                time.sleep(0.002)
+        yield alone
+
+
+# -- measurements ---------------------------------------------------------------------------------
+
+
+def latency(
+    network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
+) -> dict[str, float]:
+    """A look during a search: the median milliseconds of one forward pass in eval mode, and
+    their interquartile range; ``inputs`` are of one sample.
+
+    Warms up for a fifth of the budget and at least three passes, then repeats for the
+    budget, at least 11 and at most 500 times. CUDA passes are timed by events.
+    """
+    training = network.training
+    once = timed(network.eval(), inputs, device)
+    with device_lock(device), torch.inference_mode():
+        _repeat(once, budget_s / 5, least=3)
+        times = _repeat(once, budget_s, least=11)
+    network.train(training)
+    low, median, high = np.percentile(times, (25, 50, 75))
+    spread = {"iqr_ms": float(high - low), "repeats": len(times)}
+    return {"ms": float(median), **spread, "threads": torch.get_num_threads(), "batch": 1}
+
+
+def side_by_side(
+    passes: Sequence[Pass], device: str, budget_s: float = 1.0
+) -> list[dict[str, Any]]:
+    """Networks measured in turn, each as ``ms``, ``iqr_ms``, ``rounds`` and whether all of it
+    was ``quiet``.
+
+    ``ms`` is the lowest decile of the rounds' fastest passes, ``iqr_ms`` the interquartile
+    range of these. There are ``ROUNDS``, or as many as ``budget_s`` for each network allows.
+    """
+    fastest: list[list[float]] = [[] for _ in passes]
+    alone = True
+    end = time.monotonic() + budget_s * len(passes)
+
+    def on() -> bool:
+        rounds = len(fastest[-1])
+        return rounds < ROUNDS and (rounds < FEWEST or time.monotonic() < end)
+
+    with torch.inference_mode():
+        for once in passes:
+            _repeat(once, SLICE_S, least=3)  # warm
+        while on():
+            with quiet(device) as held:
+                alone = alone and held
+                block = time.monotonic() + HELD_S
+                while on() and time.monotonic() < block:
+                    for once, found in zip(passes, fastest, strict=True):
+                        once()  # its weights are in no cache after the others
+                        found.append(min(_repeat(once, SLICE_S, least=3)))
+    result = []
+    for found in fastest:
+        decile, low, high = np.percentile(found, (10, 25, 75))
+        result.append(
+            {"ms": float(decile), "iqr_ms": float(high - low), "rounds": len(found), "quiet": alone}
+        )
+    return result
+
+
+def timed(network: Callable[..., Any], inputs: Inputs, device: str) -> Pass:
+    """A pass of PyTorch; on a GPU timed by events."""
+
+    def on_cpu() -> float:
+        begin = time.perf_counter()
+        network(**inputs)
+        return (time.perf_counter() - begin) * 1e3
+
+    def on_gpu() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        network(**inputs)
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end))
+
+    return on_gpu if device.startswith("cuda") else on_cpu
+
+
+def _repeat(once: Pass, budget_s: float, least: int, most: int = 500) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(times) < least or (time.perf_counter() < end and len(times) < most):
+        times.append(once())
+    return times
+
+
+# -- a device of one's own ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A candidate whose latency is wanted."""
+
+    number: int
+    family: str
+    config: Config
+
+
+def prepare(network: nn.Module, inputs: Inputs, backend: str, device: str, threads: int) -> Pass:
+    """A pass of ``backend``, whose logits are those of eager PyTorch to ``TOLERANCE``.
+
+    Raises InputError where the network cannot be compiled or exported, or differs.
+    """
+    network = network.eval().to(device)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    with torch.inference_mode():
+        expected: Tensor = network(**inputs)
+        try:
+            if backend == "compile":
+                compiled = torch.compile(network, fullgraph=True, dynamic=False)
+                found, once = compiled(**inputs), timed(compiled, inputs, device)
+            elif backend == "onnxruntime":
+                found, once = _exported(network, inputs, threads)
+            else:
+                return timed(network, inputs, device)
+        except ImportError as error:
+            raise InputError(
+                f"{backend} needs {error.name}: pip install 'frontier-nas[export]'"
+            ) from None
+        except Exception as error:  # torch.compile and exporters raise whatever they like
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{backend} cannot run it: {reason:.200}") from error
+    apart = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    if not apart <= TOLERANCE:
+        raise InputError(f"its logits differ by {apart:.2g} with {backend}, over {TOLERANCE:g}")
+    return once
+
+
+def _exported(network: nn.Module, inputs: Inputs, threads: int) -> tuple[Tensor, Pass]:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        export_onnx(network, inputs, file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+    feed = {i.name: inputs[i.name].numpy() for i in session.get_inputs()}
+
+    def once() -> float:
+        begin = time.perf_counter()
+        session.run(None, feed)
+        return (time.perf_counter() - begin) * 1e3
+
+    return torch.from_numpy(session.run(None, feed)[0]), once
+
+
+def export_onnx(network: nn.Module, inputs: Inputs, file: Path) -> None:
+    """Write a network as ONNX, with the inputs' names and sizes as they are."""
+    import logging
+    import warnings
+
+    from nas.models.fusion import Numbered
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hints at what is not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(
+            Numbered(network, inputs).eval(),
+            (),
+            kwargs={f"input_{i}": value for i, value in enumerate(inputs.values())},
+            input_names=list(inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(file)
+
+
+def measure(
+    subjects: Sequence[Subject],
+    task: Task,
+    sample: Callable[[int], Inputs] | None,
+    *,
+    backend: str,
+    device: str,
+    threads: int,
+    batches: Sequence[int],
+    name: str,
+    on_step: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any]:
+    """Latencies of ``subjects`` on this device, as the file holds them that a report reads.
+
+    ``sample(batch)`` gives the inputs; without it they are made up from the profile's median
+    lengths. One that ``backend`` cannot run has an ``error`` instead
+    of figures.
+    """
+    torch.set_num_threads(threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("no CUDA device is visible here; choose --device cpu")
+    rows: dict[str, dict[str, Any]] = {}
+    for subject in subjects:
+        rows[str(subject.number)] = {"family": subject.family, "config": subject.config}
+    for batch in batches:
+        passes: dict[str, Pass] = {}
+        inputs = sample(batch) if sample else made_up_inputs(task, batch)
+        for subject in subjects:
+            on_step(f"candidate {subject.number} ({subject.family}), batch {batch}: {backend}")
+            torch.manual_seed(0)
+            network = build_network(subject.family, subject.config, task)
+            try:
+                once = prepare(network, inputs, backend, device, threads)
+                passes[str(subject.number)] = once
+            except InputError as error:
+                rows[str(subject.number)]["error"] = str(error)
+        if passes:
+            on_step(f"batch {batch}: measuring {len(passes)} side by side")
+        found = side_by_side(list(passes.values()), device) if passes else []
+        for number, figures in zip(passes, found, strict=True):
+            rows[number].setdefault("latency", {})[str(batch)] = figures
+    return {
+        "device": {
+            "name": name,
+            "processor": processor(device),
+            "kind": device,
+            "backend": backend,
+            "threads": threads,
+            "torch": torch.__version__,
+        },
+        "inputs": "of the data" if sample else "made up",
+        "batches": list(batches),
+        "candidates": rows,
+    }
+
+
+def processor(device: str) -> str:
+    """What the maker calls it, where the system tells."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1))
