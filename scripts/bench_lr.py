@@ -33,7 +33,7 @@ from nas.candidate import State
 from nas.front import hypervolume
 from nas.run import search
 from nas.space import Float, Param
-from nas.task import Task
+from nas.task import NoFeasibleCandidate, Task
 
 Record = dict[str, Any]
 Key = tuple[str, int, float, float]
@@ -163,7 +163,10 @@ def main() -> None:
                 print(f"{name}, seed {seed}: two searches of {given.time:g} s", flush=True)
                 job = (data, seed, given.time, given.off)
                 both = [pool.submit(one, *job, lr_test) for lr_test in (False, True)]
-                lines = [json.dumps(each.result()) + "\n" for each in both]
+                try:
+                    lines = [json.dumps(each.result()) + "\n" for each in both]
+                except NoFeasibleCandidate as error:
+                    raise SystemExit(f"{name}, seed {seed}: {error}; give more --time") from None
                 with given.out.open("a") as file:
                     file.write("".join(lines))
     found = pairs(given.out)
