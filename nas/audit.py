@@ -188,7 +188,7 @@ def audit(
     elif len(net.unreached) == sum(p.requires_grad for p in network.parameters()):
         notes.append("nothing was trained, as no parameter gets a gradient")
     else:
-        from nas.training.checkup import checkup
+        from nas.training.checkup import TooSlow, checkup
 
         try:
             seen = checkup(
@@ -201,7 +201,7 @@ def audit(
                 limit_s=limit_s,
                 on_phase=on_phase,
             )
-        except feed.OutputShape as error:
+        except (feed.OutputShape, TooSlow) as error:
             notes.append(f"{type(network).__name__} could not be trained on this data: {error}")
         else:
             net = replace(_reached_later(net, seen), observed=seen.observed)

@@ -824,6 +824,12 @@ def test_padding_that_changes_results_is_found(masked: bool) -> None:
     assert fed.note.endswith("mask from their lengths")
 
 
+def test_a_network_whose_steps_take_too_long_is_not_trained() -> None:
+    found = audit(plain(2), **clusters(), limit_s=1e-6)
+    assert found.checkup is None
+    assert "could not be trained on this data: a step takes" in found.notes[-1]
+
+
 def test_the_loss_at_the_start_is_compared_with_the_logarithm_of_the_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +29,10 @@ STEPS = 400  # of the training that is watched: a plateau is told between 150 an
 ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples that are learnt by heart, and steps for it
 FEWEST_STEPS = 60  # of each, however long they take
 DEFAULT_RATE = 1e-3  # where neither the user nor a range test names one: AdamW's own
+
+
+class TooSlow(RuntimeError):  # noqa: N818
+    """A network whose steps take too long to be watched in the time there is."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,18 @@ def checkup(
     hundred steps each, or fewer where these would need more than ``limit_s`` seconds. The network
     is left as it was.
 
-    Raises OutputShape.
+    Raises OutputShape, and TooSlow where even few steps would take more than twice ``limit_s``.
     """
     begun = time.perf_counter()
     on_phase("the loss at the start")
     start, pace_s = _start(network, problem, batches)
     planned = RATE_STEPS + ONE_BATCH_STEPS + STEPS
     share = min(1.0, limit_s / (planned * max(pace_s, 1e-6)))
+    if (fewest_s := 3 * FEWEST_STEPS * pace_s) > 2 * limit_s:
+        raise TooSlow(
+            f"a step takes {pace_s:.2g} s, and {3 * FEWEST_STEPS} of them {fewest_s:.0f} s:"
+            " give it so long, or fewer or smaller samples"
+        )
 
     def steps(most: int) -> int:
         return max(FEWEST_STEPS, round(share * most))
@@ -81,9 +90,10 @@ def checkup(
             clip=GRADIENT_CLIP,
         )
     rate = lr or rates.steepest or DEFAULT_RATE
-    on_phase(f"one batch, at most {3 * steps(ONE_BATCH_STEPS)} steps")
+    on_phase(f"one batch, {steps(ONE_BATCH_STEPS)} steps at most at a rate")
     sound = rates.steepest or DEFAULT_RATE  # whether it can learn at all is not the rate's fault
-    one_batch = _one_batch(network, problem, batches, sound, steps(ONE_BATCH_STEPS))
+    tried = (sound,) if share < 1 else (sound, sound / 10, sound * 10)
+    one_batch = _one_batch(network, problem, batches, tried, steps(ONE_BATCH_STEPS))
     on_phase(f"a training of {steps(STEPS)} steps")
     monitor = GradientMonitor(every=max(1, steps(STEPS) // 30), stop=False)
     module = _Module(network, problem, batches, rate, weight_decay)
@@ -135,22 +145,22 @@ def _start(network: nn.Module, problem: Problem, batches: Batches) -> tuple[floa
 
 
 def _one_batch(
-    network: nn.Module, problem: Problem, batches: Batches, rate: float, steps: int
+    network: nn.Module, problem: Problem, batches: Batches, rates: Sequence[float], steps: int
 ) -> tuple[float, float, int]:
-    """Whether a batch can be learnt by heart, without dropout, at the rate or one ten times lower
-    or higher: the loss of the best constant prediction, the least loss, and steps."""
+    """Whether a batch can be learnt by heart, without dropout, at one of the rates: the loss of the
+    best constant prediction, the least loss, and steps."""
     few = Batches(batches.inputs, batches.labels, ONE_BATCH, seed=0)
     batch = next(iter(few))
     constant = max(problem.constant(batch[1]), 0.1 * problem.uniform)  # it may be of one class
     best = math.inf
-    for factor in (1.0, 0.1, 10.0):
+    for rate in rates:
         with _again(network):
             network.eval()
             for module in network.modules():
                 if NORM_CLASS.search(type(module).__name__):
                     module.train()
             trained = [p for p in network.parameters() if p.requires_grad]
-            optimizer = torch.optim.AdamW(trained, lr=rate * factor, weight_decay=0.0)
+            optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
             for step in range(steps):
                 value = problem.loss(network, batch)
                 if not bool(value.isfinite()):
