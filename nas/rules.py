@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
@@ -1160,7 +1161,8 @@ def _mixed_norms(net: Anatomy) -> Iterator[Finding]:
     for kind, norms in of.items():
         batch = [x for x in norms if x.type == "batch"]
         layer_ = [x for x in norms if x.type == "layer"]
-        if batch and layer_:
+        # One change is that from a stem to a body, or to a head.
+        if sum(one.type != other.type for one, other in pairwise(norms)) > 1:
             fewer = min(batch, layer_, key=len)
             yield Finding(
                 "norm-by-family",

@@ -195,15 +195,16 @@ STATIC = [
         "norm-by-family",
         lambda: nn.Sequential(
             *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()),
+            *(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU()),
+            *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES)),
+        ),
+        lambda: nn.Sequential(
+            *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()),
             *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()),
             *(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, CLASSES)),
         ),
-        lambda: nn.Sequential(
-            *(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU()),
-            *(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, CLASSES)),
-        ),
         ROWS,
-        r"7 \(LayerNorm\)",
+        r"4 \(LayerNorm\)",
     ),
     Case(
         "no-dropout-after-batchnorm",
