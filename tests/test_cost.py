@@ -8,7 +8,13 @@ out.
 from __future__ import annotations
 
 import math
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +22,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.candidate import Candidate
 from nas.family import load_families
+from nas.run import make_task
 from nas.space import Config
-from nas.task import Column, DataProfile, Member, Modality, Target, Task
-from nas.testing import sample_inputs
-from nas.training import cost
+from nas.task import (
+    Budget,
+    Column,
+    Constraint,
+    DataProfile,
+    Member,
+    Modality,
+    Target,
+    Task,
+)
+from nas.testing import example_datasets, sample_inputs
+from nas.training import cost, evaluator, latency
 
 CLASSES, SAMPLES = 5, 2
 TARGET = (Target("y", "multiclass", tuple("abcde"), (400,) * CLASSES),)
@@ -525,3 +542,148 @@ def test_a_data_dependent_network_is_run_with_few_samples_and_scaled() -> None:
     assert seen == [cost.FEW]
     plain = cost.training_mb(lambda: Net(lambda: nn.Linear(16, 64)), texts, 512)
     assert found == pytest.approx(plain, rel=0.02)
+
+
+# -- latency -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other searches on this machine have theirs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() -> None:
+    steps: list[float] = []
+    over = threading.Event()
+
+    def train() -> None:
+        with latency.Share("cpu") as share:
+            while not over.is_set():
+                share.give_way()
+                steps.append(time.monotonic())
+                time.sleep(0.002)
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(train)
+        while len(steps) < 20:
+            time.sleep(0.01)
+        with latency.quiet("cpu") as alone:
+            begin = time.monotonic()
+            time.sleep(0.3)
+            end = time.monotonic()
+        before = len(steps)
+        while len(steps) < before + 20:
+            time.sleep(0.01)
+        over.set()
+    assert alone
+    assert not [s for s in steps if begin + 0.01 < s < end]
+
+
+def test_work_that_never_gives_way_is_told() -> None:
+    with latency.Share("cpu"), latency.quiet("cpu", patience_s=0.05) as alone:
+        assert not alone
+    with latency.quiet("cpu", patience_s=0.05) as alone:
+        assert alone
+
+
+def test_a_share_that_is_not_in_use_is_in_nobodys_way() -> None:
+    share = latency.Share("cpu")
+    share.give_way()
+    with share:
+        pass
+    with latency.quiet("cpu", patience_s=0.05) as alone:
+        share.give_way()
+        assert alone
+
+
+def test_side_by_side_disturbances_pass_over_all_and_the_fast_rounds_count() -> None:
+    """Three networks of 1, 2 and 3 ms; all are three times as slow in two rounds of three."""
+    calls = 0
+
+    def network(ms: float) -> Callable[[], float]:
+        def once() -> float:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.0005)
+            return ms * (1 if calls // 60 % 3 == 0 else 3)
+
+        return once
+
+    found = latency.side_by_side([network(ms) for ms in (1.0, 2.0, 3.0)], "cpu")
+    assert [row["ms"] for row in found] == [1.0, 2.0, 3.0]
+    assert {row["rounds"] for row in found} == {latency.ROUNDS}
+    assert all(row["quiet"] for row in found)
+
+
+def subject(name: str) -> tuple[Task, latency.Subject]:
+    task = task_of(name)
+    return task, latency.Subject(3, name, load_families()[name].space(task).baseline())
+
+
+def measured(name: str, backend: str, *batches: int) -> dict[str, Any]:
+    task, chosen = subject(name)
+    how: dict[str, Any] = {"device": "cpu", "threads": 1, "name": "here"}
+    return latency.measure([chosen], task, None, backend=backend, batches=batches or (1,), **how)
+
+
+def test_a_file_of_latencies_tells_device_threads_batches_and_spread() -> None:
+    found = measured("mlp", "eager", 1, 4)
+    told = found["device"]
+    assert (told["name"], told["backend"], told["threads"]) == ("here", "eager", 1)
+    figures = found["candidates"]["3"]["latency"]
+    assert set(figures) == {"1", "4"}
+    assert all(0 < f["ms"] < 1e3 and f["iqr_ms"] >= 0 for f in figures.values())
+
+
+def test_an_exported_network_is_measured_and_one_that_cannot_be_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    assert measured("mlp", "onnxruntime")["candidates"]["3"]["latency"]["1"]["ms"] > 0
+
+    def refused(*_: Any) -> None:
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(latency, "export_onnx", refused)
+    row = measured("mlp", "onnxruntime")["candidates"]["3"]
+    assert "latency" not in row
+    assert row["error"] == "onnxruntime cannot run it: no such operator"
+
+
+def test_other_logits_than_eager_ones_are_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: nn.Module, inputs: Any, threads: int) -> Any:
+        return network(**inputs) + 0.01, lambda: 1.0
+
+    monkeypatch.setattr(latency, "_exported", wrong)
+    row = measured("mlp", "onnxruntime")["candidates"]["3"]
+    assert row["error"].startswith("its logits differ by 0.01 with onnxruntime")
+
+
+# -- preflight -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", load_families())
+def test_a_candidate_over_a_limit_costs_under_a_second_and_no_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any) -> None:
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(evaluator, "fit_proxy", trained)
+    family = load_families()[name]
+    dataset = next(iter(example_datasets(family.modality).values()))
+    task = make_task(
+        dataset, budget=Budget(None, 1), device="cpu", constraints=(Constraint("params", "<=", 9),)
+    )
+    work = evaluator.Evaluator(task, dataset)
+    config = family.space(replace(task, constraints=())).baseline()
+    asked = Candidate(1, name, config, seed=1, epochs=2).to_dict()
+    spent = []
+    for _ in range(2):  # the first in a process imports more
+        begin = time.process_time()
+        end = Candidate.from_dict(work.evaluate(asked, lambda *_: ""))
+        spent.append(time.process_time() - begin)
+        assert end.reason == "infeasible"
+    assert min(spent) < 1.0

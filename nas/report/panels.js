@@ -181,6 +181,15 @@ function drawComparison(chosen) {
   ].flat().filter(Boolean)));
 }
 
+function partsText(layers) { // stem, blocks, head: by the first part of the names
+  const parts = new Map();
+  for (const { name, params } of layers) {
+    const part = name.split(".")[0];
+    if (params) parts.set(part, (parts.get(part) ?? 0) + params);
+  }
+  return [...parts].map(([part, params]) => `${part} ${count(params)}`).join(", ");
+}
+
 function layerTable(layers) {
   const headings = [th("layer"), th("type"), th("output shape", "n"), th("parameters", "n")];
   return scroll(table(headings, layers.map((layer) => tr(
@@ -204,6 +213,7 @@ function drawArchitectures(chosen) {
     const size = `${plural(layers.length, "layer")}, ${plural(layers.reduce((sum, layer) => sum + (layer.params || 0), 0), "parameter")}`;
     return el("div", {},
       el("h3", {}, `#${c.number} ${c.family}`, el("small", {}, layers.length ? size : "layers were not recorded")),
+      layers.length ? el("p", {}, `Parameters by part: ${partsText(layers)}`) : null,
       layers.length ? layerTable(layers) : null,
       norms.length ? el("h3", {}, "Gradient norms", el("small", {}, "last looked at, bars on a logarithmic scale")) : null,
       norms.length ? gradientTable(norms) : null);

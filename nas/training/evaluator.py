@@ -181,15 +181,19 @@ class Evaluator:
         }
 
     def _preflight(self) -> None:
-        """The exact costs, before any memory is spent; a candidate over a limit ends here."""
-        costs, layers, self._memory_mb = self._analysed(self._now)
+        """The costs, before any memory is spent; a candidate over a limit ends here, before its
+        memory is told where it is over another."""
+        costs, layers, self._memory_mb = self._analysed(self._now, ())
         self._now = replace(self._now, metrics=costs, layers=layers)
+        _require(self.task, costs)
+        costs |= {"memory_mb": self._memory_mb(1), "inference_mb": self._inference_mb(self._now)}
+        self._now = replace(self._now, metrics=costs)
         _require(self.task, costs)
 
     def _analysed(
         self, candidate: Candidate, metrics: Collection[str] = COSTS
     ) -> tuple[dict[str, float], tuple[dict[str, Any], ...], Callable[[int], float]]:
-        """Those costs of ``metrics`` that are told without a measurement, layers, and the memory
+        """Parameters, FLOPs, and the memory where it is among ``metrics``; layers; and the memory
         of training by the number of parts that a batch comes in."""
 
         def build() -> nn.Module:
@@ -209,8 +213,11 @@ class Evaluator:
         if "memory_mb" in metrics:
             costs["memory_mb"] = memory_mb(1)
         if "inference_mb" in metrics:
-            costs["inference_mb"] = cost.inference_mb(build, self._sample, 1)
+            costs["inference_mb"] = self._inference_mb(candidate)
         return costs, tuple(found["layers"]), memory_mb
+
+    def _inference_mb(self, candidate: Candidate) -> float:
+        return cost.inference_mb(lambda: self._network(candidate), self._sample, 1)
 
     def _fit(self, report: Report) -> None:
         """Train, in half batches (rule "micro-batch") where whole ones would need more memory

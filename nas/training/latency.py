@@ -153,7 +153,7 @@ def side_by_side(
         for once in passes:
             _repeat(once, SLICE_S, least=3)  # warm
         while on():
-            with quiet(device) as held:
+            with quiet(device, PATIENCE_S if alone else 0.0) as held:  # waited for once
                 alone = alone and held
                 block = time.monotonic() + HELD_S
                 while on() and time.monotonic() < block:
