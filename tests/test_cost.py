@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import threading
@@ -22,21 +23,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.candidate import Candidate
+from nas.candidate import Candidate, State
 from nas.family import load_families
-from nas.run import make_task
+from nas.run import Run, make_task
 from nas.space import Config
 from nas.task import (
     Budget,
     Column,
     Constraint,
     DataProfile,
+    InputError,
     Member,
     Modality,
     Target,
     Task,
 )
-from nas.testing import example_datasets, sample_inputs
+from nas.testing import example_datasets, sample_inputs, small_task
 from nas.training import cost, evaluator, latency
 
 CLASSES, SAMPLES = 5, 2
@@ -687,3 +689,62 @@ def test_a_candidate_over_a_limit_costs_under_a_second_and_no_training(
         spent.append(time.process_time() - begin)
         assert end.reason == "infeasible"
     assert min(spent) < 1.0
+
+
+# -- another device's figures --------------------------------------------------------------------
+
+
+def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of three candidates; the better, the slower."""
+    from nas.search import study
+
+    task = small_task()
+    folder.mkdir()
+    (folder / "task.json").write_text(task.to_json())
+    (folder / "run.json").write_text(json.dumps({"options": {}}))
+    found = [
+        Candidate(
+            i, "plain", {"width": 8 * i}, seed=0, state=State.COMPLETE,
+            metrics={"accuracy": 0.8 + i / 20, "latency_ms": 1.0 + i, "params": 100.0},
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    monkeypatch.setattr(study, "load_candidates", lambda *_, **__: found)
+
+
+def file_of(folder: Path, ms: dict[int, float], family: str = "plain") -> Path:
+    file = folder / "phone.json"
+    device = {"name": "phone", "kind": "cpu", "backend": "onnxruntime", "threads": 2}
+    rows = {
+        str(i): {
+            "family": family,
+            "config": {"width": 8 * i},
+            "latency": {"8": {"ms": value, "iqr_ms": 0.0, "quiet": True}},
+        }
+        for i, value in ms.items()
+    }
+    file.write_text(json.dumps({"device": device, "batches": [8], "candidates": rows}))
+    return file
+
+
+def test_a_run_is_ranked_by_what_another_device_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path / "run", monkeypatch)
+    assert Run(tmp_path / "run").best("latency_ms<=2").number == 1
+    elsewhere = Run(tmp_path / "run", file_of(tmp_path, {1: 9.0, 2: 1.5}))
+    assert elsewhere.best("latency_ms<=2").number == 2
+    assert [c.number for c in elsewhere.front()] == [2], "what was not measured has no rank"
+    assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
+
+
+def test_figures_of_another_run_or_of_no_device_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path / "run", monkeypatch)
+    other = Run(tmp_path / "run", file_of(tmp_path, {1: 9.0}, family="deep"))
+    with pytest.raises(InputError, match="was measured on another run: its candidate 1"):
+        other.front()
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(InputError, match="is no file of `nas latency`"):
+        Run(tmp_path / "run", tmp_path / "x.json").front()
