@@ -32,7 +32,7 @@ from nas.testing import small_spaces, small_task
 
 COMMANDS = (
     *("design", "search", "status", "report", "export", "train", "predict"),
-    *("audit", "families", "rules"),
+    *("audit", "families", "latency", "rules"),
 )
 
 

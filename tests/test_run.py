@@ -454,7 +454,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     result = evaluator.evaluate(asked.to_dict(), lambda *it: reports.append(it) or "")
     end = Candidate.from_dict(result)
     assert (end.state, end.reason, end.detail) == (State.COMPLETE, "", "")
-    costs = {"params", "flops", "memory_mb", "latency_ms"}
+    costs = {"params", "flops", "memory_mb", "inference_mb", "latency_ms"}
     assert set(end.metrics) == expected | costs | {"val_loss", "loss"}
     assert set(quality_metrics(task)) == expected | {"val_loss"}
     assert all(np.isfinite(value) for value in end.metrics.values())
