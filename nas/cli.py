@@ -1001,7 +1001,7 @@ def audit(
     except json.JSONDecodeError as error:
         raise UsageError(f"--args {arguments!r} is not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise UsageError(f"--args {arguments!r} is not an object like {{\"depth\": 20}}")
+        raise UsageError(f'--args {arguments!r} is not an object like {{"depth": 20}}')
     found = run_audit(
         load(model, given),
         shape=shapes or None,

@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 from nas import rules
+from nas.checks import CHECKS
 from nas.family import load_families
 from nas.space import Int, Param, Space
 from nas.task import (
@@ -41,7 +42,7 @@ class Use:
 
     @property
     def checked(self) -> bool:
-        return self.rule.check is not None
+        return self.rule.id in CHECKS
 
     def to_dict(self) -> dict[str, Any]:
         return {

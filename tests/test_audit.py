@@ -20,16 +20,16 @@ from torch.nn import functional as F
 import nas
 from nas import cli, rules
 from nas.audit import Audit, audit, load
+from nas.audit import checkup as checkups
+from nas.audit.anatomy import anatomy, trace
+from nas.audit.feed import from_dataset, from_tensors, padding_error
+from nas.checks import CHECKS, Anatomy, Layer, Observed, check
 from nas.data import read
 from nas.family import load_families
-from nas.rules import Anatomy, Layer, Observed
 from nas.run import make_task
 from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets
-from nas.training import checkup as checkups
-from nas.training.anatomy import anatomy, trace
 from nas.training.batches import Batches
-from nas.training.feed import from_dataset, from_tensors, padding_error
 
 SIDE, CLASSES = 8, 4
 IMAGES = {"shape": (3, SIDE, SIDE), "classes": CLASSES}
@@ -472,8 +472,7 @@ def test_nothing_is_found_in_a_sound_training(
 
 
 def test_every_check_has_its_fault_in_the_zoo() -> None:
-    checked = {name for name, rule in rules.RULES.items() if rule.check}
-    assert checked == {case.rule for case in STATIC + WATCHED} | {"padding-masks"}
+    assert set(CHECKS) == {case.rule for case in STATIC + WATCHED} | {"padding-masks"}
 
 
 # What is sound ------------------------------------------------------------------------------------
@@ -633,7 +632,7 @@ def test_nothing_serious_is_found_in_the_baseline_of_a_family(modality: Any, nam
         weight_decay=None if fed.whole_graph else float(config["weight_decay"]),
         whole_graph=fed.whole_graph,
     )
-    assert not [f for f in rules.check(net) if f.severity == "serious"]
+    assert not [f for f in check(net) if f.severity == "serious"]
 
 
 # How a network is read ----------------------------------------------------------------------------
@@ -821,7 +820,7 @@ def test_padding_that_changes_results_is_found(masked: bool) -> None:
     assert error is not None
     assert (error < 1e-5) == masked
     net = replace(anatomy(network, fed.args, fed.kwargs), padding_error=error)
-    assert ("padding-masks" in {f.rule for f in rules.check(net)}) != masked
+    assert ("padding-masks" in {f.rule for f in check(net)}) != masked
     assert fed.note.endswith("mask from their lengths")
 
 
@@ -1012,6 +1011,6 @@ def test_a_design_that_is_seen_to_learn_is_no_longer_serious() -> None:
         (replace(learnt, end=1.39), "serious"),
         (replace(learnt, failure="vanishing"), "serious"),
     ):
-        found = rules.check(Anatomy(layers, 0, observed=observed))
+        found = check(Anatomy(layers, 0, observed=observed))
         stack = next(f for f in found if f.rule == "residual-from-10")
         assert stack.severity == severity

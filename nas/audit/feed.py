@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.audit.anatomy import forward, kept, main_output
 from nas.data import Dataset
 from nas.task import InputError, Target, UsageError, input_type
-from nas.training.anatomy import forward, kept, main_output
 from nas.training.batches import Batch, Batches, batch_inputs, part_tensors
 
 Call = Callable[[dict[str, Tensor]], tuple[Sequence[Any], Mapping[str, Any]]]

@@ -1,9 +1,9 @@
 """The rules and the monitors turned on anybody's network: what is likely to go wrong, where, the
 evidence, why it matters and what to change.
 
-What a network is made of is read off one forward pass (``nas.training.anatomy``); with samples
-and labels a short training is watched (``nas.training.checkup``). Both are judged by the checks
-of ``nas.rules``. torch is imported when there is something to audit.
+What a network is made of is read off one forward pass (``nas.audit.anatomy``); with samples
+and labels a short training is watched (``nas.audit.checkup``). Both are judged by the checks
+of ``nas.checks``. torch is imported when there is something to audit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import rules
-from nas.rules import Anatomy, Finding
+from nas.checks import Anatomy, Finding, check
 from nas.task import InputError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.training.checkup import Checkup
+    from nas.audit.checkup import Checkup
 
 BATCH = 32  # of the short training where none is given
 WIDTH = 100  # columns of the text
@@ -139,7 +138,7 @@ def audit(
     dictionary of several, as ``forward`` takes them; ``shape``, that of one sample, of which
     random ones are drawn (several for several inputs); ``data``, which ``nas.data.read`` reads
     with ``target`` and ``reading`` (its other options) or has read, given as
-    ``nas.training.feed.from_dataset`` says.
+    ``nas.audit.feed.from_dataset`` says.
 
     With labels (``y``, or those of ``data``) a short training of some ``limit_s`` seconds is
     watched. Integers are classes, columns of 0 and 1 yes/no questions, other labels numbers, and
@@ -153,7 +152,7 @@ def audit(
     """
     from torch import nn
 
-    from nas.training import anatomy, feed
+    from nas.audit import anatomy, feed
 
     if not isinstance(network, nn.Module):
         raise UsageError(f"an audit takes a torch.nn.Module, not {type(network).__name__}")
@@ -188,7 +187,7 @@ def audit(
     elif len(net.unreached) == sum(p.requires_grad for p in network.parameters()):
         notes.append("nothing was trained, as no parameter gets a gradient")
     else:
-        from nas.training.checkup import TooSlow, checkup
+        from nas.audit.checkup import TooSlow, checkup
 
         try:
             seen = checkup(
@@ -209,7 +208,7 @@ def audit(
                 notes.append(
                     "its steps take long, so there were few: a longer --time-limit tells more"
                 )
-    return Audit(name or type(network).__name__, tuple(rules.check(net)), net, seen, tuple(notes))
+    return Audit(name or type(network).__name__, tuple(check(net)), net, seen, tuple(notes))
 
 
 def _reached_later(net: Anatomy, seen: Checkup) -> Anatomy:

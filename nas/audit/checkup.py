@@ -17,10 +17,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from nas.rules import GRADIENT_CLIP, HALF_LEARNT, Observed
-from nas.training.anatomy import NORM_CLASS, kept
+from nas.audit.anatomy import NORM_CLASS, kept
+from nas.audit.feed import Problem
+from nas.checks import HALF_LEARNT, Observed
+from nas.rules import GRADIENT_CLIP
 from nas.training.batches import Batch, Batches
-from nas.training.feed import Problem
 from nas.training.lr import STEPS as RATE_STEPS
 from nas.training.lr import RangeTest, range_test
 from nas.training.monitors import GradientMonitor, Look

@@ -1,0 +1,663 @@
+"""The rules of ``nas.rules`` as checks: read off a network that is already there.
+
+Nothing here knows torch: a check is given the anatomy of a network, and says where it breaks
+its rule. Numbers that a rule's sentence holds are those of ``nas.rules``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+from nas.rules import (
+    LEAST_DECAY,
+    MOST_DECAY,
+    MOST_DROPOUT,
+    MOST_TOKENS,
+    PRETRAINED_BELOW,
+    RESIDUAL_FROM,
+    RULES,
+    SATURATING_MOST,
+    SMALL_BATCH,
+    params_cap,
+)
+
+# Thresholds of the checks alone; where a rule's sentence holds none, they are ours.
+HEAD_SHARE, HEAD_PARAMS = 0.5, 100_000  # of the parameters, and so many, make a head wide
+FAR_OVER = 10  # times the cap on parameters, or the tokens: no longer a matter of taste
+BAD_START = 2.0  # times the loss of a network that knows nothing
+LEARNT = 0.9  # of that loss, below which a training has begun to learn
+HALF_LEARNT = 0.5  # of it, at which one batch counts as learnt
+HALF_DEAD = 0.5  # of the units of a layer
+FAR_BELOW = 100  # times below the steepest rate of a range test: steps too small to matter
+PADDING_ERROR = 1e-3  # of the size of the output
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of a forward pass.
+
+    ``name`` is its module's (of a function, that of the module that calls it) and ``owner``
+    that module's class. ``kind`` is "input", "linear", "conv", "recurrent", "embedding",
+    "norm", "activation", "dropout", "attention" or "join", where several tensors meet;
+    ``type`` is which of its kind, as "batch", "relu", "add". ``shape`` is that of the output
+    without the batch, and ``width`` the values that each of a layer's outputs is made from.
+    ``reads`` are the places, in the order of execution, of the layers it is given.
+    """
+
+    name: str
+    kind: str
+    type: str = ""
+    owner: str = ""
+    shape: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
+    params: int = 0
+    width: int = 0
+    depth: int = 1  # weighted layers in it: those of a recurrent module come as one
+    shortcut: bool = False  # a shortcut over weighted layers begins or ends after it
+    gate: bool = False  # an activation that another branch is multiplied by
+    rate: float = 0.0  # of a dropout
+    tokens: tuple[int, int] = (0, 0)  # queries and keys of an attention
+
+    @property
+    def weighted(self) -> bool:
+        return self.kind in ("linear", "conv", "recurrent")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a short training has shown. Losses are a cross-entropy, or squared errors in
+    variances; ``chance`` is that of a network that knows nothing."""
+
+    chance: float
+    start: float  # before the first step
+    end: float = math.nan  # at the end of the training
+    input_scale: float = 1.0  # the largest mean or deviation of the inputs' values
+    failure: str = ""  # nan | exploding | vanishing | dead | plateau, as the monitors say
+    failed_at: str = ""  # the layer
+    evidence: str = ""
+    one_batch: tuple[float, float, int] | None = None  # loss of knowing nothing, end, steps
+    steepest: float | None = None  # learning rate at which the loss falls fastest
+    diverges: float | None = None  # and the first at which it has risen again
+    dead: tuple[str, float] | None = None  # the layer with most dead units at the end, its share
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the training went well, whatever the design lets fear."""
+        return not self.failure and self.end < LEARNT * self.chance
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What is known of a network, and of the training it is meant for; where something is
+    unknown (None, or empty) the checks are silent."""
+
+    layers: tuple[Layer, ...]
+    params: int
+    outputs: int | None = None  # values of one prediction
+    ends: str = ""  # the activation that makes the output
+    unreached: Mapping[str, int] = field(default_factory=dict)  # trainable parameters without a
+    # gradient, and how many values each has
+    pretrained: str = ""  # where weights for it can be had
+    padding_error: float | None = None  # what padding changes, over the size of the output
+    samples: int | None = None  # of training
+    classes: int | None = None  # 0 for a regression
+    batch_size: int | None = None  # on one device
+    lr: float | None = None
+    weight_decay: float | None = None
+    whole_graph: bool = False  # each batch is one graph
+    observed: Observed | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it was seen to learn."""
+        return self.observed is not None and self.observed.learnt
+
+    @cached_property
+    def above(self) -> tuple[int, ...]:
+        """For each layer one bit for each layer that its input was made by."""
+        bits: list[int] = []
+        for layer in self.layers:
+            bits.append(0)
+            for i in layer.reads:
+                bits[-1] |= bits[i] | 1 << i
+        return tuple(bits)
+
+    def upstream(self, place: int, *kinds: str) -> list[Layer]:
+        """The layers of these kinds that the layer at ``place`` depends on."""
+        bits = self.above[place]
+        return [x for i, x in enumerate(self.layers) if bits >> i & 1 and x.kind in kinds]
+
+    def downstream(self, place: int, *kinds: str) -> list[Layer]:
+        """The layers of these kinds that depend on the layer at ``place``."""
+        found = zip(self.layers, self.above, strict=True)
+        return [x for x, bits in found if bits >> place & 1 and x.kind in kinds]
+
+    def bridged(self, place: int) -> bool:
+        """Whether a shortcut ends downstream of the layer at ``place``."""
+        return any(layer.shortcut for layer in self.downstream(place, "join"))
+
+    def stretch(self, count: Callable[[Layer], int]) -> list[Layer]:
+        """Of the ways between two ends of shortcuts the one with most of what ``count`` counts,
+        layer by layer."""
+        most: list[int] = []
+        last: list[int | None] = []
+        for layer in self.layers:
+            ways = [None if self.layers[i].shortcut else i for i in layer.reads]
+            # What a branch is multiplied by is passed by: the gradient takes the shorter way.
+            pick = min if layer.type == "mul" else max
+            back = pick(ways, key=lambda i: 0 if i is None else most[i], default=None)
+            most.append(count(layer) + (0 if back is None else most[back]))
+            last.append(back)
+        place = max(range(len(most)), key=most.__getitem__, default=None)
+        way: list[Layer] = []
+        while place is not None:
+            way.append(self.layers[place])
+            place = last[place]
+        return way[::-1]
+
+
+Severity = Literal["serious", "advice"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a network or its training breaks a rule. "serious" is what is likely to make the
+    training fail or its figures wrong; "advice" what costs more, or learns less, than need be."""
+
+    rule: str
+    severity: Severity
+    where: str
+    evidence: str  # with numbers
+    change: str  # what to do about it
+
+    @property
+    def why(self) -> str:
+        return RULES[self.rule].statement
+
+
+Check = Callable[[Anatomy], Iterator[Finding]]
+CHECKS: dict[str, Check] = {}  # by the id of their rule
+
+
+def check(anatomy: Anatomy) -> list[Finding]:
+    """All findings, serious ones first, in the order of the rules."""
+    found = [f for rule in RULES if rule in CHECKS for f in CHECKS[rule](anatomy)]
+    return sorted(found, key=lambda finding: finding.severity == "advice")
+
+
+def _checks(*ids: str) -> Callable[[Check], Check]:
+    """Attach a check to its rules."""
+
+    def attach(check: Check) -> Check:
+        CHECKS.update(dict.fromkeys(ids, check))
+        return check
+
+    return attach
+
+
+def _name(layer: Layer) -> str:
+    """Its name; a number in a Sequential says little without the class."""
+    numbered = layer.name.rpartition(".")[2].isdigit()
+    return f"{layer.name} ({layer.owner})" if numbered and layer.owner else layer.name
+
+
+def _named(layers: Sequence[Layer], most: int = 3) -> str:
+    names = list(dict.fromkeys(map(_name, layers)))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _span(layers: Sequence[Layer]) -> str:
+    first, last = _name(layers[0]), _name(layers[-1])
+    return first if first == last else f"{first} … {last}"
+
+
+@_checks("residual-from-10")
+def _plain_stack(net: Anatomy) -> Iterator[Finding]:
+    way = net.stretch(lambda layer: layer.depth if layer.weighted else 0)
+    stack = [layer for layer in way if layer.weighted]
+    depth = sum(layer.depth for layer in stack)
+    if depth <= RESIDUAL_FROM:
+        return
+    normed = any(layer.kind == "norm" for layer in way)
+    # Normalised, 18 plain layers train as well as residual ones do, and 34 do not (sec. 4.1).
+    mild = (normed and depth <= 2 * RESIDUAL_FROM) or net.learns
+    yield Finding(
+        "residual-from-10",
+        "advice" if mild else "serious",
+        _span(stack),
+        f"{depth} weighted layers in a row, from {stack[0].name} to {stack[-1].name}, that no"
+        f" shortcut bridges, {'normalised' if normed else 'and none is normalised'}",
+        "add the input of every two or three layers to their output, or leave layers out",
+    )
+
+
+@_checks("groupnorm-for-small-batches")
+def _small_batches(net: Anatomy) -> Iterator[Finding]:
+    norms = [x for x in net.layers if x.kind == "norm" and x.type == "batch"]
+    if not norms or net.batch_size is None or net.batch_size >= SMALL_BATCH:
+        return
+    yield Finding(
+        "groupnorm-for-small-batches",
+        "serious" if 2 * net.batch_size < SMALL_BATCH else "advice",
+        _named(norms),
+        f"{len(norms)} BatchNorm layers see {net.batch_size} samples at a time",
+        f"use GroupNorm (LayerNorm after linear layers), or batches of {SMALL_BATCH} or more",
+    )
+
+
+@_checks("norm-by-family")
+def _mixed_norms(net: Anatomy) -> Iterator[Finding]:
+    attends = any(layer.kind == "attention" for layer in net.layers)
+    of: dict[str, list[Layer]] = {}  # by the kind of the layer whose output is normalised
+    for layer in net.layers:
+        if layer.kind == "norm" and layer.type in ("batch", "layer") and layer.reads:
+            read = net.layers[layer.reads[0]]
+            while not read.weighted and not read.shortcut and read.reads:
+                read = net.layers[read.reads[0]]
+            if read.weighted and not read.shortcut:
+                of.setdefault(read.kind, []).append(layer)
+    for kind, norms in of.items():
+        batch = [x for x in norms if x.type == "batch"]
+        layer_ = [x for x in norms if x.type == "layer"]
+        # One change is that from a stem to a body, or to a head.
+        if sum(one.type != other.type for one, other in pairwise(norms)) > 1:
+            fewer = min(batch, layer_, key=len)
+            yield Finding(
+                "norm-by-family",
+                "advice",
+                _named(fewer),
+                f"of the {kind} layers {len(batch)} are followed by BatchNorm and {len(layer_)}"
+                " by LayerNorm",
+                "normalise like layers alike",
+            )
+    tokens = [x for x in of.get("linear", []) if x.type == "batch" and len(x.shape) > 1]
+    if attends and tokens:
+        yield Finding(
+            "norm-by-family",
+            "advice",
+            _named(tokens),
+            f"{len(tokens)} BatchNorm layers normalise the tokens of a Transformer",
+            "use LayerNorm or RMSNorm there",
+        )
+
+
+@_checks("activation-by-family")
+def _relu_in_transformer(net: Anatomy) -> Iterator[Finding]:
+    if not any(layer.kind == "attention" for layer in net.layers):
+        return
+    relus = [
+        x
+        for place, x in enumerate(net.layers)
+        if x.kind == "activation"
+        and x.type == "relu"
+        and not x.gate
+        and net.layers[x.reads[0]].kind == "linear"
+        and net.bridged(place)  # a head may have what it likes
+    ]
+    if relus:
+        yield Finding(
+            "activation-by-family",
+            "advice",
+            _named(relus),
+            f"{len(relus)} feed-forward layers of a Transformer have ReLU",
+            "use GELU (or SiLU)",
+        )
+
+
+@_checks("saturating-activations")
+def _saturating(net: Anatomy) -> Iterator[Finding]:
+    def saturates(layer: Layer) -> bool:
+        squashes = layer.kind == "activation" and layer.type in ("sigmoid", "tanh", "hardsigmoid")
+        return squashes and not layer.gate
+
+    way = net.stretch(lambda layer: int(saturates(layer)))
+    found = [layer for layer in way if saturates(layer)]
+    if len(found) <= SATURATING_MOST:
+        return
+    normed = any(layer.kind == "norm" for layer in way)
+    types = " and ".join(sorted({layer.type for layer in found}))
+    yield Finding(
+        "saturating-activations",
+        "advice" if normed or net.learns else "serious",
+        _span(found),
+        f"{len(found)} layers of {types} in a row"
+        + (", though normalised" if normed else ", and none is normalised"),
+        "use ReLU, GELU or SiLU",
+    )
+
+
+@_checks("normalise-deep")
+def _unnormalised(net: Anatomy) -> Iterator[Finding]:
+    weighted = [layer for layer in net.layers if layer.weighted]
+    depth = sum(layer.depth for layer in weighted)
+    if depth <= RESIDUAL_FROM or any(layer.kind == "norm" for layer in net.layers):
+        return
+    yield Finding(
+        "normalise-deep",
+        "advice",
+        _span(weighted),
+        f"{depth} weighted layers and no normalisation",
+        "put BatchNorm after convolutions, LayerNorm before the branches of a Transformer",
+    )
+
+
+@_checks("non-linear")
+def _linear_network(net: Anatomy) -> Iterator[Finding]:
+    weighted = [layer for layer in net.layers if layer.weighted]
+    bends = ("activation", "attention", "recurrent")
+    if any(x.kind in bends or (x.kind == "join" and x.type == "mul") for x in net.layers):
+        return
+    # LayerNorm, a maximum or a product of data bend too, but nobody means these to be all.
+    if len(weighted) > 1:
+        yield Finding(
+            "non-linear",
+            "serious",
+            _span(weighted),
+            f"{len(weighted)} weighted layers and no activation between them",
+            "put ReLU, GELU or SiLU between the layers",
+        )
+
+
+@_checks("dropout-from-risk")
+def _high_dropout(net: Anatomy) -> Iterator[Finding]:
+    high = [x for x in net.layers if x.kind == "dropout" and x.rate > MOST_DROPOUT]
+    if high and not net.whole_graph:  # there more is usual: rule "drop-features"
+        worst = max(x.rate for x in high)
+        yield Finding(
+            "dropout-from-risk",
+            "serious" if worst >= 1 - (1 - MOST_DROPOUT) / 5 else "advice",
+            _named(high),
+            f"dropout of {worst:.3g} leaves {1 - worst:.3g} of the values",
+            f"take {MOST_DROPOUT} at most",
+        )
+
+
+@_checks("no-dropout-after-batchnorm")
+def _dropout_in_block(net: Anatomy) -> Iterator[Finding]:
+    found = []
+    for place, layer in enumerate(net.layers):
+        if layer.kind != "dropout" or layer.type == "path" or not layer.rate:
+            continue
+        before, after = net.upstream(place, "norm", "conv"), net.downstream(place, "norm", "conv")
+        if all(
+            any(x.kind == "conv" for x in part) and any(x.type == "batch" for x in part)
+            for part in (before, after)
+        ):
+            found.append(layer)
+    if found:
+        yield Finding(
+            "no-dropout-after-batchnorm",
+            "advice",
+            _named(found),
+            f"dropout of {max(x.rate for x in found):.3g} stands between BatchNorm layers: in"
+            " prediction these meet another variance than in training",
+            "drop before the last layer alone, or whole branches (drop path)",
+        )
+
+
+@_checks("global-pooling")
+def _wide_head(net: Anatomy) -> Iterator[Finding]:
+    convs = [i for i, layer in enumerate(net.layers) if layer.kind == "conv"]
+    if not convs or not net.params:
+        return
+    channels = net.layers[convs[-1]].shape[0]
+    for place, layer in enumerate(net.layers):
+        # The first layer that reads a map cell by cell, where a pooled one has its channels.
+        if layer.kind != "linear" or layer.width < 4 * channels or layer.width % channels:
+            continue
+        if not net.upstream(place, "conv") or net.downstream(place, "conv", "attention"):
+            continue
+        if net.bridged(place):
+            continue
+        head = [layer, *net.downstream(place, "linear")]
+        params = sum(x.params for x in head)
+        if params >= max(HEAD_PARAMS, HEAD_SHARE * net.params):
+            yield Finding(
+                "global-pooling",
+                "advice",
+                _span(head),
+                f"{layer.name} reads {layer.width:,} values ({channels} channels of"
+                f" {layer.width // channels} cells); the head holds {params:,} of {net.params:,}"
+                f" parameters ({params / net.params:.0%})",
+                "average each channel first (AdaptiveAvgPool), then one linear layer",
+            )
+        return
+
+
+@_checks("params-per-sample")
+def _too_large(net: Anatomy) -> Iterator[Finding]:
+    if net.samples is None or net.params <= (cap := params_cap(net.samples)):
+        return
+    far = net.params > FAR_OVER * cap and not net.pretrained
+    yield Finding(
+        "params-per-sample",
+        "serious" if far else "advice",
+        "the whole network",
+        f"{net.params:,} parameters for {net.samples:,} samples, {net.params / cap:.3g} times the"
+        f" most that these carry ({cap:,})",
+        "make it narrower or shallower, begin with pretrained weights, or get more data",
+    )
+
+
+@_checks("attention-cost")
+def _image_attention(net: Anatomy) -> Iterator[Finding]:
+    if any(layer.kind == "conv" for layer in net.layers):
+        yield from _long_attention(net, "attention-cost", MOST_TOKENS)
+
+
+@_checks("long-sequences")
+def _text_attention(net: Anatomy) -> Iterator[Finding]:
+    if not any(layer.kind == "conv" for layer in net.layers):
+        yield from _long_attention(net, "long-sequences", 2 * MOST_TOKENS)
+
+
+def _long_attention(net: Anatomy, rule: str, most: int) -> Iterator[Finding]:
+    spans = [x for x in net.layers if x.kind == "attention" and min(x.tokens) > most]
+    if not spans:
+        return
+    longest = max(spans, key=lambda x: math.prod(x.tokens))
+    queries, keys = longest.tokens
+    mb = 4 * math.prod(longest.shape) / 2**20
+    yield Finding(
+        rule,
+        "serious" if min(queries, keys) > FAR_OVER * MOST_TOKENS else "advice",
+        _named(spans),
+        f"attention over {keys:,} tokens: {mb:,.3g} MiB of weights for each sample and layer, four"
+        " times that for twice the length",
+        "use local windows, larger patches or strides, or a model that is linear in the length",
+    )
+
+
+@_checks("pretrained-first")
+def _pretrained(net: Anatomy) -> Iterator[Finding]:
+    if net.pretrained and net.samples is not None and net.samples < PRETRAINED_BELOW:
+        yield Finding(
+            "pretrained-first",
+            "advice",
+            "the whole network",
+            f"{net.samples:,} samples, and weights exist: {net.pretrained}",
+            "begin with them, if these are not they",
+        )
+
+
+@_checks("one-output-a-class")
+def _outputs(net: Anatomy) -> Iterator[Finding]:
+    if net.outputs is None or not net.classes or net.outputs == net.classes:
+        return
+    if (net.outputs, net.classes) == (1, 2):
+        return
+    yield Finding(
+        "one-output-a-class",
+        "serious" if net.outputs < net.classes else "advice",
+        "the output",
+        f"{net.outputs:,} outputs for {net.classes:,} classes",
+        f"let the last layer have {net.classes:,} outputs",
+    )
+
+
+@_checks("logits")
+def _normalised_output(net: Anatomy) -> Iterator[Finding]:
+    if net.classes == 0 or net.ends not in ("softmax", "sigmoid") or net.outputs is None:
+        return
+    wide = net.outputs > 1
+    if wide and net.ends == "sigmoid":
+        return  # several yes/no questions, or a loss that takes probabilities
+    yield Finding(
+        "logits",
+        "serious" if net.classes else "advice",
+        "the output",
+        f"the network ends in a {net.ends}"
+        + (f": its {net.outputs} outputs sum to 1" if wide else " of 1 output")
+        + ", and the cross-entropy applies one again: its loss cannot fall far",
+        f"leave the last {net.ends} out in training",
+    )
+
+
+@_checks("padding-masks")
+def _padding(net: Anatomy) -> Iterator[Finding]:
+    if net.padding_error is not None and net.padding_error > PADDING_ERROR:
+        yield Finding(
+            "padding-masks",
+            "serious",
+            "the output",
+            f"a sample's output changes by {net.padding_error:.1%} of its size where a longer one"
+            " stands in its batch",
+            "mask what is padding in attention, pooling and statistics; pack recurrent input",
+        )
+
+
+@_checks("gradient-for-all")
+def _unreached(net: Anatomy) -> Iterator[Finding]:
+    if not net.unreached:
+        return
+    params = sum(net.unreached.values())
+    share = params / net.params
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in net.unreached))
+    yield Finding(
+        "gradient-for-all",
+        "serious" if share > 0.01 else "advice",
+        ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else ""),
+        f"{params:,} parameters ({share:.1%}) get no gradient from the output",
+        "use them in forward, without detach(), .data, .item() or argmax between them and the"
+        " output, or delete them",
+    )
+
+
+@_checks("weight-decay-from-risk")
+def _decay(net: Anatomy) -> Iterator[Finding]:
+    if net.weight_decay is None or LEAST_DECAY <= net.weight_decay <= MOST_DECAY:
+        return
+    yield Finding(
+        "weight-decay-from-risk",
+        "serious" if net.weight_decay > FAR_OVER * MOST_DECAY else "advice",
+        "the optimiser",
+        f"weight decay of {net.weight_decay:g}",
+        f"take {LEAST_DECAY:g} to {MOST_DECAY:g}",
+    )
+
+
+@_checks("learning-rate-first")
+def _learning_rate(net: Anatomy) -> Iterator[Finding]:
+    seen = net.observed
+    if net.lr is None or seen is None or seen.steepest is None:
+        return
+    high = seen.diverges is not None and net.lr >= seen.diverges
+    low = net.lr * FAR_BELOW < seen.steepest
+    if high or low:
+        yield Finding(
+            "learning-rate-first",
+            "serious",
+            "the optimiser",
+            f"at a rate of {net.lr:.2g} "
+            + (
+                f"the loss has risen again (from {seen.diverges:.2g} on)"
+                if high
+                else f"steps are {seen.steepest / net.lr:,.0f} times smaller than where it falls"
+                f" fastest ({seen.steepest:.2g})"
+            ),
+            f"begin near {seen.steepest:.1g}",
+        )
+
+
+@_checks("inputs-standardised")
+def _raw_inputs(net: Anatomy) -> Iterator[Finding]:
+    if net.observed is not None and net.observed.input_scale > 10:
+        yield Finding(
+            "inputs-standardised",
+            "serious" if net.observed.input_scale > 100 else "advice",
+            "the input",
+            f"a mean or deviation of {net.observed.input_scale:,.3g} among its values",
+            "take the mean off each feature and divide by its deviation, by the training part's",
+        )
+
+
+@_checks("loss-at-start")
+def _bad_start(net: Anatomy) -> Iterator[Finding]:
+    seen = net.observed
+    # A spread of the logits costs half its variance; 0.5 is what sound starts have.
+    if seen is None or not seen.start > BAD_START * seen.chance + 0.5:
+        return
+    yield Finding(
+        "loss-at-start",
+        "serious",
+        "the last layer",
+        f"a loss of {seen.start:.3g} before the first step, where knowing nothing has"
+        f" {seen.chance:.3g}"
+        + (f" (log of {net.classes} classes)" if net.classes and net.classes > 1 else ""),
+        "begin the last layer with small weights, and standardise inputs and targets",
+    )
+
+
+@_checks("one-batch")
+def _one_batch(net: Anatomy) -> Iterator[Finding]:
+    seen = net.observed
+    if seen is None or seen.one_batch is None:
+        return
+    chance, end, steps = seen.one_batch
+    if not end <= HALF_LEARNT * chance:
+        yield Finding(
+            "one-batch",
+            "serious",
+            "the whole network",
+            f"one batch is not learnt by heart: its loss is {end:.3g} after {steps} steps, where"
+            f" knowing nothing has {chance:.3g}",
+            "look at what stands between inputs and loss: the targets, the loss, detached or"
+            " frozen parts, dead or saturated layers",
+        )
+
+
+@_checks("dead-units")
+def _dead(net: Anatomy) -> Iterator[Finding]:
+    seen = net.observed
+    if seen is None:
+        return
+    change = "lower the rate or the bias, use GELU or leaky ReLU, normalise"
+    if seen.failure == "dead":
+        yield Finding("dead-units", "serious", seen.failed_at, seen.evidence, change)
+    elif seen.dead is not None and seen.dead[1] > HALF_DEAD:
+        layer, share = seen.dead
+        evidence = f"{share:.0%} of its units get no gradient from any sample of the last batch"
+        yield Finding("dead-units", "advice", layer, evidence, change)
+
+
+def _watched(rule: str, failure: str, change: str) -> None:
+    """The check of what a monitor has found."""
+
+    @_checks(rule)
+    def _found(net: Anatomy) -> Iterator[Finding]:
+        seen = net.observed
+        if seen is not None and seen.failure == failure:
+            where = seen.failed_at or "the loss"
+            yield Finding(rule, "serious", where, seen.evidence, change)
+
+
+_watched("finite", "nan", "look there for a logarithm, root, quotient or exp; lower the rate")
+_watched("exploding-gradients", "exploding", "normalise, clip gradients, lower the rate")
+_watched("vanishing-gradients", "vanishing", "add shortcuts and normalisation, change activations")
+_watched("learns", "plateau", "try the rate of a range test; look at the targets and the loss")
