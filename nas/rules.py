@@ -697,7 +697,7 @@ def norm(
     """The normalisations on offer, BatchNorm not among them where a batch may be small: then
     the first of the others is the default."""
     why: tuple[str, ...] = (rule,)
-    if min(batch_sizes(task)[0]) < SMALL_BATCH and not is_node_level(task):
+    if small_batches(task):
         options = tuple(option for option in options if option != "batch")
         why = (*why, "groupnorm-for-small-batches")
     default = default if default in options else options[0]
@@ -756,6 +756,11 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
 
 
 @sets("micro-batch", "halves of a batch where memory is short")
+def small_batches(task: Task) -> bool:
+    """Whether BatchNorm might see too few samples at once (rule "groupnorm-for-small-batches")."""
+    return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_node_level(task)
+
+
 def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
     """Whether a batch may come in two halves (rule "micro-batch")."""
     least = SMALL_BATCH if batch_norm else 1

@@ -248,6 +248,14 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
     )
 
 
+def _vit_stem(task: Task) -> Choice:
+    """The convolutional stem normalises by batches."""
+    if rules.small_batches(task):
+        why = ("conv-stem", "groupnorm-for-small-batches")
+        return Choice("stem", ("patch",), default="patch", why=why)
+    return Choice("stem", ("patch", "conv"), default="conv", why=("conv-stem",))
+
+
 def _vit_space(task: Task) -> Space:
     options = rules.resolutions(task)
     layers = 4 if rules.params_limit(task) > 20_000 else 2
@@ -285,7 +293,7 @@ def _vit_space(task: Task) -> Space:
             ),
             Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
             Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
-            Choice("stem", ("patch", "conv"), default="conv", why=("conv-stem",)),
+            _vit_stem(task),
             Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
             rules.activation("activation", "gelu", ("gelu", "silu")),
             Choice("pooling", ("avg", "cls", "attention"), default="avg", why=("global-pooling",)),

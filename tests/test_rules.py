@@ -230,6 +230,9 @@ def test_where_batches_are_small_no_family_offers_batchnorm(family: Family) -> N
             offered = many[param.name]
             assert isinstance(offered, Choice)
             assert (param.name in changed) == ("batch" in offered.options)
+    if family.name == "vit":  # its convolutional stem has BatchNorm
+        assert few["stem"].options == ("patch",)  # type: ignore[union-attr]
+        assert "stem" in changed
 
 
 def test_large_images_come_in_small_batches_that_have_groupnorm() -> None:

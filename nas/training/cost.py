@@ -309,7 +309,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._hold(tree_leaves(result))
-        own = _WORKSPACE.get(func.overloadpacket)
+        own = _WORKSPACE.get(str(func.overloadpacket))
         if own is not None:
             self.peak = max(self.peak, self.live + own(args, result))
         return result
@@ -338,9 +338,18 @@ def _reordered(args: Any, result: Any) -> int:
     return _bytes(t for t in (*args[:2], *tree_leaves(result)) if isinstance(t, Tensor))
 
 
-_WORKSPACE: dict[Any, Any] = {
-    torch.ops.aten.convolution: _reordered,
-    torch.ops.aten.convolution_backward: _reordered,
+def _scanned(args: Any, result: Any) -> int:
+    """A scan lays its inputs out time first, and joins its results in the end."""
+    tensors = [t for t in (*args, *tree_leaves(result)) if isinstance(t, Tensor)]
+    return _bytes(t for t in tensors if t.ndim == 3)
+
+
+# By name, as that of a scan is not known before there is one.
+_WORKSPACE: dict[str, Any] = {
+    "aten.convolution": _reordered,
+    "aten.convolution_backward": _reordered,
+    "nas.selective_scan": _scanned,
+    "nas.selective_scan_backward": _scanned,
 }
 
 
