@@ -7,8 +7,10 @@ pandas are imported inside the commands that need them, so that ``nas --help`` a
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import errno
+import gc
 import json
 import signal
 import sys
@@ -1028,6 +1030,8 @@ def _sides(text: str) -> tuple[int, ...]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and turn a user's mistake into one line and an exit code."""
+    # What is left at the end goes with the process: looking for cycles in it takes a second.
+    atexit.register(gc.freeze)
     code = _guarded(lambda: cli.main(args, prog_name="nas", standalone_mode=False))
     sys.exit(code)
 

@@ -7,12 +7,10 @@ and pace, the spaces that the rules leave, and the search with what it can be ex
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from nas.search import halving, samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, Constraint, InputError, Objective, Target, Task, UsageError
 
-PACED_S = 0.4  # of timed steps for each family
+PACED_S = 0.25  # of timed steps for each family
 BESIDE_S = 0.5  # a candidate's seconds beside its epochs: counts, a latency, a start
 
 
@@ -171,15 +169,11 @@ def design(
     samplers.check(sampler)
     limits = tuple(map(Constraint.parse, constraints))
     seconds = runs.parse_duration("10m" if time_limit == "auto" else time_limit)
-    # Seconds of imports, beside the reading of files.
-    loading = threading.Thread(target=import_module, args=("nas.training.evaluator",))
-    loading.start()
     dataset = read(
         data, target=target, modality=modality, split=split, problem=problem,
         image_size=image_size, columns=columns, seed=seed,
     )  # fmt: skip
     chosen = pick_families(dataset.modality, tuple(families))
-    loading.join()
     place, room, shares = runs.local_room(_gpus(device))
     workers = workers or room
     cpus, gpus = shares(workers)
@@ -224,6 +218,7 @@ def _advice(task: Task) -> Iterator[str]:
 
 
 def _plans(task: Task, dataset: Dataset, families: dict[str, Family]) -> Iterator[Plan]:
+    from nas.training.cost import available_memory_mb
     from nas.training.evaluator import Evaluator
     from nas.training.proxy import quiet_lightning
 
@@ -242,8 +237,11 @@ def _plans(task: Task, dataset: Dataset, families: dict[str, Family]) -> Iterato
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hints about options that were chosen
-            pace = evaluator.pace(name, space.baseline(), PACED_S, lambda *_: "")
-        yield Plan(family, space, costs, Pace(**pace) if pace else None, misses)
+            pace = None
+            if costs["memory_mb"] <= available_memory_mb(task.device):
+                found = evaluator.pace(name, space.baseline(), PACED_S, lambda *_: "")
+                pace = Pace(**found)
+        yield Plan(family, space, costs, pace, misses)
 
 
 # Words -----------------------------------------------------------------------------------
