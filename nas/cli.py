@@ -319,7 +319,8 @@ def _print_front(run: Run, front: Sequence[Candidate]) -> None:
         table.add_row("", f"[italic]{b['name']}", *values)
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(table)
-    if not any(beats(c.metrics, run.task.objectives, constant_guess(run.task)) for c in front):
+    guess = constant_guess(run.task)
+    if not any(beats(c.metrics, run.task.objectives, guess) for c in front):
         click.echo("none is clearly better than a constant guess, which looks at no input")
     if any(map(_loud, front)):
         reasons = {c.cost["latency"].get("loud_because") for c in front} - {None}

@@ -553,10 +553,8 @@ class Run:
         """Latencies of candidates (default: the front) on this device; ``how`` are the arguments
         of ``nas.training.latency.measure`` from ``backend`` on. Inputs are of the run's data, or
         made up from their profile where a copy of the run has no data."""
-        import torch
-
         from nas.training import latency
-        from nas.training.batches import batch_inputs, to_tensors, typical_rows
+        from nas.training.batches import row_inputs, typical_rows
 
         chosen = [self._candidate(n) for n in numbers] if numbers else self.front()
         if not chosen:
@@ -567,9 +565,7 @@ class Run:
             dataset = Dataset.load(self.folder / "data")
 
             def sample(batch: int) -> dict[str, Any]:
-                inputs = to_tensors(dataset.inputs, typical_rows(dataset, batch), "cpu")
-                rows = torch.arange(batch)
-                return batch_inputs(inputs, rows, rows)
+                return row_inputs(dataset, typical_rows(dataset, batch))
 
         return latency.measure(subjects, self.task, sample, **how)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar, Literal, Self
@@ -89,6 +89,17 @@ class JsonRecord:
     def from_json(cls, text: str | bytes) -> Self:
         """Raises InputError, which names the first field that is wrong."""
         return cls._read(cls._adapter().validate_json, text)
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON for a browser has them: numbers that are not finite are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True)

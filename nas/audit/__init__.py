@@ -15,13 +15,13 @@ import math
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.checks import Anatomy, Finding, check
-from nas.task import InputError, UsageError
+from nas.task import InputError, UsageError, plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ class Audit:
             }
         kept = ("name", "kind", "type", "owner", "shape", "params")
         layers = [layer for layer in net.layers if layer.kind not in ("input", "join")]
-        result: dict[str, Any] = _plain(
+        result: dict[str, Any] = plain(
             {
                 "model": self.name,
                 "serious": len(self.serious),
@@ -326,16 +326,6 @@ def _course(seen: Checkup) -> str:
         told += f"; it falls fastest at {test.steepest:.2g}"
         told += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""
     return f"{told} ({seen.seconds:.0f} s)"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _page(found: Audit, seen: Checkup) -> str:

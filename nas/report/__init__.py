@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from nas.candidate import Candidate, State
 from nas.front import beats, constant_guess, pareto
 from nas.space import Space
-from nas.task import COSTS, Objective, Task, UsageError
+from nas.task import COSTS, Objective, Task, UsageError, plain
 
 __all__ = ["StudyView", "front", "page", "payload", "ranked", "write"]
 
@@ -136,8 +136,8 @@ def payload(study: StudyView) -> dict[str, Any]:
             "targets": [t.to_dict() for t in task.targets],
         },
     }
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    result: dict[str, Any] = plain(data)
+    return result
 
 
 def page(study: StudyView) -> str:
@@ -263,13 +263,3 @@ def _parameters(space: Space) -> list[dict[str, Any]]:
         }
         for p in space.params
     ]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

@@ -281,13 +281,13 @@ class Study:
             return ""
         if self._unmeasured(candidate):
             return "nan"
-        rung = self._reached(epoch, candidate)
+        rung = self._enter(epoch, candidate)
         if candidate.origin == "baseline":
             return ""
         costs, better = map(np.array, zip(*rung.values(), strict=True))
         return "" if goes_on(costs, better, list(rung).index(candidate.root)) else "halving"
 
-    def _reached(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
+    def _enter(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
         """Enter a candidate into a rung, and return that."""
         objectives, rung = self.task.objectives, self._rungs.setdefault(epoch, {})
         better = beats(candidate.metrics, objectives, self._guess)
@@ -463,7 +463,7 @@ class Study:
                 # A requeued one comes later and takes the place of the one that was lost.
                 reached = replace(candidate, metrics=candidate.metrics | point)
                 if not self._unmeasured(reached):
-                    self._reached(epoch, reached)
+                    self._enter(epoch, reached)
 
 
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:

@@ -241,6 +241,12 @@ def typical_rows(dataset: Dataset, batch: int) -> np.ndarray:
     return np.asarray(np.resize(rows, batch))
 
 
+def row_inputs(dataset: Dataset, rows: np.ndarray) -> dict[str, Tensor]:
+    """The inputs of these rows as one batch, on the CPU."""
+    several = torch.arange(len(rows))
+    return batch_inputs(to_tensors(dataset.inputs, rows, "cpu"), several, several)
+
+
 def largest_rows(dataset: Dataset, batch: int) -> np.ndarray:
     """Training rows of a batch that takes the most memory: the longest, of padded inputs, as
     those of like length come together; of packed ones, which come in any order, of all lengths."""

@@ -33,6 +33,7 @@ from nas.training.batches import (
     largest_rows,
     part_tensors,
     proxy_folds,
+    row_inputs,
     to_tensors,
     typical_rows,
 )
@@ -317,10 +318,7 @@ class Evaluator:
 
     def _largest(self, batch: int) -> dict[str, Tensor]:
         """Samples of a batch that needs the most memory."""
-        rows = largest_rows(self.dataset, batch)
-        several = torch.arange(batch)
-        inputs = to_tensors(self.dataset.inputs, rows, "cpu")
-        return batch_inputs(inputs, several, several)
+        return row_inputs(self.dataset, largest_rows(self.dataset, batch))
 
     def _sample(self, batch: int) -> dict[str, Tensor]:
         """Samples of median length: costs are stated for them."""
