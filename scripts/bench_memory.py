@@ -8,15 +8,15 @@ three steps in a fresh process, and predicts in another; what is measured is by 
 greatest resident size of the process (VmHWM, man 5 proc) exceeds that before the network was
 built. One thread, float32, AdamW. Linux.
 
-Twice: with an allocator that hands freed memory back at once (MALLOC_MMAP_THRESHOLD_), which tells
-what is needed; and with glibc's own habit of keeping it, which is faster, in pieces that new
-tensors often do not fit into.
+Twice: where freed memory is handed back at once, as a search does when memory is short, which
+tells what is needed; and with glibc's own habit of keeping it, which is faster, in pieces that
+new tensors often do not fit into.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import os
 import subprocess
 import sys
 import time
@@ -35,8 +35,6 @@ from nas.training import cost
 from nas.training.proxy import Proxy, build_network
 
 warnings.filterwarnings("ignore")
-
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 TARGET = (Target("y", "multiclass", tuple("abcdefghij"), (5_000,) * 10),)
 COLUMNS = tuple(
@@ -121,22 +119,20 @@ def resident(what: str) -> float:
     return int(text.split(f"{what}:")[1].split()[0]) / 2**10
 
 
-def measure(name: str, mode: str) -> float:
+def measure(name: str, mode: str, heap: str) -> float:
     """By how much the process grows, at most, MiB."""
     torch.set_num_threads(1)
+    if heap == "back":
+        cost.hand_back(at_once=True)
     task, config, batch = case(name)
-    small = Proxy("mlp", load_families()["mlp"].baseline(task_of_tables()), task_of_tables())
-    steps(small, task_of_tables(), 8, mode)  # loads what is loaded when it is first used
+    steps(Proxy(name, dict(config), task), task, 2, mode)  # what is loaded when it is first used
+    gc.collect()
     given = sample_inputs(task, batch)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = resident("VmRSS") - sum(v.nbytes for v in given.values()) / 2**20
     torch.manual_seed(0)
     steps(Proxy(name, dict(config), task), task, batch, mode, given)
     return resident("VmHWM") - before
-
-
-def task_of_tables() -> Task:
-    return Task("tabular", TARGET, TABLE).with_objectives()
 
 
 def steps(
@@ -170,14 +166,14 @@ def foretold(name: str, mode: str) -> tuple[float, float]:
 
 def main(names: list[str]) -> None:
     if names[:1] == ["--measure"]:
-        print(json.dumps(measure(names[1], names[2])))
+        print(json.dumps(measure(*names[1:])))
         return
     print("family                 mode       batch   foretold     needed   error     kept  told in")
     worst = 0.0
     for name in names or list(LARGE):
         for mode in ("training", "inference"):
             told, seconds = foretold(name, mode)
-            needed, kept = (fresh(name, mode, settings) for settings in (GIVE_BACK, {}))
+            needed, kept = (fresh(name, mode, heap) for heap in ("back", "kept"))
             error = told / needed - 1
             worst = max(worst, abs(error) if needed > 200 else 0.0)
             print(
@@ -188,10 +184,9 @@ def main(names: list[str]) -> None:
     print(f"largest error of those that need more than 200 MiB: {worst:.1%}")
 
 
-def fresh(name: str, mode: str, settings: dict[str, str]) -> float:
-    command = [sys.executable, __file__, "--measure", name, mode]
-    environment = os.environ | settings
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def fresh(name: str, mode: str, heap: str) -> float:
+    command = [sys.executable, __file__, "--measure", name, mode, heap]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise SystemExit(answer.stderr)
     return float(json.loads(answer.stdout))

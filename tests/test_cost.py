@@ -529,6 +529,27 @@ def test_attention_without_dropout_holds_no_weights() -> None:
     assert fused < weights < 3 * weights < apart
 
 
+def test_what_is_of_another_type_is_converted_as_a_whole() -> None:
+    """The gradient of a greatest value sums a comparison: each of its bytes becomes eight."""
+
+    class Greatest(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x).amax(1)  # type: ignore[no-any-return]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(16, 256, bias=False)
+
+    def texts(count: int) -> dict[str, Tensor]:
+        return {"x": torch.zeros(count, 1024, 16)}
+
+    values = 1024 * 256
+    found = cost.training_mb(Greatest, texts, 100) - cost.training_mb(Greatest, texts, 50)
+    # The layer's output, the comparison, and its numbers; inputs.
+    expected = 50 * (values * (4 + 1 + 8) + 1024 * 16 * 4) / MIB
+    assert found == pytest.approx(expected, rel=0.02)
+
+
 def test_a_data_dependent_network_is_run_with_few_samples_and_scaled() -> None:
     seen: list[int] = []
 

@@ -27,6 +27,9 @@ from nas.training.batches import part_tensors
 from nas.training.evaluator import Evaluator, fit_proxy
 from nas.training.proxy import Proxy
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+import bench_memory
+
 # Lightning gives hints about choices that we have made; they are no fault of a test.
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 
@@ -243,7 +246,38 @@ def test_a_clip_of_the_configuration_reaches_training_and_recipe() -> None:
         assert made["trainer"]["gradient_clip_val"] == clip
 
 
-# -- a real limit --------------------------------------------------------------------------------
+def test_where_memory_is_short_it_is_handed_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bool] = []
+    monkeypatch.setattr(cost, "hand_back", lambda at_once: said.append(at_once))
+    dataset, task = table()
+    work = Evaluator(task, dataset)
+    asked = Candidate(3, "mlp", mlp(task), seed=1, epochs=1).to_dict()
+    work.evaluate(asked, lambda *_: "")
+    needed = Candidate.from_dict(work.evaluate(asked, lambda *_: "")).metrics["memory_mb"]
+    assert said == []
+    for room in (1.2, 2.4, 2.6):
+        monkeypatch.setattr(cost, "available_memory_mb", lambda device: room * needed)  # noqa: B023
+        work.evaluate(asked, lambda *_: "")
+    assert said == [True, False]
+
+
+# -- real memory ---------------------------------------------------------------------------------
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as /proc tells it")
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        pytest.param(family, "training", marks=[] if family == "lstm" else pytest.mark.slow)
+        for family in bench_memory.LARGE
+    ]
+    + [pytest.param("lstm", "inference")],
+)
+def test_a_process_grows_as_foretold_where_memory_is_handed_back(family: str, mode: str) -> None:
+    foretold, _ = bench_memory.foretold(family, mode)
+    assert bench_memory.fresh(family, mode, "back") == pytest.approx(foretold, rel=0.15)
 
 
 class Greedy(nn.Module):
@@ -293,7 +327,7 @@ print(json.dumps([first, *ends]))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit on address space")
+@LINUX
 def test_a_worker_at_its_limit_halves_gives_up_and_goes_on() -> None:
     """600 MiB are left. Whole batches of the second take 256 MiB and twice as much again in the
     backward pass; halves half of it; those of the third 2 GiB and more in each."""

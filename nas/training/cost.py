@@ -10,7 +10,9 @@ works on single values (activations, norms, sums of two tensors, pooling) is lef
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Inputs = dict[str, Tensor]
 
 FEW = 8  # samples of a step that is not played through but run
+KEPT = 2.5  # the most that a heap was seen to hold of what was needed (scripts/bench_memory.py)
 
 
 def parameters(network: nn.Module) -> int:
@@ -145,32 +148,49 @@ def _lstm(
     both_ways: Any = False,
     batch_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The products and the values kept of all steps at once, without the order of the steps,
-    of which the meta device would take each by itself; None for packed sequences and
-    projections."""
+    """Layer by layer as oneDNN runs it; the meta device would take each step by itself. None for
+    packed sequences and projections."""
     if isinstance(states, Tensor) or len(weights) != layers * (1 + both_ways) * (2 + 2 * biases):
         return None
     x = x.transpose(0, 1) if batch_first else x
     own = [weights[i : i + 2 + 2 * biases] for i in range(0, len(weights), 2 + 2 * biases)]
     for layer in range(layers):
         ways = own[layer * (1 + both_ways) : (layer + 1) * (1 + both_ways)]
-        x = torch.cat([_direction(x, *way) for way in ways], dim=-1)
+        train = torch.is_grad_enabled()
+        found = [_Direction.apply(train, x, *way) for way in ways]  # type: ignore[no-untyped-call]
+        x = torch.cat(found, dim=-1) if both_ways else found[0]
     x = x.transpose(0, 1) if batch_first else x
     return x, torch.empty_like(states[0]), torch.empty_like(states[1])
 
 
-def _direction(
-    x: Tensor,
-    by_input: Tensor,
-    by_state: Tensor,
-    bias: Tensor | None = None,
-    other: Tensor | None = None,
-) -> Tensor:
-    before = x.new_empty(*x.shape[:2], by_state.shape[1])
-    gates = F.linear(x, by_input, bias) + F.linear(before, by_state, other)
-    enter, forget, cell, leave = gates.chunk(4, dim=-1)
-    state = enter.sigmoid() * cell.tanh() + forget.sigmoid() * before
-    return leave.sigmoid() * state.tanh()
+class _Direction(torch.autograd.Function):
+    """One direction of one layer over (T, B, d), with what oneDNN takes for it.
+
+    In tensors as large as the output (T, B, h), as measured with torch 2.13, h of 64 to 256 and d
+    of a quarter to twice that: forward 1 beside the output, and where gradients are wanted 5,
+    which are kept, and 4 while it runs; backward 9, of which half grow with d where that is
+    more than h. Also a copy of an input that does not lie time first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, train: bool, x: Tensor, *weights: Tensor) -> Tensor:
+        x, hidden = x.contiguous(), weights[1].shape[1]
+        biases = weights[2:] or [x.new_empty(4 * hidden)] * 2
+        state = x.new_empty(1, x.shape[1], hidden)
+        how: tuple[Any, ...] = (False, [], 2, hidden, 1, True, False, False, train)
+        y: Tensor = torch.ops.aten.mkldnn_rnn_layer(x, *weights[:2], *biases, state, state, *how)[0]
+        gates = y.new_empty(5 if train else 1, *y.shape)
+        _while_it_runs = y.new_empty(4 if train else 0, *y.shape)
+        if train:
+            ctx.save_for_backward(x, y, gates, *weights)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, _, *weights = ctx.saved_tensors
+        wider = x if x.shape[-1] > y.shape[-1] else y
+        _while_it_runs = [t.new_empty(9, *t.shape[:2], t.shape[2] // 2) for t in (y, wider)]
+        return None, *(torch.empty_like(value) for value in (x, *weights))
 
 
 def _sum_of_rows(
@@ -234,8 +254,7 @@ def training_mb(
 ) -> float:
     """The most memory that a training step of ``samples`` in float32 with AdamW needs, MiB.
 
-    A process may hold more: the heap of glibc keeps what is freed in pieces that new tensors do
-    not fit into (up to twice as much, scripts/bench_memory.py).
+    A process may hold more, up to ``KEPT`` times: see ``hand_back``.
 
     The step is played through on the meta device with ``batch(samples)``: weights and two
     moments, what the forward keeps beside the gradients of the step before, the new gradients as
@@ -333,24 +352,69 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         self.live -= size
 
 
-def _reordered(args: Any, result: Any) -> int:
-    """A convolution on a CPU copies its input and output into an order of its own (oneDNN)."""
-    return _bytes(t for t in (*args[:2], *tree_leaves(result)) if isinstance(t, Tensor))
+def _convolved(args: Any, result: Any) -> int:
+    """On a CPU (oneDNN) a convolution's input and output come into an order of its own, not both
+    at a time; the backward has the input beside either."""
+    if isinstance(result, Tensor):
+        inputs = args[:1]
+        own: int = max(args[0].nbytes, result.nbytes)
+    else:
+        inputs = args[:2]
+        own = args[1].nbytes + max(args[0].nbytes, args[1].nbytes)
+    return own + _made_contiguous(inputs, (args[0],))
+
+
+def _made_contiguous(args: Any, result: Any) -> int:
+    """What does not lie in the order of its dimensions is copied, as in a layer norm."""
+    rows = (t for t in args if isinstance(t, Tensor) and t.ndim == result[0].ndim)
+    return _bytes(t for t in rows if not t.is_contiguous())
 
 
 def _scanned(args: Any, result: Any) -> int:
-    """A scan lays its inputs out time first, and joins its results in the end."""
-    tensors = [t for t in (*args, *tree_leaves(result)) if isinstance(t, Tensor)]
-    return _bytes(t for t in tensors if t.ndim == 3)
+    """A scan lays its inputs out time first, keeps the results of its chunks, joins them, and
+    holds two tensors of all states of one chunk, or seven in the backward."""
+    given = _bytes(t for t in args if t.ndim == 3)
+    found: list[int] = [t.nbytes for t in result if t.ndim == 3]
+    *_, states = (t for t in (*args, *result) if t.ndim == 4)
+    chunk: int = states[0].nbytes * -(-args[0].shape[1] // len(states))
+    return given + sum(found) + max(found) + chunk * (2 if states is result[-1] else 7)
+
+
+def _converted(args: Any, result: Any) -> int:
+    """Operands of another type than the result's are converted as a whole: a comparison that is
+    summed, or multiplied by, as in the gradient of a greatest value."""
+    others = (t for t in args if isinstance(t, Tensor) and t.ndim and t.dtype != result.dtype)
+    return sum(t.numel() * result.itemsize for t in others)
 
 
 # By name, as that of a scan is not known before there is one.
-_WORKSPACE: dict[str, Any] = {
-    "aten.convolution": _reordered,
-    "aten.convolution_backward": _reordered,
+_WORKSPACE: dict[str, Callable[[Any, Any], int]] = {
+    **{f"aten.{name}": _converted for name in ("add", "sub", "mul", "div", "sum")},
+    "aten.convolution": _convolved,
+    "aten.convolution_backward": _convolved,
+    "aten.native_layer_norm": _made_contiguous,
+    "aten.native_layer_norm_backward": _made_contiguous,
     "nas.selective_scan": _scanned,
     "nas.selective_scan_backward": _scanned,
 }
+
+
+def hand_back(at_once: bool) -> None:
+    """Whether the C library's heap gives memory back to the system as soon as it is freed, or
+    keeps it for what comes. Kept, it lies in pieces that new tensors often do not fit into, and a
+    process holds up to ``KEPT`` times what it needs; given back at once, it holds what
+    ``training_mb`` tells, and a step takes 1.6 to 2.7 times as long.
+
+    glibc's (man 3 mallopt); with another C library nothing changes.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        mapped = 2**16 if at_once else 2**25  # bytes, from which a block is a mapping of its own
+        libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2 * mapped)  # M_TRIM_THRESHOLD
+        libc.malloc_trim(0)
 
 
 def available_memory_mb(

@@ -64,6 +64,7 @@ class Evaluator:
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
         self._share = latency.Share(self.device)
+        self._short = False  # of memory
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
@@ -222,6 +223,8 @@ class Evaluator:
             if needed > (available := cost.available_memory_mb(self.device)):
                 shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
                 continue
+            if self.device == "cpu":
+                self._spare_memory(needed * cost.KEPT > available)
             self._now = replace(known, metrics=known.metrics | {"memory_mb": needed})
             if accumulate > 1:
                 self._now = replace(self._now, cost={"accumulate": accumulate})
@@ -232,6 +235,12 @@ class Evaluator:
             self._free()
         batches = "half" if accumulate > 1 else "whole"
         raise TrainingStopped("oom", f"no memory for a training in {batches} batches: {shortage}")
+
+    def _spare_memory(self, short: bool) -> None:
+        """Where memory is short, no more of it is held than needed, at the expense of time."""
+        if short != self._short:
+            cost.hand_back(at_once=short)
+            self._short = short
 
     def _free(self) -> None:
         """Give back what a training held that has ended: a trainer and its module hold each
