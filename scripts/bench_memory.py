@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,6 +31,7 @@ from nas.space import Config
 from nas.task import Column, DataProfile, Member, Modality, Target, Task
 from nas.testing import sample_inputs
 from nas.training import cost
+from nas.training.augment import augment
 from nas.training.proxy import Proxy, build_network
 
 warnings.filterwarnings("ignore")
@@ -157,10 +157,12 @@ def steps(
 def foretold(name: str, mode: str) -> tuple[float, float]:
     """MiB, and the seconds that it takes to tell."""
     task, config, batch = case(name)
-    estimate: Callable[..., float] = cost.training_mb if mode == "training" else cost.inference_mb
     begin = time.perf_counter()
     build, inputs = lambda: build_network(name, config, task), lambda n: sample_inputs(task, n)
-    found = estimate(build, inputs, batch)
+    if mode == "training":
+        found = cost.training_mb(build, inputs, batch, lambda given: augment(given, config))
+    else:
+        found = cost.inference_mb(build, inputs, batch)
     return found, time.perf_counter() - begin
 
 

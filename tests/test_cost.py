@@ -529,6 +529,17 @@ def test_attention_without_dropout_holds_no_weights() -> None:
     assert fused < weights < 3 * weights < apart
 
 
+def test_what_is_made_of_the_inputs_stands_beside_them() -> None:
+    def plus_two(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"x": inputs["x"] + torch.zeros_like(inputs["x"]).repeat(2, 1)[: len(inputs["x"])]}
+
+    def told(*augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> float:
+        return cost.training_mb(lambda: Net(lambda: nn.Linear(16, 1)), rows, 100_000, *augment)
+
+    # Beside the inputs: zeros, twice as many, and the sum; the network itself holds next to none.
+    assert told(plus_two) - told() == pytest.approx(3 * 16 * 4 * 100_000 / MIB, rel=0.2)
+
+
 def test_what_is_of_another_type_is_converted_as_a_whole() -> None:
     """The gradient of a greatest value sums a comparison: each of its bytes becomes eight."""
 

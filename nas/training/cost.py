@@ -250,13 +250,16 @@ def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
 
 
 def training_mb(
-    build: Callable[[], nn.Module], batch: Callable[[int], Inputs], samples: int
+    build: Callable[[], nn.Module],
+    batch: Callable[[int], Inputs],
+    samples: int,
+    augment: Callable[[Inputs], Inputs] = dict,
 ) -> float:
     """The most memory that a training step of ``samples`` in float32 with AdamW needs, MiB.
 
     A process may hold more, up to ``KEPT`` times: see ``hand_back``.
 
-    The step is played through on the meta device with ``batch(samples)``: weights and two
+    The step is played through on the meta device with ``augment(batch(samples))``: weights and two
     moments, what the forward keeps beside the gradients of the step before, the new gradients as
     they come in the backward, what each operator needs for itself, and the inputs. That of a
     data-dependent network is real, with a few samples, and their share is multiplied.
@@ -264,7 +267,7 @@ def training_mb(
 
     def step(network: nn.Module, given: Inputs, ledger: _Ledger) -> int:
         network.train()
-        loss = network(**given).float().square().mean()
+        loss = network(**augment(given)).float().square().mean()
         loss = loss + getattr(network, "auxiliary_loss", 0.0)
         forward, ledger.peak = ledger.peak, ledger.live  # the old gradients end here
         loss.backward()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nas.data import Dataset
 from nas.space import Config, split_family
 from nas.task import COSTS, Task
 from nas.training import cost, latency, lr
+from nas.training.augment import augment
 from nas.training.baselines import baselines
 from nas.training.batches import (
     Batch,
@@ -202,7 +204,9 @@ class Evaluator:
             passes = batch = 1
 
         def memory_mb(parts: int) -> float:
-            return cost.training_mb(build, self._largest, max(1, batch // parts))
+            samples = max(1, batch // parts)
+            change = partial(augment, config=dict(candidate.config))
+            return cost.training_mb(build, self._largest, samples, change)
 
         costs = {"params": float(found["params"]), "flops": found["flops"] / passes}
         if "memory_mb" in metrics:
