@@ -87,7 +87,8 @@ class Design:
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """The families whose baseline's proxy would take longer than a candidate has."""
+        """The families in which a proxy of the baseline's size, all its folds together, would
+        train for longer than a candidate may (``rules.fidelity``)."""
         most = self.task.fidelity.time_limit_s or math.inf
         epochs = rules.folds(self.task) * self.task.fidelity.epochs
         paces = {plan.family.name: plan.pace for plan in self.plans if plan.pace}
@@ -95,8 +96,8 @@ class Design:
 
     def _candidate_s(self, pace: Pace, share: float) -> float:
         fidelity = self.task.fidelity
-        seconds = BESIDE_S + share * rules.folds(self.task) * fidelity.epochs * pace.epoch_s
-        return min(seconds, fidelity.time_limit_s or math.inf)
+        training_s = share * rules.folds(self.task) * fidelity.epochs * pace.epoch_s
+        return BESIDE_S + min(training_s, fidelity.time_limit_s or math.inf)
 
     def _share_of_epochs(self, eta: int = 3) -> float:
         """Of a candidate's epochs, where each rung lets a third go on; other folds than the
@@ -397,7 +398,12 @@ def _search_words(found: Design) -> Iterator[str]:
         few, many = found.candidates
         slow = ""
         if found.cut:
-            slow = f"; a proxy of {' or '.join(found.cut)} ends after {fidelity.time_limit_s:.0f} s"
+            limit_s = fidelity.time_limit_s or math.inf
+            slow = (
+                f"; one of {' or '.join(found.cut)} would train for longer than it may,"
+                f" {limit_s:.0f} s{' for all folds' * (parts > 1)} (a baseline"
+                f" {rules.BASELINE_PATIENCE * limit_s:.0f} s)"
+            )
         stopped = f", or {many:,} if rungs stop two of three" if stops else ""
         yield (
             f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size, each"

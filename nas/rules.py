@@ -41,6 +41,7 @@ WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
 TEXT_LONGEST = 1_024  # tokens of a text that are kept
 NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
 LR_TEST = False  # whether a search begins with range tests; experiments/LOG.md has their worth
+BASELINE_PATIENCE = 2.0  # the baselines' share of a candidate's time: all are compared with them
 NEAR = 3.0  # a factor within which a range test tells a learning rate
 
 
@@ -854,7 +855,8 @@ def fidelity(task: Task) -> Fidelity:
     """How much training a proxy gets (rule "proxy-steps"): some hundred steps of the default
     batch where they are dear, on at most so many samples as ``EFFORT`` says. Few epochs of many
     samples rank networks better than many epochs of few, which favour the smallest. One
-    candidate takes at most a fifteenth of all worker time."""
+    candidate, all its folds together, is trained for at most a fifteenth of all worker time, or
+    for 20 s a fold where that is more (ours)."""
     effort = EFFORT[task.modality]
     samples = min(task.profile.n_train, effort.samples)
     steps = max(1, samples // batch_sizes(task)[1])
@@ -864,10 +866,14 @@ def fidelity(task: Task) -> Fidelity:
         # An epoch is one step, of the whole graph, and validation costs as much again. Kipf &
         # Welling 2017, sec. 5.2, stop after at most 200.
         epochs = wanted // 8
-    limit = None
-    if (worker_s := task.budget.worker_s) is not None:
-        limit = max(20.0, worker_s / 15)
-    return Fidelity(epochs, samples / task.profile.n_train, limit)
+    chosen = Fidelity(epochs, samples / task.profile.n_train)
+    if (worker_s := task.budget.worker_s) is None:
+        return chosen
+    # One limit for the whole of a candidate: the mean of some folds is no figure beside means of
+    # all. The least grows with the folds, so that a candidate that goes on can finish; the share
+    # of the search does not, as folds are for few data, which train fast.
+    least = 20.0 * folds(replace(task, fidelity=chosen))
+    return replace(chosen, time_limit_s=max(least, worker_s / 15))
 
 
 @sets("cross-validation", "folds of a proxy")

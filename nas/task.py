@@ -302,7 +302,7 @@ class Fidelity(JsonRecord):
 
     epochs: int
     share: float = 1.0
-    time_limit_s: float | None = None  # for one candidate
+    time_limit_s: float | None = None  # for the training of one candidate, all folds together
 
 
 @dataclass(frozen=True)

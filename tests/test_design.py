@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from nas import rulebook, rules
 from nas.cli import cli, main
-from nas.design import Design, Pace, Plan, described, design
+from nas.design import Design, Pace, Plan, _search_words, described, design
 from nas.family import load_families
 from nas.rulebook import typical_task
 from nas.search import halving
@@ -145,8 +145,23 @@ def test_a_proxy_that_is_too_slow_is_named_and_counted_with_its_limit() -> None:
     changes = {"budget": Budget(1_000), "fidelity": Fidelity(10, time_limit_s=60)}
     slow = of(changes, 30.0)
     assert slow.cut == ("mlp",)
-    assert (slow.candidates or (0, 0))[0] == int(950 / 60)
+    assert (slow.candidates or (0, 0))[0] == int(950 / 60.5)
+    *_, told = _search_words(slow)
+    assert "one of mlp would train for longer than it may, 60 s (a baseline 120 s)" in told
     assert of(changes, 1.0).cut == ()
+
+
+def test_the_limit_of_a_candidate_is_told_and_counted_for_all_folds_together() -> None:
+    """Ten epochs of 3 s are done in time on one fold, and are not on five."""
+    changes = {"budget": Budget(1_000), "fidelity": Fidelity(10, time_limit_s=60)}
+    one = of(changes, 3.0)
+    five = of(changes | {"profile": replace(one.task.profile, n_val=100)}, 3.0)
+    assert (rules.folds(one.task), rules.folds(five.task)) == (1, 5)
+    assert (one.cut, five.cut) == ((), ("mlp",))
+    assert (one.candidates or (0, 0))[0] == int(950 / 30.5)
+    assert (five.candidates or (0, 0))[0] == int(950 / 60.5)
+    *_, told = _search_words(five)
+    assert "longer than it may, 60 s for all folds (a baseline 120 s)" in told
 
 
 def test_real_numbers_are_left_out_where_settings_are_counted() -> None:

@@ -449,7 +449,11 @@ def test_a_proxy_trains_for_some_steps_of_a_capped_share(n: int, modality: str) 
 def test_a_candidate_gets_a_fifteenth_of_all_worker_time() -> None:
     given_task = replace(task(1_000), budget=Budget(time_limit_s=900, workers=4))
     assert rules.fidelity(given_task).time_limit_s == 240
-    assert rules.fidelity(replace(given_task, budget=Budget(30))).time_limit_s == 20
+    # 20 s a fold at least, of which there are five where fewer than 150 samples score it.
+    assert rules.fidelity(replace(given_task, budget=Budget(30))).time_limit_s == 100
+    plenty = replace(given_task, profile=replace(given_task.profile, n_val=150))
+    assert rules.fidelity(replace(plenty, budget=Budget(30))).time_limit_s == 20
+    assert rules.fidelity(plenty).time_limit_s == 240
     assert rules.fidelity(replace(given_task, budget=Budget(None))).time_limit_s is None
     for hours in ({"cpu_hours": 0.5, "cpus": 0.5}, {"gpu_hours": 0.25, "gpus": 0.25}):
         budget = Budget(7200, workers=4, **hours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -487,6 +488,33 @@ def test_a_later_fold_is_told_of_now_and_then_and_can_be_stopped() -> None:
     assert end.detail == "after epoch 6 of 12 on fold 3"
 
 
+@pytest.mark.parametrize("origin", ["sampled", "baseline"])
+def test_a_candidate_whose_time_is_over_in_a_later_fold_ends_without_a_mean(
+    origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a report takes a second, and nothing else does: the first fold has twelve of them, a
+    later one four. A baseline has twice the time."""
+    dataset = read(small_table()[["p", "q", "r", "colour"]], target="colour")
+    task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=12)
+    limit_s = {"sampled": 17, "baseline": 8.5}[origin]
+    task = replace(task, fidelity=replace(task.fidelity, time_limit_s=limit_s))
+    config = nas.load_families("tabular")["mlp"].baseline(task)
+    told: list[dict[str, float]] = []
+    clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: float(len(told))})
+    monkeypatch.setattr("nas.training.monitors.time", clock)
+
+    def report(epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
+        told.append(metrics)
+        return ""
+
+    asked = Candidate(0, "mlp", config, seed=1, epochs=12, origin=origin)
+    end = Candidate.from_dict(Evaluator(task, dataset).evaluate(asked.to_dict(), report))
+    assert (end.state, end.reason) == (State.PRUNED, "timeout")
+    ended = r"after 18 s at step \d+ of \d+ on fold 3 \(the limit is 17 s\)"
+    assert re.fullmatch(ended, end.detail)
+    assert end.metrics.items() >= told[11].items()
+
+
 # -- the folder, the budget and the end -----------------------------------------------------
 
 
@@ -533,7 +561,7 @@ def test_a_search_that_was_killed_while_it_began_can_begin_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", killed)
+        patch.setattr(runs, "write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             nas.search(small_table(), "colour", **given)
     assert (tmp_path / "run" / "data").is_dir()

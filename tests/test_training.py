@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -435,6 +436,43 @@ def test_a_run_over_its_time_is_stopped_and_a_hopeless_one_early() -> None:
     with pytest.raises(TrainingStopped, match="at its pace") as stopped:
         fit(dataset, MLP, 400, slow, limit)
     assert stopped.value.reason == "timeout"
+
+
+class Clock(pl.Callback):
+    """A clock for time limits that nothing but the steps of a training moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step_s = 0.0, lambda step: 0.5
+        only = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr("nas.training.monitors.time", only)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.now += self.step_s(trainer.global_step)
+
+
+def test_folds_share_one_limit_and_a_slow_moment_in_a_later_one_ends_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset, clock, limit = table(names=["binary"]), Clock(monkeypatch), TimeLimit(60.0, folds=3)
+    fit(dataset, MLP, 4, clock, limit)
+    assert clock.now == 12
+    clock.step_s = lambda step: 3.0 if step < 5 else 0.5  # at that pace it would need minutes
+    fit(dataset, MLP, 4, clock, limit)
+    assert clock.now == 36.5
+    clock.step_s = lambda step: 2.0
+    told = r"after 60 s at step 12 of 24 on fold 3 \(the limit is 60 s\)"
+    with pytest.raises(TrainingStopped, match=told):
+        fit(dataset, MLP, 4, clock, limit)
+
+
+def test_a_candidate_that_cannot_train_all_its_folds_in_time_is_ended_in_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset, clock = table(names=["binary"]), Clock(monkeypatch)
+    fit(dataset, MLP, 4, clock, TimeLimit(12.0))
+    with pytest.raises(TrainingStopped, match="at its pace it needs 60 s, the limit is 36 s"):
+        fit(dataset, MLP, 4, clock, TimeLimit(36.0, folds=5))
+    assert clock.now == 12 + 2.5
 
 
 class Sleep(pl.Callback):

@@ -43,8 +43,6 @@ from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
 from nas.training.proxy import Proxy, build_network
 
-# The baselines are what all others are compared with: they may take this much longer.
-BASELINE_PATIENCE = 2.0
 LOUD = 1.5
 FOLD_REPORTS = 5
 
@@ -267,17 +265,12 @@ class Evaluator:
         module = self._measured()
         candidate, task = self._now, self.task
 
-        def watched(monitor: GradientMonitor) -> list[pl.Callback]:
-            own = [monitor, _GiveWay(self._share)]
-            if task.fidelity.time_limit_s is None:
-                return own
-            patience = BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
-            # Few data train fast, and most candidates end on the first fold: half the limit each.
-            limit_s = patience * task.fidelity.time_limit_s / min(2, len(self._folds))
-            return [*own, TimeLimit(limit_s)]
-
+        watching: list[pl.Callback] = [_GiveWay(self._share)]
+        if (limit_s := task.fidelity.time_limit_s) is not None:
+            limit_s *= rules.BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
+            watching.append(TimeLimit(limit_s, len(self._folds)))
         monitor = GradientMonitor()
-        callbacks = [*watched(monitor), _EpochReport(self._take, report)]
+        callbacks = [monitor, *watching, _EpochReport(self._take, report)]
         begin = time.perf_counter()
         first, *others = self._folds
         schedule = (candidate.epochs, candidate.seed)
@@ -294,7 +287,7 @@ class Evaluator:
             turn = count(2)
 
             def later() -> list[pl.Callback]:
-                return [*watched(GradientMonitor()), _FoldReport(next(turn), report)]
+                return [GradientMonitor(), *watching, _FoldReport(next(turn), report)]
 
             with self._share:
                 more = train_folds(*found, others, *schedule, later, accumulate)

@@ -383,19 +383,23 @@ def _constant(values: Tensor) -> bool:
 
 
 class TimeLimit(pl.Callback):
-    """Ends a training that takes, or from its pace will take, more than ``limit_s`` seconds.
+    """Ends a training that takes, or from its pace will take, more than ``limit_s`` seconds: on
+    all ``folds`` together, one after the other with this same callback.
 
-    The pace is looked at once, after a twentieth of the steps, and only a training that
-    would need half as much again is ended for it.
+    The pace is looked at once, after a twentieth of the first fold's steps (a slow moment later
+    must not throw finished folds away), and only a training that would need half as much again
+    is ended for it.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
+    def __init__(self, limit_s: float, folds: int = 1) -> None:
+        self.limit_s, self.folds = limit_s, folds
         self._begin = 0.0
-        self._total = 0
+        self._fold = self._total = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin = time.monotonic()
+        if not self._fold:
+            self._begin = time.monotonic()
+        self._fold += 1
         self._total = int(trainer.estimated_stepping_batches)  # slow: not at every step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -403,10 +407,13 @@ class TimeLimit(pl.Callback):
         total = self._total
         step = trainer.global_step
         if spent > self.limit_s:
+            at = f"step {step} of {total}" + f" on fold {self._fold}" * (self.folds > 1)
             raise TrainingStopped(
-                "timeout", f"after {spent:.0f} s at step {step} of {total} ({self.limit_s:.0f} s)"
+                "timeout", f"after {spent:.0f} s at {at} (the limit is {self.limit_s:.0f} s)"
             )
-        if step == max(5, total // 20) and (needed := spent * total / step) > 1.5 * self.limit_s:
+        if self._fold > 1 or step != max(5, total // 20):
+            return
+        if (needed := self.folds * spent * total / step) > 1.5 * self.limit_s:
             raise TrainingStopped(
                 "timeout", f"at its pace it needs {needed:.0f} s, the limit is {self.limit_s:.0f} s"
             )
