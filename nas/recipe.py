@@ -13,6 +13,7 @@ import yaml
 
 from nas import rules
 from nas.candidate import Candidate
+from nas.files import write_whole
 from nas.task import COSTS, InputError, Task
 
 FORMAT = 1
@@ -143,8 +144,7 @@ def write(recipe: dict[str, Any], path: Path) -> None:
         f"# Train it at full scale:  nas train {path.name}\n"
     )
     body = yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + body, encoding="utf-8")
+    write_whole(path, head + body)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from nas import rules
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import pick_families
+from nas.files import read_json, write_whole
 from nas.front import constant_guess, pareto
 from nas.search import samplers
 from nas.space import Float, Space
@@ -309,8 +310,8 @@ def _create(
             "source": source,
             "versions": versions(),
         }
-        _write(folder / "run.json", json.dumps(record))
-        _write(folder / "task.json", task.to_json())  # last: it marks the run as begun
+        write_whole(folder / "run.json", json.dumps(record))
+        write_whole(folder / "task.json", task.to_json())  # last: it marks the run as begun
         marker.unlink(missing_ok=True)
 
 
@@ -334,13 +335,6 @@ def _refuse_known(storage: str, study: str) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
-    """All or nothing: a driver killed in between leaves the old file."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-
-
 class Run:
     """A search on disk: what ``nas.search`` returns, and what the commands open."""
 
@@ -356,11 +350,16 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        return Task.from_json((self.folder / "task.json").read_text())
+        file = self.folder / "task.json"
+        content = read_json(file)
+        try:
+            return Task.from_dict(content)
+        except InputError as error:
+            raise InputError(f"{file}: {error}; was it written by another version?") from None
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        record: dict[str, Any] = read_json(self.folder / "run.json")
         return record
 
     @cached_property
@@ -399,12 +398,12 @@ class Run:
         """The learning-rate range tests by family: ``nas.training.lr.RangeTest`` by name, or
         the note that says why there is none; empty before they are over."""
         file = self.folder / "lr.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        return dict(read_json(file)) if file.exists() else {}
 
     def baselines(self) -> list[dict[str, Any]]:
         """The simple models' scores on the validation part; empty until they are fitted."""
         file = self.folder / "baselines.json"
-        return json.loads(file.read_text()) if file.exists() else []
+        return list(read_json(file)) if file.exists() else []
 
     def candidates(self) -> list[Candidate]:
         from nas.search.study import load_candidates
@@ -457,7 +456,7 @@ class Run:
     def layers(self, number: int) -> tuple[dict[str, Any], ...]:
         """The layers of a candidate: name, type, output shape and parameters of each."""
         file = self.folder / "layers" / f"{number}.json"
-        return tuple(json.loads(file.read_text())) if file.exists() else ()
+        return tuple(read_json(file)) if file.exists() else ()
 
     def frame(self) -> pd.DataFrame:
         """One row for each candidate."""
@@ -603,7 +602,7 @@ class Run:
         with ExitStack() as stack:
             with closing(lock(self.folder / "driver.lock")):  # until the study takes it
                 self.task = replace(self.task, budget=budget)
-                _write(self.folder / "task.json", self.task.to_json())
+                write_whole(self.folder / "task.json", self.task.to_json())
                 on_start(self)
                 workers = stack.enter_context(machine.start(self))
                 if self._record["options"].get("lr_test"):
@@ -639,13 +638,13 @@ class Run:
 
             tests = workers.map("range_test", calls, on_wait=show)
             told = {n: _tested(rates[n], t) for n, t in zip(rates, tests, strict=True)}
-            _write(self.folder / "lr.json", json.dumps(told))
+            write_whole(self.folder / "lr.json", json.dumps(told))
         for name, test in told.items():
             rate = Float.from_dict(rates[name].to_dict() | test["bounds"])
             params = (rate if p.name == rate.name else p for p in self.spaces[name].params)
             self.spaces[name] = Space(tuple(params))
         self._record["spaces"] = {name: s.to_dict() for name, s in self.spaces.items()}
-        _write(self.folder / "run.json", json.dumps(self._record))
+        write_whole(self.folder / "run.json", json.dumps(self._record))
 
     def _study(
         self,
@@ -712,7 +711,7 @@ class Run:
                 return
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
-            _write(told, json.dumps(value))
+            write_whole(told, json.dumps(value))
 
         calls: dict[str, dict[str, Any]] = {}
         if listed:

@@ -24,6 +24,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
 from nas.data import encode
+from nas.files import write_whole
 from nas.task import InputError, SelfCheckFailed, Task
 from nas.training.batches import Batch
 from nas.training.cost import parameters
@@ -171,7 +172,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
     }
-    (out / "result.json").write_text(json.dumps(result, indent=1))
+    write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
 
 

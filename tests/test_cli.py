@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -302,6 +302,46 @@ def test_a_write_without_room_is_one_line(
     ended = nas("search", ".")
     assert ended.code == 1
     assert ended.errors == ["No space left on device; make room, and go on with --resume"]
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("run.json", ("status", "report", "export", "search . --resume --trials 9 --out")),
+        ("task.json", ("status", "report", "export", "search . --resume --trials 9 --out")),
+        ("baselines.json", ("status", "report")),
+        ("layers/0.json", ("report",)),
+        ("data/dataset.json", ("report",)),
+        ("data/inputs-0.npy", ("report",)),
+    ],
+)
+def test_a_run_that_was_half_copied_names_the_damaged_file(
+    searched: Searched,
+    nas: Callable[..., Ended],
+    tmp_path: Path,
+    name: str,
+    commands: Sequence[str],
+    kept: float,
+) -> None:
+    shutil.copytree(searched.folder / "run", run := tmp_path / "run")
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: int(kept * len(content))])
+    for command in commands:
+        ended = nas(*command.split(), str(run))
+        assert ended.code == 1
+        assert ended.errors == [
+            f"{run / name} is damaged; copy the folder again from where it is whole"
+        ]
+
+
+def test_a_run_of_another_version_names_the_field_that_is_wrong(
+    searched: Searched, nas: Callable[..., Ended], tmp_path: Path
+) -> None:
+    shutil.copytree(searched.folder / "run", run := tmp_path / "run")
+    (run / "task.json").write_text('{"modality": "smells"}')
+    (told,) = nas("status", str(run)).errors
+    assert re.search(r"task\.json: not a valid Task: modality = 'smells'.*another version\?", told)
 
 
 def test_a_folder_in_use_is_refused(

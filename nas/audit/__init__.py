@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.checks import Anatomy, Finding, check
+from nas.files import write_whole
 from nas.task import InputError, UsageError, plain
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class Audit:
         """
         if self.checkup is None:
             raise UsageError("a figure shows a training: give samples with labels (--data)")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_page(self, self.checkup), encoding="utf-8")
+        write_whole(path, _page(self, self.checkup))
 
     def _summary(self) -> str:
         net = self.anatomy

@@ -27,6 +27,7 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from nas.data.ragged import Input, Ragged, Whole, percentiles
+from nas.files import read_array, read_json, write_whole
 from nas.task import DataProfile, InputError, Modality, Target, UsageError, input_type
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
@@ -90,7 +91,7 @@ class Dataset:
             "notes": list(self.notes),
             "arrays": arrays,
         }
-        (folder / "dataset.json").write_text(json.dumps(record), encoding="utf-8")
+        write_whole(folder / "dataset.json", json.dumps(record))
 
     @classmethod
     def load(cls, folder: Path, *, mapped: bool = True) -> Self:
@@ -98,18 +99,14 @@ class Dataset:
         file = Path(folder) / "dataset.json"
         if not file.is_file():
             raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
-        record = json.loads(file.read_text(encoding="utf-8"))
-
-        def read_array(name: str) -> np.ndarray:
-            values: np.ndarray = np.load(file.parent / name, mmap_mode="r" if mapped else None)
-            return values
+        record = read_json(file)
 
         def array(about: dict[str, str]) -> Input:
-            values = read_array(about["values"])
+            values = read_array(file.parent / about["values"], mapped=mapped)
             if about.get("layout") == "whole":
                 return Whole(values)
             if "offsets" in about:
-                offsets = read_array(about["offsets"])
+                offsets = read_array(file.parent / about["offsets"], mapped=mapped)
                 return Ragged(values, offsets, about["layout"], about["into"])  # type: ignore[arg-type]
             return values
 

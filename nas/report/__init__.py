@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.candidate import Candidate, State
+from nas.files import write_whole
 from nas.front import beats, constant_guess, pareto
 from nas.space import Space
 from nas.task import COSTS, Objective, Task, UsageError, plain
@@ -180,9 +181,7 @@ def page(study: StudyView) -> str:
 
 def write(study: StudyView, path: str | Path) -> None:
     """Write the page of a study to ``path``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(study), encoding="utf-8", newline="\n")
+    write_whole(path, page(study))
 
 
 def _text(file: Any) -> str:

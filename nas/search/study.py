@@ -23,6 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State, curve_point
+from nas.files import write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.rules import folds
 from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist
@@ -311,10 +312,8 @@ class Study:
             candidate = replace(candidate, state=State.PRUNED, reason="nan", detail=detail)
         if candidate.layers:
             # Apart from the rows, which are read all: layers are looked at for a few only.
-            file = self._layers / f"{candidate.number}.json"
-            unfinished = file.with_suffix(".new")  # a report may look at any moment
-            unfinished.write_text(json.dumps(candidate.layers))
-            unfinished.replace(file)
+            # A report may look at any moment.
+            write_whole(self._layers / f"{candidate.number}.json", json.dumps(candidate.layers))
             candidate = replace(candidate, layers=())
         trial = self._handles.pop(candidate.number)
         self._keep(candidate, trial)

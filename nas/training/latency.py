@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.files import write_whole
 from nas.space import Config
 from nas.task import InputError, Task
 from nas.training.batches import made_up_inputs
@@ -348,5 +349,4 @@ def processor(device: str) -> str:
 
 
 def write(found: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1))
+    write_whole(path, json.dumps(found, indent=1))

@@ -1,0 +1,83 @@
+"""Files are written whole or not at all, and one that was cut short since says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.files import read_array, read_json, write_whole
+from nas.task import InputError
+
+
+def test_a_write_that_finds_the_disk_full_leaves_what_was_there_and_names_the_file(
+    tmp_path: Path,
+) -> None:
+    """A limit on the size of a file fails a write half-way, as a full disk does."""
+    code = """
+import resource
+from nas.files import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+for name in ("old", "new"):
+    try:
+        write_whole(name, "x" * 10_000)
+    except OSError as error:
+        print(error.filename, error.strerror)
+"""
+    (tmp_path / "old").write_text("before")
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines() == ["old File too large", "new File too large"]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"old": "before"}
+
+
+def test_a_reader_never_sees_half_of_what_two_write_at_once(tmp_path: Path) -> None:
+    code = "from nas.files import write_whole\nfor _ in range(99): write_whole('f', {!r} * 100_000)"
+    (tmp_path / "f").write_text("a" * 100_000)
+    command = [sys.executable, "-c"]
+    writers = [subprocess.Popen([*command, code.format(c)], cwd=tmp_path) for c in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        text = (tmp_path / "f").read_text()
+        assert (len(text), len(set(text))) == (100_000, 1)
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_link_stays_one_and_a_pipe_gets_the_text(tmp_path: Path) -> None:
+    write_whole(tmp_path / "new" / "file", "1")
+    (tmp_path / "link").symlink_to(Path("new", "file"))
+    write_whole(tmp_path / "link", "2")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "new" / "file").read_text() == "2"
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_whole(tmp_path / "pipe", "3")
+    reader.join()
+    assert got == ["3"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("kept", [None, 0, 0.5])
+def test_a_file_that_is_missing_or_cut_short_is_named(tmp_path: Path, kept: float | None) -> None:
+    write_whole(tmp_path / "a.json", '{"name": "Zoë"}')
+    np.save(tmp_path / "a.npy", np.arange(1000))
+    assert read_json(tmp_path / "a.json") == {"name": "Zoë"}
+    for mapped in (True, False):
+        assert read_array(tmp_path / "a.npy", mapped=mapped).sum() == 499_500
+    wrong = "missing" if kept is None else "damaged"
+    for file in (tmp_path / "a.json", tmp_path / "a.npy"):
+        content = file.read_bytes()
+        file.unlink()
+        if kept is not None:
+            file.write_bytes(content[: int(kept * len(content))])
+        read = read_json if file.suffix == ".json" else read_array
+        with pytest.raises(InputError, match=rf"{file.name} is {wrong}; copy the folder again"):
+            read(file)
