@@ -59,6 +59,15 @@ class Candidate(JsonRecord):
         return self.family if members == "all" else f"{self.family} ({members})"
 
     @property
+    def standing(self) -> tuple[str, str]:
+        """How it stands and why, in words for people. What the end of the budget, Ctrl-C or a
+        killed driver cuts off is no failure, though stored as one: it is trained again on
+        --resume."""
+        if self.reason == "interrupted":
+            return "cut off", ""
+        return self.state.value, self.reason
+
+    @property
     def device_seconds(self) -> dict[str, float]:
         """What it has cost, by the names of ``Budget.device_hours``."""
         return {"cpu": self.seconds * self.cpus, "gpu": self.seconds * self.gpus}

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nas import rules
 from nas.candidate import Candidate
-from nas.task import COSTS, Constraint, Objective, Target, Task
+from nas.task import Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
 
@@ -170,18 +170,32 @@ def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
     score and ``CLEAR`` standard errors of what proxies are scored on, or of the first fold of
     that where there are several (rule "cross-validation").
 
-    It answers the commonest class, for F1 always yes, in a regression the mean; losses are left
-    out, as they depend on how a network is trained.
+    See ``expected_guess``.
     """
     profile, parts = task.profile, rules.folds(task)
     samples = min(profile.n_val, rules.VALIDATION_MOST)
     if parts > 1:
         samples = (profile.n_train + profile.n_val) // (parts if first_fold else 1)
+    scores = _scores_of_a_guess(task, samples)
+    return {metric: value + CLEAR * error for metric, (value, error) in scores.items()}
+
+
+def expected_guess(task: Task) -> dict[str, float]:
+    """What a prediction that looks at no input is expected to score, by metric.
+
+    It answers the commonest class, for F1 always yes, in a regression the mean; losses are left
+    out, as they depend on how a network is trained.
+    """
+    return {metric: value for metric, (value, _) in _scores_of_a_guess(task, 1).items()}
+
+
+def _scores_of_a_guess(task: Task, samples: int) -> dict[str, tuple[float, float]]:
+    """Expected score and standard error over ``samples`` by metric."""
     several = len(task.targets) > 1
     scores = {
         f"{metric}[{target.name}]" if several else metric: score
         for target in task.targets
-        for metric, score in _guessed(target, profile.n_train, max(samples, 1)).items()
+        for metric, score in _guessed(target, task.profile.n_train, max(samples, 1)).items()
     }
     skill = {"regression": "r2", "multilabel": "f1"}
     skills = [f"{skill.get(t.kind, 'accuracy')}[{t.name}]" for t in task.targets]
@@ -189,7 +203,7 @@ def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
         # As if it were lucky with all at once.
         values, errors = zip(*map(scores.__getitem__, skills), strict=True)
         scores["score"] = (fmean(values), fmean(errors))
-    return {metric: value + CLEAR * error for metric, (value, error) in scores.items()}
+    return scores
 
 
 def _guessed(target: Target, train: int, samples: int) -> dict[str, tuple[float, float]]:
@@ -238,8 +252,8 @@ def _always_yes(share: float) -> float:
 def beats(
     metrics: Mapping[str, float], objectives: Sequence[Objective], guess: Mapping[str, float]
 ) -> bool:
-    """Whether any quality among the objectives is above that of a guess, or none is known. An
-    error of regression is judged by its R², which needs no scale."""
+    """Whether any quality among the objectives is above that of a guess, or of none is known
+    what a guess scores. An error of regression is judged by its R², which needs no scale."""
     judged = (re.sub(r"^(rmse|mae)\b", "r2", o.metric) for o in objectives)
-    qualities = [metric for metric in judged if metric not in COSTS]
-    return any(m not in guess or metrics.get(m, math.inf) > guess[m] for m in qualities)
+    known = [metric for metric in judged if metric in guess]
+    return not known or any(metrics.get(m, math.inf) > guess[m] for m in known)

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -491,10 +492,8 @@ class Run:
 
     def _why_none(self, limits: Sequence[str] = ()) -> str:
         candidates = self.candidates()
-        states: dict[str, int] = {}
-        for c in candidates:
-            states[c.reason or c.state.value] = states.get(c.reason or c.state.value, 0) + 1
-        told = ", ".join(f"{n} {what}" for what, n in states.items()) or "none was trained"
+        ends = Counter(why or how for how, why in (c.standing for c in candidates))
+        told = ", ".join(f"{n} {what}" for what, n in ends.items()) or "none was trained"
         wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
         if not wanted:
             return f"no candidate is complete ({told}); search longer"
@@ -510,9 +509,11 @@ class Run:
 
     @property
     def spent_s(self) -> float:
-        """Wall-clock seconds in which at least one candidate was in training."""
-        spans = sorted((c.started, c.started + c.seconds) for c in self.candidates())
-        return _covered(spans)
+        """Seconds of the wall clock that searches in this folder have taken, from the start of
+        their workers to the last latency."""
+        from nas.search.storage import Clock
+
+        return Clock(self.folder).read()
 
     def hours(self, device: str) -> float:
         """CPU-hours ("cpu") or GPU-hours ("gpu") that candidates have spent."""
@@ -532,7 +533,7 @@ class Run:
             rate_tests=self.rate_tests(),
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
             notes=(*([f"latency on {self.measured_on}"] if self._latency else []), *self.notes),
-            latency_on=self.measured_on if self._latency else "",
+            latency_on=self.measured["device"]["name"] if self._latency else "",
             seconds=self.spent_s,
             versions=self.versions,
         )
@@ -573,8 +574,8 @@ class Run:
         if number not in known:
             raise UsageError(f"no candidate {number} in {self.folder}; it has {len(known)}")
         if known[number].state != State.COMPLETE:
-            state = known[number].reason or known[number].state.value
-            raise InputError(f"candidate {number} is not complete ({state}); choose another")
+            how, why = known[number].standing
+            raise InputError(f"candidate {number} is not complete ({why or how}); choose another")
         return known[number]
 
     # -- the search itself ---------------------------------------------------------------
@@ -660,7 +661,7 @@ class Run:
         sampler = self._record["options"]["sampler"]
         study = Study(self.folder, self.task, space, sampler=sampler, **self._storage)
         try:
-            earlier = self.spent_s
+            earlier = study.clock.read()
             study.enqueue_baselines(rules.first_candidates(self.spaces))
             phase, begun = "search", False
 
@@ -672,12 +673,14 @@ class Run:
                 nonlocal begun
                 begun = begun or bool(jobs)
                 now = phase if begun else "start"  # as long as the workers do
+                study.clock.write(spent)
                 on_progress(Progress(study, running, spent, budget, now, calls))
 
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
                 self._search(study, workers, begin, earlier, show)
             phase = "measure"
             self._measure_front(study, workers, show)
+            show()
         except StorageInternalError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise InputError(
@@ -811,15 +814,6 @@ def _is_quiet(candidate: Candidate) -> bool:
 
 def _with_latency(candidate: Candidate, latency_ms: float) -> Candidate:
     return replace(candidate, metrics=candidate.metrics | {"latency_ms": latency_ms})
-
-
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Length of the union of intervals that are sorted by their begin."""
-    total, end = 0.0, -math.inf
-    for low, high in spans:
-        total += max(0.0, high - max(low, end))
-        end = max(end, high)
-    return total
 
 
 def _parse_constraints(given: Sequence[str] | dict[str, str]) -> tuple[Constraint, ...]:

@@ -19,12 +19,12 @@ from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 from nas.candidate import Candidate, State
 from nas.front import hypervolume, to_costs
 from nas.search import ehvi
-from nas.search.ehvi import Ehvi, Scale
+from nas.search.ehvi import Ehvi, Scale, Shortlist
 from nas.search.samplers import chosen, proposals
 from nas.search.study import Study
 from nas.search.surrogate import JITTER, Encoding, GaussianProcess
 from nas.space import Choice, Config, Float, Int, Space, join_family, split_family
-from nas.task import Task, UsageError
+from nas.task import DataProfile, Target, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
 SPACES = small_spaces()
@@ -234,6 +234,37 @@ def test_it_leaves_alone_what_fails(tmp_path: Path) -> None:
     assert np.mean([c.config.get("norm") == "none" for c in late]) <= 0.15
 
 
+def test_shortlists_of_workers_that_are_idle_at_once_differ(tmp_path: Path) -> None:
+    search(tmp_path, 30, small_task(epochs=1))
+    study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
+    out: list[Shortlist] = []
+    while len(out) < 3:
+        listed = study.shortlist(out)
+        assert listed is not None
+        out.append(listed)
+    known = [join_family(c.family, c.config) for c in study.candidates()]
+    study.close()
+    listed_configs = [config for listed in out for config in listed.configs]
+    assert len({str(c) for c in listed_configs}) > 0.8 * len(listed_configs)
+    assert not any(config in known for config in listed_configs)
+    x = Encoding(SPACE)([listed.configs[0] for listed in out])
+    assert np.abs(x[:, None] - x[None]).sum(axis=2)[np.triu_indices(3, 1)].min() > 0.02
+
+
+def test_a_shortlist_may_take_a_twentieth_of_a_training(tmp_path: Path) -> None:
+    study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
+    assert study.listing_s is None
+    for seconds in (10.0, 30.0):
+        candidate = study.ask()
+        assert candidate is not None
+        figures = formula(candidate.config, 1)
+        study.tell(replace(candidate, state=State.COMPLETE, metrics=figures, seconds=seconds))
+    study.close()
+    assert study.listing_s == pytest.approx(1.0)
+    study.task = replace(study.task, budget=replace(study.task.budget, time_limit_s=None))
+    assert study.listing_s is None  # time is no limit
+
+
 def test_workers_that_ask_at_once_are_not_sent_to_one_place(tmp_path: Path) -> None:
     search(tmp_path, 30, small_task(epochs=1))
     study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
@@ -261,6 +292,128 @@ def test_a_shortlist_is_ranked_anew_by_the_costs_that_are_measured() -> None:
     assert listed.ranked(cheap)[0] == listed.configs[3]
     over = [c | {"params": 30000.0} if i == 0 else c for i, c in enumerate(costs)]
     assert listed.ranked(over)[3] == listed.configs[0]
+
+
+@pytest.mark.parametrize("limit", ["flops<=3000", "flops>=3000"])
+def test_a_hope_is_worth_its_chance_to_keep_a_limit(limit: str) -> None:
+    task = small_task(epochs=1, objectives=["accuracy", "latency_ms"], constraints=[limit])
+    rng = np.random.default_rng(0)
+    listed = Ehvi(SPACE, task).propose(complete(40, rng), [], rng)
+    outlook, drawn = listed.outlook, [SPACE.sample(rng) for _ in range(30)]
+    x, model = listed.encode(drawn), listed.outlook.costs["flops"]
+    mean, std = model.process.predict(x)
+    flops = np.exp(rng.normal(mean, std, size=(20_000, len(x)))) - model.lift
+    kept = np.mean(flops <= 3000 if "<=" in limit else flops >= 3000, axis=0)
+    assert 0.2 < kept.mean() < 0.8, "a chance of nearly all or none says nothing"
+    free = replace(outlook, limits=[]).hopes(x)
+    assert outlook.hopes(x) == pytest.approx(free * kept, abs=0.02 * free.max())
+    # What was measured is kept or not, whatever was foretold.
+    known = [{"flops": n} for n in np.resize([2999.0, 3001.0], len(x))]
+    kept = np.resize([1.0, 0.0] if "<=" in limit else [0.0, 1.0], len(x))
+    assert outlook.hopes(x, known) == pytest.approx(free * kept)
+
+
+def test_what_misses_a_limit_takes_no_volume_and_is_no_parent() -> None:
+    task = small_task(epochs=1, constraints=["params<=5000", "accuracy>=0.65"])
+    rng = np.random.default_rng(0)
+    rows = complete(40, rng)
+    outlook = Ehvi(SPACE, task).propose(rows, [], rng).outlook
+    feasible = [c for c in rows if c.feasible(task.constraints)]
+    assert 3 < len(feasible) < 37
+    assert sorted(outlook.values) == pytest.approx(
+        sorted(-math.log(1 - c.metrics["accuracy"]) for c in feasible)
+    )
+    joined = [join_family(c.family, c.config) for c in feasible]
+    assert outlook.front
+    assert all(parent in joined for parent in outlook.front)
+    # What does not reach the limit on quality adds nothing.
+    assert outlook.worst == pytest.approx(-math.log(0.35))
+
+
+@pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "params"]])
+def test_where_nothing_reaches_a_limit_yet_it_goes_on(objectives: list[str]) -> None:
+    task = small_task(epochs=1, objectives=objectives, constraints=["accuracy>=0.9999"])
+    rng = np.random.default_rng(0)
+    assert Ehvi(SPACE, task).propose(complete(20, rng), [], rng).configs
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_what_is_coming_is_hardly_hoped_for_again(awaited: bool) -> None:
+    task, rng = small_task(epochs=1), np.random.default_rng(0)
+    rows, model = complete(30, rng), Ehvi(SPACE, small_task(epochs=1))
+    before = model.propose(rows, [], np.random.default_rng(1))
+    best = before.configs[0]
+    family, config = split_family(best)
+    running = Candidate(30, family, config, seed=0, state=State.RUNNING)
+    coming = ([best],) if awaited else ()
+    now = Ehvi(SPACE, task).propose(
+        rows if awaited else [*rows, running], [], np.random.default_rng(1), *coming
+    )
+    x = before.encode([best])
+    assert now.outlook.hopes(x)[0] < 0.3 * before.outlook.hopes(x)[0]
+    assert now.configs[0] != best
+
+
+def test_many_rows_are_thinned_to_the_latest_and_evenly_many_before() -> None:
+    assert ehvi._thinned(list(range(5)), 8) == [0, 1, 2, 3, 4]
+    assert ehvi._thinned(list(range(104)), 8) == [0, 33, 66, 99, 100, 101, 102, 103]
+
+
+def test_weights_are_fitted_anew_however_many_rows_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ehvi, "ROWS", 20)
+    fits: list[int] = []
+    fitted = GaussianProcess.fitted
+    monkeypatch.setattr(
+        GaussianProcess, "fitted", lambda self: fits.append(len(self.x)) or fitted(self)
+    )
+    task, rng = small_task(epochs=1, objectives=["accuracy"]), np.random.default_rng(0)
+    model, rows = Ehvi(SPACE, task), complete(80, rng)
+    counts = []
+    for count in (20, 40, 41, 80):
+        model.propose(rows[:count], [], rng)
+        counts.append(len(fits))
+    assert counts == [1, 2, 2, 3]
+    assert max(fits) == 20
+
+
+def test_of_measured_costs_the_first_and_the_latest_are_remembered(tmp_path: Path) -> None:
+    lines = list(range(ehvi.MEASURED + ehvi.LATEST + 50))
+    kept = ehvi.remembered(lines)
+    assert kept == lines[: ehvi.MEASURED] + lines[-ehvi.LATEST :]
+    assert ehvi.remembered(lines[:300]) == lines[:300]
+    study, rng = Study(tmp_path, small_task(), SPACE), np.random.default_rng(0)
+    for i in range(0, len(lines), 50):
+        configs = [SPACE.sample(rng) for _ in range(50)]
+        study.learn_costs(configs, [{"params": float(i + k)} for k in range(50)])
+    study.close()
+    again = Study(tmp_path, small_task(), SPACE)
+    again.close()
+    assert [costs["params"] for _, costs in study.measured] == kept
+    assert again.measured == study.measured
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "metric", "expected"),
+    [
+        ("binary", (20, 80), "accuracy", 0.2),
+        ("binary", (20, 80), "f1", 1 - 2 * 0.8 / 1.8),
+        ("multilabel", (80, 80, 80), "f1", 1 - 2 * 0.8 / 1.8),
+        ("multilabel", (10, 10, 10), "accuracy", 0.1),
+        ("multiclass", (50, 50, 0), "balanced_accuracy", 0.5),
+        ("regression", (), "rmse", 3.5),
+        ("regression", (), "r2", 1.0),
+    ],
+)
+def test_the_worst_is_what_a_guess_that_looks_at_no_input_misses(
+    kind: str, counts: tuple[int, ...], metric: str, expected: float
+) -> None:
+    classes = tuple("abc"[: len(counts)]) if kind != "regression" else ()
+    target = Target("y", kind, classes, counts, std=3.5)  # type: ignore[arg-type]
+    profile = DataProfile(n_train=100, n_val=30, n_test=30, inputs={"numeric": (4,)})
+    task = Task("tabular", (target,), profile).with_objectives((metric, "params"))
+    assert ehvi.chance_error(task) == pytest.approx(expected)
 
 
 def test_costs_that_were_measured_are_known_to_the_next_driver(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -516,6 +517,26 @@ def test_a_driver_killed_while_it_requeues_does_so_once(tmp_path: Path, call: st
     assert new is not None
     assert again.root == 0
     assert new.root == new.number
+
+
+def test_what_was_in_training_has_cost_until_the_driver_was_last_alive(tmp_path: Path) -> None:
+    kill_while(tmp_path, "study.ask()\nstudy.clock.write(7.0)")
+    alive = time.time() + 40
+    os.utime(tmp_path / "clock", (alive, alive))
+    study = opened(tmp_path)
+    assert study.clock.read() == 7.0
+    assert study[0].seconds == pytest.approx(alive - study[0].started)
+    assert study.hours("cpu") == pytest.approx(study[0].seconds / 3600)
+
+
+def test_a_candidate_popped_twice_by_drivers_that_died_waits_once(tmp_path: Path) -> None:
+    kill_while(tmp_path, "study.ask()")
+    kill_while(tmp_path, "study._study.ask()")  # popped: it has no row yet
+    died = "import optuna\noptuna.Study.tell = lambda *_, **__: os._exit(0)"
+    kill_while(tmp_path, f"study.close()\n{died}\nopened(Path({str(tmp_path)!r}))")
+    study = opened(tmp_path)
+    again = [study.ask(), study.ask()]
+    assert [c.root == 0 for c in again if c] == [True, False]
 
 
 def test_a_baseline_popped_by_a_driver_that_died_at_once_is_not_forgotten(tmp_path: Path) -> None:

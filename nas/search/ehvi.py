@@ -20,7 +20,7 @@ from scipy import special
 from scipy.stats import qmc, skew
 
 from nas.candidate import Candidate, State
-from nas.front import Floats, is_efficient
+from nas.front import Floats, expected_guess, is_efficient
 from nas.search.surrogate import Encoding, GaussianProcess
 from nas.space import Config, Space, join_family
 from nas.task import COSTS, Constraint, Objective, Task
@@ -39,6 +39,8 @@ DRAWN, NEAR, NEARER = 400, 400, 200
 # Rows that a model is conditioned on at most, and measured costs beside a share of them; its cost
 # grows with their cube.
 ROWS, COST_ROWS = 400, 300
+# Measured costs that are kept beside the first MEASURED.
+LATEST = 400
 # Weights are fitted anew when so many times the rows have come in.
 REFIT, FIRST_FIT = 1.25, 8
 # The noise that is expected, as a share of the signal: of a proxy's quality, and of a cost.
@@ -65,23 +67,26 @@ def error(value: float, objective: Objective) -> float:
 def chance_error(task: Task) -> float:
     """The error of the best guess that looks at no input."""
     metric, _, named = task.quality.metric.rstrip("]").partition("[")
-    targets = [t for t in task.targets if not named or t.name == named]
-    first = targets[0]
+    guess = expected_guess(task)
+    if task.quality.metric in guess:
+        return error(guess[task.quality.metric], task.quality)
+    target = next(t for t in task.targets if not named or t.name == named)
     if metric in ("rmse", "mae"):
-        return first.std
-    if metric == "val_loss":
-        return max(1.0, math.log(max(first.outputs, 2)))
-    if metric == "accuracy":
-        return 1.0 - max(first.counts, default=0) / max(1, sum(first.counts))
-    return {"balanced_accuracy": 1.0 - 1.0 / max(2, len(first.classes)), "auc": 0.5}.get(
-        metric, 1.0
-    )
+        return target.std
+    return max(1.0, math.log(max(target.outputs, 2))) if metric == "val_loss" else 1.0
+
+
+def remembered(measured: Sequence[_Row]) -> list[_Row]:
+    """Of all measured costs, in their order, those that are kept: those that were drawn first,
+    and the latest, which lie where the search is."""
+    return [*measured[:MEASURED], *measured[MEASURED:][-LATEST:]]
 
 
 class Ehvi:
     """Chooses configurations of ``space`` (a joined one) for ``task``.
 
-    What it says depends on its arguments alone; only the weights of its models are kept.
+    What it says depends on its arguments, and on the weights of its models, which are fitted to
+    the rows as they stand when it is time to: a search that is resumed fits its own.
     """
 
     def __init__(self, space: Space, task: Task) -> None:
@@ -94,11 +99,12 @@ class Ehvi:
         rows: Sequence[Candidate],
         measured: Sequence[Measured],
         rng: np.random.Generator,
+        awaited: Sequence[Config] = (),
     ) -> Shortlist:
         """Configurations, the most promising first; known ones may be among them.
 
         ``rows`` are all candidates so far, those in training too; ``measured`` are further
-        configurations, of which the costs are known.
+        configurations, of which the costs are known; ``awaited`` are about to be trained.
         """
 
         def near(parents: Sequence[Config], count: int) -> list[Config]:
@@ -110,6 +116,8 @@ class Ehvi:
             ]
 
         outlook = self._outlook(rows, measured, plain=bool(rng.random() < PLAIN))
+        if coming := [*(_joined(c) for c in rows if c.state == State.RUNNING), *awaited]:
+            outlook = outlook.believing(self._encode(coming))
         parents = outlook.front or [self._space.baseline()]
         pool = [self._space.sample(rng) for _ in range(DRAWN)] + near(parents, NEAR)
         hopes = outlook.hopes(self._encode(pool))
@@ -148,6 +156,7 @@ class Ehvi:
         kept = _thinned(seen, ROWS)
         quality = self._model(
             "quality",
+            len(seen),
             self._encode([_joined(o.candidate) for o in kept]),
             np.array([o.value for o in kept]),
             np.array([o.noise for o in kept]),
@@ -158,7 +167,7 @@ class Ehvi:
         costs = [[o.candidate.metrics[m] for m in wanted] for o in done]
         shares = _shares(scales, np.array(costs).reshape(len(done), len(wanted)))
         best = is_efficient(np.column_stack([-values, shares]))
-        outlook = Outlook(
+        return Outlook(
             front=[_joined(done[i].candidate) for i in np.flatnonzero(best)],
             quality=quality,
             costs=models,
@@ -169,26 +178,26 @@ class Ehvi:
             shares=shares,
             worst=-math.log(max(worst, 1e-12)),
         )
-        running = [_joined(c) for c in rows if c.state == State.RUNNING]
-        return outlook.believing(self._encode(running)) if running else outlook
 
     def _cost_model(
         self, metric: str, measured: Sequence[tuple[Config, float]], rows: Sequence[Candidate]
     ) -> CostModel:
+        total = len(measured) + len(rows)
         measured, kept = _thinned(measured, COST_ROWS), _thinned(rows, ROWS - COST_ROWS // 2)
         configs = [config for config, _ in measured] + [_joined(c) for c in kept]
         values = np.array([value for _, value in measured] + [c.metrics[metric] for c in kept])
         lift = 0.01 * float(np.median(values)) + 1e-12
         x, noise = self._encode(configs), np.ones(len(configs))
-        return CostModel(self._model(metric, x, np.log(values + lift), noise, COST_NOISE), lift)
+        y = np.log(values + lift)
+        return CostModel(self._model(metric, total, x, y, noise, COST_NOISE), lift)
 
     def _model(
-        self, name: str, x: Floats, y: Floats, noise: Floats, share: float
+        self, name: str, total: int, x: Floats, y: Floats, noise: Floats, share: float
     ) -> GaussianProcess:
-        """Conditioned on all rows, with weights that are fitted to the first of them: to as
-        many as there were when last it was time to."""
+        """Conditioned on all rows, which stand for ``total``, with weights that are fitted to the
+        first of them: to as many as there were when last it was time to."""
         last = FIRST_FIT
-        while math.ceil(last * REFIT) <= len(x):
+        while math.ceil(last * REFIT) <= total:
             last = math.ceil(last * REFIT)
         theta = self._fits.get((name, last))
         if theta is None:
@@ -246,7 +255,7 @@ class Scale:
 def _shares(scales: Sequence[Scale], costs: Floats) -> Floats:
     """(rows, costs) from the costs' own units."""
     shares = [scale(column) for scale, column in zip(scales, costs.T, strict=True)]
-    return np.array(shares).reshape(-1, len(costs)).T
+    return np.array(shares).reshape(len(scales), len(costs)).T
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class Workers:
         self._lockstep = lockstep
         self._round: dict[int, Event] = {}
         self._workers: Sequence[Worker] = ()
+        self._lived = False  # whether any has ever been ready
         self._failed_starts = 0
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
@@ -161,6 +162,15 @@ class Workers:
         """The error to raise where ``event`` leaves the search without a way on."""
         what = what or f"{event.job} failed"
         return InputError(f"{what}: {_last_line(_trouble(event))}{self._place(event.worker)}")
+
+    def _came_to_life(self) -> None:
+        self._lived, self._failed_starts = True, 0
+
+    def _broke(self, event: Event) -> None:
+        """Raise InputError where a worker cannot build its evaluator and none ever has: the next
+        would fail alike. Later it is one that died, of what may pass, like a lack of memory."""
+        if not self._lived:
+            raise self.failure(event, "a worker could not start")
 
     def _died(self, event: Event, started: bool) -> None:
         """Count a lost worker; raise InputError where none comes to life."""
@@ -268,16 +278,19 @@ class LocalWorkers(Workers):
         kind = content.pop("event")
         event = Event(kind, worker.index, worker.job, content)
         if kind == "broken":
-            raise self.failure(event, "a worker could not start")
+            self._broke(event)
+            worker.process.kill()
+            return self._lost(worker, content["error"])
         if kind == "ready":
             worker.ready = True
-            self._failed_starts = 0
+            self._came_to_life()
         elif kind in ("result", "error"):
             worker.job = None
         return event
 
-    def _lost(self, worker: _Process) -> Event:
-        detail = f"its worker ended with code {worker.process.wait()}"
+    def _lost(self, worker: _Process, detail: str = "") -> Event:
+        code = worker.process.wait()
+        detail = detail or f"its worker ended with code {code}"
         event = Event("lost", worker.index, worker.job, {"detail": detail})
         self._died(event, started=worker.ready)
         self._retire(worker)
@@ -326,9 +339,11 @@ def drive(
     earlier = _all_ended(study, "infeasible")
     end = math.inf if deadline is None else deadline
 
+    def listed() -> list[Shortlist]:
+        return [job for job in workers.jobs() if isinstance(job, Shortlist)]
+
     def done() -> bool:
-        listed = sum(isinstance(job, Shortlist) for job in workers.jobs())
-        spent = trials is not None and study.spent + listed >= trials
+        spent = trials is not None and study.spent + len(listed()) >= trials
         hopeless = _all_ended(study, "infeasible") >= earlier + FIRST_INFEASIBLE
         return late or spent or hopeless or (exhausted and not study.waiting)
 
@@ -344,9 +359,9 @@ def drive(
                     workers.call(index, method, method, **arguments)
                 elif done():
                     break
-                elif listed := study.shortlist():
-                    limits = {"configs": listed.configs, "limit_s": study.listing_s}
-                    workers.call(index, listed, "costs", **limits)
+                elif shortlist := study.shortlist(listed()):
+                    limits = {"configs": shortlist.configs, "limit_s": study.listing_s}
+                    workers.call(index, shortlist, "costs", **limits)
                 elif candidate := study.ask(index):
                     workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
                 else:

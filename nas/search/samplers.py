@@ -1,7 +1,8 @@
 """Where the next configuration comes from.
 
 A sampler is made afresh for each ask from a stable hash of (seed, number), so that twelve
-candidates and a resume to twenty-four equal twenty-four in one go.
+candidates and a resume to twenty-four equal twenty-four in one go; but for "ehvi", whose models
+are fitted when it is time to, and by a search that is resumed once more.
 """
 
 from __future__ import annotations

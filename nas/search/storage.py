@@ -67,6 +67,31 @@ def lock(path: Path) -> IO[str]:
     return file
 
 
+class Clock:
+    """How long the searches of a folder have taken, in seconds of the wall clock, in a file that
+    is written all along: when last, tells until when a driver was alive that was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clock"
+
+    def read(self) -> float:
+        """0 before the first search."""
+        return float(self.path.read_text()) if self.path.exists() else 0.0
+
+    def write(self, seconds: float) -> None:
+        # One write of one length, which a killed driver leaves whole.
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.write(file, b"%16.1f\n" % seconds)
+        finally:
+            os.close(file)
+
+    @property
+    def written(self) -> float:
+        """When a driver last wrote (epoch seconds); 0 before the first."""
+        return self.path.stat().st_mtime if self.path.exists() else 0.0
+
+
 @contextmanager
 def keeping_all() -> Iterator[None]:
     """Without the garbage collector, which takes a quarter of the time in which a large study

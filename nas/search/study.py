@@ -26,7 +26,7 @@ from nas.candidate import Candidate, State, curve_point
 from nas.files import write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.rules import folds
-from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist
+from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist, remembered
 from nas.search.halving import goes_on, rungs
 from nas.search.samplers import (
     asks_model,
@@ -36,7 +36,15 @@ from nas.search.samplers import (
     stable_seed,
     starting,
 )
-from nas.search.storage import REVISED, ROW, keeping_all, lock, repair_journal, study_storage
+from nas.search.storage import (
+    REVISED,
+    ROW,
+    Clock,
+    keeping_all,
+    lock,
+    repair_journal,
+    study_storage,
+)
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import COSTS, InputError, Task
 
@@ -76,7 +84,8 @@ class Study:
         self._storage = study_storage(folder, storage, name)
         self._lock = lock(folder / "driver.lock")
         try:
-            ended = self._storage.written
+            self.clock = Clock(folder)
+            ended = max(self._storage.written, self.clock.written)
             with keeping_all():
                 opened = self._storage.open()
             self._study = optuna.create_study(
@@ -96,7 +105,7 @@ class Study:
         self._costs = folder / "costs.jsonl"
         repair_journal(self._costs)
         lines = self._costs.read_text().splitlines() if self._costs.exists() else []
-        self.measured: list[Measured] = [tuple(json.loads(line)) for line in lines]
+        self.measured: list[Measured] = [tuple(json.loads(line)) for line in remembered(lines)]
         self._layers = folder / "layers"
         self._layers.mkdir(exist_ok=True)
         self._rows: dict[int, Candidate] = {}
@@ -173,7 +182,7 @@ class Study:
         learnt = list(zip(configs, costs, strict=False))
         with self._costs.open("a") as file:
             file.writelines(json.dumps(pair) + "\n" for pair in learnt)
-        self.measured += learnt
+        self.measured = remembered([*self.measured, *learnt])
 
     @property
     def _weighs_costs(self) -> bool:
@@ -183,16 +192,17 @@ class Study:
 
     # -- ask, report, tell ---------------------------------------------------------------
 
-    def shortlist(self) -> Shortlist | None:
+    def shortlist(self, out: Sequence[Shortlist] = ()) -> Shortlist | None:
         """Configurations whose costs are worth measuring before one of them is asked for; None
-        where the next candidate is not the model's to choose."""
+        where the next candidate is not the model's to choose. ``out``: those that are being
+        measured; the first of each counts as if it were in training."""
         if self._model is None or self.waiting or not self._weighs_costs:
             return None
-        rng = np.random.default_rng(stable_seed(self.task.seed, self._made))
+        rng = np.random.default_rng(stable_seed(self.task.seed, self._made + len(out)))
         rows = self.candidates()
         if self._made == self._fatal or starting(self.space, rows) or not asks_model(rng):
             return None
-        listed = self._model.propose(rows, self.measured, rng)
+        listed = self._model.propose(rows, self.measured, rng, [other.configs[0] for other in out])
         new = [c for c in listed.configs if config_key(*split_family(c)) not in self._seen]
         return replace(listed, configs=new[:LISTED]) if new else None
 
@@ -339,7 +349,9 @@ class Study:
             candidate = self._rows.get(frozen.number)
             if candidate is None:  # ended between being asked for and its first row
                 queued = frozen.system_attrs.get("fixed_params")
-                if queued is not None:
+                root = frozen.user_attrs.get("root")
+                # A driver that was killed in here has queued that root again already.
+                if queued is not None and (root is None or root not in self._queue.values()):
                     self._enqueue(queued, **frozen.user_attrs)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue

@@ -336,9 +336,13 @@ class TuneWorkers(Workers):
         kind = content.pop("event")
         event = Event(kind, place.index, place.job, content)
         if kind == "broken":
-            raise self.failure(event, "a worker could not start")
+            self._broke(event)
+            call.dropped = True  # nothing more is heard of it
+            self._answers.kill.remote(trial)
+            return self._lost(place, call, content["error"])
         if kind == "ready":
-            call.begun, self._failed_starts = True, 0
+            call.begun = True
+            self._came_to_life()
             return None
         if kind in ("result", "error"):
             place.job = place.call = None
