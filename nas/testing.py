@@ -110,8 +110,9 @@ class FormulaEvaluator:
     Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
     own process in mid-training, each time, and those in ``die_once`` the first time; those in
     ``nan`` end with a quality that is NaN; those in ``hog`` take memory until they are killed.
-    ``start`` is "fail" or "die" for workers that never come to life, and ``costing`` for those
-    whose end it is to tell costs beforehand.
+    ``start`` is "fail" or "die" for workers that never come to life, ``broken`` holds the numbers
+    (from 1) of the starts that fail, and ``costing`` is for those whose end it is to tell costs
+    beforehand.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class FormulaEvaluator:
         nan: Sequence[int] = (),
         hog: Sequence[int] = (),
         start: str = "",
+        broken: Sequence[int] = (),
         jitter: float = 0.0,
         costing: str = "",
     ) -> None:
@@ -132,11 +134,12 @@ class FormulaEvaluator:
         if start == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
+        self._note(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}", "evaluators.txt")
+        if len((self.folder / "evaluators.txt").read_text().splitlines()) in broken:
+            raise MemoryError("out of memory, for a moment")
         self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
         self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
         self.hog, self.costing = hog, costing
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self._note(f"{os.getpid()} {gpus}", "evaluators.txt")
 
     def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
         now = Candidate.from_dict(candidate)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from nas.candidate import Candidate, State
-from nas.search.local import FIRST_ERRORS, LocalWorkers, Workers, drive
+from nas.search.local import FAILED_STARTS, FIRST_ERRORS, LocalWorkers, Workers, drive
 from nas.search.study import Study, load_candidates
 from nas.space import Int, Space, config_key
 from nas.task import Budget, InputError, Task
@@ -118,6 +118,20 @@ def test_workers_that_cannot_start_end_the_search_with_one_line(
         pytest.raises(InputError, match=told),  # and a single call does not wait for ever
     ):
         pool.ask("baselines", on_wait=lambda _: None)
+
+
+@pytest.mark.parametrize("failures", [1, FAILED_STARTS - 1, FAILED_STARTS])
+def test_a_worker_that_cannot_be_replaced_is_tried_again_a_few_times(
+    tmp_path: Path, failures: int
+) -> None:
+    """The only worker dies of the first candidate; then so many starts fail in a row."""
+    broken, ends = list(range(2, 2 + failures)), failures == FAILED_STARTS
+    told = r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
+    with pytest.raises(InputError, match=told) if ends else nullcontext():
+        search(tmp_path, trials=4, workers=1, die_once=[0], broken=broken)
+    starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
+    assert starts == 1 + failures + (not ends)
+    assert len(finished(load_candidates(tmp_path))) == (0 if ends else 4)
 
 
 def test_an_unknown_evaluator_is_told(tmp_path: Path) -> None:

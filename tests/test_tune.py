@@ -155,6 +155,14 @@ def test_actors_that_cannot_start_end_the_search_with_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_an_actor_that_cannot_be_replaced_once_is_tried_again(tmp_path: Path, cluster: Any) -> None:
+    """The only actor dies of the first candidate, and the next fails to start."""
+    candidates = search(tmp_path, cluster, trials=4, workers=1, die_once=[0], broken=[2])
+    assert [c.root for c in candidates if c.reason == "lost"] == [0]
+    assert len(finished(candidates)) == 4
+    assert len(set(actors(tmp_path))) >= 3
+
+
 def test_the_deadline_stops_those_that_report_and_ends_those_that_do_not(
     tmp_path: Path, cluster: Any
 ) -> None:
