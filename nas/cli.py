@@ -612,7 +612,7 @@ def latency(
         _print_latencies(found)
         if out is not None:
             click.echo(f"\nfile    {out}")
-    if all("error" in row for row in found["candidates"].values()):
+    if not any("latency" in row for row in found["candidates"].values()):
         raise InputError(f"{backend} measured none of them")
 
 

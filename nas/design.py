@@ -167,6 +167,7 @@ def design(
     not slower than that. Raises InputError, as a search would.
     """
     begin = time.monotonic()
+    runs.check_counts(workers=workers, epochs=epochs)
     samplers.check(sampler)
     limits = tuple(map(Constraint.parse, constraints))
     seconds = runs.parse_duration("10m" if time_limit == "auto" else time_limit)

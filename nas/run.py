@@ -148,6 +148,7 @@ def search(
     Raises InputError (one line: what, where, how to mend it) and NoFeasibleCandidate.
     """
     folder = Path(out) if out is not None else default_folder(data)
+    check_counts(workers=workers, trials=trials, epochs=epochs)
     limits_given = _limits(time_limit, trials, cpu_hours, gpu_hours)
     samplers.check(sampler)
     limits = _parse_constraints(constraints)
@@ -443,11 +444,12 @@ class Run:
                 f" another network; measure with `nas latency {self.folder}`"
             )
         metrics = {k: v for k, v in candidate.metrics.items() if k != "latency_ms"}
-        if "latency" not in row:
-            return replace(candidate, metrics=metrics)
         batch = self.measured["batches"][0]
-        figures = row["latency"][str(batch)] | {"batch": batch, "on": self.measured_on}
-        figures["threads"] = self.measured["device"]["threads"]
+        found = row.get("latency", {}).get(str(batch))  # a backend may fail at this size alone
+        if found is None:
+            return replace(candidate, metrics=metrics)
+        threads = self.measured["device"]["threads"]
+        figures = found | {"batch": batch, "on": self.measured_on, "threads": threads}
         return replace(
             candidate,
             metrics=metrics | {"latency_ms": figures["ms"]},
@@ -835,6 +837,13 @@ def parse_duration(value: str | float | None) -> float | None:
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"{value!r} is not a time; write 90s, 10m or 2h")
     return seconds
+
+
+def check_counts(**given: int | None) -> None:
+    """Raise UsageError for a number, by the name of what it counts, that is less than one."""
+    for name, count in given.items():
+        if count is not None and count < 1:
+            raise UsageError(f"{count} {name} are too few; give at least 1")
 
 
 def _limits(

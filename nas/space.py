@@ -239,13 +239,8 @@ class Space(JsonRecord):
         for choice in self.params:
             if not (isinstance(choice, Choice) and choice.each and choice.name in starts[0]):
                 continue
-            for option in choice.options:
-                config: Config = {}
-                for param in self.params:
-                    if self._active(param, config):
-                        config[param.name] = option if param is choice else param.default
-                if option != choice.default:
-                    starts.append(config)
+            others = (option for option in choice.options if option != choice.default)
+            starts += [self.complete({choice.name: option}) for option in others]
         return starts
 
     def sample(self, rng: np.random.Generator) -> Config:

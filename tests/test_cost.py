@@ -770,6 +770,24 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
 
 
+def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path / "run", monkeypatch)
+    file = file_of(tmp_path, {1: 9.0, 2: 1.5})
+    found = json.loads(file.read_text())
+    found["batches"] = [1, 8]
+    rows = found["candidates"]
+    rows["1"]["error"] = "onnxruntime cannot run it"  # with one sample
+    rows["2"]["latency"]["1"] = {"ms": 0.5, "iqr_ms": 0.0, "quiet": True}
+    rows["2"]["error"] = "onnxruntime cannot run it"  # with eight
+    file.write_text(json.dumps(found))
+    elsewhere = Run(tmp_path / "run", file)
+    latencies = [c.metrics.get("latency_ms") for c in elsewhere.candidates()]
+    assert latencies == [None, None, 0.5]
+    assert [c.number for c in elsewhere.front()] == [2]
+
+
 def test_figures_of_another_run_or_of_no_device_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

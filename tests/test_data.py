@@ -722,6 +722,8 @@ def test_a_wrong_path_names_the_closest_one(tmp_path):
         (None, {"target": "label", "modality": "images"}, InputError, "has no column file_name"),
         (None, {"target": "label", "modality": "tabula"}, UsageError, "did you mean tabular"),
         (None, {"target": "label", "problem": "ranking"}, UsageError, "unknown problem"),
+        (None, {"target": "label", "seed": -1}, UsageError, "seed -1 is none; give .* from 0 to"),
+        (None, {"target": "label", "seed": 2**32}, UsageError, "seed 4294967296 is none"),
         (None, {"target": "label", "split": "0.7,0.7"}, UsageError, "three ratios"),
         (None, {"target": "label", "split": "group=town"}, UsageError, "no column 'town'"),
         (None, {"target": "label", "split": "time=colour"}, InputError, "row 1 is neither"),

@@ -22,7 +22,7 @@ from nas.family import load_families
 from nas.rulebook import typical_task
 from nas.search import halving
 from nas.space import Choice, Float, Int, Space
-from nas.task import Budget, Fidelity
+from nas.task import Budget, Fidelity, UsageError
 from nas.testing import example_datasets, small_spaces
 
 
@@ -162,6 +162,13 @@ def test_the_limit_of_a_candidate_is_told_and_counted_for_all_folds_together() -
     assert (five.candidates or (0, 0))[0] == int(950 / 60.5)
     *_, told = _search_words(five)
     assert "longer than it may, 60 s for all folds (a baseline 120 s)" in told
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": -2}, {"epochs": 0}])
+def test_numbers_below_one_are_refused(wrong: dict[str, int]) -> None:
+    ((name, count),) = wrong.items()
+    with pytest.raises(UsageError, match=f"{count} {name} are too few; give at least 1"):
+        design("nowhere.csv", **wrong)  # type: ignore[arg-type]
 
 
 def test_real_numbers_are_left_out_where_settings_are_counted() -> None:

@@ -159,6 +159,15 @@ def test_an_encoding_tells_all_configurations_apart_and_puts_numbers_in_order() 
     assert apart[0, 3] == pytest.approx(1 + 1)  # another name, and a rate that does not apply
 
 
+def test_numbers_beside_a_name_are_names() -> None:
+    """As "auto" has no place among them."""
+    for options in ((3, 5, "auto"), ("auto", 3, 5)):
+        encode = Encoding(Space((Choice("heads", options, 3),)))
+        rows = encode([{"heads": option} for option in options])
+        apart = np.abs(rows[:, None] - rows[None]).sum(axis=2)
+        assert np.array_equal(apart, 1 - np.eye(3))
+
+
 # -- searches -----------------------------------------------------------------------------
 
 

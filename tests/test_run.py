@@ -678,6 +678,10 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({"sampler": "best"}, "unknown sampler 'best'"),
         ({"trials": None}, "a search needs an end"),
+        ({"trials": -3}, "-3 trials are too few; give at least 1"),
+        ({"workers": -1}, "-1 workers are too few"),
+        ({"workers": 0}, "0 workers are too few"),
+        ({"epochs": 0}, "0 epochs are too few"),
         ({"cpu_hours": 0.0}, "0 CPU-hours are no budget"),
         ({"gpu_hours": 2.0}, "a search on the CPU spends no GPU-hours"),
         ({"study": "mine"}, "only a storage names its studies"),

@@ -156,6 +156,8 @@ def read(
     from nas.data import split as splits
     from nas.data import targets as labelling
 
+    if not 0 <= seed < 2**32:  # what NumPy and scikit-learn take
+        raise UsageError(f"seed {seed} is none; give a whole number from 0 to {2**32 - 1}")
     opened = _open(source)
     kind, why = _modality(opened, modality, _names(target), columns or {})
     if image_size is not None and kind != "images":

@@ -66,7 +66,7 @@ class Encoding:
 
 
 def _is_name(param: Param) -> bool:
-    return isinstance(param, Choice) and isinstance(param.options[0], str)
+    return isinstance(param, Choice) and any(isinstance(o, str) for o in param.options)
 
 
 def _places(param: Param, values: Sequence[object]) -> Floats:
