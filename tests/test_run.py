@@ -30,13 +30,13 @@ from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import load_families
-from nas.run import Run, make_task, parse_duration, quality_metrics
+from nas.run import Progress, Run, make_task, parse_duration, quality_metrics
 from nas.search.local import LocalWorkers
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import formula, small_spaces, small_task
-from nas.train import check, cli, predict, train
+from nas.train import EpochLines, check, cli, predict, train
 from nas.training.evaluator import Evaluator, folds, from_folder, train_folds
 from nas.training.metrics import mean_scores
 from nas.training.monitors import TrainingStopped
@@ -156,8 +156,45 @@ def test_a_recipe_reproduces_the_figure_of_the_search(tabular: Run, tmp_path: Pa
     value = f" accuracy: {found['measured']}"
     assert value in recipe.read_text()
     recipe.write_text(recipe.read_text().replace(value, " accuracy: 0.5"))
-    with pytest.raises(SelfCheckFailed, match=r"accuracy is .* now and was 0.5"):
+    told = r"accuracy, the mean of 5 folds, is .* now and was 0.5"
+    with pytest.raises(SelfCheckFailed, match=told):
         check(recipe)
+
+
+def test_a_check_by_cross_validation_numbers_its_folds_and_epochs(
+    tabular: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = rules.folds(tabular.task)
+    assert parts > 1
+    found = check(tabular.export(tmp_path / "recipe.yaml"))
+    told = [line.partition("  ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"fold {f}/{parts} epoch {e}/2" for f in range(1, parts + 1) for e in (1, 2)]
+    assert (found["objective"], found["folds"]) == ("accuracy", parts)
+
+
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_the_time_left_is_that_of_all_folds(
+    epochs: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folds of three epochs, two seconds each; without ``epochs`` the trainer knows them."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("nas.train.time", SimpleNamespace(monotonic=lambda: clock.now))
+    lines, module = EpochLines(2, epochs), Any
+    for _ in range(2):
+        planned = 9 if epochs else 3
+        trainer: Any = SimpleNamespace(max_epochs=planned, callback_metrics={"r2": 0.5})
+        lines.on_fit_start(trainer, module)  # type: ignore[arg-type]
+        for trainer.current_epoch in range(3):
+            clock.now += 2.0
+            lines.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert capsys.readouterr().err.splitlines() == [
+        "fold 1/2 epoch 1/3  r2 0.5  (10 s left)",
+        "fold 1/2 epoch 2/3  r2 0.5  (8 s left)",
+        "fold 1/2 epoch 3/3  r2 0.5  (6 s left)",
+        "fold 2/2 epoch 1/3  r2 0.5  (4 s left)",
+        "fold 2/2 epoch 2/3  r2 0.5  (2 s left)",
+        "fold 2/2 epoch 3/3  r2 0.5  (0 s left)",
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
@@ -206,6 +243,19 @@ def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> N
     assert len(trained) == 6
     assert len({(c.family, json.dumps(c.config, sort_keys=True)) for c in trained}) == 6
     assert (folder / "baselines.json").stat().st_mtime_ns == stamp
+
+
+def test_the_clock_goes_on_over_a_resume_and_a_limit_that_is_spent_trains_no_more(
+    tabular: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(tabular.folder, folder := tmp_path / "run")
+    seen: list[Progress] = []
+    again = {"out": folder, "resume": True} | FAST | {"epochs": None}
+    more = nas.search(**again | {"time_limit": 0.5 * tabular.spent_s}, on_progress=seen.append)
+    assert len(more.candidates()) == len(tabular.candidates())
+    assert 0 < tabular.spent_s < seen[0].spent_s
+    # What is told while it runs is what is told of it later.
+    assert Run(folder).spent_s == pytest.approx(seen[-1].spent_s, abs=0.1)
 
 
 def test_learning_rates_are_tested_before_the_study_and_the_same_again(tabular: Run) -> None:
