@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -426,7 +427,7 @@ def _summary(progress: Progress) -> dict[str, str]:
     summary = {"phase": progress.phase, "spent": _clock(spent_s)}
     if study is None:
         return summary
-    states = [c.state.value for c in study.candidates()]
+    standings = Counter(c.standing[0] for c in study.candidates())
     budgets = {
         device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
     }
@@ -441,8 +442,10 @@ def _summary(progress: Progress) -> dict[str, str]:
     for name, (used, limit) in budgets.items():
         eta = f"(left:{_clock(max(0.0, left[name]))})" if name in left else ""
         summary[name] = f"{used:.3g}/{limit:g}{eta}"
-    for state in ("complete", "pruned", "failed"):
-        summary[state] = str(states.count(state))
+    for name in ("complete", "pruned", "failed"):
+        summary[name] = str(standings[name])
+    if standings["cut off"]:  # at the end, or earlier in a search that was resumed
+        summary["cut_off"] = str(standings["cut off"])
     at = [f"#{c.number}:{c.family}({_reached(progress, c)})" for c in progress.running]
     summary["running"] = ",".join([*at, *progress.calls]) or "-"
     front = study.front()
@@ -486,10 +489,8 @@ def status(run: Path, as_json: bool) -> None:
 
     opened = Run(run)
     candidates, front = opened.candidates(), opened.front()
-    counts: dict[str, int] = {}
-    for c in candidates:
-        name = c.state.value + (f" ({c.reason})" if c.reason else "")
-        counts[name] = counts.get(name, 0) + 1
+    standings = (c.standing for c in candidates)
+    counts = Counter(f"{how} ({why})" if why else how for how, why in standings)
     if as_json:
         click.echo(
             json.dumps(
@@ -707,7 +708,10 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
         if as_json:
             click.echo(json.dumps(found))
         else:
-            click.echo("  ".join(f"{name} {value:.5g}" for name, value in found.items()))
+            name, folded = found["objective"], found["folds"]
+            mean = f", mean of {folded} folds" if folded > 1 else ""
+            figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
+            click.echo(f"{name}{mean}: {'  '.join(figures)}")
         return
     from nas.train import train as run_training
 

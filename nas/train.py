@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import sys
 import time
@@ -74,20 +75,29 @@ def cli(args: list[str], run: bool) -> RecipeCLI:
 
 
 class EpochLines(pl.Callback):
-    """One line for each epoch on standard error, with the time that is left."""
+    """One line for each epoch on standard error, with the time that is left of all ``folds``,
+    which are trained one after the other, each for so many ``epochs`` (None: the trainer's)."""
+
+    def __init__(self, folds: int = 1, epochs: int | None = None) -> None:
+        self.fold, self.folds, self.epochs = 0, folds, epochs
+        self.begin = math.nan
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin = time.monotonic()
+        self.fold += 1
+        if self.fold == 1:
+            self.begin = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        done, total = trainer.current_epoch + 1, int(trainer.max_epochs or 0)
-        left = (time.monotonic() - self.begin) / done * (total - done)
+        epoch, epochs = trainer.current_epoch + 1, self.epochs or int(trainer.max_epochs or 0)
+        done = (self.fold - 1) * epochs + epoch
+        left = (time.monotonic() - self.begin) / done * (self.folds * epochs - done)
+        fold = f"fold {self.fold}/{self.folds} " if self.folds > 1 else ""
         shown = "  ".join(
             f"{name} {float(value):.4g}"
             for name, value in trainer.callback_metrics.items()
             if "[" not in name
         )
-        print(f"epoch {done}/{total}  {shown}  ({left:.0f} s left)", file=sys.stderr)
+        print(f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)", file=sys.stderr)
 
 
 class StopAfter(pl.Callback):
@@ -176,12 +186,12 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     return result
 
 
-def check(path: Path) -> dict[str, float]:
+def check(path: Path) -> dict[str, Any]:
     """Train the proxy of a recipe again and compare it with what the search measured.
 
-    Returns ``measured``, ``again`` and ``tolerance`` of the objective. Raises
-    SelfCheckFailed where they differ by more. On the machine of the search, with the same
-    versions, the two are equal.
+    Returns the ``objective``, its ``measured``, ``again`` and ``tolerance``, and of how many
+    ``folds`` the two are the mean. Raises SelfCheckFailed where they differ by more. On the
+    machine of the search, with the same versions, the two are equal.
     """
     recipe = recipes.load(path)
     of, arguments = recipe["provenance"], recipe["model"]["init_args"]
@@ -198,26 +208,31 @@ def check(path: Path) -> dict[str, float]:
                 f"{path}: its proxy was trained on a GPU, and none is visible here; check it on a"
                 " machine that has one"
             )
+        parts, trained = folds(data.dataset, task), of["proxy"].get("trained")
+        lines = EpochLines(len(parts), trained)
         scores = train_folds(
             arguments["family"],
             arguments["config"],
             task,
-            folds(data.dataset, task),
+            parts,
             of["proxy"]["epochs"],
             of["proxy"]["seed"],
-            lambda: [EpochLines(), GradientMonitor(), StopAfter(of["proxy"].get("trained"))],
+            lambda: [lines, GradientMonitor(), StopAfter(trained)],
             of["proxy"].get("accumulate", 1),
         )
     name = of["objective"]
     result = {
+        "objective": name,
+        "folds": len(parts),
         "measured": float(of["validation"][name]),
         "again": mean_scores(scores)[name],
         "tolerance": float(of["tolerance"]),
     }
     if not abs(result["again"] - result["measured"]) <= result["tolerance"]:
+        mean = f", the mean of {len(parts)} folds," if len(parts) > 1 else ""
         raise SelfCheckFailed(
-            f"{path}: {name} is {result['again']:.5g} now and was {result['measured']:.5g}, more"
-            f" than {result['tolerance']:.2g} apart; compare the versions in its provenance"
+            f"{path}: {name}{mean} is {result['again']:.5g} now and was {result['measured']:.5g},"
+            f" more than {result['tolerance']:.2g} apart; compare the versions in its provenance"
         )
     return result
 

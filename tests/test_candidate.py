@@ -120,6 +120,19 @@ def test_a_candidate_without_metrics_is_infeasible_and_not_an_error() -> None:
     assert not failed.feasible((Constraint("accuracy", ">=", 0.5),))
 
 
+def test_what_was_cut_off_does_not_stand_as_a_failure() -> None:
+    ends = [
+        (State.FAILED, "interrupted", ("cut off", "")),
+        (State.FAILED, "lost", ("failed", "lost")),
+        (State.PRUNED, "halving", ("pruned", "halving")),
+        (State.RUNNING, "", ("running", "")),
+    ]
+    for state, reason, told in ends:
+        ended = dataclasses.replace(CANDIDATE, state=state, reason=reason)
+        assert ended.standing == told
+        assert (ended.row()["state"], ended.row()["reason"]) == (state.value, reason)
+
+
 def test_a_candidate_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         CANDIDATE.state = State.FAILED  # type: ignore[misc]

@@ -292,6 +292,60 @@ def test_progress_shows_what_is_left_of_each_budget() -> None:
     assert shown["cpu_hours"] == "0/2"  # no pace yet
 
 
+ENDS = {"": 3, "halving": 1, "interrupted": 2, "lost": 1}
+
+
+def ended_candidates() -> list[Candidate]:
+    state = {"": State.COMPLETE, "halving": State.PRUNED}
+    reasons = [reason for reason, n in ENDS.items() for _ in range(n)]
+    return [
+        Candidate(i, "plain", {}, 0, state=state.get(reason, State.FAILED), reason=reason)
+        for i, reason in enumerate(reasons)
+    ]
+
+
+def test_progress_counts_what_was_cut_off_by_itself_and_not_as_failed() -> None:
+    study = SimpleNamespace(candidates=ended_candidates, front=list, task=small_task())
+    progress = Progress(study, (), 60.0, Budget(120.0), "search")  # type: ignore[arg-type]
+    shown = cli._summary(progress)
+    counts = {name: shown[name] for name in ("complete", "pruned", "failed", "cut_off")}
+    assert counts == {"complete": "3", "pruned": "1", "failed": "1", "cut_off": "2"}
+    study.candidates = list
+    assert "cut_off" not in cli._summary(progress)
+
+
+def test_status_and_refusals_say_cut_off_and_not_failed(
+    searched: Searched, nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.run.Run.candidates", lambda run: ended_candidates())
+    monkeypatch.setattr("nas.run.Run.front", lambda run, *limits: [])
+    run = str(searched.folder / "run")
+    counts = {"3 complete", "2 cut off", "1 failed (lost)", "1 pruned (halving)"}
+    assert set(nas("status", run).out.partition(";")[0].split(", ")) == counts
+    found = json.loads(nas("status", run, "--json").out)["candidates"]
+    assert {f"{n} {name}" for name, n in found.items()} == counts
+    assert nas("export", run, "-n", "4").errors == [
+        "candidate 4 is not complete (cut off); choose another"
+    ]
+    assert "(3 complete, 1 halving, 2 cut off, 1 lost" in nas("export", run, "-c", "flops<=1").err
+
+
+@pytest.mark.parametrize(("folds", "mean"), [(5, ", mean of 5 folds"), (1, "")])
+def test_the_verdict_of_a_check_names_the_mean_of_folds(
+    nas: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folds: int,
+    mean: str,
+) -> None:
+    figures = {"measured": 0.96078, "again": 0.96078, "tolerance": 0.01}
+    found = {"objective": "accuracy", "folds": folds, **figures}
+    monkeypatch.setattr("nas.train.check", lambda recipe: found)
+    monkeypatch.setattr("nas.recipe.load", lambda recipe: {})
+    told = nas("train", str(tmp_path / "recipe.yaml"), "--check").out
+    assert told == f"accuracy{mean}: measured 0.96078  again 0.96078  tolerance 0.01\n"
+
+
 def test_a_write_without_room_is_one_line(
     nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -768,6 +768,8 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     assert elsewhere.best("latency_ms<=2").number == 2
     assert [c.number for c in elsewhere.front()] == [2], "what was not measured has no rank"
     assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
+    told = {n: c.cost.get("latency", {}).get("on") for n, c in enumerate(elsewhere.candidates())}
+    assert told == {0: None, 1: elsewhere.measured_on, 2: elsewhere.measured_on}
 
 
 def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(

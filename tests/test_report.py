@@ -387,6 +387,68 @@ def test_a_learning_rate_test_is_drawn_where_there_was_one(tmp_path: Path) -> No
     assert len(re.findall(r"<path[^>]*data-index=", drawn)) == 4  # a band and a line for each
 
 
+@browser
+def test_what_was_cut_off_has_a_name_and_a_colour_of_its_own(tmp_path: Path) -> None:
+    made = make_study(30, kind="regression").candidates
+    ends = {4: "interrupted", 5: "interrupted", 6: "lost"}
+    cut = [
+        replace(c, state=State.FAILED, reason=ends[c.number]) if c.number in ends else c
+        for c in made
+    ]
+    write(make_study(candidates=cut, kind="regression"), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    head = dom[dom.index('id="counts"') : dom.index('id="spent"')]
+    assert re.search(r" · 2 cut off(?! \()", head)
+    assert re.search(r" failed \([^)]*lost 1", head)
+    assert "interrupted" not in head
+    table = dom[dom.index('id="failures"') : dom.index('id="selection"')]
+    row = next(row for row in table.split("<tr>") if "<b>cut off</b>" in row)
+    assert "a resume trains it again" in row
+    assert 'class="bar cut off"' in row
+    assert [int(n) for n in re.findall(r">#(\d+)<", row)] == [5, 4]
+
+
+def measured_on_a_phone() -> StudyView:
+    """Ten complete candidates, of which two were not measured there; no limits."""
+    task = make_task(limits=())
+    made = [replace(c, state=State.COMPLETE, reason="") for c in make_candidates(task, 10)]
+    on = "phone (cpu, onnxruntime, batch 1)"
+    made = [
+        replace(c, metrics={k: v for k, v in c.metrics.items() if k != "latency_ms"}, cost={})
+        if c.number in (3, 8)
+        else replace(c, cost={"latency": c.cost["latency"] | {"on": on}})
+        for c in made
+    ]
+    return make_study(task=task, candidates=made, latency_on="phone")
+
+
+@browser
+def test_what_was_not_measured_is_not_drawn_as_outside_the_limits(tmp_path: Path) -> None:
+    write(measured_on_a_phone(), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    says = dom[dom.index('id="feasible"') : dom.index('id="reset"')]
+    assert "8 of 8 measured candidates inside," in says
+    assert "; 2 not measured on phone." in says
+    assert re.search(r'<li id="unmeasured">.*?○.*?not measured on phone', dom)
+    # Both are hollow marks over their parameters and over time; nothing is outside a limit.
+    hollow = r'class="point[^>]*stroke: rgb\(125, 140, 153\)'
+    outside = r'class="point[^>]*fill: rgb\(207, 214, 220\)'
+    for drawn in dom[dom.index('id="plots"') :].split('id="pair"'):
+        assert len(re.findall(hollow, drawn)) == 2
+        assert not re.findall(outside, drawn)
+    table = dom[dom.index('id="front"') : dom.index('id="progress-title"')]
+    assert ">latency (ms) on phone<" in table, "the header is short"
+    assert "Measured on phone (cpu, onnxruntime, batch 1)." in table, "the note tells the rest"
+
+
+@browser
+def test_a_page_on_which_all_were_measured_has_no_mark_for_others(tmp_path: Path) -> None:
+    write(make_study(12), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    assert '<li id="unmeasured" hidden="">' in dom
+    assert "not measured" not in dom[dom.index('id="feasible"') : dom.index('id="reset"')]
+
+
 # Renders each study in turn, as a live page would, and moves one slider of each.
 DRIVER = """
 const rows = () => [...document.querySelectorAll("#front-rows tr[data-number]")]

@@ -59,7 +59,7 @@ class StudyView:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
-    latency_on: str = ""  # the device, where it is not that of the search
+    latency_on: str = ""  # the device's short name, where it is not that of the search
 
     def __post_init__(self) -> None:
         if all(o.metric in COSTS for o in self.task.objectives):
@@ -113,7 +113,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "seconds": study.seconds,
         "notes": study.notes,
         "versions": dict(study.versions),
-        "states": Counter(c.state.value for c in study.candidates),
+        "states": Counter(c.standing[0] for c in study.candidates),
         "webgl": sum(c.state == State.COMPLETE for c in study.candidates) > WEBGL_FROM,
         "front": [c.number for c in best],
         "unranked": sum(c.state == State.COMPLETE for c in study.candidates) - len(ranked(study)),
@@ -195,11 +195,12 @@ def _hash(script: str) -> str:
 
 def _row(candidate: Candidate, task: Task, guess: Mapping[str, float]) -> dict[str, Any]:
     complete = candidate.state == State.COMPLETE
+    state, reason = candidate.standing
     row = {
         "number": candidate.number,
         "family": candidate.family,
-        "state": candidate.state.value,
-        "reason": candidate.reason,
+        "state": state,
+        "reason": reason,
         "origin": candidate.origin,
         "epochs": len(candidate.curve),
         "started": round(candidate.started, 2),

@@ -8,7 +8,7 @@ const SYMBOLS = [ // in a plot, in a text
   ["circle", "●"], ["square", "■"], ["diamond", "◆"], ["triangle-up", "▲"], ["cross", "✚"], ["x", "✖"], ["star", "★"],
 ];
 const PICKS = [{ colour: "#16232f", dash: "solid", mark: "a" }, { colour: "#b3367a", dash: "dash", mark: "b" }];
-const GREY = "#cfd6dc";
+const GREY = "#cfd6dc", HOLLOW = "#7d8c99";
 const WIDE = 20; // a positive quantity that spans more than this factor gets a logarithmic scale
 const FONT = {
   family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif",
@@ -22,7 +22,7 @@ const LABELS = {
 
 // What is shown now: the data, the limits as moved, what follows from them, and the user's choices.
 const view = {
-  data: null, byNumber: new Map(), complete: [], ranked: [], families: [], shown: [],
+  data: null, byNumber: new Map(), complete: [], ranked: [], unmeasured: [], families: [], shown: [],
   limits: [], feasible: [], front: [], picks: [], sort: { key: null, down: false }, pending: null, webgl: false,
 };
 
@@ -74,6 +74,8 @@ function duration(seconds) {
 }
 const count = (n) => n.toLocaleString("en");
 const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+const unmeasured = () => `not measured${view.data.latency_on ? ` on ${view.data.latency_on}` : ""}`;
+const blanks = () => view.unmeasured.length ? `; ${count(view.unmeasured.length)} ${unmeasured()}` : "";
 const sign = (op) => op === "<=" ? "≤" : "≥";
 function span(values) {
   let low = Infinity, high = -Infinity;
@@ -202,9 +204,12 @@ function cloud(x, onFront) {
   const y = (candidate) => candidate.metrics[metric];
   const drawn = view.complete.filter((c) => known(y(c)) && known(x(c)));
   const type = view.webgl ? "scattergl" : "scatter";
-  const feasible = new Set(view.feasible);
+  const feasible = new Set(view.feasible), blank = new Set(view.unmeasured);
   const small = view.data.webgl ? 4 : 7;
-  const traces = [points(drawn.filter((c) => !feasible.has(c)), x, y, { color: GREY, size: small - 1 }, type)];
+  const traces = [
+    points(drawn.filter((c) => !feasible.has(c) && !blank.has(c)), x, y, { color: GREY, size: small - 1 }, type),
+    points(drawn.filter((c) => blank.has(c)), x, y, { color: HOLLOW, symbol: "circle-open", size: small }, type),
+  ];
   for (const name of view.families) {
     const { colour, symbol } = family(name);
     const own = drawn.filter((c) => c.family === name && feasible.has(c));
@@ -278,9 +283,9 @@ function drawParetoPlots() {
     const direction = objectives.find((o) => o.metric === metric)?.direction ?? "min";
     const xaxis = axis(label(metric), span(view.complete.map((c) => c.metrics[metric]))), yaxis = qualityAxis();
     const step = staircase(view.front, metric, direction, ends(xaxis)[direction === "min" ? 1 : 0]);
-    const traces = cloud((c) => c.metrics[metric], onFront);
+    const [outside, ...others] = cloud((c) => c.metrics[metric], onFront);
     const shape = layout({ xaxis, yaxis, ...baselineLines(yaxis.type === "log") });
-    draw($("plots").children[i].firstChild, [traces[0], step, ...traces.slice(1)], shape, clicked);
+    draw($("plots").children[i].firstChild, [outside, step, ...others], shape, clicked);
   });
   return undefined;
 }
@@ -320,6 +325,8 @@ function drawProgress() {
 function drawControls() {
   fill("limits", view.ranked.length ? view.limits.flatMap(limitSlider)
     : el("p", { class: "fine" }, "Sliders appear with the first complete candidate."));
+  $("unmeasured").hidden = !view.unmeasured.length;
+  $("unmeasured").lastChild.textContent = unmeasured();
   $("reset").hidden = !view.ranked.length;
   $("reset").onclick = () => { for (const limit of view.limits) limit.bound = limit.task; drawControls(); explore(); };
 }
@@ -334,9 +341,10 @@ function drawFamilies() {
 function explore() { // after the limits have moved
   view.pending = null;
   applyLimits();
+  const kind = view.unmeasured.length ? "measured" : "complete";
   $("feasible").textContent = !view.complete.length ? ""
-    : `${count(view.feasible.length)} of ${plural(view.complete.length, "complete candidate")} inside,`
-      + ` ${count(view.front.length)} on the front.`;
+    : `${count(view.feasible.length)} of ${plural(view.ranked.length, `${kind} candidate`)} inside,`
+      + ` ${count(view.front.length)} on the front${blanks()}.`;
   drawFamilies();
   drawFront();
   drawParetoPlots();
@@ -353,6 +361,8 @@ function render(data) {
   view.families = [...new Set([...Object.keys(data.spaces), ...data.candidates.map((c) => c.family)])];
   const needed = [...data.objectives, ...data.constraints].map((o) => o.metric);
   view.ranked = view.complete.filter((c) => needed.every((metric) => known(c.metrics[metric])));
+  const ranked = new Set(view.ranked);
+  view.unmeasured = view.complete.filter((c) => !ranked.has(c));
   // Columns: the qualities among the objectives, up to three qualities in all, then the costs.
   const seen = new Set(view.complete.flatMap((c) => Object.keys(c.metrics)));
   const leading = [data.quality.metric, ...data.objectives.map((o) => o.metric)].filter(isQuality);

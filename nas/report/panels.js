@@ -8,7 +8,7 @@ const REASONS = {
   oom: "ran out of memory",
   infeasible: "outside a limit before training", timeout: "over the time limit of a candidate",
   duplicate: "same configuration as an earlier one", error: "an error was raised", lost: "its worker was lost",
-  interrupted: "the search was stopped",
+  "cut off": "the budget or the search ended; a resume trains it again",
 };
 
 // ---- tables ---------------------------------------------------------------------------------
@@ -89,9 +89,10 @@ function drawFront() {
     el("tbody", { id: "baseline-rows" }, sortedBaselines().map(simpleRow))));
   if (focused) $("front").querySelector(`tr[data-number="${focused}"]`)?.focus();
   $("front-size").textContent = view.complete.length
-    ? `${plural(view.front.length, "candidate")} of ${plural(view.feasible.length, "feasible one")}` : "";
+    ? `${plural(view.front.length, "candidate")} of ${plural(view.feasible.length, "feasible one")}${blanks()}` : "";
   fill("front-note", [
     view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: ± half the interquartile range, one batch." : "",
+    view.data.latency_on ? `Measured on ${view.front.find((c) => c.latency?.on)?.latency.on ?? view.data.latency_on}.` : "",
     view.front.some((c) => c.latency?.quiet === false) ? "† measured while other work ran." : "",
     view.front.some((c) => c.guess) ? "None is clearly better than a constant guess." : "",
     view.data.baselines.length ? "Shaded rows: simple models, trained outside the search." : "",
@@ -222,12 +223,12 @@ function drawArchitectures(chosen) {
 
 // ---- what does not move with the limits -----------------------------------------------------
 
-function stopped() { // pruned and failed candidates by state and reason, the most frequent first
+function stopped() { // the others by state and reason, the most frequent first
   const groups = new Map();
   for (const c of view.data.candidates) {
-    if (c.state !== "pruned" && c.state !== "failed") continue;
+    if (c.state === "complete" || c.state === "running") continue;
     const key = `${c.state} ${c.reason ?? ""}`;
-    if (!groups.has(key)) groups.set(key, { state: c.state, reason: c.reason || "no reason", members: [] });
+    if (!groups.has(key)) groups.set(key, { state: c.state, reason: c.reason, members: [] });
     groups.get(key).members.push(c);
   }
   return [...groups.values()].sort((p, q) => q.members.length - p.members.length);
@@ -238,10 +239,10 @@ function drawHeader() {
   $("name").textContent = data.name;
   document.title = `${data.name} · architecture search`;
   const part = (state) => {
-    const why = groups.filter((group) => group.state === state).map((group) => `${group.reason} ${count(group.members.length)}`);
+    const why = groups.filter((group) => group.state === state && group.reason).map((group) => `${group.reason} ${count(group.members.length)}`);
     return `${count(data.states[state] ?? 0)} ${state}${why.length ? ` (${why.join(", ")})` : ""}`;
   };
-  const states = ["complete", "pruned", "failed", "running"].filter((state) => data.states[state] || state === "complete");
+  const states = ["complete", "pruned", "failed", "cut off", "running"].filter((state) => data.states[state] || state === "complete");
   $("counts").textContent = [plural(data.candidates.length, "candidate"), ...states.map(part)].join(" · ");
   const training = data.candidates.reduce((sum, c) => sum + c.seconds, 0);
   $("spent").textContent = `${duration(data.seconds)} wall-clock · ${duration(training)} of training`;
@@ -249,9 +250,9 @@ function drawHeader() {
 
 function drawFailures() {
   const groups = stopped();
-  if (!groups.length) return fill("failures", note("No candidate was stopped or failed."));
+  if (!groups.length) return fill("failures", note("No candidate was stopped, failed or was cut off."));
   return fill("failures", table(["reason", "", "latest"].map((name) => th(name)), groups.map(({ state, reason, members }) => tr(
-    td(null, el("b", {}, reason), ` · ${state}`, el("div", { class: "fine" }, REASONS[reason] ?? "")),
+    td(null, el("b", {}, reason ?? state), reason ? ` · ${state}` : "", el("div", { class: "fine" }, REASONS[reason ?? state] ?? "")),
     td("gauge", count(members.length), bar(members.length / groups[0].members.length, state)),
     td(null, members.slice(-3).reverse().map((c) => picker(c.number)))))));
 }
