@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from nas.candidate import Candidate, State
+from nas.search import local
 from nas.search.local import FAILED_STARTS, FIRST_ERRORS, LocalWorkers, Workers, drive
 from nas.search.study import Study, load_candidates
 from nas.space import Int, Space, config_key
@@ -234,9 +235,47 @@ def test_costs_that_cannot_be_told_beforehand_do_not_end_a_search(
 
 
 def test_a_budget_of_trials_counts_those_whose_costs_are_being_measured(tmp_path: Path) -> None:
-    for workers in (2, 4):
-        (folder := tmp_path / str(workers)).mkdir()
-        assert len(search(folder, trials=15, workers=workers)) == 15
+    """Of four workers that are idle at once three find the last trial spent by a shortlist."""
+    assert len(search(tmp_path, trials=16)) == 16
+    costs = tmp_path / "costs.jsonl"
+    for trials in (17, 18):
+        before = costs.read_text().count("\n") if costs.exists() else 0
+        assert len(search(tmp_path, trials=trials, workers=4, lockstep=True)) == trials
+        assert costs.read_text().count("\n") > before, "there was no shortlist"
+
+
+def test_a_search_in_which_none_keeps_a_limit_is_given_up_and_may_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strict.py").write_text(
+        """
+from dataclasses import replace
+from nas.candidate import Candidate, State
+from nas.testing import FormulaEvaluator, formula
+
+class Strict(FormulaEvaluator):
+    def evaluate(self, candidate, report):
+        now = Candidate.from_dict(candidate)
+        if now.root == 19:
+            return super().evaluate(candidate, report)
+        costs = {"params": formula(now.config, 1)["params"]}
+        return replace(now, state=State.PRUNED, reason="infeasible", metrics=costs).to_dict()
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(local, "FIRST_INFEASIBLE", 8)
+    task = small_task(constraints=["params<=1"], epochs=1)
+    settings = {"folder": str(tmp_path)}
+    ended = []
+    for _ in range(3):
+        with (
+            closing(Study(tmp_path, task, SPACE)) as study,
+            LocalWorkers(1, "strict:Strict", settings, tmp_path / "logs") as pool,
+        ):
+            drive(study, pool, trials=24)
+            ended.append(len(study.candidates()))
+    # The third search has one that ends otherwise, and goes on to the end of its budget.
+    assert ended == [8, 16, 24]
 
 
 def test_calls_to_all_workers_come_back_in_order_with_their_failures(
