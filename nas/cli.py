@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 # A write that fails for these does not know its file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is written to.
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -62,7 +65,41 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
-@click.group(context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
+class _Command(click.Command):
+    """One that notes beside a write that failed what the user can do about it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if mend := _mend(error, ctx.params):
+                error.add_note(mend)
+            raise
+
+
+def _mend(error: OSError, given: dict[str, Any]) -> str:
+    out: Path | None = given.get("out") or given.get("run")
+    if error.errno in _NO_ROOM:
+        begun = "resume" in given and out is not None and (out / "task.json").exists()
+        return "make room" + (", and go on with --resume" if begun else "")
+    if "out" in given and out is not None and error.filename is not None:
+        failed = Path(error.filename)
+        if out.is_relative_to(failed) or failed.is_relative_to(out):
+            return "choose another place with --out"
+    return ""
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+def _run_folder(ctx: click.Context, _: click.Parameter, out: Path | None) -> Path:
+    from nas.run import default_folder
+
+    return out or default_folder(ctx.params["data"])
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
 @click.version_option(__version__, prog_name="nas")
 def cli() -> None:
     """Design neural networks for your own data.
@@ -153,7 +190,12 @@ _plan_options = _together(
     type=float,
     help="End after so many hours of a GPU; two candidates on one share it.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/NAME.")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    callback=_run_folder,
+    help="Folder; default: runs/NAME.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
 @click.option(
     "--storage",
@@ -206,7 +248,7 @@ def search(
     time_limit: str,
     columns: str | None,
     as_json: bool,
-    out: Path | None,
+    out: Path,
     **options: Any,
 ) -> None:
     """Search networks for DATA.
@@ -229,7 +271,6 @@ def search(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     show = _Display(data)
-    folder = out or runs.default_folder(data)
     try:
         run = runs.search(
             data,
@@ -239,18 +280,18 @@ def search(
             constraints=constraint,
             time_limit=None if time_limit.lower() == "none" else time_limit,
             columns=_typed(columns) if columns else None,
-            out=folder,
+            out=out,
             on_start=show.start,
             on_progress=show.update,
             **options,
         )
     except KeyboardInterrupt:
         show.close()
-        if not (folder / "task.json").exists():
+        if not (out / "task.json").exists():
             raise
-        run = runs.Run(folder)
+        run = runs.Run(out)
         kept = sum(c.state.value == "complete" for c in run.candidates())
-        click.echo(f"interrupted; {kept} complete candidates are kept in {folder}", err=True)
+        click.echo(f"interrupted; {kept} complete candidates are kept in {out}", err=True)
         if run.front():
             _finish(run, as_json)
         click.echo("go on with the same command and --resume", err=True)
@@ -269,6 +310,8 @@ def _typed(columns: str) -> dict[str, str]:
 
 def _finish(run: Run, as_json: bool) -> None:
     front = run.front()
+    if not as_json:
+        _print_front(run, front)  # first: for the files there may be no room
     report, recipe = run.report(), run.export()
     if as_json:
         click.echo(
@@ -283,7 +326,6 @@ def _finish(run: Run, as_json: bool) -> None:
             )
         )
         return
-    _print_front(run, front)
     click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
     click.echo(f"next    nas train {recipe}")
 
@@ -544,9 +586,7 @@ _LATENCY = click.option(
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--name", help="Of this device in reports; default: its host name.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Default: RUN/latency-NAME.json with a RUN."
-)
+@click.option("--out", type=_FILE, help="Default: RUN/latency-NAME.json with a RUN.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def latency(
     run: Path | None,
@@ -638,7 +678,7 @@ def _print_latencies(found: dict[str, Any]) -> None:
 
 @cli.command()
 @_RUN
-@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/report.html.")
+@click.option("--out", type=_FILE, help="Default: RUN/report.html.")
 @_LATENCY
 def report(run: Path, out: Path | None, latency: Path | None) -> None:
     """Write the report of RUN: one HTML page that works offline.
@@ -658,7 +698,7 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
 @click.option(
     "--limit", "-c", multiple=True, help="Best inside this limit: 'latency_ms<=1' (repeatable)."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/recipe.yaml.")
+@click.option("--out", type=_FILE, help="Default: RUN/recipe.yaml.")
 @_LATENCY
 def export(
     run: Path,
@@ -684,7 +724,7 @@ def export(
 
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: beside RECIPE.")
+@click.option("--out", type=_FOLDER, help="Folder; default: beside RECIPE.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -729,7 +769,7 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="CSV file; default: standard output.")
+@click.option("--out", type=_FILE, help="CSV file; default: standard output.")
 def predict(model: Path, data: Path, out: Path | None) -> None:
     """Predict on new DATA with a trained MODEL (its folder or checkpoint).
 
@@ -749,14 +789,16 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     checkpoint = next((place for place in places if place.is_file()), None)
     if checkpoint is None:
         raise InputError(f"no checkpoint at {model}; `nas train` makes one")
+    from nas.files import write_whole
     from nas.train import predict as run_prediction
 
     frame, scores = run_prediction(
         checkpoint, data, lambda note: click.echo(f"note: {note}", err=True)
     )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out or sys.stdout, index=False)
+        write_whole(out, frame.to_csv(index=False))
+    else:
+        frame.to_csv(sys.stdout, index=False)
     if scores:
         click.echo("  ".join(f"{k} {_figure(v)}" for k, v in scores.items()), err=True)
 
@@ -966,7 +1008,7 @@ def _show_family(
 @click.option("--lr", type=float, help="Your learning rate; default: where the loss falls fastest.")
 @click.option("--weight-decay", type=float, help="Yours, of AdamW.")
 @click.option("--time-limit", default="1m", show_default=True, help="Of the short training.")
-@click.option("--figure", type=click.Path(path_type=Path), help="HTML file of the training.")
+@click.option("--figure", type=_FILE, help="HTML file of the training.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def audit(
     model: str,
@@ -1063,6 +1105,6 @@ def _guarded(call: Callable[[], Any]) -> int:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        mend = "" if error.filename else "; make room, and go on with --resume"
-        click.echo(f"error: {where}{error.strerror}{mend}", err=True)
+        told = (f"{where}{error.strerror}", *getattr(error, "__notes__", ()))
+        click.echo(f"error: {'; '.join(told)}", err=True)
         return 1

@@ -213,7 +213,10 @@ class Constraint(JsonRecord):
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Read ``latency_ms<=5``, ``params<=1e6``, ``accuracy>=0.9``."""
+        """Read ``latency_ms<=5``, ``params<=1e6``, ``accuracy>=0.9``.
+
+        Raises UsageError, also where no value of the metric meets the limit.
+        """
         found = re.fullmatch(r"\s*([\w.\[\] -]+?)\s*(<=|>=|<|>)\s*([-+0-9.eE_]+)\s*", text)
         try:
             if not found or not math.isfinite(float(found[3])):
@@ -225,6 +228,9 @@ class Constraint(JsonRecord):
                 " for example latency_ms<=5"
             ) from None
         direction(name)  # an unknown metric is told now, not after the first candidate
+        low, high, told = _range(name)
+        if bound > high if op == ">=" else bound < low:
+            raise UsageError(f"no network can meet {text.strip()!r}: {name} {told}")
         return cls(name, op, bound)  # type: ignore[arg-type]  # op is one of the two
 
     def met(self, metrics: dict[str, float]) -> bool:
@@ -266,6 +272,16 @@ def direction(metric: str) -> Literal["min", "max"]:
     if name not in DIRECTIONS:
         raise UsageError(f"unknown metric {metric!r}; known are {', '.join(DIRECTIONS)}")
     return DIRECTIONS[name]
+
+
+def _range(metric: str) -> tuple[float, float, str]:
+    """The lowest and the highest value of ``metric``, and both in words."""
+    name = metric.split("[")[0]
+    if name in ("accuracy", "balanced_accuracy", "auc", "f1"):
+        return 0.0, 1.0, "lies between 0 and 1 (90 % are 0.9)"
+    if name in ("r2", "score"):
+        return -math.inf, 1.0, "is at most 1"
+    return 0.0, math.inf, "is at least 0"
 
 
 @dataclass(frozen=True)

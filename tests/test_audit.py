@@ -893,6 +893,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "wrong.py").write_text("import nothing_like_this\n")
+    (tmp_path / "syntax.py").write_text("def (\n")
+    (tmp_path / "outer.py").write_text("import inner\n")
+    (tmp_path / "inner.py").write_text("def (\n")
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3
     np.savez(
@@ -951,6 +954,25 @@ def test_a_training_is_told_as_text_json_and_a_page(
     assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
 
 
+def test_the_page_says_what_the_text_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkups, "STEPS", 60)
+    found = audited(sound, clusters())
+    assert found.checkup is not None
+    seen = found.checkup.range_test
+    test = replace(seen, steepest=0.0551, diverges=0.144)  # of two digits both
+    found = replace(found, checkup=replace(found.checkup, range_test=test))
+    advice = replace(check(replace(found.anatomy, lr=7.0))[0], severity="advice")
+    for findings, sounds in (((), 1), ((advice,), 1), ((replace(advice, severity="serious"),), 0)):
+        shown = replace(found, findings=findings)
+        shown.figure(tmp_path / "page.html")
+        text, page = shown.text(), (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert text.count("nothing serious was found") == sounds
+        assert page.count("nothing serious was found") == sounds
+    assert "falls fastest at 0.055 and has risen again at 0.14" in " ".join(text.split())
+    assert " falls fastest 0.055" in page
+    assert " rises again 0.14" in page
+
+
 WRONG = [
     ("net.py:Net", 2, "give the network's input"),
     ("net.py:Net --shape 4 --data rows.npz", 2, "give the network's input"),
@@ -967,6 +989,8 @@ WRONG = [
     ('net.py:made --shape 4 --args {"a":1}', 2, "it takes no arguments"),
     ('net.py:Net --shape 4 --args {"a":1}', 1, "unexpected keyword argument 'a'"),
     ("wrong.py:Net --shape 4", 1, "No module named 'nothing_like_this'"),
+    ("syntax.py:Net --shape 4", 1, r"fails: SyntaxError: .* \(syntax\.py, line 1\)$"),
+    ("outer.py:Net --shape 4", 1, r"fails: SyntaxError: .* \(inner\.py, line 1\)$"),
     ("no_package.net:Net --shape 4", 1, "No module named 'no_package'"),
     ("net.py:Net --data none.npz", 2, "does not exist"),
     ("net.py:Net --shape 4 --time-limit soon", 2, "'soon' is not a time"),

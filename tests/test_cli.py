@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from nas import cli
+from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import multimodal
 from nas.run import Progress
@@ -69,6 +70,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("other.yaml").write_text("colour: blue\n")
     Path("options.yaml").write_text("time_limits: 10m\n")
     Path("wrong.yaml").write_text("trials: many\n")
+    Path("garbage.npz").write_text("hello\n")
+    Path("hollow", "a").mkdir(parents=True)
     Path("model.ckpt").write_bytes(b"PK\x03\x04 not weights")
     pictures(tmp_path / "blank", lambda file: file.write_bytes(b""))
     pictures(tmp_path / "torn", lambda file: file.write_bytes(file.read_bytes()[:200]))
@@ -126,6 +129,11 @@ WRONG = [
     ("search good.csv -t label --split half", 2, "split"),
     ("search good.csv -t label --trials 0", 2, "0 is not in the range"),
     ("search good.csv -t label --resume", 1, "holds no search to resume"),
+    ("search good.csv -t label --out good.csv", 2, r"'--out': Directory 'good\.csv' is a file"),
+    ("search good.csv -t label --out two.csv/run", 1, "two.csv.*choose another place with --out"),
+    ("search good.csv -t label -c accuracy>=2", 2, "no network can meet.*between 0 and 1"),
+    ("search hollow", 1, "hollow is empty: there is no file in it"),
+    ("search garbage.npz", 1, r"garbage\.npz cannot be read as \.npz: it is no archive"),
     ("search good.csv -t label --config options.yaml", 2, "'time_limits'; did you mean time_limit"),
     ("search good.csv -t label --config wrong.yaml", 2, "'many' is not a valid integer"),
     ("search good.csv -t label --config other.csv", 2, r"other\.csv"),
@@ -346,16 +354,63 @@ def test_the_verdict_of_a_check_names_the_mean_of_folds(
     assert told == f"accuracy{mean}: measured 0.96078  again 0.96078  tolerance 0.01\n"
 
 
-def test_a_write_without_room_is_one_line(
-    nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+def test_a_write_without_room_is_one_line_and_only_a_search_that_began_can_be_resumed(
+    nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("nas.run.search", full)
-    ended = nas("search", ".")
+    ended = nas("search", ".", "--out", str(tmp_path))
     assert ended.code == 1
+    assert ended.errors == ["No space left on device; make room"]
+    (tmp_path / "task.json").touch()
+    ended = nas("search", ".", "--out", str(tmp_path))
     assert ended.errors == ["No space left on device; make room, and go on with --resume"]
+
+
+def test_a_search_prints_its_front_also_where_there_is_no_room_for_its_files(
+    searched: Searched, nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    found = runs.Run(searched.folder / "run")
+    monkeypatch.setattr("nas.run.search", lambda *_, **__: found)
+    monkeypatch.setattr("nas.report.write", full)
+    ended = nas("search", ".", "--out", str(found.folder))
+    assert ended.out == nas("status", str(found.folder)).out.partition("\n")[2]
+    assert ended.errors == [
+        "report.html: No space left on device; make room, and go on with --resume"
+    ]
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_on_a_full_disk_the_recipe_and_the_page_stay_as_they_were(
+    searched: Searched, tmp_path: Path, command: str
+) -> None:
+    """A limit on the size of a file fails a write half-way, as a full disk does."""
+    code = (
+        "import resource, sys; from nas.cli import main;"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); main(sys.argv[1:])"
+    )
+    (tmp_path / "file").write_text("before")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, command, searched.folder / "run", "--out", "file"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: file: File too large; make room\n"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file": "before"}
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    asked = subprocess.run(
+        [sys.executable, "-m", "nas", "--version"], capture_output=True, text=True, check=True
+    )
+    assert asked.stdout.startswith("nas, version ")
 
 
 @pytest.mark.parametrize("kept", [0, 0.5])
@@ -482,7 +537,8 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     assert nas("report", str(searched.folder / "run"), "--out", str(page)).code == 0
     assert page.stat().st_size > 0
     ended = nas("report", str(searched.folder / "run"), "--out", str(tmp_path))
-    assert (ended.code, ended.errors) == (1, [f"{tmp_path}: Is a directory"])
+    told = f"Invalid value for '--out': File '{tmp_path}' is a directory."
+    assert (ended.code, ended.errors) == (2, [told])
 
 
 def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BATCH = 32  # of the short training where none is given
 WIDTH = 100  # columns of the text
+NOTHING = "nothing serious was found"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Audit:
             for finding in found:
                 lines += [*_told(finding, width), ""]
         if not self.serious:
-            lines += ["nothing serious was found", ""]
+            lines += [NOTHING, ""]
         if self.checkup is not None:
             lines += textwrap.wrap(_course(self.checkup), width)
         for note in self.notes:
@@ -289,12 +290,14 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
     except ModuleNotFoundError as error:
         raise InputError(f"{what}: {error}") from None
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        # Without the frames of the import system; a SyntaxError says its place itself.
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
         place = f" ({Path(last.filename).name}, line {last.lineno})"
         told = str(error).strip().splitlines()
         raise InputError(
             f"{what} fails: {type(error).__name__}: {told[0] if told else ''}"
-            + (place if last.filename != __file__ else "")
+            + (place if last.filename != __file__ and not isinstance(error, SyntaxError) else "")
         ) from error
 
 
@@ -373,7 +376,7 @@ def _page(found: Audit, seen: Checkup) -> str:
                 x=math.log10(rate),  # of an annotation on a logarithmic axis
                 y=1 - 0.09 * i,
                 yref="y domain",
-                text=f" {name} {rate:.1g}",
+                text=f" {name} {rate:.2g}",
                 font_color=colour,
                 showarrow=False,
                 xanchor="left",
@@ -415,7 +418,7 @@ def _page(found: Audit, seen: Checkup) -> str:
         name=html.escape(found.name),
         summary=html.escape(found._summary()),
         course=html.escape(_course(seen)),
-        cards=cards or "<p>nothing was found</p>",
+        cards=cards + ("" if found.serious else f"<p>{NOTHING}</p>"),
         drawn=drawn,
     )
 

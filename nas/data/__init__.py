@@ -274,6 +274,8 @@ def _open(source: Any, *, predict: bool = False) -> Any:
                 f"{path} does not exist"
                 + (f"; did you mean {path.parent / near[0]}?" if near else "")
             )
+        if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+            raise InputError(f"{path} is empty: there is no file in it; name another folder")
         if path.is_dir() and len(only := [f for f in path.iterdir() if f.name[0] != "."]) == 1:
             from nas.data import tabular
 

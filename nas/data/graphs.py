@@ -25,7 +25,6 @@ forms, nodes being numbered from 0 within their graph unless they have ids:
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +35,16 @@ import pandas as pd
 
 from nas.data.folders import read_each, refuse_bad
 from nas.data.ragged import Input, Ragged, Whole
-from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts, to_numpy
+from nas.data.samples import (
+    PART_NAMES,
+    PARTS,
+    Arrays,
+    Samples,
+    label_frame,
+    read_archive,
+    read_parts,
+    to_numpy,
+)
 from nas.data.tabular import SUFFIXES, distinct, is_numeric, numbers, read_table
 from nas.task import Column, DataProfile, InputError, UsageError
 
@@ -549,13 +557,7 @@ def _of_file(path: Path) -> Graphs:
 
 def _arrays_of(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz, ``edges`` (E, 2) among them."""
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is no .npz archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from None
+    arrays = read_archive(path)
     if "edges" not in arrays:
         raise InputError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected edges (E, 2)")
     edges = arrays["edges"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,14 +112,23 @@ class Arrays:
         return int(getattr(self.x, "ndim", 0))
 
 
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in an .npz by name. Raises InputError where it is none."""
+    # NumPy takes what is no archive for a pickle, and tells how to load that.
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as .npz: it is no archive of numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as .npz: {error}") from None
+    return arrays
+
+
 def read_npz(path: Path, *, predict: bool = False) -> Arrays:
     """``x_train, y_train, x_test, y_test`` (and ``x_val, y_val``), or ``x, y``; to predict, of
     parts the test part alone, with or without ``y_test``."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key.lower(): archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from None
+    arrays = {name.lower(): array for name, array in read_archive(path).items()}
     if "x" in arrays:
         return Arrays(arrays["x"], arrays.get("y"), name=path.name)
     keys = [key for key in arrays if key[:2] == "x_" and key[2:] in PART_NAMES]
