@@ -311,8 +311,8 @@ def _typed(columns: str) -> dict[str, str]:
 def _finish(run: Run, as_json: bool) -> None:
     front = run.front()
     if not as_json:
-        _print_front(run, front)  # first: for the files there may be no room
-    report, recipe = run.report(), run.export()
+        _print_front(run, front)  # before the files, for which there may be no room
+    recipe, report = run.export(), run.report()  # the small one first
     if as_json:
         click.echo(
             json.dumps(

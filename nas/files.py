@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nas.task import InputError
 
@@ -20,17 +21,29 @@ def write_whole(path: str | Path, text: str) -> None:
 
     Raises OSError, which names ``path``.
     """
-    path = Path(path)
+    _write(Path(path), lambda file: file.write(text.encode()))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``array`` to the .npy file ``path`` likewise."""
+    from numpy.lib.format import write_array
+
+    # To a file that it knows as one NumPy writes by itself, and does not say what failed.
+    _write(path, lambda f: write_array(SimpleNamespace(write=f.write), array, allow_pickle=False))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.resolve()  # a link stays, and what it leads to is replaced
     if place.exists() and not place.is_file():
-        # A pipe or a device is written to, never replaced; a folder refuses.
-        path.write_text(text, encoding="utf-8", newline="\n")
+        with path.open("wb") as file:  # a pipe or a device is never replaced; a folder refuses
+            fill(file)
         return
     # Two processes may write at once: each has its own.
     unfinished = place.with_name(f"{place.name}.{os.getpid()}.new")
     try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        with unfinished.open("wb") as file:
+            fill(file)
         unfinished.replace(place)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.files import read_array, read_json, write_whole
+from nas.files import read_array, read_json, write_array, write_whole
 from nas.task import InputError
 
 
@@ -21,11 +21,16 @@ def test_a_write_that_finds_the_disk_full_leaves_what_was_there_and_names_the_fi
     """A limit on the size of a file fails a write half-way, as a full disk does."""
     code = """
 import resource
-from nas.files import write_whole
+from pathlib import Path
+import numpy as np
+from nas.files import write_array, write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-for name in ("old", "new"):
+text, array = "x" * 10_000, np.arange(10_000)
+for name, write, value in (
+    ("old", write_whole, text), ("new", write_whole, text), ("a.npy", write_array, array)
+):
     try:
-        write_whole(name, "x" * 10_000)
+        write(Path(name), value)
     except OSError as error:
         print(error.filename, error.strerror)
 """
@@ -33,7 +38,8 @@ for name in ("old", "new"):
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert ended.stdout.splitlines() == ["old File too large", "new File too large"]
+    told = [f"{name} File too large" for name in ("old", "new", "a.npy")]
+    assert ended.stdout.splitlines() == told
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"old": "before"}
 
 
@@ -68,7 +74,7 @@ def test_a_link_stays_one_and_a_pipe_gets_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [None, 0, 0.5])
 def test_a_file_that_is_missing_or_cut_short_is_named(tmp_path: Path, kept: float | None) -> None:
     write_whole(tmp_path / "a.json", '{"name": "Zoë"}')
-    np.save(tmp_path / "a.npy", np.arange(1000))
+    write_array(tmp_path / "a.npy", np.arange(1000))
     assert read_json(tmp_path / "a.json") == {"name": "Zoë"}
     for mapped in (True, False):
         assert read_array(tmp_path / "a.npy", mapped=mapped).sum() == 499_500

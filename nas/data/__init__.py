@@ -27,7 +27,7 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from nas.data.ragged import Input, Ragged, Whole, percentiles
-from nas.files import read_array, read_json, write_whole
+from nas.files import read_array, read_json, write_array, write_whole
 from nas.task import DataProfile, InputError, Modality, Target, UsageError, input_type
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
@@ -78,11 +78,11 @@ class Dataset:
                 if isinstance(array, Ragged):
                     about |= {"offsets": f"{group}-{i}-offsets.npy"}
                     about |= {"layout": array.layout, "into": array.into}
-                    np.save(folder / about["offsets"], array.offsets, allow_pickle=False)
+                    write_array(folder / about["offsets"], array.offsets)
                 elif isinstance(array, Whole):
                     about["layout"] = "whole"
                 values = array if isinstance(array, np.ndarray) else array.values
-                np.save(folder / file, values, allow_pickle=False)
+                write_array(folder / file, values)
                 arrays[group][name] = about
         record = {
             "modality": self.modality,
