@@ -277,7 +277,7 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as /pro
 )
 def test_a_process_grows_as_foretold_where_memory_is_handed_back(family: str, mode: str) -> None:
     foretold, _ = bench_memory.foretold(family, mode)
-    assert bench_memory.fresh(family, mode, "back") == pytest.approx(foretold, rel=0.15)
+    assert bench_memory.fresh(family, mode, "back") == pytest.approx(foretold, rel=0.05)
 
 
 class Greedy(nn.Module):
