@@ -290,14 +290,13 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
     except ModuleNotFoundError as error:
         raise InputError(f"{what}: {error}") from None
     except Exception as error:
-        # Without the frames of the import system; a SyntaxError says its place itself.
-        frames = traceback.extract_tb(error.__traceback__)
-        last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+        last = traceback.extract_tb(error.__traceback__)[-1]
         place = f" ({Path(last.filename).name}, line {last.lineno})"
+        if last.filename == __file__ or isinstance(error, SyntaxError):  # which says its own
+            place = ""
         told = str(error).strip().splitlines()
         raise InputError(
-            f"{what} fails: {type(error).__name__}: {told[0] if told else ''}"
-            + (place if last.filename != __file__ and not isinstance(error, SyntaxError) else "")
+            f"{what} fails: {type(error).__name__}: {told[0] if told else ''}{place}"
         ) from error
 
 
