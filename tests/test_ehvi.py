@@ -251,13 +251,25 @@ def test_shortlists_of_workers_that_are_idle_at_once_differ(tmp_path: Path) -> N
         listed = study.shortlist(out)
         assert listed is not None
         out.append(listed)
-    known = [join_family(c.family, c.config) for c in study.candidates()]
     study.close()
     listed_configs = [config for listed in out for config in listed.configs]
     assert len({str(c) for c in listed_configs}) > 0.8 * len(listed_configs)
-    assert not any(config in known for config in listed_configs)
     x = Encoding(SPACE)([listed.configs[0] for listed in out])
     assert np.abs(x[:, None] - x[None]).sum(axis=2)[np.triu_indices(3, 1)].min() > 0.02
+
+
+def test_what_was_tried_is_on_no_shortlist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(tmp_path, 30, small_task(epochs=1))
+    study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
+    listed = study.shortlist()
+    assert listed is not None
+    tried = [join_family(c.family, c.config) for c in study.candidates()]
+    proposed = replace(listed, configs=[*tried, *listed.configs])
+    monkeypatch.setattr(Ehvi, "propose", lambda *_: proposed)
+    again = study.shortlist()
+    study.close()
+    assert again is not None
+    assert again.configs == listed.configs
 
 
 def test_a_shortlist_may_take_a_twentieth_of_a_training(tmp_path: Path) -> None:

@@ -408,6 +408,19 @@ def test_what_was_cut_off_has_a_name_and_a_colour_of_its_own(tmp_path: Path) -> 
     assert [int(n) for n in re.findall(r">#(\d+)<", row)] == [5, 4]
 
 
+@browser
+def test_the_pause_before_a_resume_takes_no_room_on_the_axis_of_time(tmp_path: Path) -> None:
+    made = [replace(c, state=State.COMPLETE, reason="") for c in make_study(30).candidates]
+    later = [replace(c, started=c.started + 86_400) if c.number >= 15 else c for c in made]
+    write(make_study(candidates=later), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    # Thirty candidates, of which another began every seven seconds.
+    assert "time of training, pauses left out (min)" in dom
+    drawn = dom[dom.index('id="progress"') :].split("</section>")[0]
+    ticks = [float(t) for t in re.findall(r'class="xtick"><text[^>]*>([\d.]+)<', drawn)]
+    assert 2 < max(ticks) < 5
+
+
 def measured_on_a_phone() -> StudyView:
     """Ten complete candidates, of which two were not measured there; no limits."""
     task = make_task(limits=())

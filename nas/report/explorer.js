@@ -297,15 +297,25 @@ function draw(node, traces, shape, onClick) {
   if (fresh && onClick) node.on("plotly_click", onClick);
 }
 
+// How long the search had trained when a candidate ended: pauses until it was resumed are left out.
+function clock(candidates) {
+  const spans = [];
+  for (const c of candidates.filter((c) => c.started > 0).sort((p, q) => p.started - q.started)) {
+    const open = spans.at(-1), end = c.started + c.seconds;
+    if (open && c.started <= open[1]) open[1] = Math.max(open[1], end);
+    else spans.push([c.started, end]);
+  }
+  return (c) => spans.reduce((sum, [begin, end]) => sum + Math.max(0, Math.min(c.started + c.seconds, end) - begin), 0);
+}
+
 function drawProgress() {
   const { metric, direction } = view.data.quality;
   $("progress-title").textContent = `Best ${label(metric)} over time`;
   if (!view.complete.length) return fill("progress", el("p", { class: "empty" }, "No complete candidate yet."));
-  const starts = view.data.candidates.map((c) => c.started).filter((t) => t > 0);
-  const start = starts.length ? Math.min(...starts) : 0;
-  const last = Math.max(...view.complete.map((c) => c.started + c.seconds)) - start;
+  const trained = clock(view.data.candidates);
+  const last = Math.max(...view.complete.map(trained));
   const [unit, size] = last > 7200 ? ["h", 3600] : last > 120 ? ["min", 60] : ["s", 1];
-  const x = (c) => (c.started + c.seconds - start) / size;
+  const x = (c) => trained(c) / size;
   const done = [...view.feasible].sort((p, q) => x(p) - x(q));
   const best = { x: [], y: [] };
   for (const c of done) {
@@ -315,7 +325,7 @@ function drawProgress() {
   if (best.x.length) { best.x.push(last / size); best.y.push(best.y.at(-1)); }
   const yaxis = qualityAxis();
   const line = { type: "scatter", mode: "lines", ...best, line: { shape: "hv", color: "#16232f", width: 1.8 }, hoverinfo: "skip" };
-  const xaxis = { ...axis(`wall-clock time (${unit})`), rangemode: "tozero" };
+  const xaxis = { ...axis(`time of training, pauses left out (${unit})`), rangemode: "tozero" };
   const shape = layout({ xaxis, yaxis, ...baselineLines(yaxis.type === "log") });
   return draw($("progress"), [...cloud(x, new Set(view.front)), line], shape, clicked);
 }
