@@ -223,6 +223,11 @@ def nothing(root: Path) -> None:
             file.unlink()
 
 
+def no_sounds(root: Path) -> None:
+    nothing(root)
+    (root / "notes.md").write_text("to be recorded")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -234,7 +239,8 @@ def nothing(root: Path) -> None:
         (no_column, r"has no column file_name, file or path; it has name, label"),
         (no_target, r"name the target column, one of digit, speaker"),
         (ambiguous, r"the folders 'high', 'low' all hold the files"),
-        (nothing, r"holds no audio file; expected one folder per class"),
+        (nothing, r"is empty: there is no file in it; name another folder"),
+        (no_sounds, r"holds no audio file; expected one folder per class"),
     ],
 )
 def test_bad_input_is_told_in_one_line(tmp_path: Path, spoil: Any, said: str) -> None:

@@ -333,7 +333,8 @@ def test_all_faulty_graphs_of_a_column_are_named_at_once(tmp_path: Path) -> None
     told = str(raised.value)
     assert told.startswith("column 'molecule': 7 of 30 graphs cannot be read: ")
     for reason in (
-        "1.npz (empty)", "2.npz (is no .npz archive)", "3.npz (holds x; expected edges (E, 2))",
+        "1.npz (empty)", "2.npz (cannot be read as .npz: it is no archive of numpy.savez)",
+        "3.npz (holds x; expected edges (E, 2))",
         "5.npz (edge 0 joins the nodes 0 and 7", "6.npz (holds node_ptr",
     ):  # fmt: skip
         assert reason in told
