@@ -364,13 +364,16 @@ def _convolved(args: Any, result: Any) -> int:
     else:
         inputs = args[:2]
         own = args[1].nbytes + max(args[0].nbytes, args[1].nbytes)
-    return own + _made_contiguous(inputs, (args[0],))
+    return own + _copied(inputs)
 
 
-def _made_contiguous(args: Any, result: Any) -> int:
-    """What does not lie in the order of its dimensions is copied, as in a layer norm."""
-    rows = (t for t in args if isinstance(t, Tensor) and t.ndim == result[0].ndim)
-    return _bytes(t for t in rows if not t.is_contiguous())
+def _normalised(args: Any, result: Any) -> int:
+    return _copied(t for t in args if isinstance(t, Tensor) and t.ndim == result[0].ndim)
+
+
+def _copied(tensors: Iterable[Tensor]) -> int:
+    """What does not lie in the order of its dimensions is copied first."""
+    return _bytes(t for t in tensors if not t.is_contiguous())
 
 
 def _scanned(args: Any, result: Any) -> int:
@@ -395,8 +398,8 @@ _WORKSPACE: dict[str, Callable[[Any, Any], int]] = {
     **{f"aten.{name}": _converted for name in ("add", "sub", "mul", "div", "sum")},
     "aten.convolution": _convolved,
     "aten.convolution_backward": _convolved,
-    "aten.native_layer_norm": _made_contiguous,
-    "aten.native_layer_norm_backward": _made_contiguous,
+    "aten.native_layer_norm": _normalised,
+    "aten.native_layer_norm_backward": _normalised,
     "nas.selective_scan": _scanned,
     "nas.selective_scan_backward": _scanned,
 }

@@ -128,10 +128,7 @@ class Evaluator:
         TrainingStopped where there is no memory for it, or it is not over in ``limit_s``."""
         seed, end = self.task.seed, math.inf if limit_s is None else time.monotonic() + limit_s
         candidate = Candidate(number=0, family=family, config=config, seed=seed)
-        needed = self._analysed(candidate, ())[2](1)
-        available = cost.available_memory_mb(self.device)
-        if needed > available:
-            shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
+        if shortage := self._lack(self._analysed(candidate, ())[2](1)):
             raise TrainingStopped("oom", shortage)
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
@@ -222,11 +219,8 @@ class Evaluator:
         known, shortage = self._now, ""
         for accumulate in self._parts():
             needed = self._memory_mb(accumulate)
-            if needed > (available := cost.available_memory_mb(self.device)):
-                shortage = f"it needs {needed:.0f} MiB, {available:.0f} MiB are available"
+            if shortage := self._lack(needed):
                 continue
-            if self.device == "cpu":
-                self._spare_memory(needed * cost.KEPT > available)
             self._now = replace(known, metrics=known.metrics | {"memory_mb": needed})
             if accumulate > 1:
                 self._now = replace(self._now, cost={"accumulate": accumulate})
@@ -238,11 +232,17 @@ class Evaluator:
         batches = "half" if accumulate > 1 else "whole"
         raise TrainingStopped("oom", f"no memory for a training in {batches} batches: {shortage}")
 
-    def _spare_memory(self, short: bool) -> None:
-        """Where memory is short, no more of it is held than needed, at the expense of time."""
+    def _lack(self, needed_mb: float) -> str:
+        """What a training lacks that needs so much, "" where there is room. Where memory is short
+        no more of it is held than needed, at the expense of time."""
+        available = cost.available_memory_mb(self.device)
+        if needed_mb > available:
+            return f"it needs {needed_mb:.0f} MiB, {available:.0f} MiB are available"
+        short = self.device == "cpu" and needed_mb * cost.KEPT > available
         if short != self._short:
             cost.hand_back(at_once=short)
             self._short = short
+        return ""
 
     def _free(self) -> None:
         """Give back what a training held that has ended: a trainer and its module hold each
