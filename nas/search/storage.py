@@ -67,6 +67,10 @@ def lock(path: Path) -> IO[str]:
     return file
 
 
+def _written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
 class Clock:
     """How long the searches of a folder have taken, in seconds of the wall clock, in a file that
     is written all along: when last, tells until when a driver was alive that was killed."""
@@ -89,7 +93,7 @@ class Clock:
     @property
     def written(self) -> float:
         """When a driver last wrote (epoch seconds); 0 before the first."""
-        return self.path.stat().st_mtime if self.path.exists() else 0.0
+        return _written(self.path)
 
 
 @contextmanager
@@ -154,7 +158,7 @@ class Journal(BaseJournalBackend):
     @property
     def written(self) -> float:
         """When a driver last wrote (epoch seconds); 0 before the first."""
-        return self.path.stat().st_mtime if self.path.exists() else 0.0
+        return _written(self.path)
 
     def rows(self) -> dict[int, dict[str, Any]]:
         """The latest row of each candidate by number, also beside a running driver.
