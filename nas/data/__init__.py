@@ -277,10 +277,10 @@ def _open(source: Any, *, predict: bool = False) -> Any:
         if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
             raise InputError(f"{path} is empty: there is no file in it; name another folder")
         if path.is_dir() and len(only := [f for f in path.iterdir() if f.name[0] != "."]) == 1:
-            from nas.data import tabular
+            from nas.data.tables import is_table
 
             # A folder around one file of data stands for the file.
-            if only[0].suffix.lower() == ".npz" or tabular.is_table(only[0]):
+            if only[0].suffix.lower() == ".npz" or is_table(only[0]):
                 path = only[0]
         if path.suffix.lower() == ".npz":
             from nas.data import graphs

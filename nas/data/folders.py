@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.samples import PART_NAMES, Samples, read_parts
-from nas.data.tabular import is_table, read_table
+from nas.data.tables import is_table, read_table
 from nas.task import InputError, UsageError
 
 FILE_COLUMNS = ("file_name", "file", "path")

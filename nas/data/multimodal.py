@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.data import graphs, tabular
+from nas.data import graphs, tables, tabular
 from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Arrays, Samples
@@ -90,7 +90,7 @@ def kind_of_table(
     frame = table
     if isinstance(table, Path):
         file = table if table.is_file() else next(iter(tabular.part_files(table)))
-        frame = tabular.read_table(file, rows=FIRST)
+        frame = tables.read_table(file, rows=FIRST)
     frame = frame.head(FIRST).rename(columns=str)
     if frame.columns.has_duplicates:
         return "tabular", "rows and columns"  # whose reader names them
@@ -121,15 +121,15 @@ def _table(source: Any) -> Any:
         frame = source.x if isinstance(source, Arrays) else source
         return frame if isinstance(frame, pd.DataFrame) else None
     if source.is_file():
-        return source if tabular.is_table(source) else None
+        return source if tables.is_table(source) else None
     if (source / "metadata.csv").is_file():
         return None
     if tabular.part_files(source):
         return source
     if graphs.recognise(source):
         return None  # a table beside graphs tells more of these
-    tables = [p for p in source.iterdir() if tabular.is_table(p) and not p.name.startswith(".")]
-    return tables[0] if len(tables) == 1 else None  # a manifest beside the folders of its files
+    found = [p for p in source.iterdir() if tables.is_table(p) and not p.name.startswith(".")]
+    return found[0] if len(found) == 1 else None  # a manifest beside the folders of its files
 
 
 def infer(frame: pd.DataFrame, columns: Mapping[str, str], folder: Path = Path()) -> dict[str, str]:
@@ -221,7 +221,7 @@ def _opened(source: Any) -> Any:
     table = _table(source)
     if table is None:
         raise UsageError(
-            f"{source} is no manifest; give a table ({', '.join(tabular.SUFFIXES)}) with a row"
+            f"{source} is no manifest; give a table ({', '.join(tables.SUFFIXES)}) with a row"
             " for each sample, or a folder with one such table"
         )
     return table

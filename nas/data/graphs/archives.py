@@ -19,7 +19,7 @@ from nas.data.graphs.labels import (
     part_codes,
 )
 from nas.data.samples import Samples, read_archive
-from nas.data.tabular import SUFFIXES, read_table
+from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from nas.data.graphs.content import WIDE, Features, checked_graphs, is_exact, take_features
 from nas.data.graphs.labels import given_parts, is_parts, labelled_nodes, named_targets
 from nas.data.samples import Samples
-from nas.data.tabular import SUFFIXES, is_numeric, numbers, read_table
+from nas.data.tables import SUFFIXES, read_table
+from nas.data.tabular import is_numeric, numbers
 from nas.task import InputError, UsageError
 
 _TARGETS = ("target", "label", "y")
