@@ -48,8 +48,8 @@ from nas.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nas.search.local import Workers
     from nas.search.study import Study
+    from nas.search.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -699,7 +699,7 @@ class Run:
         earlier: float,
         show: Callable[..., None],
     ) -> None:
-        from nas.search.local import drive
+        from nas.search.loop import drive
 
         limit, deadline = self.task.budget.time_limit_s, None
         if limit is not None:
@@ -791,7 +791,7 @@ def _quiet_latencies(
     """Of all together, or where that ends their worker, each by itself."""
     rows = [candidate.to_dict() for candidate in candidates]
     try:
-        values = workers.ask("latencies", candidates=rows, on_wait=show)
+        values = workers.call_alone("latencies", candidates=rows, on_wait=show)
         return [dict(value) for value in values]
     except InputError:
         return [_quiet_latency(workers, candidate, show) for candidate in candidates]
@@ -802,7 +802,7 @@ def _quiet_latency(
 ) -> dict[str, Any]:
     for _ in range(2):
         try:
-            value = workers.ask("latency", candidate=candidate.to_dict(), on_wait=show)
+            value = workers.call_alone("latency", candidate=candidate.to_dict(), on_wait=show)
             return dict(value)
         except InputError as error:
             reason = str(error)

@@ -35,7 +35,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nas.candidate import State
-from nas.search.local import LocalWorkers, drive
+from nas.search.local import LocalWorkers
+from nas.search.loop import drive
 from nas.search.samplers import optuna_sampler
 from nas.search.study import NAME, Study, load_candidates
 from nas.space import Space, split_family

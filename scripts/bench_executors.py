@@ -18,8 +18,10 @@ from typing import Any
 
 import click
 
-from nas.search.local import LocalWorkers, Workers, drive
+from nas.search.local import LocalWorkers
+from nas.search.loop import drive
 from nas.search.study import Study
+from nas.search.workers import Workers
 from nas.space import Space
 from nas.testing import EVALUATOR, small_spaces, small_task
 

@@ -414,7 +414,11 @@ def engine() -> str:
     """A hash of the code that decides what ours asks for: all of the search but executors."""
     home = Path(inspect.getfile(nas)).parent
     files = [home / "space.py", home / "front.py", *sorted((home / "search").glob("*.py"))]
-    files = [file for file in files if file.stem not in ("local", "tune", "worker", "storage")]
+    files = [
+        file
+        for file in files
+        if file.stem not in ("local", "loop", "tune", "worker", "workers", "storage")
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

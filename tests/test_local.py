@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from nas.candidate import Candidate, State
-from nas.search import local
-from nas.search.local import FAILED_STARTS, FIRST_ERRORS, LocalWorkers, Workers, drive
+from nas.search import loop
+from nas.search.local import LocalWorkers
+from nas.search.loop import FIRST_ERRORS, drive
 from nas.search.study import Study, load_candidates
+from nas.search.workers import FAILED_STARTS, Workers
 from nas.space import Int, Space, config_key
 from nas.task import Budget, InputError, Task
 from nas.testing import EVALUATOR, small_spaces, small_task
@@ -118,7 +120,7 @@ def test_workers_that_cannot_start_end_the_search_with_one_line(
         LocalWorkers(1, EVALUATOR, settings, tmp_path / "logs") as pool,
         pytest.raises(InputError, match=told),  # and a single call does not wait for ever
     ):
-        pool.ask("baselines", on_wait=lambda _: None)
+        pool.call_alone("baselines", on_wait=lambda _: None)
 
 
 @pytest.mark.parametrize("failures", [1, FAILED_STARTS - 1, FAILED_STARTS])
@@ -140,7 +142,7 @@ def test_an_unknown_evaluator_is_told(tmp_path: Path) -> None:
         LocalWorkers(1, "nas.testing:Nothing", {}, tmp_path) as pool,
         pytest.raises(InputError, match="no attribute 'Nothing'"),
     ):
-        pool.ask("baselines", on_wait=lambda _: None)
+        pool.call_alone("baselines", on_wait=lambda _: None)
 
 
 def test_an_error_is_kept_with_its_traceback_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> 
         drive(study, pool, trials=2, calls={"baselines": {}}, on_result=on_result)
         assert results == [("baselines", 0)]
         best = study.front()[0]
-        latency = pool.ask("latency", candidate=best.to_dict(), on_wait=lambda _: None)
+        latency = pool.call_alone("latency", candidate=best.to_dict(), on_wait=lambda _: None)
         assert latency["quiet"] == 1.0
         told = []
         drive(study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: told.append(it))
@@ -263,7 +265,7 @@ class Strict(FormulaEvaluator):
 """
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(local, "FIRST_INFEASIBLE", 8)
+    monkeypatch.setattr(loop, "FIRST_INFEASIBLE", 8)
     task = small_task(constraints=["params<=1"], epochs=1)
     settings = {"folder": str(tmp_path)}
     ended = []
@@ -311,11 +313,11 @@ class Uneven:
 def test_a_call_waits_until_no_worker_is_starting(tmp_path: Path) -> None:
     with LocalWorkers(2, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
-        pool.ask("latency", candidate=candidate, on_wait=lambda _: None)
+        pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)
         pool.kill(1)
         list(pool.events(timeout=5.0))
         assert pool.idle() == [0]
-        pool.ask("latency", candidate=candidate, on_wait=lambda _: None)
+        pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)
         assert pool.idle() == [0, 1]
 
 
@@ -326,7 +328,9 @@ def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
     monkeypatch.chdir(tmp_path)
     with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
-        assert pool.ask("latency", candidate=candidate, on_wait=lambda _: None)["quiet"] == 1.0
+        assert (
+            pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)["quiet"] == 1.0
+        )
 
 
 # -- order ---------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from test_local import finished, outcome, trained, wait_for
 from test_local import search as search_locally
 
 from nas.candidate import Candidate, State
-from nas.search.local import Workers, drive
+from nas.search.loop import drive
 from nas.search.study import Study, load_candidates
+from nas.search.workers import Workers
 from nas.space import Space, config_key
 from nas.task import InputError, Task, UsageError
 from nas.testing import EVALUATOR, small_spaces, small_task
@@ -202,7 +203,7 @@ def test_calls_and_quiet_measurements_work_as_with_processes(tmp_path: Path, clu
         [(method, value)] = results
         assert (method, value[0]["name"]) == ("baselines", "majority")
         for best in study.front():
-            latency = pool.ask("latency", candidate=best.to_dict(), on_wait=lambda _: None)
+            latency = pool.call_alone("latency", candidate=best.to_dict(), on_wait=lambda _: None)
             assert latency["ms"] == pytest.approx(0.9 * best.metrics["latency_ms"])
         drive(
             study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: results.append(it)

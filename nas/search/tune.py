@@ -59,8 +59,8 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nas.search.local import Event, Worker, Workers
 from nas.search.worker import serve
+from nas.search.workers import Event, Worker, Workers
 from nas.task import InputError, UsageError
 
 # Tune's loop takes an actor that Ray's memory monitor has ended for an error of its own and

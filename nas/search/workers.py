@@ -1,0 +1,172 @@
+"""The contract of an executor: a fixed number of workers that run calls and report events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from nas.task import InputError
+
+# Workers in a row that die before they are ready: none will ever be.
+FAILED_STARTS = 4
+
+
+@dataclass
+class Worker:
+    index: int
+    ready: bool = False
+    job: Any = None  # what it works on; None when idle
+
+
+@dataclass(frozen=True)
+class Event:
+    """``kind``: ready, report, result, error, or lost (the process is gone)."""
+
+    kind: str
+    worker: int
+    job: Any = None
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trouble(self) -> str:
+        """What went wrong, of an event that is an error or a lost worker."""
+        return str(self.content.get("error") or self.content["detail"])
+
+
+class Workers:
+    """A fixed number of workers, each with an evaluator of its own; what all executors share.
+
+    An executor starts them in ``self._workers`` and says how they are called, answered, killed
+    and heard (``_happened``). A worker that dies is replaced; where none comes to life
+    ``events`` raises InputError.
+
+    Events come as they happen. In ``lockstep`` they come in rounds, which do not depend on how
+    fast a worker is: one event of each busy worker, by its number, when all have theirs; and
+    nobody is idle before the round is over.
+    """
+
+    def __init__(self, lockstep: bool = False) -> None:
+        self._lockstep = lockstep
+        self._round: dict[int, Event] = {}
+        self._workers: Sequence[Worker] = ()
+        self._lived = False  # whether any has ever been ready
+        self._failed_starts = 0
+
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        """Have an idle worker run a method of its evaluator; ``job`` names it in events."""
+        raise NotImplementedError
+
+    def answer(self, index: int, answer: str) -> None:
+        """Answer a report: "" to go on, or why to stop."""
+        raise NotImplementedError
+
+    def kill(self, index: int) -> None:
+        """End a worker that does not listen; its job comes back as a lost event."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End all workers and wait for them."""
+        raise NotImplementedError
+
+    def _happened(self, timeout: float) -> Iterator[Event]:
+        raise NotImplementedError
+
+    def _place(self, index: int) -> str:
+        """Where to read more of a worker, for the end of an error message."""
+        return ""
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What has happened; waits up to ``timeout`` seconds for the first."""
+        for event in self._happened(timeout):
+            if not self._lockstep or event.job is None:
+                yield event
+            else:
+                self._round[event.worker] = event
+        if all(w.ready and (w.job is None or w.index in self._round) for w in self._workers):
+            over, self._round = self._round, {}
+            for index in sorted(over):
+                yield over[index]
+
+    def idle(self) -> list[int]:
+        if self._lockstep and (self._round or not all(w.ready for w in self._workers)):
+            return []
+        return [w.index for w in self._workers if w.ready and w.job is None]
+
+    def busy(self) -> list[int]:
+        return [w.index for w in self._workers if w.job is not None or w.index in self._round]
+
+    def jobs(self) -> list[Any]:
+        """What the busy workers are at."""
+        return [w.job for w in self._workers if w.job is not None]
+
+    def call_alone(self, method: str, *, on_wait: Callable[[Self], None], **arguments: Any) -> Any:
+        """Call the first worker while the others rest, and return its result.
+
+        One that is still starting does not rest: it would disturb a measurement of time.
+        """
+        while len(self.idle()) < len(self._workers):
+            for _ in self.events(timeout=0.5):
+                pass
+        self.call(0, method, method, **arguments)
+        while True:
+            for event in self.events(timeout=0.5):
+                if event.job == method and event.kind == "result":
+                    return event.content["value"]
+                if event.job == method:
+                    raise self.failure(event)
+            on_wait(self)
+
+    def map(
+        self,
+        method: str,
+        calls: Sequence[dict[str, Any]],
+        *,
+        on_wait: Callable[[int], None],
+    ) -> list[Any]:
+        """Call a method once with each of ``calls``, on all workers, and return the results in
+        their order. An InputError stands where a call failed or took its worker with it.
+        ``on_wait`` hears how many are over."""
+        results: dict[int, Any] = {}
+        waiting = list(range(len(calls)))
+        while len(results) < len(calls):
+            for index in self.idle()[: len(waiting)]:
+                number = waiting.pop(0)
+                self.call(index, number, method, **calls[number])
+            for event in self.events(timeout=0.5):
+                if event.kind == "result":
+                    results[event.job] = event.content["value"]
+                elif event.job is not None:
+                    results[event.job] = self.failure(event, f"{method} failed")
+            on_wait(len(results))
+        return [results[number] for number in range(len(calls))]
+
+    def failure(self, event: Event, what: str | None = None) -> InputError:
+        """The error to raise where ``event`` leaves the search without a way on."""
+        what = what or f"{event.job} failed"
+        return InputError(f"{what}: {last_line(event.trouble)}{self._place(event.worker)}")
+
+    def _came_to_life(self) -> None:
+        self._lived, self._failed_starts = True, 0
+
+    def _broke(self, event: Event) -> None:
+        """Raise InputError where a worker cannot build its evaluator and none ever has: the next
+        would fail alike. Later it is one that died, of what may pass, like a lack of memory."""
+        if not self._lived:
+            raise self.failure(event, "a worker could not start")
+
+    def _died(self, event: Event, started: bool) -> None:
+        """Count a lost worker; raise InputError where none comes to life."""
+        self._failed_starts += not started
+        if self._failed_starts >= FAILED_STARTS:
+            raise self.failure(event, "workers die while they start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
