@@ -1,0 +1,182 @@
+"""A search without training: a task, two spaces, and an evaluator that computes a formula, so
+that a sampler or an executor is tested in milliseconds."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.candidate import Candidate, State
+from nas.space import Choice, Config, Float, Int, Space, split_family
+from nas.task import COSTS, Constraint, DataProfile, Fidelity, Target, Task
+
+EVALUATOR = "nas.testing:FormulaEvaluator"
+
+
+def small_task(
+    *,
+    epochs: int = 4,
+    seed: int = 0,
+    constraints: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+) -> Task:
+    """A binary classification of a small table; accuracy, latency and parameters count."""
+    return Task(
+        modality="tabular",
+        targets=(Target("label", "binary", ("no", "yes"), (70, 70)),),
+        profile=DataProfile(n_train=140, n_val=30, n_test=30, inputs={"numeric": (4,)}),
+        constraints=tuple(Constraint.parse(text) for text in constraints),
+        fidelity=Fidelity(epochs=epochs),
+        seed=seed,
+    ).with_objectives(tuple(objectives))
+
+
+def small_spaces() -> dict[str, Space]:
+    """Two families with conditional parameters of each type."""
+    lr = Float("lr", 1e-4, 1e-1, default=1e-3, log=True)
+    plain = Space((Int("width", 8, 256, default=64, step=8, log=True), lr))
+    deep = Space(
+        (
+            Int("width", 8, 128, default=32, step=8),
+            Int("depth", 1, 6, default=2),
+            Choice("norm", ("batch", "none"), default="batch"),
+            Float("dropout", 0.0, 0.5, default=0.1, when={"norm": ("none",)}),
+            lr,
+        )
+    )
+    return {"plain": plain, "deep": deep}
+
+
+def formula(config: Config, epoch: int) -> dict[str, float]:
+    """Figures that a network of ``config`` might have after ``epoch`` epochs: larger ones are
+    better and slower, and each has a learning rate that suits it."""
+    width, depth = float(config.get("width", 32)), float(config.get("depth", 1))
+    params = width * width * depth + 10 * width
+    error = 0.4 / math.log10(params + 10)
+    error += 0.02 * (math.log10(float(config.get("lr", 1e-3)) * width) + 1) ** 2
+    error += 0.03 * (config.get("norm") == "none") * (0.6 - float(config.get("dropout", 0.0)))
+    error *= 1 + 1 / epoch
+    return {
+        "accuracy": max(0.0, 1 - error),
+        "val_loss": error,
+        "latency_ms": 0.05 * depth + params / 1e5,
+        "params": params,
+        "flops": params,
+        "memory_mb": params * 16 / 2**20,
+        "inference_mb": params * 4 / 2**20,
+    }
+
+
+class FormulaEvaluator:
+    """Stands in for ``nas.training.evaluator.Evaluator`` in a worker.
+
+    It writes what it is asked to train and what it finished into ``folder``/evaluated.txt,
+    one "begin ROOT" or "end ROOT" a line, and itself into evaluators.txt, one "PROCESS GPUS"
+    (as CUDA_VISIBLE_DEVICES names them) a line.
+
+    An epoch takes ``seconds_per_epoch`` and, by chance, up to ``jitter`` seconds more.
+    Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
+    own process in mid-training, each time, and those in ``die_once`` the first time; those in
+    ``nan`` end with a quality that is NaN; those in ``hog`` take memory until they are killed.
+    ``start`` is "fail" or "die" for workers that never come to life, ``broken`` holds the numbers
+    (from 1) of the starts that fail, and ``costing`` is for those whose end it is to tell costs
+    beforehand.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        seconds_per_epoch: float = 0.0,
+        fail: Sequence[int] = (),
+        die: Sequence[int] = (),
+        die_once: Sequence[int] = (),
+        nan: Sequence[int] = (),
+        hog: Sequence[int] = (),
+        start: str = "",
+        broken: Sequence[int] = (),
+        jitter: float = 0.0,
+        costing: str = "",
+    ) -> None:
+        if start == "fail":
+            raise RuntimeError("no such device")
+        if start == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
+        self._note(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}", "evaluators.txt")
+        if len((self.folder / "evaluators.txt").read_text().splitlines()) in broken:
+            raise MemoryError("out of memory, for a moment")
+        self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
+        self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
+        self.hog, self.costing = hog, costing
+
+    def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
+        now = Candidate.from_dict(candidate)
+        self._note(f"begin {now.root}")
+        begun = time.monotonic()
+        for epoch in range(1, now.epochs + 1):
+            time.sleep(self.seconds_per_epoch + self.jitter * self._chance.random())
+            metrics = formula(now.config, epoch)
+            if now.root in self.nan:
+                metrics["accuracy"] = math.nan
+            point = {"epoch": epoch, "accuracy": metrics["accuracy"]}
+            now = replace(now, metrics=metrics, curve=(*now.curve, point))
+            if verdict := report(epoch, metrics):
+                state = State.FAILED if verdict == "interrupted" else State.PRUNED
+                now = replace(now, state=state, reason=verdict, detail=f"after epoch {epoch}")
+                break
+            if 2 * epoch >= now.epochs:
+                self._fail(now.root)
+        else:
+            now = replace(now, state=State.COMPLETE)
+        latency = {"ms": now.metrics["latency_ms"], "iqr_ms": 0.0, "quiet": 0.0}
+        self._note(f"end {now.root}")
+        seconds = time.monotonic() - begun
+        return replace(now, cost={"latency": latency}, seconds=seconds).to_dict()
+
+    def _fail(self, root: int) -> None:
+        mark = self.folder / f"died-{root}"
+        if root in self.fail:
+            raise RuntimeError(f"candidate {root} cannot be trained")
+        if root in self.die or (root in self.die_once and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        taken = []
+        while root in self.hog:
+            taken.append(np.ones(2**24))  # 128 MiB
+            time.sleep(0.05)
+
+    def _note(self, line: str, file_name: str = "evaluated.txt") -> None:
+        with (self.folder / file_name).open("a") as file:
+            file.write(line + "\n")
+
+    def baselines(self, report: Callable[..., str]) -> list[dict[str, Any]]:
+        metrics = {"accuracy": 0.5}
+        return [{"name": "majority", "metrics": metrics, "seconds": 0.0, "samples": 140}]
+
+    def costs(
+        self, configs: list[Config], limit_s: float | None, report: Callable[..., str]
+    ) -> list[dict[str, float]]:
+        if self.costing == "fail":
+            raise RuntimeError("no costs here")
+        if self.costing == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        figures = [formula(split_family(config)[1], 1) for config in configs]
+        return [{metric: f[metric] for metric in COSTS} for f in figures]
+
+    def latencies(
+        self, candidates: list[dict[str, Any]], report: Callable[..., str]
+    ) -> list[dict[str, float]]:
+        return [self.latency(candidate, report) for candidate in candidates]
+
+    def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, float]:
+        median = formula(Candidate.from_dict(candidate).config, 1)["latency_ms"]
+        return {"ms": 0.9 * median, "iqr_ms": 0.0, "quiet": 1.0}
