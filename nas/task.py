@@ -131,7 +131,11 @@ class Target(JsonRecord):
 
 @dataclass(frozen=True)
 class Column(JsonRecord):
-    """One input column of a table, described on the training part."""
+    """One input column of a table, described on the training part.
+
+    The input holds the values less ``shift``; ``mean``, ``std`` and ``quantiles`` are those of
+    the input.
+    """
 
     name: str
     kind: Literal["numeric", "categorical", "text"]
@@ -140,6 +144,7 @@ class Column(JsonRecord):
     std: float = 1.0
     quantiles: tuple[float, ...] = ()  # distinct, increasing bin edges; numeric columns only
     categories: tuple[str, ...] = ()  # code i + 1; code 0 is "missing or never seen"
+    shift: float = 0.0  # subtracted in float64 from numbers that float32 could not tell apart
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.precision import LOST, column_shift, distinct_lost
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts
 from nas.data.tables import MISSING, frame_of, is_table, read_table
 from nas.task import Column, DataProfile, InputError, UsageError
@@ -243,29 +244,38 @@ def _describe_numeric(
             f"column {name!r} holds numbers, but also {', '.join(map(repr, wrong[:3]))}:"
             " counted as missing"
         )
-    finite = _finite(values)
-    infinite = int((np.isnan(finite) & ~np.isnan(values)).sum())
+    finite = np.isfinite(values[train])
+    shift = column_shift(values[train][finite])
+    coded = _finite(values - shift)
+    infinite = int((np.isnan(coded) & ~np.isnan(values)).sum())
     if infinite:
         notes.append(
             f"column {name!r}: {infinite} values that are infinite in float32 count as missing"
         )
-    used = finite[train].astype(np.float64)
+    used = coded[train].astype(np.float64)
     known = used[~np.isnan(used)]
     if not len(known) or known.min() == known.max():
         what = (
-            f"{known[0]:g} wherever it is known" if len(known) else "missing in every training row"
+            f"{values[train][finite][0]:.15g} wherever it is known"
+            if len(known)
+            else "missing in every training row"
         )
         notes.append(f"column {name!r} is dropped: it is {what}")
         return []
+    lost = distinct_lost(values[train][finite] - shift)
+    if lost > LOST:
+        notes.append(
+            f"column {name!r}: float32 merges {100 * lost:.0f} % of its different values, which lie"
+            " far apart beside their steps; divide it into columns of nearer values"
+        )
     if not dates and _identifies(name, values):
         notes.append(
             f"column {name!r} holds another whole number in every row: drop it if it numbers or"
             " names the rows and tells nothing of new ones"
         )
-    edges = _edges(known)
     missing = 1 - len(known) / len(used)
-    std = float(known.std())
-    return [Column(name, "numeric", missing, float(known.mean()), std, tuple(edges.tolist()))]
+    mean, std, edges = float(known.mean()), float(known.std()), tuple(_edges(known).tolist())
+    return [Column(name, "numeric", missing, mean, std, edges, shift=shift)]
 
 
 def _identifies(name: str, values: np.ndarray) -> bool:
@@ -364,6 +374,6 @@ def _encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.nd
                     f"column {column.name!r} held numbers in training, but here it holds none"
                     f" ({wrong[0]!r}); is it another column?"
                 )
-            coded = _finite(values)
+            coded = _finite(values - column.shift)
         inputs.setdefault(column.kind, []).append(coded)
     return {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
