@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.data import Dataset
-from nas.data import describe as shapes_of
+from nas.data.dataset import shape_profile
 from nas.data.ragged import Input, Ragged, Whole
 from nas.task import DataProfile, Target, Task
 from nas.training.batches import (
@@ -144,7 +145,7 @@ def test_a_ragged_data_set_is_saved_and_read_back(tmp_path: Path) -> None:
         "whole": Whole(np.arange(6.0)),
     }
     parts = {"train": np.array([0, 1]), "val": np.array([2]), "test": np.array([3])}
-    profile = DataProfile(2, 1, 1, **shapes_of(inputs, parts["train"]))
+    profile = replace(shape_profile(inputs, parts["train"]), n_val=1, n_test=1)
     assert profile.inputs["points"] == (5, 2)
     assert profile.lengths["points"] == (0, 0, 0, 0, 3, 3, 3)
     target = Target("y", "regression")
@@ -171,7 +172,7 @@ def test_costs_are_stated_for_samples_of_median_length() -> None:
     lengths = [9, 1, 5, 7, 3, 100]
     _, points = ragged(lengths)
     parts = {"train": np.arange(5), "val": np.array([5]), "test": np.array([5])}
-    profile = DataProfile(5, 1, 1, **shapes_of({"points": points}, parts["train"]))
+    profile = replace(shape_profile({"points": points}, parts["train"]), n_val=1, n_test=1)
     labels = {"y": np.arange(6.0)}
     target = Target("y", "regression")
     stored = Dataset("pointclouds", (target,), profile, {"points": points}, labels, parts)

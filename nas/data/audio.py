@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.data.dataset import shape_profile
 from nas.data.folders import SOUNDS, read_each, refuse_bad
 from nas.data.ragged import Ragged
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
@@ -52,9 +54,7 @@ def load_inputs(source: Any) -> Samples:
     return Samples(waves, labels if source.y is None else label_frame(source.y, None))
 
 
-def code(
-    samples: Samples, train: np.ndarray
-) -> tuple[dict[str, Ragged], dict[str, Any], list[str]]:
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
     """The waves at the training files' commonest rate or 16 kHz, whichever is lower."""
     formats = _each(samples.inputs, _format)
     rates = [rate for rate, _, _ in formats]
@@ -79,7 +79,8 @@ def code(
         notes.append(f"{cut} of {len(rates)} sounds are cut after {WAVE_LONGEST_S:g} seconds")
     if silent := sum(not wave.any() for wave in waves):
         notes.append(f"{silent} of {len(rates)} sounds are silent")
-    return {"wave": Ragged.of(waves)}, {"sample_rate": rate}, notes
+    inputs = {"wave": Ragged.of(waves)}
+    return inputs, replace(shape_profile(inputs, train), sample_rate=rate), notes
 
 
 def encode(inputs: Any, profile: DataProfile) -> dict[str, Ragged]:

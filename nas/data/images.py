@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nas.data.dataset import shape_profile
 from nas.data.folders import IMAGES, read_each, refuse_bad
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
@@ -54,11 +56,13 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
 
 def code(
     samples: Samples, train: np.ndarray, image_size: int | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+) -> tuple[dict[str, np.ndarray], DataProfile, list[str]]:
     """The pixels, the statistics of their channels on the training rows, and notes."""
     pixels, notes = read(samples.inputs, image_size)
     mean, std = channel_statistics(pixels, train)
-    return {"image": pixels}, {"channel_mean": tuple(mean), "channel_std": tuple(std)}, notes
+    inputs = {"image": pixels}
+    profile = shape_profile(inputs, train)
+    return inputs, replace(profile, channel_mean=tuple(mean), channel_std=tuple(std)), notes
 
 
 def encode(source: Any, profile: DataProfile) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ import numpy as np
 import pandas as pd
 
 from nas.data import graphs, tables, tabular
+from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS
 from nas.data.ragged import Input, Ragged, Whole
+from nas.data.readers import reader
 from nas.data.samples import Arrays, Samples
 from nas.task import DataProfile, InputError, Member, Modality, UsageError, input_type
 
@@ -235,7 +236,7 @@ def _folder(source: Any) -> Path:
 
 def code(
     samples: Samples, train: np.ndarray, columns: Mapping[str, str] | None = None
-) -> tuple[dict[str, Input], dict[str, Any], list[str]]:
+) -> tuple[dict[str, Input], DataProfile, list[str]]:
     """Each member coded by its modality, on the rows that have it.
 
     ``columns`` says the types that the user gave. The inputs of a member have its name and
@@ -243,8 +244,6 @@ def code(
     where it is 0 the rest is zeros. Raises InputError for a member that no training sample
     has and for files that do not exist.
     """
-    from nas.data import describe
-
     manifest: Manifest = samples.inputs
     types = infer(manifest.frame, columns or {}, manifest.folder)
     grouped = _members(types)
@@ -260,17 +259,16 @@ def code(
                 f" with --columns {member}={IGNORE}"
             )
         with _about(member, modality):
-            coded, description, more = _reader(modality).code(content, own)
+            coded, profile, more = reader(modality).code(content, own)
         if any(isinstance(value, Whole) for value in coded.values()):
             raise UsageError(f"column {member!r}: one graph for all samples cannot be a member")
-        profile = DataProfile(len(own), 0, 0, **describe(coded, own), **description)
         members[member] = Member(modality, profile)
         inputs |= _spread(member, coded, rows, len(samples.inputs))
         notes += [f"{member}: {note}" for note in more]
         if len(rows) < len(samples.inputs):
             absent = len(samples.inputs) - len(rows)
             notes.append(f"{member} is missing in {absent} of {len(samples.inputs)} samples")
-    return inputs, {"members": members}, notes
+    return inputs, replace(shape_profile(inputs, train), members=members), notes
 
 
 def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
@@ -292,14 +290,10 @@ def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
         found: Mapping[str, Input] = {}
         if len(rows):
             with _about(member, about.modality):
-                found = _reader(about.modality).encode(content.inputs, about.profile)
+                found = reader(about.modality).encode(content.inputs, about.profile)
         blank = {name: _blank(name, shape) for name, shape in about.profile.inputs.items()}
         coded |= _spread(member, {**blank, **found}, rows, len(inputs))
     return coded
-
-
-def _reader(modality: Modality) -> Any:
-    return import_module(f"nas.data.{modality}")
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, read_each, refuse_bad
 from nas.data.ragged import Ragged
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, to_numpy
@@ -79,9 +81,7 @@ def load_inputs(source: Any) -> Samples:
     return Samples(clouds, labels if source.y is None else label_frame(source.y, None))
 
 
-def code(
-    samples: Samples, train: np.ndarray
-) -> tuple[dict[str, Ragged], dict[str, Any], list[str]]:
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
     """The clouds, and the mean and spread of each channel over the training part.
 
     The axes of space share one spread, as a shape must not be distorted, unless they plainly
@@ -115,8 +115,13 @@ def code(
     elif len(known):
         std[:3] = np.sqrt((known**2).mean())
     std[std == 0] = 1.0  # the same everywhere
-    described = {"channel_mean": tuple(mean.tolist()), "channel_std": tuple(std.tolist())}
-    return {"points": points}, described, notes
+    inputs = {"points": points}
+    profile = replace(
+        shape_profile(inputs, train),
+        channel_mean=tuple(mean.tolist()),
+        channel_std=tuple(std.tolist()),
+    )
+    return inputs, profile, notes
 
 
 def encode(inputs: Any, profile: DataProfile) -> dict[str, Ragged]:

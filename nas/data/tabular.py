@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.data.dataset import shape_profile
 from nas.data.precision import LOST, column_shift, distinct_lost
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts
 from nas.data.tables import MISSING, frame_of, is_table, read_table
@@ -206,10 +208,11 @@ def is_numeric(column: pd.Series) -> bool:
 
 def code(
     samples: Samples, train: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+) -> tuple[dict[str, np.ndarray], DataProfile, list[str]]:
     """The inputs, the columns on the training rows, and notes."""
     columns, notes = describe(samples.inputs, train)
-    return _encode(samples.inputs, columns), {"columns": columns}, notes
+    inputs = _encode(samples.inputs, columns)
+    return inputs, replace(shape_profile(inputs, train), columns=columns), notes
 
 
 def describe(frame: pd.DataFrame, train: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from nas import rules
 from nas.data import tabular
+from nas.data.dataset import shape_profile
 from nas.data.ragged import Ragged, percentiles
 from nas.data.samples import Arrays, Samples
 from nas.task import Column, DataProfile, InputError
@@ -70,9 +72,7 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
     return tabular.load_inputs(_framed(source), missing=())
 
 
-def code(
-    samples: Samples, train: np.ndarray
-) -> tuple[dict[str, Ragged], dict[str, Any], list[str]]:
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
     """Tokens, the tokenizer learnt from the training rows, and notes.
 
     ``samples.inputs`` holds one column of text or several, which are read one after the
@@ -95,12 +95,14 @@ def code(
         notes.append(f"{longer} training texts are cut after {most} tokens (the longest: "
                      f"{lengths.max()})")  # fmt: skip
     tokenizer.enable_truncation(max_length=most)
-    description = {
-        "columns": tuple(Column(str(name), "text") for name in columns),
-        "vocabulary": tokenizer.get_vocab_size(),
-        "tokenizer": tokenizer.to_str(),
-    }
-    return {"tokens": _tokens(tokenizer, texts)}, description, notes
+    inputs = {"tokens": _tokens(tokenizer, texts)}
+    profile = replace(
+        shape_profile(inputs, train),
+        columns=tuple(Column(str(name), "text") for name in columns),
+        vocabulary=tokenizer.get_vocab_size(),
+        tokenizer=tokenizer.to_str(),
+    )
+    return inputs, profile, notes
 
 
 def encode(inputs: pd.DataFrame | pd.Series, profile: DataProfile) -> dict[str, Ragged]:

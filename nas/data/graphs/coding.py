@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.data.dataset import shape_profile
 from nas.data.graphs.content import WIDE, Features, Graphs, take_features
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Samples
@@ -19,7 +19,7 @@ MOST_NAMES = 256  # the most frequent names of a feature are kept
 _EDGE = "edges."  # before the names of the edges' features
 
 
-def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], dict[str, Any], list[str]]:
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
     """Nodes, edges and the edges' features, what describes them, and notes.
 
     Names are one-hot; numbers stay as they are beside their mean and spread, of the training
@@ -46,14 +46,16 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], dict[st
     notes += more
     edge_columns, edge_mean, edge_std, more = _describe(features, seen_edges, _EDGE)
     notes += more
-    profile = {
-        "columns": (*columns, *edge_columns),
-        "channel_mean": (*mean, *edge_mean),
-        "channel_std": (*std, *edge_std),
-    }
     x = _coded(nodes, columns, mean)
     described = _coded(features, edge_columns, edge_mean)
-    return _inputs(graphs, x, edges, edge_ptr, described), profile, notes
+    inputs = _inputs(graphs, x, edges, edge_ptr, described)
+    profile = replace(
+        shape_profile(inputs, train),
+        columns=(*columns, *edge_columns),
+        channel_mean=(*mean, *edge_mean),
+        channel_std=(*std, *edge_std),
+    )
+    return inputs, profile, notes
 
 
 def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:

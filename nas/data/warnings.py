@@ -16,7 +16,7 @@ from nas.rules import CROSS_VALIDATED, MOST_TOKENS
 from nas.task import Column, DataProfile, Target, input_type
 
 if TYPE_CHECKING:
-    from nas.data import Dataset
+    from nas.data.dataset import Dataset
 
 TELLS = 0.98  # of what is not known without a column, which it tells: it may hold the answer
 SURE = 10  # wrong answers without it, at least, or nothing is said
@@ -29,7 +29,7 @@ SCORED = 500  # samples that a score rests on, below which its error is stated
 ROWS, CELLS = 20_000, 3 * 10**7  # that are looked at for what a column tells
 
 
-def doubts(dataset: Dataset) -> list[str]:
+def warnings(dataset: Dataset) -> list[str]:
     """Sentences on leaks, on columns that tell little, on classes and on the amount of data."""
     tables = {"": dataset.profile, **{k: m.profile for k, m in dataset.profile.members.items()}}
     found: list[str] = []
@@ -192,7 +192,7 @@ def _amount(dataset: Dataset) -> Iterator[str]:
         yield f"few samples: a score rests on {scored}, so that {error}"
 
 
-def doubles(leaked: int, outside: int) -> list[str]:
+def duplicates(leaked: int, outside: int) -> list[str]:
     """A note on samples outside the training part that equal one inside it, label and all; of
     coarse data a few always do."""
     if leaked < DOUBLE * outside:

@@ -1,0 +1,155 @@
+"""A data set as a search holds it: coded inputs, labels, parts and the profile; on disk as .npy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from nas.data.ragged import Input, Ragged, Whole, percentiles
+from nas.files import read_array, read_json, write_array, write_whole
+from nas.task import DataProfile, InputError, Modality, Target, input_type
+
+UNKNOWN = 1  # the token of a word without a vector
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a search needs of a user's data; ``n`` samples, all arrays in memory.
+
+    ``inputs``, by the names that ``DataProfile`` lists:
+
+    - tables: "numeric" float32 (n, k), NaN where missing, and "categorical" int32 (n, m),
+      code 0 where missing or never seen in training and i + 1 for ``Column.categories[i]``;
+    - images: "image" uint8 (n, C, H, W); text: "tokens" int32, 0 for padding, 1 for unknown;
+      audio: "wave" int16; clouds: "points" float32 (P, d), of which the first three are the
+      coordinates; these three are ``Ragged``, padded in a batch;
+    - many graphs: "nodes" float32 (N, f), "edges" int32 (E, 2) from source to target and
+      "edge_features" float32 (E, k), ``Ragged`` and packed; one graph: the same as
+      ``Whole``, and "node" int64 (n,) numbers each sample's node.
+
+    ``labels``, by target name: int64 (n,) class index, float32 (n, k) of 0 and 1 for
+    multilabel, float64 (n,) in the user's units for regression. ``parts``: sorted
+    int64 row numbers of "train", "val" and "test". ``notes`` say in plain sentences
+    what was dropped, changed or looks wrong.
+    """
+
+    modality: Modality
+    targets: tuple[Target, ...]
+    profile: DataProfile
+    inputs: dict[str, Input]
+    labels: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write one .npy file per array and dataset.json, which comes last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, dict[str, Any]] = {}
+        for group in ("inputs", "labels", "parts"):
+            arrays[group] = {}
+            for i, (name, array) in enumerate(getattr(self, group).items()):
+                file = f"{group}-{i}.npy"  # a name may hold any character
+                about: dict[str, str] = {"values": file}
+                if isinstance(array, Ragged):
+                    about |= {"offsets": f"{group}-{i}-offsets.npy"}
+                    about |= {"layout": array.layout, "into": array.into}
+                    write_array(folder / about["offsets"], array.offsets)
+                elif isinstance(array, Whole):
+                    about["layout"] = "whole"
+                values = array if isinstance(array, np.ndarray) else array.values
+                write_array(folder / file, values)
+                arrays[group][name] = about
+        record = {
+            "modality": self.modality,
+            "targets": [target.to_dict() for target in self.targets],
+            "profile": self.profile.to_dict(),
+            "notes": list(self.notes),
+            "arrays": arrays,
+        }
+        write_whole(folder / "dataset.json", json.dumps(record))
+
+    @classmethod
+    def load(cls, folder: Path, *, mapped: bool = True) -> Self:
+        """Read what ``save`` wrote; ``mapped`` arrays stay in their files and are read-only."""
+        file = Path(folder) / "dataset.json"
+        if not file.is_file():
+            raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
+        record = read_json(file)
+
+        def array(about: dict[str, str]) -> Input:
+            values = read_array(file.parent / about["values"], mapped=mapped)
+            if about.get("layout") == "whole":
+                return Whole(values)
+            if "offsets" in about:
+                offsets = read_array(file.parent / about["offsets"], mapped=mapped)
+                return Ragged(values, offsets, about["layout"], about["into"])  # type: ignore[arg-type]
+            return values
+
+        arrays: dict[str, Any] = {
+            group: {name: array(about) for name, about in found.items()}
+            for group, found in record["arrays"].items()
+        }
+        return cls(
+            record["modality"],
+            tuple(Target.from_dict(target) for target in record["targets"]),
+            DataProfile.from_dict(record["profile"]),
+            notes=tuple(record["notes"]),
+            **arrays,
+        )
+
+
+def shape_profile(inputs: Mapping[str, Input], train: np.ndarray) -> DataProfile:
+    """A profile with the shapes of the inputs and the lengths of the samples ``train``."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, tuple[int, ...]] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Ragged):
+            shapes[name] = (int(value.lengths.max()), *value.values.shape[1:])
+            lengths[name] = percentiles(value.lengths[train])
+        else:
+            shapes[name] = value.values.shape if isinstance(value, Whole) else value.shape[1:]
+    return DataProfile(len(train), 0, 0, shapes, lengths=lengths)
+
+
+def fingerprint(arrays: Mapping[str, Input]) -> str:
+    """A hash of names, types, shapes and values: equal on every machine and memory layout."""
+    plain: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        plain[name] = array if isinstance(array, np.ndarray) else array.values
+        if isinstance(array, Ragged):
+            plain[f"{name} offsets"] = array.offsets
+    digest = hashlib.sha256()
+    for name in sorted(plain):
+        values = plain[name]
+        little = values.dtype.newbyteorder("<")
+        digest.update(f"{name} {little.str} {values.shape};".encode())
+        for start in range(0, len(values), 4096):
+            digest.update(values[start : start + 4096].astype(little, copy=False).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def count_leaked(
+    inputs: Mapping[str, Input], labels: dict[str, np.ndarray], parts: dict[str, np.ndarray]
+) -> int:
+    """How many samples outside the training part equal one inside it. A text with unknown words
+    does not count: another may read the same."""
+    arrays = [a for a in (*inputs.values(), *labels.values()) if not isinstance(a, Whole)]
+    texts = [a for name, a in inputs.items() if input_type(name) == "tokens"]
+
+    def known(row: int) -> bool:
+        return not any((text[row] == UNKNOWN).any() for text in texts if isinstance(text, Ragged))
+
+    def digest(row: int) -> bytes:
+        content = b"".join(array[row].tobytes() for array in arrays)
+        return hashlib.blake2b(content, digest_size=16).digest()
+
+    train = {digest(row) for row in parts["train"]}
+    return sum(
+        digest(row) in train and known(row) for part in ("val", "test") for row in parts[part]
+    )

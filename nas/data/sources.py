@@ -1,0 +1,112 @@
+"""What a user names as the data: opened, and told to which modality it belongs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.data.readers import MODALITIES, reader
+from nas.task import InputError, Modality, UsageError
+
+
+def open_source(source: Any, *, predict: bool = False) -> Any:
+    """The source as a path, a frame, or ``Arrays``; objects of other kinds as they are."""
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if not path.exists():
+            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = difflib.get_close_matches(path.name, siblings, n=1)
+            raise UsageError(
+                f"{path} does not exist"
+                + (f"; did you mean {path.parent / near[0]}?" if near else "")
+            )
+        if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+            raise InputError(f"{path} is empty: there is no file in it; name another folder")
+        if path.is_dir() and len(only := [f for f in path.iterdir() if f.name[0] != "."]) == 1:
+            from nas.data.tables import is_table
+
+            # A folder around one file of data stands for the file.
+            if only[0].suffix.lower() == ".npz" or is_table(only[0]):
+                path = only[0]
+        if path.suffix.lower() == ".npz":
+            from nas.data import graphs
+            from nas.data.samples import read_npz
+
+            return path if graphs.is_archive(path) else read_npz(path, predict=predict)
+        return path
+    import pandas as pd
+
+    from nas.data.samples import Arrays, to_numpy
+
+    if isinstance(source, pd.DataFrame):
+        return source
+    x, y = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+    if isinstance(x, pd.DataFrame):
+        return Arrays(x, y)
+    if hasattr(x, "ndim") or (isinstance(x, list) and _rectangular(x)):
+        return Arrays(to_numpy(x), y)
+    if isinstance(x, (list, tuple)):  # texts, samples of different lengths, graphs
+        return Arrays(list(x), y)
+    return source
+
+
+def _rectangular(x: list[Any]) -> bool:
+    """Whether a list holds numbers, or arrays and lists of numbers, all of one shape."""
+    try:
+        return np.asarray(x).dtype.kind in "biuf"
+    except (ValueError, TypeError):
+        return False
+
+
+def known_modality(modality: str) -> Modality:
+    for known in MODALITIES:
+        if modality == known:
+            return known
+    near = difflib.get_close_matches(modality, MODALITIES, n=1)
+    raise UsageError(
+        f"modality {modality!r} cannot be read; known are {', '.join(MODALITIES)}"
+        + (f" (did you mean {near[0]}?)" if near else "")
+    )
+
+
+def modality_of(
+    source: Any, given: str | None, target: list[str] | None, columns: Mapping[str, str]
+) -> tuple[Modality, str]:
+    """The modality and why it is plain; no reason where the user said it.
+
+    What a table holds is told by its columns, and any other source by its form.
+
+    Raises UsageError where no reader or more than one claims the source.
+    """
+    if given is not None:
+        return known_modality(given), ""
+    from nas.data import multimodal
+
+    if found := multimodal.kind_of_table(source, target, columns):
+        return found
+    claims = {kind: why for kind in MODALITIES if (why := reader(kind).recognise(source))}
+    if len(claims) == 1:
+        return next(iter(claims.items()))
+    name = source if isinstance(source, Path) else getattr(source, "name", "the data")
+    told = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
+    raise UsageError(
+        f"{name}: cannot tell what kind of data this is ({told or 'no reader knows its form'});"
+        f" say --modality {' or '.join(claims or MODALITIES)}"
+    )
+
+
+def target_names(target: str | Sequence[str] | None) -> list[str] | None:
+    """Target names as a list; a frame's integer column names are asked for as they are."""
+    if target is None:
+        return None
+    names = [str(target)] if isinstance(target, (str, int)) else [str(name) for name in target]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double or not names:
+        raise UsageError(
+            f"target names {', '.join(double) or 'no column'}{' twice' * bool(double)}"
+        )
+    return names
