@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, Self
 
 from nas.space import Config
 from nas.task import COSTS, Constraint, JsonRecord
@@ -17,14 +17,58 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+Kind = Literal["", "stopped", "failure", "limit", "duplicate", "lost", "cut off"]
+
+
+class Reason(StrEnum):
+    """Why a candidate did not complete: one word, its ``kind`` and a ``sentence`` for people.
+
+    The word is what files hold. Kinds: ``stopped`` (others were better at the same training),
+    ``failure`` (of the training or of the network's code), ``limit`` (of memory, time or the
+    task), ``duplicate``, ``lost`` (with its worker), and ``cut off``: no failure, a resume trains
+    it again. ``Reason.NONE`` is the empty word, for candidates that run or are complete.
+
+    >>> Reason("oom").kind, Reason.OOM.sentence
+    ('limit', 'ran out of memory')
+    """
+
+    kind: Kind
+    sentence: str
+
+    def __new__(cls, word: str, kind: Kind = "", sentence: str = "") -> Self:
+        self = str.__new__(cls, word)
+        self._value_ = word
+        self.kind = kind
+        self.sentence = sentence
+        return self
+
+    NONE = ""
+    HALVING = "halving", "stopped", "behind others at the same amount of training"
+    NAN = "nan", "failure", "loss, gradient or activation was not a number"
+    EXPLODING = "exploding", "failure", "gradients grew without bound"
+    VANISHING = "vanishing", "failure", "gradients did not reach the first layers"
+    DEAD = "dead", "failure", "a layer put out the same for every sample"
+    PLATEAU = "plateau", "failure", "nothing was learnt from the first step on"
+    ERROR = "error", "failure", "an error was raised"
+    OOM = "oom", "limit", "ran out of memory"
+    INFEASIBLE = "infeasible", "limit", "outside a limit before training"
+    TIMEOUT = "timeout", "limit", "over the time limit of a candidate"
+    DUPLICATE = "duplicate", "duplicate", "same configuration as an earlier one"
+    LOST = "lost", "lost", "its worker was lost"
+    INTERRUPTED = (
+        "interrupted",
+        "cut off",
+        "the budget or the search ended; a resume trains it again",
+    )
+
+
 @dataclass(frozen=True)
 class Candidate(JsonRecord):
     """One line of JSON, one row of a data frame.
 
     ``root`` is the number of the candidate this one repeats after its worker was
-    lost (its own number otherwise). ``reason`` says why a candidate did not complete:
-    halving, nan, exploding, vanishing, dead, plateau, oom, infeasible, timeout,
-    duplicate; error, lost, interrupted. ``detail`` is the sentence or traceback behind the reason.
+    lost (its own number otherwise). ``reason`` says why a candidate did not complete, and
+    ``detail`` is the sentence or traceback behind the reason.
     ``metrics`` are those of the validation part and the costs; ``curve`` holds one
     entry per epoch. ``cpus`` and ``gpus`` are the share of the machine that it had to itself
     for ``seconds``: half a GPU where two are trained on one.
@@ -38,7 +82,7 @@ class Candidate(JsonRecord):
     origin: str = "sampled"  # baseline | sampled | requeued
     epochs: int = 0  # of training asked for
     state: State = State.RUNNING
-    reason: str = ""
+    reason: Reason = Reason.NONE
     detail: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[dict[str, float], ...] = ()
@@ -52,6 +96,10 @@ class Candidate(JsonRecord):
     started: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        # What answers a report, and what is read, is the word alone.
+        object.__setattr__(self, "reason", Reason(self.reason))
+
     @property
     def label(self) -> str:
         """The family, and the member that a fused network uses alone."""
@@ -63,9 +111,9 @@ class Candidate(JsonRecord):
         """How it stands and why, in words for people. What the end of the budget, Ctrl-C or a
         killed driver cuts off is no failure, though stored as one: it is trained again on
         --resume."""
-        if self.reason == "interrupted":
-            return "cut off", ""
-        return self.state.value, self.reason
+        if self.reason.kind == "cut off":
+            return self.reason.kind, ""
+        return self.state.value, self.reason.value
 
     @property
     def device_seconds(self) -> dict[str, float]:
@@ -78,7 +126,7 @@ class Candidate(JsonRecord):
             "number": self.number,
             "family": self.family,
             "state": self.state.value,
-            "reason": self.reason,
+            "reason": self.reason.value,
             "origin": self.origin,
             "epochs": len(self.curve),
             "seconds": self.seconds,

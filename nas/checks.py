@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+from nas.candidate import Reason
 from nas.rules import (
     LEAST_DECAY,
     MOST_DECAY,
@@ -77,7 +78,7 @@ class Observed:
     start: float  # before the first step
     end: float = math.nan  # at the end of the training
     input_scale: float = 1.0  # the largest mean or deviation of the inputs' values
-    failure: str = ""  # nan | exploding | vanishing | dead | plateau, as the monitors say
+    failure: Reason = Reason.NONE  # as the monitors say
     failed_at: str = ""  # the layer
     evidence: str = ""
     one_batch: tuple[float, float, int] | None = None  # loss of knowing nothing, end, steps
@@ -638,7 +639,7 @@ def _dead(net: Anatomy) -> Iterator[Finding]:
     if seen is None:
         return
     change = "lower the rate or the bias, use GELU or leaky ReLU, normalise"
-    if seen.failure == "dead":
+    if seen.failure is Reason.DEAD:
         yield Finding("dead-units", "serious", seen.failed_at, seen.evidence, change)
     elif seen.dead is not None and seen.dead[1] > HALF_DEAD:
         layer, share = seen.dead
@@ -646,18 +647,20 @@ def _dead(net: Anatomy) -> Iterator[Finding]:
         yield Finding("dead-units", "advice", layer, evidence, change)
 
 
-def _watched(rule: str, failure: str, change: str) -> None:
+def _watched(rule: str, failure: Reason, change: str) -> None:
     """The check of what a monitor has found."""
 
     @_checks(rule)
     def _found(net: Anatomy) -> Iterator[Finding]:
         seen = net.observed
-        if seen is not None and seen.failure == failure:
+        if seen is not None and seen.failure is failure:
             where = seen.failed_at or "the loss"
             yield Finding(rule, "serious", where, seen.evidence, change)
 
 
-_watched("finite", "nan", "look there for a logarithm, root, quotient or exp; lower the rate")
-_watched("exploding-gradients", "exploding", "normalise, clip gradients, lower the rate")
-_watched("vanishing-gradients", "vanishing", "add shortcuts and normalisation, change activations")
-_watched("learns", "plateau", "try the rate of a range test; look at the targets and the loss")
+_watched("finite", Reason.NAN, "look there for a logarithm, root, quotient or exp; lower the rate")
+_watched("exploding-gradients", Reason.EXPLODING, "normalise, clip gradients, lower the rate")
+_watched(
+    "vanishing-gradients", Reason.VANISHING, "add shortcuts and normalisation, change activations"
+)
+_watched("learns", Reason.PLATEAU, "try the rate of a range test; look at the targets and the loss")

@@ -24,6 +24,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
+from nas.candidate import Reason
 from nas.data import encode
 from nas.files import write_whole
 from nas.task import InputError, SelfCheckFailed, Task
@@ -161,7 +162,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         try:
             app.trainer.fit(app.model, app.datamodule)
         except TrainingStopped as stop:
-            large = stop.reason in ("nan", "exploding")
+            large = stop.reason in (Reason.NAN, Reason.EXPLODING)
             mend = "lower the learning rate" if large else "export another candidate (--number)"
             raise InputError(f"training ended: {stop}; {mend}") from None
         seconds = time.monotonic() - begin

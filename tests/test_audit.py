@@ -23,6 +23,7 @@ from nas.audit import Audit, audit, load
 from nas.audit import checkup as checkups
 from nas.audit.anatomy import anatomy, trace
 from nas.audit.feed import from_dataset, from_tensors, padding_error
+from nas.candidate import Reason
 from nas.checks import CHECKS, Anatomy, Layer, Observed, check
 from nas.data import read
 from nas.family import load_families
@@ -1033,7 +1034,7 @@ def test_a_design_that_is_seen_to_learn_is_no_longer_serious() -> None:
         (None, "serious"),
         (learnt, "advice"),
         (replace(learnt, end=1.39), "serious"),
-        (replace(learnt, failure="vanishing"), "serious"),
+        (replace(learnt, failure=Reason.VANISHING), "serious"),
     ):
         found = check(Anatomy(layers, 0, observed=observed))
         stack = next(f for f in found if f.rule == "residual-from-10")

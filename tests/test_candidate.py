@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Reason, State
 from nas.space import Value
 from nas.task import Constraint, InputError
 
@@ -116,7 +116,7 @@ def test_only_a_complete_candidate_inside_every_limit_is_feasible(state: State) 
 
 
 def test_a_candidate_without_metrics_is_infeasible_and_not_an_error() -> None:
-    failed = Candidate(0, "mlp", {}, seed=0, state=State.FAILED, reason="error")
+    failed = Candidate(0, "mlp", {}, seed=0, state=State.FAILED, reason=Reason.ERROR)
     assert not failed.feasible((Constraint("accuracy", ">=", 0.5),))
 
 
@@ -136,3 +136,20 @@ def test_what_was_cut_off_does_not_stand_as_a_failure() -> None:
 def test_a_candidate_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         CANDIDATE.state = State.FAILED  # type: ignore[misc]
+
+
+def test_a_reason_is_the_word_that_files_hold_and_brings_its_kind_and_sentence() -> None:
+    row = CANDIDATE.to_dict() | {"state": "pruned", "reason": "oom"}
+    candidate = Candidate.from_dict(row)
+    assert candidate.reason is Reason.OOM == "oom"
+    assert candidate.to_dict()["reason"] == "oom"
+    assert (candidate.reason.kind, candidate.reason.sentence) == ("limit", "ran out of memory")
+    # An answer to a report travels as the word alone.
+    assert dataclasses.replace(candidate, reason="nan").reason is Reason.NAN  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not a valid Candidate: reason = 'tired'"):
+        Candidate.from_dict(row | {"reason": "tired"})
+
+
+def test_every_reason_but_none_says_its_kind_and_a_sentence() -> None:
+    assert not Reason.NONE
+    assert [r for r in Reason if not (r.kind and r.sentence)] == [Reason.NONE]

@@ -272,7 +272,7 @@ def test_learning_rates_are_tested_before_the_study_and_the_same_again(tabular: 
     assert "note" not in tests["mlp"]
     for baseline in (c for c in tabular.candidates() if c.origin == "baseline"):
         assert baseline.config["lr"] == tests[baseline.family]["bounds"]["default"]
-    with pytest.raises(TrainingStopped, match="time: not over after 0 s"):
+    with pytest.raises(TrainingStopped, match="timeout: not over after 0 s"):
         evaluator.range_test("mlp", tabular.spaces["mlp"].baseline(), 0.0, report)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nas.audit.anatomy import NORM_CLASS, kept
 from nas.audit.feed import Problem
+from nas.candidate import Reason
 from nas.checks import HALF_LEARNT, Observed
 from nas.rules import GRADIENT_CLIP
 from nas.training.batches import Batch, Batches
@@ -108,7 +109,7 @@ def checkup(
         start=start,
         end=fmean(losses[-max(1, len(losses) // 10) :]),
         input_scale=input_scale,
-        failure=found.reason if found else "",
+        failure=found.reason if found else Reason.NONE,
         failed_at=found.layer if found else "",
         evidence=found.evidence if found else "",
         one_batch=one_batch,

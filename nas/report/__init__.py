@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Reason, State
 from nas.files import write_whole
 from nas.front import beats, constant_guess, pareto
 from nas.space import Space
@@ -114,6 +114,8 @@ def payload(study: StudyView) -> dict[str, Any]:
         "notes": study.notes,
         "versions": dict(study.versions),
         "states": Counter(c.standing[0] for c in study.candidates),
+        # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
+        "reasons": {(r.kind if r.kind == "cut off" else r.value): r.sentence for r in Reason if r},
         "webgl": sum(c.state == State.COMPLETE for c in study.candidates) > WEBGL_FROM,
         "front": [c.number for c in best],
         "unranked": sum(c.state == State.COMPLETE for c in study.candidates) - len(ranked(study)),

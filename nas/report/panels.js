@@ -1,16 +1,6 @@
 "use strict";
 // The tables and texts of the explorer; explorer.js follows in the same script and holds the state.
 
-const REASONS = {
-  halving: "behind others at the same amount of training", nan: "loss, gradient or activation was not a number",
-  exploding: "gradients grew without bound", vanishing: "gradients did not reach the first layers",
-  dead: "a layer put out the same for every sample", plateau: "nothing was learnt from the first step on",
-  oom: "ran out of memory",
-  infeasible: "outside a limit before training", timeout: "over the time limit of a candidate",
-  duplicate: "same configuration as an earlier one", error: "an error was raised", lost: "its worker was lost",
-  "cut off": "the budget or the search ended; a resume trains it again",
-};
-
 // ---- tables ---------------------------------------------------------------------------------
 
 const td = (kind, ...children) => el("td", { class: kind }, ...children);
@@ -249,10 +239,10 @@ function drawHeader() {
 }
 
 function drawFailures() {
-  const groups = stopped();
+  const { data } = view, groups = stopped();
   if (!groups.length) return fill("failures", note("No candidate was stopped, failed or was cut off."));
   return fill("failures", table(["reason", "", "latest"].map((name) => th(name)), groups.map(({ state, reason, members }) => tr(
-    td(null, el("b", {}, reason ?? state), reason ? ` · ${state}` : "", el("div", { class: "fine" }, REASONS[reason ?? state] ?? "")),
+    td(null, el("b", {}, reason ?? state), reason ? ` · ${state}` : "", el("div", { class: "fine" }, data.reasons[reason ?? state] ?? "")),
     td("gauge", count(members.length), bar(members.length / groups[0].members.length, state)),
     td(null, members.slice(-3).reverse().map((c) => picker(c.number)))))));
 }

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import special
 from scipy.stats import qmc, skew
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Reason, State
 from nas.front import Floats, expected_guess, is_efficient
 from nas.search.surrogate import Encoding, GaussianProcess
 from nas.space import Config, Space, join_family
@@ -46,7 +46,7 @@ REFIT, FIRST_FIT = 1.25, 8
 # The noise that is expected, as a share of the signal: of a proxy's quality, and of a cost.
 QUALITY_NOISE, COST_NOISE = 0.05, 1e-3
 # A failed training says "no better than chance here", less surely than a finished one.
-FAILURES = ("nan", "exploding", "vanishing", "dead", "plateau", "oom", "error", "timeout")
+FAILURES = {r for r in Reason if r.kind == "failure"} | {Reason.OOM, Reason.TIMEOUT}
 FAILURE_NOISE = 4.0
 # The reference lies so much of the range beyond the highest cost, for networks at the upper
 # end to count too (Ishibuchi et al. 2018, "How to specify a reference point", sec. IV).
@@ -351,7 +351,7 @@ def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> l
 
     seen = [_Observation(c, value(c.metrics), 1.0) for c in done]
     spread = float(np.var([o.value for o in seen])) if seen else 1.0
-    stopped = [c for c in rows if c.reason == "halving" and c.curve]
+    stopped = [c for c in rows if c.reason is Reason.HALVING and c.curve]
     later: dict[float, tuple[float, float]] = {}  # by epoch: mean and variance of what is gained
     for epoch in {c.curve[-1]["epoch"] for c in stopped}:
         gains = [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Reason, State
 from nas.search.study import Study
 from nas.search.workers import Event, Workers, last_line
 from nas.task import InputError
@@ -47,7 +47,7 @@ def drive(
 
     todo = list((calls or {}).items())
     late = exhausted = False
-    earlier = _all_ended(study, "infeasible")
+    earlier = _all_ended(study, Reason.INFEASIBLE)
     end = math.inf if deadline is None else deadline
 
     def listed() -> list[Shortlist]:
@@ -55,7 +55,7 @@ def drive(
 
     def done() -> bool:
         spent = trials is not None and study.spent + len(listed()) >= trials
-        hopeless = _all_ended(study, "infeasible") >= earlier + FIRST_INFEASIBLE
+        hopeless = _all_ended(study, Reason.INFEASIBLE) >= earlier + FIRST_INFEASIBLE
         return late or spent or hopeless or (exhausted and not study.waiting)
 
     with _Interrupts() as interrupts:
@@ -143,25 +143,25 @@ def _handle(study: Study, workers: Workers, event: Event, late: bool) -> None:
         verdict = study.report(candidate.number, **event.content)
         # One that has had its last epoch is as good as finished.
         stop = late and event.content["epoch"] < candidate.epochs
-        workers.answer(event.worker, "interrupted" if stop else verdict)
+        workers.answer(event.worker, Reason.INTERRUPTED if stop else verdict)
     elif event.kind == "result":
         finished = Candidate.from_dict(event.content["value"])
-        if finished.reason == "interrupted":
+        if finished.reason is Reason.INTERRUPTED:
             study.requeue(finished)
         study.tell(finished)
     elif event.kind == "error":
-        _give_up(study, candidate, "error", event.content["error"])
-        if (errors := _all_ended(study, "error")) >= FIRST_ERRORS:
+        _give_up(study, candidate, Reason.ERROR, event.content["error"])
+        if (errors := _all_ended(study, Reason.ERROR)) >= FIRST_ERRORS:
             last = last_line(event.content["error"])
             raise InputError(f"the first {errors} candidates all failed, the last with: {last}")
     elif late:
-        _give_up(study, candidate, "interrupted", "the budget was spent while in training")
+        _give_up(study, candidate, Reason.INTERRUPTED, "the budget was spent while in training")
     else:
-        _give_up(study, candidate, "lost", event.trouble)
+        _give_up(study, candidate, Reason.LOST, event.trouble)
 
 
-def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> None:
-    lost = any(c.root == candidate.root and c.reason == "lost" for c in study.candidates())
+def _give_up(study: Study, candidate: Candidate, reason: Reason, detail: str) -> None:
+    lost = any(c.root == candidate.root and c.reason is Reason.LOST for c in study.candidates())
     failed = replace(
         study[candidate.number],
         state=State.FAILED,
@@ -170,13 +170,13 @@ def _give_up(study: Study, candidate: Candidate, reason: str, detail: str) -> No
         seconds=max(0.0, time.time() - candidate.started),
     )
     # A configuration that takes its worker with it a second time is left alone.
-    if reason == "interrupted" or (reason == "lost" and not lost):
+    if reason is Reason.INTERRUPTED or (reason is Reason.LOST and not lost):
         study.requeue(failed)
     study.tell(failed)
 
 
-def _all_ended(study: Study, reason: str) -> int:
+def _all_ended(study: Study, reason: Reason) -> int:
     """How many candidates have ended where all did so for ``reason``; else 0."""
-    no_fault = study.ended["duplicate"] + study.ended["interrupted"]
+    no_fault = study.ended[Reason.DUPLICATE] + study.ended[Reason.INTERRUPTED]
     same = study.ended[reason] == study.ended.total() - no_fault
     return study.ended[reason] if same else 0

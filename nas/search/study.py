@@ -22,7 +22,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from nas.candidate import Candidate, State, curve_point
+from nas.candidate import Candidate, Reason, State, curve_point
 from nas.files import write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.rules import folds
@@ -114,7 +114,7 @@ class Study:
         self._running: set[int] = set()
         self._roots: set[int] = set()
         self._seconds: dict[str, float] = {"cpu": 0.0, "gpu": 0.0}
-        self.ended = Counter[str]()
+        self.ended = Counter[Reason]()
         # Trials that wait to be asked for: number to root, None for a configuration that is new.
         self._queue: dict[int, int | None] = {}
         self._made = 0
@@ -248,7 +248,9 @@ class Study:
                 self._keep(candidate)
                 return candidate
             detail = f"the same network as candidate {twin}"
-            self.tell(replace(candidate, state=State.FAILED, reason="duplicate", detail=detail))
+            self.tell(
+                replace(candidate, state=State.FAILED, reason=Reason.DUPLICATE, detail=detail)
+            )
             repeats += 1
         return None
 
@@ -291,12 +293,12 @@ class Study:
         if epoch not in rungs(candidate.epochs):
             return ""
         if self._unmeasured(candidate):
-            return "nan"
+            return Reason.NAN
         rung = self._enter(epoch, candidate)
         if candidate.origin == "baseline":
             return ""
         costs, better = map(np.array, zip(*rung.values(), strict=True))
-        return "" if goes_on(costs, better, list(rung).index(candidate.root)) else "halving"
+        return "" if goes_on(costs, better, list(rung).index(candidate.root)) else Reason.HALVING
 
     def _enter(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
         """Enter a candidate into a rung, and return that."""
@@ -313,13 +315,13 @@ class Study:
         with its last figures, as all others are compared with it, unless they are those of
         one fold of several.
         """
-        late = candidate.origin == "baseline" and candidate.reason == "timeout"
+        late = candidate.origin == "baseline" and candidate.reason is Reason.TIMEOUT
         if late and candidate.curve and folds(self.task) == 1 and not self._unmeasured(candidate):
             detail = f"stopped {candidate.detail} with {len(candidate.curve)} epochs trained"
-            candidate = replace(candidate, state=State.COMPLETE, reason="", detail=detail)
+            candidate = replace(candidate, state=State.COMPLETE, reason=Reason.NONE, detail=detail)
         if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):
             detail = f"no finite {', '.join(missing)} at the end"
-            candidate = replace(candidate, state=State.PRUNED, reason="nan", detail=detail)
+            candidate = replace(candidate, state=State.PRUNED, reason=Reason.NAN, detail=detail)
         if candidate.layers:
             # Apart from the rows, which are read all: layers are looked at for a few only.
             # A report may look at any moment.
@@ -360,7 +362,7 @@ class Study:
                 candidate = replace(
                     candidate,
                     state=State.FAILED,
-                    reason="interrupted",
+                    reason=Reason.INTERRUPTED,
                     detail=detail,
                     seconds=max(0.0, until - candidate.started),
                 )
@@ -424,7 +426,7 @@ class Study:
         self._count(candidate)
         self._rows[candidate.number] = candidate
         self._seen.setdefault(config_key(candidate.family, candidate.config), candidate.root)
-        if candidate.reason != "duplicate":
+        if candidate.reason is not Reason.DUPLICATE:
             self._roots.add(candidate.root)
 
     def _keep(self, candidate: Candidate, trial: optuna.Trial | None = None) -> None:
@@ -443,7 +445,9 @@ class Study:
         complete = candidate.state == State.COMPLETE
         violations = {"pruned": 0.0 if complete else 1.0}
         for c in self.task.constraints:
-            if complete or (candidate.reason == "infeasible" and c.metric in candidate.metrics):
+            if complete or (
+                candidate.reason is Reason.INFEASIBLE and c.metric in candidate.metrics
+            ):
                 # As a share of the limit: Optuna adds violations up, whatever their units.
                 violations[str(c)] = c.violation(candidate.metrics) / (abs(c.bound) or 1.0)
         values = None
@@ -452,7 +456,7 @@ class Study:
         known = trial.constraints  # set already where the driver was killed before its tell
         for name in violations.keys() - known.keys():
             trial.set_constraint(name, violations[name])
-        state = TrialState.PRUNED if candidate.reason == "error" else _STATES[candidate.state]
+        state = TrialState.PRUNED if candidate.reason is Reason.ERROR else _STATES[candidate.state]
         self._study.tell(trial, values, state=state)
 
     def _load(self) -> None:

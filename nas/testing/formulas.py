@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Reason, State
 from nas.space import Choice, Config, Float, Int, Space, split_family
 from nas.task import COSTS, Constraint, DataProfile, Fidelity, Target, Task
 
@@ -130,8 +130,9 @@ class FormulaEvaluator:
             point = {"epoch": epoch, "accuracy": metrics["accuracy"]}
             now = replace(now, metrics=metrics, curve=(*now.curve, point))
             if verdict := report(epoch, metrics):
-                state = State.FAILED if verdict == "interrupted" else State.PRUNED
-                now = replace(now, state=state, reason=verdict, detail=f"after epoch {epoch}")
+                reason = Reason(verdict)
+                state = State.FAILED if reason.kind == "cut off" else State.PRUNED
+                now = replace(now, state=state, reason=reason, detail=f"after epoch {epoch}")
                 break
             if 2 * epoch >= now.epochs:
                 self._fail(now.root)

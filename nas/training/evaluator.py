@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import rules
-from nas.candidate import Candidate, State, curve_point
+from nas.candidate import Candidate, Reason, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
 from nas.task import COSTS, Task
@@ -92,12 +92,12 @@ class Evaluator:
             self._fit(report)
             self._now = replace(self._now, state=State.COMPLETE)
         except TrainingStopped as stop:
-            state = State.FAILED if stop.reason == "interrupted" else State.PRUNED
+            state = State.FAILED if stop.reason.kind == "cut off" else State.PRUNED
             self._now = replace(self._now, state=state, reason=stop.reason, detail=stop.evidence)
         except (MemoryError, RuntimeError) as error:
             detail = _shortage(error)
-            self._now = replace(self._now, state=State.PRUNED, reason="oom", detail=detail)
-        if self.device != "cpu" or self._now.reason == "oom":
+            self._now = replace(self._now, state=State.PRUNED, reason=Reason.OOM, detail=detail)
+        if self.device != "cpu" or self._now.reason is Reason.OOM:
             self._free()
         return replace(self._now, seconds=time.monotonic() - begun).to_dict()
 
@@ -129,14 +129,14 @@ class Evaluator:
         seed, end = self.task.seed, math.inf if limit_s is None else time.monotonic() + limit_s
         candidate = Candidate(number=0, family=family, config=config, seed=seed)
         if shortage := self._lack(self._analysed(candidate, ())[2](1)):
-            raise TrainingStopped("oom", shortage)
+            raise TrainingStopped(Reason.OOM, shortage)
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
 
         def loss(batch: Batch) -> Tensor:
             self._share.give_way()
             if time.monotonic() > end:
-                raise TrainingStopped("time", f"not over after {limit_s:.0f} s")
+                raise TrainingStopped(Reason.TIMEOUT, f"not over after {limit_s:.0f} s")
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
                 return module.training_step(batch, 0)
 
@@ -230,7 +230,9 @@ class Evaluator:
                 shortage = _shortage(error)
             self._free()
         batches = "half" if accumulate > 1 else "whole"
-        raise TrainingStopped("oom", f"no memory for a training in {batches} batches: {shortage}")
+        raise TrainingStopped(
+            Reason.OOM, f"no memory for a training in {batches} batches: {shortage}"
+        )
 
     def _lack(self, needed_mb: float) -> str:
         """What a training lacks that needs so much, "" where there is room. Where memory is short
@@ -436,7 +438,7 @@ class _EpochReport(pl.Callback):
         metrics["loss"] = float(self._loss) / steps
         candidate = self._take(epoch, metrics)
         if verdict := self._report(epoch, candidate.metrics):
-            raise TrainingStopped(verdict, f"after epoch {epoch} of {trainer.max_epochs}")
+            raise TrainingStopped(Reason(verdict), f"after epoch {epoch} of {trainer.max_epochs}")
 
 
 class _FoldReport(pl.Callback):
@@ -452,7 +454,7 @@ class _FoldReport(pl.Callback):
             return
         if verdict := self._report(epoch, {}, self._fold):
             detail = f"after epoch {epoch} of {epochs} on fold {self._fold}"
-            raise TrainingStopped(verdict, detail)
+            raise TrainingStopped(Reason(verdict), detail)
 
 
 def _require(task: Task, costs: dict[str, float]) -> None:
@@ -465,11 +467,13 @@ def _require(task: Task, costs: dict[str, float]) -> None:
         if constraint.metric == "latency_ms" and value <= LOUD * constraint.bound:
             continue
         if not constraint.met(costs):
-            raise TrainingStopped("infeasible", f"{constraint.metric} {value:g}, not {constraint}")
+            raise TrainingStopped(
+                Reason.INFEASIBLE, f"{constraint.metric} {value:g}, not {constraint}"
+            )
     cap = rules.parameter_cap(task)
     if costs["params"] > cap:
         raise TrainingStopped(
-            "infeasible", f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
+            Reason.INFEASIBLE, f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
         )
 
 

@@ -21,6 +21,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from nas.candidate import Reason
+
 LOOKS_SHARE = 0.02  # of the time may go into looks
 # The run's own early history: this share of its steps, and at least so many.
 EARLY, EARLY_STEPS = 0.05, 20
@@ -36,10 +38,10 @@ PLATEAU, PLATEAU_STEPS = 0.25, 150
 
 
 class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
-    """Ends a training at once: ``reason`` is a word for the study, ``evidence`` a sentence."""
+    """Ends a training at once: why, as the study keeps it, and the sentence that shows it."""
 
-    def __init__(self, reason: str, evidence: str = "") -> None:
-        super().__init__(f"{reason}: {evidence}" if evidence else reason)
+    def __init__(self, reason: Reason, evidence: str = "") -> None:
+        super().__init__(f"{reason}: {evidence}" if evidence else reason.value)
         self.reason = reason
         self.evidence = evidence
 
@@ -69,7 +71,7 @@ class Look:
 class Finding:
     """What went wrong, where, and the value that shows it beside its threshold."""
 
-    reason: str  # nan | exploding | vanishing | dead | plateau
+    reason: Reason  # of kind "failure"
     evidence: str
     step: int
     layer: str = ""
@@ -247,14 +249,16 @@ class GradientMonitor(pl.Callback):
         if self.finding is None:
             module, end, _ = _first(pl_module, self._batch, _not_finite)
             place = f", from the {end} of {module} on" if module else ""
-            self._find(Finding("nan", f"the loss is {value} at step {step}{place}", step, module))
+            self._find(
+                Finding(Reason.NAN, f"the loss is {value} at step {step}{place}", step, module)
+            )
 
     def _gradient_is(self, owned: Sequence[tuple[str, bool, Any]], step: int) -> None:
         # Backwards from the loss: the last layer is where it came up.
         broken = [name for name, _, p in owned if not p.grad.isfinite().all()]
         if broken:
             evidence = f"the gradient of {broken[-1]} is not finite at step {step}"
-            self._find(Finding("nan", evidence, step, broken[-1]))
+            self._find(Finding(Reason.NAN, evidence, step, broken[-1]))
 
     def _judge(self, step: int, pl_module: pl.LightningModule) -> None:
         latest = fmean(self.losses[-self._early :])
@@ -275,7 +279,7 @@ class GradientMonitor(pl.Callback):
                 f"the gradient norm, most of it {layer}'s, is {norm:.3g} at step {step}, more than"
                 f" {EXPLODING:g} times the {usual:.3g} of a sound start, {state}"
             )
-            self._find(Finding("exploding", evidence, step, layer, norm, EXPLODING * usual))
+            self._find(Finding(Reason.EXPLODING, evidence, step, layer, norm, EXPLODING * usual))
         inlets = [_inlet(look) for look in looks]
         layer, ratio = inlets[-1]
         if all(r == 0 for _, r in inlets):
@@ -285,20 +289,20 @@ class GradientMonitor(pl.Callback):
                 f"the units of {layer} are dead: no gradient passes it towards the input, for"
                 f" {IN_A_ROW} looks up to step {step}, {state}"
             )
-            self._find(Finding("dead", evidence, step, layer, 0.0, 0.0))
+            self._find(Finding(Reason.DEAD, evidence, step, layer, 0.0, 0.0))
         elif all(r < VANISHING for _, r in inlets) and 0 < ratio <= 2 * _inlet(self.looks[0])[1]:
             evidence = (
                 f"the gradient norm of {layer} is {ratio:.1e} of the largest of a layer at step"
                 f" {step}, less than {VANISHING:g} for {IN_A_ROW} looks, {state}"
             )
-            self._find(Finding("vanishing", evidence, step, layer, ratio, VANISHING))
+            self._find(Finding(Reason.VANISHING, evidence, step, layer, ratio, VANISHING))
         due = max(PLATEAU * self._total, PLATEAU_STEPS) <= step <= self._total / 2
         if due and not self._learnt and not _falls(self.losses, self._early):
             evidence = (
                 f"nothing has been learnt from the first step to step {step} of {self._total}:"
                 f" the loss is {latest:.4g} and does not fall (a constant's is {chance:.4g})"
             )
-            self._find(Finding("plateau", evidence, step, "", latest, LEARNT * chance))
+            self._find(Finding(Reason.PLATEAU, evidence, step, "", latest, LEARNT * chance))
 
 
 def _falls(losses: list[float], latest: int) -> bool:
@@ -409,13 +413,14 @@ class TimeLimit(pl.Callback):
         if spent > self.limit_s:
             at = f"step {step} of {total}" + f" on fold {self._fold}" * (self.folds > 1)
             raise TrainingStopped(
-                "timeout", f"after {spent:.0f} s at {at} (the limit is {self.limit_s:.0f} s)"
+                Reason.TIMEOUT, f"after {spent:.0f} s at {at} (the limit is {self.limit_s:.0f} s)"
             )
         if self._fold > 1 or step != max(5, total // 20):
             return
         if (needed := self.folds * spent * total / step) > 1.5 * self.limit_s:
             raise TrainingStopped(
-                "timeout", f"at its pace it needs {needed:.0f} s, the limit is {self.limit_s:.0f} s"
+                Reason.TIMEOUT,
+                f"at its pace it needs {needed:.0f} s, the limit is {self.limit_s:.0f} s",
             )
 
 
@@ -457,4 +462,4 @@ class StepClock(pl.Callback):
             self.steps_s.append(now - self._step)
         self._step = now
         if time.perf_counter() - self._begin > self.limit_s and len(self.steps_s) >= self.least:
-            raise TrainingStopped("time", f"{self.limit_s:g} s were asked for")
+            raise TrainingStopped(Reason.TIMEOUT, f"{self.limit_s:g} s were asked for")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas import rules
+from nas.candidate import Reason
 from nas.data import Dataset, read
 from nas.data.ragged import Input
 from nas.family import load_families
@@ -197,7 +198,7 @@ class Proxy(pl.LightningModule):
         self._seen.clear()
         truth = {name: value.cpu().numpy() for name, value in labels.items()}
         if not torch.isfinite(logits).all():
-            raise TrainingStopped("nan", "the network's output on the validation part")
+            raise TrainingStopped(Reason.NAN, "the network's output on the validation part")
         metrics = score(self.task, truth, self.predictions(logits))
         return {f"{prefix}{k}": v for k, v in metrics.items()} | {
             f"{prefix or 'val_'}loss": float(self.loss(logits, labels))
