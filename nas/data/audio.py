@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 
 from nas.data.dataset import shape_profile
 from nas.data.folders import SOUNDS, read_each, refuse_bad
+from nas.data.limits import refuse_larger
 from nas.data.ragged import Ragged
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.rules import WAVE_LONGEST_S
@@ -61,12 +61,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     counts = pd.Series([rates[row] for row in train]).value_counts()
     rate = min(int(counts[counts == counts.max()].index.max()), HIGHEST_RATE)
     needed = sum(2 * rate * min(seconds, WAVE_LONGEST_S) for _, _, seconds in formats)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory / 2:
-        raise InputError(
-            f"{len(formats)} sounds need {needed / 2**30:.1f} GiB at {rate} Hz, more than half of"
-            f" this machine's {memory / 2**30:.1f} GiB; give fewer or shorter ones"
-        )
+    refuse_larger(needed, f"{len(formats)} sounds at {rate} Hz need", "give fewer or shorter ones")
     waves = _each(samples.inputs, lambda sound: _wave(sound, rate))
     notes = []
     if others := sorted({r for r in rates if r != rate}):

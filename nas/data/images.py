@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.data.dataset import shape_profile
 from nas.data.folders import IMAGES, read_each, refuse_bad
+from nas.data.limits import refuse_larger
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
@@ -119,12 +119,9 @@ def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
     """uint8 (n, C, H, W) of image files; all files that cannot be decoded are named at once."""
     channels, height, width = shape
     needed = len(files) * channels * height * width
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory / 2:
-        raise InputError(
-            f"{len(files)} images of {height} x {width} need {needed / 2**30:.1f} GiB, more than"
-            f" half of this machine's {memory / 2**30:.1f} GiB; give a smaller image_size"
-        )
+    refuse_larger(
+        needed, f"{len(files)} images of {height} x {width} need", "give a smaller image_size"
+    )
     pixels = np.empty((len(files), *shape), np.uint8)
 
     def fill(file: Path, place: np.ndarray) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, read_each, refuse_bad
+from nas.data.limits import npy_shape, read_npy
 from nas.data.ragged import Ragged
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, to_numpy
 from nas.rules import CLOUD_MOST
@@ -245,12 +246,12 @@ def _file(source: Any) -> tuple[np.ndarray, np.ndarray | None]:
             return _off(source.read_bytes())
         case ".ply":
             return _ply(source.read_bytes())
-    return np.load(source, allow_pickle=False), None
+    return read_npy(source), None
 
 
 def _npy_is_cloud(file: Path) -> bool:
     try:
-        shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
+        shape = npy_shape(file)
     except (OSError, ValueError, EOFError):
         return True  # load names it as broken, with all others that are
     return len(shape) == 2 and 2 <= shape[1] <= CHANNELS

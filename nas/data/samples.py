@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.limits import read_archive
 from nas.task import InputError, UsageError
 
 PARTS = ("train", "val", "test")
@@ -110,19 +109,6 @@ class Arrays:
     @property
     def ndim(self) -> int:
         return int(getattr(self.x, "ndim", 0))
-
-
-def read_archive(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in an .npz by name. Raises InputError where it is none."""
-    # NumPy takes what is no archive for a pickle, and tells how to load that.
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} cannot be read as .npz: it is no archive of numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from None
-    return arrays
 
 
 def read_npz(path: Path, *, predict: bool = False) -> Arrays:

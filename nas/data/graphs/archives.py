@@ -18,7 +18,8 @@ from nas.data.graphs.labels import (
     named_targets,
     part_codes,
 )
-from nas.data.samples import Samples, read_archive
+from nas.data.limits import read_archive
+from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError
 

@@ -1,0 +1,116 @@
+"""How much memory a data set may take, and files that would take more than they seem to.
+
+Compressed and headed files can promise or unpack to far more than their size: an .npz of
+zeros, a header with a made-up shape, an image of 10^10 white pixels. Readers ask here
+before they allocate.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from nas.task import InputError
+
+GIB = 2**30
+
+
+def memory_limit() -> int:
+    """Bytes that a data set may take: half of the machine's memory, or of the container's."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup/memory.max")  # inside a container this is its own limit
+    if group.is_file() and (limit := group.read_text().strip()).isdigit():
+        memory = min(memory, int(limit))
+    return memory // 2
+
+
+def refuse_larger(needed: float, what: str, repair: str) -> None:
+    """Raise InputError where ``needed`` bytes are over the limit; ``what`` begins the message."""
+    limit = memory_limit()
+    if needed > limit:
+        raise InputError(
+            f"{what} {needed / GIB:,.1f} GiB, more than half of this machine's"
+            f" {2 * limit / GIB:.1f} GiB; {repair}"
+        )
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array in an .npy file.
+
+    Raises ValueError (in one line) where it is none, holds Python objects or is shorter than
+    its header says, and InputError where it is larger than the memory limit.
+    """
+    with path.open("rb") as file:
+        promised = _promised(file)
+        actual = path.stat().st_size - file.tell()
+    if promised > actual:
+        raise ValueError(f"its header promises {promised:,} bytes, but it holds {actual:,}")
+    refuse_larger(promised, f"{path} holds", "store a part of it, or a smaller type")
+    array: np.ndarray = np.load(path, allow_pickle=False)
+    return array
+
+
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """The shape in the header of an .npy file; ValueError where there is none."""
+    with path.open("rb") as file:
+        return _header(file)[0]
+
+
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in an .npz by name.
+
+    Raises InputError where it is none, and where its arrays are larger than the memory limit
+    or than the archive holds.
+    """
+    # NumPy takes what is no archive for a pickle, and tells how to load that.
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as .npz: it is no archive of numpy.savez")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+            unpacked = sum(member.file_size for member in archive.infolist())
+            refuse_larger(unpacked, f"{path} unpacks to", "store a part of it, or a smaller type")
+            for member in members:
+                with archive.open(member) as file:
+                    promised = _promised(file)
+                    actual = member.file_size - file.tell()
+                if promised > actual:
+                    raise ValueError(
+                        f"the header of {member.filename} promises {promised:,} bytes, but it"
+                        f" holds {actual:,}"
+                    )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as .npz: {reason}") from None
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    major, _ = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _promised(file: BinaryIO) -> int:
+    """Bytes of the array that the header describes; ValueError where they are Python objects.
+    The file is left where the array begins."""
+    shape, dtype = _header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not loaded; store numbers")
+    if any(side < 0 for side in shape):
+        raise ValueError(f"its header has the shape {shape}")
+    total = dtype.itemsize
+    for side in shape:
+        total *= side
+    return total

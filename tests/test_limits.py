@@ -1,0 +1,66 @@
+"""Files that promise or unpack to more than a machine holds are refused before memory is taken."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.data import limits, read
+from nas.task import InputError
+
+GIB = 2**30
+
+
+def lying_npy(path: Path, shape: tuple[int, ...]) -> None:
+    """A header of any shape before eight bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(8))
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A limit of 16 MiB, so that a test need not write gigabytes."""
+    monkeypatch.setattr(limits, "memory_limit", lambda: 2**24)
+    return 2**24
+
+
+def one_line(source: object, **kwargs: object) -> str:
+    with pytest.raises(InputError) as caught:
+        read(source, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["x", "edges"])
+def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused(
+    tmp_path: Path, small_machine: int, name: str
+) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", **{name: np.zeros((2**22, 1)), "y": np.zeros(9)})
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**17
+    message = one_line(tmp_path / "bomb.npz")
+    assert "bomb.npz unpacks to" in message
+    assert "half of this machine's" in message
+
+
+@pytest.mark.parametrize("shape", [(10**12, 3), (10**25,), (-1, 3)], ids=str)
+def test_an_archive_whose_header_lies_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    lying_npy(tmp_path / "x.npy", shape)
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.write(tmp_path / "x.npy", "x.npy")
+    assert "header" in one_line(tmp_path / "lie.npz")
+
+
+def test_clouds_whose_headers_lie_are_named(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(6):
+            lying_npy(tmp_path / label / f"{i}.npy", (10**11, 3))
+    message = one_line(tmp_path)
+    assert "12 of 12 clouds cannot be read" in message
+    assert "its header promises" in message
