@@ -89,7 +89,7 @@ def read(
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
     inputs, profile, more = reader(kind).code(samples, parts["train"], **options)
-    notes = [*([f"{kind}: {why}"] if why else []), *notes, *more]
+    notes = [*([f"{kind}: {why}"] if why else []), *samples.notes, *notes, *more]
     outside = len(parts["val"]) + len(parts["test"])
     notes += warnings.duplicates(count_leaked(inputs, values, parts), outside)
     profile = replace(
@@ -139,6 +139,7 @@ def encode(
     samples = read_by.load_inputs(opened)
     if samples.given is not None:
         notes += ("the samples of all parts are predicted, those of training too",)
+    notes += samples.notes
     inputs = read_by.encode(samples.inputs, profile)
     columns = samples.labels if samples.labels.shape[1] else samples.columns
     of_files = isinstance(samples.inputs, list) and isinstance(samples.inputs[0], Path)

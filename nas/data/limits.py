@@ -11,7 +11,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read as .npz: {reason}") from None
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     major, _ = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
@@ -102,7 +102,7 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _promised(file: BinaryIO) -> int:
+def _promised(file: IO[bytes]) -> int:
     """Bytes of the array that the header describes; ValueError where they are Python objects.
     The file is left where the array begins."""
     shape, dtype = _header(file)

@@ -17,7 +17,8 @@ ENOUGH = 2**16  # values that are kept apart: nobody misses those between
 def spacing(values: np.ndarray) -> np.ndarray:
     """The distance from each value to the next one in float32; float64, shaped like ``values``."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.spacing(np.abs(values).astype(np.float32)).astype(np.float64)
+        grid: np.ndarray = np.spacing(np.abs(values).astype(np.float32)).astype(np.float64)
+    return grid
 
 
 def distinct_lost(values: np.ndarray) -> float:
