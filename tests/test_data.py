@@ -729,7 +729,7 @@ def test_a_wrong_path_names_the_closest_one(tmp_path):
         (None, {"target": "label", "split": "time=colour"}, InputError, "row 1 is neither"),
         (None, {"target": "label", "image_size": 32}, UsageError, "image_size is for images"),
         (None, {"target": "label", "problem": "regression"}, InputError, "row 1, which is not"),
-        (lambda t: t.head(2), {"target": "label"}, InputError, "2 samples are too few"),
+        (lambda t: t.head(2), {"target": "label"}, InputError, "needed, got 2"),
         (lambda t: t.assign(y=1), {"target": "y"}, InputError, "single class '1'"),
         (lambda t: t.assign(y=["a"] * 58 + ["b", "c"]), {"target": "y"}, InputError,
          r"fewer than 3 samples of class 'b' \(1\), 'c' \(1\); merge or drop"),
@@ -830,7 +830,7 @@ def test_image_folders_without_what_they_need_are_refused(tmp_path):
         with pytest.raises(InputError, match="is empty: there is no file in it"):
             read(tmp_path, modality=modality)
     (tmp_path / "a" / "letter.doc").touch()
-    with pytest.raises(UsageError, match="cannot tell what kind of data"):
+    with pytest.raises(UsageError, match="the modality is not clear"):
         read(tmp_path)
     with pytest.raises(InputError, match="holds no image file; expected one folder per class"):
         read(tmp_path, modality="images")

@@ -43,7 +43,7 @@ LEAKS = {
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_column_that_tells_the_target_alone_is_named(leak: str) -> None:
-    (note,) = notes(table(late=LEAKS[leak]), "alone tells")
+    (note,) = notes(table(late=LEAKS[leak]), "alone predicts")
     assert "'late'" in note
     assert "'y'" in note
 
@@ -51,7 +51,7 @@ def test_a_column_that_tells_the_target_alone_is_named(leak: str) -> None:
 def test_a_rescaled_target_is_found_and_a_good_predictor_is_not() -> None:
     price = RNG.lognormal(10, 1, N)
     frame = table(y=price, euros=price * 0.93 + 12, size=np.log(price) + RNG.normal(0, 0.2, N))
-    (note,) = notes(frame, "alone tells")
+    (note,) = notes(frame, "alone predicts")
     assert "'euros'" in note
 
 
@@ -149,4 +149,4 @@ def test_real_data_raise_no_alarm_of_a_leak() -> None:
         ("multimodal/womens_reviews", "Recommended IND"),
     ):
         found = read(Path(folder) / name, target=target).notes
-        assert not [n for n in found if "alone tells" in n or "also occur" in n], name
+        assert not [n for n in found if "alone predicts" in n or "also occur" in n], name

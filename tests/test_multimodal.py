@@ -333,7 +333,7 @@ def test_all_faulty_graphs_of_a_column_are_named_at_once(tmp_path: Path) -> None
     told = str(raised.value)
     assert told.startswith("column 'molecule': 7 of 30 graphs cannot be read: ")
     for reason in (
-        "1.npz (empty)", "2.npz (cannot be read as .npz: it is no archive of numpy.savez)",
+        "1.npz (empty)", "2.npz (cannot be read as .npz: it is not an archive of numpy.savez)",
         "3.npz (holds x; expected edges (E, 2))",
         "5.npz (edge 0 joins the nodes 0 and 7", "6.npz (holds node_ptr",
     ):  # fmt: skip
@@ -428,7 +428,7 @@ def test_new_samples_may_lack_a_member_altogether_but_not_its_column(
         ),
         (
             lambda t: t, {"columns": {"shop": "numeric"}}, InputError,
-            "column 'shop' is no number anywhere",
+            "column 'shop' holds no number",
         ),
         (
             lambda t: t, {"columns": {"shop": "text"}, "modality": "tabular"}, UsageError,

@@ -215,7 +215,7 @@ def _empty(table: pd.DataFrame) -> pd.DataFrame:
     ("change", "message"),
     [
         (_empty, "is empty in 1 of 36 samples, first in row 8"),
-        (lambda t: t.assign(text=LABELS, more=LABELS[::-1]), "none holds sentences"),
+        (lambda t: t.assign(text=LABELS, more=LABELS[::-1]), "holds sentences"),
         (lambda t: t.rename(columns={"label": "lable"}), "did you mean 'lable'"),
     ],
 )

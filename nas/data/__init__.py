@@ -39,21 +39,35 @@ def read(
 ) -> Dataset:
     """Read, divide and code a data set.
 
-    What a network is given of the data (means, spreads, bin edges, categories) comes from the
-    training part; the classes, the kinds of columns and the common size of images from all.
+    What a network learns of the data (means, spreads, bin edges, categories) comes from the
+    training part; the classes, the kinds of columns and the common size of images from all parts.
 
-    ``source`` is a table (.csv, .tsv, .gz of these, .parquet), a folder with train and
-    test tables, a folder of class folders (in train, val and test folders or not) or
-    with a metadata.csv, an .npz file, a DataFrame, or (X, y) of NumPy arrays, pandas
-    objects or torch tensors, or another form that the module of a modality names.
-    ``target`` names the column or columns to predict; ``split`` is "0.7,0.15,0.15",
-    "column=COLUMN" (which holds the parts), "group=COLUMN" or "time=COLUMN"; ``problem`` is
-    "classification" or "regression" where the values leave it open; ``image_size`` is
-    the longer side in pixels; ``columns`` are the types of columns in multimodal data, as
-    {"photo": "image"}, where they are not what they look like.
+    Args:
+        source: A table (.csv, .tsv, .jsonl, .gz of these, .parquet); a folder with train and test
+            tables; a folder of class folders (inside train, val and test folders or not) or with
+            a metadata.csv; an .npz file; a DataFrame; (X, y) of NumPy arrays, pandas objects or
+            torch tensors; or another form that the module of a modality names.
+        target: The column or columns to predict. A text with commas names several columns unless
+            a column is called so.
+        modality: One of ``nas.task.Modality``; by default it is recognised.
+        split: "0.7,0.15,0.15", "column=COLUMN" (which holds the parts), "group=COLUMN" or
+            "time=COLUMN"; by default the parts that the data brings, else stratified 70/15/15.
+        problem: "classification" or "regression", where the values leave it open.
+        image_size: The longer side of images, in pixels.
+        columns: Types of columns that are not what they look like, as {"photo": "image"}.
+        seed: Of the split, in [0, 2**32).
 
-    Raises ``UsageError`` for a wrong call and ``InputError`` for wrong data, each in
-    one line.
+    Raises:
+        UsageError: For a wrong call, as a target column that does not exist.
+        InputError: For wrong data. Both are one line.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"x": range(100), "y": ["no", "yes"] * 50})
+    >>> data = read(frame, target="y")
+    >>> data.modality, data.targets[0].kind, data.inputs["numeric"].shape
+    ('tabular', 'binary', (100, 1))
+    >>> {part: len(rows) for part, rows in data.parts.items()}
+    {'train': 70, 'val': 15, 'test': 15}
     """
     from nas.data import sources, warnings
     from nas.data import split as splits
@@ -75,7 +89,7 @@ def read(
     samples = reader(kind).load(opened, names)
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
-        raise InputError(f"{n} samples are too few to learn from; at least {FEWEST_ROWS} needed")
+        raise InputError(f"at least {FEWEST_ROWS} samples are needed, got {n}")
     labels, notes = labelling.infer(samples.labels, problem, samples.place)
     classified = [label for label in labels if label.target.kind in ("binary", "multiclass")]
     strata = classified[0].values if classified else None
@@ -122,12 +136,24 @@ class Encoded:
 def encode(
     source: Any, profile: DataProfile, modality: str, targets: Sequence[Target] = ()
 ) -> Encoded:
-    """Code new, possibly unlabeled data by the profile alone.
+    """Code new samples, labelled or not, by the profile of the training data alone.
 
-    ``source`` is one table, a folder of files or one file, an .npz file with x (and
-    y) or with parts, of which x_test is read alone, a DataFrame, an array or tensor, or
-    (X, y). Categories never seen in training get code 0; a column that is absent is an
-    ``InputError``.
+    Args:
+        source: One table, a folder of files or one file, an .npz file with x (and y) or with
+            parts, of which x_test is read alone, a DataFrame, an array or tensor, or (X, y).
+        profile: Of the training data, see ``Dataset.profile``.
+        modality: Of the training data.
+        targets: Of the training data; their columns are read where they are there.
+
+    Raises:
+        InputError: For a column that is absent, or for values of another kind than in training.
+            Categories that training has not seen get code 0.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"x": range(100), "y": ["no", "yes"] * 50})
+    >>> data = read(frame, target="y")
+    >>> encode(pd.DataFrame({"x": [3.0]}), data.profile, data.modality).inputs["numeric"]
+    array([[3.]], dtype=float32)
     """
     from nas.data import sources
     from nas.data import targets as labelling

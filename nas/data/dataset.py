@@ -48,7 +48,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
-        """Write one .npy file per array and dataset.json, which comes last."""
+        """Write one .npy file per array, and dataset.json last. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, dict[str, Any]] = {}
         for group in ("inputs", "labels", "parts"):
@@ -76,7 +76,10 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path, *, mapped: bool = True) -> Self:
-        """Read what ``save`` wrote; ``mapped`` arrays stay in their files and are read-only."""
+        """Read what ``save`` wrote; ``mapped`` arrays stay in their files and are read-only.
+
+        Raises InputError where a file is absent or damaged.
+        """
         file = Path(folder) / "dataset.json"
         if not file.is_file():
             raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
@@ -137,8 +140,8 @@ def fingerprint(arrays: Mapping[str, Input]) -> str:
 def count_leaked(
     inputs: Mapping[str, Input], labels: dict[str, np.ndarray], parts: dict[str, np.ndarray]
 ) -> int:
-    """How many samples outside the training part equal one inside it. A text with unknown words
-    does not count: another may read the same."""
+    """How many samples of val and test equal one of train, labels included. A text with unknown
+    words does not count: a different text may have the same tokens."""
     arrays = [a for a in (*inputs.values(), *labels.values()) if not isinstance(a, Whole)]
     texts = [a for name, a in inputs.items() if input_type(name) == "tokens"]
 

@@ -69,7 +69,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
     """
     # NumPy takes what is no archive for a pickle, and tells how to load that.
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} cannot be read as .npz: it is no archive of numpy.savez")
+        raise InputError(f"{path} cannot be read as .npz: it is not an archive of numpy.savez")
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]

@@ -1,9 +1,8 @@
-"""Several kinds of data for each sample: a manifest, which is a table with typed columns.
+"""Multimodal data: a manifest, which is a table with typed columns, and one member a modality.
 
-A column of files is a member of its own; all columns of texts together are the member
-"text", and all of numbers and names the member "table" (a single text keeps its column's
-name). Each member is read by the module of its modality. Here is also decided what kind of
-data a table holds at all.
+A column of files is a member of its own; all columns of text form the member "text", and all
+of numbers and categories the member "table" (a single text column keeps its name). Each member
+is read by the module of its modality. ``kind_of_table`` decides which modality a table is.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ TYPES: dict[str, Modality] = {
 }  # fmt: skip
 IGNORE = "ignore"
 JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
-# A column of texts: so many words on average, and so many of them different. Beside one that
-# plainly is, the shorter one of a title counts too.
+# Words on average from which on a column is text; beside such a column a shorter one, as of
+# titles, is text too. And the fraction of different values.
 LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
-FIRST = 1_000  # rows that tell what kind of data a table holds
+FIRST_ROWS = 1_000  # examined to recognise the modality of a table
 _FILES = {
     "image": IMAGES.suffixes,
     "audio": (*SOUNDS.suffixes, ".mp3"),
@@ -66,12 +65,11 @@ class Manifest:
         return replace(self, frame=self.frame.drop(columns=columns))
 
 
-# What kind of data -----------------------------------------------------------------------
+# Recognition -----------------------------------------------------------------------------
 
 
 def recognise(source: Any) -> str:
-    """Only tables hold several kinds of data, and ``kind_of_table`` judges them by their
-    columns: without the target's name a column of labels would look like an input."""
+    """Always "": only tables are multimodal, and ``kind_of_table`` needs their target as well."""
     return ""
 
 
@@ -91,27 +89,27 @@ def kind_of_table(
     frame = table
     if isinstance(table, Path):
         file = table if table.is_file() else next(iter(tabular.part_files(table)))
-        frame = tables.read_table(file, rows=FIRST)
-    frame = frame.head(FIRST).rename(columns=str)
+        frame = tables.read_table(file, rows=FIRST_ROWS)
+    frame = frame.head(FIRST_ROWS).rename(columns=str)
     if frame.columns.has_duplicates:
         return "tabular", "rows and columns"  # whose reader names them
     frame = frame.drop(columns=[*(target or ()), "split"], errors="ignore")
     types = infer(frame, columns, _folder(source))
     found = {name: kind for name, kind in types.items() if TYPES[kind] != "tabular"}
-    told = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:5])
+    listed = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:5])
     if columns:
         return "multimodal", "its columns were given types"
     inputs = len(types) - (target is None)
     if inputs == 1 and [*found.values()] == ["text"]:
-        return "text", f"the only input column is {told}"
+        return "text", f"the only input column is {listed}"
     if target and [name for name in types if inputs == 1 and _is_text(frame[name], SHORT)]:
         return "text", f"the only input column is {', '.join(types)}, of several words a row"
     kinds = ("audio", "pointcloud")  # whose readers take a table of files
-    listed = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind in kinds]
-    if len(found) == len(listed) == 1:
-        return TYPES[listed[0]], f"the column {told} lists its files"
+    of_files = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind in kinds]
+    if len(found) == len(of_files) == 1:
+        return TYPES[of_files[0]], f"the column {listed} lists its files"
     if found:
-        return "multimodal", f"of its columns are {told}{' …' if len(found) > 5 else ''}"
+        return "multimodal", f"of its columns are {listed}{' …' if len(found) > 5 else ''}"
     return ("tabular", "columns of numbers and names") if table is source else None
 
 
@@ -128,15 +126,15 @@ def _table(source: Any) -> Any:
     if tabular.part_files(source):
         return source
     if graphs.recognise(source):
-        return None  # a table beside graphs tells more of these
+        return None  # the table describes the graphs
     found = [p for p in source.iterdir() if tables.is_table(p) and not p.name.startswith(".")]
     return found[0] if len(found) == 1 else None  # a manifest beside the folders of its files
 
 
 def infer(frame: pd.DataFrame, columns: Mapping[str, str], folder: Path = Path()) -> dict[str, str]:
     """The type of each column (a key of ``TYPES``), without those to ignore; ``columns`` says
-    the types that the user gave, and paths start from ``folder``. Numbers and names are not
-    told apart here, but where they are read, and are "numeric" until then.
+    the types that the user gave, and paths start from ``folder``. Numbers and categories are both
+    "numeric" here; ``tabular`` separates them.
 
     Raises UsageError for a type or a column that does not exist.
     """
@@ -222,7 +220,7 @@ def _opened(source: Any) -> Any:
     table = _table(source)
     if table is None:
         raise UsageError(
-            f"{source} is no manifest; give a table ({', '.join(tables.SUFFIXES)}) with a row"
+            f"{source} is not a manifest; give a table ({', '.join(tables.SUFFIXES)}) with a row"
             " for each sample, or a folder with one such table"
         )
     return table
@@ -249,7 +247,7 @@ def code(
     grouped = _members(types)
     inputs: dict[str, Input] = {}
     members: dict[str, Member] = {}
-    notes = [_told(types, grouped)]
+    notes = [_describe_members(types, grouped)]
     for member, (modality, names) in grouped.items():
         rows, content = _content(manifest, modality, names, columns or {}, samples)
         own = np.flatnonzero(np.isin(rows, train))
@@ -324,12 +322,14 @@ def _members(types: Mapping[str, str]) -> dict[str, tuple[Modality, list[str]]]:
     return grouped
 
 
-def _told(types: Mapping[str, str], grouped: Mapping[str, tuple[Modality, list[str]]]) -> str:
-    each = []
+def _describe_members(
+    types: Mapping[str, str], grouped: Mapping[str, tuple[Modality, list[str]]]
+) -> str:
+    described = []
     for member, (modality, names) in grouped.items():
         more = f" of {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-        each.append(f"{member} ({modality}{more if names != [member] else ''})")
-    return f"members: {'; '.join(each)}; say otherwise with --columns NAME=TYPE"
+        described.append(f"{member} ({modality}{more if names != [member] else ''})")
+    return f"members: {'; '.join(described)}; change a type with --columns NAME=TYPE"
 
 
 def _content(
@@ -343,7 +343,7 @@ def _content(
     frame = manifest.frame[names]
     content: Any
     if modality == "tabular":
-        # What is missing in a table is told value by value; all rows are read.
+        # Missing values of a table are marked one by one; all rows are read.
         rows, content = np.arange(len(frame)), frame.copy()
         for name in names:
             if columns.get(name) == "categorical":
@@ -351,7 +351,7 @@ def _content(
             elif columns.get(name) == "numeric":
                 content[name], wrong, _ = tabular.numbers(frame[name])
                 if wrong and content[name].isna().all():
-                    raise InputError(f"column {name!r} is no number anywhere ({wrong[0]!r})")
+                    raise InputError(f"column {name!r} holds no number ({wrong[0]!r})")
     elif modality == "graphs" and _holds_graphs(frame[names[0]]):
         rows = np.flatnonzero(frame[names[0]].notna())
         objects = list(frame[names[0]].iloc[rows])

@@ -1,4 +1,4 @@
-"""What a user names as the data: opened, and told to which modality it belongs."""
+"""Sources: opens what a user names as the data and decides which modality it is."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def known_modality(modality: str) -> Modality:
             return known
     near = difflib.get_close_matches(modality, MODALITIES, n=1)
     raise UsageError(
-        f"modality {modality!r} cannot be read; known are {', '.join(MODALITIES)}"
+        f"unknown modality {modality!r}; known are {', '.join(MODALITIES)}"
         + (f" (did you mean {near[0]}?)" if near else "")
     )
 
@@ -76,11 +76,11 @@ def known_modality(modality: str) -> Modality:
 def modality_of(
     source: Any, given: str | None, target: list[str] | None, columns: Mapping[str, str]
 ) -> tuple[Modality, str]:
-    """The modality and why it is plain; no reason where the user said it.
+    """The modality and the reason for it; the reason is "" where the user named the modality.
 
-    What a table holds is told by its columns, and any other source by its form.
+    A table is judged by its columns, any other source by its form.
 
-    Raises UsageError where no reader or more than one claims the source.
+    Raises UsageError where no reader or more than one recognises the source.
     """
     if given is not None:
         return known_modality(given), ""
@@ -92,15 +92,15 @@ def modality_of(
     if len(claims) == 1:
         return next(iter(claims.items()))
     name = source if isinstance(source, Path) else getattr(source, "name", "the data")
-    told = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
+    reasons = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
     raise UsageError(
-        f"{name}: cannot tell what kind of data this is ({told or 'no reader knows its form'});"
+        f"{name}: the modality is not clear ({reasons or 'no reader knows its form'});"
         f" say --modality {' or '.join(claims or MODALITIES)}"
     )
 
 
 def target_names(target: str | Sequence[str] | None) -> list[str] | None:
-    """Target names as a list; a frame's integer column names are asked for as they are."""
+    """Target names as a list of texts; integer column names of a frame are given as they are."""
     if target is None:
         return None
     names = [str(target)] if isinstance(target, (str, int)) else [str(name) for name in target]

@@ -11,8 +11,8 @@ import pandas as pd
 from nas.data.tabular import distinct, numbers
 from nas.task import InputError, Target, UsageError
 
-FEW = 20  # distinct integers that are still classes
-FEWEST = 3  # samples of a class: one for each part
+MOST_INTEGER_CLASSES = 20  # distinct integers that are still classes
+FEWEST_SAMPLES = 3  # samples of a class: one for each part
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _infer_one(column: pd.Series, problem: str | None, place: Callable[[int], st
         return _regression(name, values, place)
     if problem is None and mostly_numbers:
         whole = bool(np.isfinite(values).all() and (values == np.round(values)).all())
-        few = len(texts) <= FEW and len(values) >= 5 * len(texts)
+        few = len(texts) <= MOST_INTEGER_CLASSES and len(values) >= 5 * len(texts)
         if not (whole and (few or len(texts) <= 2)):
             return _regression(name, values, place)
     return _classes(name, codes, texts)
@@ -105,12 +105,12 @@ def _classes(name: str, codes: np.ndarray, texts: list[str]) -> Labels:
     if len(texts) == 1:
         raise InputError(f"target {name!r} has the single class {texts[0]!r}: nothing to predict")
     counts = dict(zip(texts, np.bincount(codes).tolist(), strict=True))
-    rare = [text for text in _order(texts) if counts[text] < FEWEST]
+    rare = [text for text in _order(texts) if counts[text] < FEWEST_SAMPLES]
     if rare:
         shown = ", ".join(f"{text!r} ({counts[text]})" for text in rare[:5])
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         raise InputError(
-            f"target {name!r}: fewer than {FEWEST} samples of class {shown}{more};"
+            f"target {name!r}: fewer than {FEWEST_SAMPLES} samples of class {shown}{more};"
             " merge or drop these classes"
         )
     classes = tuple(_order(texts))

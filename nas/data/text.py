@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PADDING, UNKNOWN, SEPARATOR = SPECIAL = ("[PAD]", "[UNK]", "[SEP]")  # the first three ids
-# A word with its apostrophes, what is left of one where they were cut off ("'s", "n't"), or
-# one sign.
+# A word with its apostrophes, the end of a word that was cut off at one ("'s", "'t"), or a sign.
 WORD = r"\w+(?:['’]\w+)*|['’](?:s|t|d|m|ll|re|ve)\b|[^\w\s]"
-LOWER_CASE_WORDS = 1_000_000  # running words, below which capitals only thin the counts
+LOWER_CASE_WORDS = 1_000_000  # words in all texts, below which upper case only dilutes counts
 
 
 def recognise(source: Any) -> str:
-    """Lists of texts; what a table holds is told by its columns, see ``multimodal``."""
+    """Lists of texts; tables are judged by their columns, see ``multimodal.kind_of_table``."""
     texts = source.x if isinstance(source, Arrays) else None
     if isinstance(texts, np.ndarray) and texts.ndim == 1 and texts.dtype.kind in "OUT":
         texts = texts.tolist()
@@ -57,7 +56,7 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
 
 
 def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
-    """Rows to predict; a .txt file holds one text on each line."""
+    """Rows to predict; a .txt file holds one text a line."""
     if isinstance(source, Path) and source.suffix.lower() == ".txt":
         try:
             lines = source.read_text(encoding="utf-8-sig").splitlines()
@@ -66,17 +65,16 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
                 f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8"
             ) from None
         if not lines:
-            raise InputError(f"{source} is empty; expected one text on each line")
+            raise InputError(f"{source} is empty; expected one text a line")
         frame = pd.DataFrame({"text": lines})
         return Samples(frame, pd.DataFrame(index=frame.index), files=((source.name, len(frame)),))
     return tabular.load_inputs(_framed(source), missing=())
 
 
 def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
-    """Tokens, the tokenizer learnt from the training rows, and notes.
+    """Tokens, a profile with the tokenizer learnt from the training rows, and notes.
 
-    ``samples.inputs`` holds one column of text or several, which are read one after the
-    other with a separator between.
+    ``samples.inputs`` holds one column of text or several, which are joined by a separator.
     """
     columns = _columns(samples.inputs)
     texts = _joined(columns)
@@ -106,7 +104,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
 
 
 def encode(inputs: pd.DataFrame | pd.Series, profile: DataProfile) -> dict[str, Ragged]:
-    """New texts, by the tokenizer of the training data; a single column may have any name.
+    """New texts as tokens; where training had one column, a single column may have any name.
 
     An empty text is one unknown word. Raises InputError for a column that is absent.
     """
@@ -151,8 +149,8 @@ def _text_columns(frame: pd.DataFrame) -> list[str]:
     if not names and len(strings) != 1:
         found = ", ".join(map(repr, strings or map(str, frame.columns)))
         raise InputError(
-            f"which of the columns {found} is the text cannot be told: none holds sentences;"
-            " keep that one and the target"
+            f"none of the columns {found} holds sentences, so the text column is not clear; keep"
+            " only that one and the target"
         )
     return names or strings
 
@@ -164,7 +162,7 @@ def _columns(inputs: pd.DataFrame | pd.Series) -> dict[str, pd.Series]:
 
 
 def _joined(columns: dict[str, pd.Series]) -> list[str]:
-    """One text for each row; an empty one is a word that no vocabulary holds."""
+    """One text for each row; an empty one becomes a word that is in no vocabulary."""
     cells = [[_text(value) for value in column] for column in columns.values()]
     between = f" {SEPARATOR} "
     return [between.join(row) if any(row) else UNKNOWN for row in zip(*cells, strict=True)]
@@ -174,9 +172,10 @@ def _joined(columns: dict[str, pd.Series]) -> list[str]:
 
 
 def _learn(texts: list[str]) -> tuple[Tokenizer, str]:
-    """A tokenizer for these texts: of words, or of pieces of words where too many are new.
+    """A tokenizer for these texts: of words, or of pieces of words where too many words are rare.
 
-    Good 1953: as many of the next words will be new as of these were seen once.
+    The fraction of words that occur once estimates the fraction of new ones in other texts (Good
+    1953, "The Population Frequencies of Species").
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -207,7 +206,7 @@ def _learn(texts: list[str]) -> tuple[Tokenizer, str]:
         signs: Counter[str] = Counter()
         for word, count in counts.items():
             signs.update(dict.fromkeys(word, count))
-        # Counted here: the trainer breaks ties at random, and a script may have thousands.
+        # Chosen here: the trainer breaks ties at random, and a script may have thousands of signs.
         alphabet = sorted(signs, key=lambda sign: (-signs[sign], sign))[: rules.MOST_PIECES // 2]
         trainer = trainers.BpeTrainer(
             vocab_size=rules.MOST_PIECES,
@@ -237,5 +236,5 @@ def _count(normalizer: Any, splitter: Any, texts: Iterable[str]) -> Counter[str]
 def _tokens(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
     unknown = [tokenizer.token_to_id(UNKNOWN)]  # of a text of spaces, say
     return Ragged.of(
-        [np.array(found.ids or unknown, np.int32) for found in tokenizer.encode_batch(texts)]
+        [np.array(encoding.ids or unknown, np.int32) for encoding in tokenizer.encode_batch(texts)]
     )

@@ -1,4 +1,4 @@
-"""What looks wrong in a data set that was read. It is said, and nothing is changed.
+"""Warnings on a data set: leaks, empty columns, rare classes, few samples. Nothing is changed.
 
 A false alarm is a fault here: each threshold leaves room for data that are merely easy, rare
 or coarse.
@@ -18,26 +18,30 @@ from nas.task import Column, DataProfile, Target, input_type
 if TYPE_CHECKING:
     from nas.data.dataset import Dataset
 
-TELLS = 0.98  # of what is not known without a column, which it tells: it may hold the answer
-SURE = 10  # wrong answers without it, at least, or nothing is said
-MISSING = 0.5  # share of missing values
-CONSTANT = 0.995  # share of the rows that have the same value
-UNLIKE = 10.0  # largest class over smallest
+LEAK = 0.98  # of a constant guess's error removed by one column: it may hold the answer
+FEWEST_ERRORS = 10  # of the constant guess, below which there is no warning of a leak
+MOSTLY_MISSING = 0.5  # fraction of missing values
+NEARLY_CONSTANT = 0.995  # fraction of the rows that have the same value
+IMBALANCED = 10.0  # largest class over smallest
 RARE = 10  # training samples of a class
-DOUBLE = 0.01  # share of samples outside the training part that also are in it
-SCORED = 500  # samples that a score rests on, below which its error is stated
-ROWS, CELLS = 20_000, 3 * 10**7  # that are looked at for what a column tells
+LEAKED_SAMPLES = 0.01  # fraction of val and test samples that also are in the training part
+PRECISE = 500  # samples behind a score, below which its standard error is stated
+LEAK_ROWS, LEAK_CELLS = 20_000, 3 * 10**7  # examined at most in the search for leaks
 
 
 def warnings(dataset: Dataset) -> list[str]:
-    """Sentences on leaks, on columns that tell little, on classes and on the amount of data."""
+    """Sentences on leaks, on nearly empty or constant columns, on classes and on the sample count.
+
+    >>> warnings(dataset)  # doctest: +SKIP
+    ["rare classes of 'y', in 420 training samples: 'c' (4); an objective of balanced_accuracy …"]
+    """
     tables = {"": dataset.profile, **{k: m.profile for k, m in dataset.profile.members.items()}}
     found: list[str] = []
     for member, profile in tables.items():
         if {"numeric", "categorical"} & profile.inputs.keys():  # graphs have columns of nodes
             found += _empty(profile.columns)
             found += _constant(dataset, member, profile)
-            found += _answers(dataset, member, profile)
+            found += _leaks(dataset, member, profile)
         found += _long(member, profile)
     found += [note for target in dataset.targets for note in _classes(target)]
     return [*found, *_amount(dataset)]
@@ -56,11 +60,11 @@ def _values(
             place[column.kind] += 1
 
 
-# Columns that tell little ----------------------------------------------------------------
+# Columns with little information ----------------------------------------------------------
 
 
 def _empty(columns: tuple[Column, ...]) -> Iterator[str]:
-    empty = [c for c in columns if c.missing > MISSING]
+    empty = [c for c in columns if c.missing > MOSTLY_MISSING]
     if empty:
         yield f"mostly missing: {_listed([f'{c.name!r} ({_percent(c.missing)})' for c in empty])}"
 
@@ -70,21 +74,21 @@ def _constant(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[s
     found = []
     for column, values in _values(dataset, member, profile):
         _, counts = np.unique(values[train], return_counts=True)
-        if counts.max() >= CONSTANT * len(train) and column.missing < MISSING:
+        if counts.max() >= NEARLY_CONSTANT * len(train) and column.missing < MOSTLY_MISSING:
             found.append(f"{column.name!r} ({_percent(counts.max() / len(train))})")
     if found:
         yield f"one value in nearly every training row: {_listed(found)}"
 
 
-# Columns that tell too much --------------------------------------------------------------
+# Columns that leak the target ------------------------------------------------------------
 
 
-def _answers(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[str]:
-    """Columns of which one alone predicts a target almost without error, as an answer that was
-    copied, rescaled or written down afterwards does. Each half of the rows outside the test part
-    is predicted from the other: by the same value, or the nearest where it is a number."""
+def _leaks(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[str]:
+    """Columns that alone predict a target almost without error, as a copy of the answer does, or
+    one that was rescaled or recorded afterwards. Each half of the rows outside the test part is
+    predicted from the other: by the same value, or by the nearest one of a numeric column."""
     rows = np.concatenate([dataset.parts["train"], dataset.parts["val"]])
-    most = min(ROWS, max(1_000, CELLS // max(len(profile.columns), 1)))
+    most = min(LEAK_ROWS, max(1_000, LEAK_CELLS // max(len(profile.columns), 1)))
     rows = np.random.default_rng(0).permutation(rows)[:most]
     halves = (rows[0::2], rows[1::2])
     for target in dataset.targets:
@@ -97,50 +101,51 @@ def _answers(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[st
             if not regression:
                 label = label.astype(np.int64)
             for column, values in _values(dataset, member, profile):
-                told = _told(values, label, halves, column.kind == "numeric", regression)
-                if told >= TELLS:
-                    share = (
-                        "of its variance" if regression else "of what its commonest class is not"
+                explained = _explained(values, label, halves, column.kind == "numeric", regression)
+                if explained >= LEAK:
+                    measure = (
+                        "of its variance" if regression else "fewer errors than its commonest class"
                     )
                     yield (
-                        f"column {column.name!r} alone tells {name!r} ({_percent(told)} {share}):"
-                        " does it hold the answer? Drop it if it is not known beforehand"
+                        f"column {column.name!r} alone predicts {name!r} ({_percent(explained)}"
+                        f" {measure}): does it hold the answer? Drop it if it is not known"
+                        " beforehand"
                     )
 
 
-def _told(
+def _explained(
     values: np.ndarray,
     label: np.ndarray,
     halves: tuple[np.ndarray, np.ndarray],
     number: bool,
     regression: bool,
 ) -> float:
-    """The share of a constant guess's error that a column takes away; 0 where that error is too
-    small to tell."""
+    """The fraction of a constant guess's error that a column removes; 0 where that error is too
+    small to judge."""
     error = chance = 0.0
-    for known, asked in (halves, halves[::-1]):
+    for known, predicted in (halves, halves[::-1]):
         distinct, place = np.unique(values[known], return_inverse=True, equal_nan=True)
-        at = _nearest(distinct, values[asked], number)
+        at = _nearest(distinct, values[predicted], number)
         if regression:
             mean = label[known].mean()
             sums = np.bincount(place, label[known]) / np.bincount(place)
             guess = np.where(at >= 0, sums[at], mean)
-            error += float(((label[asked] - guess) ** 2).sum())
-            chance += float(((label[asked] - mean) ** 2).sum())
+            error += float(((label[predicted] - guess) ** 2).sum())
+            chance += float(((label[predicted] - mean) ** 2).sum())
         else:
             classes = int(label.max()) + 1
             pairs = np.bincount(place * classes + label[known], minlength=len(distinct) * classes)
             common = np.bincount(label[known]).argmax()
             guess = np.where(at >= 0, pairs.reshape(-1, classes).argmax(1)[at], common)
-            error += float((label[asked] != guess).sum())
-            chance += float((label[asked] != common).sum())
-    sure = chance > 0 if regression else chance >= SURE
-    return 1 - error / chance if sure else 0.0
+            error += float((label[predicted] != guess).sum())
+            chance += float((label[predicted] != common).sum())
+    reliable = chance > 0 if regression else chance >= FEWEST_ERRORS
+    return 1 - error / chance if reliable else 0.0
 
 
 def _nearest(distinct: np.ndarray, values: np.ndarray, number: bool) -> np.ndarray:
-    """The places of values among distinct, sorted ones (NaN last): of the nearest of numbers, of
-    the same of names, and -1 where there is none."""
+    """Positions of ``values`` (n,) in ``distinct`` (k,), which is sorted with NaN last: of the
+    nearest value if they are numbers, else of the same one; -1 where there is none."""
     at = np.searchsorted(distinct, values).clip(max=len(distinct) - 1)
     if not number:
         return np.where(distinct[at] == values, at, -1)
@@ -161,7 +166,7 @@ def _classes(target: Target) -> Iterator[str]:
     total = sum(target.counts)
     smallest = int(order[0])
     few = [i for i in order if target.counts[i] < RARE]
-    if target.imbalance >= UNLIKE or few:
+    if target.imbalance >= IMBALANCED or few:
         named = [f"{target.classes[i]!r} ({target.counts[i]})" for i in few] or [
             f"{target.classes[smallest]!r} ({target.counts[smallest]})"
         ]
@@ -177,7 +182,7 @@ def _long(member: str, profile: DataProfile) -> Iterator[str]:
             which = f"{member}: " if member else ""
             yield (
                 f"{which}one text in twenty has {lengths[5]:,} tokens or more: attention to all of"
-                " them is dear (rule long-sequences)"
+                " them is expensive (rule long-sequences)"
             )
 
 
@@ -185,21 +190,21 @@ def _amount(dataset: Dataset) -> Iterator[str]:
     profile = dataset.profile
     folded = profile.n_val < CROSS_VALIDATED and "node" not in profile.inputs
     scored = profile.n_val + (profile.n_train if folded else 0)
-    if scored < SCORED:
-        error = "small differences are chance"
+    if scored < PRECISE:
+        error = "small differences may be chance"
         if all(target.kind != "regression" for target in dataset.targets):
             error = f"an accuracy has a standard error of up to {50 / math.sqrt(scored):.1f} points"
         yield f"few samples: a score rests on {scored}, so that {error}"
 
 
 def duplicates(leaked: int, outside: int) -> list[str]:
-    """A note on samples outside the training part that equal one inside it, label and all; of
+    """A note on samples of val and test that equal one of the training part, label included; in
     coarse data a few always do."""
-    if leaked < DOUBLE * outside:
+    if leaked < LEAKED_SAMPLES * outside:
         return []
     return [
         f"{leaked} of {outside} samples of val and test ({_percent(leaked / outside)}) also occur"
-        " in train, label and all: scores on them may be too good"
+        " in train, label included: scores on them may be too good"
     ]
 
 
@@ -208,7 +213,7 @@ def _listed(texts: list[str], most: int = 6) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def _percent(share: float) -> str:
-    """With a digit more towards the end: 77 %, 99.7 %."""
-    digits = 1 if share > 0.985 and round(share, 3) < 1 else 0
-    return f"{100 * share:.{digits}f} %"
+def _percent(fraction: float) -> str:
+    """Two digits, or three near the top: 77 %, 99.7 %."""
+    digits = 1 if fraction > 0.985 and round(fraction, 3) < 1 else 0
+    return f"{100 * fraction:.{digits}f} %"

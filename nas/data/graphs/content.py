@@ -156,7 +156,7 @@ def array_features(total: int, tags: Any, values: Any, where: str) -> Features:
 
 
 def is_exact(column: np.ndarray) -> bool:
-    """Whether float32 tells all of the whole numbers apart."""
+    """Whether float32 keeps all of these whole numbers apart."""
     return bool(np.abs(column).max(initial=0) < 2**24)
 
 
