@@ -2,7 +2,7 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint slow postgresql ray data agreement clean
+.PHONY: demo test lint slow docs minimum postgresql ray data agreement clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
 	rm -rf demo
@@ -14,6 +14,12 @@ test: $(READY)  ## the default tests
 
 slow: $(READY)  ## searches of minutes
 	.venv/bin/python -m pytest -m slow
+
+docs: $(READY)  ## every command and Python example of README and docs, with small budgets
+	.venv/bin/python -m pytest -m slow tests/test_docs.py
+
+minimum:  ## the default tests with the lowest versions that pyproject.toml allows
+	scripts/minimum.sh
 
 postgresql: $(READY)  ## studies in a PostgreSQL server of their own (needs initdb, pg_ctl)
 	.venv/bin/python -m pytest -m postgresql
@@ -51,4 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv .venv-agreement demo
+	rm -rf .venv .venv-agreement .venv-minimum demo
