@@ -30,7 +30,7 @@ from nas.files import write_whole
 from nas.task import InputError, SelfCheckFailed, Task
 from nas.training.batches import Batch
 from nas.training.cost import parameters
-from nas.training.evaluator import folds, train_folds
+from nas.training.fit import folds, train_folds
 from nas.training.metrics import mean_scores, score
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Proxy, TaskData, load_proxy, quiet_lightning

@@ -40,7 +40,7 @@ LEAST = 20  # points that a rank is worth telling of
 
 @contextmanager
 def open_to_all(*_: Any) -> Iterator[bool]:
-    """In the place of ``latency.quiet``: nobody holds still."""
+    """In the place of ``latency.isolated``: nobody holds still."""
     yield True
 
 
@@ -52,12 +52,12 @@ def measured(passes: list[latency.Pass], way: str) -> list[float]:
                 latency._repeat(once, 0.1, least=3)
                 found.append(float(np.median(latency._repeat(once, 0.5, least=11))))
         return found
-    held = latency.quiet
-    latency.quiet = held if way == "held" else open_to_all
+    held = latency.isolated
+    latency.isolated = held if way == "held" else open_to_all
     try:
         return [row["ms"] for row in latency.side_by_side(passes, "cpu")]
     finally:
-        latency.quiet = held
+        latency.isolated = held
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def measure(name: str, mode: str, heap: str) -> float:
     """By how much the process grows, at most, MiB."""
     torch.set_num_threads(1)
     if heap == "back":
-        cost.hand_back(at_once=True)
+        cost.trim_heap(at_once=True)
     task, config, batch = case(name)
     steps(Proxy(name, dict(config), task), task, 2, mode)  # what is loaded when it is first used
     gc.collect()

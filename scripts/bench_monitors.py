@@ -39,7 +39,7 @@ from nas.family import load_families
 from nas.run import make_task
 from nas.task import Budget, Task
 from nas.training.batches import Batches, Tensors
-from nas.training.evaluator import folds
+from nas.training.fit import folds
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Proxy
 

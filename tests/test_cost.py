@@ -573,7 +573,7 @@ def test_a_data_dependent_network_is_run_with_few_samples_and_scaled() -> None:
         return {"x": torch.zeros(count, 400, 16)}
 
     found = cost.training_mb(lambda: Real(lambda: nn.Linear(16, 64), real=True), texts, 512)
-    assert seen == [cost.FEW]
+    assert seen == [cost.REAL_SAMPLES]
     plain = cost.training_mb(lambda: Net(lambda: nn.Linear(16, 64)), texts, 512)
     assert found == pytest.approx(plain, rel=0.02)
 
@@ -592,7 +592,7 @@ def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() ->
     over = threading.Event()
 
     def train() -> None:
-        with latency.Share("cpu") as share:
+        with latency.WorkLock("cpu") as share:
             while not over.is_set():
                 share.give_way()
                 steps.append(time.monotonic())
@@ -603,7 +603,7 @@ def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() ->
             pool.submit(train)
         while len(steps) < 20:
             time.sleep(0.01)
-        with latency.quiet("cpu") as alone:
+        with latency.isolated("cpu") as alone:
             begin = time.monotonic()
             time.sleep(0.3)
             end = time.monotonic()
@@ -616,18 +616,18 @@ def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() ->
 
 
 def test_work_that_never_gives_way_is_told() -> None:
-    with latency.Share("cpu"), latency.quiet("cpu", patience_s=0.05) as alone:
+    with latency.WorkLock("cpu"), latency.isolated("cpu", timeout_s=0.05) as alone:
         assert not alone
-    with latency.quiet("cpu", patience_s=0.05) as alone:
+    with latency.isolated("cpu", timeout_s=0.05) as alone:
         assert alone
 
 
 def test_a_share_that_is_not_in_use_is_in_nobodys_way() -> None:
-    share = latency.Share("cpu")
+    share = latency.WorkLock("cpu")
     share.give_way()
     with share:
         pass
-    with latency.quiet("cpu", patience_s=0.05) as alone:
+    with latency.isolated("cpu", timeout_s=0.05) as alone:
         share.give_way()
         assert alone
 

@@ -195,7 +195,8 @@ def test_the_pace_foretells_an_epoch() -> None:
 
     from nas.data import read
     from nas.run import make_task
-    from nas.training.evaluator import Evaluator, fit_proxy
+    from nas.training.evaluator import Evaluator
+    from nas.training.fit import fit_proxy
     from nas.training.monitors import GradientMonitor
     from nas.training.proxy import Proxy
 

@@ -24,7 +24,8 @@ from nas.task import Budget, Fidelity, Task
 from nas.testing import example_datasets
 from nas.training import cost, evaluator
 from nas.training.batches import part_tensors
-from nas.training.evaluator import Evaluator, fit_proxy
+from nas.training.evaluator import Evaluator
+from nas.training.fit import fit_proxy
 from nas.training.proxy import Proxy
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -248,7 +249,7 @@ def test_a_clip_of_the_configuration_reaches_training_and_recipe() -> None:
 
 def test_where_memory_is_short_it_is_handed_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[bool] = []
-    monkeypatch.setattr(cost, "hand_back", lambda at_once: said.append(at_once))
+    monkeypatch.setattr(cost, "trim_heap", lambda at_once: said.append(at_once))
     dataset, task = table()
     work = Evaluator(task, dataset)
     asked = Candidate(3, "mlp", mlp(task), seed=1, epochs=1).to_dict()

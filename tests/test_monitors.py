@@ -24,7 +24,8 @@ from nas.task import Budget, Fidelity, Target, Task
 from nas.testing import example_datasets
 from nas.training import monitors
 from nas.training.batches import part_tensors
-from nas.training.evaluator import Evaluator, fit_proxy
+from nas.training.evaluator import Evaluator
+from nas.training.fit import fit_proxy
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import Proxy
 
@@ -37,7 +38,7 @@ FEATURES, CLASSES, BATCH = 16, 4, 32
 @pytest.fixture(autouse=True)
 def look_at_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine: on networks as small as these, looks are dear."""
-    monkeypatch.setattr(monitors, "LOOKS_SHARE", math.inf)
+    monkeypatch.setattr(monitors, "OVERHEAD", math.inf)
 
 
 class Foreign(pl.LightningModule):
@@ -138,10 +139,10 @@ def test_norms_are_those_of_autograd_before_clipping() -> None:
                 by_hand[layer] = math.hypot(by_hand.get(layer, 0.0), float(p.grad.norm()))
 
     fit(module, Each(look), monitor, steps=25, clip=1e-4)
-    assert [look.step for look in monitor.looks] == [0, 10, 20]
-    assert monitor.looks[2].norms == pytest.approx(by_hand, rel=1e-4)
-    assert monitor.looks[2].norm == pytest.approx(math.hypot(*by_hand.values()), rel=1e-4)
-    assert monitor.looks[2].norm > 1e-2, "the clipped norm would be 1e-4"
+    assert [look.step for look in monitor.samples] == [0, 10, 20]
+    assert monitor.samples[2].norms == pytest.approx(by_hand, rel=1e-4)
+    assert monitor.samples[2].norm == pytest.approx(math.hypot(*by_hand.values()), rel=1e-4)
+    assert monitor.samples[2].norm > 1e-2, "the clipped norm would be 1e-4"
 
 
 def test_update_ratios_are_what_the_optimiser_adds_over_the_weights() -> None:
@@ -153,7 +154,7 @@ def test_update_ratios_are_what_the_optimiser_adds_over_the_weights() -> None:
         names = (f"{layer}.weight", f"{layer}.bias")
         added = math.hypot(*(float((end[n] - start[n]).norm()) for n in names))
         size = math.hypot(*(float(start[n].norm()) for n in names))
-        assert monitor.looks[0].updates[layer] == pytest.approx(added / size, rel=1e-3)
+        assert monitor.samples[0].updates[layer] == pytest.approx(added / size, rel=1e-3)
 
 
 def test_dead_units_are_those_whose_relu_gives_zero_for_the_whole_batch() -> None:
@@ -167,7 +168,7 @@ def test_dead_units_are_those_whose_relu_gives_zero_for_the_whole_batch() -> Non
         }
     assert by_hand["2"] >= 12 / 32
     fit(Foreign(network), monitor, steps=1, data=batch)
-    assert monitor.looks[0].dead == pytest.approx(by_hand | {"4": 0.0})
+    assert monitor.samples[0].dead == pytest.approx(by_hand | {"4": 0.0})
 
 
 def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -> None:
@@ -177,14 +178,14 @@ def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -
     fit(Foreign(stack(1, nn.ReLU)), parts, steps=15, data=batch, accumulate=2)
     assert len(parts.losses) == 11
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
-    assert parts.looks[1].norms == pytest.approx(whole.looks[1].norms, rel=1e-3)
+    assert parts.samples[1].norms == pytest.approx(whole.samples[1].norms, rel=1e-3)
 
 
 def test_looks_that_are_dear_become_rare_but_ten_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitors, "LOOKS_SHARE", 1e-9)
+    monkeypatch.setattr(monitors, "OVERHEAD", 1e-9)
     monitor = GradientMonitor()
     fit(Foreign(stack(1, nn.ReLU)), monitor, steps=300)
-    assert [look.step for look in monitor.looks] == [0, *range(10, 300, 30)]
+    assert [look.step for look in monitor.samples] == [0, *range(10, 300, 30)]
 
 
 # -- verdicts ----------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def test_a_plain_deep_stack_with_large_weights_explodes() -> None:
     monitor = stopped(Foreign(stack(20, nn.ReLU, gain=4.0), lr=1e-4))
     assert monitor.finding is not None
     assert monitor.finding.reason == "exploding"
-    assert monitor.finding.layer in monitor.looks[-1].norms
+    assert monitor.finding.layer in monitor.samples[-1].norms
     assert monitor.finding.value > monitor.finding.threshold
     assert f"at step {monitor.finding.step}" in monitor.finding.evidence
 
@@ -273,7 +274,7 @@ def test_a_gradient_that_grows_a_thousandfold_is_no_matter_to_a_network_that_lea
     monitor = GradientMonitor()
     fit(Foreign(stack(2, nn.ReLU), lr=1e-2), spoil("network", 45, 1e5), monitor)
     assert monitor.finding is None
-    assert monitor.looks[-1].norm > 1e3 * monitor.looks[0].norm
+    assert monitor.samples[-1].norm > 1e3 * monitor.samples[0].norm
 
 
 @pytest.mark.parametrize("depth", [12, 40])
@@ -300,7 +301,7 @@ def test_a_layer_of_dead_units_is_named(layer: int, norm: bool) -> None:
     assert monitor.finding is not None
     assert (monitor.finding.reason, monitor.finding.layer) == ("dead", str(culprit))
     assert monitor.finding.step == 20
-    assert monitor.looks[-1].dead[str(culprit)] == 1.0
+    assert monitor.samples[-1].dead[str(culprit)] == 1.0
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -346,7 +347,7 @@ def test_a_sound_training_gets_no_verdict(family: str) -> None:
     fit_proxy(Proxy(family, config, task), *parts, 12, 0, [monitor])  # type: ignore[arg-type]
     assert monitor.finding is None
     assert np.mean(monitor.losses[-10:]) < 0.98 * math.log(3)
-    updates = [u for look in monitor.looks for u in look.updates.values()]
+    updates = [u for look in monitor.samples for u in look.updates.values()]
     assert 1e-5 < np.median(updates) < 1e-1
 
 

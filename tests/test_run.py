@@ -37,7 +37,8 @@ from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import formula, small_spaces, small_task
 from nas.train import EpochLines, check, cli, predict, train
-from nas.training.evaluator import Evaluator, folds, from_folder, train_folds
+from nas.training.evaluator import Evaluator, from_folder
+from nas.training.fit import folds, train_folds
 from nas.training.metrics import mean_scores
 from nas.training.monitors import TrainingStopped
 from nas.training.proxy import Proxy

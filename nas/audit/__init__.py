@@ -56,7 +56,7 @@ class Audit:
             training = asdict(seen.observed) | {
                 "lr": seen.lr,
                 "losses": seen.losses,
-                "gradient_norms": {look.step: look.norms for look in seen.looks},
+                "gradient_norms": {sample.step: sample.norms for sample in seen.samples},
                 "range_test": asdict(seen.range_test),
                 "seconds": round(seen.seconds, 2),
             }
@@ -214,7 +214,7 @@ def audit(
 def _reached_later(net: Anatomy, seen: Checkup) -> Anatomy:
     """Without the parameters that got a gradient in training, as an expert that few samples
     ask."""
-    reached = {name for look in seen.looks for name in look.norms}
+    reached = {name for sample in seen.samples for name in sample.norms}
     unreached = net.unreached.items()
     left = {name: size for name, size in unreached if name.rpartition(".")[0] not in reached}
     return replace(net, unreached=left)
@@ -346,11 +346,11 @@ def _page(found: Audit, seen: Checkup) -> str:
             f"Loss of {len(seen.losses)} steps at a rate of {seen.lr:.2g}",
         ),
     )
-    layers = list(dict.fromkeys(name for look in seen.looks for name in look.norms))
-    norms = [[look.norms.get(name, 0.0) for look in seen.looks] for name in layers]
+    layers = list(dict.fromkeys(name for sample in seen.samples for name in sample.norms))
+    norms = [[sample.norms.get(name, 0.0) for sample in seen.samples] for name in layers]
     shown = [[math.log10(n) if 0 < n < math.inf else None for n in row] for row in norms]
     figure.add_heatmap(
-        x=[str(look.step) for look in seen.looks],
+        x=[str(sample.step) for sample in seen.samples],
         y=layers,
         z=shown,
         colorscale="Viridis",

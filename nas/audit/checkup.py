@@ -25,7 +25,7 @@ from nas.rules import GRADIENT_CLIP
 from nas.training.batches import Batch, Batches
 from nas.training.lr import STEPS as RATE_STEPS
 from nas.training.lr import RangeTest, range_test
-from nas.training.monitors import GradientMonitor, Look
+from nas.training.monitors import GradientMonitor, GradientSample
 
 STEPS = 400  # of the training that is watched: a plateau is told between 150 and half of them
 ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples that are learnt by heart, and steps for it
@@ -46,7 +46,7 @@ class Checkup:
     lr: float  # that it was trained at
     losses: tuple[float, ...]  # of its steps
     short: bool  # whether there were fewer steps than usual, for lack of time
-    looks: tuple[Look, ...]
+    samples: tuple[GradientSample, ...]
     seconds: float
 
 
@@ -102,7 +102,7 @@ def checkup(
     with _again(network):
         _fit(module, batches, steps(STEPS), monitor)
     losses = tuple(float(value) for value in module.losses)
-    found, last = monitor.finding, monitor.looks[-1:]
+    found, last = monitor.finding, monitor.samples[-1:]
     dead = max((x for look in last for x in look.dead.items()), key=lambda x: x[1], default=None)
     observed = Observed(
         chance=problem.uniform,
@@ -118,7 +118,7 @@ def checkup(
         dead=dead,
     )
     seconds = time.perf_counter() - begun
-    return Checkup(observed, rates, rate, losses, share < 1, tuple(monitor.looks), seconds)
+    return Checkup(observed, rates, rate, losses, share < 1, tuple(monitor.samples), seconds)
 
 
 @contextmanager

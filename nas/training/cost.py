@@ -1,6 +1,6 @@
 """What a network costs before it runs: parameters, FLOPs, memory, layer by layer.
 
-Parameters and FLOPs are counted, and memory is foretold, on the meta device, before any memory
+Parameters and FLOPs are counted, and memory is predicted, on the meta device, before any memory
 is spent.
 
 A multiply-add counts as two FLOPs. What is counted are products of matrices, convolutions
@@ -30,8 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Inputs = dict[str, Tensor]
 
-FEW = 8  # samples of a step that is not played through but run
-KEPT = 2.5  # the most that a heap was seen to hold of what was needed (scripts/bench_memory.py)
+REAL_SAMPLES = 8  # samples of a step that is not played through but run
+HEAP_OVERHEAD = (
+    2.5  # the most that a heap was seen to hold of what was needed (scripts/bench_memory.py)
+)
 
 
 def parameters(network: nn.Module) -> int:
@@ -58,7 +60,7 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
         if name and not any(True for _ in module.children())
     ]
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
-    with _Whole(), counter:
+    with _FusedOps(), counter:
         network.train()
         network(**given)
     for hook in hooks:
@@ -106,7 +108,7 @@ def _placed(network: nn.Module, inputs: Inputs, real: bool) -> Inputs:
     return {name: value.to(device) for name, value in inputs.items()}
 
 
-class _Whole(TorchFunctionMode):
+class _FusedOps(TorchFunctionMode):
     """Attention and recurrent layers on the meta device in one piece, as they run elsewhere."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -257,7 +259,7 @@ def training_mb(
 ) -> float:
     """The most memory that a training step of ``samples`` in float32 with AdamW needs, MiB.
 
-    A process may hold more, up to ``KEPT`` times: see ``hand_back``.
+    A process may hold more, up to ``HEAP_OVERHEAD`` times: see ``trim_heap``.
 
     The step is played through on the meta device with ``augment(batch(samples))``: weights and two
     moments, what the forward keeps beside the gradients of the step before, the new gradients as
@@ -274,7 +276,7 @@ def training_mb(
         weights = _trained(network)
         return 2 * weights + max(forward + weights, ledger.peak)
 
-    return _played(build, batch, samples, step, copies=3)
+    return _traced(build, batch, samples, step, copies=3)
 
 
 def inference_mb(
@@ -289,10 +291,10 @@ def inference_mb(
             network(**given)
         return ledger.peak
 
-    return _played(build, batch, samples, predict, copies=0)
+    return _traced(build, batch, samples, predict, copies=0)
 
 
-def _played(
+def _traced(
     build: Callable[[], nn.Module],
     batch: Callable[[int], Inputs],
     samples: int,
@@ -301,11 +303,11 @@ def _played(
 ) -> float:
     """MiB; ``copies`` of the trained weights, beside themselves, do not grow with the batch."""
     network, real = _built(build)
-    few = min(FEW, samples) if real else samples
+    few = min(REAL_SAMPLES, samples) if real else samples
     given = _placed(network, batch(few), real)
     own = [*network.parameters(), *network.buffers()]
     ledger = _Ledger([*own, *given.values()])
-    with _Whole(), ledger:
+    with _FusedOps(), ledger:
         most = play(network, given, ledger)
     fixed = _bytes(own) + copies * _trained(network)
     return (fixed + (most - fixed) * samples / few) / 2**20
@@ -405,10 +407,10 @@ _WORKSPACE: dict[str, Callable[[Any, Any], int]] = {
 }
 
 
-def hand_back(at_once: bool) -> None:
+def trim_heap(at_once: bool) -> None:
     """Whether the C library's heap gives memory back to the system as soon as it is freed, or
     keeps it for what comes. Kept, it lies in pieces that new tensors often do not fit into, and a
-    process holds up to ``KEPT`` times what it needs; given back at once, it holds what
+    process holds up to ``HEAP_OVERHEAD`` times what it needs; given back at once, it holds what
     ``training_mb`` tells, and a step takes 1.6 to 2.7 times as long.
 
     glibc's (man 3 mallopt); with another C library nothing changes.

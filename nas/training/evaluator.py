@@ -1,4 +1,4 @@
-"""A worker's side of a search: train a proxy, fit the simple models, measure a latency."""
+"""A worker's side of a search: train a candidate, fit the simple models, measure latencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,31 +29,45 @@ from nas.training.baselines import baselines
 from nas.training.batches import (
     Batch,
     Batches,
-    Tensors,
     batch_inputs,
-    evaluation_batch,
     largest_rows,
-    part_tensors,
-    proxy_folds,
     row_inputs,
     to_tensors,
     typical_rows,
 )
+from nas.training.fit import fit_proxy, folds, train_folds
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
 from nas.training.proxy import Proxy, build_network
 
-LOUD = 1.5
-FOLD_REPORTS = 5
+# Measured beside other trainings, a latency may be this many times its limit and still meet it
+# on the isolated device.
+CONTENTION = 1.5
+FOLD_REPORTS = 5  # of a fold after the first
 
 Report = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a candidate costs, known before any of it is trained.
+
+    ``costs``: "params", "flops" (of one sample), and, unless those are over a limit already,
+    "memory_mb" (of a training in whole batches) and "inference_mb", MiB; ``layers`` as in
+    ``cost.analyse``; ``violation``: the limit that is exceeded, "" where all are met.
+    """
+
+    costs: dict[str, float]
+    layers: tuple[dict[str, Any], ...]
+    violation: str = ""
 
 
 class Evaluator:
     """Made once in each worker; every method is a call of the driver.
 
     ``report(epoch, metrics)`` hands figures to the driver and returns "" to go on, or the
-    reason to stop. Candidates come and go as dictionaries, as they travel in JSON.
+    reason to stop. Candidates come and go as dictionaries, as they travel in JSON. Between two
+    calls nothing of a candidate is kept.
     """
 
     def __init__(self, task: Task, dataset: Dataset) -> None:
@@ -63,16 +77,16 @@ class Evaluator:
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
-        self._share = latency.Share(self.device)
-        self._short = False  # of memory
+        self._lock = latency.WorkLock(self.device)
+        self._trims_heap = False
 
     def baselines(self, report: Report) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
-        with self._share:
+        with self._lock:
             return baselines(self.dataset, self.task)
 
     def latency(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
-        """Latency on the quiet device, with a longer look than during the search."""
+        """Latency on the isolated device, measured for longer than during the search."""
         return self.latencies([candidate], report)[0]
 
     def latencies(self, candidates: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
@@ -80,46 +94,36 @@ class Evaluator:
         sample = self._sample(1)
         networks = [self._network(Candidate.from_dict(c)).to(self.device) for c in candidates]
         passes = [latency.timed(network.eval(), sample, self.device) for network in networks]
-        told = {"threads": torch.get_num_threads(), "batch": 1}
-        return [found | told for found in latency.side_by_side(passes, self.device)]
+        setting = {"threads": torch.get_num_threads(), "batch": 1}
+        return [found | setting for found in latency.side_by_side(passes, self.device)]
 
     def evaluate(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
         """Train one candidate; whatever happens to it comes back as a state and a reason."""
-        begun = time.monotonic()
-        self._now = Candidate.from_dict(candidate)
-        try:
-            self._preflight()
-            self._fit(report)
-            self._now = replace(self._now, state=State.COMPLETE)
-        except TrainingStopped as stop:
-            state = State.FAILED if stop.reason.kind == "cut off" else State.PRUNED
-            self._now = replace(self._now, state=state, reason=stop.reason, detail=stop.evidence)
-        except (MemoryError, RuntimeError) as error:
-            detail = _shortage(error)
-            self._now = replace(self._now, state=State.PRUNED, reason=Reason.OOM, detail=detail)
-        if self.device != "cpu" or self._now.reason is Reason.OOM:
-            self._free()
-        return replace(self._now, seconds=time.monotonic() - begun).to_dict()
+        begin = time.monotonic()
+        end = self._evaluated(Candidate.from_dict(candidate), report)
+        if self.device != "cpu" or end.reason is Reason.OOM:
+            _free(self.device)
+        return replace(end, seconds=time.monotonic() - begin).to_dict()
 
     def costs(
         self, configs: list[Config], limit_s: float | None, report: Report
     ) -> list[dict[str, float]]:
         """What configurations of the joined space cost, without training: of as many as
-        ``limit_s`` allows. Latency is taken where the task asks for it, with a short look."""
+        ``limit_s`` seconds allow. Latency is measured where the task asks for it, briefly."""
         asked = [o.metric for o in self.task.objectives] + [c.metric for c in self.task.constraints]
         end = math.inf if limit_s is None else time.monotonic() + limit_s
-        found: list[dict[str, float]] = []
+        result: list[dict[str, float]] = []
         for i, config in enumerate(configs):
             if time.monotonic() > end:
                 break
             family, own = split_family(config)
             candidate = Candidate(number=i, family=family, config=own, seed=i)
-            found.append(self._analysed(candidate, asked)[0])
+            result.append(self._counted(candidate)[0] | self._memory(candidate, asked))
             if "latency_ms" in asked:
                 network = self._network(candidate).to(self.device)
-                look = latency.latency(network, self._sample(1), device=self.device, budget_s=0.03)
-                found[-1]["latency_ms"] = look["ms"]
-        return found
+                brief = latency.latency(network, self._sample(1), device=self.device, budget_s=0.03)
+                result[-1]["latency_ms"] = brief["ms"]
+        return result
 
     def range_test(
         self, family: str, config: Config, limit_s: float | None, report: Report
@@ -128,13 +132,13 @@ class Evaluator:
         TrainingStopped where there is no memory for it, or it is not over in ``limit_s``."""
         seed, end = self.task.seed, math.inf if limit_s is None else time.monotonic() + limit_s
         candidate = Candidate(number=0, family=family, config=config, seed=seed)
-        if shortage := self._lack(self._analysed(candidate, ())[2](1)):
+        if shortage := self._shortage(self._training_mb(candidate)):
             raise TrainingStopped(Reason.OOM, shortage)
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
 
         def loss(batch: Batch) -> Tensor:
-            self._share.give_way()
+            self._lock.give_way()
             if time.monotonic() > end:
                 raise TrainingStopped(Reason.TIMEOUT, f"not over after {limit_s:.0f} s")
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
@@ -143,27 +147,28 @@ class Evaluator:
         batches = Batches(*self._folds[0][0], int(config["batch_size"]), seed)
         decay, clip = float(config["weight_decay"]), rules.gradient_clip(config)
         try:
-            with self._share:
+            with self._lock:
                 return asdict(lr.range_test(module, loss, batches, weight_decay=decay, clip=clip))
         finally:
-            self._free()
+            _free(self.device)
 
     def pace(self, family: str, config: Config, limit_s: float, report: Report) -> dict[str, Any]:
-        """How fast a training of a configuration goes, as its first steps tell: ``step_ms``, their
-        interquartile range ``spread_ms``, how many ``steps`` there were, and ``epoch_s``, what an
-        epoch with its validation takes. Whether there is memory for it is not asked."""
+        """How fast a training of a configuration is, from its first steps in ``limit_s`` seconds:
+        ``step_ms``, the interquartile range of the steps ``spread_ms``, how many ``steps`` there
+        were, and ``epoch_s``, what an epoch with its validation takes. Whether there is memory
+        for it is not checked."""
         torch.manual_seed(self.task.seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
         clock, schedule = StepClock(limit_s), (max(4, self.task.fidelity.epochs), self.task.seed)
         with suppress(TrainingStopped):  # by the clock
             fit_proxy(module, *self._folds[0], *schedule, [GradientMonitor(stop=False), clock])
-        self._free()
+        _free(self.device)
         low, high = np.percentile(clock.steps_s, (25, 75))
         step_s = float(np.mean(clock.steps_s))
         train, val = (len(next(iter(labels.values()))) for _, labels in self._folds[0])
         batch = min(int(config["batch_size"]), train)
-        # Of an epoch that is not over in time the validation is foretold: a pass forward costs
-        # about half of one backward.
+        # Where no epoch ended in time, its validation is predicted: a forward pass costs about
+        # a third of a training step.
         epoch_s = (rules.steps_per_epoch(train, batch) + val / batch / 3) * step_s
         return {
             "step_ms": 1e3 * step_s,
@@ -172,154 +177,156 @@ class Evaluator:
             "epoch_s": float(np.median(clock.epochs_s)) if clock.epochs_s else epoch_s,
         }
 
-    def _preflight(self) -> None:
-        """The costs, before any memory is spent; a candidate over a limit ends here, before its
-        memory is told where it is over another."""
-        costs, layers, self._memory_mb = self._analysed(self._now, ())
-        self._now = replace(self._now, metrics=costs, layers=layers)
-        _require(self.task, costs)
-        costs |= {"memory_mb": self._memory_mb(1), "inference_mb": self._inference_mb(self._now)}
-        self._now = replace(self._now, metrics=costs)
-        _require(self.task, costs)
+    def preflight(self, candidate: Candidate) -> Preflight:
+        """The costs of a candidate, before any memory is spent. Memory is predicted only where
+        parameters and FLOPs meet the task's limits."""
+        costs, layers = self._counted(candidate)
+        violation = _violation(self.task, costs)
+        if not violation:
+            costs = costs | self._memory(candidate)
+            violation = _violation(self.task, costs)
+        return Preflight(costs, layers, violation)
 
-    def _analysed(
-        self, candidate: Candidate, metrics: Collection[str] = COSTS
-    ) -> tuple[dict[str, float], tuple[dict[str, Any], ...], Callable[[int], float]]:
-        """Parameters, FLOPs, and the memory where it is among ``metrics``; layers; and the memory
-        of training by the number of parts that a batch comes in."""
+    # -- costs -------------------------------------------------------------------------------
 
-        def build() -> nn.Module:
-            return self._network(candidate)
-
-        found = cost.analyse(build, self._sample(2))
+    def _counted(self, candidate: Candidate) -> tuple[dict[str, float], tuple[dict[str, Any], ...]]:
+        """Parameters and FLOPs of one sample; layers."""
+        found = cost.analyse(lambda: self._network(candidate), self._sample(2))
         # One pass over a graph serves all its nodes; other passes are of two samples, as
         # BatchNorm cannot be trained on one.
-        passes, batch = 2, int(candidate.config["batch_size"])
-        if rules.is_node_level(self.task):
-            passes = batch = 1
+        samples = 1 if rules.is_node_level(self.task) else 2
+        costs = {"params": float(found["params"]), "flops": found["flops"] / samples}
+        return costs, tuple(found["layers"])
 
-        def memory_mb(parts: int) -> float:
-            samples = max(1, batch // parts)
-            change = partial(augment, config=dict(candidate.config))
-            return cost.training_mb(build, self._largest, samples, change)
-
-        costs = {"params": float(found["params"]), "flops": found["flops"] / passes}
+    def _memory(self, candidate: Candidate, metrics: Collection[str] = COSTS) -> dict[str, float]:
+        """Those of "memory_mb" and "inference_mb" that are among ``metrics``."""
+        found = {}
         if "memory_mb" in metrics:
-            costs["memory_mb"] = memory_mb(1)
+            found["memory_mb"] = self._training_mb(candidate)
         if "inference_mb" in metrics:
-            costs["inference_mb"] = self._inference_mb(candidate)
-        return costs, tuple(found["layers"]), memory_mb
+            network = partial(self._network, candidate)
+            found["inference_mb"] = cost.inference_mb(network, self._sample, 1)
+        return found
 
-    def _inference_mb(self, candidate: Candidate) -> float:
-        return cost.inference_mb(lambda: self._network(candidate), self._sample, 1)
+    def _training_mb(self, candidate: Candidate, accumulate: int = 1) -> float:
+        """The memory of a training whose batches come in ``accumulate`` micro-batches, MiB."""
+        samples = max(1, int(candidate.config["batch_size"]) // accumulate)
+        if rules.is_node_level(self.task):
+            samples = 1  # one batch holds the whole graph
+        change = partial(augment, config=dict(candidate.config))
+        return cost.training_mb(partial(self._network, candidate), self._largest, samples, change)
 
-    def _fit(self, report: Report) -> None:
-        """Train, in half batches (rule "micro-batch") where whole ones would need more memory
-        than there is or turn out to."""
-        known, shortage = self._now, ""
-        for accumulate in self._parts():
-            needed = self._memory_mb(accumulate)
-            if shortage := self._lack(needed):
-                continue
-            self._now = replace(known, metrics=known.metrics | {"memory_mb": needed})
-            if accumulate > 1:
-                self._now = replace(self._now, cost={"accumulate": accumulate})
-            try:
-                return self._train(report, accumulate)
-            except (MemoryError, RuntimeError) as error:
-                shortage = _shortage(error)
-            self._free()
-        batches = "half" if accumulate > 1 else "whole"
-        raise TrainingStopped(
-            Reason.OOM, f"no memory for a training in {batches} batches: {shortage}"
-        )
-
-    def _lack(self, needed_mb: float) -> str:
-        """What a training lacks that needs so much, "" where there is room. Where memory is short
-        no more of it is held than needed, at the expense of time."""
+    def _shortage(self, needed_mb: float) -> str:
+        """By how much memory falls short of ``needed_mb``, "" where it suffices. Where it is
+        short, freed memory goes back to the system at once, which takes time."""
         available = cost.available_memory_mb(self.device)
         if needed_mb > available:
             return f"it needs {needed_mb:.0f} MiB, {available:.0f} MiB are available"
-        short = self.device == "cpu" and needed_mb * cost.KEPT > available
-        if short != self._short:
-            cost.hand_back(at_once=short)
-            self._short = short
+        trim = self.device == "cpu" and needed_mb * cost.HEAP_OVERHEAD > available
+        if trim != self._trims_heap:
+            cost.trim_heap(at_once=trim)
+            self._trims_heap = trim
         return ""
 
-    def _free(self) -> None:
-        """Give back what a training held that has ended: a trainer and its module hold each
-        other, and what is cached on a GPU is missing to the other workers."""
-        gc.collect()
-        if self.device != "cpu":
-            torch.cuda.empty_cache()
+    # -- training ----------------------------------------------------------------------------
 
-    def _parts(self) -> Iterator[int]:
-        """In how many parts a batch may come."""
+    def _evaluated(self, candidate: Candidate, report: Report) -> Candidate:
+        """The candidate as it ends: its costs, and its training if it meets the limits."""
+        try:
+            preflight = self.preflight(candidate)
+        except (MemoryError, RuntimeError) as error:
+            return _stopped(candidate, Reason.OOM, _out_of_memory(error))
+        candidate = replace(candidate, metrics=preflight.costs, layers=preflight.layers)
+        if preflight.violation:
+            return _stopped(candidate, Reason.INFEASIBLE, preflight.violation)
+        # In half batches (rule "micro-batch") where whole ones would need more memory than
+        # there is, or turn out to.
+        end, shortage, accumulate = candidate, "", 1
+        for accumulate in self._micro_batches(candidate):
+            needed = preflight.costs["memory_mb"]
+            if accumulate > 1:
+                needed = self._training_mb(candidate, accumulate)
+            if shortage := self._shortage(needed):
+                continue
+            metrics = candidate.metrics | {"memory_mb": needed}
+            split = {"accumulate": accumulate} if accumulate > 1 else {}
+            end = self._train(replace(candidate, metrics=metrics, cost=split), accumulate, report)
+            if end.reason is not Reason.OOM:
+                return end
+            shortage = end.detail
+            _free(self.device)
+        batches = "half" if accumulate > 1 else "whole"
+        return _stopped(
+            end, Reason.OOM, f"no memory for a training in {batches} batches: {shortage}"
+        )
+
+    def _micro_batches(self, candidate: Candidate) -> Iterator[int]:
+        """In how many micro-batches a batch may come, from one on."""
         yield 1
         with torch.device("meta"):
-            modules = list(self._network(self._now).modules())
+            modules = list(self._network(candidate).modules())
         batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
-        if rules.halves(self.task, int(self._now.config["batch_size"]), batch_norm):
+        if rules.halves(self.task, int(candidate.config["batch_size"]), batch_norm):
             yield 2
 
-    def _train(self, report: Report, accumulate: int) -> None:
-        """Train on the first fold, of which the driver hears, then on the others if any."""
-        module = self._measured()
-        candidate, task = self._now, self.task
+    def _train(self, candidate: Candidate, accumulate: int, report: Report) -> Candidate:
+        """Measure its latency and train it on all folds; the candidate as far as it came, with
+        the reason where it was stopped ("oom" where memory ran out)."""
+        progress = _Progress(candidate, report)
+        try:
+            torch.manual_seed(candidate.seed)
+            module = Proxy(candidate.family, dict(candidate.config), self.task).to(self.device)
+            progress.candidate = candidate = self._with_latency(candidate, module)
+            if violation := _violation(self.task, candidate.metrics):
+                return _stopped(candidate, Reason.INFEASIBLE, violation)
+            with self._lock:
+                return replace(self._fit(module, progress, accumulate), state=State.COMPLETE)
+        except TrainingStopped as stop:
+            return _stopped(progress.candidate, stop.reason, stop.evidence)
+        except (MemoryError, RuntimeError) as error:
+            return _stopped(progress.candidate, Reason.OOM, _out_of_memory(error))
 
-        watching: list[pl.Callback] = [_GiveWay(self._share)]
+    def _fit(self, module: Proxy, progress: _Progress, accumulate: int) -> Candidate:
+        """Train on the first fold, whose epochs the driver hears of, then on the others if any."""
+        asked, task = progress.candidate, self.task
+        watching: list[pl.Callback] = [_GiveWay(self._lock)]
         if (limit_s := task.fidelity.time_limit_s) is not None:
-            limit_s *= rules.BASELINE_PATIENCE if candidate.origin == "baseline" else 1.0
+            limit_s *= rules.BASELINE_PATIENCE if asked.origin == "baseline" else 1.0
             watching.append(TimeLimit(limit_s, len(self._folds)))
         monitor = GradientMonitor()
-        callbacks = [monitor, *watching, _EpochReport(self._take, report)]
-        begin = time.perf_counter()
         first, *others = self._folds
-        schedule = (candidate.epochs, candidate.seed)
+        schedule = (asked.epochs, asked.seed)
+        begin = time.perf_counter()
         try:
-            with self._share:
-                trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
+            callbacks = [monitor, *watching, progress]
+            trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
         finally:
-            norms = monitor.looks[-1].norms if monitor.looks else {}
-            self._now = replace(self._now, health=monitor.summary(), gradient_norms=norms)
+            norms = monitor.samples[-1].norms if monitor.samples else {}
+            known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
+            progress.candidate = known
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
-        self._now = replace(self._now, cost=self._now.cost | {"step_ms": step_ms})
-        if others:
-            found = (candidate.family, candidate.config, task)
-            turn = count(2)
+        known = replace(known, cost=known.cost | {"step_ms": step_ms})
+        progress.candidate = known
+        if not others:
+            return known
+        numbers = count(2)
 
-            def later() -> list[pl.Callback]:
-                return [GradientMonitor(), *watching, _FoldReport(next(turn), report)]
+        def callbacks_of_fold() -> list[pl.Callback]:
+            return [GradientMonitor(), *watching, _FoldReport(next(numbers), progress.report)]
 
-            with self._share:
-                more = train_folds(*found, others, *schedule, later, accumulate)
-            mean = mean_scores([trainer.callback_metrics, *more])
-            self._now = replace(self._now, metrics=self._now.metrics | mean)
+        network = (asked.family, asked.config, task)
+        more = train_folds(*network, others, *schedule, callbacks_of_fold, accumulate)
+        mean = mean_scores([trainer.callback_metrics, *more])
+        return replace(known, metrics=known.metrics | mean)
 
-    def _measured(self) -> Proxy:
-        """The network of the candidate, its latency taken; one over a limit ends here."""
-        candidate = self._now
-        torch.manual_seed(candidate.seed)
-        module = Proxy(candidate.family, dict(candidate.config), self.task)
-        module.to(self.device)
-        look = latency.latency(module.network, self._sample(1), device=self.device)
-        metrics = candidate.metrics | {"latency_ms": look["ms"]}
-        self._now = replace(
+    def _with_latency(self, candidate: Candidate, module: Proxy) -> Candidate:
+        """The candidate with its latency as measured beside other trainings."""
+        brief = latency.latency(module.network, self._sample(1), device=self.device)
+        return replace(
             candidate,
-            metrics=metrics,
-            cost=candidate.cost | {"latency": look | {"quiet": False}},
+            metrics=candidate.metrics | {"latency_ms": brief["ms"]},
+            cost=candidate.cost | {"latency": brief | {"quiet": False}},
         )
-        _require(self.task, metrics)
-        return module
-
-    def _take(self, epoch: int, metrics: dict[str, float]) -> Candidate:
-        """Add an epoch's figures to the candidate in training."""
-        self._now = replace(
-            self._now,
-            metrics=self._now.metrics | metrics,
-            curve=(*self._now.curve, curve_point(epoch, metrics)),
-        )
-        return self._now
 
     def _network(self, candidate: Candidate) -> nn.Module:
         return build_network(candidate.family, candidate.config, self.task)
@@ -340,86 +347,25 @@ def from_folder(folder: str) -> Evaluator:
     return Evaluator(task, Dataset.load(Path(folder) / "data"))
 
 
-def folds(dataset: Dataset, task: Task) -> list[tuple[Tensors, Tensors]]:
-    """Inputs and labels that a proxy is trained on and scored by, on the device for good; one
-    pair, or several where the data are few."""
-    pairs = proxy_folds(dataset, task)
-    return [
-        (part_tensors(dataset, train, task.device), part_tensors(dataset, val, task.device))
-        for train, val in pairs
-    ]
-
-
-def train_folds(
-    family: str,
-    config: Config,
-    task: Task,
-    folds: list[tuple[Tensors, Tensors]],
-    epochs: int,
-    seed: int,
-    callbacks: Callable[[], list[pl.Callback]],
-    accumulate: int = 1,
-) -> list[dict[str, Any]]:
-    """The last metrics of a proxy on each fold, trained from the same start each time."""
-    scores = []
-    for fold in folds:
-        torch.manual_seed(seed)
-        module = Proxy(family, dict(config), task).to(task.device)
-        trainer = fit_proxy(module, *fold, epochs, seed, callbacks(), accumulate)
-        scores.append(trainer.callback_metrics)
-    return scores
-
-
-def fit_proxy(
-    module: Proxy,
-    train: Tensors,
-    val: Tensors,
-    epochs: int,
-    seed: int,
-    callbacks: list[pl.Callback],
-    accumulate: int = 1,
-) -> pl.Trainer:
-    """Train a proxy, in Lightning's barest form; the same seed gives the same network. Each
-    batch comes in ``accumulate`` parts, whose gradients are averaged."""
-    cpu = module.task.device == "cpu"
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu" if cpu else "gpu",
-        devices=1,
-        precision="32-true" if cpu else "bf16-mixed",
-        gradient_clip_val=rules.gradient_clip(module.config),
-        accumulate_grad_batches=accumulate,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    batch_size = int(module.config["batch_size"]) // accumulate
-    evaluation = evaluation_batch(module.task.modality)
-    trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
-    return trainer
-
-
 class _GiveWay(pl.Callback):
-    """Holds a training still, between two batches, while a front is measured."""
+    """Pauses a training, between two batches, while a front is measured."""
 
-    def __init__(self, share: latency.Share) -> None:
-        self._share = share
+    def __init__(self, lock: latency.WorkLock) -> None:
+        self._lock = lock
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._share.give_way()
+        self._lock.give_way()
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        self._share.give_way()
+        self._lock.give_way()
 
 
-class _EpochReport(pl.Callback):
-    """Hands each epoch to the driver and carries out its verdict."""
+class _Progress(pl.Callback):
+    """The candidate as far as it is trained: adds each epoch to it, hands the epoch to the
+    driver, and stops the training where the driver says so."""
 
-    def __init__(self, take: Callable[..., Candidate], report: Report) -> None:
-        self._take, self._report = take, report
+    def __init__(self, candidate: Candidate, report: Report) -> None:
+        self.candidate, self.report = candidate, report
         self._loss: Any = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -428,21 +374,25 @@ class _EpochReport(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        self._loss = self._loss + outputs["loss"].detach()  # no look at it: no wait for a GPU
+        self._loss = self._loss + outputs["loss"].detach()  # not read: no wait for a GPU
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        # Lightning has divided the loss of each part by the number of parts.
+        # Lightning has divided the loss of each micro-batch by their number.
         steps = int(trainer.num_training_batches) / trainer.accumulate_grad_batches
         metrics["loss"] = float(self._loss) / steps
-        candidate = self._take(epoch, metrics)
-        if verdict := self._report(epoch, candidate.metrics):
+        self.candidate = replace(
+            self.candidate,
+            metrics=self.candidate.metrics | metrics,
+            curve=(*self.candidate.curve, curve_point(epoch, metrics)),
+        )
+        if verdict := self.report(epoch, self.candidate.metrics):
             raise TrainingStopped(Reason(verdict), f"after epoch {epoch} of {trainer.max_epochs}")
 
 
 class _FoldReport(pl.Callback):
-    """Tells the driver now and then how far a later fold is, and hears whether to stop."""
+    """Reports now and then how far a later fold is, and stops where the driver says so."""
 
     def __init__(self, fold: int, report: Report) -> None:
         self._fold, self._report = fold, report
@@ -457,29 +407,39 @@ class _FoldReport(pl.Callback):
             raise TrainingStopped(Reason(verdict), detail)
 
 
-def _require(task: Task, costs: dict[str, float]) -> None:
-    """Stop a candidate whose known costs are over a limit."""
+def _stopped(candidate: Candidate, reason: Reason, detail: str) -> Candidate:
+    """``candidate``, ended without being complete."""
+    state = State.FAILED if reason.kind == "cut off" else State.PRUNED
+    return replace(candidate, state=state, reason=reason, detail=detail)
+
+
+def _violation(task: Task, costs: dict[str, float]) -> str:
+    """The first limit that known ``costs`` exceed, in one sentence; "" where they meet all."""
     for constraint in task.constraints:
         if constraint.metric not in costs:
             continue
         value = costs[constraint.metric]
-        # Measured beside other trainings, a latency may be over a limit that it keeps.
-        if constraint.metric == "latency_ms" and value <= LOUD * constraint.bound:
+        if constraint.metric == "latency_ms" and value <= CONTENTION * constraint.bound:
             continue
         if not constraint.met(costs):
-            raise TrainingStopped(
-                Reason.INFEASIBLE, f"{constraint.metric} {value:g}, not {constraint}"
-            )
+            return f"{constraint.metric} {value:g}, not {constraint}"
     cap = rules.parameter_cap(task)
     if costs["params"] > cap:
-        raise TrainingStopped(
-            Reason.INFEASIBLE, f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
-        )
+        return f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
+    return ""
 
 
-def _shortage(error: Exception) -> str:
-    """What memory was short of, in one line; raises an error that tells of something else."""
-    said = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    if not isinstance(error, MemoryError) and not any(text in str(error) for text in said):
+def _out_of_memory(error: Exception) -> str:
+    """What memory ran out of, in one line; raises ``error`` again where it is another kind."""
+    texts = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
         raise error
     return str(error).splitlines()[0] if str(error) else "no memory left"
+
+
+def _free(device: str) -> None:
+    """Give back what a training held that has ended: a trainer and its module hold each
+    other, and what is cached on a GPU is missing to the other workers."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()

@@ -37,10 +37,10 @@ Pass = Callable[[], float]  # one forward pass; milliseconds
 
 BACKENDS = ("eager", "compile", "onnxruntime")
 TOLERANCE = 1e-4  # of a backend's logits, relative to the largest or to 1
-ROUNDS, FEWEST = 50, 8  # in which networks take turns
+ROUNDS, MIN_ROUNDS = 50, 8  # in which networks take turns
 SLICE_S = 0.005  # of a network in a round, at least three passes
-HELD_S = 1.0  # others hold still so long at a time
-PATIENCE_S = 10.0  # for them to do so
+HOLD_S = 1.0  # others hold still so long at a time
+TIMEOUT_S = 10.0  # for them to do so
 
 
 # -- who may use the device -----------------------------------------------------------------------
@@ -59,7 +59,7 @@ def device_lock(device: str) -> Iterator[None]:
         yield
 
 
-class Share:
+class WorkLock:
     """A device that is used for work which holds still while a front is measured.
 
     Inside ``with``, call ``give_way()`` between two steps: it returns at once unless a process
@@ -70,7 +70,7 @@ class Share:
         self._device = device
         self._files: tuple[TextIO, TextIO] | None = None
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> WorkLock:
         self._files = (_lock_file(self._device, "turn"), _lock_file(self._device, "work"))
         self.give_way()
         return self
@@ -92,15 +92,15 @@ class Share:
 
 
 @contextmanager
-def quiet(device: str, patience_s: float = PATIENCE_S) -> Iterator[bool]:
-    """Has all shares of a device hold still; false where one did not in ``patience_s``."""
+def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
+    """Has all shares of a device hold still; false where one did not in ``timeout_s``."""
     with (
         device_lock(device),
         _lock_file(device, "turn") as turn,
         _lock_file(device, "work") as work,
     ):
         fcntl.flock(turn, fcntl.LOCK_EX)
-        end, alone = time.monotonic() + patience_s, False
+        end, alone = time.monotonic() + timeout_s, False
         while not alone and time.monotonic() < end:
             try:
                 fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,15 +148,15 @@ def side_by_side(
 
     def on() -> bool:
         rounds = len(fastest[-1])
-        return rounds < ROUNDS and (rounds < FEWEST or time.monotonic() < end)
+        return rounds < ROUNDS and (rounds < MIN_ROUNDS or time.monotonic() < end)
 
     with torch.inference_mode():
         for once in passes:
             _repeat(once, SLICE_S, least=3)  # warm
         while on():
-            with quiet(device, PATIENCE_S if alone else 0.0) as held:  # waited for once
+            with isolated(device, TIMEOUT_S if alone else 0.0) as held:  # waited for once
                 alone = alone and held
-                block = time.monotonic() + HELD_S
+                block = time.monotonic() + HOLD_S
                 while on() and time.monotonic() < block:
                     for once, found in zip(passes, fastest, strict=True):
                         once()  # its weights are in no cache after the others

@@ -1,9 +1,9 @@
 """Monitors watch a network train and stop it when it fails, with the evidence.
 
-What is looked at, and the words for what goes wrong, follow Pei et al. 2024 (BTTackler), sec. 4,
+What is checked, and the words for what goes wrong, follow Pei et al. 2024 (BTTackler), sec. 4,
 and Zhang et al. 2021 (AutoTrainer), sec. 3. Their thresholds are not taken over: Adam divides
 the size of a gradient out again (Kingma & Ba 2015, sec. 2.1), and networks with faint gradients
-or with half of their units dead are among the best that were measured. So gradients only tell
+or with half of their units dead are among the best that were measured. So gradients only say
 *why*: a network is stopped for them while its loss shows that it has learnt nothing. The numbers
 below come from ``scripts/bench_monitors.py``; see experiments/LOG.md.
 """
@@ -23,16 +23,16 @@ from torch import Tensor
 
 from nas.candidate import Reason
 
-LOOKS_SHARE = 0.02  # of the time may go into looks
-# The run's own early history: this share of its steps, and at least so many.
+OVERHEAD = 0.02  # fraction of the time that samples may take
+# The run's own early history: this fraction of its steps, and at least so many.
 EARLY, EARLY_STEPS = 0.05, 20
-IN_A_ROW = 3  # looks that must agree
-# Nothing is learnt while the loss is not below this share of a constant prediction's.
-LEARNT = 0.98
+IN_A_ROW = 3  # samples that must agree
+# Nothing is learnt while the loss is not below this fraction of a constant prediction's.
+LEARNING = 0.98
 # A gradient norm so many times that of the early history, which counts for SOUND at most.
 EXPLODING, SOUND = 1e3, 1e2
 VANISHING = 1e-6  # the gradient norm of the first layer over the largest of any layer
-# Nothing learnt in this share of the steps, and in at least so many: with branches that start
+# Nothing learnt in this fraction of the steps, and in at least so many: with branches that start
 # at zero, or a loss with a penalty, sound networks have needed up to 150 to begin.
 PLATEAU, PLATEAU_STEPS = 0.25, 150
 
@@ -47,11 +47,11 @@ class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
 
 
 @dataclass(frozen=True)
-class Look:
+class GradientSample:
     """What is seen of a network at one step, by layer in the order of their declaration.
 
-    ``norms``: of the gradient, before clipping. ``dead``: the share of a layer's units that get
-    no gradient from any sample of the batch, as their biases tell (Lu et al. 2020, sec. 2: what
+    ``norms``: of the gradient, before clipping. ``dead``: the fraction of a layer's units that get
+    no gradient from any sample of the batch, as their biases show (Lu et al. 2020, sec. 2: what
     has died is constant). ``updates``: the norm of what the optimiser adds, over that of the
     weights; some 1e-3 is sound (You et al. 2017, LARS, sec. 4, has its inverse).
     """
@@ -80,55 +80,55 @@ class Finding:
 
 
 class GradientMonitor(pl.Callback):
-    """Looks at the loss and the gradients of any LightningModule and ends a training that
+    """Checks the loss and the gradients of any LightningModule and ends a training that
     fails; with ``stop`` false it goes on. The first ``finding`` is kept.
 
-    - "nan": the loss or a gradient is not finite. Told before the optimiser can carry it into
-      the weights; on a GPU, which a look makes wait, no sooner than the next look.
-    - "exploding", "vanishing", "dead": the last ``IN_A_ROW`` looks agree, after the early
+    - "nan": the loss or a gradient is not finite. Reported before the optimiser can carry it into
+      the weights; on a GPU, which a sample makes wait, no sooner than the next sample.
+    - "exploding", "vanishing", "dead": the last ``IN_A_ROW`` samples agree, after the early
       history and while nothing is learnt. The gradient explodes against its own early norm. It
       vanishes from layer to layer (Glorot & Bengio 2010, sec. 4.2), unless it grows again. Dead
       is an exact zero from the input up to the layer that is named.
     - "plateau": nothing was learnt from the first step on, for ``PLATEAU`` of the steps, and the
-      loss does not fall towards that either. Not told once half of the steps are done.
+      loss does not fall towards that either. Not reported once half of the steps are done.
 
-    Nothing is learnt while the mean loss of the latest steps is not below ``LEARNT`` times that
-    of a constant prediction, which a module tells in its attribute ``chance_loss``; where it has
+    Nothing is learnt while the mean loss of the latest steps is not below ``LEARNING`` times that
+    of a constant prediction, which a module gives in its attribute ``chance_loss``; where it has
     none, that of its own first steps stands in.
 
-    There is a look at every ``every``-th step, or less often where looks would take more than
-    ``LOOKS_SHARE`` of the time. A layer is a module that owns parameters.
+    Every ``every``-th step is sampled, or fewer where samples would take more than
+    ``OVERHEAD`` of the time; ten in all at least. A layer is a module that owns parameters.
     """
 
     def __init__(self, every: int = 10, stop: bool = True) -> None:
         self.every, self.stop = every, stop
         self.finding: Finding | None = None
-        self.looks: list[Look] = []
-        self.losses: list[float] = []  # of each step up to the last look
+        self.samples: list[GradientSample] = []
+        self.losses: list[float] = []  # of each step up to the last sample
 
     def summary(self) -> dict[str, Any]:
-        """A few numbers of the last look, and the finding; small enough for a journal."""
-        told: dict[str, Any] = {"looks": len(self.looks)}
-        if self.looks:
-            last = self.looks[-1]
-            told["gradient_norm"] = last.norm
+        """A few numbers of the last sample, and the finding; small enough for a journal."""
+        summary: dict[str, Any] = {"looks": len(self.samples)}
+        if self.samples:
+            last = self.samples[-1]
+            summary["gradient_norm"] = last.norm
             if last.dead:
-                told["dead_units"] = fmean(last.dead.values())
-            if updates := [u for look in self.looks[-2:] for u in look.updates.values()]:
-                told["update_ratio"] = median(updates)
+                summary["dead_units"] = fmean(last.dead.values())
+            if updates := [u for sample in self.samples[-2:] for u in sample.updates.values()]:
+                summary["update_ratio"] = median(updates)
         if (found := self.finding) is not None:
-            told |= {"step": found.step, "layer": found.layer}
-            told |= {"value": found.value, "threshold": found.threshold}
+            summary |= {"step": found.step, "layer": found.layer}
+            summary |= {"value": found.value, "threshold": found.threshold}
         return {
             name: float(f"{value:.3g}") if isinstance(value, float) else value
-            for name, value in told.items()
+            for name, value in summary.items()
             if value not in (None, "") and (isinstance(value, str) or math.isfinite(value))
         }
 
-    # -- looking -----------------------------------------------------------------------------
+    # -- sampling ----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.finding, self.looks, self.losses = None, [], []
+        self.finding, self.samples, self.losses = None, [], []
         self._owned = [
             (name.removeprefix("network.") or "(other)", kind.startswith("bias"), p)
             for name, module in pl_module.named_modules()
@@ -144,7 +144,7 @@ class GradientMonitor(pl.Callback):
         self._learnt = False
         self._batch: Any = None
         self._loss: Tensor | None = None  # of the step, over its micro-batches
-        self._since: list[Tensor] = []  # losses of the steps since the last look
+        self._since: list[Tensor] = []  # losses of the steps since the last sample
         self._before: list[tuple[str, Tensor, Tensor]] = []  # layer, weights and their copy
         self._next = 0
         self._begin = time.perf_counter()
@@ -182,9 +182,9 @@ class GradientMonitor(pl.Callback):
         for loss in losses:
             if not math.isfinite(loss):
                 self._loss_is(loss, step, pl_module)
-        look = self._look(owned, step)
-        self.looks.append(look)
-        if not math.isfinite(look.norm):
+        sample = self._sample(owned, step)
+        self.samples.append(sample)
+        if not math.isfinite(sample.norm):
             self._gradient_is(owned, step)
         elif self.finding is None:
             self._judge(step, pl_module)
@@ -201,22 +201,22 @@ class GradientMonitor(pl.Callback):
         with torch.no_grad():
             added = _by_layer(names, torch._foreach_sub(now, before))
         sizes = _by_layer(names, before)
-        self.looks[-1].updates.update({n: added[n] / sizes[n] for n in sizes if sizes[n] > 0})
+        self.samples[-1].updates.update({n: added[n] / sizes[n] for n in sizes if sizes[n] > 0})
         self._before = []
         end = time.perf_counter()
         self._spent += end - begin
-        looks, step = len(self.looks), self.looks[-1].step
-        if looks == 1:  # the first step sets much up: neither its time nor its look's counts
+        taken, step = len(self.samples), self.samples[-1].step
+        if taken == 1:  # the first step sets much up: neither its time nor its sample's counts
             self._begin, self._spent, self._next = end, 0.0, step + self.every
             return
         pace = (end - self._begin - self._spent) / step
-        cost = self._spent / (looks - 1)
-        # At least ten looks in all: a verdict needs some.
-        wanted = min(cost / (LOOKS_SHARE * pace), self._total / 10)
+        cost = self._spent / (taken - 1)
+        # At least ten samples in all: a verdict needs some.
+        wanted = min(cost / (OVERHEAD * pace), self._total / 10)
         self._next = step + max(self.every, math.ceil(wanted))
 
     def _clock(self) -> float:
-        """The time at which all steps before are done: waiting for a GPU is no cost of a look."""
+        """The time at which all steps before are done: waiting for a GPU is no cost of a sample."""
         if not self._cpu:
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -226,16 +226,16 @@ class GradientMonitor(pl.Callback):
         torch._amp_foreach_non_finite_check_and_unscale_(grads, self._flag, self._one)
         return not self._flag
 
-    def _look(self, owned: Sequence[tuple[str, bool, Any]], step: int) -> Look:
+    def _sample(self, owned: Sequence[tuple[str, bool, Any]], step: int) -> GradientSample:
         norms = _by_layer([name for name, *_ in owned], [p.grad for *_, p in owned])
         biases = [(name, p.grad) for name, bias, p in owned if bias]
         dead: dict[str, float] = {}
         if biases:
             alive = torch.stack([grad.count_nonzero() for _, grad in biases]).tolist()
             for (name, grad), count in zip(biases, alive, strict=True):
-                # Of several biases, as in a recurrent layer, the one with the most life tells.
+                # Of several biases, as in a recurrent layer, the one with the most life counts.
                 dead[name] = min(1 - count / grad.numel(), dead.get(name, 1.0))
-        return Look(step, norms, dead)
+        return GradientSample(step, norms, dead)
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -265,35 +265,35 @@ class GradientMonitor(pl.Callback):
         chance = self._chance
         if math.isnan(chance):
             chance = fmean(self.losses[: self._early])
-        learns = latest < LEARNT * chance
+        learns = latest < LEARNING * chance
         self._learnt |= learns
-        if learns or step < self._early or len(self.looks) < IN_A_ROW:
+        if learns or step < self._early or len(self.samples) < IN_A_ROW:
             return
-        looks = self.looks[-IN_A_ROW:]
+        latest_samples = self.samples[-IN_A_ROW:]
         state = f"and the loss {latest:.3g} shows nothing learnt (a constant's is {chance:.3g})"
-        usual = min(SOUND, median(look.norm for look in self.looks if look.step <= self._early))
-        norm = min(look.norm for look in looks)
+        usual = min(SOUND, median(s.norm for s in self.samples if s.step <= self._early))
+        norm = min(sample.norm for sample in latest_samples)
         if norm > EXPLODING * usual:
-            layer = max(looks[-1].norms, key=looks[-1].norms.__getitem__)
+            layer = max(latest_samples[-1].norms, key=latest_samples[-1].norms.__getitem__)
             evidence = (
                 f"the gradient norm, most of it {layer}'s, is {norm:.3g} at step {step}, more than"
                 f" {EXPLODING:g} times the {usual:.3g} of a sound start, {state}"
             )
             self._find(Finding(Reason.EXPLODING, evidence, step, layer, norm, EXPLODING * usual))
-        inlets = [_inlet(look) for look in looks]
+        inlets = [_inlet(sample) for sample in latest_samples]
         layer, ratio = inlets[-1]
         if all(r == 0 for _, r in inlets):
-            # Those after a dead layer may have no gradient either; what it puts out tells.
+            # Those after a dead layer may have no gradient either; its output shows which.
             layer = _first(pl_module, self._batch, _constant)[2] or layer
             evidence = (
                 f"the units of {layer} are dead: no gradient passes it towards the input, for"
-                f" {IN_A_ROW} looks up to step {step}, {state}"
+                f" {IN_A_ROW} samples up to step {step}, {state}"
             )
             self._find(Finding(Reason.DEAD, evidence, step, layer, 0.0, 0.0))
-        elif all(r < VANISHING for _, r in inlets) and 0 < ratio <= 2 * _inlet(self.looks[0])[1]:
+        elif all(r < VANISHING for _, r in inlets) and 0 < ratio <= 2 * _inlet(self.samples[0])[1]:
             evidence = (
                 f"the gradient norm of {layer} is {ratio:.1e} of the largest of a layer at step"
-                f" {step}, less than {VANISHING:g} for {IN_A_ROW} looks, {state}"
+                f" {step}, less than {VANISHING:g} for {IN_A_ROW} samples, {state}"
             )
             self._find(Finding(Reason.VANISHING, evidence, step, layer, ratio, VANISHING))
         due = max(PLATEAU * self._total, PLATEAU_STEPS) <= step <= self._total / 2
@@ -302,7 +302,7 @@ class GradientMonitor(pl.Callback):
                 f"nothing has been learnt from the first step to step {step} of {self._total}:"
                 f" the loss is {latest:.4g} and does not fall (a constant's is {chance:.4g})"
             )
-            self._find(Finding(Reason.PLATEAU, evidence, step, "", latest, LEARNT * chance))
+            self._find(Finding(Reason.PLATEAU, evidence, step, "", latest, LEARNING * chance))
 
 
 def _falls(losses: list[float], latest: int) -> bool:
@@ -322,11 +322,11 @@ def _by_layer(names: Sequence[str], tensors: list[Tensor] | tuple[Tensor, ...]) 
     return {name: math.sqrt(square) for name, square in total.items()}
 
 
-def _inlet(look: Look) -> tuple[str, float]:
+def _inlet(sample: GradientSample) -> tuple[str, float]:
     """What is left of the gradient where it reaches the input: the first layer, and its norm
     over the largest of a layer. Where it ends before, the layer that ends it, and zero."""
-    norms = list(look.norms.items())
-    largest = max(look.norms.values())
+    norms = list(sample.norms.items())
+    largest = max(sample.norms.values())
     reached = next((i for i, (_, norm) in enumerate(norms) if norm > 0), len(norms))
     if reached == 0:
         return norms[0][0], norms[0][1] / largest
@@ -335,7 +335,7 @@ def _inlet(look: Look) -> tuple[str, float]:
         return norms[0][0], norms[reached][1] / largest
     silent = [name for name, _ in norms[:reached]]
     # A layer without a bias also gets no gradient where it is given nothing but zeros.
-    return ([name for name in silent if name in look.dead] or silent)[-1], 0.0
+    return ([name for name in silent if name in sample.dead] or silent)[-1], 0.0
 
 
 @torch.no_grad()
@@ -354,7 +354,7 @@ def _first(
         values = values if isinstance(values, tuple) else (values,)
         return any(isinstance(v, Tensor) and v.is_floating_point() and wrong(v) for v in values)
 
-    def look(name: str) -> Any:
+    def watch(name: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             nonlocal layer
             if any(True for _ in module.parameters()):
@@ -365,7 +365,7 @@ def _first(
         return hook
 
     hooks = [
-        module.register_forward_hook(look(name.removeprefix("network.")))
+        module.register_forward_hook(watch(name.removeprefix("network.")))
         for name, module in pl_module.named_modules()
         if not any(True for _ in module.children())
     ]
@@ -390,9 +390,9 @@ class TimeLimit(pl.Callback):
     """Ends a training that takes, or from its pace will take, more than ``limit_s`` seconds: on
     all ``folds`` together, one after the other with this same callback.
 
-    The pace is looked at once, after a twentieth of the first fold's steps (a slow moment later
+    The pace is checked once, after a twentieth of the first fold's steps (a slow moment later
     must not throw finished folds away), and only a training that would need half as much again
-    is ended for it.
+    is ended for its pace.
     """
 
     def __init__(self, limit_s: float, folds: int = 1) -> None:
@@ -462,4 +462,4 @@ class StepClock(pl.Callback):
             self.steps_s.append(now - self._step)
         self._step = now
         if time.perf_counter() - self._begin > self.limit_s and len(self.steps_s) >= self.least:
-            raise TrainingStopped(Reason.TIMEOUT, f"{self.limit_s:g} s were asked for")
+            raise TrainingStopped(Reason.TIMEOUT, f"{self.limit_s:g} s were allowed")
