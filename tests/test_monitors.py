@@ -36,8 +36,8 @@ FEATURES, CLASSES, BATCH = 16, 4, 32
 
 
 @pytest.fixture(autouse=True)
-def look_at_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine: on networks as small as these, looks are dear."""
+def sample_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine: on networks as small as these, samples are expensive."""
     monkeypatch.setattr(monitors, "OVERHEAD", math.inf)
 
 
@@ -139,7 +139,7 @@ def test_norms_are_those_of_autograd_before_clipping() -> None:
                 by_hand[layer] = math.hypot(by_hand.get(layer, 0.0), float(p.grad.norm()))
 
     fit(module, Each(look), monitor, steps=25, clip=1e-4)
-    assert [look.step for look in monitor.samples] == [0, 10, 20]
+    assert [sample.step for sample in monitor.samples] == [0, 10, 20]
     assert monitor.samples[2].norms == pytest.approx(by_hand, rel=1e-4)
     assert monitor.samples[2].norm == pytest.approx(math.hypot(*by_hand.values()), rel=1e-4)
     assert monitor.samples[2].norm > 1e-2, "the clipped norm would be 1e-4"
@@ -181,11 +181,11 @@ def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -
     assert parts.samples[1].norms == pytest.approx(whole.samples[1].norms, rel=1e-3)
 
 
-def test_looks_that_are_dear_become_rare_but_ten_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_expensive_become_rare_but_ten_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitors, "OVERHEAD", 1e-9)
     monitor = GradientMonitor()
     fit(Foreign(stack(1, nn.ReLU)), monitor, steps=300)
-    assert [look.step for look in monitor.samples] == [0, *range(10, 300, 30)]
+    assert [sample.step for sample in monitor.samples] == [0, *range(10, 300, 30)]
 
 
 # -- verdicts ----------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_gradient_that_grows_a_thousandfold_explodes_where_nothing_is_learnt()
     )
     assert monitor.finding is not None
     assert (monitor.finding.reason, monitor.finding.layer) == ("exploding", "2")
-    assert monitor.finding.step == 70, "the third look in a row"
+    assert monitor.finding.step == 70, "the third sample in a row"
 
 
 def test_a_gradient_that_grows_a_thousandfold_is_no_matter_to_a_network_that_learns() -> None:
@@ -347,7 +347,7 @@ def test_a_sound_training_gets_no_verdict(family: str) -> None:
     fit_proxy(Proxy(family, config, task), *parts, 12, 0, [monitor])  # type: ignore[arg-type]
     assert monitor.finding is None
     assert np.mean(monitor.losses[-10:]) < 0.98 * math.log(3)
-    updates = [u for look in monitor.samples for u in look.updates.values()]
+    updates = [u for sample in monitor.samples for u in sample.updates.values()]
     assert 1e-5 < np.median(updates) < 1e-1
 
 
