@@ -9,7 +9,7 @@ for it is part of what is measured. Each figure stands beside plain Optuna's, fo
 and the same journal, in the same run:
 
 - no-op trials a second of the clock: two worker processes that compute a formula, random search;
-  plain Optuna asks and tells in one process, without workers.
+  plain Optuna calls ask and tell in one process, without workers.
 - opening a study of finished trials, and reading its candidates; plain Optuna loads them.
 - one ask at a tenth of the trials and at all, the median of some; plain Optuna asks the same
   sampler, beside our own (ehvi) its TPE.

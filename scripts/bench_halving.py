@@ -6,11 +6,11 @@
 The folder holds YAHPO Gym's surrogate of LCBench (query.py; pip install -e ".[bench]"):
 networks of funnel shape with their training, on tables, after each of 52 epochs. Three
 objectives are judged: validation cross-entropy, training time, parameters. The time is that
-of all epochs, and stands where a search has latency: it is the same at each rung, and ours is
-told it beforehand for the configurations whose costs it asks for. Ours and random search run
-with halving and without; random search with halving is MO-ASHA with crowding distances
-(Schmucker et al. 2021, sec. 4), written here by itself as the reference. All have one worker,
-the same rungs, and begin with the same configuration.
+of all epochs, and stands where a search has latency: it is the same at each rung, and our
+sampler knows it beforehand for the configurations whose costs it requests. Ours and random
+search run with halving and without; random search with halving is MO-ASHA with crowding
+distances (Schmucker et al. 2021, sec. 4), written here by itself as the reference. All have one
+worker, the same rungs, and begin with the same configuration.
 
 The score is the hypervolume regret against 10,000 random configurations that are trained to
 the end, 1 - HV(found) / HV(random), with each objective scaled so that 0 is their best and

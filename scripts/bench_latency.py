@@ -1,13 +1,13 @@
-"""Does a front's latency rank alike on a quiet machine and on a loaded one?
+"""Does a front's latency rank alike on an idle machine and on a loaded one?
 
     OMP_NUM_THREADS=1 python scripts/bench_latency.py runs/digits DATA [--searches 2] [--out FILE]
 
 measures the front of a finished run (or, with fewer than 20 on it, its complete candidates) twice,
 the second time while searches on DATA load the machine, in three ways:
 
-- "held": as a search ends: side by side in rounds, while trainings of this user hold still;
-- "side by side": the same, with trainings going on;
-- "in turn": each by itself, the median of half a second, with trainings going on.
+- "held": as a search ends: side by side in rounds, while trainings of this user pause;
+- "side by side": the same, while trainings run;
+- "in turn": each by itself, the median of half a second, while trainings run.
 
 and prints Kendall's tau between the first and the second, by how much the second is slower, and
 how long it took.

@@ -79,7 +79,7 @@ def one(data: str, seed: int, seconds: float, off: float, lr_test: bool) -> Reco
             for c in run.candidates()
             if c.state == State.COMPLETE
         ]
-        told = {name: test["bounds"] for name, test in run.rate_tests().items()}
+        bounds = {name: test["bounds"] for name, test in run.rate_tests().items()}
         tried = len(run.candidates())
     return {
         "data": Path(path).name,
@@ -91,7 +91,7 @@ def one(data: str, seed: int, seconds: float, off: float, lr_test: bool) -> Reco
         "sign": sign,
         "complete": sorted(ended),
         "candidates": tried,
-        "bounds": told,
+        "bounds": bounds,
     }
 
 

@@ -1,4 +1,4 @@
-"""The peak memory of training and of inference: foretold on the meta device, and measured.
+"""The peak memory of training and of inference: predicted on the meta device, and measured.
 
     OMP_NUM_THREADS=1 python scripts/bench_memory.py            # all families, a table
     OMP_NUM_THREADS=1 python scripts/bench_memory.py lstm vit   # some
@@ -9,7 +9,7 @@ greatest resident size of the process (VmHWM, man 5 proc) exceeds that before th
 built. One thread, float32, AdamW. Linux.
 
 Twice: where freed memory is handed back at once, as a search does when memory is short, which
-tells what is needed; and with glibc's own habit of keeping it, which is faster, in pieces that
+shows what is needed; and with glibc's own habit of keeping it, which is faster, in pieces that
 new tensors often do not fit into.
 """
 
@@ -154,8 +154,8 @@ def steps(
         optimizer.step()
 
 
-def foretold(name: str, mode: str) -> tuple[float, float]:
-    """MiB, and the seconds that it takes to tell."""
+def predicted(name: str, mode: str) -> tuple[float, float]:
+    """MiB, and the seconds that the prediction takes."""
     task, config, batch = case(name)
     begin = time.perf_counter()
     build, inputs = lambda: build_network(name, config, task), lambda n: sample_inputs(task, n)
@@ -170,16 +170,16 @@ def main(names: list[str]) -> None:
     if names[:1] == ["--measure"]:
         print(json.dumps(measure(*names[1:])))
         return
-    print("family                 mode       batch   foretold     needed   error     kept  told in")
+    print("family                 mode       batch  predicted     needed   error     kept     time")
     worst = 0.0
     for name in names or list(LARGE):
         for mode in ("training", "inference"):
-            told, seconds = foretold(name, mode)
+            estimate, seconds = predicted(name, mode)
             needed, kept = (fresh(name, mode, heap) for heap in ("back", "kept"))
-            error = told / needed - 1
+            error = estimate / needed - 1
             worst = max(worst, abs(error) if needed > 200 else 0.0)
             print(
-                f"{name:22} {mode:9} {LARGE[name][1]:6} {told:8.0f} MiB {needed:6.0f} MiB"
+                f"{name:22} {mode:9} {LARGE[name][1]:6} {estimate:8.0f} MiB {needed:6.0f} MiB"
                 f" {error:+7.1%} {kept:4.0f} MiB {seconds:5.2f} s",
                 flush=True,
             )

@@ -324,7 +324,7 @@ def main() -> None:
         each = [trials[i].overhead for i in top]
         overhead = median(each)
         again = [bench.overhead(trials[i].config, i) for i in top]
-        told = replay(trials, overhead, good)
+        gain = replay(trials, overhead, good)
         reasons = Counter(t.reason or "completed" for t in trials)
         stopped = [t.quality for t in trials if t.reason]
         print(f"\n{name}: {len(trials)} trials, {sum(t.seconds for t in trials):.0f} s; best"
@@ -335,11 +335,11 @@ def main() -> None:
               f" {max(stopped, default=math.nan):.4f}")  # fmt: skip
         for t in wrong:
             print(f"    {t.quality:.4f} {t.reason}: {t.evidence}; {t.config}")
-        print(f"  time for all trials  {1 - told['all_on'] / told['all_off']:.1%} less")
-        print(f"  time to equal best   {told['to_best_on']:.0f} s against {told['to_best_off']:.0f}"
-              f" s: {1 - told['to_best_on'] / told['to_best_off']:.1%} less")  # fmt: skip
-        print(f"  good trials in half  {told['good_on']:.2f} against {told['good_off']:.2f}:"
-              f" {told['good_on'] / told['good_off'] - 1:.1%} more")  # fmt: skip
+        print(f"  time for all trials  {1 - gain['all_on'] / gain['all_off']:.1%} less")
+        print(f"  time to equal best   {gain['to_best_on']:.0f} s against {gain['to_best_off']:.0f}"
+              f" s: {1 - gain['to_best_on'] / gain['to_best_off']:.1%} less")  # fmt: skip
+        print(f"  good trials in half  {gain['good_on']:.2f} against {gain['good_off']:.2f}:"
+              f" {gain['good_on'] / gain['good_off'] - 1:.1%} more")  # fmt: skip
         print(f"  overhead             {overhead:.1%} in the median of the best quarter"
               f" ({min(each):.1%} to {max(each):.1%}); with and without in turn"
               f" {fmean(again):.1%} ± {stdev(again) / len(again) ** 0.5:.1%}")  # fmt: skip

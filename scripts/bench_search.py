@@ -5,13 +5,13 @@
 The folder holds nb201/nb201_table.parquet (NAS-Bench-201: six operations of a cell; accuracy
 after 12 epochs against one cost) and nbgraph/nbgraph_light.parquet (NAS-Bench-Graph: how four
 operations are linked; quality against latency and parameters). Each method is asked for one
-architecture after the other and told the figures of the table; all begin with the same
+architecture after the other and receives the figures of the table; all begin with the same
 proven architecture. The score is the normalised hypervolume regret, 1 - HV(found) / HV(whole
 table), with every objective scaled to 0..1 over the table and the reference at 1. Every
 evaluation counts, those of an architecture that was evaluated before too.
 
 Results are kept in --out, one JSON line for each run, and a run that is there is not made
-again: a long benchmark can be cut off, and goes on. A run of ours counts as long as the code
+again: a long benchmark can be interrupted and resumed. A run of ours counts as long as the code
 of the search has not changed, one of a peer as long as its version has not. A peer that is
 not installed (pip install -e ".[bench]") is left out, but for what --out holds of it.
 """
@@ -243,7 +243,7 @@ def listed(study: Study, problem: Problem) -> list[Config]:
 
 
 def learn_costs(study: Study, problem: Problem, configs: list[Config]) -> list[dict[str, float]]:
-    """The table tells costs as a preflight does; of what it does not have it tells none."""
+    """Costs from the table, as a preflight measures them; none for what it does not hold."""
     rows = [problem.row(split_family(config)[1]) for config in configs]
     costs = [{} if row is None else figures(problem, row, costs_only=True) for row in rows]
     study.learn_costs(configs, costs)
@@ -316,17 +316,17 @@ def botorch(problem: Problem, seed: int, begin: int = 10) -> Asked:
     configs = list(islice(problem.drawn(seed), begin))
     asked: list[list[int]] = []
     known: list[list[int]] = []
-    told: list[Floats] = []
+    observed: list[Floats] = []
     models: list[MixedSingleTaskGP] = []
     while True:
         config = configs.pop(0)
         asked.append([c.options.index(config[c.name]) for c in choices])
         if (row := (yield config)) is not None:
             known.append(asked[-1])
-            told.append(problem.costs[row])
+            observed.append(problem.costs[row])
         if configs:
             continue
-        x, y = torch.tensor(known).double(), -torch.tensor(np.array(told))
+        x, y = torch.tensor(known).double(), -torch.tensor(np.array(observed))
         y = (y - y.mean(dim=0)) / y.std(dim=0)
         last = [model.state_dict() for model in models]
         every = list(range(len(choices)))
@@ -383,7 +383,7 @@ def smac(problem: Problem, seed: int) -> Asked:
             logging_level=False,
             overwrite=True,
         )
-        logging.getLogger("smac").setLevel(logging.ERROR)  # it tells of every draw by chance
+        logging.getLogger("smac").setLevel(logging.ERROR)  # it logs every random draw
         while True:
             trial = facade.ask()
             if (row := (yield dict(trial.config))) is None:
@@ -500,7 +500,7 @@ def collect(
     runs = {r.key: r for r in kept if versions.get(r.method, r.version) == r.version}
     done = {key for key, run in runs.items() if run.budget >= budget}
     missing = [key for key in keys if key not in done and key[1] in versions]
-    begin = told = time.perf_counter()
+    begin = printed = time.perf_counter()
     with path.open("a") as file, ProcessPoolExecutor(workers) as pool:
         futures = [pool.submit(play, key) for key in missing]
         for count, future in enumerate(as_completed(futures), 1):
@@ -508,8 +508,8 @@ def collect(
             runs[run.key] = run
             print(json.dumps(asdict(run)), file=file, flush=True)
             now = time.perf_counter()
-            if now - told > 10 or count == len(missing):
-                told = now
+            if now - printed > 10 or count == len(missing):
+                printed = now
                 left = (now - begin) / count * (len(missing) - count) / 60
                 print(f"{count} of {len(missing)} runs, {left:.1f} min left", file=sys.stderr)
     return list(runs.values())
@@ -582,8 +582,8 @@ def show(title: str, found: Scores, spent: Sequence[int], notes: dict[str, str])
         mine, other = found[name][n], rivals[best]
         gap, error = mine.mean - other.mean, math.hypot(mine.error, other.error)
         word = "worse" if gap > error else "better" if gap < -error else "as good"
-        told = f"{mine.mean / other.mean:5.2f}   {gap:+.4f} ± {error:.4f} ({word})"
-        print(f"  after {n:3}: {name} / best peer ({best}) {told}")
+        compared = f"{mine.mean / other.mean:5.2f}   {gap:+.4f} ± {error:.4f} ({word})"
+        print(f"  after {n:3}: {name} / best peer ({best}) {compared}")
 
 
 def show_all(

@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--clouds", type=int, default=4)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--occupied", type=float, default=0.05)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     clouds, side, width = args.clouds, args.side, args.width
 
-    cloud, *place = (torch.rand(clouds, side, side, side) < args.share).nonzero().unbind(1)
+    cloud, *place = (torch.rand(clouds, side, side, side) < args.occupied).nonzero().unbind(1)
     where = torch.stack(place, dim=1)
     voxels, _ = Voxels.of(where, cloud, clouds, side)
     sparse, x = SubmanifoldConv(width, width), torch.randn(len(cloud), width, requires_grad=True)

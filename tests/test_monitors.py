@@ -181,7 +181,9 @@ def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -
     assert parts.samples[1].norms == pytest.approx(whole.samples[1].norms, rel=1e-3)
 
 
-def test_samples_that_are_expensive_become_rare_but_ten_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_expensive_become_rare_but_ten_remain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(monitors, "OVERHEAD", 1e-9)
     monitor = GradientMonitor()
     fit(Foreign(stack(1, nn.ReLU)), monitor, steps=300)
