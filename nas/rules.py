@@ -675,6 +675,28 @@ def activation(
     return Choice(name, options, default=default, when=when or {}, why=("activation-by-family",))
 
 
+def heads(default: int = 4) -> Choice:
+    """Attention heads (rule "heads")."""
+    return Choice("heads", (1, 2, 4, 8), default=default, why=("heads",))
+
+
+def mlp_ratio() -> Float:
+    """Hidden width of a Transformer's feed-forward part over its own (rule "feed-forward")."""
+    return Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",))
+
+
+def token_norm() -> Choice:
+    """The normalisation of a Transformer, of each token alone (rule "norm-by-family")."""
+    return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
+
+
+def label_smoothing(task: Task) -> list[Param]:
+    """How much targets are smoothed, where some target is one of several classes."""
+    if not any(target.kind in ("binary", "multiclass") for target in task.targets):
+        return []
+    return [Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",))]
+
+
 def plain_depths(depth: Int, *, around: int, each: int = 1) -> tuple[int, ...]:
     """The depths at which a network may be plain (rule "residual-from-10"): of ``each`` layers
     for one of depth, and ``around`` that stand around them."""

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from nas.task import JsonRecord, UsageError
 
@@ -314,11 +314,6 @@ class Space(JsonRecord):
                 when = when or {"family": (family,)}
                 params.append(replace(param, name=f"{family}.{param.name}", when=when))
         return cls(tuple(params))
-
-
-def pick(config: Config, names: str) -> dict[str, Any]:
-    """The values of the parameters that ``names`` lists, with blanks between, as keywords."""
-    return {name: config[name] for name in names.split()}
 
 
 def _count(params: tuple[Param, ...], config: Config) -> float:

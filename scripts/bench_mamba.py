@@ -15,7 +15,8 @@ from statistics import median
 
 import torch
 
-from nas.models.mamba import TextMamba
+from nas.models.encoder import EmbeddingConfig
+from nas.models.mamba import MambaConfig, TextMamba
 
 LENGTHS = (256, 512, 1024)
 
@@ -37,7 +38,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = TextMamba(1000, max(LENGTHS), 2, options.dim, options.depth)
+    network = TextMamba(
+        EmbeddingConfig(1000), max(LENGTHS), 2, MambaConfig(options.dim, options.depth)
+    )
     times: dict[int, list[float]] = {length: [] for length in LENGTHS}
     for repeat in range(options.repeats + 1):
         for length in LENGTHS:

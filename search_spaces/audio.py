@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Param, Space, pick
+from nas.space import Choice, Config, Param, Space
 from nas.task import Task
+from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,26 +87,26 @@ def _transformer(
             inputs=inputs + 12 * layers + task.outputs + 4,
             fixed=fixed,
         ),
-        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
-        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
-        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.heads(),
+        rules.mlp_ratio(),
+        rules.token_norm(),
         rules.activation("activation", "gelu", ("gelu", "silu")),
     ]
 
 
 def _head(task: Task, lr: float) -> list[Param]:
     kinds = ("none", "shift", "shift+speed")
-    params: list[Param] = [
+    return [
         Choice("pooling", ("max", "attention", "avg"), default="max", why=("global-pooling",)),
         rules.dropout(task, default=0.1),
         rules.drop_path(task, "attention_dropout"),
         rules.drop_path(task, default=0.05),
         Choice("spec_augment", (0, 1, 2), default=0, why=("spec-augment",)),
         Choice("augment", kinds, default="shift", why=("time-shift",)),
+        *rules.label_smoothing(task),
+        *rules.training(task, lr=lr),
+        rules.clipping(),
     ]
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr), rules.clipping()]
 
 
 def _cnn_transformer_space(task: Task) -> Space:
@@ -144,18 +145,24 @@ def _cnn_transformer_space(task: Task) -> Space:
 
 
 def _build_cnn_transformer(config: Config, task: Task) -> nn.Module:
-    from nas.models.audio_cnn_transformer import CNNTransformer
+    from nas.models.audio_cnn_transformer import CNNTransformer, ConvolutionConfig
 
+    convolutions = ConvolutionConfig(
+        depth=int(config["conv_depth"]),
+        width=int(config["conv_width"]),
+        kernel=int(config["kernel"]),
+        reduction=int(config["reduction"]),
+        residual=bool(config["residual"]),
+        norm=str(config["conv_norm"]),
+        activation=str(config["conv_activation"]),
+    )
     return CNNTransformer(
         _log_mel(config, task),
-        n_mels=int(config["n_mels"]),
-        outputs=task.outputs,
-        **pick(
-            config,
-            "conv_depth conv_width kernel reduction dim depth heads residual"
-            " conv_norm conv_activation mlp_ratio norm activation pooling dropout"
-            " attention_dropout drop_path spec_augment",
-        ),
+        task.outputs,
+        convolutions,
+        transformer_layers(config),
+        pooling=str(config["pooling"]),
+        spec_augment=int(config["spec_augment"]),
     )
 
 
@@ -177,13 +184,10 @@ def _build_whisper(config: Config, task: Task) -> nn.Module:
 
     return Whisper(
         _log_mel(config, task),
-        n_mels=int(config["n_mels"]),
-        outputs=task.outputs,
-        **pick(
-            config,
-            "dim depth heads mlp_ratio norm activation pooling dropout"
-            " attention_dropout drop_path spec_augment",
-        ),
+        task.outputs,
+        transformer_layers(config),
+        pooling=str(config["pooling"]),
+        spec_augment=int(config["spec_augment"]),
     )
 
 
@@ -236,14 +240,14 @@ def _build_wav2vec(config: Config, task: Task) -> nn.Module:
 
     kernels, strides = _strides(task, str(config["front"]), int(config["frame_ms"]))
     return Wav2Vec(
-        outputs=task.outputs,
-        kernels=kernels,
-        strides=strides,
-        **pick(
-            config,
-            "conv_width dim depth heads position_kernel mlp_ratio norm activation"
-            " pooling dropout attention_dropout drop_path spec_augment",
-        ),
+        task.outputs,
+        kernels,
+        strides,
+        conv_width=int(config["conv_width"]),
+        layers=transformer_layers(config),
+        position_kernel=int(config["position_kernel"]),
+        pooling=str(config["pooling"]),
+        spec_augment=int(config["spec_augment"]),
     )
 
 

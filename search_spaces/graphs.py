@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, pick
+from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import Task
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def _space(
         ),
         Float("edge_dropout", 0.0, 0.5, default=0.0, why=("drop-edge",)),
     ]
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return Space((*params, *rules.training(task, lr=lr)))
+    return Space((*params, *rules.label_smoothing(task), *rules.training(task, lr=lr)))
 
 
 def _rate(task: Task) -> float:
@@ -106,7 +104,7 @@ def _gcn_space(task: Task) -> Space:
 def _gat_space(task: Task) -> Space:
     by_node = rules.is_node_level(task)
     own: list[Param] = [
-        Choice("heads", (1, 2, 4, 8), default=8 if by_node else 4, why=("heads",)),
+        rules.heads(default=8 if by_node else 4),
         Float(
             "attention_dropout",
             0.0,
@@ -126,30 +124,36 @@ def _graphsage_space(task: Task) -> Space:
 
 
 def _build(kind: str, config: Config, task: Task) -> nn.Module:
-    from nas.models.gnn import GNN, FeatureInput
+    from nas.models.gnn import GNN, FeatureInput, GNNConfig
 
     features, described = _widths(task)
     mean, std = task.profile.channel_mean, task.profile.channel_std
     by_node = rules.is_node_level(task)
-    return GNN(
-        FeatureInput(mean[:features], std[:features], rows=config.get("features") == "rows"),
-        features,
-        task.outputs,
+    layers = GNNConfig(
         kind,
-        int(config["width"]),
-        int(config["depth"]),
-        sparse=_plain(task),
-        edge_input=FeatureInput(mean[features:], std[features:]) if described else None,
-        edge_width=described,
+        width=int(config["width"]),
+        depth=int(config["depth"]),
+        pre=int(config["pre"]),
+        post=int(config["post"]),
         heads=int(config.get("heads", 1)),
         aggregation=str(config.get("aggregation", "mean")),
-        **pick(config, "pre post norm activation"),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
         residual=bool(config.get("residual", True)),
         jumping=str(config["jumping"]),
+        attention_dropout=float(config.get("attention_dropout", 0.0)),
+    )
+    return GNN(
+        FeatureInput(mean[:features], std[:features], rows=config.get("features") == "rows"),
+        task.outputs,
+        layers,
+        edge_input=FeatureInput(mean[features:], std[features:]) if described else None,
         pooling=None if by_node else str(config["pooling"]),
         size=1.0 if by_node else max(task.profile.lengths["nodes"][3], 1),
-        **pick(config, "dropout input_dropout edge_dropout"),
-        attention_dropout=float(config.get("attention_dropout", 0.0)),
+        sparse=_plain(task),
+        dropout=float(config["dropout"]),
+        input_dropout=float(config["input_dropout"]),
+        edge_dropout=float(config["edge_dropout"]),
     )
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, When, pick
+from nas.space import Choice, Config, Int, Param, Space, When
 from nas.task import Task
+from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nas.models.convnet import ConvNet, ConvNetConfig
     from nas.models.inputs import ImageInput
 
 
@@ -35,10 +37,11 @@ def _stages(task: Task) -> int:
 
 def _image_training(task: Task, lr: float) -> list[Param]:
     kinds = ("none", "shift", "affine", "affine+flip")
-    params: list[Param] = [Choice("augment", kinds, default="shift", why=("augmentation",))]
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr)]
+    return [
+        Choice("augment", kinds, default="shift", why=("augmentation",)),
+        *rules.label_smoothing(task),
+        *rules.training(task, lr=lr),
+    ]
 
 
 def _start(task: Task, weights: tuple[float, float]) -> tuple[int, int]:
@@ -128,6 +131,19 @@ def _conv_head(task: Task) -> list[Param]:
     ]
 
 
+def _conv_net(config: Config, task: Task, body: ConvNetConfig) -> ConvNet:
+    from nas.models.convnet import ConvNet
+
+    return ConvNet(
+        _input(config, task),
+        in_channels=_shape(task)[0],
+        outputs=task.outputs,
+        body=body,
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+    )
+
+
 def _resnet_space(task: Task) -> Space:
     most = _stages(task)
     # Two 3x3 convolutions of w channels are 18 w² weights; with a half as wide input, 14 w².
@@ -162,24 +178,19 @@ def _resnet_space(task: Task) -> Space:
 
 
 def _build_resnet(config: Config, task: Task) -> nn.Module:
-    from nas.models.resnet import ResNet, Stage
+    from nas.models.convnet import ConvNetConfig
+    from nas.models.resnet import ResNetStage
 
-    return ResNet(
-        _input(config, task),
-        in_channels=_shape(task)[0],
-        outputs=task.outputs,
+    body = ConvNetConfig(
         stem_width=int(config["stem_width"]),
-        stem_kernel=3,
         stem_stride=int(config["stem_stride"]),
-        stem_pool=False,
         stages=[
-            Stage(**_stage(config, i), bottleneck=bool(config["bottleneck"]))
+            ResNetStage(**_stage(config, i), bottleneck=bool(config["bottleneck"]))
             for i in range(1, int(config["stages"]) + 1)
         ],
-        norm=str(config["norm1"]),
-        activation=str(config["activation1"]),
-        **pick(config, "pooling dropout drop_path"),
+        drop_path=float(config["drop_path"]),
     )
+    return _conv_net(config, task, body)
 
 
 def _efficientnet_space(task: Task) -> Space:
@@ -228,24 +239,24 @@ def _efficientnet_space(task: Task) -> Space:
 
 
 def _build_efficientnet(config: Config, task: Task) -> nn.Module:
-    from nas.models.efficientnet import EfficientNet, Stage
+    from nas.models.convnet import ConvNetConfig
+    from nas.models.efficientnet import MBConvStage
 
-    return EfficientNet(
-        _input(config, task),
-        in_channels=_shape(task)[0],
-        outputs=task.outputs,
+    body = ConvNetConfig(
         stem_width=int(config["width1"]),
         stem_stride=int(config["stem_stride"]),
         stages=[
-            Stage(
+            MBConvStage(
                 **_stage(config, i),
                 expand=int(config[f"expand{i}"]),
                 se_ratio=float(config["se_ratio"]),
             )
             for i in range(1, int(config["stages"]) + 1)
         ],
-        **pick(config, "head_width pooling dropout drop_path"),
+        top_width=int(config["head_width"]),
+        drop_path=float(config["drop_path"]),
     )
+    return _conv_net(config, task, body)
 
 
 def _vit_stem(task: Task) -> Choice:
@@ -291,10 +302,10 @@ def _vit_space(task: Task) -> Space:
                 layers=layers,
                 inputs=rules.MOST_TOKENS + task.outputs,  # the positions
             ),
-            Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
-            Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+            rules.heads(),
+            rules.mlp_ratio(),
             _vit_stem(task),
-            Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+            rules.token_norm(),
             rules.activation("activation", "gelu", ("gelu", "silu")),
             Choice("pooling", ("avg", "cls", "attention"), default="avg", why=("global-pooling",)),
             rules.dropout(task, default=0.1),
@@ -316,11 +327,9 @@ def _build_vit(config: Config, task: Task) -> nn.Module:
         outputs=task.outputs,
         size=front_end.size,
         patch=int(config[f"patch@{resolution}"]),
-        **pick(
-            config,
-            "dim depth heads mlp_ratio stem norm activation pooling dropout"
-            " attention_dropout drop_path",
-        ),
+        layers=transformer_layers(config),
+        pooling=str(config["pooling"]),
+        stem=str(config["stem"]),
     )
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family, load_families
-from nas.space import Choice, Config, Float, Int, Param, Space, Value, When, pick
+from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
 from nas.task import Constraint, Task, UsageError
+from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
     from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion
@@ -124,10 +125,7 @@ def _modality_dropout(task: Task, when: When) -> list[Param]:
 
 
 def _training(task: Task, lr: float) -> list[Param]:
-    params: list[Param] = []
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr)]
+    return [*rules.label_smoothing(task), *rules.training(task, lr=lr)]
 
 
 def _room(task: Task) -> int:
@@ -181,7 +179,9 @@ def _build_late(config: Config, task: Task) -> LateFusion:
         width=int(config["width"]),
         depth=int(config["depth"]),
         fusion=str(config.get("fusion", "concat")),
-        **pick(config, "pooling activation dropout"),
+        pooling=str(config["pooling"]),
+        activation=str(config["activation"]),
+        dropout=float(config["dropout"]),
     )
 
 
@@ -202,9 +202,9 @@ def _attention(task: Task, *, weights: float, layers: int) -> list[Param]:
             inputs=64 * members + 16 * layers * members + task.outputs * members,
             fixed=_room(task),
         ),
-        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
-        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
-        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.heads(),
+        rules.mlp_ratio(),
+        rules.token_norm(),
         rules.activation("activation", "gelu", ("gelu", "silu")),
         rules.dropout(task, default=0.1),
         rules.drop_path(task),
@@ -234,10 +234,8 @@ def _build_early(config: Config, task: Task) -> EarlyFusion:
     return EarlyFusion(
         _networks(config, task),
         task.outputs,
-        **pick(
-            config,
-            "dim depth heads mlp_ratio norm activation pooling dropout attention_dropout drop_path",
-        ),
+        transformer_layers(config),
+        pooling=str(config["pooling"]),
     )
 
 
@@ -259,7 +257,8 @@ def _build_cross(config: Config, task: Task) -> CrossAttentionFusion:
     return CrossAttentionFusion(
         _networks(config, task),
         task.outputs,
-        **pick(config, "dim depth heads mlp_ratio norm activation pooling dropout drop_path"),
+        transformer_layers(config),
+        pooling=str(config["pooling"]),
     )
 
 

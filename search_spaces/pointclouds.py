@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, When, pick
+from nas.space import Choice, Config, Float, Int, Param, Space, When
 from nas.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nas.models.inputs import PointInput
+    from nas.models.pointnet import CloudConfig
 
 USUAL_CELLS = 16  # by default: neighbours are to be found in them
 
@@ -75,7 +76,7 @@ def _rest(task: Task) -> list[Param]:
     narrow = rules.params_limit(task) <= 50_000
     widths: tuple[int, ...] = (0, 32) if narrow else (0, 64, rules.HEAD_WIDEST)
     why = ("cloud-augmentation",)
-    params: list[Param] = [
+    return [
         rules.conv_norm(task, "norm"),
         rules.activation("activation", "relu", ("relu", "gelu", "silu")),
         Choice("pooling", ("max", "avg", "max+avg"), default="max+avg", why=("cloud-pooling",)),
@@ -85,21 +86,24 @@ def _rest(task: Task) -> list[Param]:
         Float("stretch", 0.0, 0.3, default=0.1, why=why),
         Float("jitter", 0.0, 0.05, default=0.01, why=why),
         Float("point_dropout", 0.0, 0.5, default=0.0, why=why),
+        *rules.label_smoothing(task),
+        *rules.training(task, lr=6e-3),
     ]
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=6e-3)]
 
 
-def _common(config: Config, task: Task) -> dict[str, Any]:
-    """The arguments that all networks here take."""
+def _common(config: Config, task: Task) -> CloudConfig:
+    """What all networks here have."""
+    from nas.models.pointnet import CloudConfig
+
     width = int(config["head_width"])
-    return {
-        "in_channels": _channels(task),
-        "outputs": task.outputs,
-        "head": (width,) if width else (),
-        **pick(config, "norm activation pooling dropout"),
-    }
+    return CloudConfig(
+        task.outputs,
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        pooling=str(config["pooling"]),
+        head=(width,) if width else (),
+        dropout=float(config["dropout"]),
+    )
 
 
 def _pooled(task: Task) -> int:
@@ -139,10 +143,10 @@ def _build_pointnet(config: Config, task: Task) -> nn.Module:
     width = int(config["width"])
     return PointNet(
         _input(config, task),
+        _common(config, task),
         widths=(*[width] * (1 + int(config["depth"])), int(config["expand"]) * width),
         transform=width if config["transform"] else 0,
         residual=bool(config.get("residual", True)),
-        **_common(config, task),
     )
 
 
@@ -185,12 +189,12 @@ def _build_dgcnn(config: Config, task: Task) -> nn.Module:
     width = int(config["width"])
     return DGCNN(
         _input(config, task),
+        _common(config, task),
         widths=(width,) * (1 + int(config["depth"])),
         embedding=int(config["expand"]) * width,
         k=int(config["k"]),
         dynamic=config["graph"] == "dynamic",
         residual=bool(config.get("residual", True)),
-        **_common(config, task),
     )
 
 
@@ -244,6 +248,7 @@ def _build_sparse(config: Config, task: Task) -> nn.Module:
     front_end = _input(config, task)
     return SparseCNN(
         front_end,
+        _common(config, task),
         side=int(config["grid"]),
         stages=[
             Stage(int(config[f"depth{i}"]), int(config["width"]) * 2 ** (i - 1))
@@ -251,7 +256,6 @@ def _build_sparse(config: Config, task: Task) -> nn.Module:
         ],
         extent=front_end.extent,
         drop_path=float(config["drop_path"]),
-        **_common(config, task),
     )
 
 

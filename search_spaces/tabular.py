@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, pick
+from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import Column, Task
+from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,7 +133,11 @@ def _build_mlp(config: Config, task: Task) -> nn.Module:
     return MLP(
         _flat(config, task),
         task.outputs,
-        **pick(config, "width depth norm activation dropout"),
+        width=int(config["width"]),
+        depth=int(config["depth"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        dropout=float(config["dropout"]),
         residual=bool(config.get("residual", True)),
     )
 
@@ -175,7 +180,10 @@ def _build_tabnet(config: Config, task: Task) -> nn.Module:
         task.outputs,
         n_d=int(config["width"]),
         n_a=int(config["width"]),
-        **pick(config, "steps gamma n_independent n_shared"),
+        steps=int(config["steps"]),
+        gamma=float(config["gamma"]),
+        n_independent=int(config["n_independent"]),
+        n_shared=int(config["n_shared"]),
         momentum=0.05,
         virtual_batch_size=min(128, int(config["batch_size"])),
         mask=str(config["mask"]),
@@ -200,10 +208,10 @@ def _ft_space(task: Task) -> Space:
                 layers=depth.default,
                 inputs=values + len(task.profile.columns) + _rows(task) + task.outputs,
             ),
-            Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
+            rules.heads(),
             Float("ffn_factor", 1.0, 3.0, default=1.5, why=("feed-forward",)),
             rules.activation("activation", "reglu", ("reglu", "gelu", "relu")),
-            Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+            rules.token_norm(),
             rules.dropout(task, default=0.1),
             rules.dropout(task, "attention_dropout", default=0.0),
             rules.drop_path(task),
@@ -217,14 +225,10 @@ def _build_ft(config: Config, task: Task) -> nn.Module:
     from nas.models.ft_transformer import FTTransformer
     from nas.models.inputs import TabularTokens
 
-    dim = int(config["dim"])
     return FTTransformer(
-        TabularTokens(_numeric(config, task), _cardinalities(task), dim),
+        TabularTokens(_numeric(config, task), _cardinalities(task), int(config["dim"])),
         task.outputs,
-        dim=dim,
-        **pick(
-            config, "depth heads ffn_factor activation norm dropout attention_dropout drop_path"
-        ),
+        transformer_layers(config, mlp_ratio="ffn_factor"),
     )
 
 

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, pick
+from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import Task
+from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nas.models.encoder import EmbeddingConfig
 
 NARROWEST = 16  # width of an embedding
 
@@ -50,14 +53,24 @@ def _dim(task: Task, words: Int, *, weights: float, layers: int, inputs: int) ->
 
 def _regularised(task: Task, lr: float) -> list[Param]:
     """What keeps a network from learning few texts by heart, and how it is trained."""
-    params: list[Param] = [
+    return [
         rules.dropout(task),
         rules.dropout(task, "embedding_dropout"),
         Float("token_dropout", 0.0, 0.4, default=0.1, why=("token-dropout",)),
+        *rules.label_smoothing(task),
+        *rules.training(task, lr=lr),
+        rules.clipping(),
     ]
-    if any(t.kind in ("binary", "multiclass") for t in task.targets):
-        params.append(Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",)))
-    return [*params, *rules.training(task, lr=lr), rules.clipping()]
+
+
+def _embedding(config: Config) -> EmbeddingConfig:
+    from nas.models.encoder import EmbeddingConfig
+
+    return EmbeddingConfig(
+        vocabulary=int(config["vocabulary"]),
+        dropout=float(config["embedding_dropout"]),
+        token_dropout=float(config["token_dropout"]),
+    )
 
 
 def _layers(task: Task) -> int:
@@ -78,11 +91,11 @@ def _transformer_space(task: Task) -> Space:
         rules.depth(task, low=1, base=4, default=layers),
         # A layer's biases and scales are some 14 vectors.
         _dim(task, words, weights=8, layers=layers, inputs=_length(task) + 14 * layers),
-        Choice("heads", (1, 2, 4, 8), default=4, why=("heads",)),
-        Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",)),
+        rules.heads(),
+        rules.mlp_ratio(),
         Choice("position", positions, default="learned", why=("positions", "text-length")),
         Choice("placement", placements, default="pre", why=("norm-placement",)),
-        Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",)),
+        rules.token_norm(),
         rules.activation("activation", "gelu", ("gelu", "swiglu")),
         Choice("pooling", poolings, default="avg", why=("global-pooling",)),
     ]
@@ -102,14 +115,12 @@ def _build_transformer(config: Config, task: Task) -> nn.Module:
     from nas.models.encoder import TextTransformer
 
     return TextTransformer(
-        vocabulary=int(config["vocabulary"]),
-        length=_length(task),
-        outputs=task.outputs,
-        **pick(config, "dim depth heads mlp_ratio position"),
-        post_norm=config["placement"] == "post",
-        **pick(config, "norm activation pooling"),
-        window=int(config.get("window", 0)) or None,
-        **pick(config, "dropout embedding_dropout token_dropout attention_dropout drop_path"),
+        _embedding(config),
+        _length(task),
+        task.outputs,
+        transformer_layers(config, post_norm=config["placement"] == "post"),
+        position=str(config["position"]),
+        pooling=str(config["pooling"]),
     )
 
 
@@ -148,11 +159,14 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
     from nas.models.lstm import TextLSTM
 
     return TextLSTM(
-        vocabulary=int(config["vocabulary"]),
-        outputs=task.outputs,
-        **pick(
-            config, "dim hidden depth bidirectional pooling dropout embedding_dropout token_dropout"
-        ),
+        _embedding(config),
+        task.outputs,
+        dim=int(config["dim"]),
+        hidden=int(config["hidden"]),
+        depth=int(config["depth"]),
+        bidirectional=bool(config["bidirectional"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
     )
 
 
@@ -182,18 +196,20 @@ def _mamba_space(task: Task) -> Space:
 
 
 def _build_mamba(config: Config, task: Task) -> nn.Module:
-    from nas.models.mamba import TextMamba
+    from nas.models.mamba import MambaConfig, TextMamba
 
-    return TextMamba(
-        vocabulary=int(config["vocabulary"]),
-        length=_length(task),
-        outputs=task.outputs,
-        **pick(
-            config,
-            "dim depth expand states kernel norm pooling dropout embedding_dropout"
-            " token_dropout drop_path",
-        ),
+    layers = MambaConfig(
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        expand=int(config["expand"]),
+        states=int(config["states"]),
+        kernel=int(config["kernel"]),
+        norm=str(config["norm"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
     )
+    pooling = str(config["pooling"])
+    return TextMamba(_embedding(config), _length(task), task.outputs, layers, pooling)
 
 
 FAMILIES = (

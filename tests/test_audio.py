@@ -19,6 +19,7 @@ from nas.data.audio import recognise
 from nas.data.folders import subfolders
 from nas.data.ragged import Ragged
 from nas.family import load_families
+from nas.models.blocks import TransformerConfig
 from nas.models.sequence import Convolution, sinusoids
 from nas.models.spectrogram import LogMel, SpecAugment, mel_filters
 from nas.models.wav2vec import Wav2Vec
@@ -431,7 +432,9 @@ def test_sinusoids_have_wavelengths_from_2_pi_to_20000_pi() -> None:
 
 
 def test_wav2vec_has_a_token_for_every_begun_step() -> None:
-    network = Wav2Vec(2, (10, 3, 2), (5, 2, 2), 8, 16, 1, 2, position_kernel=4).eval()
+    network = Wav2Vec(
+        2, (10, 3, 2), (5, 2, 2), 8, TransformerConfig(16, 1, 2), position_kernel=4
+    ).eval()
     for n in (1, 19, 20, 21, 400):
         x, mask = network.features(*batch([n]))
         assert x.shape[1] == mask.sum() == -(-n // 20)

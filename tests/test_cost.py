@@ -444,7 +444,7 @@ def test_attention_pooling_is_counted() -> None:
 
 
 def test_zeros_of_sparse_features_are_not_counted() -> None:
-    from nas.models.gnn import GNN, FeatureInput
+    from nas.models.gnn import GNN, FeatureInput, GNNConfig
 
     nodes, edges, width, words, classes = 50, 120, 16, 300, 3
     features = torch.zeros(nodes, words)
@@ -452,7 +452,7 @@ def test_zeros_of_sparse_features_are_not_counted() -> None:
 
     def build() -> GNN:
         plain = FeatureInput([0.0] * words, [1.0] * words)
-        return GNN(plain, words, classes, "gcn", width, 1, sparse=True)
+        return GNN(plain, classes, GNNConfig("gcn", width, 1), sparse=True)
 
     inputs = {
         "nodes": features,

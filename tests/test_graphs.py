@@ -23,6 +23,7 @@ from nas.models.gnn import (
     FeatureInput,
     GATConv,
     GCNConv,
+    GNNConfig,
     GraphPool,
     SAGEConv,
 )
@@ -576,7 +577,7 @@ def test_a_sparse_matrix_of_features_gives_the_logits_and_gradients_of_a_dense_o
     for sparse in (False, True):
         torch.manual_seed(0)
         rows = FeatureInput([0.0] * 6, [1.0] * 6, rows=True)
-        net = GNN(rows, 6, 3, kind, 4, 2, pre=pre, sparse=sparse)
+        net = GNN(rows, 3, GNNConfig(kind, 4, 2, pre=pre), sparse=sparse)
         assert net.sparse == sparse
         logits = net(x, edges, node=torch.arange(12))
         logits.square().sum().backward()
@@ -588,28 +589,20 @@ def test_dropout_of_a_sparse_matrix_is_that_of_its_entries() -> None:
     torch.manual_seed(0)
     x = (torch.rand(100, 100) < 0.1).float()
     rows = FeatureInput([0.0] * 100, [1.0] * 100)
-    net = GNN(rows, 100, 3, "gcn", 4, 1, sparse=True, input_dropout=0.3)
+    net = GNN(rows, 3, GNNConfig("gcn", 4, 1), sparse=True, input_dropout=0.3)
     y = net.input_dropout(x.to_sparse()).to_dense()
     assert abs(float((y[x > 0] == 0).float().mean()) - 0.3) < 0.05
     assert set(y.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.7))}
 
 
-def network(kind: str, pooling: str | None = "mean", **options: Any) -> GNN:
+def network(kind: str, pooling: str | None = "mean", size: float = 1.0, **options: Any) -> GNN:
     torch.manual_seed(0)
     net = GNN(
         FeatureInput([0.1] * 6, [2.0] * 6),
-        6,
         3,
-        kind,
-        8,
-        2,
+        GNNConfig(kind, 8, 2, heads=2, norm="batch", residual=True, **options),
         edge_input=FeatureInput([0.0] * 2, [1.0] * 2),
-        edge_width=2,
-        heads=2,
-        norm="batch",
-        residual=True,
         pooling=pooling,
-        **options,
     ).eval()
     with torch.no_grad():
         net.head.weight.normal_()
@@ -707,7 +700,7 @@ def test_flops_of_a_gcn_are_those_counted_by_hand() -> None:
     nodes, edges, f, w, classes = 50, 120, 7, 16, 3
 
     def build() -> GNN:
-        return GNN(FeatureInput([0.0] * f, [1.0] * f), f, classes, "gcn", w, 2)
+        return GNN(FeatureInput([0.0] * f, [1.0] * f), classes, GNNConfig("gcn", w, 2))
 
     inputs = {
         "nodes": torch.randn(nodes, f),
@@ -727,7 +720,7 @@ def test_flops_of_a_gat_are_those_counted_by_hand() -> None:
     nodes, edges, f, w, heads = 50, 120, 7, 16, 4
 
     def build() -> GNN:
-        return GNN(FeatureInput([0.0] * f, [1.0] * f), f, 3, "gat", w, 1, heads=heads)
+        return GNN(FeatureInput([0.0] * f, [1.0] * f), 3, GNNConfig("gat", w, 1, heads=heads))
 
     inputs = {
         "nodes": torch.randn(nodes, f),

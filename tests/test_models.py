@@ -14,22 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models import efficientnet, resnet
 from nas.models.blocks import (
     Attention,
     DropPath,
     FeedForward,
     GlobalPool,
     TransformerBlock,
+    TransformerConfig,
     linear_rates,
     make_activation,
     make_norm,
 )
-from nas.models.efficientnet import EFFICIENTNET_B0, EfficientNet
+from nas.models.convnet import ConvNet, ConvNetConfig
+from nas.models.efficientnet import EFFICIENTNET_B0, MBConvStage
 from nas.models.ft_transformer import FTTransformer
 from nas.models.inputs import ImageInput, NumericEncoding, TabularInput, TabularTokens
 from nas.models.mlp import MLP
-from nas.models.resnet import RESNET18, RESNET50, ResNet
+from nas.models.resnet import RESNET18, RESNET50, ResNetStage
 from nas.models.tabnet import TabNet, entmax15, sparsemax
 from nas.models.vit import VIT_B16, ViT
 
@@ -70,42 +71,35 @@ def _mlp(norm: str, activation: str, **options: Any) -> nn.Module:
 
 def _ft(norm: str, activation: str, **options: Any) -> nn.Module:
     tokens = TabularTokens(encoding(), CARDINALITIES, 8)
-    return FTTransformer(tokens, 3, 8, 2, 2, 4 / 3, activation, norm, 0.1, 0.1, 0.1, **options)
+    layers = TransformerConfig(8, 2, 2, 4 / 3, norm, activation, 0.1, 0.1, 0.1)
+    return FTTransformer(tokens, 3, layers, **options)
 
 
-def _resnet(norm: str, activation: str, residual: bool = True, bottleneck: bool = False, **options):
+def _resnet(
+    norm: str,
+    activation: str,
+    residual: bool = True,
+    bottleneck: bool = False,
+    drop_path: float = 0.0,
+    **options,
+):
     stages = [
-        resnet.Stage(2, 8, 3, norm, activation, residual, stride, bottleneck) for stride in (1, 2)
+        ResNetStage(2, 8, 3, norm, activation, residual, stride, bottleneck) for stride in (1, 2)
     ]
-    return ResNet(
-        image_input(), 2, 3, 8, 3, 1, True, stages, norm=norm, activation=activation, **options
-    )
+    body = ConvNetConfig(8, stages, stem_pool=True, drop_path=drop_path)
+    return ConvNet(image_input(), 2, 3, body, **options)
 
 
 def _efficientnet(norm: str, activation: str, fused: bool = False, se_ratio=0.25, **options):
-    stage = efficientnet.Stage(2, 8, 3, 1, 1, norm, activation, se_ratio, True, fused)
+    stage = MBConvStage(2, 8, 3, 1, 1, norm, activation, se_ratio, True, fused)
     stages = [stage, replace(stage, expand=2, kernel=5, stride=2)]
-    return EfficientNet(image_input(), 2, 3, 8, 1, stages, 16, drop_path=0.1, **options)
+    body = ConvNetConfig(8, stages, top_width=16, drop_path=0.1)
+    return ConvNet(image_input(), 2, 3, body, **options)
 
 
 def _vit(norm: str, activation: str, pooling: str = "cls", stem: str = "patch", **options):
-    return ViT(
-        image_input(),
-        2,
-        3,
-        (13, 10),
-        4,
-        dim=8,
-        depth=2,
-        heads=2,
-        mlp_ratio=2.0,
-        norm=norm,
-        activation=activation,
-        pooling=pooling,
-        stem=stem,
-        drop_path=0.1,
-        **options,
-    )
+    layers = TransformerConfig(8, 2, 2, 2.0, norm, activation, drop_path=0.1)
+    return ViT(image_input(), 2, 3, (13, 10), 4, layers, pooling=pooling, stem=stem, **options)
 
 
 def _tabnet(norm: str, activation: str, **options: Any) -> nn.Module:
@@ -251,9 +245,9 @@ def test_it_exports_with_a_free_batch_size(name: str) -> None:
 @pytest.mark.parametrize(
     ("build", "count"),
     [
-        (lambda i: ResNet(i, 3, 1000, **RESNET18), 11_689_512),  # He et al. 2016
-        (lambda i: ResNet(i, 3, 1000, **RESNET50), 25_557_032),
-        (lambda i: EfficientNet(i, 3, 1000, **EFFICIENTNET_B0), 5_288_548),  # Tan & Le 2019
+        (lambda i: ConvNet(i, 3, 1000, RESNET18), 11_689_512),  # He et al. 2016
+        (lambda i: ConvNet(i, 3, 1000, RESNET50), 25_557_032),
+        (lambda i: ConvNet(i, 3, 1000, EFFICIENTNET_B0), 5_288_548),  # Tan & Le 2019
         (lambda i: ViT(i, 3, 1000, **VIT_B16), 86_567_656),  # Dosovitskiy et al. 2021
     ],
     ids=["resnet18", "resnet50", "efficientnet_b0", "vit_b16"],
@@ -355,7 +349,7 @@ def test_attention_heads_must_divide_its_width() -> None:
 
 
 def test_a_block_asked_for_its_first_tokens_computes_the_same() -> None:
-    block = TransformerBlock(8, 2)
+    block = TransformerBlock(TransformerConfig(8, 1, 2))
     x = torch.randn(3, 5, 8)
     torch.testing.assert_close(block(x, queries=1), block(x)[:, :1])
 

@@ -21,6 +21,7 @@ from nas.data import Dataset, encode, read
 from nas.data.multimodal import infer, kind_of_table
 from nas.data.ragged import Ragged
 from nas.family import load_families
+from nas.models.blocks import TransformerConfig
 from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion, Numbered
 from nas.run import make_task
 from nas.space import Choice, Config, Space
@@ -465,11 +466,12 @@ class _Stub(nn.Module):
 def fused(kind: str, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
     encoders = Encoders({"a": _Stub(4), "b.c": _Stub(6)}, dropout)
+    layers = TransformerConfig(16, 2, 2)
     match kind:
         case "early":
-            return EarlyFusion(encoders, 3, dim=16, depth=2, heads=2)
+            return EarlyFusion(encoders, 3, layers)
         case "cross":
-            return CrossAttentionFusion(encoders, 3, dim=16, depth=2, heads=2)
+            return CrossAttentionFusion(encoders, 3, layers)
     return LateFusion(encoders, 3, width=16, fusion=kind)
 
 

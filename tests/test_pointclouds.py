@@ -21,7 +21,7 @@ from nas.family import load_families
 from nas.models.blocks import MaskedBatchNorm
 from nas.models.dgcnn import DGCNN, DGCNN_MODELNET, EdgeConv, nearest
 from nas.models.inputs import PointInput
-from nas.models.pointnet import POINTNET, PointNet
+from nas.models.pointnet import POINTNET, CloudConfig, PointNet
 from nas.models.sparse_conv import DownConv, SparseCNN, Stage, SubmanifoldConv, Voxels
 from nas.rules import CLOUD_MOST
 from nas.space import Choice, Space
@@ -375,14 +375,17 @@ def networks(channels: int = 3) -> dict[str, nn.Module]:
     def front(frame: str = "cloud") -> PointInput:
         return PointInput([0.1] * channels, [1.3] * channels, frame)
 
+    both, mean = CloudConfig(5, pooling="max+avg"), CloudConfig(5, pooling="avg")
     made = {
-        "pointnet": PointNet(front(), channels, 5, (8, 8, 32), (16,), transform=8, residual=True),
-        "pointnet data": PointNet(front("data"), channels, 5, (8, 32), pooling="max+avg"),
-        "dgcnn": DGCNN(front(), channels, 5, (8, 8), 32, k=6, dynamic=True, residual=True),
-        "dgcnn static": DGCNN(front(), channels, 5, (8, 16), 32, k=6, dynamic=False),
-        "sparse_cnn": SparseCNN(front(), channels, 5, 12, (Stage(1, 8), Stage(1, 16))),
+        "pointnet": PointNet(
+            front(), CloudConfig(5, head=(16,)), (8, 8, 32), transform=8, residual=True
+        ),
+        "pointnet data": PointNet(front("data"), CloudConfig(5, pooling="max+avg"), (8, 32)),
+        "dgcnn": DGCNN(front(), both, (8, 8), 32, k=6, dynamic=True, residual=True),
+        "dgcnn static": DGCNN(front(), both, (8, 16), 32, k=6, dynamic=False),
+        "sparse_cnn": SparseCNN(front(), mean, 12, (Stage(1, 8), Stage(1, 16))),
         "sparse_cnn data": SparseCNN(
-            front("data"), channels, 5, 9, (Stage(1, 8), Stage(1, 8), Stage(1, 8)), extent=2.5
+            front("data"), mean, 9, (Stage(1, 8), Stage(1, 8), Stage(1, 8)), extent=2.5
         ),
     }
     return {name: shaken(network) for name, network in made.items()}
@@ -487,8 +490,8 @@ def test_an_edge_convolution_is_the_maximum_over_edges_of_one_linear_map() -> No
 def test_the_transform_starts_as_the_identity() -> None:
     points, length = batch(20, 20)
     torch.manual_seed(0)
-    turned = PointNet(PointInput([0.0] * 3, [1.0] * 3), 3, 4, (8, 16), transform=8).eval()
-    plain = PointNet(PointInput([0.0] * 3, [1.0] * 3), 3, 4, (8, 16)).eval()
+    turned = PointNet(PointInput([0.0] * 3, [1.0] * 3), CloudConfig(4), (8, 16), transform=8).eval()
+    plain = PointNet(PointInput([0.0] * 3, [1.0] * 3), CloudConfig(4), (8, 16)).eval()
     plain.load_state_dict(turned.state_dict(), strict=False)
     torch.testing.assert_close(turned(points, length), plain(points, length))
 
@@ -498,8 +501,8 @@ def test_the_published_networks_have_their_published_sizes() -> None:
     DGCNN (Wang et al. 2019, table 3), for the 40 classes of ModelNet."""
     front = PointInput([0.0] * 3, [1.0] * 3)
     for network, millions in (
-        (PointNet(front, 3, 40, **POINTNET), 0.8),
-        (DGCNN(front, 3, 40, **DGCNN_MODELNET), 1.8),
+        (PointNet(front, **POINTNET), 0.8),
+        (DGCNN(front, **DGCNN_MODELNET), 1.8),
     ):
         assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
 
@@ -589,7 +592,7 @@ def test_the_forms_for_export_and_for_few_clouds_give_the_same(
 
 def test_voxels_hold_the_mean_place_and_channels_of_their_points() -> None:
     network = SparseCNN(
-        PointInput([0.0] * 4, [1.0] * 4, "data"), 4, 2, 4, (Stage(1, 4),), extent=2.0
+        PointInput([0.0] * 4, [1.0] * 4, "data"), CloudConfig(2), 4, (Stage(1, 4),), extent=2.0
     )
     points = torch.tensor([[[0.1, 0.2, 0.3, 5.0], [0.3, 0.4, 0.5, 7.0], [-9.0, 9.0, 0.5, 1.0]]])
     x, voxels = network.voxelise(points, torch.tensor([[True, True, True]]))

@@ -20,10 +20,15 @@ from nas.data import Dataset, encode, read
 from nas.data.ragged import Ragged
 from nas.data.text import recognise
 from nas.family import load_families
-from nas.models.blocks import Attention, rotary
-from nas.models.encoder import SinusoidalPosition, TextTransformer, TokenEmbedding
+from nas.models.blocks import Attention, TransformerConfig, rotary
+from nas.models.encoder import (
+    EmbeddingConfig,
+    SinusoidalPosition,
+    TextTransformer,
+    TokenEmbedding,
+)
 from nas.models.lstm import TextLSTM
-from nas.models.mamba import TextMamba, parallel_scan, selective_scan
+from nas.models.mamba import MambaConfig, TextMamba, parallel_scan, selective_scan
 from nas.task import Constraint, DataProfile, InputError, Target, Task
 from nas.training.cost import analyse, parameters
 
@@ -257,22 +262,32 @@ def test_lists_of_texts_are_recognised_and_others_are_not() -> None:
 # Networks --------------------------------------------------------------------------------
 
 LENGTH = 12
+EMBEDDING = EmbeddingConfig(30)
+
+
+def transformer(
+    length: int = LENGTH, position: str = "learned", pooling: str = "avg", **layers: Any
+) -> TextTransformer:
+    config = TransformerConfig(16, 2, 4, **layers)
+    return TextTransformer(EMBEDDING, length, 3, config, position, pooling)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "learned": lambda: TextTransformer(30, LENGTH, 3, 16, 2, 4),
-    "sinusoidal, post, cls": lambda: TextTransformer(
-        30, LENGTH, 3, 16, 2, 4, position="sinusoidal", post_norm=True, pooling="cls"
+    "learned": lambda: transformer(),
+    "sinusoidal, post, cls": lambda: transformer(
+        position="sinusoidal", pooling="cls", post_norm=True
     ),
-    "rotary, window": lambda: TextTransformer(
-        30, LENGTH, 3, 16, 2, 4, position="rotary", window=3, norm="rms", pooling="attention"
+    "rotary, window": lambda: transformer(
+        position="rotary", pooling="attention", window=3, norm="rms"
     ),
-    "swiglu, max": lambda: TextTransformer(
-        30, LENGTH, 3, 16, 2, 4, position="none", activation="swiglu", pooling="max"
+    "swiglu, max": lambda: transformer(position="none", pooling="max", activation="swiglu"),
+    "lstm": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2),
+    "lstm, one direction": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 1, False, pooling="attention"),
+    "lstm, last": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2, pooling="last"),
+    "mamba": lambda: TextMamba(EMBEDDING, LENGTH, 3, MambaConfig(16, 2)),
+    "mamba, last": lambda: TextMamba(
+        EMBEDDING, LENGTH, 3, MambaConfig(16, 1, states=4), pooling="last"
     ),
-    "lstm": lambda: TextLSTM(30, 3, 16, 8, 2),
-    "lstm, one direction": lambda: TextLSTM(30, 3, 16, 8, 1, False, pooling="attention"),
-    "lstm, last": lambda: TextLSTM(30, 3, 16, 8, 2, pooling="last"),
-    "mamba": lambda: TextMamba(30, LENGTH, 3, 16, 2),
-    "mamba, last": lambda: TextMamba(30, LENGTH, 3, 16, 1, states=4, pooling="last"),
 }
 
 
@@ -320,7 +335,7 @@ def test_the_logits_are_the_head_of_the_pooled_features(name: str) -> None:
 
 
 def test_words_beyond_the_vocabulary_and_dropped_ones_are_the_unknown_word() -> None:
-    embedding = TokenEmbedding(10, 4, token_dropout=0.5)
+    embedding = TokenEmbedding(EmbeddingConfig(10, token_dropout=0.5), 4)
     ids = torch.arange(20).repeat(50, 1)
     vectors = embedding.eval()(ids)
     unknown = embedding.table.weight[1]
@@ -371,7 +386,7 @@ def test_sinusoidal_positions_are_those_of_the_paper() -> None:
 
 
 def test_both_directions_are_those_of_a_packed_lstm() -> None:
-    network: Any = shaken(lambda: TextLSTM(30, 3, 6, 5, depth=2))
+    network: Any = shaken(lambda: TextLSTM(EMBEDDING, 3, 6, 5, depth=2))
     reference = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
     with torch.no_grad():
         for i in range(2):
@@ -474,7 +489,7 @@ def test_flops_of_attention_through_a_window_grow_with_the_length_alone() -> Non
         }
 
         def build() -> nn.Module:
-            return TextTransformer(30, length, 3, 16, 2, 4, window=window)
+            return transformer(length, window=window)
 
         return int(analyse(build, inputs)["flops"])
 

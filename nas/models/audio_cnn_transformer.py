@@ -4,12 +4,15 @@ sec. 3.2."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from nas.models.blocks import (
     DropPath,
     GlobalPool,
-    TransformerBlock,
+    TransformerConfig,
+    TransformerStack,
     init_transformer,
     linear_rates,
     make_activation,
@@ -53,77 +56,78 @@ class _ConvBlock(nn.Module):
         return (x + self.drop_path(y) if self.residual else y), mask
 
 
-class CNNTransformer(nn.Module):
-    """``conv_depth`` convolutions over log-mel frames, then ``depth`` Transformer blocks.
+@dataclass(frozen=True)
+class ConvolutionConfig:
+    """``depth`` convolutions over time, each ``width`` wide.
 
-    Of the convolutions the first ones halve the time until one token stands for
-    ``reduction`` frames; those after have shortcuts where ``residual``. ``conv_norm`` and
-    ``conv_activation`` are the convolutions', ``norm`` and ``activation`` the Transformer's.
+    The first ones halve the time until one token stands for ``reduction`` frames, a power of
+    two; those after have shortcuts where ``residual``.
+    """
+
+    depth: int
+    width: int
+    kernel: int
+    reduction: int
+    residual: bool = True
+    norm: str = "batch"
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        if self.reduction != 1 << self.halvings or self.halvings > self.depth:
+            raise ValueError(
+                f"reduction must be a power of two of at most 2^depth, but got {self.reduction}"
+                f" with depth={self.depth}"
+            )
+
+    @property
+    def halvings(self) -> int:
+        return self.reduction.bit_length() - 1
+
+
+class CNNTransformer(nn.Module):
+    """Convolutions over log-mel frames, then Transformer layers.
+
+    ``input`` turns waves into frames. ``spec_augment``: see ``SpecAugment``.
     """
 
     def __init__(
         self,
         input: LogMel,
-        n_mels: int,
         outputs: int,
-        conv_depth: int,
-        conv_width: int,
-        kernel: int,
-        reduction: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        residual: bool = True,
-        conv_norm: str = "batch",
-        conv_activation: str = "relu",
-        mlp_ratio: float = 2.0,
-        norm: str = "layer",
-        activation: str = "gelu",
+        convolutions: ConvolutionConfig,
+        layers: TransformerConfig,
         pooling: str = "avg",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
         spec_augment: int = 0,
     ) -> None:
         super().__init__()
-        halvings = reduction.bit_length() - 1
-        if reduction != 1 << halvings or halvings > conv_depth:
-            raise ValueError(
-                f"reduction must be a power of two of at most 2^conv_depth, but got {reduction}"
-                f" with conv_depth={conv_depth}"
-            )
-        self.width = dim
+        self.width = layers.dim
         self.input = input
         self.spec_augment = SpecAugment(spec_augment)
-        rates = linear_rates(drop_path, conv_depth + depth)
+        front, halvings = convolutions, convolutions.halvings
+        rates = linear_rates(layers.drop_path, front.depth + layers.depth)
         self.convolutions = nn.ModuleList(
             _ConvBlock(
-                conv_width if i else n_mels,
-                conv_width,
-                kernel,
+                front.width if i else input.n_mels,
+                front.width,
+                front.kernel,
                 stride=2 if i < halvings else 1,
-                norm=conv_norm,
-                activation=conv_activation,
-                residual=residual and i >= max(halvings, 1),
+                norm=front.norm,
+                activation=front.activation,
+                residual=front.residual and i >= max(halvings, 1),
                 drop_path=rates[i],
             )
-            for i in range(conv_depth)
+            for i in range(front.depth)
         )
-        self.projection = nn.Linear(conv_width, dim)
-        self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in rates[conv_depth:]
-        )
-        self.norm = make_norm(norm, dim, dims=1)
-        self.pool = GlobalPool(pooling, dim, dims=1)
-        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(front.width, self.width)
+        self.embedding_dropout = nn.Dropout(layers.dropout)
+        self.blocks = TransformerStack(layers, rates[front.depth :])
+        self.norm = make_norm(layers.norm, self.width, dims=1)
+        self.pool = GlobalPool(pooling, self.width, dims=1)
+        self.dropout = nn.Dropout(layers.dropout)
         init_transformer(self)
         # Tokens as large as the positions that are added to them.
         nn.init.xavier_uniform_(self.projection.weight)
-        self.head = make_head(dim, outputs)
+        self.head = make_head(self.width, outputs)
 
     def features(self, wave: Tensor, wave_length: Tensor) -> tuple[Tensor, Tensor]:
         """Waves (B, samples) to tokens (B, T, width) and which of them are real (B, T)."""
@@ -133,9 +137,7 @@ class CNNTransformer(nn.Module):
             x, mask = block(x, mask)
         x = self.projection(x)
         x = self.embedding_dropout(x + sinusoids(x.shape[1], self.width, x))
-        for transformer_block in self.blocks:
-            x = transformer_block(x, mask=mask)
-        return self.norm(x), mask
+        return self.norm(self.blocks(x, mask=mask)), mask
 
     def forward(self, wave: Tensor, wave_length: Tensor) -> Tensor:
         """Waves (B, samples) of the given lengths (B,) to logits (B, outputs)."""

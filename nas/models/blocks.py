@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -299,40 +301,46 @@ class FeedForward(nn.Module):
         return y
 
 
-class TransformerBlock(nn.Module):
-    """Transformer encoder layer over (B, T, dim), pre-norm (Xiong et al. 2020).
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A stack of ``depth`` equal Transformer encoder layers (Vaswani et al. 2017, sec. 3.1)."""
 
-    ``post_norm`` normalises each sum rather than the input of each branch, as Vaswani et al.
-    2017. ``dropout`` falls on the hidden layer of the feed-forward part and on both branches.
+    dim: int  # features of a token
+    depth: int
+    heads: int  # must divide dim
+    mlp_ratio: float = 4.0  # hidden width of the feed-forward part, divided by dim
+    norm: str = "layer"
+    activation: str = "gelu"  # of the feed-forward part: see FeedForward
+    dropout: float = 0.0  # of the feed-forward part's hidden layer and of both branches
+    attention_dropout: float = 0.0  # of the attention weights
+    drop_path: float = 0.0  # of the last layer; the rate grows linearly from 0
+    post_norm: bool = False  # normalise each sum (as Vaswani et al.), not each branch's input
+    rotary: bool = False  # rotary positions: see Attention
+    window: int | None = None  # local attention: see Attention
+
+
+class TransformerBlock(nn.Module):
+    """Transformer encoder layer over (B, T, dim), pre-norm (Xiong et al. 2020) by default.
+
+    ``drop_path`` is the rate of this layer, in place of the stack's.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        norm: str = "layer",
-        activation: str = "gelu",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
-        post_norm: bool = False,
-        rotary: bool = False,
-        window: int | None = None,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.post_norm = post_norm
-        self.norm1 = make_norm(norm, dim, dims=1)
-        self.attention = Attention(dim, heads, attention_dropout, rotary, window)
-        self.norm2 = make_norm(norm, dim, dims=1)
-        self.feed_forward = FeedForward(dim, max(1, int(dim * mlp_ratio)), activation, dropout)
-        self.dropout = nn.Dropout(dropout)
+        dim, hidden = config.dim, max(1, int(config.dim * config.mlp_ratio))
+        self.post_norm = config.post_norm
+        self.norm1 = make_norm(config.norm, dim, dims=1)
+        self.attention = Attention(
+            dim, config.heads, config.attention_dropout, config.rotary, config.window
+        )
+        self.norm2 = make_norm(config.norm, dim, dims=1)
+        self.feed_forward = FeedForward(dim, hidden, config.activation, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> Tensor:
-        """With ``queries`` only the first tokens are put out, (B, queries, dim).
+        """(B, T, dim) to (B, T, dim), or to (B, queries, dim) for the first tokens only.
 
-        The last layer of a network that reads a class token alone need compute no more.
         Tokens where ``mask`` (B, T) is false are padding.
         """
         branch = self.attention(x if self.post_norm else self.norm1(x), queries, mask)
@@ -344,22 +352,27 @@ class TransformerBlock(nn.Module):
         return self.norm2(y) if self.post_norm else y
 
 
-def transformer_stack(
-    depth: int,
-    drop_path: float,
-    dim: int,
-    heads: int,
-    mlp_ratio: float,
-    norm: str,
-    activation: str,
-    dropout: float,
-    attention_dropout: float,
-    **kinds: Any,
-) -> nn.ModuleList:
-    """``depth`` equal Transformer blocks; the later ones are left out more often."""
-    layer = (dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout)
-    rates = linear_rates(drop_path, depth)
-    return nn.ModuleList(TransformerBlock(*layer, rate, **kinds) for rate in rates)
+class TransformerStack(nn.ModuleList):
+    """The layers of a ``TransformerConfig``, one after another.
+
+    ``rates`` are their drop-path rates, where other layers come before them.
+    """
+
+    def __init__(self, config: TransformerConfig, rates: Sequence[float] | None = None) -> None:
+        rates = linear_rates(config.drop_path, config.depth) if rates is None else rates
+        super().__init__(TransformerBlock(config, rate) for rate in rates)
+
+    def forward(self, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, T, dim) to (B, T, dim); tokens where ``mask`` (B, T) is false are padding.
+
+        With ``queries`` the last layer computes the first tokens only, (B, queries, dim): a
+        network that reads a class token needs no others.
+        """
+        *blocks, last = self
+        for block in blocks:
+            x = block(x, mask=mask)
+        y: Tensor = last(x, queries=queries, mask=mask)
+        return y
 
 
 class GlobalPool(nn.Module):

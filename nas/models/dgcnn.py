@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.blocks import init_he, make_activation, make_masked_norm
-from nas.models.pointnet import CloudPool, PointLayer, cloud_head
+from nas.models.inputs import PointInput
+from nas.models.pointnet import CloudConfig, CloudPool, PointLayer, cloud_head
 
 GRAIN = 2.0**20  # squared distances are compared in units of 1 / GRAIN, equal ones by number
 
@@ -90,32 +91,25 @@ class DGCNN(nn.Module):
 
     def __init__(
         self,
-        input: nn.Module,
-        in_channels: int,
-        outputs: int,
+        input: PointInput,
+        config: CloudConfig,
         widths: Sequence[int],
         embedding: int,
         k: int,
         dynamic: bool = True,
         residual: bool = False,
-        head: Sequence[int] = (),
-        norm: str = "batch",
-        activation: str = "relu",
-        pooling: str = "max+avg",
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input = input
         self.k, self.dynamic = k, dynamic
-        sizes = zip((in_channels, *widths), widths, strict=False)
-        self.layers = nn.ModuleList(
-            EdgeConv(n_in, n_out, norm, activation, residual) for n_in, n_out in sizes
-        )
-        self.mix = PointLayer(sum(widths), embedding, norm, activation)
+        kinds = (config.norm, config.activation)
+        sizes = zip((input.channels, *widths), widths, strict=False)
+        self.layers = nn.ModuleList(EdgeConv(*size, *kinds, residual) for size in sizes)
+        self.mix = PointLayer(sum(widths), embedding, *kinds)
         self.width = embedding
-        self.pool = CloudPool(pooling, self.width)
-        self.dropout = nn.Dropout(dropout)
-        self.head = cloud_head(self.pool.width, head, outputs, activation)
+        self.pool = CloudPool(config.pooling, self.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = cloud_head(self.pool.width, config)
 
     def features(self, points: Tensor, points_length: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, P, d) and their numbers (B,) to (B, P, width) and the mask (B, P)."""
@@ -136,10 +130,10 @@ class DGCNN(nn.Module):
         return y
 
 
-# The classifier of fig. 3 and sec. 5.1.
+# The classifier of fig. 3 and sec. 5.1, for the 40 classes of ModelNet.
 DGCNN_MODELNET: dict[str, Any] = {
     "widths": (64, 64, 128, 256),
     "embedding": 1024,
     "k": 20,
-    "head": (512, 256),
+    "config": CloudConfig(40, pooling="max+avg", head=(512, 256)),
 }

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
+    TransformerConfig,
+    TransformerStack,
     init_transformer,
     make_norm,
     real,
-    transformer_stack,
 )
 
 UNKNOWN = 1  # the token for all that have no row of their own; 0 is padding
 
 
-class TokenEmbedding(nn.Module):
-    """Tokens (B, T) to vectors (B, T, dim); ids from ``vocabulary`` on count as unknown.
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """How tokens become vectors: ids from ``vocabulary`` on count as unknown."""
 
-    ``dropout`` leaves single features out, and ``token_dropout``, in training, whole tokens:
-    they become unknown ones (Iyyer et al. 2015, sec. 3), so that no word is relied upon.
-    Vectors start with the deviation ``std``.
+    vocabulary: int
+    dropout: float = 0.0  # of single features
+    token_dropout: float = 0.0  # of whole tokens, which become unknown ones
+
+
+class TokenEmbedding(nn.Module):
+    """Tokens (B, T) to vectors (B, T, dim).
+
+    With token dropout, in training, no single word is relied upon (Iyyer et al. 2015, sec. 3).
+    Vectors start with a standard deviation of ``std``.
     """
 
-    def __init__(
-        self,
-        vocabulary: int,
-        dim: int,
-        dropout: float = 0.0,
-        token_dropout: float = 0.0,
-        std: float = 0.02,
-    ) -> None:
+    def __init__(self, config: EmbeddingConfig, dim: int, std: float = 0.02) -> None:
         super().__init__()
-        self.token_dropout = token_dropout
-        self.table = nn.Embedding(vocabulary, dim, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
+        self.token_dropout = config.token_dropout
+        self.table = nn.Embedding(config.vocabulary, dim, padding_idx=0)
+        self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Ids (B, T), 0 where padded, to vectors (B, T, dim)."""
         unknown = tokens >= self.table.num_embeddings
         if self.training and self.token_dropout > 0:
             drawn = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
@@ -79,63 +84,49 @@ class LearnedPosition(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """``depth`` Transformer layers over embedded tokens, pooled into one vector.
+    """Transformer layers over embedded tokens, pooled into one vector.
 
     ``length`` is that of the longest sample, which "learned" positions need; they are also
     "sinusoidal", "rotary" (inside the attention) or "none". ``pooling``: "cls" reads out a
     token that stands before the others, "avg", "attention" and "max" all of them. With
-    ``post_norm`` the embedding is normalised and each layer's sums are, as in BERT.
-    Otherwise each branch's input is, and the pooled vector: tokens keep their lengths until
-    then, so that a word that says much weighs more than one that is hardly known.
-    ``window``: see ``Attention``.
+    ``layers.post_norm`` the embedding is normalised and each layer's sums are, as in BERT.
+    Otherwise each branch's input is, and the pooled vector: tokens keep their norms until
+    then, so that an informative word weighs more than one that is hardly known.
     """
 
     def __init__(
         self,
-        vocabulary: int,
+        embedding: EmbeddingConfig,
         length: int,
         outputs: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
+        layers: TransformerConfig,
         position: str = "learned",
-        post_norm: bool = False,
-        norm: str = "layer",
-        activation: str = "gelu",
         pooling: str = "avg",
-        window: int | None = None,
-        dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        token_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if position not in ("learned", "sinusoidal", "rotary", "none"):
             raise ValueError(
                 f"unknown position {position!r}; known are learned, sinusoidal, rotary, none"
             )
-        if pooling == "cls" and window is not None:
+        if pooling == "cls" and layers.window is not None:
             raise ValueError("a class token cannot see the text through a window")
+        dim = layers.dim
         self.width = dim
-        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout)
+        self.embedding = TokenEmbedding(embedding, dim)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if pooling == "cls" else None
         self.position: nn.Module = nn.Identity()
         if position == "learned":
             self.position = LearnedPosition(length + (pooling == "cls"), dim)
         elif position == "sinusoidal":
             self.position = SinusoidalPosition(dim)
-        self.post_norm = post_norm
-        self.norm = make_norm(norm, dim, dims=1)
-        self.readout = ("head",) if post_norm else ("norm", "head")  # what features lack
-        self.blocks = transformer_stack(
-            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout,
-            post_norm=post_norm, rotary=position == "rotary", window=window,
-        )  # fmt: skip
+        self.post_norm = layers.post_norm
+        self.norm = make_norm(layers.norm, dim, dims=1)
+        # The modules that features do without.
+        self.readout = ("head",) if layers.post_norm else ("norm", "head")
+        self.blocks = TransformerStack(replace(layers, rotary=position == "rotary"))
         # A class token is the only one left, and its own average.
         self.pool = GlobalPool("avg" if pooling == "cls" else pooling, dim, dims=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         self.head = nn.Linear(dim, outputs)
         init_transformer(self)
         if self.cls is not None:
@@ -151,10 +142,7 @@ class TextTransformer(nn.Module):
         x = self.position(x)
         if self.post_norm:
             x = self.norm(x)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x, mask=mask)
-        x = last(x, queries=None if self.cls is None else 1, mask=mask)
+        x = self.blocks(x, queries=None if self.cls is None else 1, mask=mask)
         return x, mask if self.cls is None else None
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:

@@ -5,43 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas.models.blocks import TransformerBlock, init_transformer, linear_rates, make_norm
+from nas.models.blocks import TransformerConfig, TransformerStack, init_transformer, make_norm
 from nas.models.inputs import TabularTokens
 
 
 class FTTransformer(nn.Module):
     """A Transformer encoder over one token per column, read out at a class token (sec. 3.3).
 
-    ``ffn_factor`` is the hidden width of the feed-forward part over ``dim``. Weights
-    start from a truncated normal of deviation 0.02, tokens as in ``TabularTokens``.
+    The paper's layers have a ``mlp_ratio`` of 4 / 3 and the activation "reglu". Weights start
+    from a truncated normal of deviation 0.02, tokens as in ``TabularTokens``.
     """
 
-    def __init__(
-        self,
-        input: TabularTokens,
-        outputs: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        ffn_factor: float = 4 / 3,
-        activation: str = "reglu",
-        norm: str = "layer",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, input: TabularTokens, outputs: int, layers: TransformerConfig) -> None:
         super().__init__()
+        dim = layers.dim
         self.input = input
         self.cls = nn.Parameter(torch.empty(dim).uniform_(-(dim**-0.5), dim**-0.5))
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim, heads, ffn_factor, norm, activation, dropout, attention_dropout, rate
-            )
-            for rate in linear_rates(drop_path, depth)
-        )
+        self.blocks = TransformerStack(layers)
         # The paper's app. E.1: tokens enter the first layer as they are.
         self.blocks[0].norm1 = nn.Identity()
-        self.norm = make_norm(norm, dim, dims=1)
+        self.norm = make_norm(layers.norm, dim, dims=1)
         self.width = dim
         self.head = nn.Linear(dim, outputs)
         init_transformer(self)
@@ -63,8 +46,5 @@ class FTTransformer(nn.Module):
     ) -> Tensor:
         tokens = self.input(numeric, categorical)
         x = torch.cat([self.cls.expand(tokens.shape[0], 1, -1), tokens], dim=1)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)
-        y: Tensor = self.norm(last(x, queries=queries)).relu()
+        y: Tensor = self.norm(self.blocks(x, queries=queries)).relu()
         return y

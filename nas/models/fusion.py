@@ -17,13 +17,14 @@ from nas.models.blocks import (
     DropPath,
     FeedForward,
     GlobalPool,
+    TransformerConfig,
+    TransformerStack,
     init_he,
     init_transformer,
     linear_rates,
     make_activation,
     make_head,
     make_norm,
-    transformer_stack,
 )
 
 
@@ -190,29 +191,20 @@ class EarlyFusion(nn.Module):
         self,
         encoders: Encoders,
         outputs: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 2.0,
-        norm: str = "layer",
-        activation: str = "gelu",
+        layers: TransformerConfig,
         pooling: str = "cls",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        dim = layers.dim
         self.encoders, self.width = encoders, dim
         self.data_dependent = encoders.data_dependent
         self.entry = _Projections(encoders.widths, dim)
         self.cls = nn.Parameter(torch.empty(dim).normal_(std=0.02))
-        self.blocks = transformer_stack(
-            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
-        )
+        self.blocks = TransformerStack(layers)
         init_transformer(self.blocks)
-        self.norm = make_norm(norm, dim, dims=1)
+        self.norm = make_norm(layers.norm, dim, dims=1)
         self.pool = GlobalPool(pooling, dim, dims=1) if pooling != "cls" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         self.head = make_head(dim, outputs)
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -236,10 +228,7 @@ class EarlyFusion(nn.Module):
         x = torch.cat([cls, *mapped], dim=1)
         there = [mask & one[:, None] for mask, one in zip(masks, present.unbind(1), strict=True)]
         mask = torch.cat([torch.ones_like(present[:, :1]), *there], dim=1)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x, mask=mask)
-        return self.norm(last(x, queries=queries, mask=mask)), mask
+        return self.norm(self.blocks(x, queries=queries, mask=mask)), mask
 
 
 class _CrossAttention(nn.Module):
@@ -249,28 +238,21 @@ class _CrossAttention(nn.Module):
     that is always there, so that no softmax is over nothing.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        mlp_ratio: float,
-        norm: str,
-        activation: str,
-        dropout: float,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, drop_path: float) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, but got dim={dim}, heads={heads}")
-        self.heads = heads
+        dim, norm = config.dim, config.norm
+        if dim % config.heads:
+            raise ValueError(f"heads must divide dim, but got dim={dim}, heads={config.heads}")
+        self.heads = config.heads
         self.norm_own = make_norm(norm, dim, dims=1)
         self.norm_other = make_norm(norm, dim, dims=1)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         self.norm = make_norm(norm, dim, dims=1)
-        self.feed_forward = FeedForward(dim, max(1, int(dim * mlp_ratio)), activation, dropout)
-        self.dropout = nn.Dropout(dropout)
+        hidden = max(1, int(dim * config.mlp_ratio))
+        self.feed_forward = FeedForward(dim, hidden, config.activation, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
@@ -303,7 +285,7 @@ class _CrossLayer(nn.Module):
 
 
 class CrossAttentionFusion(nn.Module):
-    """The tokens of each member attend to those of all others, in ``depth`` layers.
+    """The tokens of each member attend to those of all others, layer by layer.
 
     As in Tsai et al. 2019 (Multimodal Transformer, sec. 3.1 and 3.2), with all directions of
     a layer at once and the others side by side as one context; then each member is pooled,
@@ -314,35 +296,26 @@ class CrossAttentionFusion(nn.Module):
         self,
         encoders: Encoders,
         outputs: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 2.0,
-        norm: str = "layer",
-        activation: str = "gelu",
+        layers: TransformerConfig,
         pooling: str = "avg",
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        dim, norm = layers.dim, layers.norm
         self.encoders = encoders
         self.data_dependent = encoders.data_dependent
         members = len(encoders.members)
         self.entry = _Projections(encoders.widths, dim)
         self.nothing = nn.Parameter(torch.empty(dim).normal_(std=0.02))
         self.layers = nn.ModuleList(
-            _CrossLayer(
-                _CrossAttention(dim, heads, mlp_ratio, norm, activation, dropout, rate)
-                for _ in range(members)
-            )
-            for rate in linear_rates(drop_path, depth)
+            _CrossLayer(_CrossAttention(layers, rate) for _ in range(members))
+            for rate in linear_rates(layers.drop_path, layers.depth)
         )
         init_transformer(self.layers)
         self.norms = nn.ModuleList(make_norm(norm, dim, dims=1) for _ in range(members))
         self.pools = nn.ModuleList(GlobalPool(pooling, dim, dims=1) for _ in range(members))
         self.missing = nn.Parameter(torch.zeros(members, dim))
         self.width = members * dim
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         self.head = make_head(self.width, outputs)
 
     def forward(self, **inputs: Tensor) -> Tensor:

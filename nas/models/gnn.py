@@ -258,6 +258,7 @@ class FeatureInput(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float], rows: bool = False) -> None:
         super().__init__()
         self.plain = all(m == 0 for m in mean) and all(s in (0, 1) for s in std)
+        self.width = len(mean)
         self.rows = rows
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         scale = 1 / torch.tensor([s or 1.0 for s in std], dtype=torch.float32)
@@ -290,25 +291,75 @@ def _with_values(x: Tensor, values: Tensor) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
+class GNNConfig:
+    """``pre`` linear layers, ``depth`` convolutions of one kind, read-out, ``post`` layers.
+
+    ``jumping`` says what is read of the convolutions' outputs: that of the "last", their "max",
+    or all side by side, "cat" (Xu et al. 2018, "Representation Learning on Graphs with Jumping
+    Knowledge Networks", sec. 4). Pre- and post-layers: You et al. 2020, "Design Space for Graph
+    Neural Networks", sec. 3.1.
+    """
+
+    kind: str  # gcn, gat or graphsage
+    width: int
+    depth: int
+    pre: int = 0
+    post: int = 0
+    heads: int = 1  # of gat
+    aggregation: str = "mean"  # of graphsage
+    norm: str = "none"
+    activation: str = "relu"
+    residual: bool = False  # shortcuts where widths agree
+    jumping: str = "last"
+    attention_dropout: float = 0.0  # of gat
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("kind", self.kind, ("gcn", "gat", "graphsage")),
+            ("jumping", self.jumping, ("last", "max", "cat")),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
+
+    @property
+    def read_width(self) -> int:
+        """Features of what is read of the convolutions."""
+        return self.depth * self.width if self.jumping == "cat" else self.width
+
+    def convolution(self, in_width: int, edge_width: int) -> nn.Module:
+        """One convolution, from ``in_width`` features of a node and ``edge_width`` of an edge."""
+        match self.kind:
+            case "gcn":
+                return GCNConv(in_width, self.width, edge_width)
+            case "gat":
+                return GATConv(in_width, self.width, self.heads, edge_width, self.attention_dropout)
+        return SAGEConv(in_width, self.width, self.aggregation, edge_width)
+
+    def dense(self, in_width: int, depth: int, dropout: float) -> nn.Sequential:
+        """``depth`` linear layers, each with norm, activation and dropout."""
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            layers += [
+                _Linear(self.width if i else in_width, self.width),
+                make_norm(self.norm, self.width, dims=1),
+                make_activation(self.activation),
+                nn.Dropout(dropout),
+            ]
+        return nn.Sequential(*layers)
+
+
 class _Layer(nn.Module):
     """Convolution, normalisation, activation, dropout, and the shortcut around them
     (Li et al. 2019, "DeepGCNs", sec. 3.2) where it is asked for and the widths agree."""
 
-    def __init__(
-        self,
-        conv: nn.Module,
-        width: int,
-        norm: str,
-        activation: str,
-        dropout: float,
-        residual: bool,
-    ) -> None:
+    def __init__(self, layers: GNNConfig, in_width: int, edge_width: int, dropout: float) -> None:
         super().__init__()
-        self.conv = conv
-        self.norm = make_norm(norm, width, dims=1)
-        self.activation = make_activation(activation)
+        self.conv = layers.convolution(in_width, edge_width)
+        self.norm = make_norm(layers.norm, layers.width, dims=1)
+        self.activation = make_activation(layers.activation)
         self.dropout = nn.Dropout(dropout)
-        self.residual = residual
+        self.residual = layers.residual and in_width == layers.width
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         y: Tensor = self.dropout(self.activation(self.norm(self.conv(x, edges))))
@@ -316,19 +367,14 @@ class _Layer(nn.Module):
 
 
 class GNN(nn.Module):
-    """``pre`` linear layers, ``depth`` convolutions of one kind, read-out, ``post`` layers.
-
-    ``kind`` is "gcn", "gat" (with ``heads``) or "graphsage" (with ``aggregation``).
-    ``jumping`` says what is read of the layers' outputs: that of the "last", their "max", or
-    all side by side, "cat" (Xu et al. 2018, "Representation Learning on Graphs with Jumping
-    Knowledge Networks", sec. 4). Graphs are pooled by ``pooling``; where it is None, the
-    nodes that ``node`` numbers are read. Pre- and post-layers: You et al. 2020, "Design Space
-    for Graph Neural Networks", sec. 3.1.
+    """Graph convolutions, for graphs that ``pooling`` makes one vector of, or, where it is None,
+    for the nodes that ``node`` numbers.
 
     ``dropout`` follows each layer and stands before the head, ``input_dropout`` falls on the
-    features of nodes, ``edge_dropout`` on edges. A last convolution that nothing but the head
-    follows on a node is linear, as in Kipf & Welling 2017, eq. 9: what neighbours hold is
-    averaged after the last activation. Weights start as Glorot & Bengio 2010.
+    features of nodes, ``edge_dropout`` on edges. ``size`` is the unit of "sum" pooling, in
+    nodes. A last convolution that nothing but the head follows on a node is linear, as in Kipf &
+    Welling 2017, eq. 9: what neighbours hold is averaged after the last activation. Weights
+    start as Glorot & Bengio 2010.
 
     ``sparse`` says that most features of nodes are zero, as counts of words are: on a CPU they
     are then multiplied as a sparse matrix. Of Cora (1,433 features, 1.3 % not zero) a step
@@ -338,73 +384,35 @@ class GNN(nn.Module):
     def __init__(
         self,
         input: FeatureInput,
-        in_width: int,
         outputs: int,
-        kind: str,
-        width: int,
-        depth: int,
+        layers: GNNConfig,
         *,
-        sparse: bool = False,
         edge_input: FeatureInput | None = None,
-        edge_width: int = 0,
-        heads: int = 1,
-        aggregation: str = "mean",
-        pre: int = 0,
-        post: int = 0,
-        norm: str = "none",
-        activation: str = "relu",
-        residual: bool = False,
-        jumping: str = "last",
         pooling: str | None = None,
         size: float = 1.0,
+        sparse: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         edge_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if jumping not in ("last", "max", "cat"):
-            raise ValueError(f"unknown jumping {jumping!r}; known are last, max, cat")
         self.input, self.edge_input = input, edge_input
         self.input_dropout = _InputDropout(input_dropout)
         self.edge_dropout = edge_dropout
-        self.jumping = jumping
-
-        def dense(inputs: int) -> list[nn.Module]:
-            return [
-                _Linear(inputs, width),
-                make_norm(norm, width, dims=1),
-                make_activation(activation),
-                nn.Dropout(dropout),
-            ]
-
-        def convolution(inputs: int) -> nn.Module:
-            match kind:
-                case "gcn":
-                    return GCNConv(inputs, width, edge_width)
-                case "gat":
-                    return GATConv(inputs, width, heads, edge_width, attention_dropout)
-                case "graphsage":
-                    return SAGEConv(inputs, width, aggregation, edge_width)
-            raise ValueError(f"unknown kind {kind!r}; known are gcn, gat, graphsage")
-
-        self.pre = nn.Sequential(*(m for i in range(pre) for m in dense(width if i else in_width)))
-        widths = [width if pre else in_width, *[width] * (depth - 1)]
-        self.layers = nn.ModuleList(
-            _Layer(convolution(w), width, norm, activation, dropout, residual and w == width)
-            for w in widths
-        )
-        linear = pooling is None and jumping == "last" and not post
+        self.jumping = layers.jumping
+        self.pre = layers.dense(input.width, layers.pre, dropout)
+        width, edge_width = layers.width, edge_input.width if edge_input else 0
+        in_widths = [width if layers.pre else input.width, *[width] * (layers.depth - 1)]
+        self.layers = nn.ModuleList(_Layer(layers, n_in, edge_width, dropout) for n_in in in_widths)
+        linear = pooling is None and layers.jumping == "last" and not layers.post
         if linear:
             self.layers[-1].activation = nn.Identity()
             self.layers[-1].dropout = nn.Identity()
-        self.pool = None
-        read = depth * width if jumping == "cat" else width
-        if pooling is not None:
-            self.pool = GraphPool(pooling, read, size)
-        self.post = nn.Sequential(*(m for i in range(post) for m in dense(width if i else read)))
-        self.width = width if post else read
-        self.dropout = nn.Dropout(0.0 if post or linear else dropout)
+        read = layers.read_width
+        self.pool = None if pooling is None else GraphPool(pooling, read, size)
+        self.post = layers.dense(read, layers.post, dropout)
+        self.width = width if layers.post else read
+        self.dropout = nn.Dropout(0.0 if layers.post or linear else dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -413,7 +421,7 @@ class GNN(nn.Module):
         self.head = make_head(self.width, outputs)
         first = self.layers[0].conv
         gathers = isinstance(first, SAGEConv) and not first.project_first
-        self.sparse = sparse and input.plain and bool(pre or not gathers)
+        self.sparse = sparse and input.plain and bool(layers.pre or not gathers)
         self.data_dependent = self.sparse  # how much is multiplied depends on the zeros
 
     def features(

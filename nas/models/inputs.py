@@ -99,7 +99,7 @@ class PointInput(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         scale = 1 / torch.tensor([s or 1.0 for s in std], dtype=torch.float32)
         self.register_buffer("scale", scale)
-        self.frame, self.points = frame, points
+        self.channels, self.frame, self.points = len(mean), frame, points
         self.extent = 1.0 if frame == "cloud" else 2.5
 
     def forward(self, points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

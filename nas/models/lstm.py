@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models.blocks import GlobalPool, make_head, real
-from nas.models.encoder import TokenEmbedding
+from nas.models.encoder import EmbeddingConfig, TokenEmbedding
 
 
 class _Direction(nn.Module):
@@ -54,7 +54,7 @@ class TextLSTM(nn.Module):
 
     def __init__(
         self,
-        vocabulary: int,
+        embedding: EmbeddingConfig,
         outputs: int,
         dim: int,
         hidden: int,
@@ -62,14 +62,12 @@ class TextLSTM(nn.Module):
         bidirectional: bool = True,
         pooling: str = "max",
         dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.hidden = hidden
         self.width = hidden * (1 + bidirectional)
         # As large as the gates can tell apart: nothing is normalised here.
-        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout, 0.1)
+        self.embedding = TokenEmbedding(embedding, dim, std=0.1)
         self.forwards = nn.ModuleList()
         self.backwards = nn.ModuleList()
         for i in range(depth):

@@ -14,6 +14,7 @@ plain operators instead: a parallel prefix sum in ⌈log2 T⌉ steps (Hillis & S
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from nas.models.blocks import DropPath, GlobalPool, linear_rates, make_head, make_norm, real
-from nas.models.encoder import TokenEmbedding
+from nas.models.encoder import EmbeddingConfig, TokenEmbedding
 
 CHUNK = 8  # steps: what they hold stays in the processor's cache
 
@@ -198,26 +199,33 @@ class _Mixer(nn.Module):
         return result
 
 
+@dataclass(frozen=True)
+class MambaConfig:
+    """A stack of ``depth`` equal Mamba blocks; the defaults are those of Gu & Dao 2023."""
+
+    dim: int  # features of a token
+    depth: int
+    expand: int = 2  # channels inside a block, divided by dim
+    states: int = 16  # of each channel
+    kernel: int = 4  # of the causal convolution
+    norm: str = "rms"
+    dropout: float = 0.0
+    drop_path: float = 0.0  # of the last block; the rate grows linearly from 0
+
+
 class MambaBlock(nn.Module):
-    """A residual branch: norm, selective state space, dropout."""
+    """A residual branch: norm, selective state space, dropout.
+
+    ``length`` is that of the longest sample and ``drop_path`` the rate of this block.
+    """
 
     residual = True
 
-    def __init__(
-        self,
-        dim: int,
-        length: int,
-        expand: int = 2,
-        states: int = 16,
-        kernel: int = 4,
-        norm: str = "rms",
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, config: MambaConfig, length: int, drop_path: float) -> None:
         super().__init__()
-        self.norm = make_norm(norm, dim, dims=1)
-        self.mixer = _Mixer(dim, length, expand, states, kernel)
-        self.dropout = nn.Dropout(dropout)
+        self.norm = make_norm(config.norm, config.dim, dims=1)
+        self.mixer = _Mixer(config.dim, length, config.expand, config.states, config.kernel)
+        self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,44 +235,32 @@ class MambaBlock(nn.Module):
 
 
 class TextMamba(nn.Module):
-    """``depth`` Mamba blocks over embedded tokens, pooled into one vector.
+    """Mamba blocks over embedded tokens, pooled into one vector.
 
     ``length`` is that of the longest sample. ``pooling``: "avg", "attention" and "max" of all
     places, or the "last" token's, which has seen all others. The pooled vector is normalised
-    rather than each token: a word that says much weighs more than one that is hardly known.
+    rather than each token: an informative word weighs more than one that is hardly known.
     """
 
     def __init__(
         self,
-        vocabulary: int,
+        embedding: EmbeddingConfig,
         length: int,
         outputs: int,
-        dim: int,
-        depth: int,
-        expand: int = 2,
-        states: int = 16,
-        kernel: int = 4,
-        norm: str = "rms",
+        layers: MambaConfig,
         pooling: str = "avg",
-        dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        token_dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        dim = layers.dim
         self.width = dim
-        self.embedding = TokenEmbedding(vocabulary, dim, embedding_dropout, token_dropout)
-        self.blocks = nn.Sequential(
-            *(
-                MambaBlock(dim, length, expand, states, kernel, norm, dropout, rate)
-                for rate in linear_rates(drop_path, depth)
-            )
-        )
-        self.norm = make_norm(norm, dim, dims=1)
-        self.readout = ("norm", "head")  # what features lack
+        self.embedding = TokenEmbedding(embedding, dim)
+        rates = linear_rates(layers.drop_path, layers.depth)
+        self.blocks = nn.Sequential(*(MambaBlock(layers, length, rate) for rate in rates))
+        self.norm = make_norm(layers.norm, dim, dims=1)
+        self.readout = ("norm", "head")  # the modules that features do without
         self.last = pooling == "last"
         self.pool = GlobalPool("avg" if self.last else pooling, dim, dims=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         self.head = make_head(dim, outputs)
 
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from nas.models.blocks import (
     make_norm,
     zero_branch,
 )
+from nas.models.inputs import PointInput
 
 
 class PointLayer(nn.Module):
@@ -56,20 +58,37 @@ class CloudPool(nn.Module):
         self.width = width * len(kinds)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, P, width of a point) and the mask (B, P) of what is no padding."""
         pooled = [pool(x, mask) for pool in self.pools]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
-def cloud_head(width: int, hidden: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
-    """Fully connected layers after the pooling; LayerNorm, as a batch may be small."""
+@dataclass(frozen=True)
+class CloudConfig:
+    """What networks over points share: their layers' norm and activation, and the read-out.
+
+    After ``pooling`` (see ``CloudPool``) and ``dropout`` stand fully connected layers of the
+    widths ``head``, with LayerNorm, as a batch may be small, and a linear layer to ``outputs``.
+    """
+
+    outputs: int
+    norm: str = "batch"
+    activation: str = "relu"
+    pooling: str = "max"
+    head: Sequence[int] = ()
+    dropout: float = 0.0
+
+
+def cloud_head(width: int, config: CloudConfig) -> nn.Sequential:
+    """The layers after the pooling, which puts out vectors of ``width``."""
     layers: list[nn.Module] = []
-    for size in hidden:
+    for size in config.head:
         layers += [nn.Linear(width, size), make_norm("layer", size, dims=1)]
-        layers += [make_activation(activation)]
+        layers += [make_activation(config.activation)]
         width = size
     head = nn.Sequential(*layers)
     init_he(head)
-    head.append(make_head(width, outputs))
+    head.append(make_head(width, config.outputs))
     return head
 
 
@@ -105,29 +124,22 @@ class PointNet(nn.Module):
 
     def __init__(
         self,
-        input: nn.Module,
-        in_channels: int,
-        outputs: int,
+        input: PointInput,
+        config: CloudConfig,
         widths: Sequence[int],
-        head: Sequence[int] = (),
         transform: int = 0,
         residual: bool = False,
-        norm: str = "batch",
-        activation: str = "relu",
-        pooling: str = "max",
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input = input
-        self.transform = _Transform(in_channels, transform, norm, activation) if transform else None
-        sizes = zip((in_channels, *widths), widths, strict=False)
-        self.layers = nn.ModuleList(
-            PointLayer(n_in, n_out, norm, activation, residual) for n_in, n_out in sizes
-        )
+        kinds = (config.norm, config.activation)
+        self.transform = _Transform(input.channels, transform, *kinds) if transform else None
+        sizes = zip((input.channels, *widths), widths, strict=False)
+        self.layers = nn.ModuleList(PointLayer(*size, *kinds, residual) for size in sizes)
         self.width = widths[-1]
-        self.pool = CloudPool(pooling, self.width)
-        self.dropout = nn.Dropout(dropout)
-        self.head = cloud_head(self.pool.width, head, outputs, activation)
+        self.pool = CloudPool(config.pooling, self.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = cloud_head(self.pool.width, config)
 
     def features(self, points: Tensor, points_length: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, P, d) and their numbers (B,) to (B, P, width) and the mask (B, P)."""
@@ -145,5 +157,8 @@ class PointNet(nn.Module):
         return y
 
 
-# The classifier of fig. 2, without its transforms.
-POINTNET: dict[str, Any] = {"widths": (64, 64, 64, 128, 1024), "head": (512, 256)}
+# The classifier of fig. 2, without its transforms, for the 40 classes of ModelNet.
+POINTNET: dict[str, Any] = {
+    "widths": (64, 64, 64, 128, 1024),
+    "config": CloudConfig(40, head=(512, 256)),
+}

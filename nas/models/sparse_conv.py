@@ -26,7 +26,8 @@ from nas.models.blocks import (
     make_norm,
     zero_branch,
 )
-from nas.models.pointnet import CloudPool, cloud_head
+from nas.models.inputs import PointInput
+from nas.models.pointnet import CloudConfig, CloudPool, cloud_head
 
 TABLE = 2**26  # cells of a grid up to which a table of them all is the quickest look-up
 SMALL = 2**20  # values around all voxels, up to which they are gathered at once
@@ -67,7 +68,7 @@ class Voxels:
         seen = torch.zeros(size + 1, dtype=torch.bool, device=cell.device)
         seen = seen.index_fill(0, cell.clamp(max=size), True)
         cells = seen[:size].nonzero()[:, 0]
-        # An export, which does not know the data, is told.
+        # torch.export does not know the data, and has to be given this fact.
         torch._check(cells.shape[0] > 0)  # type: ignore[no-untyped-call]
         voxels = cls(cells, clouds, side)
         return voxels, voxels._table[cell.clamp(max=size)]
@@ -269,35 +270,30 @@ class SparseCNN(nn.Module):
 
     def __init__(
         self,
-        input: nn.Module,
-        in_channels: int,
-        outputs: int,
+        input: PointInput,
+        config: CloudConfig,
         side: int,
         stages: Sequence[Stage],
         extent: float = 1.0,
-        head: Sequence[int] = (),
-        norm: str = "batch",
-        activation: str = "relu",
-        pooling: str = "avg",
-        dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.input = input
         self.side, self.extent = side, extent
-        width = stages[0].width
-        self.stem = SubmanifoldConv(in_channels + 1, width)
+        width, norm = stages[0].width, config.norm
+        self.stem = SubmanifoldConv(input.channels + 1, width)
         self.stem_norm = make_norm(norm, width, dims=1)
-        self.activation = make_activation(activation)
+        self.activation = make_activation(config.activation)
         rates = iter(linear_rates(drop_path, sum(stage.depth for stage in stages)))
         self.levels = nn.ModuleList()
         for i, stage in enumerate(stages):
-            self.levels.append(_Level(width if i else None, stage, norm, activation, rates))
+            before = width if i else None
+            self.levels.append(_Level(before, stage, norm, config.activation, rates))
             width = stage.width
         self.width = width
-        self.pool = CloudPool(pooling, width)
-        self.dropout = nn.Dropout(dropout)
-        self.head = cloud_head(self.pool.width, head, outputs, activation)
+        self.pool = CloudPool(config.pooling, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = cloud_head(self.pool.width, config)
 
     def voxelise(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Voxels]:
         """Normalised points (B, P, d) and their mask to what describes each voxel,

@@ -93,7 +93,7 @@ class LogMel(nn.Module):
         n_fft = n_fft or 2 ** math.ceil(math.log2(window))
         if not window <= n_fft:
             raise ValueError(f"window <= n_fft must hold, but got {window}, {n_fft}")
-        self.hop, self.normalisation = hop, normalisation
+        self.n_mels, self.hop, self.normalisation = n_mels, hop, normalisation
         before = n_fft // 2 - (n_fft - window) // 2
         self.padding = (before, window - before)
         self.register_buffer("kernels", dft_kernels(window, n_fft), persistent=False)

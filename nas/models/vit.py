@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
+    TransformerConfig,
+    TransformerStack,
     init_transformer,
     make_activation,
     make_norm,
-    transformer_stack,
 )
 
 
@@ -63,21 +64,14 @@ class ViT(nn.Module):
         outputs: int,
         size: tuple[int, int],
         patch: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        norm: str = "layer",
-        activation: str = "gelu",
+        layers: TransformerConfig,
         pooling: str = "cls",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
         stem: str = "patch",
     ) -> None:
         super().__init__()
         if stem not in ("patch", "conv"):
             raise ValueError(f"unknown stem {stem!r}; known are patch, conv")
+        dim = layers.dim
         self.input = input
         # As F.pad counts: left, right, top, bottom.
         self.padding = (0, -size[1] % patch, 0, -size[0] % patch)
@@ -88,11 +82,9 @@ class ViT(nn.Module):
             self.stem: nn.Module = _conv_stem(in_channels, dim, patch)
         else:
             self.stem = _projection(in_channels, dim, patch)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = transformer_stack(
-            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
-        )
-        self.norm = make_norm(norm, dim, dims=1)
+        self.dropout = nn.Dropout(layers.dropout)
+        self.blocks = TransformerStack(layers)
+        self.norm = make_norm(layers.norm, dim, dims=1)
         self.width = dim
         self.pool = GlobalPool(pooling, dim, dims=1) if pooling != "cls" else None
         self.head = nn.Linear(dim, outputs)
@@ -120,17 +112,12 @@ class ViT(nn.Module):
         if self.cls is not None:
             x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.dropout(x + self.position)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)
-        y: Tensor = self.norm(last(x, queries=queries))
+        y: Tensor = self.norm(self.blocks(x, queries=queries))
         return y
 
 
 VIT_B16: dict[str, Any] = {
     "size": (224, 224),
     "patch": 16,
-    "dim": 768,
-    "depth": 12,
-    "heads": 12,
+    "layers": TransformerConfig(dim=768, depth=12, heads=12),
 }

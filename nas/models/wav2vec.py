@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
+    TransformerConfig,
+    TransformerStack,
     init_transformer,
     make_activation,
     make_head,
     make_norm,
     real,
-    transformer_stack,
 )
 from nas.models.spectrogram import FULL_SCALE, SpecAugment, standardise
 
@@ -61,10 +62,12 @@ class _ConvPositions(nn.Module):
 class Wav2Vec(nn.Module):
     """Strided convolutions on the raw wave, then a Transformer with convolutional positions.
 
-    ``kernels`` and ``strides`` are those of the convolutions, each ``conv_width`` wide; the
-    paper has (10, 3, 3, 3, 3, 2, 2) and (5, 2, 2, 2, 2, 2, 2) at 16 kHz. A wave of ``n``
-    samples has ``ceil(n / product of the strides)`` tokens: silence is put behind it, so that
-    the shortest one has a token. Waves are standardised sample by sample.
+    ``kernels`` and ``strides`` are those of the convolutions, each ``conv_width`` wide, whose
+    norm and activation are those of ``layers``; the paper has (10, 3, 3, 3, 3, 2, 2) and
+    (5, 2, 2, 2, 2, 2, 2) at 16 kHz. A wave of ``n`` samples has
+    ``ceil(n / product of the strides)`` tokens: silence is put behind it, so that the shortest
+    one has a token. Waves are standardised sample by sample. ``spec_augment``: see
+    ``SpecAugment``.
     """
 
     def __init__(
@@ -73,21 +76,14 @@ class Wav2Vec(nn.Module):
         kernels: Sequence[int],
         strides: Sequence[int],
         conv_width: int,
-        dim: int,
-        depth: int,
-        heads: int,
+        layers: TransformerConfig,
         position_kernel: int,
         position_groups: int = 16,
-        mlp_ratio: float = 4.0,
-        norm: str = "layer",
-        activation: str = "gelu",
         pooling: str = "avg",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
         spec_augment: int = 0,
     ) -> None:
         super().__init__()
+        dim, norm, activation = layers.dim, layers.norm, layers.activation
         self.width = dim
         self.hop = math.prod(strides)
         seen = 1  # samples that one token sees
@@ -104,13 +100,11 @@ class Wav2Vec(nn.Module):
         self.projection = nn.Linear(conv_width, dim)
         self.spec_augment = SpecAugment(spec_augment)
         self.positions = _ConvPositions(dim, position_kernel, math.gcd(position_groups, dim))
-        self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = transformer_stack(
-            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
-        )
+        self.embedding_dropout = nn.Dropout(layers.dropout)
+        self.blocks = TransformerStack(layers)
         self.norm = make_norm(norm, dim, dims=1)
         self.pool = GlobalPool(pooling, dim, dims=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         init_transformer(self)
         self.head = make_head(dim, outputs)
 
@@ -125,9 +119,7 @@ class Wav2Vec(nn.Module):
         mask = real((wave_length + self.hop - 1) // self.hop, x.shape[1])
         x = self.spec_augment(self.projection(self.projection_norm(x)), mask)
         x = self.embedding_dropout(self.positions(x, mask))
-        for block in self.blocks:
-            x = block(x, mask=mask)
-        return self.norm(x), mask
+        return self.norm(self.blocks(x, mask=mask)), mask
 
     def forward(self, wave: Tensor, wave_length: Tensor) -> Tensor:
         """Waves (B, samples) of the given lengths (B,) to logits (B, outputs)."""

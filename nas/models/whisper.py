@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from nas.models.blocks import (
     GlobalPool,
+    TransformerConfig,
+    TransformerStack,
     init_transformer,
     make_head,
     make_norm,
-    transformer_stack,
 )
 from nas.models.sequence import Convolution, sinusoids
 from nas.models.spectrogram import LogMel, SpecAugment
@@ -21,40 +22,30 @@ class Whisper(nn.Module):
     """Two convolutions over log-mel frames, the second of stride 2, sinusoidal positions and
     pre-norm Transformer blocks.
 
-    ``input`` turns waves into frames of ``n_mels``. The convolutions have kernels of 3 and
-    are followed by GELU, as in the paper.
+    ``input`` turns waves into frames. The convolutions have kernels of 3 and are followed by
+    GELU, as in the paper. ``spec_augment``: see ``SpecAugment``.
     """
 
     def __init__(
         self,
         input: LogMel,
-        n_mels: int,
         outputs: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        norm: str = "layer",
-        activation: str = "gelu",
+        layers: TransformerConfig,
         pooling: str = "avg",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
         spec_augment: int = 0,
     ) -> None:
         super().__init__()
+        dim = layers.dim
         self.width = dim
         self.input = input
         self.spec_augment = SpecAugment(spec_augment)
-        self.conv1 = Convolution(n_mels, dim, kernel=3)
+        self.conv1 = Convolution(input.n_mels, dim, kernel=3)
         self.conv2 = Convolution(dim, dim, kernel=3, stride=2)
-        self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = transformer_stack(
-            depth, drop_path, dim, heads, mlp_ratio, norm, activation, dropout, attention_dropout
-        )
-        self.norm = make_norm(norm, dim, dims=1)
+        self.embedding_dropout = nn.Dropout(layers.dropout)
+        self.blocks = TransformerStack(layers)
+        self.norm = make_norm(layers.norm, dim, dims=1)
         self.pool = GlobalPool(pooling, dim, dims=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(layers.dropout)
         init_transformer(self)
         self.head = make_head(dim, outputs)
 
@@ -69,9 +60,7 @@ class Whisper(nn.Module):
         x, mask = self.conv2(F.gelu(x), mask)
         x = F.gelu(x)
         x = self.embedding_dropout(x + sinusoids(x.shape[1], self.width, x))
-        for block in self.blocks:
-            x = block(x, mask=mask)
-        return self.norm(x), mask
+        return self.norm(self.blocks(x, mask=mask)), mask
 
     def forward(self, wave: Tensor, wave_length: Tensor) -> Tensor:
         """Waves (B, samples) of the given lengths (B,) to logits (B, outputs)."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.models.blocks import TransformerConfig
 from nas.models.spectrogram import LogMel
 from nas.models.wav2vec import Wav2Vec
 from nas.models.whisper import Whisper
@@ -103,7 +104,7 @@ def test_whisper_is_transformers_encoder_on_identical_weights(transformers: Any)
     theirs = transformers.WhisperModel(config).encoder
     positions = theirs.embed_positions.weight.clone()
     shake(theirs).embed_positions.weight.data = positions
-    ours = Whisper(LogMel(16000, 40, 400, 160), 40, 2, DIM, DEPTH, HEADS).eval()
+    ours = Whisper(LogMel(16000, 40, 400, 160), 2, TransformerConfig(DIM, DEPTH, HEADS)).eval()
     copy(ours.conv1.conv, theirs.conv1.weight, theirs.conv1.bias)
     copy(ours.conv2.conv, theirs.conv2.weight, theirs.conv2.bias)
     for block, layer in zip(ours.blocks, theirs.layers, strict=True):
@@ -138,9 +139,8 @@ def test_wav2vec_is_transformers_model_on_identical_weights(transformers: Any) -
         layer_norm_eps=1e-5,
     )
     theirs = shake(transformers.Wav2Vec2Model(config))
-    ours = Wav2Vec(
-        2, kernels, strides, width, DIM, DEPTH, HEADS, position_kernel=16, position_groups=8
-    ).eval()
+    layers = TransformerConfig(DIM, DEPTH, HEADS)
+    ours = Wav2Vec(2, kernels, strides, width, layers, position_kernel=16, position_groups=8).eval()
     for layer, other in zip(ours.convolutions, theirs.feature_extractor.conv_layers, strict=True):
         copy(layer.conv, other.conv.weight, other.conv.bias)
         copy(layer.norm, other.layer_norm.weight, other.layer_norm.bias)

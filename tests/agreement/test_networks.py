@@ -5,13 +5,16 @@ TabNet runs always; timm only where it is installed (``make agreement``).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.models.efficientnet import EFFICIENTNET_B0, EfficientNet
+from nas.models.convnet import ConvNet
+from nas.models.efficientnet import EFFICIENTNET_B0
 from nas.models.inputs import ImageInput, NumericEncoding, TabularInput
-from nas.models.resnet import RESNET18, RESNET50, ResNet
+from nas.models.resnet import RESNET18, RESNET50
 from nas.models.tabnet import TabNet
 from nas.models.vit import VIT_B16, ViT
 
@@ -146,12 +149,13 @@ def test_tabnet_has_the_gradients_of_pytorch_tabnet(options, monkeypatch) -> Non
 # timm ---------------------------------------------------------------------------------
 
 
+TWO_LAYERS = replace(VIT_B16["layers"], depth=2)
 IMAGES = {
-    "resnet18": (lambda i: ResNet(i, 3, 1000, **RESNET18), 64),
-    "resnet50": (lambda i: ResNet(i, 3, 1000, **RESNET50), 64),
-    "efficientnet_b0": (lambda i: EfficientNet(i, 3, 1000, **EFFICIENTNET_B0), 64),
+    "resnet18": (lambda i: ConvNet(i, 3, 1000, RESNET18), 64),
+    "resnet50": (lambda i: ConvNet(i, 3, 1000, RESNET50), 64),
+    "efficientnet_b0": (lambda i: ConvNet(i, 3, 1000, EFFICIENTNET_B0), 64),
     # Two of its twelve equal blocks; the first and the last are what differs.
-    "vit_base_patch16_224": (lambda i: ViT(i, 3, 1000, **VIT_B16 | {"depth": 2}), 224),
+    "vit_base_patch16_224": (lambda i: ViT(i, 3, 1000, **VIT_B16 | {"layers": TWO_LAYERS}), 224),
 }
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.models.encoder import TextTransformer
-from nas.models.mamba import TextMamba
+from nas.models.blocks import TransformerConfig
+from nas.models.encoder import EmbeddingConfig, TextTransformer
+from nas.models.mamba import MambaConfig, TextMamba
 
 pytestmark = [pytest.mark.agreement, pytest.mark.filterwarnings("ignore")]  # theirs
 WORDS, DIM, HEADS, DEPTH, LENGTH = 50, 16, 4, 2, 11
@@ -49,7 +50,8 @@ def test_the_encoder_is_bert(transformers: Any) -> None:
         add_pooling_layer=False,
     ).eval()
     shake(theirs)
-    ours = TextTransformer(WORDS, LENGTH, 2, DIM, DEPTH, HEADS, 2.0, "learned", post_norm=True)
+    layers = TransformerConfig(DIM, DEPTH, HEADS, 2.0, post_norm=True)
+    ours = TextTransformer(EmbeddingConfig(WORDS), LENGTH, 2, layers)
     embeddings = theirs.embeddings
     kind = embeddings.token_type_embeddings.weight[0]
     copy(ours.embedding.table.weight, embeddings.word_embeddings.weight)
@@ -90,7 +92,7 @@ def test_mamba_is_mamba_forward_and_backward(transformers: Any) -> None:
         )
     )
     shake(theirs)
-    ours = TextMamba(WORDS, LENGTH, 2, DIM, DEPTH, states=8, kernel=3)
+    ours = TextMamba(EmbeddingConfig(WORDS), LENGTH, 2, MambaConfig(DIM, DEPTH, states=8, kernel=3))
     pairs: list[tuple[Tensor, Tensor]] = [
         (ours.embedding.table.weight, theirs.embeddings.weight),
         (ours.norm.weight, theirs.norm_f.weight),

@@ -1,0 +1,32 @@
+"""How families with Transformer layers make one of a configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas.space import Config
+
+if TYPE_CHECKING:
+    from nas.models.blocks import TransformerConfig
+
+
+def transformer_layers(
+    config: Config, *, mlp_ratio: str = "mlp_ratio", post_norm: bool = False
+) -> TransformerConfig:
+    """The layers that the parameters of ``config`` describe; ``mlp_ratio`` names the one of the
+    feed-forward part. A space without "attention_dropout" or "window" has neither."""
+    from nas.models.blocks import TransformerConfig
+
+    return TransformerConfig(
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        heads=int(config["heads"]),
+        mlp_ratio=float(config[mlp_ratio]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        dropout=float(config["dropout"]),
+        attention_dropout=float(config.get("attention_dropout", 0.0)),
+        drop_path=float(config["drop_path"]),
+        post_norm=post_norm,
+        window=int(config.get("window", 0)) or None,
+    )
