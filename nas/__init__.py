@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.audit import audit as audit
     from nas.candidate import Candidate as Candidate
+    from nas.driver import search as search
     from nas.family import Family as Family
     from nas.family import load_families as load_families
     from nas.run import Run as Run
-    from nas.run import search as search
     from nas.space import Choice as Choice
     from nas.space import Float as Float
     from nas.space import Int as Int
@@ -32,7 +32,7 @@ _HOME = {
     "Family": "nas.family",
     "load_families": "nas.family",
     "Run": "nas.run",
-    "search": "nas.run",
+    "search": "nas.driver",
     "Choice": "nas.space",
     "Float": "nas.space",
     "Int": "nas.space",

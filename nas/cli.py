@@ -14,23 +14,19 @@ import gc
 import json
 import signal
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__
-from nas.rules import LR_TEST, folds
-from nas.task import Modality
+from nas import __version__, show
+from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
-    from nas.candidate import Candidate
-    from nas.run import Progress, Run
+    from nas.run import Run
 
 
 # A write that fails for these does not know its file.
@@ -112,84 +108,99 @@ def cli() -> None:
     """
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator."""
+def _names(value: Any) -> tuple[str, ...]:
+    """Names, separated by commas; in a YAML file a list is one too."""
+    return tuple(value.split(",") if isinstance(value, str) else map(str, value))
+
+
+def _types(value: Any) -> dict[str, str]:
+    """NAME=TYPE, separated by commas; in a YAML file a mapping is one too."""
+    if isinstance(value, dict):
+        return {str(name): str(kind) for name, kind in value.items()}
+    pairs = [pair.rpartition("=")[::2] for pair in value.split(",")]
+    if not all(name.strip() and kind.strip() for name, kind in pairs):
+        raise click.UsageError(f"--columns {value!r} is not of the form NAME=TYPE,NAME=TYPE")
+    return {name.strip(): kind.strip() for name, kind in pairs}
+
+
+def _limit(value: Any) -> str | None:
+    """A time, or "none"."""
+    return None if str(value).lower() == "none" else str(value)
+
+
+class _Sampler(click.ParamType):  # type: ignore[type-arg]
+    """The name of a sampler; which there are is looked up when it matters."""
+
+    name = "sampler"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        from nas.search import samplers
+
+        return f"[{'|'.join(samplers.NAMES)}]"
+
+    def convert(self, value: Any, *_: Any) -> str:
+        from nas.search import samplers
+
+        samplers.check(value)
+        return str(value)
+
+
+_SAMPLER = {"type": _Sampler(), "metavar": None}
+# How the texts of these options are read.
+_KINDS: dict[str, Any] = {"target": _names, "columns": _types, "time_limit": _limit}
+
+
+def _options(record: type[ReadOptions], *only: str, **changed: Any) -> Callable[[Any], Any]:
+    """The flags of an options record as one decorator; ``only`` of these fields, if any.
+    ``changed`` are other arguments of a field's ``click.option``."""
 
     def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
+        for about in reversed(fields(record)):
+            if not only or about.name in only:
+                flags, how = _flag(about)
+                command = click.option(*flags, **(how | changed.get(about.name, {})))(command)
         return command
 
     return decorate
 
 
-# How the data is read, and what is planned for it: of all commands that do so.
-_data_options = _together(
-    click.option(
-        "--target",
-        "-t",
-        help="Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel"
-        " target.",
-    ),
-    click.option("--split", help="'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'."),
-    click.option(
-        "--problem",
-        type=click.Choice(["classification", "regression"]),
-        help="Where the target's values leave it open.",
-    ),
-    click.option("--image-size", type=click.IntRange(min=8), help="Longer side in pixels."),
-    click.option(
-        "--columns",
-        help="Types of a manifest's columns where they are not what they look like:"
-        " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
-    ),
-    click.option("--seed", type=int, default=0, show_default=True),
-)
-_plan_options = _together(
-    click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred."),
-    click.option("--family", "-f", multiple=True, help="Only these families (repeatable)."),
-    click.option(
-        "--objective",
-        "-o",
-        multiple=True,
-        help="Metrics to optimise (repeatable). Default: a quality, latency_ms, params.",
-    ),
-    click.option(
-        "--constraint",
-        "-c",
-        multiple=True,
-        help="Limit every answer must meet (repeatable): 'latency_ms<=5', 'params<=1e6'.",
-    ),
-    click.option(
-        "--time-limit",
-        default="auto",
-        help="90s, 10m, 2h or none; default: 10m, or none where another budget is given.",
-    ),
-    click.option("--workers", type=click.IntRange(min=1), help="Default: one a core, two a GPU."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-    click.option("--epochs", type=click.IntRange(min=1), help="Of a proxy. Default: from data."),
-    click.option(
-        "--sampler",
-        type=click.Choice(["auto", "ehvi", "evolution", "tpe", "nsga2", "random"]),
-        default="auto",
-        show_default=True,
-        help="Where configurations come from; auto is ehvi (the expected hypervolume improvement at"
-        " known costs) with one quality among the objectives, and tpe with several.",
-    ),
-)
+def _flag(about: Field[Any]) -> tuple[list[str], dict[str, Any]]:
+    """The flags of an option, and the arguments of its ``click.option``."""
+    hint, choices, least = str(about.type), about.metadata["choices"], about.metadata["at_least"]
+    names = about.metadata["flag"].split()
+    if not any(name.startswith("--") for name in names):
+        names = ["--" + about.name.replace("_", "-"), *names]
+    how: dict[str, Any] = {"help": about.metadata["help"], "default": about.default}
+    how["show_default"] = about.default not in (None, ()) and about.name != "time_limit"
+    if hint == "bool":
+        return [f"{names[0]}/--no-{names[0][2:]}"], how
+    if about.default == ():
+        how["multiple"] = True
+    how["metavar"] = "TEXT"
+    if hint.startswith("int"):
+        how |= {"type": int if least is None else click.IntRange(min=int(least)), "metavar": None}
+    elif choices:
+        how |= {"type": click.Choice(choices), "metavar": None}
+    elif about.name in _KINDS:
+        how["type"] = _KINDS[about.name]
+    elif hint == "float | None":
+        how |= {"type": float, "metavar": None}
+    return names, how
+
+
+def _given(record: type[ReadOptions], values: dict[str, Any]) -> dict[str, Any]:
+    """What the flags of a record say, by the names of its fields."""
+    found = {}
+    for about in fields(record):
+        flag = _flag(about)[0][0].partition("/")[0].lstrip("-").replace("-", "_")
+        if flag in values:
+            found[about.name] = values[flag]
+    return found
 
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@_data_options
-@_plan_options
-@click.option("--trials", type=click.IntRange(min=1), help="End after so many candidates.")
-@click.option("--cpu-hours", type=float, help="End after so many hours of a core for candidates.")
-@click.option(
-    "--gpu-hours",
-    type=float,
-    help="End after so many hours of a GPU; two candidates on one share it.",
-)
+@_options(SearchOptions, sampler=_SAMPLER)
 @click.option(
     "--out",
     type=_FOLDER,
@@ -197,39 +208,6 @@ _plan_options = _together(
     help="Folder; default: runs/NAME.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
-@click.option(
-    "--storage",
-    help="Keep the candidates in PostgreSQL: postgresql://host/database. The password goes"
-    " into PGPASSWORD or a password file.",
-)
-@click.option("--study", help="Its name in the storage; default: that of the folder.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Processes on this machine, or Ray Tune on a cluster.",
-)
-@click.option(
-    "--address",
-    help="Of a Ray cluster: HOST:PORT, or auto for the one on this machine. Default: RAY_ADDRESS,"
-    " or a Ray of its own on this machine alone.",
-)
-@click.option("--cpus-per-trial", type=float, help="On Ray; default: 1.")
-@click.option("--gpus-per-trial", type=float, help="On Ray; default: 0.5 where there are GPUs.")
-@click.option(
-    "--deterministic",
-    is_flag=True,
-    help="Workers go in step: the same seed and number of workers give the same candidates."
-    " Needs --trials, knows no limit of time, and latency steers nothing (FLOPs do).",
-)
-@click.option(
-    "--lr-test/--no-lr-test",
-    default=LR_TEST,
-    show_default=True,
-    help="Begin with a learning-rate range test of each family's baseline: sets bounds right that"
-    " are far off, as those of a family of your own may be.",
-)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(
     "--config",
@@ -239,18 +217,7 @@ _plan_options = _together(
     expose_value=False,
     help="YAML file of these options.",
 )
-def search(
-    data: Path,
-    target: str | None,
-    family: tuple[str, ...],
-    objective: tuple[str, ...],
-    constraint: tuple[str, ...],
-    time_limit: str,
-    columns: str | None,
-    as_json: bool,
-    out: Path,
-    **options: Any,
-) -> None:
+def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -> None:
     """Search networks for DATA.
 
     DATA is a table (.csv, .tsv, .parquet, .jsonl) of numbers, names or texts, a folder with
@@ -267,29 +234,25 @@ def search(
 
     Ctrl-C keeps all that is finished; the same command with --resume goes on.
     """
-    from nas import run as runs
+    from nas import driver
+    from nas.run import Run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    show = _Display(data)
+    display = show.Display(data)
     try:
-        run = runs.search(
+        run = driver.search(
             data,
-            target.split(",") if target else None,
-            families=family,
-            objectives=objective,
-            constraints=constraint,
-            time_limit=None if time_limit.lower() == "none" else time_limit,
-            columns=_typed(columns) if columns else None,
             out=out,
-            on_start=show.start,
-            on_progress=show.update,
-            **options,
+            resume=resume,
+            on_start=display.start,
+            on_progress=display.update,
+            **_given(SearchOptions, options),
         )
     except KeyboardInterrupt:
-        show.close()
+        display.close()
         if not (out / "task.json").exists():
             raise
-        run = runs.Run(out)
+        run = Run(out)
         kept = sum(c.state.value == "complete" for c in run.candidates())
         click.echo(f"interrupted; {kept} complete candidates are kept in {out}", err=True)
         if run.front():
@@ -297,21 +260,14 @@ def search(
         click.echo("go on with the same command and --resume", err=True)
         sys.exit(130)
     finally:
-        show.close()
+        display.close()
     _finish(run, as_json)
-
-
-def _typed(columns: str) -> dict[str, str]:
-    pairs = [pair.rpartition("=")[::2] for pair in columns.split(",")]
-    if not all(name.strip() and kind.strip() for name, kind in pairs):
-        raise click.UsageError(f"--columns {columns!r} is not of the form NAME=TYPE,NAME=TYPE")
-    return {name.strip(): kind.strip() for name, kind in pairs}
 
 
 def _finish(run: Run, as_json: bool) -> None:
     front = run.front()
     if not as_json:
-        _print_front(run, front)  # before the files, for which there may be no room
+        show.front(run, front)  # before the files, for which there may be no room
     recipe, report = run.export(), run.report()  # the small one first
     if as_json:
         click.echo(
@@ -328,191 +284,6 @@ def _finish(run: Run, as_json: bool) -> None:
         return
     click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
     click.echo(f"next    nas train {recipe}")
-
-
-def _print_front(run: Run, front: Sequence[Candidate]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from nas.front import beats, constant_guess
-
-    quality = run.task.quality.metric
-    more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
-    more = [m for m in more if any(m in c.metrics for c in front)]
-    table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
-    heads = [m.replace("balanced_accuracy", "balanced") for m in (quality, *more)]
-    names = ("#", "family", *heads, "latency ms", "params", "FLOPs", "epochs", "s")
-    for i, name in enumerate(names):
-        table.add_column(name, justify="left" if i == 1 else "right")
-    for c in front:
-        spread = c.cost["latency"]["iqr_ms"]
-        table.add_row(
-            str(c.number),
-            c.label,
-            *(_figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
-            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}{_loud(c)}",
-            f"{c.metrics['params']:,.0f}",
-            f"{c.metrics['flops']:.3g}",
-            str(len(c.curve)),
-            f"{c.seconds:.0f}",
-        )
-    table.add_section()
-    for b in run.baselines():
-        values = (_figure(b["metrics"][m]) if m in b["metrics"] else "" for m in (quality, *more))
-        table.add_row("", f"[italic]{b['name']}", *values)
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(table)
-    guess = constant_guess(run.task)
-    if not any(beats(c.metrics, run.task.objectives, guess) for c in front):
-        click.echo("none is clearly better than a constant guess, which looks at no input")
-    if any(map(_loud, front)):
-        reasons = {c.cost["latency"].get("loud_because") for c in front} - {None}
-        click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
-    for b in run.baselines():
-        if "error" in b:
-            click.echo(f"{b['name']} could not be fitted: {b['error']}")
-
-
-def _loud(candidate: Candidate) -> str:
-    """The mark of a latency that was measured beside trainings."""
-    return "" if candidate.cost["latency"]["quiet"] else " †"
-
-
-def _figure(value: float) -> str:
-    """Four digits, or all before the point: 0.8712, 45,439."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-class _Display:
-    """A live table on a terminal; elsewhere a line every 15 seconds and for each phase."""
-
-    EVERY = 15.0
-
-    def __init__(self, data: Path) -> None:
-        self._live: Any = None
-        self._last = 0.0
-        self._phase = ""
-        # Of large data; what is read at once needs no word.
-        self._reading = threading.Timer(2.0, click.echo, (f"reading {data}",), {"err": True})
-        self._reading.daemon = True
-        self._reading.start()
-
-    def start(self, run: Run) -> None:
-        self._reading.cancel()
-        task = run.task
-        profile, fidelity = task.profile, task.fidelity
-        for note in run.notes:
-            click.echo(f"note: {note}", err=True)
-        wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
-        limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
-        kinds = ", ".join(
-            f"{t.name} ({t.kind}{f', {len(t.classes)} classes' if t.classes else ''})"
-            for t in task.targets[:5]
-        )
-        parts = folds(task)
-        folded = f", {parts}-fold cross-validation" if parts > 1 else ""
-        for line in (
-            f"{task.modality}: {profile.n_train} train, {profile.n_val} validation,"
-            f" {profile.n_test} test samples ({profile.split_method})",
-            f"target: {kinds}",
-            f"objectives: {wanted}{limits}",
-            f"families: {', '.join(run.spaces)}",
-            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
-            f"{folded}, {task.budget.workers} workers on {task.device}",
-            f"folder: {run.folder}",
-        ):
-            click.echo(line, err=True)
-
-    def update(self, progress: Progress) -> None:
-        now = time.monotonic()
-        terminal = sys.stderr.isatty()
-        phase = progress.phase.partition(":")[0]
-        wait = 0.5 if terminal else self.EVERY
-        if now - self._last < wait and phase == self._phase:
-            return
-        self._last, self._phase = now, phase
-        if terminal:
-            self._draw(progress)
-        else:
-            stamp = datetime.now().isoformat(timespec="seconds")
-            fields = " ".join(f"{k}={v}" for k, v in _summary(progress).items())
-            click.echo(f"{stamp} {fields}", err=True)
-
-    def _draw(self, progress: Progress) -> None:
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for c in progress.running:
-            last = c.curve[-1] if c.curve else {}
-            shown = "  ".join(f"{k} {_figure(v)}" for k, v in last.items() if k != "epoch")
-            table.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
-        for name in progress.calls:
-            table.add_row("", name)
-        head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
-        if self._live is None:
-            self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
-            self._live.start()
-        self._live.update(Group(head, table))
-
-    def close(self) -> None:
-        self._reading.cancel()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-
-def _summary(progress: Progress) -> dict[str, str]:
-    """What a user wants to know of a running search, in a few words each."""
-    study, budget, spent_s = progress.study, progress.budget, progress.spent_s
-    summary = {"phase": progress.phase, "spent": _clock(spent_s)}
-    if study is None:
-        return summary
-    standings = Counter(c.standing[0] for c in study.candidates())
-    budgets = {
-        device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
-    }
-    if budget.trials is not None:
-        budgets["trials"] = (study.spent - len(progress.running), budget.trials)
-    left = {name: spent_s * (limit / used - 1) for name, (used, limit) in budgets.items() if used}
-    if budget.time_limit_s is not None:
-        left["time"] = budget.time_limit_s - spent_s
-        summary["spent"] += f"/{_clock(budget.time_limit_s)}"
-    if left:
-        summary["left"] = _clock(max(0.0, min(left.values())))
-    for name, (used, limit) in budgets.items():
-        eta = f"(left:{_clock(max(0.0, left[name]))})" if name in left else ""
-        summary[name] = f"{used:.3g}/{limit:g}{eta}"
-    for name in ("complete", "pruned", "failed"):
-        summary[name] = str(standings[name])
-    if standings["cut off"]:  # at the end, or earlier in a search that was resumed
-        summary["cut_off"] = str(standings["cut off"])
-    at = [f"#{c.number}:{c.family}({_reached(progress, c)})" for c in progress.running]
-    summary["running"] = ",".join([*at, *progress.calls]) or "-"
-    front = study.front()
-    if front:
-        quality = study.task.quality
-        sign = -1 if quality.direction == "max" else 1
-        best = min(front, key=lambda c: sign * c.metrics[quality.metric])
-        value = best.metrics[quality.metric]
-        summary["best"] = f"{quality.metric}:{_figure(value)}(#{best.number}:{best.family})"
-        summary["front"] = str(len(front))
-    return summary
-
-
-def _reached(progress: Progress, candidate: Candidate) -> str:
-    """The epochs of a candidate that are over: 12/30, or with several folds 12/30,fold:2/5."""
-    assert progress.study is not None
-    fold, epoch = progress.study.reached.get(candidate.number, (1, 0))
-    parts = folds(progress.study.task)
-    return f"{epoch}/{candidate.epochs}" + (f",fold:{fold}/{parts}" if parts > 1 else "")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -550,10 +321,13 @@ def status(run: Path, as_json: bool) -> None:
         return
     told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no candidate yet"
     hours = {f"{d.upper()}-hours": opened.hours(d) for d in ("cpu", "gpu")}
-    spent = [f"{_clock(opened.spent_s)} spent", *(f"{h:.3g} {n}" for n, h in hours.items() if h)]
+    spent = [
+        f"{show.duration(opened.spent_s)} spent",
+        *(f"{h:.3g} {n}" for n, h in hours.items() if h),
+    ]
     click.echo(f"{told}; {', '.join(spent)}")
     if front:
-        _print_front(opened, front)
+        show.front(opened, front)
 
 
 _LATENCY = click.option(
@@ -650,30 +424,11 @@ def latency(
     if as_json:
         click.echo(json.dumps(found | {"file": str(out) if out else None}))
     else:
-        _print_latencies(found)
+        show.latencies(found)
         if out is not None:
             click.echo(f"\nfile    {out}")
     if not any("latency" in row for row in found["candidates"].values()):
         raise InputError(f"{backend} measured none of them")
-
-
-def _print_latencies(found: dict[str, Any]) -> None:
-    device = found["device"]
-    click.echo(
-        f"latency in ms on {device['name']} ({device['processor']}, {device['kind']},"
-        f" {device['backend']}, {device['threads']} thread(s)); inputs {found['inputs']}"
-    )
-    noisy = False
-    for number, row in found["candidates"].items():
-        told = []
-        for batch, figures in row.get("latency", {}).items():
-            noisy = noisy or not figures["quiet"]
-            mark = "" if figures["quiet"] else " †"
-            told.append(f"batch {batch}: {figures['ms']:.3g} ±{figures['iqr_ms'] / 2:.1g}{mark}")
-        told += [row["error"]] if "error" in row else []
-        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(told)}")
-    if noisy:
-        click.echo("† other work of this user did not hold still")
 
 
 @cli.command()
@@ -761,7 +516,9 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
         return
     metrics = [m for m in result["test"] if m != "loss"]
     for part in ("validation", "test"):
-        shown = "  ".join(f"{m} {_figure(result[part][m])}" for m in metrics if m in result[part])
+        shown = "  ".join(
+            f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
+        )
         click.echo(f"{part:10}  {shown}")
     click.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
 
@@ -800,24 +557,14 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     else:
         frame.to_csv(sys.stdout, index=False)
     if scores:
-        click.echo("  ".join(f"{k} {_figure(v)}" for k, v in scores.items()), err=True)
+        click.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
 
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@_data_options
-@_plan_options
+@_options(PlanOptions, sampler=_SAMPLER)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def design(
-    data: Path,
-    target: str | None,
-    family: tuple[str, ...],
-    objective: tuple[str, ...],
-    constraint: tuple[str, ...],
-    columns: str | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def design(data: Path, as_json: bool, **options: Any) -> None:
     """Say what a search of DATA would do: seconds, and no training.
 
     The data in words and what looks wrong in it, the families with their baselines' costs and
@@ -829,26 +576,12 @@ def design(
     nas design photos/ -c 'params<=100000' --time-limit 1h
     """
     from nas.design import design as make
-    from nas.design import show
 
-    found = make(
-        data,
-        target.split(",") if target else None,
-        families=family,
-        objectives=objective,
-        constraints=constraint,
-        columns=_typed(columns) if columns else None,
-        **options,
-    )
+    found = make(data, **_given(PlanOptions, options))
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
-        show(found, _width())
-
-
-def _width() -> int | None:
-    """Of what is printed: the terminal's, or a hundred columns."""
-    return None if sys.stdout.isatty() else 100
+        show.design(found, show.width())
 
 
 @cli.command()
@@ -875,33 +608,22 @@ def rules(rule: str | None, as_json: bool) -> None:
         chosen = found.values() if rule is None else [found[rule]]
         click.echo(json.dumps({"rules": [use.to_dict() for use in chosen]}))
     elif rule is None:
-        rulebook.show_rules(found, _width())
+        rulebook.show_rules(found, show.width())
     else:
-        rulebook.show_rule(found[rule], _width())
+        rulebook.show_rule(found[rule], show.width())
+
+
+_PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Of the search to be."}
 
 
 @cli.command()
 @click.argument("family", required=False)
-@click.option("--modality", help="Only the families of this modality; of DATA: default inferred.")
 @click.option("--data", type=click.Path(path_type=Path), help="Whose bounds to show.")
-@_data_options
-@click.option(
-    "--constraint", "-c", multiple=True, help="Limit that bounds the space: 'params<=1e6'."
-)
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Of the search to be."
-)
+@_options(ReadOptions, modality={"type": str, "help": "Only its families; of DATA: its modality."})
+@_options(PlanOptions, "constraints", "device", device=_PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def families(
-    family: str | None,
-    data: Path | None,
-    target: str | None,
-    modality: str | None,
-    constraint: tuple[str, ...],
-    device: str,
-    columns: str | None,
-    as_json: bool,
-    **options: Any,
+    family: str | None, data: Path | None, modality: str | None, as_json: bool, **options: Any
 ) -> None:
     """List the families of networks, or show the space of one FAMILY.
 
@@ -916,13 +638,7 @@ def families(
     from nas.family import load_families
 
     if family is not None:
-        reading = {
-            **options,
-            "target": target.split(",") if target else None,
-            "modality": modality,
-            "columns": _typed(columns) if columns else None,
-        }
-        _show_family(family, data, reading, constraint, device, as_json)
+        _show_family(family, data, {**options, "modality": modality}, as_json)
         return
     if data is not None:
         raise click.UsageError("--data shows the bounds of one family: name it")
@@ -942,31 +658,25 @@ def families(
         click.echo(f"{f.modality:11} {f.name:21} {f.paper}")
 
 
-def _show_family(
-    name: str,
-    data: Path | None,
-    reading: dict[str, Any],
-    constraint: tuple[str, ...],
-    device: str,
-    as_json: bool,
-) -> None:
+def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json: bool) -> None:
     from dataclasses import replace
 
     from nas import rulebook
     from nas.family import load_families
-    from nas.task import Budget, Constraint, UsageError
+    from nas.task import Budget, UsageError
 
+    chosen = PlanOptions(**_given(PlanOptions, options))
     known = load_families()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise UsageError(f"unknown family {name!r}; {hint}")
-    family, limits = known[name], tuple(map(Constraint.parse, constraint))
+    family, limits, device = known[name], chosen.limits, chosen.device
     if data is not None:
         from nas.data import read
-        from nas.run import make_task
+        from nas.plan import make_task
 
-        dataset = read(data, **reading)
+        dataset = read(data, **chosen.reading())
         if dataset.modality != family.modality:
             raise UsageError(f"{name} is for {family.modality}, but {data} is {dataset.modality}")
         task = make_task(dataset, constraints=limits, budget=Budget(), device=device)
@@ -985,7 +695,7 @@ def _show_family(
         click.echo(json.dumps({"name": name, "data": about, "parameters": parameters}))
         return
     heading = f"{name}: {family.paper}"
-    rulebook.show_space(space, heading, f"{family.good_for}\n{about}", _width())
+    rulebook.show_space(space, heading, f"{family.good_for}\n{about}", show.width())
 
 
 @cli.command()
@@ -1000,8 +710,7 @@ def _show_family(
     " network looks an input up in a table.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Anything that `nas search` reads.")
-@click.option("--target", "-t", help="Column(s) of DATA to predict, separated by commas.")
-@click.option("--modality", type=click.Choice(get_args(Modality)), help="Default: inferred.")
+@_options(ReadOptions, "target", "modality")
 @click.option("--classes", type=click.IntRange(min=2), help="That the network is to tell apart.")
 @click.option("--samples", type=click.IntRange(min=1), help="That it is to be trained on.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="On one device, as you train.")
@@ -1015,7 +724,6 @@ def audit(
     arguments: str | None,
     shape: tuple[str, ...],
     data: Path | None,
-    target: str | None,
     time_limit: str,
     figure: Path | None,
     as_json: bool,
@@ -1037,7 +745,7 @@ def audit(
     """
     from nas import audit as run_audit
     from nas.audit import load
-    from nas.run import parse_duration
+    from nas.options import parse_duration
     from nas.task import UsageError
 
     shapes = [_sides(text) for text in shape]
@@ -1055,7 +763,6 @@ def audit(
         load(model, given),
         shape=shapes or None,
         data=data,
-        target=target.split(",") if target else None,
         limit_s=parse_duration(time_limit) or 60.0,
         name=model,
         on_phase=lambda phase: click.echo(f"{phase} …", err=True),

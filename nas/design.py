@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas import rules
-from nas import run as runs
 from nas.data import Dataset, read
 from nas.family import Family, pick_families
+from nas.machine import local_room
+from nas.options import PlanOptions, takes
+from nas.plan import make_task
 from nas.search import halving, samplers
 from nas.space import Config, Float, Space, join_family
-from nas.task import COSTS, Budget, Constraint, InputError, Objective, Target, Task, UsageError
+from nas.task import COSTS, Budget, InputError, Objective, Target, Task
 
 PACED_S = 0.25  # of timed steps for each family
 BESIDE_S = 0.5  # a candidate's seconds beside its epochs: counts, a latency, a start
@@ -142,69 +144,59 @@ class Design:
         }
 
 
-def design(
-    data: Any,
-    target: str | Sequence[str] | None = None,
-    *,
-    modality: str | None = None,
-    families: Sequence[str] = (),
-    objectives: Sequence[str] = (),
-    constraints: Sequence[str] = (),
-    time_limit: str | float = "auto",
-    workers: int | None = None,
-    device: str = "auto",
-    split: str | None = None,
-    problem: str | None = None,
-    image_size: int | None = None,
-    columns: dict[str, str] | None = None,
-    epochs: int | None = None,
-    sampler: str = "auto",
-    seed: int = 0,
-) -> Design:
-    """The design of a search of ``data``: the arguments are those of ``nas.run.search``.
+@takes(PlanOptions)
+def design(data: Any, target: Any = None, **options: Any) -> Design:
+    """What a search of a data set would do. Trains nothing.
 
     A few steps of each family's baseline are timed, at most half a second each where a step is
-    not slower than that. Raises InputError, as a search would.
+    not slower than that.
+
+    Args:
+        data: What ``nas.data.read`` reads: a path, a DataFrame, or (X, y).
+        target: Name or names of the columns to predict.
+        {options}
+
+    Raises:
+        InputError: What a search would raise for the same data and options.
+
+    Example:
+        >>> from nas.design import design
+        >>> found = design("flowers.csv", "species", families=["mlp"])
+        >>> [plan.family.name for plan in found.plans]
+        ['mlp']
     """
     begin = time.monotonic()
-    runs.check_counts(workers=workers, epochs=epochs)
-    samplers.check(sampler)
-    limits = tuple(map(Constraint.parse, constraints))
-    seconds = runs.parse_duration("10m" if time_limit == "auto" else time_limit)
-    dataset = read(
-        data, target=target, modality=modality, split=split, problem=problem,
-        image_size=image_size, columns=columns, seed=seed,
-    )  # fmt: skip
-    chosen = pick_families(dataset.modality, tuple(families))
-    place, room, shares = runs.local_room(_gpus(device))
-    workers = workers or room
-    cpus, gpus = shares(workers)
-    task = runs.make_task(
+    chosen = PlanOptions(target=target, **options)
+    samplers.check(chosen.sampler)
+    dataset = read(data, **chosen.reading())
+    families = pick_families(dataset.modality, chosen.families)
+    place, room, part = local_room(_gpus(chosen.device))
+    workers = chosen.workers or room
+    cpus, gpus = part(workers)
+    task = make_task(
         dataset,
-        objectives=tuple(objectives),
-        constraints=limits,
-        budget=Budget(seconds, workers=workers, cpus=cpus, gpus=gpus),
+        objectives=chosen.objectives,
+        constraints=chosen.limits,
+        budget=Budget(chosen.time_limit_s, workers=workers, cpus=cpus, gpus=gpus),
         device=place,
-        epochs=epochs,
-        seed=seed,
+        epochs=chosen.epochs,
+        seed=chosen.seed,
     )
     name = Path(data).resolve().name.split(".")[0] if isinstance(data, (str, Path)) else "the data"
     return Design(
         name,
         task,
         (*dataset.notes, *_advice(task)),
-        tuple(_plans(task, dataset, chosen)),
-        samplers.chosen(sampler, task),
+        tuple(_plans(task, dataset, families)),
+        samplers.chosen(chosen.sampler, task),
         time.monotonic() - begin,
     )
 
 
 def _gpus(device: str) -> int:
-    """Those that are visible here, of the kind asked for; torch is needed anyway."""
+    """The number of GPUs that are visible here, none for "cpu"; torch is needed anyway."""
     import torch
 
-    if device not in runs.DEVICES:
-        raise UsageError(f"unknown device {device!r}; choose {', '.join(runs.DEVICES)}")
     count = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and not count:
         raise InputError("no CUDA device is visible here; choose --device cpu")
@@ -321,102 +313,3 @@ def _kind(target: Target) -> str:
         )
     each = ", ".join(f"{name!r} {100 * n / total:.3g} %" for n, name in shares)
     return f"{target.kind}, {each}"
-
-
-def show(found: Design, width: int | None = None) -> None:
-    """Print a design."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.padding import Padding
-    from rich.table import Table
-
-    console = Console(width=width, highlight=False)
-
-    def heading(text: str, about: str = "") -> None:
-        console.print(f"\n[bold]{text}[/]  [dim]{about}[/]")
-
-    def line(text: str, mark: str = "") -> None:
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(*([mark, escape(text)] if mark else [escape(text)]))
-        console.print(Padding(grid, (0, 0, 0, 2)))
-
-    console.print(f"[bold]{escape(found.name)}[/]")
-    for text in described(found.task):
-        line(text)
-    heading("Notes", "" if found.notes else "nothing looks odd")
-    for text in found.notes:
-        line(text, "-")
-    heading("Families", "each begins with this baseline; times are of a core or a GPU to itself")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    heads = ("params", "FLOPs", "latency ms", "train MiB", "run MiB", "step ms", "epoch s")
-    for i, head in enumerate(("family", *heads)):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
-    for plan in found.plans:
-        c, pace = plan.costs, plan.pace
-        table.add_row(
-            plan.family.name, f"{c['params']:,.0f}", _short(c["flops"]), f"{c['latency_ms']:.3g}",
-            f"{c['memory_mb']:,.3g}", f"{c['inference_mb']:,.3g}",
-            f"{pace.step_ms:.3g} ±{_short(round(pace.spread_ms / 2, 1))}" if pace else "no memory",
-            f"{pace.epoch_s:.2g}" if pace else "",
-        )  # fmt: skip
-    console.print(Padding(table, (0, 0, 0, 2)))
-    grid = Table.grid(padding=(0, 2))
-    for plan in found.plans:
-        verdict = f"[red]misses {escape('; '.join(plan.misses))}.[/] " if plan.misses else ""
-        grid.add_row(plan.family.name, verdict + escape(plan.family.good_for))
-    console.print(Padding(grid, (1, 0, 0, 2)))
-    heading(
-        "Space", f"`nas families {found.plans[0].family.name} --data …` tells each bound and why"
-    )
-    grid = Table.grid(padding=(0, 2))
-    for plan in found.plans:
-        kinds = f"{len(plan.space.params)} parameters, {plan.reals} of them real numbers"
-        grid.add_row(
-            plan.family.name, f"{kinds}; {_short(plan.configurations)} settings of the rest"
-        )
-    console.print(Padding(grid, (0, 0, 0, 2)))
-    heading("Search")
-    for text in _search_words(found):
-        line(text)
-
-
-def _search_words(found: Design) -> Iterator[str]:
-    task = found.task
-    fidelity, budget = task.fidelity, task.budget
-    wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
-    limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
-    yield f"objectives: {wanted}{limits}"
-    yield f"sampler: {found.sampler}, after the {len(found.plans)} baselines"
-    parts = rules.folds(task)
-    folded = f", {parts}-fold cross-validation" if parts > 1 else ""
-    stops = halving.rungs(fidelity.epochs)
-    judged = f", judged after {' and '.join(map(str, stops))}" if stops else ""
-    yield (
-        f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part{judged}"
-        f"{folded}; {budget.workers} workers on {task.device}"
-    )
-    if found.candidates:
-        few, many = found.candidates
-        slow = ""
-        if found.cut:
-            limit_s = fidelity.time_limit_s or math.inf
-            slow = (
-                f"; one of {' or '.join(found.cut)} would train for longer than it may,"
-                f" {limit_s:.0f} s{' for all folds' * (parts > 1)} (a baseline"
-                f" {rules.BASELINE_PATIENCE * limit_s:.0f} s)"
-            )
-        stopped = f", or {many:,} if rungs stop two of three" if stops else ""
-        yield (
-            f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size, each"
-            f" trained to its end{stopped}; smaller ones take less{slow}"
-        )
-
-
-def _short(value: float) -> str:
-    """Three digits: 812, 1.23 k, 45.1 M, 3.2 G, and powers of ten beyond."""
-    if value >= 1e15:
-        return f"10^{math.log10(value):.0f}"
-    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"

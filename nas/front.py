@@ -165,6 +165,12 @@ def pareto(
 # -- the constant guess ------------------------------------------------------------------
 
 
+def best(candidates: Sequence[Candidate], quality: Objective) -> Candidate:
+    """The first of the candidates with the best ``quality``. There must be one."""
+    sign = -1 if quality.direction == "max" else 1
+    return min(candidates, key=lambda c: sign * c.metrics[quality.metric])
+
+
 def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
     """What the best prediction that looks at no input scores with luck, by metric: its expected
     score and ``CLEAR`` standard errors of what proxies are scored on, or of the first fold of

@@ -270,6 +270,13 @@ DIRECTIONS: dict[str, Literal["min", "max"]] = {
 # Known before training: parameters and FLOPs exactly, memory nearly, latency after a preflight.
 COSTS = ("latency_ms", "params", "flops", "memory_mb", "inference_mb")
 
+_METRICS: dict[Kind, tuple[str, ...]] = {
+    "regression": ("rmse", "mae", "r2"),
+    "multilabel": ("accuracy", "f1", "auc"),
+    "binary": ("accuracy", "balanced_accuracy", "f1", "auc"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1", "auc"),
+}
+
 
 def direction(metric: str) -> Literal["min", "max"]:
     """Which way ``metric`` is better; ``rmse[price]`` is judged as ``rmse``."""
@@ -357,6 +364,23 @@ class Task(JsonRecord):
     def quality(self) -> Objective:
         """The first objective that is not a cost: what "best" means."""
         return next(o for o in self.objectives if o.metric not in COSTS)
+
+    @property
+    def quality_metrics(self) -> tuple[str, ...]:
+        """The quality metrics that networks of this task are scored by."""
+        if len(self.targets) == 1:
+            return (*_METRICS[self.targets[0].kind], "val_loss")
+        each = tuple(f"{metric}[{t.name}]" for t in self.targets for metric in _METRICS[t.kind])
+        return ("score", *each, "val_loss")
+
+    def check_measured(self, metrics: Iterable[str]) -> None:
+        """Raise UsageError for the first of ``metrics`` that no network of this task has."""
+        known = self.quality_metrics + COSTS
+        for metric in metrics:
+            if metric not in known:
+                raise UsageError(
+                    f"{metric!r} is not measured on this data; measured are {', '.join(known)}"
+                )
 
     def with_objectives(self, names: tuple[str, ...] = ()) -> Task:
         names = names or (self.default_quality, "latency_ms", "params")

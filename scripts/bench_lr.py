@@ -30,8 +30,8 @@ import numpy as np
 
 from nas import rules
 from nas.candidate import State
+from nas.driver import search
 from nas.front import hypervolume
-from nas.run import search
 from nas.space import Float, Param
 from nas.task import NoFeasibleCandidate, Task
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from nas.data import read
 from nas.family import load_families
-from nas.run import make_task
+from nas.plan import make_task
 from nas.task import Budget, Task
 from nas.training.batches import Batches, Tensors
 from nas.training.fit import folds

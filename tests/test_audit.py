@@ -27,7 +27,7 @@ from nas.candidate import Reason
 from nas.checks import CHECKS, Anatomy, Layer, Observed, check
 from nas.data import read
 from nas.family import load_families
-from nas.run import make_task
+from nas.plan import make_task
 from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets
 from nas.training.batches import Batches

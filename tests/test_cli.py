@@ -21,11 +21,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nas import cli
+from nas import cli, show
 from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import multimodal
-from nas.run import Progress
+from nas.driver import Progress
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, Modality
@@ -122,10 +122,10 @@ WRONG = [
     ("search good.csv -t label -o params", 2, "hold no quality; add accuracy"),
     ("search good.csv -t label -f resnet", 2, "unknown family 'resnet'.*mlp"),
     ("search good.csv -t label --modality sound", 2, "'sound' is not one of"),
-    ("search good.csv -t label --sampler best", 2, "'best' is not one of"),
+    ("search good.csv -t label --sampler best", 2, "unknown sampler 'best'"),
     ("search good.csv -t label --time-limit soon", 2, "'soon' is not a time; write 90s"),
     ("search good.csv -t label --time-limit none", 2, "needs an end"),
-    ("search good.csv -t label --device tpu", 2, "unknown device 'tpu'"),
+    ("search good.csv -t label --device tpu", 2, "'tpu' is not one of"),
     ("search good.csv -t label --split half", 2, "split"),
     ("search good.csv -t label --trials 0", 2, "0 is not in the range"),
     ("search good.csv -t label --resume", 1, "holds no search to resume"),
@@ -291,7 +291,7 @@ def test_progress_shows_what_is_left_of_each_budget() -> None:
     )
     budget = Budget(1500.0, trials=6, gpu_hours=1.0, cpu_hours=2.0)
     progress = Progress(study, (running,), 600.0, budget, "search", ("simple-models",))  # type: ignore[arg-type]
-    shown = cli._summary(progress)
+    shown = show._summary(progress)
     assert shown["running"] == "#3:plain(7/12,fold:2/5),simple-models"
     assert shown["spent"] == "10m00s/25m00s"
     assert shown["left"] == "10m00s"
@@ -315,11 +315,11 @@ def ended_candidates() -> list[Candidate]:
 def test_progress_counts_what_was_cut_off_by_itself_and_not_as_failed() -> None:
     study = SimpleNamespace(candidates=ended_candidates, front=list, task=small_task())
     progress = Progress(study, (), 60.0, Budget(120.0), "search")  # type: ignore[arg-type]
-    shown = cli._summary(progress)
+    shown = show._summary(progress)
     counts = {name: shown[name] for name in ("complete", "pruned", "failed", "cut_off")}
     assert counts == {"complete": "3", "pruned": "1", "failed": "1", "cut_off": "2"}
     study.candidates = list
-    assert "cut_off" not in cli._summary(progress)
+    assert "cut_off" not in show._summary(progress)
 
 
 def test_status_and_refusals_say_cut_off_and_not_failed(
@@ -360,7 +360,7 @@ def test_a_write_without_room_is_one_line_and_only_a_search_that_began_can_be_re
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("nas.run.search", full)
+    monkeypatch.setattr("nas.driver.search", full)
     ended = nas("search", ".", "--out", str(tmp_path))
     assert ended.code == 1
     assert ended.errors == ["No space left on device; make room"]
@@ -376,7 +376,7 @@ def test_a_search_prints_its_front_also_where_there_is_no_room_for_its_files(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
 
     found = runs.Run(searched.folder / "run")
-    monkeypatch.setattr("nas.run.search", lambda *_, **__: found)
+    monkeypatch.setattr("nas.driver.search", lambda *_, **__: found)
     monkeypatch.setattr("nas.report.write", full)
     ended = nas("search", ".", "--out", str(found.folder))
     assert ended.out == nas("status", str(found.folder)).out.partition("\n")[2]

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from nas.candidate import Candidate, State
 from nas.family import load_families
-from nas.run import Run, make_task
+from nas.plan import make_task
+from nas.run import Run
 from nas.space import Config
 from nas.task import (
     Budget,

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from nas import rulebook, rules
+from nas import rulebook, rules, show
 from nas.cli import cli, main
-from nas.design import Design, Pace, Plan, _search_words, described, design
+from nas.design import Design, Pace, Plan, described, design
 from nas.family import load_families
 from nas.rulebook import typical_task
 from nas.search import halving
@@ -97,7 +97,7 @@ def test_the_figure_is_the_text(flowers: Path) -> None:
         (("design", "nowhere.csv"), 2, "does not exist"),
         (("design", "FLOWERS", "-t", "petal"), 2, "no target column"),
         (("design", "FLOWERS", "-t", "target", "-f", "resnet"), 2, "unknown family"),
-        (("design", "FLOWERS", "-t", "target", "--device", "tpu"), 2, "unknown device"),
+        (("design", "FLOWERS", "-t", "target", "--device", "tpu"), 2, "is not one of"),
         (("design", "FLOWERS", "-t", "target", "--time-limit", "soon"), 2, "is not a time"),
         (("rules", "residual"), 2, "residual-from-10"),
         (("families", "resnett"), 2, "did you mean resnet?"),
@@ -146,7 +146,7 @@ def test_a_proxy_that_is_too_slow_is_named_and_counted_with_its_limit() -> None:
     slow = of(changes, 30.0)
     assert slow.cut == ("mlp",)
     assert (slow.candidates or (0, 0))[0] == int(950 / 60.5)
-    *_, told = _search_words(slow)
+    *_, told = show._search_words(slow)
     assert "one of mlp would train for longer than it may, 60 s (a baseline 120 s)" in told
     assert of(changes, 1.0).cut == ()
 
@@ -160,15 +160,15 @@ def test_the_limit_of_a_candidate_is_told_and_counted_for_all_folds_together() -
     assert (one.cut, five.cut) == ((), ("mlp",))
     assert (one.candidates or (0, 0))[0] == int(950 / 30.5)
     assert (five.candidates or (0, 0))[0] == int(950 / 60.5)
-    *_, told = _search_words(five)
+    *_, told = show._search_words(five)
     assert "longer than it may, 60 s for all folds (a baseline 120 s)" in told
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": -2}, {"epochs": 0}])
 def test_numbers_below_one_are_refused(wrong: dict[str, int]) -> None:
     ((name, count),) = wrong.items()
-    with pytest.raises(UsageError, match=f"{count} {name} are too few; give at least 1"):
-        design("nowhere.csv", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"{name} must be at least 1, got {count}"):
+        design("nowhere.csv", **wrong)
 
 
 def test_real_numbers_are_left_out_where_settings_are_counted() -> None:
@@ -194,7 +194,7 @@ def test_the_pace_foretells_an_epoch() -> None:
     import torch
 
     from nas.data import read
-    from nas.run import make_task
+    from nas.plan import make_task
     from nas.training.evaluator import Evaluator
     from nas.training.fit import fit_proxy
     from nas.training.monitors import GradientMonitor

@@ -19,7 +19,7 @@ from nas import recipe, rules
 from nas.candidate import Candidate, State
 from nas.data import Dataset
 from nas.family import load_families
-from nas.run import make_task
+from nas.plan import make_task
 from nas.task import Budget, Fidelity, Task
 from nas.testing import example_datasets
 from nas.training import cost, evaluator

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nas.candidate import Candidate, State
 from nas.data import Dataset
 from nas.family import load_families
-from nas.run import make_task
+from nas.plan import make_task
 from nas.task import Budget, Fidelity, Target, Task
 from nas.testing import example_datasets
 from nas.training import monitors

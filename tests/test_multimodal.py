@@ -23,7 +23,7 @@ from nas.data.ragged import Ragged
 from nas.family import load_families
 from nas.models.blocks import TransformerConfig
 from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion, Numbered
-from nas.run import make_task
+from nas.plan import make_task
 from nas.space import Choice, Config, Space
 from nas.task import Budget, Constraint, DataProfile, InputError, Task, UsageError
 from nas.training.augment import augment

@@ -24,13 +24,15 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import accuracy_score
 
 import nas
+from nas import driver, machine, rules
 from nas import recipe as recipes
-from nas import rules
-from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
+from nas.driver import Progress, drive_run
 from nas.family import load_families
-from nas.run import Progress, Run, make_task, parse_duration, quality_metrics
+from nas.options import SearchOptions, parse_duration
+from nas.plan import make_task
+from nas.run import Run
 from nas.search.local import LocalWorkers
 from nas.search.study import Study
 from nas.space import Space
@@ -297,9 +299,9 @@ def test_a_driver_that_was_killed_after_the_range_tests_goes_on_with_them(
 ) -> None:
     run = gone_back(tabular, tmp_path / "run")
     assert run.spaces != tabular.spaces
-    monkeypatch.setattr(Run, "_study", lambda *_: None)
-    machine: Any = SimpleNamespace(start=lambda run: nullcontext())  # nobody there to test
-    run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
+    monkeypatch.setattr(driver._Session, "search", lambda *_: None)
+    place: Any = SimpleNamespace(start=lambda run: nullcontext())  # nobody there to test
+    drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
     assert run.spaces == Run(run.folder).spaces == tabular.spaces
 
 
@@ -311,9 +313,9 @@ def test_a_family_whose_range_test_fails_or_tells_nothing_keeps_its_bounds_and_s
     found = {"rates": [1.0], "losses": [0.1], "smooth": [0.1], "lowest": 1.0}
     answers = [InputError("range_test failed: out of memory"), found | {"lowest": None}, found]
     workers = SimpleNamespace(map=lambda *_, **__: answers)
-    monkeypatch.setattr(Run, "_study", lambda *_: None)
-    machine: Any = SimpleNamespace(start=lambda run: nullcontext(workers))
-    run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
+    monkeypatch.setattr(driver._Session, "search", lambda *_: None)
+    place: Any = SimpleNamespace(start=lambda run: nullcontext(workers))
+    drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
     own, (failed, flat, moved) = untested(run), run.spaces
     assert [run.spaces[name] == own[name] for name in run.spaces] == [True, True, False]
     assert run.spaces[moved]["lr"].default == pytest.approx(0.1 / rules.NEAR)
@@ -354,7 +356,7 @@ def test_the_name_search_stays_a_function(tabular: Run) -> None:
     import nas.search.study
 
     assert callable(nas.search)
-    assert nas.search.__module__ == "nas.run"
+    assert nas.search.__module__ == "nas.driver"
 
 
 # -- from the winner to predictions --------------------------------------------------------
@@ -508,7 +510,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
     assert (end.state, end.reason, end.detail) == (State.COMPLETE, "", "")
     costs = {"params", "flops", "memory_mb", "inference_mb", "latency_ms"}
     assert set(end.metrics) == expected | costs | {"val_loss", "loss"}
-    assert set(quality_metrics(task)) == expected | {"val_loss"}
+    assert set(task.quality_metrics) == expected | {"val_loss"}
     assert all(np.isfinite(value) for value in end.metrics.values())
     # Of the other folds the driver hears that they go on.
     assert [(epoch, *fold) for epoch, _, *fold in reports] == [(1,), (1, 2), (1, 3), (1, 4), (1, 5)]
@@ -581,14 +583,14 @@ def test_of_two_searches_that_start_at_once_in_a_folder_one_is_refused(
         time.sleep(0.3)
         save(self, folder)
 
-    def slow_create(*args: Any) -> None:
+    def slow_create(*args: Any) -> Run:
         both_have_read.wait(timeout=60)
-        create(*args)
+        return create(*args)
 
-    create = runs._create
-    monkeypatch.setattr(runs, "_create", slow_create)
+    create = driver.create
+    monkeypatch.setattr(driver, "create", slow_create)
     monkeypatch.setattr(Dataset, "save", slow_save)
-    monkeypatch.setattr(Run, "_go", lambda *_: None)
+    monkeypatch.setattr(driver, "drive_run", lambda *_: None)
     given = FAST | {"trials": 3, "out": tmp_path / "run"}
     with ThreadPoolExecutor(2) as pool:
         starts = [pool.submit(nas.search, small_table(), t, **given) for t in ("yes", "colour")]
@@ -605,14 +607,14 @@ def test_of_two_searches_that_start_at_once_in_a_folder_one_is_refused(
 def test_a_search_that_was_killed_while_it_began_can_begin_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_go", lambda *_: None)
+    monkeypatch.setattr(driver, "drive_run", lambda *_: None)
     given = FAST | {"trials": 3, "out": tmp_path / "run"}
 
     def killed(path: Path, text: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_whole", killed)
+        patch.setattr("nas.run.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             nas.search(small_table(), "colour", **given)
     assert (tmp_path / "run" / "data").is_dir()
@@ -634,14 +636,14 @@ def test_a_storage_that_fails_ends_the_search_in_one_line(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_go", lambda *_: None)
+        patch.setattr(driver, "drive_run", lambda *_: None)
         given = FAST | {"trials": 3, "lr_test": False}
         run = nas.search(small_table(), "yes", out=tmp_path / "run", **given)
-    monkeypatch.setattr(Run, "_search", failing)
-    machine: Any = SimpleNamespace(start=lambda run: nullcontext())
+    monkeypatch.setattr(driver._Session, "_candidates", failing)
+    place: Any = SimpleNamespace(start=lambda run: nullcontext())
     for _ in range(2):  # and leaves no lock behind
         with pytest.raises(InputError, match=r"storage failed \(server closed the connection\);"):
-            run._go(run.task.budget, machine, lambda *_: None, lambda *_: None)
+            drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
 
 
 def test_a_latency_that_costs_two_workers_their_lives_stays_the_loud_one(
@@ -703,11 +705,13 @@ def test_ten_minutes_are_the_limit_where_nothing_else_is(
     given: tuple[Any, ...], limit_s: float | None
 ) -> None:
     given = (*given, *("auto", None, None, None)[len(given) :])
-    assert runs._limits(*given) == Budget(limit_s, *given[1:])
+    assert SearchOptions(
+        time_limit=given[0], trials=given[1], cpu_hours=given[2], gpu_hours=given[3]
+    ).budget() == Budget(limit_s, *given[1:])
 
 
 def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_cores", lambda: 4)
+    monkeypatch.setattr(machine, "_cores", lambda: 4)
     for workers, gpus, expected in (
         (None, (), (4, 1.0, 0.0)),
         (8, (), (8, 0.5, 0.0)),
@@ -715,9 +719,9 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
         (1, ("0", "1"), (1, 1.0, 1.0)),
         (8, ("0", "1"), (8, 0.5, 0.25)),
     ):
-        monkeypatch.setattr(runs, "visible_gpus", lambda _, gpus=gpus: list(gpus))
-        with runs._machine("local", "auto", None, (None, None), False) as machine:
-            budget = machine.share(Budget(60), workers)
+        monkeypatch.setattr(machine, "visible_gpus", lambda _, gpus=gpus: list(gpus))
+        with machine.open_machine(SearchOptions()) as place:
+            budget = place.budget(Budget(60), workers)
         assert (budget.workers, budget.cpus, budget.gpus) == expected
 
 
@@ -729,11 +733,11 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({"sampler": "best"}, "unknown sampler 'best'"),
         ({"trials": None}, "a search needs an end"),
-        ({"trials": -3}, "-3 trials are too few; give at least 1"),
-        ({"workers": -1}, "-1 workers are too few"),
-        ({"workers": 0}, "0 workers are too few"),
-        ({"epochs": 0}, "0 epochs are too few"),
-        ({"cpu_hours": 0.0}, "0 CPU-hours are no budget"),
+        ({"trials": -3}, "trials must be at least 1, got -3"),
+        ({"workers": -1}, "workers must be at least 1, got -1"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"cpu_hours": 0.0}, "cpu_hours must be above 0, got 0"),
         ({"gpu_hours": 2.0}, "a search on the CPU spends no GPU-hours"),
         ({"study": "mine"}, "only a storage names its studies"),
         ({"storage": "mysql://host/db"}, r"postgresql://host/database; mysql is not one"),
@@ -790,9 +794,9 @@ def test_a_time_limit_is_kept(tmp_path: Path) -> None:
         ({"deterministic": True, "trials": 4, "cpu_hours": 1.0}, "no limit of time or device"),
         ({"deterministic": True, "trials": 4, "objectives": ["latency_ms"]}, "flops can"),
         ({"deterministic": True, "trials": 4, "constraints": ["latency_ms<=5"]}, "flops can"),
-        ({"executor": "slurm"}, "unknown executor 'slurm'; choose local or ray"),
+        ({"executor": "slurm"}, "unknown executor 'slurm'; choose local, ray"),
         ({"gpus_per_trial": 0.5}, "are for Ray: give --executor ray"),
-        ({"executor": "ray", "cpus_per_trial": -1.0}, "are numbers, at least 0"),
+        ({"executor": "ray", "cpus_per_trial": -1.0}, "cpus_per_trial must be at least 0, got -1"),
         ({"executor": "ray", "device": "cpu", "gpus_per_trial": 1.0}, "needs another --device"),
     ],
 )

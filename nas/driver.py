@@ -1,0 +1,376 @@
+"""Where search meets training: one search, from a data set to a folder of results (``Run``)."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import rules
+from nas.candidate import Candidate
+from nas.data import read
+from nas.family import pick_families
+from nas.files import write_whole
+from nas.front import constant_guess, pareto
+from nas.machine import Machine, open_machine
+from nas.options import SearchOptions, takes
+from nas.plan import make_task
+from nas.run import Run, create, default_folder, refuse_used
+from nas.search import samplers
+from nas.space import Float, Space
+from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
+
+if TYPE_CHECKING:
+    from nas.search.study import Study
+    from nas.search.workers import Workers
+
+# The fraction of a search's time that goes into the costs of networks before any is trained.
+_MEASURING = 0.01
+# The most of it that goes into tests of learning rates, which take far less as a rule.
+_TESTING = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a running search, for whoever shows it."""
+
+    study: Study | None  # None before it begins
+    running: tuple[Candidate, ...]
+    spent_s: float
+    budget: Budget
+    phase: str  # "start", "learning-rates:1/3" (tests that are over), "search" or "measure"
+    calls: tuple[str, ...] = ()  # what workers do beside candidates
+
+
+@takes(SearchOptions)
+def search(
+    data: Any = None,
+    target: Any = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_start: Callable[[Run], None] = lambda run: None,
+    **options: Any,
+) -> Run:
+    """Search networks for a data set.
+
+    The search ends when the first of its budgets is spent: ``time_limit``, ``trials``
+    candidates, ``cpu_hours`` or ``gpu_hours``. A ``deterministic`` search ends after ``trials``
+    candidates: the same data, seed and number of workers give the same candidates again, on the
+    same kind of machine.
+
+    Args:
+        data: What ``nas.data.read`` reads: a path, a DataFrame, or (X, y).
+        target: Name or names of the columns to predict.
+        out: Folder of the run. Default: runs/NAME.
+        resume: Go on with the search in ``out``. Its data, spaces and objectives stay, and the
+            budget is for both together.
+        on_progress: Is called with the state of the search, some times a second.
+        on_start: Is called with the run when its data is read, before the first candidate.
+        {options}
+
+    Returns:
+        The run, open: its front, its best candidate, its report and its recipes.
+
+    Raises:
+        InputError: Wrong data, or a failure: one line that says what, where and the repair.
+        UsageError: A wrong argument.
+        NoFeasibleCandidate: The search ended without a candidate inside the constraints.
+
+    Example:
+        >>> import nas
+        >>> run = nas.search("flowers.csv", "species", trials=2, epochs=1, out="run")
+        >>> run.best().number in (0, 1)
+        True
+    """
+    folder = Path(out) if out is not None else default_folder(data)
+    given = SearchOptions(target=target, **options)
+    samplers.check(given.sampler)
+    given.budget()
+    begun = (folder / "task.json").exists()
+    if resume and not begun:
+        raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
+    if begun and not resume:
+        refuse_used(folder)
+    run = Run(folder) if begun else None
+    chosen = replace(run.options.resumed(given), device=run.task.device) if run else given
+    limits = chosen.budget()
+    if run is None:
+        refuse_used(folder)
+        chosen = _named(chosen, folder)
+        if data is None:
+            raise UsageError("give the data to search on")
+        dataset = read(data, **chosen.reading())
+        families = pick_families(dataset.modality, chosen.families)
+    with open_machine(chosen) as machine:
+        budget = machine.budget(limits, chosen.workers)
+        if run is None:
+            task = make_task(
+                dataset,
+                objectives=chosen.objectives,
+                constraints=chosen.limits,
+                budget=budget,
+                device=machine.device,
+                epochs=chosen.epochs,
+                seed=chosen.seed,
+                deterministic=chosen.deterministic,
+            )
+            spaces = {name: family.space(task) for name, family in families.items()}
+            source = str(Path(data).resolve()) if isinstance(data, (str, Path)) else None
+            run = create(folder, task, dataset, spaces, source, chosen)
+        drive_run(run, budget, machine, on_start, on_progress)
+    return run
+
+
+def _named(options: SearchOptions, folder: Path) -> SearchOptions:
+    """The options of a new search with the name of its study in the storage, if it has one.
+
+    Raises InputError where the storage cannot be reached or has a study of this name.
+    """
+    if not options.storage:
+        if options.study:
+            raise UsageError("only a storage names its studies: give --storage too")
+        return options
+    from nas.search.storage import Postgres
+
+    study = options.study or folder.resolve().name
+    if Postgres(options.storage, study).exists():
+        raise InputError(
+            f"{options.storage} holds a study {study!r}; go on with --resume and its folder, or"
+            " choose another name with --study"
+        )
+    return replace(options, study=study)
+
+
+def drive_run(
+    run: Run,
+    budget: Budget,
+    machine: Machine,
+    on_start: Callable[[Run], None],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Search in the folder of ``run`` until the budget is spent.
+
+    Raises NoFeasibleCandidate where the front is empty then.
+    """
+    from nas.search.storage import lock
+
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        with closing(lock(run.folder / "driver.lock")):  # until the study takes it
+            run.begin(budget)
+            on_start(run)
+            workers = stack.enter_context(machine.start(run))
+            session = _Session(run, workers, begin, on_progress)
+            if run.options.lr_test:
+                session.test_rates()
+        session.search()
+    if not run.front():
+        raise NoFeasibleCandidate(run.why_none())
+
+
+@dataclass
+class _Session:
+    """One search of a run, from the start of its workers to the last latency."""
+
+    run: Run
+    workers: Workers
+    begin: float  # of time.monotonic
+    on_progress: Callable[[Progress], None]
+
+    def test_rates(self) -> None:
+        """Set bounds of learning rates by range tests (rule "learning-rate-first"). Where one
+        fails, or finds nothing, the family's bounds stand and a note says why."""
+        run, budget, tests = self.run, self.run.task.budget, self.run.rate_tests()
+        rates = {
+            name: rate
+            for name, space in run.spaces.items()
+            for rate in space.params
+            if rate.name == "lr" and isinstance(rate, Float)
+        }
+        if not tests and rates:
+            limit = None
+            if budget.worker_s is not None:
+                limit = _TESTING * budget.worker_s / len(rates)
+            calls = [
+                {"family": name, "config": run.spaces[name].baseline(), "limit_s": limit}
+                for name in rates
+            ]
+
+            def show(over: int) -> None:
+                phase = f"learning-rates:{over}/{len(calls)}"
+                self.on_progress(Progress(None, (), time.monotonic() - self.begin, budget, phase))
+
+            results = self.workers.map("range_test", calls, on_wait=show)
+            tests = {n: _tested(rates[n], t) for n, t in zip(rates, results, strict=True)}
+            write_whole(run.folder / "lr.json", json.dumps(tests))
+        spaces = {}
+        for name, test in tests.items():
+            rate = Float.from_dict(rates[name].to_dict() | test["bounds"])
+            params = (rate if p.name == rate.name else p for p in run.spaces[name].params)
+            spaces[name] = Space(tuple(params))
+        run.change_spaces(spaces)
+
+    def search(self) -> None:
+        """Search candidates, then measure the latencies of the front again."""
+        from optuna.exceptions import StorageInternalError
+
+        from nas.search.study import Study
+
+        run, workers, budget = self.run, self.workers, self.run.task.budget
+        space, sampler = Space.join(run.spaces), run.options.sampler
+        study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
+        try:
+            earlier = study.clock.read()
+            study.enqueue_baselines(rules.first_candidates(run.spaces))
+            phase, begun = "search", False
+
+            def show(_: Any = None) -> None:
+                jobs = workers.jobs()
+                running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
+                calls = tuple(_name(job) for job in jobs if not isinstance(job, Candidate))
+                spent = earlier + time.monotonic() - self.begin
+                nonlocal begun
+                begun = begun or bool(jobs)
+                now = phase if begun else "start"  # until the first worker is ready
+                study.clock.write(spent)
+                self.on_progress(Progress(study, running, spent, budget, now, calls))
+
+            if budget.time_limit_s is None or earlier < budget.time_limit_s:
+                self._candidates(study, earlier, show)
+            phase = "measure"
+            self._measure_front(study, show)
+            show()
+        except StorageInternalError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise InputError(
+                f"the storage failed ({reason}); what is finished is kept: go on with --resume"
+            ) from error
+        finally:
+            study.close()
+
+    def _candidates(self, study: Study, earlier: float, show: Callable[..., None]) -> None:
+        from nas.search.loop import drive
+
+        budget, deadline = self.run.task.budget, None
+        limit = budget.time_limit_s
+        if limit is not None:
+            # The last twentieth (at most half a minute) is for the latencies of the front.
+            deadline = self.begin + (limit - earlier) - min(30.0, 0.05 * limit)
+
+        to_measure = study.to_measure()
+        baselines = self.run.folder / "baselines.json"
+
+        def also(name: str, value: Any) -> None:
+            if name == "costs":
+                if not isinstance(value, InputError):  # else costs are learnt from candidates alone
+                    study.learn_costs(to_measure, value)
+                return
+            if isinstance(value, InputError):  # no reason to end the search, nor to hide it
+                value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
+            write_whole(baselines, json.dumps(value))
+
+        calls: dict[str, dict[str, Any]] = {}
+        if to_measure:
+            limit_s = None if limit is None else _MEASURING * limit * budget.workers
+            calls["costs"] = {"configs": to_measure, "limit_s": limit_s}
+        if not baselines.exists():
+            calls["baselines"] = {}
+        drive(
+            study,
+            self.workers,
+            deadline=deadline,
+            trials=budget.trials,
+            calls=calls,
+            on_result=also,
+            on_event=show,
+        )
+
+    def _measure_front(self, study: Study, show: Callable[..., None]) -> None:
+        """Measure latencies again, side by side, while all trainings on this machine hold still.
+
+        Not only the front's: the others were measured beside trainings too, so each is assumed
+        to gain as the measured ones did, and is measured if it would then be on the front.
+        One that ends two workers keeps the latency it has, and says why.
+        """
+        task, tried = self.run.task, set[int]()
+        guess = constant_guess(task)
+        while True:
+            measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
+            gains = [now["ms"] / now["loud_ms"] for now in measured]
+            gain = min(1.0, statistics.median(gains)) if len(gains) >= 3 else 1.0
+            expected = [
+                c
+                if _is_quiet(c) or "latency_ms" not in c.metrics
+                else _with_latency(c, gain * c.metrics["latency_ms"])
+                for c in study.candidates()
+            ]
+            front = pareto(expected, task.objectives, task.constraints, guess)
+            wanted = {c.number for c in front if not _is_quiet(c)} - tried
+            if not wanted:
+                return
+            candidates = [study[number] for number in sorted(wanted)]
+            values = _quiet_latencies(self.workers, candidates, show)
+            for candidate, value in zip(candidates, values, strict=True):
+                value["loud_ms"] = candidate.metrics["latency_ms"]
+                measured_again = _with_latency(candidate, value["ms"])
+                study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
+            tried |= wanted
+
+
+def _name(job: Any) -> str:
+    """In a word, what a worker does that trains no candidate; a shortlist waits for its costs."""
+    names = {"baselines": "simple-models", "latency": "latency", "latencies": "latency"}
+    return names.get(str(job), "costs")
+
+
+def _tested(rate: Float, test: Any) -> dict[str, Any]:
+    """What is kept of a family's range test: its figures, the bounds that follow, and a note where
+    they are the family's own."""
+    if isinstance(test, InputError):
+        test = {"note": f"its learning rates stay its own: {test}"}
+    elif test["lowest"] is None:
+        test["note"] = "its learning rates stay its own: the loss hardly fell in the range test"
+    else:
+        rate = rules.tested_rate(rate, test["lowest"])
+    bounds = {name: getattr(rate, name) for name in ("low", "high", "default", "why")}
+    return {**test, "bounds": bounds}
+
+
+def _quiet_latencies(
+    workers: Workers, candidates: list[Candidate], show: Callable[..., None]
+) -> list[dict[str, Any]]:
+    """Of all together, or where that ends their worker, each by itself."""
+    rows = [candidate.to_dict() for candidate in candidates]
+    try:
+        values = workers.call_alone("latencies", candidates=rows, on_wait=show)
+        return [dict(value) for value in values]
+    except InputError:
+        return [_quiet_latency(workers, candidate, show) for candidate in candidates]
+
+
+def _quiet_latency(
+    workers: Workers, candidate: Candidate, show: Callable[..., None]
+) -> dict[str, Any]:
+    for _ in range(2):
+        try:
+            value = workers.call_alone("latency", candidate=candidate.to_dict(), on_wait=show)
+            return dict(value)
+        except InputError as error:
+            reason = str(error)
+    loud: dict[str, Any] = candidate.cost["latency"]
+    return loud | {"loud_because": reason}
+
+
+def _is_quiet(candidate: Candidate) -> bool:
+    return bool(candidate.cost.get("latency", {}).get("quiet"))
+
+
+def _with_latency(candidate: Candidate, latency_ms: float) -> Candidate:
+    return replace(candidate, metrics=candidate.metrics | {"latency_ms": latency_ms})

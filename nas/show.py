@@ -1,0 +1,340 @@
+"""What the commands print: fronts, latencies, designs, and the progress of a search.
+
+Results go to standard output, progress to standard error.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.rules import BASELINE_PATIENCE, folds
+
+if TYPE_CHECKING:
+    from nas.candidate import Candidate
+    from nas.design import Design
+    from nas.driver import Progress
+    from nas.run import Run
+
+
+def width() -> int | None:
+    """Of what is printed: the terminal's, or a hundred columns."""
+    return None if sys.stdout.isatty() else 100
+
+
+def front(run: Run, candidates: Sequence[Candidate]) -> None:
+    """Print the front of a run, the simple models beside it, and what limits its figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nas.front import beats, constant_guess
+
+    quality = run.task.quality.metric
+    more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
+    more = [m for m in more if any(m in c.metrics for c in candidates)]
+    table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
+    heads = [m.replace("balanced_accuracy", "balanced") for m in (quality, *more)]
+    names = ("#", "family", *heads, "latency ms", "params", "FLOPs", "epochs", "s")
+    for i, name in enumerate(names):
+        table.add_column(name, justify="left" if i == 1 else "right")
+    for c in candidates:
+        spread = c.cost["latency"]["iqr_ms"]
+        table.add_row(
+            str(c.number),
+            c.label,
+            *(figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
+            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}{_contended_mark(c)}",
+            f"{c.metrics['params']:,.0f}",
+            f"{c.metrics['flops']:.3g}",
+            str(len(c.curve)),
+            f"{c.seconds:.0f}",
+        )
+    table.add_section()
+    for b in run.baselines():
+        values = (figure(b["metrics"][m]) if m in b["metrics"] else "" for m in (quality, *more))
+        table.add_row("", f"[italic]{b['name']}", *values)
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(table)
+    guess = constant_guess(run.task)
+    if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
+        click.echo("none is clearly better than a constant guess, which looks at no input")
+    if any(map(_contended_mark, candidates)):
+        reasons = {c.cost["latency"].get("loud_because") for c in candidates} - {None}
+        click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
+    for b in run.baselines():
+        if "error" in b:
+            click.echo(f"{b['name']} could not be fitted: {b['error']}")
+
+
+def _contended_mark(candidate: Candidate) -> str:
+    """The mark of a latency that was measured beside trainings."""
+    return "" if candidate.cost["latency"]["quiet"] else " †"
+
+
+def figure(value: float) -> str:
+    """Four digits, or all before the point: 0.8712, 45,439."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class Display:
+    """A live table on a terminal; elsewhere a line every 15 seconds and for each phase."""
+
+    EVERY = 15.0
+
+    def __init__(self, data: Path) -> None:
+        self._live: Any = None
+        self._last = 0.0
+        self._phase = ""
+        # Of large data; what is read at once needs no word.
+        self._reading = threading.Timer(2.0, click.echo, (f"reading {data}",), {"err": True})
+        self._reading.daemon = True
+        self._reading.start()
+
+    def start(self, run: Run) -> None:
+        self._reading.cancel()
+        task = run.task
+        profile, fidelity = task.profile, task.fidelity
+        for note in run.notes:
+            click.echo(f"note: {note}", err=True)
+        wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
+        limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
+        kinds = ", ".join(
+            f"{t.name} ({t.kind}{f', {len(t.classes)} classes' if t.classes else ''})"
+            for t in task.targets[:5]
+        )
+        parts = folds(task)
+        folded = f", {parts}-fold cross-validation" if parts > 1 else ""
+        for line in (
+            f"{task.modality}: {profile.n_train} train, {profile.n_val} validation,"
+            f" {profile.n_test} test samples ({profile.split_method})",
+            f"target: {kinds}",
+            f"objectives: {wanted}{limits}",
+            f"families: {', '.join(run.spaces)}",
+            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
+            f"{folded}, {task.budget.workers} workers on {task.device}",
+            f"folder: {run.folder}",
+        ):
+            click.echo(line, err=True)
+
+    def update(self, progress: Progress) -> None:
+        now = time.monotonic()
+        terminal = sys.stderr.isatty()
+        phase = progress.phase.partition(":")[0]
+        wait = 0.5 if terminal else self.EVERY
+        if now - self._last < wait and phase == self._phase:
+            return
+        self._last, self._phase = now, phase
+        if terminal:
+            self._draw(progress)
+        else:
+            stamp = datetime.now().isoformat(timespec="seconds")
+            fields = " ".join(f"{k}={v}" for k, v in _summary(progress).items())
+            click.echo(f"{stamp} {fields}", err=True)
+
+    def _draw(self, progress: Progress) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for c in progress.running:
+            last = c.curve[-1] if c.curve else {}
+            shown = "  ".join(f"{k} {figure(v)}" for k, v in last.items() if k != "epoch")
+            table.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
+        for name in progress.calls:
+            table.add_row("", name)
+        head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
+        if self._live is None:
+            self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+            self._live.start()
+        self._live.update(Group(head, table))
+
+    def close(self) -> None:
+        self._reading.cancel()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _summary(progress: Progress) -> dict[str, str]:
+    """What a user wants to know of a running search, in a few words each."""
+    from nas.front import best  # NumPy, which `nas --help` does without
+
+    study, budget, spent_s = progress.study, progress.budget, progress.spent_s
+    summary = {"phase": progress.phase, "spent": duration(spent_s)}
+    if study is None:
+        return summary
+    standings = Counter(c.standing[0] for c in study.candidates())
+    budgets = {
+        device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
+    }
+    if budget.trials is not None:
+        budgets["trials"] = (study.spent - len(progress.running), budget.trials)
+    left = {name: spent_s * (limit / used - 1) for name, (used, limit) in budgets.items() if used}
+    if budget.time_limit_s is not None:
+        left["time"] = budget.time_limit_s - spent_s
+        summary["spent"] += f"/{duration(budget.time_limit_s)}"
+    if left:
+        summary["left"] = duration(max(0.0, min(left.values())))
+    for name, (used, limit) in budgets.items():
+        eta = f"(left:{duration(max(0.0, left[name]))})" if name in left else ""
+        summary[name] = f"{used:.3g}/{limit:g}{eta}"
+    for name in ("complete", "pruned", "failed"):
+        summary[name] = str(standings[name])
+    if standings["cut off"]:  # at the end, or earlier in a search that was resumed
+        summary["cut_off"] = str(standings["cut off"])
+    at = [f"#{c.number}:{c.family}({_reached(progress, c)})" for c in progress.running]
+    summary["running"] = ",".join([*at, *progress.calls]) or "-"
+    front = study.front()
+    if front:
+        metric, first = study.task.quality.metric, best(front, study.task.quality)
+        value = figure(first.metrics[metric])
+        summary["best"] = f"{metric}:{value}(#{first.number}:{first.family})"
+        summary["front"] = str(len(front))
+    return summary
+
+
+def _reached(progress: Progress, candidate: Candidate) -> str:
+    """The epochs of a candidate that are over: 12/30, or with several folds 12/30,fold:2/5."""
+    assert progress.study is not None
+    fold, epoch = progress.study.reached.get(candidate.number, (1, 0))
+    parts = folds(progress.study.task)
+    return f"{epoch}/{candidate.epochs}" + (f",fold:{fold}/{parts}" if parts > 1 else "")
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def latencies(found: dict[str, Any]) -> None:
+    """Print what `nas latency` has measured."""
+    device = found["device"]
+    click.echo(
+        f"latency in ms on {device['name']} ({device['processor']}, {device['kind']},"
+        f" {device['backend']}, {device['threads']} thread(s)); inputs {found['inputs']}"
+    )
+    noisy = False
+    for number, row in found["candidates"].items():
+        told = []
+        for batch, figures in row.get("latency", {}).items():
+            noisy = noisy or not figures["quiet"]
+            mark = "" if figures["quiet"] else " †"
+            told.append(f"batch {batch}: {figures['ms']:.3g} ±{figures['iqr_ms'] / 2:.1g}{mark}")
+        told += [row["error"]] if "error" in row else []
+        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(told)}")
+    if noisy:
+        click.echo("† other work of this user did not hold still")
+
+
+def design(found: Design, width: int | None = None) -> None:
+    """Print a design."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    from nas.design import described
+
+    console = Console(width=width, highlight=False)
+
+    def heading(text: str, about: str = "") -> None:
+        console.print(f"\n[bold]{text}[/]  [dim]{about}[/]")
+
+    def line(text: str, mark: str = "") -> None:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(*([mark, escape(text)] if mark else [escape(text)]))
+        console.print(Padding(grid, (0, 0, 0, 2)))
+
+    console.print(f"[bold]{escape(found.name)}[/]")
+    for text in described(found.task):
+        line(text)
+    heading("Notes", "" if found.notes else "nothing looks odd")
+    for text in found.notes:
+        line(text, "-")
+    heading("Families", "each begins with this baseline; times are of a core or a GPU to itself")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    heads = ("params", "FLOPs", "latency ms", "train MiB", "run MiB", "step ms", "epoch s")
+    for i, head in enumerate(("family", *heads)):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for plan in found.plans:
+        c, pace = plan.costs, plan.pace
+        table.add_row(
+            plan.family.name, f"{c['params']:,.0f}", _short(c["flops"]), f"{c['latency_ms']:.3g}",
+            f"{c['memory_mb']:,.3g}", f"{c['inference_mb']:,.3g}",
+            f"{pace.step_ms:.3g} ±{_short(round(pace.spread_ms / 2, 1))}" if pace else "no memory",
+            f"{pace.epoch_s:.2g}" if pace else "",
+        )  # fmt: skip
+    console.print(Padding(table, (0, 0, 0, 2)))
+    grid = Table.grid(padding=(0, 2))
+    for plan in found.plans:
+        verdict = f"[red]misses {escape('; '.join(plan.misses))}.[/] " if plan.misses else ""
+        grid.add_row(plan.family.name, verdict + escape(plan.family.good_for))
+    console.print(Padding(grid, (1, 0, 0, 2)))
+    heading(
+        "Space", f"`nas families {found.plans[0].family.name} --data …` tells each bound and why"
+    )
+    grid = Table.grid(padding=(0, 2))
+    for plan in found.plans:
+        kinds = f"{len(plan.space.params)} parameters, {plan.reals} of them real numbers"
+        grid.add_row(
+            plan.family.name, f"{kinds}; {_short(plan.configurations)} settings of the rest"
+        )
+    console.print(Padding(grid, (0, 0, 0, 2)))
+    heading("Search")
+    for text in _search_words(found):
+        line(text)
+
+
+def _search_words(found: Design) -> Iterator[str]:
+    from nas.search import halving
+
+    task = found.task
+    fidelity, budget = task.fidelity, task.budget
+    wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
+    limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
+    yield f"objectives: {wanted}{limits}"
+    yield f"sampler: {found.sampler}, after the {len(found.plans)} baselines"
+    parts = folds(task)
+    folded = f", {parts}-fold cross-validation" if parts > 1 else ""
+    stops = halving.rungs(fidelity.epochs)
+    judged = f", judged after {' and '.join(map(str, stops))}" if stops else ""
+    yield (
+        f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part{judged}"
+        f"{folded}; {budget.workers} workers on {task.device}"
+    )
+    if found.candidates:
+        few, many = found.candidates
+        slow = ""
+        if found.cut:
+            limit_s = fidelity.time_limit_s or math.inf
+            slow = (
+                f"; one of {' or '.join(found.cut)} would train for longer than it may,"
+                f" {limit_s:.0f} s{' for all folds' * (parts > 1)} (a baseline"
+                f" {BASELINE_PATIENCE * limit_s:.0f} s)"
+            )
+        stopped = f", or {many:,} if rungs stop two of three" if stops else ""
+        yield (
+            f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size, each"
+            f" trained to its end{stopped}; smaller ones take less{slow}"
+        )
+
+
+def _short(value: float) -> str:
+    """Three digits: 812, 1.23 k, 45.1 M, 3.2 G, and powers of ten beyond."""
+    if value >= 1e15:
+        return f"10^{math.log10(value):.0f}"
+    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
