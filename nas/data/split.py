@@ -1,4 +1,4 @@
-"""Which sample is in which part: train, val and test."""
+"""Splits: which sample is in which part (train, val, test)."""
 
 from __future__ import annotations
 
@@ -111,34 +111,34 @@ def _parse(split: str) -> tuple[float, ...]:
         ratios = ()
     if len(ratios) != 3 or min(ratios) <= 0 or not math.isclose(sum(ratios), 1, abs_tol=1e-6):
         raise UsageError(
-            f"split={split!r} is not understood; give three ratios that sum to 1"
+            f"split={split!r} is not valid; give three ratios that sum to 1"
             " (0.7,0.15,0.15), column=COLUMN, group=COLUMN or time=COLUMN"
         )
     return ratios
 
 
 def _by_group(samples: Samples, column: str, rng: np.random.Generator) -> np.ndarray:
-    """Every group whole in one part, the largest first, each where most rows are wanting."""
+    """Every group in one part, the largest first, each in the part that lacks most rows."""
     groups, names = pd.factorize(samples.columns[column], use_na_sentinel=False)
     if len(names) < 3:
         raise InputError(f"split=group={column}: {len(names)} groups cannot fill three parts")
     sizes = np.bincount(groups)
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    wanting = len(groups) * np.array(RATIOS)
+    lacking = len(groups) * np.array(RATIOS)
     part_of = np.zeros(len(sizes), np.int8)
     empty = [0, 1, 2]
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        part = empty[0] if left == len(empty) else int(np.argmax(wanting))
+        part = empty[0] if left == len(empty) else int(np.argmax(lacking))
         part_of[group] = part
-        wanting[part] -= sizes[group]
+        lacking[part] -= sizes[group]
         empty = [i for i in empty if i != part]
     codes: np.ndarray = part_of[groups]
     return codes
 
 
 def _by_time(samples: Samples, column: str) -> np.ndarray:
-    """The oldest rows train, the newest test; rows of one moment stay together."""
+    """The oldest rows are train, the newest test; rows of one time stay together."""
     from nas.data.tabular import numbers
 
     times, _, _ = numbers(samples.columns[column])

@@ -1,4 +1,4 @@
-"""Label columns: what kind of problem they pose, and their values as a network wants them."""
+"""Targets: the kind of problem a label column is, and its values coded for a network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ class Labels:
 def infer(
     frame: pd.DataFrame, problem: str | None, place: Callable[[int], str]
 ) -> tuple[list[Labels], list[str]]:
-    """The targets of all label columns, and notes. Statistics are added by ``describe``."""
+    """The targets of all label columns, and notes.
+
+    Args:
+        frame: One column for each target, (n, targets).
+        problem: "classification" or "regression" where the user says so, else None.
+        place: How to call a row in a message, see ``Samples.place``.
+
+    Raises:
+        UsageError: For another ``problem``.
+        InputError: For missing, infinite or constant labels and for classes of too few samples.
+    """
     if problem not in (None, "classification", "regression"):
         raise UsageError(f"unknown problem {problem!r}; use classification or regression")
     notes: list[str] = []
@@ -121,7 +131,10 @@ def _classes(name: str, codes: np.ndarray, texts: list[str]) -> Labels:
 
 
 def describe(labels: Labels, train: np.ndarray) -> Target:
-    """The target with what the training rows say of it: class counts, or mean and spread."""
+    """The target with its statistics on the rows ``train``: class counts, or mean and spread.
+
+    Raises InputError for a class without a training sample and for a constant target.
+    """
     target, values = labels.target, labels.values[train]
     if target.kind == "regression":
         std = float(values.std())
@@ -144,7 +157,10 @@ def describe(labels: Labels, train: np.ndarray) -> Target:
 def encode(
     frame: pd.DataFrame, targets: tuple[Target, ...], place: Callable[[int], str]
 ) -> dict[str, np.ndarray]:
-    """The values of the targets whose columns are there, in the classes known from training."""
+    """The labels of those targets whose columns are in ``frame``, coded as in training.
+
+    Raises InputError for a class that training has not seen and for values that are not numbers.
+    """
     labels: dict[str, np.ndarray] = {}
     for target in targets:
         names = target.classes if target.kind == "multilabel" else (target.name,)

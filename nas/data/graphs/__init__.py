@@ -1,8 +1,8 @@
 """Graphs: tables, TUDataset folders, objects and .npz files to nodes, edges and their features.
 
-Two kinds of problem. Where the graphs are the samples, each has its label; where the nodes
-of one graph are, the whole graph is seen in training and some of its nodes have labels. The
-forms, nodes being numbered from 0 within their graph unless they have ids:
+There are two kinds of problem. Either each graph is a sample and has a label; or the nodes of
+one graph are the samples, the whole graph is seen in training, and some nodes have labels.
+Nodes are numbered from 0 within their graph unless they have ids. The forms:
 
 - a folder with nodes.csv (id, features, target, perhaps split and graph) and edges.csv
   (source, target, features, and graph where ids repeat from graph to graph); a target that
@@ -13,9 +13,9 @@ forms, nodes being numbered from 0 within their graph unless they have ids:
 - an object with ``edge_index`` (2, E) and ``x``, ``edge_attr``, ``y``, ``train_mask`` …, as
   torch_geometric's Data, or a list of them;
 - .npz of one graph: ``edges`` (E, 2); ``x`` or ``node_feat`` (N, f) or, as CSR matrix,
-  ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``; ``node_tag`` (N,), numbers that stand for
-  names; ``edge_feat`` (E, k) and ``edge_type`` (E,) likewise; ``y`` (N,), negative or NaN where
-  unknown; ``train``, ``val``, ``test``, node numbers or masks;
+  ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``; ``node_tag`` (N,), numbers that are
+  categories; ``edge_feat`` (E, k) and ``edge_type`` (E,) likewise; ``y`` (N,), negative or NaN
+  where unknown; ``train``, ``val``, ``test``, node numbers or masks;
 - .npz of many graphs end to end: ``node_ptr`` (n + 1,), ``edge_ptr``, ``edges``; ``node_tag``
   and ``node_feat``; ``edge_type`` and ``edge_feat``; ``y`` (n, …), and any other array (n,) as a
   column: "split" holds the parts, and "fold" 0 for test, 1 for val. A table beside it of the
@@ -69,7 +69,7 @@ def _load(source: Any, target: list[str] | None, predict: bool = False) -> Sampl
     if not isinstance(source, Path):
         objects = objects_of(source)
         if not objects:
-            raise UsageError(f"{_name(source)}: these are no graphs: there is no edge_index")
+            raise UsageError(f"{_name(source)}: expected graphs, objects with edge_index")
         y = source.y if isinstance(source, Arrays) else None
         return from_objects(objects, y, target, predict)
     if source.is_file():

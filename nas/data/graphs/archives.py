@@ -57,7 +57,7 @@ def from_archive(
 
 
 def from_files(files: Sequence[Path]) -> Graphs:
-    """The graphs of .npz files of one graph each, whose labels and parts are not looked at.
+    """The graphs of .npz files of one graph each, whose labels and parts are ignored.
 
     Raises InputError that names at once all files that cannot be read.
     """
@@ -109,7 +109,7 @@ def _edge_features(path: Path, arrays: Mapping[str, np.ndarray]) -> Features:
 
 
 def _one(path: Path, arrays: Mapping[str, np.ndarray]) -> Graphs:
-    """One graph of as many nodes as have features, or else as labels and edges speak of."""
+    """One graph; without features, labels and edges say how many nodes it has."""
     edges, tag, x = arrays["edges"], arrays.get("node_tag"), _dense(path, arrays)
     described = x if x is not None else tag
     named = max(int(edges.max(initial=-1)) + 1, np.atleast_1d(arrays.get("y", [])).shape[0])
@@ -122,13 +122,16 @@ def _one(path: Path, arrays: Mapping[str, np.ndarray]) -> Graphs:
 
 
 def _concatenate(files: Sequence[Path], features: Sequence[Features], of: str) -> Features:
-    """The features of several graphs; all must have as many as most have."""
+    """The features of several graphs in one; all graphs need the same number of columns."""
     if not features:
         return Features(np.zeros((0, 0), np.float32))
     widths = [(each.numbers.shape[1], len(each.tags)) for each in features]
     usual = max(set(widths), key=widths.count)
     bad = [
-        (row, f"{own[0]} numbers and {own[1]} names {of}, but most have {usual[0]} and {usual[1]}")
+        (
+            row,
+            f"{own[0]} numbers and {own[1]} categories {of}, but most have {usual[0]} and {usual[1]}",
+        )
         for row, own in enumerate(widths)
         if own != usual
     ]

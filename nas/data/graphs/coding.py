@@ -1,4 +1,4 @@
-"""Graphs to the arrays that a network reads, and what describes them."""
+"""Codes graphs: the arrays that a network reads, and their profile."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from nas.data.samples import Samples
 from nas.data.tabular import distinct
 from nas.task import Column, DataProfile, InputError
 
-MOST_NAMES = 256  # the most frequent names of a feature are kept
+MOST_CATEGORIES = 256  # the most frequent ones of a feature are kept
 _EDGE = "edges."  # before the names of the edges' features
 
 
 def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
-    """Nodes, edges and the edges' features, what describes them, and notes.
+    """Nodes, edges and the edges' features, their profile, and notes.
 
-    Names are one-hot; numbers stay as they are beside their mean and spread, of the training
+    Categories are one-hot; numbers stay as they are beside their mean and spread, of the training
     graphs, or of all nodes of a graph that is seen whole in training (labels are not looked
     at). ``channel_mean`` and ``channel_std`` are of the nodes' features, then of the edges';
-    names and 0/1 columns have 0 and 1 there. Every edge is there in both directions, as
+    categories and 0/1 columns have 0 and 1 there. Every edge is there in both directions, as
     Kipf & Welling 2017, sec. 5.1, read citations.
     """
     graphs: Graphs = samples.inputs
@@ -59,7 +59,10 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataPro
 
 
 def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:
-    """New graphs, or the nodes of one, by the features of the training data."""
+    """New graphs, or the nodes of one, with the features of the training data.
+
+    Raises InputError where a feature is absent, and where one graph is expected but many are given.
+    """
     by_node = "node" in profile.inputs
     if by_node and graphs.rows is None:
         raise InputError("the network reads the nodes of one graph; give one graph")
@@ -131,7 +134,7 @@ def _undirected(graphs: Graphs) -> tuple[np.ndarray, np.ndarray, np.ndarray, lis
 
 
 def _described_nodes(graphs: Graphs, edges: np.ndarray) -> tuple[Features, list[str]]:
-    """The nodes' features; where there are none, the degree as a name (Xu et al. 2019, "How
+    """The nodes' features; where there are none, the degree as a category (Xu et al. 2019, "How
     Powerful are Graph Neural Networks?", sec. 7)."""
     degree = np.bincount(edges[:, 1], minlength=int(graphs.node_ptr[-1]))
     notes = []
@@ -139,7 +142,7 @@ def _described_nodes(graphs: Graphs, edges: np.ndarray) -> tuple[Features, list[
         notes.append(f"{alone} of {len(degree)} nodes have no edge: only their own features count")
     if not graphs.nodes.empty:
         return graphs.nodes, notes
-    notes.append("the nodes have no features: the number of their neighbours is taken for one")
+    notes.append("the nodes have no features: their degree is used as one")
     return replace(graphs.nodes, tags={"degree": pd.Series(degree)}), notes
 
 
@@ -168,11 +171,11 @@ def _describe(
         codes, texts = distinct(series)
         counts = np.bincount(codes[seen & (codes >= 0)], minlength=len(texts))
         order = sorted(range(len(texts)), key=lambda i: (-counts[i], texts[i]))
-        kept = sorted(texts[i] for i in order[:MOST_NAMES] if counts[i])
-        if (counts > 0).sum() > MOST_NAMES:
+        kept = sorted(texts[i] for i in order[:MOST_CATEGORIES] if counts[i])
+        if (counts > 0).sum() > MOST_CATEGORIES:
             notes.append(
-                f"{prefix}{name} has {int((counts > 0).sum())} names: the {MOST_NAMES} most"
-                " frequent are kept"
+                f"{prefix}{name} has {int((counts > 0).sum())} categories: the {MOST_CATEGORIES}"
+                " most frequent are kept"
             )
         added += len(kept)
         columns.append(Column(prefix + name, "categorical", categories=tuple(kept)))
@@ -183,8 +186,8 @@ def _describe(
 def _coded(
     features: Features, columns: Sequence[Column], mean: Sequence[float], width: int | None = None
 ) -> np.ndarray:
-    """float32 (n, width): the numbers, the missing ones as ``mean``, then each tag one-hot; a
-    name that training has not seen is all zeros."""
+    """float32 (n, width): the numbers, missing ones as ``mean``, then each tag one-hot, with zeros
+    for a category that training has not seen."""
     tags = [c for c in columns if c.kind == "categorical"]
     names = [c.name.removeprefix(_EDGE) for c in columns if c.kind == "numeric"]
     values = features.numbers

@@ -1,4 +1,4 @@
-"""Graphs as every form of source is turned into: nodes, edges and what is known of each."""
+"""Graphs in one form, whatever their source: nodes, edges and the features of both."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pandas as pd
 from nas.data.samples import to_numpy
 from nas.task import Column, InputError
 
-MOST_NAMES_OF_NUMBERS = 20  # distinct whole numbers that are names rather than amounts
+MOST_CODES = 20  # distinct whole numbers of a column that are categories rather than amounts
 WIDE = 64  # features from which on a table may hold the words of documents
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is known of each node or edge: ``numbers`` float32 (n, p), NaN where missing, and
-    ``tags``, columns of names. ``names`` are those of the numbers, if the source has any.
+    """The features of ``n`` nodes or edges: ``numbers`` float32 (n, p), NaN where missing, whose
+    columns are called ``names`` if the source names them, and ``tags``, categorical columns.
 
-    ``whole`` are the columns of numbers that may stand for names: the data of training
-    decides, for a few new graphs may show too few of the values.
+    ``whole`` lists the columns of numbers that may be categories. The training data decides, as a
+    few new graphs may hold too few of the values.
     """
 
     numbers: np.ndarray
@@ -35,18 +35,18 @@ class Features:
         return not self.numbers.shape[1] and not self.tags
 
     def settled(self, columns: Sequence[Column] | None = None) -> Features:
-        """Without doubtful numbers: they are names if ``columns`` say so, those of the training
-        data, or, without these, if they take few values."""
+        """The features with each column of ``whole`` decided: it is categorical where ``columns``,
+        those of the training data, say so; without them, where it has few distinct values."""
         known = None if columns is None else {c.name for c in columns if c.kind == "categorical"}
         names = self.names or tuple(f"feature{i}" for i in range(self.numbers.shape[1]))
 
-        def named(i: int) -> bool:
+        def is_category(i: int) -> bool:
             if known is not None:
                 return names[i] in known
             values = self.numbers[:, i]
-            return 2 < len(np.unique(values[~np.isnan(values)])) <= MOST_NAMES_OF_NUMBERS
+            return 2 < len(np.unique(values[~np.isnan(values)])) <= MOST_CODES
 
-        tags = [i for i in self.whole if named(i)]
+        tags = [i for i in self.whole if is_category(i)]
         kept = [i for i in range(len(names)) if i not in tags]
         return Features(
             self.numbers[:, kept],
@@ -82,7 +82,7 @@ def checked_graphs(
     where: str,
     notes: Sequence[str] = (),
 ) -> Graphs:
-    """Graphs whose pieces fit together; else an InputError that says where they do not."""
+    """``Graphs`` of pieces that fit together. Raises InputError that says where they do not."""
     edges = edges.reshape(-1, 2).astype(np.int64)
     for what, ptr, total in (
         ("node", node_ptr, len(nodes.numbers)),
@@ -129,9 +129,11 @@ def checked_graphs(
 
 
 def array_features(total: int, tags: Any, values: Any, where: str) -> Features:
-    """Features (n, p) of ``values`` and ``tags``; either may be None.
+    """Features of ``total`` nodes or edges, of ``values`` (total, p), which are numbers, and
+    ``tags`` (total, q), which are categories; either may be None or one-dimensional.
 
-    Numbers that are stored as integers may stand for names.
+    Columns of integers among the values may be categories, see ``Features.whole``. Raises
+    InputError for other shapes and types.
     """
     found: dict[str, pd.Series] = {}
     measured = np.zeros((total, 0), np.float32)

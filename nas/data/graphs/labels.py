@@ -48,7 +48,7 @@ def labelled_nodes(
 
 
 def label_columns(y: Any, target: list[str] | None, predict: bool = False) -> pd.DataFrame:
-    """One column for each target; a negative class is an unknown one."""
+    """One column for each target; the class -1 means unknown."""
     frame = label_frame(y, target)
     if target is None and list(frame) == ["target"]:
         frame.columns = ["y"]

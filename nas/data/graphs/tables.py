@@ -177,7 +177,7 @@ def _target(frame: pd.DataFrame, file: Path) -> list[str]:
 
 
 def _frame_features(frame: pd.DataFrame) -> Features:
-    """Columns of numbers as they are, others as names; whole numbers may stand for names."""
+    """Columns of numbers, and others as categories; whole numbers may be either."""
     values: dict[str, np.ndarray] = {}
     tags: dict[str, pd.Series] = {}
     whole: list[int] = []
