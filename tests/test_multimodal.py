@@ -343,9 +343,7 @@ def test_all_faulty_graphs_of_a_column_are_named_at_once(tmp_path: Path) -> None
     for i in (1, 2, 3, 5, 6, 7, 9):
         np.savez(tmp_path / f"{i}.npz", **molecule(i))
     np.savez(tmp_path / "7.npz", **good | {"x": np.zeros((5, 3))})
-    with pytest.raises(
-        InputError, match=r"7.npz \(3 numbers and 1 categories a node, but most have 2"
-    ):
+    with pytest.raises(InputError, match=r"7.npz \(3 numbers and 1 categories a node, most have 2"):
         read(manifest, target="label")
 
 

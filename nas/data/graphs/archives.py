@@ -128,10 +128,7 @@ def _concatenate(files: Sequence[Path], features: Sequence[Features], of: str) -
     widths = [(each.numbers.shape[1], len(each.tags)) for each in features]
     usual = max(set(widths), key=widths.count)
     bad = [
-        (
-            row,
-            f"{own[0]} numbers and {own[1]} categories {of}, but most have {usual[0]} and {usual[1]}",
-        )
+        (row, f"{own[0]} numbers and {own[1]} categories {of}, most have {usual[0]} and {usual[1]}")
         for row, own in enumerate(widths)
         if own != usual
     ]
