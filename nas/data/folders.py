@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,50 @@ from nas.task import InputError, UsageError
 
 FILE_COLUMNS = ("file_name", "file", "path")
 THREADS = 8
+# Folders that programs make beside the user's, and files that they leave in them.
+HIDDEN = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
+          "lost+found", "Thumbs.db", "desktop.ini"}  # fmt: skip
+_ENDING = re.compile(r"\.[a-z][a-z0-9_]{0,5}$")
+# Endings that no library for images or sounds claims: not worth importing one to ask.
+_PLAIN = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npz", ".npy", ".gz", ".md"}
 
 
 @dataclass(frozen=True)
 class Files:
     """The files of one modality: their endings, and what one of them is called.
 
-    Every source is a folder of class folders, of train, val and test folders of these, or
-    a table with one row for each file: a metadata.csv or the only table of a folder, or the
+    ``common`` are the endings that every installation reads, and ``registered`` returns those
+    that the library behind reads besides; it is called, and the library imported, only for a
+    file with another ending.
+
+    Every source is a folder of class folders, of train, val and test folders of these, or a
+    table with one row for each file: a metadata.csv or the only table of a folder, or the
     table itself. Its column file_name, file or path is relative to it, or to one subfolder
-    beside it; "split" divides the rows; all others are targets or groups.
+    beside it; "split" divides the rows; all others are targets or groups. A folder that holds
+    nothing but one folder stands for that one.
     """
 
-    suffixes: tuple[str, ...]
+    common: tuple[str, ...]
     noun: str
+    registered: Callable[[], Iterable[str]] = tuple
 
-    def find(self, folder: Path) -> list[Path]:
-        """All files below a folder, in the order of their paths; hidden ones are no data."""
-        return sorted(
-            path
-            for path in folder.rglob("*")
-            if self.has(path.name) and not path.name.startswith(".") and path.is_file()
-        )
+    @cached_property
+    def suffixes(self) -> frozenset[str]:
+        """All endings, in lower case with their dot."""
+        return frozenset((*self.common, *self.registered()))
 
     def has(self, name: object) -> bool:
-        return str(name).strip().lower().endswith(self.suffixes)
+        """Whether a file of this name is of the modality, by its ending."""
+        text = str(name).strip().lower()
+        if text.endswith(self.common):
+            return True
+        ending = _ENDING.search(text)
+        return ending is not None and ending[0] not in _PLAIN and ending[0] in self.suffixes
+
+    def find(self, folder: Path) -> list[Path]:
+        """All files of the modality below a folder, in the order of their paths; what is hidden
+        is left out, and links are followed."""
+        return sorted(path for path in walk(folder) if self.has(path.name) and path.is_file())
 
     def recognise(self, source: object) -> str:
         """Why a path or a frame plainly holds such files, or ""."""
@@ -54,7 +74,7 @@ class Files:
                 return self.recognise(listing)
             return f"{source.name} holds {self.noun} files" if self.find(source) else ""
         if isinstance(source, Path) and is_table(source):
-            source = _opening(source)
+            source = _first_rows(source)
         if isinstance(source, pd.DataFrame):
             named = [c for c in FILE_COLUMNS if c in source]
             if named and source[named[0]].head(100).map(self.has).all():
@@ -69,19 +89,14 @@ class Files:
             raise UsageError(
                 f"{source} is one {self.noun} file; give the folder of the files or their table"
             )
-        listing = source if source.is_file() else self.listing(source)
-        if listing is not None:
-            return self._listed(read_table(listing), listing.parent, str(listing), target)
-        folders = subfolders(source)
-        parts = {path: PART_NAMES.get(path.name.lower()) for path in folders}
-        if 0 not in parts.values():
-            return self._classes(source, source, target)
-        other = [path.name for path, part in parts.items() if part is None]
-        if other:
-            raise InputError(
-                f"{source} holds the part folder train beside {', '.join(map(repr, other[:5]))};"
-                " keep only train, val and test there"
-            )
+        if source.is_file():
+            return self._listed(read_table(source), source.parent, str(source), target)
+        inner = self._unwrapped(source)
+        if (listing := self.listing(inner)) is not None:
+            return self._listed(read_table(listing), inner, str(listing), target, source)
+        parts = self._part_folders(inner)
+        if not parts:
+            return self._classes(inner, source, target)
         loaded = [self._part(path, source, target) for path in parts]
         names = [set(part.labels.columns) for part in loaded]
         if any(each != names[0] for each in names):
@@ -100,6 +115,7 @@ class Files:
             ),
             pd.concat([part.columns for part in loaded], ignore_index=True),
             tuple(name for part in loaded for name in part.files),
+            tuple(dict.fromkeys(note for part in loaded for note in part.notes)),
         )
 
     def load_inputs(self, source: Path | pd.DataFrame) -> Samples:
@@ -107,25 +123,63 @@ class Files:
         folder in the order of their paths, whose names are their labels where all have one."""
         if isinstance(source, pd.DataFrame):
             return self._unlabelled(source, Path(), "the table")
-        listing = self.listing(source) if source.is_dir() else source
+        inner = self._unwrapped(source) if source.is_dir() else source
+        listing = self.listing(inner) if inner.is_dir() else source
         if listing is not None and is_table(listing):
             return self._unlabelled(read_table(listing), listing.parent, str(listing))
-        files = self.find(source) if source.is_dir() else [source]
+        files = self.find(inner) if inner.is_dir() else [source]
         if not files:
-            raise InputError(f"{source} holds no {self.noun} file ({', '.join(self.suffixes)})")
-        base = source if source.is_dir() else source.parent
+            raise InputError(
+                f"{source} holds no {self.noun} file ({', '.join(self.common)}), but"
+                f" {_endings(walk(inner)) or 'nothing'}"
+            )
+        base = inner if inner.is_dir() else inner.parent
         folders = [file.relative_to(base).parts[0] for file in files if file.parent != base]
         labels = pd.DataFrame(index=range(len(files)))
         if len(folders) == len(files):
             labels["label"] = pd.Categorical(folders)
-        return Samples(files, labels, None, labels, _names(files, base))
+        notes = self._ignored([inner]) if inner.is_dir() else ()
+        names = _names(files, source if source.is_dir() else base)
+        return Samples(files, labels, None, labels, names, notes)
 
     def listing(self, folder: Path) -> Path | None:
         """The table that lists a folder's files: metadata.csv, or the only one at its top."""
         if (folder / "metadata.csv").is_file():
             return folder / "metadata.csv"
-        tables = [p for p in folder.iterdir() if is_table(p) and not p.name.startswith(".")]
+        tables = [p for p in folder.iterdir() if is_table(p) and not is_hidden(p.name)]
         return tables[0] if len(tables) == 1 and self.recognise(tables[0]) else None
+
+    # Folders -----------------------------------------------------------------------------
+
+    def _unwrapped(self, folder: Path) -> Path:
+        """The folder itself, or the one that alone stands in it and holds folders or a table."""
+        while True:
+            below = [path for path in folder.iterdir() if not is_hidden(path.name)]
+            if len(below) != 1 or not below[0].is_dir() or below[0].name.lower() in PART_NAMES:
+                return folder
+            if not subfolders(below[0]) and self.listing(below[0]) is None:
+                return folder  # a single class folder
+            folder = below[0]
+
+    def _part_folders(self, folder: Path) -> dict[Path, int]:
+        """The folders of the parts; none where the folders are classes.
+
+        Beside other folders, one called train that holds files is a class.
+        """
+        folders = subfolders(folder)
+        parts = {path: PART_NAMES.get(path.name.lower()) for path in folders}
+        if 0 not in parts.values():
+            return {}
+        other = [path.name for path, part in parts.items() if part is None]
+        named = [path for path, part in parts.items() if part is not None]
+        if other and not any(subfolders(path) or self.listing(path) for path in named):
+            return {}
+        if other:
+            raise InputError(
+                f"{folder} holds the part folder train beside {', '.join(map(repr, other[:5]))};"
+                " keep only train, val and test there"
+            )
+        return {path: part for path, part in parts.items() if part is not None}
 
     def _part(self, folder: Path, source: Path, target: list[str] | None) -> Samples:
         listing = self.listing(folder)
@@ -138,26 +192,57 @@ class Files:
             raise UsageError(
                 f"{folder}: class folders are one target; name one, or add metadata.csv"
             )
-        found = {path.name: self.find(path) for path in subfolders(folder)}
+        found = {path: self.find(path) for path in subfolders(folder)}
+        loose = [path for path in walk(folder) if path.parent == folder and self.has(path.name)]
         if not any(found.values()):
-            loose = len(self.find(folder))
-            what = f"{loose} {self.noun} files" if loose else f"no {self.noun} file"
+            what = f"{len(loose)} {self.noun} files" if loose else f"no {self.noun} file"
             none = ", but none in a folder named for its class" if loose else ""
+            there = "" if loose else f"; there are {_endings(walk(folder))}"
             raise InputError(
                 f"{folder} holds {what}{none}; expected one folder per class, or a metadata.csv"
                 f" with file_name and a target column ({self.noun} files end in"
-                f" {', '.join(self.suffixes)})"
+                f" {', '.join(self.common)}{there})"
             )
-        if empty := [label for label, files in found.items() if not files]:
+        if empty := [path for path, files in found.items() if not files]:
+            there = _endings(walk(empty[0]))
             raise InputError(
                 f"{folder}: no {self.noun} file in the class folder"
-                f" {', '.join(map(repr, empty[:5]))}; fill or remove it"
+                f" {', '.join(repr(path.name) for path in empty[:5])}"
+                f"{f' (but {there})' if there else ''}; fill or remove it"
             )
         files = [file for group in found.values() for file in group]
         # A folder is a class, even if it is called 07 or null.
-        names = pd.Categorical([label for label, group in found.items() for _ in group])
+        names = pd.Categorical([path.name for path, group in found.items() for _ in group])
         labels = pd.DataFrame({target[0] if target else "label": names})
-        return Samples(files, labels, None, labels, _names(files, source))
+        given = _parts_in_classes(found)
+        notes = [*self._ignored(list(found))]
+        if loose:
+            notes.append(
+                f"{len(loose)} {self.noun} files beside the class folders are not read, as"
+                f" {loose[0].name}: they have no class"
+            )
+        deep = [file for path, group in found.items() for file in group if file.parent != path]
+        if given is None and deep:
+            first = deep[0].relative_to(folder)
+            notes.append(
+                f"{len(deep)} of {len(files)} files lie deeper than their class folder ({first}):"
+                f" their class is the outer folder, as {first.parts[0]!r}"
+            )
+        return Samples(files, labels, given, labels, _names(files, source), tuple(notes))
+
+    def _ignored(self, folders: Sequence[Path]) -> tuple[str, ...]:
+        """A note that counts the files of folders that are not of this modality."""
+        others = [
+            path
+            for folder in folders
+            for path in walk(folder)
+            if not (self.has(path.name) and path.is_file())
+        ]
+        if not others:
+            return ()
+        return (f"{len(others)} files are not read as {self.noun} ({_endings(others)})",)
+
+    # Tables of files ---------------------------------------------------------------------
 
     def _listed(
         self,
@@ -167,7 +252,7 @@ class Files:
         target: list[str] | None,
         source: Path | None = None,
     ) -> Samples:
-        files, column = self._files(table, base, where)
+        files, column, notes = self._files(table, base, where)
         others = [c for c in table.columns if c not in (column, "split")]
         if target is None:
             target = ["label"] if "label" in others else others
@@ -184,14 +269,26 @@ class Files:
             known = table["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
             if known.any():
                 given = read_parts(table["split"], where)
-        return Samples(files, table[target], given, table, _names(files, source or base))
+        if source is not None:  # a folder: all of its files were meant
+            listed = {os.path.normpath(file) for file in files}
+            left = [path for path in self.find(base) if os.path.normpath(path) not in listed]
+            if left:
+                notes += (
+                    f"{len(left)} {self.noun} files are not named in {where} and not read, as"
+                    f" {left[0].relative_to(base)}",
+                )
+        names = _names(files, source or base)
+        return Samples(files, table[target], given, table, names, notes)
 
     def _unlabelled(self, table: pd.DataFrame, base: Path, where: str) -> Samples:
-        files, column = self._files(table, base, where)
-        return Samples(files, table.drop(columns=column), None, table, _names(files, base))
+        files, column, notes = self._files(table, base, where)
+        labels = table.drop(columns=column)
+        return Samples(files, labels, None, table, _names(files, base), notes)
 
-    def _files(self, table: pd.DataFrame, base: Path, where: str) -> tuple[list[Path], str]:
-        """The files of a table's rows, all in one folder, and the column that names them."""
+    def _files(
+        self, table: pd.DataFrame, base: Path, where: str
+    ) -> tuple[list[Path], str, tuple[str, ...]]:
+        """The files of a table's rows, all in one folder, the column that names them, and notes."""
         columns = [c for c in FILE_COLUMNS if c in table]
         if not columns:
             raise InputError(
@@ -214,27 +311,106 @@ class Files:
                 f"{' …' if len(lost) > 3 else ''}; {columns[0]} is relative to"
                 f" {'the table' if base != Path() else 'the working folder'}"
             )
-        return [whole[0] / name for name in names], columns[0]
+        notes = outside_notes(names, f"column {columns[0]!r} of {where}") if base != Path() else ()
+        return [whole[0] / name for name in names], columns[0], notes
+
+
+def _image_endings() -> Iterator[str]:
+    """What Pillow opens, without formats that hold no pixels themselves (they need a program or
+    library that Pillow calls) and without PhotoCD, whose ending is that of point clouds."""
+    from PIL import Image
+
+    without = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PCD", "WMF"}
+    known = Image.registered_extensions()  # imports its plug-ins
+    return (end for end, form in known.items() if form in Image.OPEN and form not in without)
+
+
+def _sound_endings() -> list[str]:
+    """What libsndfile reads, without files that do not say their rate (raw) and Matlab's."""
+    import soundfile
+
+    endings = {
+        "AIFF": (".aiff", ".aif", ".aifc"), "AU": (".au", ".snd"), "IRCAM": (".sf",),
+        "NIST": (".sph", ".nist"), "OGG": (".ogg", ".oga", ".opus"), "SVX": (".svx", ".8svx"),
+        "WAV": (".wav", ".wave"), "WAVEX": (), "RAW": (), "MAT4": (), "MAT5": (),
+    }  # fmt: skip
+    known = soundfile.available_formats()
+    return [end for form in known for end in endings.get(form, (f".{form.lower()}",))]
 
 
 IMAGES = Files(
-    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "image"
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "image",
+    _image_endings,
 )
-SOUNDS = Files((".wav", ".flac", ".ogg"), "audio")
+SOUNDS = Files((".wav", ".flac", ".ogg"), "audio", _sound_endings)
 CLOUDS = Files((".off", ".ply", ".npy"), "point cloud")
 
 
-def _opening(path: Path) -> pd.DataFrame | None:
-    """The first rows of a table of text, however long it is; none where it cannot be read:
-    whoever reads it then says why."""
-    try:
-        return pd.read_csv(path, sep=None, engine="python", nrows=100, dtype=str)
-    except (OSError, ValueError, EOFError, zlib.error, csv.Error):
-        return None
+def outside_notes(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """A note on names of files that lead out of the folder they are relative to."""
+    outside = [n for n in names if os.path.isabs(n) or os.path.normpath(n).split(os.sep)[0] == ".."]
+    if not outside:
+        return ()
+    return (
+        f"{where} names {len(outside)} files outside of its folder, as {outside[0]}: they are read,"
+        " but do not travel with the folder",
+    )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether people do not see a file or folder of this name, or a program left it."""
+    return name.startswith(".") or name in HIDDEN
 
 
 def subfolders(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    """The folders in a folder that are not hidden, by name; links to folders count."""
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p.name)]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder that are not hidden. Links to folders are followed, except to one
+    that they lie in."""
+    top = folder.resolve()
+    within = {folder: frozenset(map(str, (top, *top.parents)))}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        around = within.pop(here)
+        kept = []
+        for name in folders:
+            real = os.path.realpath(here / name)
+            if not is_hidden(name) and real not in around:
+                within[here / name] = around | {real}
+                kept.append(name)
+        folders[:] = kept
+        yield from (here / name for name in files if not is_hidden(name))
+
+
+def _endings(files: Iterable[Path]) -> str:
+    """How many files there are by their endings, as ".mp4: 3, .txt: 1"; "" where there are none."""
+    counts = Counter(
+        "broken links" if not path.exists() else path.suffix.lower() or "no ending"
+        for path in files
+    )
+    shown = ", ".join(f"{ending}: {n}" for ending, n in counts.most_common(5))
+    return f"{shown}{', …' if len(counts) > 5 else ''}"
+
+
+def _parts_in_classes(found: dict[Path, list[Path]]) -> np.ndarray | None:
+    """The given parts where every class folder holds train and test folders (ModelNet)."""
+    below = [file.relative_to(folder).parts for folder, files in found.items() for file in files]
+    parts = [PART_NAMES.get(names[0].lower()) if len(names) > 1 else None for names in below]
+    if 0 not in parts or any(part is None for part in parts):
+        return None
+    return np.array(parts, np.int8)
+
+
+def _first_rows(path: Path) -> pd.DataFrame | None:
+    """The first rows of a table; none where it cannot be read: whoever reads it then says why."""
+    try:
+        return read_table(path, rows=100)
+    except InputError:
+        return None
 
 
 def _names(files: list[Path], base: Path) -> tuple[tuple[str, int], ...]:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from nas.data import graphs, tables, tabular
 from nas.data.dataset import shape_profile
-from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS
+from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS, outside_notes
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.readers import reader
 from nas.data.samples import Arrays, Samples
@@ -37,11 +37,7 @@ JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
 # titles, is text too. And the fraction of different values.
 LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
 FIRST_ROWS = 1_000  # examined to recognise the modality of a table
-_FILES = {
-    "image": IMAGES.suffixes,
-    "audio": (*SOUNDS.suffixes, ".mp3"),
-    "pointcloud": CLOUDS.suffixes,
-}
+_FILES = {"image": IMAGES, "audio": SOUNDS, "pointcloud": CLOUDS}
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # The content of a member that a sample lacks, by the type of the input.
 _BLANK: dict[str, Any] = {
@@ -166,11 +162,10 @@ def _kind(column: pd.Series, folder: Path) -> str:
     if _holds_graphs(column):
         return "graph"
     if len(known):
-        endings = known.str.lower().str
-        for kind, suffixes in _FILES.items():
-            if endings.endswith(suffixes).all():
+        for kind, of in _FILES.items():
+            if all(map(of.has, known)):
                 return kind
-        if endings.endswith(".npz").all():  # which may hold anything
+        if known.str.lower().str.endswith(".npz").all():  # which may hold anything
             files = [folder / name for name in known]
             if any(map(graphs.is_archive, files)) or not any(f.is_file() for f in files):
                 return "graph"
@@ -250,6 +245,8 @@ def code(
     notes = [_describe_members(types, grouped)]
     for member, (modality, names) in grouped.items():
         rows, content = _content(manifest, modality, names, columns or {}, samples)
+        if modality not in JOINED and manifest.folder != Path():
+            notes += outside_notes(_texts(manifest.frame[names[0]]), f"column {member!r}")
         own = np.flatnonzero(np.isin(rows, train))
         if not len(own):
             raise InputError(

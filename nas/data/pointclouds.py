@@ -61,8 +61,7 @@ def load(source: Any, target: list[str] | None) -> Samples:
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, target, labelled=True)
     if not isinstance(source, Arrays):
-        samples = CLOUDS.load(source, target)
-        return samples if samples.given is not None else _parts_in_classes(source, samples)
+        return CLOUDS.load(source, target)
     if source.y is None:
         raise UsageError("a list of clouds needs its labels; give (clouds, labels)")
     clouds, labels = _arrays(source.x), label_frame(source.y, target)
@@ -223,18 +222,6 @@ def _arrays(x: Any) -> list[np.ndarray]:
 
 
 # Files -----------------------------------------------------------------------------------
-
-
-def _parts_in_classes(source: Any, samples: Samples) -> Samples:
-    """The given parts where every class folder holds train and test folders."""
-    if not isinstance(source, Path) or not source.is_dir() or CLOUDS.listing(source) is not None:
-        return samples
-    below = [file.relative_to(source).parts for file in samples.inputs]
-    parts = [PART_NAMES.get(names[1].lower()) if len(names) > 2 else None for names in below]
-    if not all(part is not None for part in parts) or 0 not in parts:
-        return samples
-    given = np.array(parts, np.int8)
-    return Samples(samples.inputs, samples.labels, given, samples.columns, samples.files)
 
 
 def _file(source: Any) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,6 +16,8 @@ from nas.task import InputError, Modality, UsageError
 def open_source(source: Any, *, predict: bool = False) -> Any:
     """The source as a path, a frame, or ``Arrays``; objects of other kinds as they are."""
     if isinstance(source, (str, Path)):
+        from nas.data.folders import is_hidden, walk
+
         path = Path(source).expanduser()
         if not path.exists():
             siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -24,9 +26,9 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
                 f"{path} does not exist"
                 + (f"; did you mean {path.parent / near[0]}?" if near else "")
             )
-        if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+        if path.is_dir() and not any(p.is_file() for p in walk(path)):
             raise InputError(f"{path} is empty: there is no file in it; name another folder")
-        if path.is_dir() and len(only := [f for f in path.iterdir() if f.name[0] != "."]) == 1:
+        if path.is_dir() and len(only := [f for f in path.iterdir() if not is_hidden(f.name)]) == 1:
             from nas.data.tables import is_table
 
             # A folder around one file of data stands for the file.
