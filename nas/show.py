@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.rules import BASELINE_PATIENCE, folds
+from nas.rules import BASELINE_TIME_FACTOR, folds
 
 if TYPE_CHECKING:
     from nas.candidate import Candidate
@@ -321,7 +321,7 @@ def _search_words(found: Design) -> Iterator[str]:
             slow = (
                 f"; one of {' or '.join(found.cut)} would train for longer than it may,"
                 f" {limit_s:.0f} s{' for all folds' * (parts > 1)} (a baseline"
-                f" {BASELINE_PATIENCE * limit_s:.0f} s)"
+                f" {BASELINE_TIME_FACTOR * limit_s:.0f} s)"
             )
         stopped = f", or {many:,} if rungs stop two of three" if stops else ""
         yield (

@@ -124,7 +124,9 @@ def test_the_bounds_after_a_test_hold_a_default_near_what_it_tells(
     assert after.low <= after.default <= after.high <= max(lowest, after.default)
     assert after.high <= lowest
     apart = 10 * after.default / lowest
-    assert 1 / rules.NEAR * 0.999 <= apart <= rules.NEAR * 1.001
-    if 1 / rules.NEAR < 10 * own / lowest < rules.NEAR:  # what agrees is left alone
+    assert 1 / rules.RATE_TOLERANCE * 0.999 <= apart <= rules.RATE_TOLERANCE * 1.001
+    if (
+        1 / rules.RATE_TOLERANCE < 10 * own / lowest < rules.RATE_TOLERANCE
+    ):  # what agrees is left alone
         assert after.default == own
     assert after.why == ("a", "learning-rate-first")

@@ -307,8 +307,8 @@ def test_pretrained_weights_are_advised_where_such_data_are_few() -> None:
 def test_every_target_has_a_head_and_an_equal_share_of_the_loss() -> None:
     one = task(1_000)
     two = replace(one, targets=(YES, Target("z", "regression")))
-    assert rules.target_shares(one) == (1.0,)
-    assert rules.target_shares(two) == (0.5, 0.5)
+    assert rules.target_weights(one) == (1.0,)
+    assert rules.target_weights(two) == (0.5, 0.5)
     assert two.outputs == one.outputs + 1
 
 

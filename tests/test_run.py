@@ -318,7 +318,7 @@ def test_a_family_whose_range_test_fails_or_tells_nothing_keeps_its_bounds_and_s
     drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
     own, (failed, flat, moved) = untested(run), run.spaces
     assert [run.spaces[name] == own[name] for name in run.spaces] == [True, True, False]
-    assert run.spaces[moved]["lr"].default == pytest.approx(0.1 / rules.NEAR)
+    assert run.spaces[moved]["lr"].default == pytest.approx(0.1 / rules.RATE_TOLERANCE)
     assert [note for note in run.notes if "learning rates" in note] == [
         f"{failed}: its learning rates stay its own: range_test failed: out of memory",
         f"{flat}: its learning rates stay its own: the loss hardly fell in the range test",

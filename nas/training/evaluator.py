@@ -291,7 +291,7 @@ class Evaluator:
         asked, task = progress.candidate, self.task
         watching: list[pl.Callback] = [_GiveWay(self._lock)]
         if (limit_s := task.fidelity.time_limit_s) is not None:
-            limit_s *= rules.BASELINE_PATIENCE if asked.origin == "baseline" else 1.0
+            limit_s *= rules.BASELINE_TIME_FACTOR if asked.origin == "baseline" else 1.0
             watching.append(TimeLimit(limit_s, len(self._folds)))
         monitor = GradientMonitor()
         first, *others = self._folds

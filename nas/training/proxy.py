@@ -109,7 +109,7 @@ class Proxy(pl.LightningModule):
         smoothing = float(self.config.get("label_smoothing", 0.0))
         total = logits.new_zeros(())
         heads = self.heads(logits)
-        shares = rules.target_shares(self.task)
+        shares = rules.target_weights(self.task)
         for i, (target, share) in enumerate(zip(self.task.targets, shares, strict=True)):
             label, part = labels[target.name], heads[target.name]
             if target.kind == "regression":

@@ -1,21 +1,15 @@
-"""The design rules of the field, each with its source, and the bounds that follow from them.
+"""The rules: numbers, sentences and sources.
 
 A rule is a sentence, and its source what supports it; where the number in a rule is a choice
 of this project, the source says so. The numbers stand first, once each: sentences, bounds,
-defaults and checks use the same. The functions below turn a task into a parameter whose
-bounds, default and reasons (``why``: ids of rules) come from one place. What a rule decides
-that is no parameter of a space is decided by a function marked with ``sets``.
+defaults and checks use the same.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
-from nas.task import Fidelity, Task
 
 RESIDUAL_FROM = 10  # weighted layers from which on a network has residual connections
 SMALL_BATCH = 16  # samples of a batch below which GroupNorm replaces BatchNorm
@@ -25,13 +19,13 @@ LEAST_DROPOUT, MOST_DROPOUT = 0.1, 0.5  # the bound where data abound, and where
 MOST_DROP_PATH = 0.2  # of whole branches, and of attention's weights
 SATURATING_MOST = 4  # layers of sigmoid or tanh in a row
 LEAST_DECAY, MOST_DECAY = 1e-4, 1e-2  # decoupled weight decay
-IMBALANCED = 1.5  # largest class over smallest from which on classes may be weighed
+WEIGH_CLASSES_FROM = 1.5  # largest class over smallest from which on classes may be weighed
 STEPS_OF_AN_EPOCH = 100  # that the batch size leaves, about
 BATCH_VALUES = 2**24  # input values of a batch at most: 64 MiB in float32
 HEAD_WIDEST = 128  # units of a fully connected layer after the pooling
 PRETRAINED_BELOW = 10_000  # samples below which pretrained weights are worth looking for
 CATEGORY_VALUES = 16  # of a category's vector, at most
-WARMUP = 0.05  # share of the steps
+WARMUP = 0.05  # of the steps
 GRADIENT_CLIP = 1.0  # of the global norm
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough
@@ -40,13 +34,15 @@ CLOUD_CELLS = 64  # of a grid for each point of a cloud, at most
 WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
 TEXT_LONGEST = 1_024  # tokens of a text that are kept
 NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
-LR_TEST = False  # whether a search begins with range tests; experiments/LOG.md has their worth
-BASELINE_PATIENCE = 2.0  # the baselines' share of a candidate's time: all are compared with them
-NEAR = 3.0  # a factor within which a range test tells a learning rate
+LR_TEST = False  # whether a search begins with range tests; measured in experiments/LOG.md
+BASELINE_TIME_FACTOR = 2.0  # a baseline's time limit over a candidate's: all are compared with it
+RATE_TOLERANCE = 3.0  # a range test finds a learning rate within this factor
 
 
 @dataclass(frozen=True)
 class Rule:
+    """``source`` names the paper and section, and says which numbers are this project's own."""
+
     id: str
     statement: str
     source: str
@@ -187,8 +183,8 @@ _ALL = (
     ),
     Rule(
         "one-head-per-target",
-        "Several targets share one network, with a head and an equal share of the loss for each.",
-        "Caruana 1997, Multitask Learning, sec. 2; the equal shares are ours",
+        "Several targets share one network; each has its own head and equal weight in the loss.",
+        "Caruana 1997, Multitask Learning, sec. 2; the equal weights are ours",
     ),
     Rule(
         "global-pooling",
@@ -336,7 +332,7 @@ _ALL = (
     ),
     Rule(
         "two-directions",
-        "A recurrent layer reads a text in both directions where all of it is at hand.",
+        "A recurrent layer reads a text in both directions where all of it is available.",
         "Schuster & Paliwal 1997; Graves & Schmidhuber 2005, sec. 5",
     ),
     Rule(
@@ -346,8 +342,8 @@ _ALL = (
     ),
     Rule(
         "imbalance",
-        "Where the objective weighs classes equally and the largest has over"
-        f" {IMBALANCED:g} times the samples of the smallest, the loss may weigh them too.",
+        "Where the objective weighs classes equally and the largest has more than"
+        f" {WEIGH_CLASSES_FROM:g} times the samples of the smallest, the loss may weigh them too.",
         "King & Zeng 2001, sec. 4; Brodersen et al. 2010",
     ),
     Rule(
@@ -358,7 +354,7 @@ _ALL = (
     Rule(
         "light-encoders",
         "Each member has a light encoder of its modality; they share the limit on parameters.",
-        "Kim et al. 2021 (ViLT), sec. 2.1; the equal shares are ours",
+        "Kim et al. 2021 (ViLT), sec. 2.1; the equal parts are ours",
     ),
     Rule(
         "fusion",
@@ -378,7 +374,7 @@ _ALL = (
     ),
     Rule(
         "proxy-steps",
-        "A proxy trains for 500 (images on a CPU) to 1,600 steps, on a share of plentiful data.",
+        "A proxy trains for 500 (images on a CPU) to 1,600 steps, on a fraction of plentiful data.",
         "Zhou et al. 2020 (EcoNAS), sec. 3 and 4; the 800 are ours",
     ),
     Rule(
@@ -389,7 +385,7 @@ _ALL = (
     ),
     Rule(
         "cloud-frame",
-        "Each cloud is moved and scaled into the unit ball, unless place and size tell something.",
+        "Each cloud is moved and scaled into the unit ball, unless place and size are informative.",
         "Qi et al. 2017 (PointNet), sec. 5.1",
     ),
     Rule(
@@ -538,7 +534,7 @@ _ALL = (
     ),
     Rule(
         "exploding-gradients",
-        "Gradients stay of a size; what grows without end undoes what was learnt.",
+        "Gradients keep their order of magnitude; growth without bound undoes what was learnt.",
         "Pascanu et al. 2013, sec. 2",
     ),
     Rule(
@@ -559,7 +555,7 @@ _SETS: dict[str, list[str]] = {}
 
 
 def sets(rule: str, what: str) -> Callable[[_Decides], _Decides]:
-    """Marks the function through which a rule decides ``what``, that is no parameter of a
+    """Mark the function through which a rule decides ``what``, which is no parameter of a
     space. Raises KeyError where there is no such rule."""
     _SETS.setdefault(RULES[rule].id, []).append(what)
     return lambda decides: decides
@@ -568,381 +564,3 @@ def sets(rule: str, what: str) -> Callable[[_Decides], _Decides]:
 def decided(rule: str) -> tuple[str, ...]:
     """What a rule decides beside the parameters of spaces."""
     return tuple(_SETS.get(rule, ()))
-
-
-def scale(task: Task) -> float:
-    """log10 of the training samples, within 2 and 6."""
-    return min(max(math.log10(max(task.profile.n_train, 1)), 2.0), 6.0)
-
-
-def risk(task: Task) -> float:
-    """Risk of overfitting: 1 where a network of a million parameters (or of the user's limit,
-    where that is less) has a thousand or more for each sample, 0 where it has one."""
-    params = min([1e6, *_user_limits(task)])
-    return min(max((math.log10(max(params, 1)) - scale(task)) / 3.0, 0.0), 1.0)
-
-
-@sets("params-per-sample", "limit of the preflight")
-def parameter_cap(task: Task) -> int:
-    """params-per-sample, but never below what a small baseline needs."""
-    return params_cap(task.profile.n_train)
-
-
-def params_cap(samples: int) -> int:
-    """The most parameters of a network for so many training samples."""
-    return max(FREE_PARAMS, PARAMS_PER_SAMPLE * samples)
-
-
-def params_limit(task: Task) -> float:
-    """The most parameters a candidate may have: the user's limit or params-per-sample."""
-    return min([*_user_limits(task), parameter_cap(task)])
-
-
-def _user_limits(task: Task) -> list[float]:
-    """The parameters that the user's limits leave: AdamW in float32 keeps 16 bytes for each."""
-    each = {"params": 1.0, "memory_mb": 16 / 2**20}
-    return [c.bound / each[c.metric] for c in task.constraints if c.metric in each and c.op == "<="]
-
-
-@sets("baseline-first", "first candidates of a search")
-def first_candidates(spaces: Mapping[str, Space]) -> dict[str, list[Config]]:
-    """What each family trains before any sample: its baseline, and what a choice of its space
-    asks to begin with."""
-    return {name: space.starts() for name, space in spaces.items()}
-
-
-@sets("one-head-per-target", "share of each target in the loss")
-def target_shares(task: Task) -> tuple[float, ...]:
-    """What the loss of each target counts."""
-    return (1 / len(task.targets),) * len(task.targets)
-
-
-@sets("pretrained-first", "advice where samples are few")
-def wants_pretrained(task: Task) -> bool:
-    """Whether weights that somebody trained on like data are worth looking for."""
-    like = {"images", "text", "audio"}
-    found = {task.modality, *(m.modality for m in task.profile.members.values())}
-    return bool(like & found) and task.profile.n_train < PRETRAINED_BELOW
-
-
-def depth(task: Task, name: str = "depth", *, low: int = 1, base: int, default: int) -> Int:
-    """From ``low`` to ``base`` layers at 100 samples, and one more per tenfold data."""
-    high = base + math.floor(scale(task)) - 2
-    return Int(name, low, high, default=min(default, high), why=("depth-from-data",))
-
-
-def width(
-    task: Task,
-    name: str,
-    *,
-    low: int,
-    base: int,
-    default: int,
-    step: int = 8,
-    weights: float = 1.0,
-    layers: float = 1.0,
-    inputs: int = 0,
-    fixed: int = 0,
-    when: When | None = None,
-) -> Int:
-    """Up to ``base`` at 100 samples and twice that per tenfold data; twice as wide for a hundred
-    classes, or targets, as for ten.
-
-    The baseline has about ``fixed`` + ``inputs`` × width + ``layers`` × ``weights`` × width²
-    parameters. The limit on them caps the default so, and the bound with a single layer.
-    """
-    limit = params_limit(task)
-    room = max(0.0, limit - fixed)
-
-    def widest(square: float) -> float:
-        return (math.sqrt(inputs**2 + 4 * square * room) - inputs) / (2 * square)
-
-    high = base * 2 ** (scale(task) - 2) * max(1.0, math.log10(task.outputs))
-    why: tuple[str, ...] = ("width-from-data",)
-    if widest(weights) < high:
-        high = widest(weights)
-        binding = limit < parameter_cap(task)
-        why = (*why, "cost-from-the-start" if binding else "params-per-sample")
-    high = max(low, int(high) // step * step)
-    wanted = min(default, high, int(widest(weights * layers)))
-    snapped = low + (max(wanted, low) - low) // step * step
-    return Int(name, low, high, default=snapped, step=step, log=True, when=when or {}, why=why)
-
-
-def activation(
-    name: str, default: str, options: tuple[str, ...], when: When | None = None
-) -> Choice:
-    return Choice(name, options, default=default, when=when or {}, why=("activation-by-family",))
-
-
-def heads(default: int = 4) -> Choice:
-    """Attention heads (rule "heads")."""
-    return Choice("heads", (1, 2, 4, 8), default=default, why=("heads",))
-
-
-def mlp_ratio() -> Float:
-    """Hidden width of a Transformer's feed-forward part over its own (rule "feed-forward")."""
-    return Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",))
-
-
-def token_norm() -> Choice:
-    """The normalisation of a Transformer, of each token alone (rule "norm-by-family")."""
-    return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
-
-
-def label_smoothing(task: Task) -> list[Param]:
-    """How much targets are smoothed, where some target is one of several classes."""
-    if not any(target.kind in ("binary", "multiclass") for target in task.targets):
-        return []
-    return [Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",))]
-
-
-def plain_depths(depth: Int, *, around: int, each: int = 1) -> tuple[int, ...]:
-    """The depths at which a network may be plain (rule "residual-from-10"): of ``each`` layers
-    for one of depth, and ``around`` that stand around them."""
-    most = min((RESIDUAL_FROM - 1 - around) // each, depth.high)
-    return tuple(range(max(depth.low, 1), most + 1))
-
-
-def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
-    """BatchNorm or GroupNorm, the latter alone where a batch may be small."""
-    return norm(task, name, ("batch", "group"), "batch", when)
-
-
-def norm(
-    task: Task,
-    name: str,
-    options: tuple[str, ...],
-    default: str,
-    when: When | None = None,
-    rule: str = "norm-by-family",
-) -> Choice:
-    """The normalisations on offer, BatchNorm not among them where a batch may be small: then
-    the first of the others is the default."""
-    why: tuple[str, ...] = (rule,)
-    if small_batches(task):
-        options = tuple(option for option in options if option != "batch")
-        why = (*why, "groupnorm-for-small-batches")
-    default = default if default in options else options[0]
-    return Choice(name, options, default=default, when=when or {}, why=why)
-
-
-def window(tokens: int, when: When | None = None) -> Choice | None:
-    """How many tokens attention looks at, 0 being all (rule "long-sequences"); ``tokens`` are
-    those that nineteen of twenty samples do not exceed. None where it may look at all."""
-    if tokens < MOST_TOKENS:
-        return None
-    options = (32, 64, 128) if tokens >= 2 * MOST_TOKENS else (0, 32, 64, 128)
-    return Choice("window", options, default=64, when=when or {}, why=("long-sequences",))
-
-
-def dropout(
-    task: Task,
-    name: str = "dropout",
-    default: float | None = None,
-    before_head: bool = False,
-    most: float = MOST_DROPOUT,
-) -> Float:
-    """Up to ``most`` where overfitting is likely and a fifth of it where data abound; half of
-    the bound by default.
-
-    ``before_head`` says that it stands there alone, as in a network of convolutions.
-    """
-    least = LEAST_DROPOUT / MOST_DROPOUT
-    low, high = 0.0, round(most * (least + (1 - least) * risk(task)), 2)
-    value = round(high / 2, 2) if default is None else min(default, high)
-    why: tuple[str, ...] = ("dropout-from-risk",)
-    if before_head:
-        why = (*why, "no-dropout-after-batchnorm")
-    return Float(name, low, high, default=value, why=why)
-
-
-def drop_path(task: Task, name: str = "drop_path", default: float = 0.0) -> Float:
-    """The share of branches, or of attention's weights, that training leaves out."""
-    return dropout(task, name, default, most=MOST_DROP_PATH)
-
-
-def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
-    """The batch sizes on offer and the default, a power of two near a hundredth of the
-    training samples; below 16 only where there are hardly more than that, or where more
-    would be too large."""
-    if is_node_level(task):
-        return (task.profile.n_train,), task.profile.n_train
-    room = max(2, BATCH_VALUES // max(task.profile.features, 1))
-    most = min(512 if task.modality == "tabular" else 64, 2 ** int(math.log2(room)))
-    default = 2 ** round(math.log2(max(task.profile.n_train, 64) / STEPS_OF_AN_EPOCH))
-    default = min(max(default, SMALL_BATCH), most)
-    while default > max(task.profile.n_train // 4, 4):
-        default //= 2
-    low = max(default // 2, min(default, SMALL_BATCH))
-    return tuple(sorted({low, default, min(2 * default, most)})), default
-
-
-@sets("micro-batch", "halves of a batch where memory is short")
-def small_batches(task: Task) -> bool:
-    """Whether BatchNorm might see too few samples at once (rule "groupnorm-for-small-batches")."""
-    return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_node_level(task)
-
-
-def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
-    """Whether a batch may come in two halves (rule "micro-batch")."""
-    least = SMALL_BATCH if batch_norm else 1
-    return not is_node_level(task) and batch_size % 2 == 0 and batch_size // 2 >= least
-
-
-def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
-    """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
-    batches, batch = batch_sizes(task)
-    decay = LEAST_DECAY * 10 ** (1.5 * risk(task))
-    low, high, why = LEAST_DECAY, MOST_DECAY, "weight-decay-from-risk"
-    if is_node_level(task):
-        low, high, decay, why = 1e-2, 2.0, 1.0, "weight-decay-few-steps"
-    params: list[Param] = [
-        Float(
-            "lr", lr / spread, lr * spread, default=lr, log=True, why=("learning-rate-by-family",)
-        ),
-        Float("weight_decay", low, high, default=decay, log=True, why=(why,)),
-        Choice(
-            "batch_size",
-            batches,
-            default=batch,
-            why=("whole-graph" if is_node_level(task) else "batch-from-data",),
-        ),
-    ]
-    weighs = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
-    if weighs and max(t.imbalance for t in task.targets) > IMBALANCED:
-        options: tuple[Value, ...] = ("balanced", "none")
-        params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
-    return params
-
-
-@sets("learning-rate-first", "bounds of the learning rate")
-def tested_rate(rate: Float, lowest: float) -> Float:
-    """The learning rate of a family after a range test whose loss was least at ``lowest``.
-
-    A tenth of that is the rate of a training, within a factor of 2.4 as one standard deviation of
-    our measurements (experiments/LOG.md); a family's own rate was better known, within 1.5. So it
-    stands where both agree within ``NEAR``, and moves that near where they do not. Nothing above
-    ``lowest`` is searched.
-    """
-    near = min(max(rate.default, lowest / 10 / NEAR), lowest / 10 * NEAR)
-    moved = near / rate.default
-    return replace(
-        rate,
-        low=rate.low * moved,
-        high=min(rate.high * moved, lowest),
-        default=near,
-        why=(*rate.why, "learning-rate-first"),
-    )
-
-
-@sets("text-length", "tokens of a text that are read")
-def text_length(percentiles: tuple[int, ...]) -> int:
-    """The most tokens of a text (rule "text-length"), from the percentiles of a profile."""
-    *_, most, longest = percentiles
-    return min(longest, max(2 * most, 16), TEXT_LONGEST)
-
-
-def resolutions(task: Task) -> tuple[int, ...]:
-    """The image's longer side, and the common sizes below it down to 32."""
-    longer = max(task.profile.inputs["image"][1:])
-    smaller = [r for r in (32, 48, 64, 96) if r < 0.8 * longer]
-    return (*smaller, longer)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much training the networks of a modality get; on a CPU they are dear."""
-
-    samples: int  # a proxy's, at most
-    cpu_steps: int
-    gpu_steps: int
-    full_steps: int  # of a recipe
-    least: float = 1.0  # epochs of a recipe: at least as often as a proxy's
-
-
-EFFORT = {
-    "tabular": Effort(32_000, 1_600, 1_600, 3_000),
-    "images": Effort(8_000, 500, 1_600, 6_000, least=2.0),
-    "text": Effort(16_000, 700, 1_000, 800),  # few texts are soon learnt by heart
-    "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
-    "graphs": Effort(8_000, 800, 1_600, 3_000),
-    "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),
-    "multimodal": Effort(4_000, 300, 1_600, 1_000),
-}
-
-
-@sets("proxy-steps", "epochs and share of a proxy")
-def fidelity(task: Task) -> Fidelity:
-    """How much training a proxy gets (rule "proxy-steps"): some hundred steps of the default
-    batch where they are dear, on at most so many samples as ``EFFORT`` says. Few epochs of many
-    samples rank networks better than many epochs of few, which favour the smallest. One
-    candidate, all its folds together, is trained for at most a fifteenth of all worker time, or
-    for 20 s a fold where that is more (ours)."""
-    effort = EFFORT[task.modality]
-    samples = min(task.profile.n_train, effort.samples)
-    steps = max(1, samples // batch_sizes(task)[1])
-    wanted = effort.cpu_steps if task.device == "cpu" else effort.gpu_steps
-    epochs = min(max(round(wanted / steps), 4), 30)
-    if is_node_level(task):
-        # An epoch is one step, of the whole graph, and validation costs as much again. Kipf &
-        # Welling 2017, sec. 5.2, stop after at most 200.
-        epochs = wanted // 8
-    chosen = Fidelity(epochs, samples / task.profile.n_train)
-    if (worker_s := task.budget.worker_s) is None:
-        return chosen
-    # One limit for the whole of a candidate: the mean of some folds is no figure beside means of
-    # all. The least grows with the folds, so that a candidate that goes on can finish; the share
-    # of the search does not, as folds are for few data, which train fast.
-    least = 20.0 * folds(replace(task, fidelity=chosen))
-    return replace(chosen, time_limit_s=max(least, worker_s / 15))
-
-
-@sets("cross-validation", "folds of a proxy")
-def folds(task: Task) -> int:
-    """How often a proxy is trained, each time scored on another part (rule
-    "cross-validation"). The nodes of one graph keep the labels they were given."""
-    few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
-    return 5 if few and not is_node_level(task) else 1
-
-
-@sets("warm-up-cosine", "schedule of a training")
-def warmup_steps(steps: int) -> int:
-    """How many of a training's steps warm the learning rate up."""
-    return math.ceil(WARMUP * steps)
-
-
-def clipping() -> Choice:
-    """Whether gradients are clipped: recurrent networks and Transformers have the steep places
-    that clipping is for, and Adam, which divides by the size of gradients, may do without."""
-    return Choice("clip", (GRADIENT_CLIP, 0.0), default=GRADIENT_CLIP, why=("gradient-clipping",))
-
-
-@sets("gradient-clipping", "largest gradient of a training")
-def gradient_clip(config: Config) -> float:
-    """The global norm that gradients are clipped to: a family's own ``clip``, or 1 (Pascanu et
-    al. 2013, sec. 3.2); 0 leaves them as they are."""
-    return float(config.get("clip", GRADIENT_CLIP))
-
-
-def is_node_level(task: Task) -> bool:
-    """Whether the samples are the nodes of one graph, which every batch holds whole."""
-    return "node" in task.profile.inputs
-
-
-def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
-    """Optimiser steps in an epoch, of ``accumulate`` batches each; a last batch of one sample
-    is left out."""
-    full, rest = divmod(samples, min(batch_size, samples))
-    return math.ceil((full + (rest > 1)) / accumulate)
-
-
-def full_epochs(task: Task, batch_size: int) -> int:
-    """Epochs of a recipe at full scale: the steps that ``EFFORT`` says, but at least as many
-    epochs as a proxy had (or twice as many) and at most three times as many."""
-    proxy, effort = task.fidelity.epochs, EFFORT[task.modality]
-    if is_node_level(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
-        return 2 * proxy
-    steps = steps_per_epoch(task.profile.n_train, batch_size)
-    wanted = math.ceil(effort.full_steps / steps)
-    return min(max(wanted, round(effort.least * proxy)), 3 * proxy)

@@ -1,0 +1,300 @@
+"""The bounds that follow from the rules: a task becomes a parameter whose bounds, default and
+reasons (``why``: ids of rules) come from one place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from nas.rules.statements import (
+    BATCH_VALUES,
+    FREE_PARAMS,
+    GRADIENT_CLIP,
+    LEAST_DECAY,
+    LEAST_DROPOUT,
+    MOST_DECAY,
+    MOST_DROP_PATH,
+    MOST_DROPOUT,
+    MOST_TOKENS,
+    PARAMS_PER_SAMPLE,
+    RATE_TOLERANCE,
+    RESIDUAL_FROM,
+    SMALL_BATCH,
+    STEPS_OF_AN_EPOCH,
+    TEXT_LONGEST,
+    WEIGH_CLASSES_FROM,
+    sets,
+)
+from nas.space import Choice, Float, Int, Param, Value, When
+from nas.task import Task
+
+
+def scale(task: Task) -> float:
+    """log10 of the training samples, within 2 and 6."""
+    return min(max(math.log10(max(task.profile.n_train, 1)), 2.0), 6.0)
+
+
+def risk(task: Task) -> float:
+    """Risk of overfitting: 1 where a network of a million parameters (or of the user's limit,
+    where that is less) has a thousand or more for each sample, 0 where it has one."""
+    params = min([1e6, *_user_limits(task)])
+    return min(max((math.log10(max(params, 1)) - scale(task)) / 3.0, 0.0), 1.0)
+
+
+@sets("params-per-sample", "limit of the preflight")
+def parameter_cap(task: Task) -> int:
+    """The most parameters that the training samples support (rule "params-per-sample")."""
+    return params_cap(task.profile.n_train)
+
+
+def params_cap(samples: int) -> int:
+    """The most parameters of a network for so many training samples."""
+    return max(FREE_PARAMS, PARAMS_PER_SAMPLE * samples)
+
+
+def params_limit(task: Task) -> float:
+    """The most parameters a candidate may have: the user's limit or params-per-sample."""
+    return min([*_user_limits(task), parameter_cap(task)])
+
+
+def _user_limits(task: Task) -> list[float]:
+    """The parameters that the user's limits leave: AdamW in float32 keeps 16 bytes for each."""
+    each = {"params": 1.0, "memory_mb": 16 / 2**20}
+    return [c.bound / each[c.metric] for c in task.constraints if c.metric in each and c.op == "<="]
+
+
+def depth(task: Task, name: str = "depth", *, low: int = 1, base: int, default: int) -> Int:
+    """From ``low`` to ``base`` layers at 100 samples, and one more per tenfold data."""
+    high = base + math.floor(scale(task)) - 2
+    return Int(name, low, high, default=min(default, high), why=("depth-from-data",))
+
+
+def width(
+    task: Task,
+    name: str,
+    *,
+    low: int,
+    base: int,
+    default: int,
+    step: int = 8,
+    weights: float = 1.0,
+    layers: float = 1.0,
+    inputs: int = 0,
+    fixed: int = 0,
+    when: When | None = None,
+) -> Int:
+    """Up to ``base`` at 100 samples and twice that per tenfold data; twice as wide for a hundred
+    classes, or targets, as for ten.
+
+    The baseline has about ``fixed`` + ``inputs`` × width + ``layers`` × ``weights`` × width²
+    parameters. The limit on them caps the default so, and the bound with a single layer.
+    """
+    limit = params_limit(task)
+    room = max(0.0, limit - fixed)
+
+    def widest(square: float) -> float:
+        return (math.sqrt(inputs**2 + 4 * square * room) - inputs) / (2 * square)
+
+    high = base * 2 ** (scale(task) - 2) * max(1.0, math.log10(task.outputs))
+    why: tuple[str, ...] = ("width-from-data",)
+    if widest(weights) < high:
+        high = widest(weights)
+        binding = limit < parameter_cap(task)
+        why = (*why, "cost-from-the-start" if binding else "params-per-sample")
+    high = max(low, int(high) // step * step)
+    wanted = min(default, high, int(widest(weights * layers)))
+    snapped = low + (max(wanted, low) - low) // step * step
+    return Int(name, low, high, default=snapped, step=step, log=True, when=when or {}, why=why)
+
+
+def activation(
+    name: str, default: str, options: tuple[str, ...], when: When | None = None
+) -> Choice:
+    return Choice(name, options, default=default, when=when or {}, why=("activation-by-family",))
+
+
+def heads(default: int = 4) -> Choice:
+    """Attention heads (rule "heads")."""
+    return Choice("heads", (1, 2, 4, 8), default=default, why=("heads",))
+
+
+def mlp_ratio() -> Float:
+    """Hidden width of a Transformer's feed-forward part over its own (rule "feed-forward")."""
+    return Float("mlp_ratio", 1.0, 4.0, default=2.0, why=("feed-forward",))
+
+
+def token_norm() -> Choice:
+    """The normalisation of a Transformer, of each token alone (rule "norm-by-family")."""
+    return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
+
+
+def label_smoothing(task: Task) -> list[Param]:
+    """How much targets are smoothed, where some target is one of several classes."""
+    if not any(target.kind in ("binary", "multiclass") for target in task.targets):
+        return []
+    return [Choice("label_smoothing", (0.0, 0.1), default=0.0, why=("label-smoothing",))]
+
+
+def plain_depths(depth: Int, *, around: int, each: int = 1) -> tuple[int, ...]:
+    """The depths at which a network may do without shortcuts (rule "residual-from-10"): one of
+    depth stands for ``each`` weighted layers, and ``around`` more are outside of them."""
+    most = min((RESIDUAL_FROM - 1 - around) // each, depth.high)
+    return tuple(range(max(depth.low, 1), most + 1))
+
+
+def conv_norm(task: Task, name: str, when: When | None = None) -> Choice:
+    """BatchNorm or GroupNorm, the latter alone where a batch may be small."""
+    return norm(task, name, ("batch", "group"), "batch", when)
+
+
+def norm(
+    task: Task,
+    name: str,
+    options: tuple[str, ...],
+    default: str,
+    when: When | None = None,
+    rule: str = "norm-by-family",
+) -> Choice:
+    """The normalisations on offer, BatchNorm not among them where a batch may be small: then
+    the first of the others is the default."""
+    why: tuple[str, ...] = (rule,)
+    if small_batches(task):
+        options = tuple(option for option in options if option != "batch")
+        why = (*why, "groupnorm-for-small-batches")
+    default = default if default in options else options[0]
+    return Choice(name, options, default=default, when=when or {}, why=why)
+
+
+def window(tokens: int, when: When | None = None) -> Choice | None:
+    """How many tokens at either side attention sees, 0 for all (rule "long-sequences");
+    ``tokens`` is the 95th percentile of the lengths. None where it may always see all."""
+    if tokens < MOST_TOKENS:
+        return None
+    options = (32, 64, 128) if tokens >= 2 * MOST_TOKENS else (0, 32, 64, 128)
+    return Choice("window", options, default=64, when=when or {}, why=("long-sequences",))
+
+
+def dropout(
+    task: Task,
+    name: str = "dropout",
+    default: float | None = None,
+    before_head: bool = False,
+    most: float = MOST_DROPOUT,
+) -> Float:
+    """Up to ``most`` where overfitting is likely and a fifth of it where data abound; half of
+    the bound by default.
+
+    ``before_head`` says that it stands there alone, as in a network of convolutions.
+    """
+    least = LEAST_DROPOUT / MOST_DROPOUT
+    low, high = 0.0, round(most * (least + (1 - least) * risk(task)), 2)
+    value = round(high / 2, 2) if default is None else min(default, high)
+    why: tuple[str, ...] = ("dropout-from-risk",)
+    if before_head:
+        why = (*why, "no-dropout-after-batchnorm")
+    return Float(name, low, high, default=value, why=why)
+
+
+def drop_path(task: Task, name: str = "drop_path", default: float = 0.0) -> Float:
+    """The fraction of branches, or of attention weights, that training leaves out."""
+    return dropout(task, name, default, most=MOST_DROP_PATH)
+
+
+def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
+    """The batch sizes on offer and the default, a power of two near a hundredth of the
+    training samples; below 16 only where there are hardly more than that, or where more
+    would be too large."""
+    if is_node_level(task):
+        return (task.profile.n_train,), task.profile.n_train
+    room = max(2, BATCH_VALUES // max(task.profile.features, 1))
+    most = min(512 if task.modality == "tabular" else 64, 2 ** int(math.log2(room)))
+    default = 2 ** round(math.log2(max(task.profile.n_train, 64) / STEPS_OF_AN_EPOCH))
+    default = min(max(default, SMALL_BATCH), most)
+    while default > max(task.profile.n_train // 4, 4):
+        default //= 2
+    low = max(default // 2, min(default, SMALL_BATCH))
+    return tuple(sorted({low, default, min(2 * default, most)})), default
+
+
+@sets("micro-batch", "halves of a batch where memory is short")
+def small_batches(task: Task) -> bool:
+    """Whether BatchNorm might see too few samples at once (rule "groupnorm-for-small-batches")."""
+    return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_node_level(task)
+
+
+def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
+    """Whether a batch may come in two halves (rule "micro-batch")."""
+    least = SMALL_BATCH if batch_norm else 1
+    return not is_node_level(task) and batch_size % 2 == 0 and batch_size // 2 >= least
+
+
+def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
+    """Learning rate (a factor ``spread`` around ``lr``), weight decay and batch size."""
+    batches, batch = batch_sizes(task)
+    decay = LEAST_DECAY * 10 ** (1.5 * risk(task))
+    low, high, why = LEAST_DECAY, MOST_DECAY, "weight-decay-from-risk"
+    if is_node_level(task):
+        low, high, decay, why = 1e-2, 2.0, 1.0, "weight-decay-few-steps"
+    params: list[Param] = [
+        Float(
+            "lr", lr / spread, lr * spread, default=lr, log=True, why=("learning-rate-by-family",)
+        ),
+        Float("weight_decay", low, high, default=decay, log=True, why=(why,)),
+        Choice(
+            "batch_size",
+            batches,
+            default=batch,
+            why=("whole-graph" if is_node_level(task) else "batch-from-data",),
+        ),
+    ]
+    by_class = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
+    if by_class and max(t.imbalance for t in task.targets) > WEIGH_CLASSES_FROM:
+        options: tuple[Value, ...] = ("balanced", "none")
+        params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
+    return params
+
+
+@sets("learning-rate-first", "bounds of the learning rate")
+def tested_rate(rate: Float, lowest: float) -> Float:
+    """The learning rate of a family after a range test whose loss was least at ``lowest``.
+
+    A tenth of that is the rate of a training, within a factor of 2.4 as one standard deviation of
+    our measurements (experiments/LOG.md); a family's own rate was better known, within 1.5. So
+    the family's rate is kept where both agree within ``RATE_TOLERANCE``, and otherwise moved to
+    the edge of that range. Nothing above ``lowest`` is searched.
+    """
+    tested = lowest / 10
+    default = min(max(rate.default, tested / RATE_TOLERANCE), tested * RATE_TOLERANCE)
+    moved = default / rate.default
+    return replace(
+        rate,
+        low=rate.low * moved,
+        high=min(rate.high * moved, lowest),
+        default=default,
+        why=(*rate.why, "learning-rate-first"),
+    )
+
+
+@sets("text-length", "tokens of a text that are read")
+def text_length(percentiles: tuple[int, ...]) -> int:
+    """The most tokens of a text (rule "text-length"), from the percentiles of a profile."""
+    *_, most, longest = percentiles
+    return min(longest, max(2 * most, 16), TEXT_LONGEST)
+
+
+def resolutions(task: Task) -> tuple[int, ...]:
+    """The image's longer side, and the common sizes below it down to 32."""
+    longer = max(task.profile.inputs["image"][1:])
+    smaller = [r for r in (32, 48, 64, 96) if r < 0.8 * longer]
+    return (*smaller, longer)
+
+
+def clipping() -> Choice:
+    """Whether gradients are clipped: recurrent networks and Transformers have the steep regions
+    that clipping is for, while Adam, which divides by the gradients' size, may do without."""
+    return Choice("clip", (GRADIENT_CLIP, 0.0), default=GRADIENT_CLIP, why=("gradient-clipping",))
+
+
+def is_node_level(task: Task) -> bool:
+    """Whether the samples are the nodes of one graph, which every batch holds whole."""
+    return "node" in task.profile.inputs

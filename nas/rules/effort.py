@@ -1,0 +1,127 @@
+"""What the rules decide that is no parameter of a space: which networks are trained first, how
+much training a proxy and a recipe get, and on which folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from nas.rules.bounds import batch_sizes, is_node_level
+from nas.rules.statements import (
+    CROSS_VALIDATED,
+    GRADIENT_CLIP,
+    PRETRAINED_BELOW,
+    WARMUP,
+    sets,
+)
+from nas.space import Config, Space
+from nas.task import Fidelity, Task
+
+
+@sets("baseline-first", "first candidates of a search")
+def first_candidates(spaces: Mapping[str, Space]) -> dict[str, list[Config]]:
+    """The configurations of each family that are trained before any sampled one: its baseline,
+    and one for each other option of a choice that is marked ``each``."""
+    return {name: space.starts() for name, space in spaces.items()}
+
+
+@sets("one-head-per-target", "weight of each target in the loss")
+def target_weights(task: Task) -> tuple[float, ...]:
+    """The weight of each target in the loss; they sum to 1."""
+    return (1 / len(task.targets),) * len(task.targets)
+
+
+@sets("pretrained-first", "advice where samples are few")
+def wants_pretrained(task: Task) -> bool:
+    """Whether weights that were pretrained on similar data are worth looking for."""
+    available = {"images", "text", "audio"}
+    modalities = {task.modality, *(m.modality for m in task.profile.members.values())}
+    return bool(available & modalities) and task.profile.n_train < PRETRAINED_BELOW
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much training the networks of a modality get; steps are expensive on a CPU."""
+
+    samples: int  # a proxy's, at most
+    cpu_steps: int
+    gpu_steps: int
+    full_steps: int  # of a recipe
+    least: float = 1.0  # epochs of a recipe: at least as often as a proxy's
+
+
+EFFORT = {
+    "tabular": Effort(32_000, 1_600, 1_600, 3_000),
+    "images": Effort(8_000, 500, 1_600, 6_000, least=2.0),
+    "text": Effort(16_000, 700, 1_000, 800),  # few texts are soon learnt by heart
+    "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
+    "graphs": Effort(8_000, 800, 1_600, 3_000),
+    "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),
+    "multimodal": Effort(4_000, 300, 1_600, 1_000),
+}
+
+
+@sets("proxy-steps", "epochs of a proxy and its fraction of the data")
+def fidelity(task: Task) -> Fidelity:
+    """How much training a proxy gets (rule "proxy-steps"): the steps of ``EFFORT`` at the default
+    batch size, on at most so many samples as it says. Few epochs of many samples rank networks
+    better than many epochs of few, which favour the smallest. A candidate, all its folds
+    together, is trained for at most a fifteenth of the worker time, or for 20 s a fold where
+    that is more (ours)."""
+    effort = EFFORT[task.modality]
+    samples = min(task.profile.n_train, effort.samples)
+    steps = max(1, samples // batch_sizes(task)[1])
+    wanted = effort.cpu_steps if task.device == "cpu" else effort.gpu_steps
+    epochs = min(max(round(wanted / steps), 4), 30)
+    if is_node_level(task):
+        # An epoch is one step, of the whole graph, and validation costs as much again. Kipf &
+        # Welling 2017, sec. 5.2, stop after at most 200.
+        epochs = wanted // 8
+    chosen = Fidelity(epochs, samples / task.profile.n_train)
+    if (worker_s := task.budget.worker_s) is None:
+        return chosen
+    # One limit for the whole of a candidate, as a mean over some folds cannot be compared with
+    # means over all. The minimum grows with the folds, so that a promoted candidate can finish;
+    # the fifteenth does not, as folds are for few data, which train fast.
+    least = 20.0 * folds(replace(task, fidelity=chosen))
+    return replace(chosen, time_limit_s=max(least, worker_s / 15))
+
+
+@sets("cross-validation", "folds of a proxy")
+def folds(task: Task) -> int:
+    """How often a proxy is trained, each time scored on another part (rule
+    "cross-validation"). The nodes of one graph keep the split that they came with."""
+    few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
+    return 5 if few and not is_node_level(task) else 1
+
+
+@sets("warm-up-cosine", "schedule of a training")
+def warmup_steps(steps: int) -> int:
+    """How many of a training's steps warm the learning rate up."""
+    return math.ceil(WARMUP * steps)
+
+
+@sets("gradient-clipping", "largest gradient of a training")
+def gradient_clip(config: Config) -> float:
+    """The global norm that gradients are clipped to: a family's own ``clip``, or 1 (Pascanu et
+    al. 2013, sec. 3.2); 0 leaves them as they are."""
+    return float(config.get("clip", GRADIENT_CLIP))
+
+
+def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
+    """Optimiser steps in an epoch, of ``accumulate`` batches each; a last batch of one sample
+    is left out."""
+    full, rest = divmod(samples, min(batch_size, samples))
+    return math.ceil((full + (rest > 1)) / accumulate)
+
+
+def full_epochs(task: Task, batch_size: int) -> int:
+    """Epochs of a recipe at full scale: the steps that ``EFFORT`` says, but at least as many
+    epochs as a proxy had (or twice as many) and at most three times as many."""
+    proxy, effort = task.fidelity.epochs, EFFORT[task.modality]
+    if is_node_level(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
+        return 2 * proxy
+    steps = steps_per_epoch(task.profile.n_train, batch_size)
+    wanted = math.ceil(effort.full_steps / steps)
+    return min(max(wanted, round(effort.least * proxy)), 3 * proxy)
