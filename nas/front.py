@@ -178,11 +178,7 @@ def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
 
     See ``expected_guess``.
     """
-    profile, parts = task.profile, rules.folds(task)
-    samples = min(profile.n_val, rules.VALIDATION_MOST)
-    if parts > 1:
-        samples = (profile.n_train + profile.n_val) // (parts if first_fold else 1)
-    scores = _scores_of_a_guess(task, samples)
+    scores = _scores_of_a_guess(task, rules.scored_samples(task, first_fold=first_fold))
     return {metric: value + CLEAR * error for metric, (value, error) in scores.items()}
 
 

@@ -109,14 +109,11 @@ def make(
 
 
 def _tolerance(metric: str, value: float, task: Task) -> float:
-    """How far a repetition of the proxy may be off: two standard errors of a share of
-    the samples that score it, or a twentieth of a figure that is no share."""
+    """How far a repetition of the proxy may be off: two standard errors of a fraction
+    of the samples that score it, or a twentieth of a metric that is no fraction."""
     if metric.split("[")[0] in ("rmse", "mae", "val_loss", "r2", "score"):
         return 0.05 * abs(value)
-    samples = min(task.profile.n_val, rules.VALIDATION_MOST)
-    if rules.folds(task) > 1:
-        samples += task.profile.n_train
-    return 2 * math.sqrt(max(value * (1 - value), 0.01) / samples)
+    return 2 * math.sqrt(max(value * (1 - value), 0.01) / rules.scored_samples(task))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -24,6 +24,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nas import recipe as recipes
+from nas import rules
 from nas.candidate import Reason
 from nas.data import encode
 from nas.files import write_whole
@@ -77,7 +78,7 @@ def cli(args: list[str], run: bool) -> RecipeCLI:
 
 class EpochLines(pl.Callback):
     """One line for each epoch on standard error, with the time that is left of all ``folds``,
-    which are trained one after the other, each for so many ``epochs`` (None: the trainer's)."""
+    which are trained one after the other, each for ``epochs`` (None: the trainer's)."""
 
     def __init__(self, folds: int = 1, epochs: int | None = None) -> None:
         self.fold, self.folds, self.epochs = 0, folds, epochs
@@ -102,7 +103,7 @@ class EpochLines(pl.Callback):
 
 
 class StopAfter(pl.Callback):
-    """Ends a training after so many epochs of its schedule (None: after all)."""
+    """Ends a training after ``epochs`` of its schedule (None: after all)."""
 
     def __init__(self, epochs: int | None) -> None:
         self.epochs = epochs
@@ -148,7 +149,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         args += [
             f"--trainer.max_epochs={epochs}",
             f"--lr_scheduler.init_args.total_steps={steps}",
-            f"--lr_scheduler.init_args.warmup_steps={-(-steps // 20)}",
+            f"--lr_scheduler.init_args.warmup_steps={rules.warmup_steps(steps)}",
         ]
     quiet_lightning()
     with warnings.catch_warnings():
@@ -242,8 +243,8 @@ def predict(
     checkpoint: Path, source: Any, on_note: Callable[[str], object] = lambda note: None
 ) -> tuple[Any, dict[str, float]]:
     """Predict on new files; returns a data frame with one row for each sample, and the
-    scores where ``source`` holds all targets (empty where it does not). ``on_note`` is told
-    what was chosen of the source."""
+    scores where ``source`` holds all targets (empty where it does not). ``on_note``
+    receives what was inferred from the source."""
     import pandas as pd
 
     module = load_proxy(checkpoint)

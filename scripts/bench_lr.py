@@ -134,11 +134,11 @@ def show(name: str, records: Sequence[dict[bool, Record]]) -> None:
     )
     for what, rows in figures.items():
         without, with_ = np.array(rows).T
-        cells = [_told(values) for values in (without, with_, with_ - without)]
+        cells = [_summary(values) for values in (without, with_, with_ - without)]
         print(f"{what:32}" + "".join(f"{cell:>20}" for cell in cells))
 
 
-def _told(values: Any) -> str:
+def _summary(values: Any) -> str:
     error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return f"{np.mean(values):.4g} ± {error:.2g}"
 

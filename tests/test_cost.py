@@ -464,7 +464,7 @@ def test_zeros_of_sparse_features_are_not_counted() -> None:
     assert cost.analyse(build, inputs)["flops"] == by_hand
 
 
-def test_parameters_are_told_by_part_and_by_what_is_trained() -> None:
+def test_parameters_are_given_by_part_and_by_what_is_trained() -> None:
     class Parts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -507,8 +507,8 @@ def test_a_large_batch_takes_what_the_forward_keeps(depth: int) -> None:
     last. A prediction holds no more than the two."""
     few, many = 10_000, 30_000
 
-    def per_sample(told: Callable[..., float]) -> float:
-        found = [told(lambda: wide(depth), rows, n) * MIB for n in (few, many)]
+    def per_sample(memory_mb: Callable[..., float]) -> float:
+        found = [memory_mb(lambda: wide(depth), rows, n) * MIB for n in (few, many)]
         return (found[1] - found[0]) / (many - few)
 
     kept = 16 + 2 * 512 * (1 + depth) + 512
@@ -534,11 +534,13 @@ def test_what_is_made_of_the_inputs_stands_beside_them() -> None:
     def plus_two(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"x": inputs["x"] + torch.zeros_like(inputs["x"]).repeat(2, 1)[: len(inputs["x"])]}
 
-    def told(*augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> float:
+    def predicted_mb(*augment: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> float:
         return cost.training_mb(lambda: Net(lambda: nn.Linear(16, 1)), rows, 100_000, *augment)
 
     # Beside the inputs: zeros, twice as many, and the sum; the network itself holds next to none.
-    assert told(plus_two) - told() == pytest.approx(3 * 16 * 4 * 100_000 / MIB, rel=0.2)
+    assert predicted_mb(plus_two) - predicted_mb() == pytest.approx(
+        3 * 16 * 4 * 100_000 / MIB, rel=0.2
+    )
 
 
 def test_what_is_of_another_type_is_converted_as_a_whole() -> None:
@@ -588,14 +590,14 @@ def locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() -> None:
+def test_a_training_pauses_while_a_front_is_measured_and_continues_after() -> None:
     steps: list[float] = []
     over = threading.Event()
 
     def train() -> None:
-        with latency.WorkLock("cpu") as share:
+        with latency.WorkLock("cpu") as lock:
             while not over.is_set():
-                share.give_way()
+                lock.give_way()
                 steps.append(time.monotonic())
                 time.sleep(0.002)
 
@@ -616,20 +618,20 @@ def test_a_training_holds_still_while_a_front_is_measured_and_goes_on_after() ->
     assert not [s for s in steps if begin + 0.01 < s < end]
 
 
-def test_work_that_never_gives_way_is_told() -> None:
+def test_work_that_never_gives_way_makes_the_measurement_contended() -> None:
     with latency.WorkLock("cpu"), latency.isolated("cpu", timeout_s=0.05) as alone:
         assert not alone
     with latency.isolated("cpu", timeout_s=0.05) as alone:
         assert alone
 
 
-def test_a_share_that_is_not_in_use_is_in_nobodys_way() -> None:
-    share = latency.WorkLock("cpu")
-    share.give_way()
-    with share:
+def test_a_work_lock_that_is_not_held_blocks_no_measurement() -> None:
+    lock = latency.WorkLock("cpu")
+    lock.give_way()
+    with lock:
         pass
     with latency.isolated("cpu", timeout_s=0.05) as alone:
-        share.give_way()
+        lock.give_way()
         assert alone
 
 
@@ -663,10 +665,10 @@ def measured(name: str, backend: str, *batches: int) -> dict[str, Any]:
     return latency.measure([chosen], task, None, backend=backend, batches=batches or (1,), **how)
 
 
-def test_a_file_of_latencies_tells_device_threads_batches_and_spread() -> None:
+def test_a_file_of_latencies_holds_device_threads_batches_and_spread() -> None:
     found = measured("mlp", "eager", 1, 4)
-    told = found["device"]
-    assert (told["name"], told["backend"], told["threads"]) == ("here", "eager", 1)
+    device = found["device"]
+    assert (device["name"], device["backend"], device["threads"]) == ("here", "eager", 1)
     figures = found["candidates"]["3"]["latency"]
     assert set(figures) == {"1", "4"}
     assert all(0 < f["ms"] < 1e3 and f["iqr_ms"] >= 0 for f in figures.values())
@@ -769,8 +771,10 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     assert elsewhere.best("latency_ms<=2").number == 2
     assert [c.number for c in elsewhere.front()] == [2], "what was not measured has no rank"
     assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
-    told = {n: c.cost.get("latency", {}).get("on") for n, c in enumerate(elsewhere.candidates())}
-    assert told == {0: None, 1: elsewhere.measured_on, 2: elsewhere.measured_on}
+    measured_on = {
+        n: c.cost.get("latency", {}).get("on") for n, c in enumerate(elsewhere.candidates())
+    }
+    assert measured_on == {0: None, 1: elsewhere.measured_on, 2: elsewhere.measured_on}
 
 
 def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(

@@ -109,14 +109,14 @@ def test_it_ends_where_the_loss_is_lost_or_not_a_number() -> None:
     assert broken.diverges == broken.rates[0]
 
 
-def test_without_a_batch_it_is_told() -> None:
+def test_without_a_batch_it_raises() -> None:
     network, _ = problem()
     with pytest.raises(ValueError, match="at least one batch"):
         swept(network, [])
 
 
 @given(st.floats(1e-7, 1e2), st.floats(1e-5, 1.0), st.floats(1.5, 50.0))
-def test_the_bounds_after_a_test_hold_a_default_near_what_it_tells(
+def test_the_bounds_after_a_test_hold_a_default_near_what_it_found(
     own: float, lowest: float, spread: float
 ) -> None:
     rate = Float("lr", own / spread, own * spread, default=own, log=True, why=("a",))

@@ -94,7 +94,7 @@ def test_available_memory_is_the_least_of_the_machine_and_its_groups(
     assert cost.available_memory_mb("cpu", *system(tmp_path, groups, files)) == expected
 
 
-def test_where_the_system_does_not_tell_memory_is_not_limited(tmp_path: Path) -> None:
+def test_where_the_system_does_not_state_memory_is_not_limited(tmp_path: Path) -> None:
     assert cost.available_memory_mb("cpu", tmp_path / "proc", tmp_path) == math.inf
     assert 0 < cost.available_memory_mb("cpu") < 1e9
 
@@ -188,16 +188,16 @@ def test_what_runs_out_of_memory_is_trained_again_in_half_batches(
 
 
 @pytest.mark.parametrize(
-    ("changes", "trainings", "told"),
+    ("changes", "trainings", "detail"),
     [({}, 2, "in half batches: CUDA out"), ({"norm": "batch", "batch_size": 16}, 1, "in whole")],
 )
 def test_what_does_not_fit_in_halves_either_is_out_of_memory(
-    changes: dict[str, Any], trainings: int, told: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], trainings: int, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hungry = Hungry(monkeypatch, 8, SHORT[0])
     end = evaluate(changes)
     assert (end.state, end.reason) == (State.PRUNED, "oom")
-    assert told in end.detail
+    assert detail in end.detail
     assert len(hungry.modules) == trainings
 
 
@@ -247,7 +247,7 @@ def test_a_clip_of_the_configuration_reaches_training_and_recipe() -> None:
         assert made["trainer"]["gradient_clip_val"] == clip
 
 
-def test_where_memory_is_short_it_is_handed_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_memory_is_short_it_is_returned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[bool] = []
     monkeypatch.setattr(cost, "trim_heap", lambda at_once: said.append(at_once))
     dataset, task = table()
@@ -264,7 +264,7 @@ def test_where_memory_is_short_it_is_handed_back_at_once(monkeypatch: pytest.Mon
 
 # -- real memory ---------------------------------------------------------------------------------
 
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as /proc tells it")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
 @LINUX
@@ -276,9 +276,9 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as /pro
     ]
     + [pytest.param("lstm", "inference")],
 )
-def test_a_process_grows_as_foretold_where_memory_is_handed_back(family: str, mode: str) -> None:
-    foretold, _ = bench_memory.foretold(family, mode)
-    assert bench_memory.fresh(family, mode, "back") == pytest.approx(foretold, rel=0.05)
+def test_a_process_grows_as_predicted_where_memory_is_returned(family: str, mode: str) -> None:
+    predicted, _ = bench_memory.predicted(family, mode)
+    assert bench_memory.fresh(family, mode, "back") == pytest.approx(predicted, rel=0.05)
 
 
 class Greedy(nn.Module):
@@ -308,7 +308,7 @@ class Family:
         return here.Greedy(task.outputs, config["mb"])
 
 proxy.load_families = lambda modality=None: {"greedy": Family}
-evaluator.cost.available_memory_mb = lambda device: float("inf")  # as where it tells nothing
+evaluator.cost.available_memory_mb = lambda device: float("inf")  # as where it is unknown
 dataset, task = here.table()
 work = evaluator.Evaluator(task, dataset)
 

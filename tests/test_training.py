@@ -460,8 +460,8 @@ def test_folds_share_one_limit_and_a_slow_moment_in_a_later_one_ends_none(
     fit(dataset, MLP, 4, clock, limit)
     assert clock.now == 36.5
     clock.step_s = lambda step: 2.0
-    told = r"after 60 s at step 12 of 24 on fold 3 \(the limit is 60 s\)"
-    with pytest.raises(TrainingStopped, match=told):
+    evidence = r"after 60 s at step 12 of 24 on fold 3 \(the limit is 60 s\)"
+    with pytest.raises(TrainingStopped, match=evidence):
         fit(dataset, MLP, 4, clock, limit)
 
 
@@ -646,7 +646,9 @@ def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
-def test_a_file_that_is_no_checkpoint_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
+    content: bytes, tmp_path: Path
+) -> None:
     file = tmp_path / "model.ckpt"
     with pytest.raises(InputError, match="no checkpoint at"):
         load_proxy(file)

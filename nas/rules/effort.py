@@ -12,6 +12,7 @@ from nas.rules.statements import (
     CROSS_VALIDATED,
     GRADIENT_CLIP,
     PRETRAINED_BELOW,
+    VALIDATION_MOST,
     WARMUP,
     sets,
 )
@@ -94,6 +95,14 @@ def folds(task: Task) -> int:
     "cross-validation"). The nodes of one graph keep the split that they came with."""
     few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
     return 5 if few and not is_node_level(task) else 1
+
+
+def scored_samples(task: Task, *, first_fold: bool = False) -> int:
+    """How many samples a proxy is scored by: of all its folds together, or of the first."""
+    profile, parts = task.profile, folds(task)
+    if parts == 1:
+        return min(profile.n_val, VALIDATION_MOST)
+    return (profile.n_train + profile.n_val) // (parts if first_fold else 1)
 
 
 @sets("warm-up-cosine", "schedule of a training")

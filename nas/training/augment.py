@@ -117,8 +117,8 @@ def augment_points(
 
     About the middle of each cloud: ``rotate`` about the third axis by up to 15 degrees
     ("small") or by any angle ("z"), stretch each axis by 1 ± ``stretch``, and move each point
-    by normal noise of ``jitter`` spreads of the cloud along each axis. Of each cloud a share of
-    up to ``dropout`` of the points is replaced by its first (Qi et al. 2017, PointNet++,
+    by normal noise of ``jitter`` spreads of the cloud along each axis. Of each cloud a fraction
+    of up to ``dropout`` of the points is replaced by its first (Qi et al. 2017, PointNet++,
     sec. 3.3), so that the number of points stays.
     """
     if rotate not in ("none", "small", "z"):
@@ -126,8 +126,8 @@ def augment_points(
     n, size, _ = points.shape
     device = points.device
     if dropout:
-        share = dropout * torch.rand(n, 1, device=device)
-        gone = torch.rand(n, size, device=device) < share
+        fraction = dropout * torch.rand(n, 1, device=device)
+        gone = torch.rand(n, size, device=device) < fraction
         points = torch.where(gone.unsqueeze(-1), points[:, :1], points)
     real = (torch.arange(size, device=device) < length.unsqueeze(1)).unsqueeze(-1)
     count = length.view(-1, 1, 1)

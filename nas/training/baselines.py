@@ -56,7 +56,7 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
             x = features()
             scores = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
             result["metrics"] = mean_scores(scores)
-        except Exception as error:  # whatever a library may raise: it is told, not hidden
+        except Exception as error:  # whatever a library may raise: it is reported, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
     return results

@@ -23,8 +23,8 @@ POOL = 32  # batches whose samples are sorted by length among each other
 
 @dataclass(frozen=True)
 class RaggedTensor:
-    """A ``Ragged`` on the device. ``lengths`` stay on the host too: what a batch is as long
-    as must be known there, and asking the device would make it wait."""
+    """A ``Ragged`` on the device. ``lengths`` stay on the host: the size of a batch must be known
+    there, and reading it from the device would make the host wait."""
 
     values: Tensor
     offsets: Tensor
@@ -73,10 +73,10 @@ class Batches:
     """Batches by indexing tensors that already are on the device: nothing is copied or
     collated sample by sample.
 
-    With a ``seed`` it shuffles anew in each epoch, and then leaves a last batch of one
-    sample out, which BatchNorm cannot be trained on. Samples of like length come together
-    where an input is padded: in training among those of ``POOL`` batches, else altogether.
-    Where all samples share an input whole, one batch holds them all.
+    With a ``seed`` it shuffles anew in each epoch, and then leaves out a last batch of one
+    sample, which BatchNorm cannot be trained on. Where an input is padded, samples of similar
+    length come together: in training among those of ``POOL`` batches, else among all.
+    Where all samples have an input in common (``Whole``), one batch holds them all.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class Batches:
 def batch_inputs(
     inputs: Mapping[str, DeviceInput], rows: Tensor, on_device: Tensor
 ) -> dict[str, Tensor]:
-    """What a network is given for the samples ``rows``: see ``nas.data.ragged.Ragged``."""
+    """The inputs of a network for the samples ``rows``, by name; ``on_device`` are the same
+    numbers on the device. For shapes see ``nas.data.ragged.Ragged``."""
     batch: dict[str, Tensor] = {}
     starts: dict[str, Tensor] = {}  # where each sample begins, of packed inputs
     for name, value in inputs.items():
@@ -151,7 +152,8 @@ def batch_inputs(
 
 
 def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str, DeviceInput]:
-    """The given rows of each array; what all share comes whole, and int32 becomes int64.
+    """The given rows of each array as tensors on ``device``; a ``Whole`` comes whole, and int32
+    becomes int64.
 
     Labels of a regression stay float64: a float32 holds seven digits of, say, a price.
     """
@@ -178,29 +180,29 @@ def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str,
 
 
 def part_tensors(dataset: Dataset, rows: Any, device: str) -> Tensors:
-    """Inputs and labels of some samples, on the device for good."""
+    """Inputs and labels of the samples ``rows`` as tensors on ``device``."""
     labels = to_tensors(dataset.labels, rows, device)
     plain = {name: value for name, value in labels.items() if isinstance(value, Tensor)}
     return to_tensors(dataset.inputs, rows, device), plain
 
 
 def evaluation_batch(modality: str) -> int:
-    """Samples of a batch that is not trained on: as many as activations leave room for."""
+    """The batch size where nothing is trained: activations of so many samples fit in memory."""
     return 512 if modality == "tabular" else 128
 
 
 def proxy_folds(dataset: Dataset, task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows that a proxy, and a simple model beside it, is trained on and scored by.
 
-    One pair: stratified shares of the training and the validation part. Where these are too
-    small for that (``rules.folds``), several: each fold of both parts is once to score by,
-    while the others are trained on.
+    One pair: stratified fractions of the training and the validation part. Where these are too
+    small for that (``rules.folds``), several: each fold of both parts is the validation part
+    once, while the others are trained on.
     """
     count = rules.folds(task)
     if count == 1:
-        share = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
-        train = stratified_share(dataset, "train", task.fidelity.share, task.seed)
-        return [(train, stratified_share(dataset, "val", share, task.seed))]
+        fraction = min(1.0, rules.VALIDATION_MOST / len(dataset.parts["val"]))
+        train = stratified(dataset, "train", task.fidelity.share, task.seed)
+        return [(train, stratified(dataset, "val", fraction, task.seed))]
     rows = np.sort(np.concatenate([dataset.parts["train"], dataset.parts["val"]]))
     target = dataset.targets[0]
     strata = np.zeros(len(rows), int)
@@ -210,28 +212,28 @@ def proxy_folds(dataset: Dataset, task: Task) -> list[tuple[np.ndarray, np.ndarr
     return [(rows[fold != k], rows[fold == k]) for k in range(count)]
 
 
-def stratified_share(dataset: Dataset, part: str, share: float, seed: int) -> Any:
-    """A share of a part's rows, sorted, even over the first target's classes, and the same
-    for the same seed."""
+def stratified(dataset: Dataset, part: str, fraction: float, seed: int) -> Any:
+    """A fraction of a part's rows, sorted, stratified by the first target's classes, and the
+    same for the same seed."""
     rows = dataset.parts[part]
-    if share >= 1:
+    if fraction >= 1:
         return rows
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(rows))
     target = dataset.targets[0]
     if target.kind in ("binary", "multiclass"):
         label = np.asarray(dataset.labels[target.name])[rows][order]
-        # Each class in turn gives its first share; rounding never leaves a class out.
+        # Each class in turn gives its first rows; rounding never leaves a class out.
         picked = [
-            order[label == k][: max(1, round(share * int((label == k).sum())))]
+            order[label == k][: max(1, round(fraction * int((label == k).sum())))]
             for k in np.unique(label)
         ]
         return np.sort(rows[np.concatenate(picked)])
-    return np.sort(rows[order[: max(2, round(share * len(rows)))]])
+    return np.sort(rows[order[: max(2, round(fraction * len(rows)))]])
 
 
 def typical_rows(dataset: Dataset, batch: int) -> np.ndarray:
-    """Training rows of median length: what a candidate's cost is stated for."""
+    """Training rows of median length, for which a candidate's costs are stated."""
     rows = dataset.parts["train"]
     ragged = [v.lengths[rows] for v in dataset.inputs.values() if isinstance(v, Ragged)]
     if ragged:
@@ -248,8 +250,9 @@ def row_inputs(dataset: Dataset, rows: np.ndarray) -> dict[str, Tensor]:
 
 
 def largest_rows(dataset: Dataset, batch: int) -> np.ndarray:
-    """Training rows of a batch that takes the most memory: the longest, of padded inputs, as
-    those of like length come together; of packed ones, which come in any order, of all lengths."""
+    """Training rows of a batch that needs the most memory: of padded inputs the longest, as
+    samples of similar length come together; of packed ones, which come in any order, rows of all
+    lengths."""
     rows = dataset.parts["train"]
     ragged = [v for v in dataset.inputs.values() if isinstance(v, Ragged)]
     padded = [v for v in ragged if v.layout == "padded"]

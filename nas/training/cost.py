@@ -3,9 +3,9 @@
 Parameters and FLOPs are counted, and memory is predicted, on the meta device, before any memory
 is spent.
 
-A multiply-add counts as two FLOPs. What is counted are products of matrices, convolutions
-(places of padding too), attention, recurrent layers, scans, and sums over edges and voxels; what
-works on single values (activations, norms, sums of two tensors, pooling) is left out.
+A multiply-add counts as two FLOPs. Counted are matrix products, convolutions (padding included),
+attention, recurrent layers, scans, and sums over edges and voxels; elementwise operations
+(activations, norms, sums of two tensors, pooling) are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Inputs = dict[str, Tensor]
 
-REAL_SAMPLES = 8  # samples of a step that is not played through but run
+REAL_SAMPLES = 8  # of a step that runs on real tensors, not on the meta device
 HEAP_OVERHEAD = (
     2.5  # the most that a heap was seen to hold of what was needed (scripts/bench_memory.py)
 )
@@ -43,13 +43,13 @@ def parameters(network: nn.Module) -> int:
 def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     """Build on the meta device and run one forward pass of ``inputs`` through it.
 
-    A network whose shapes depend on the values it is given (its attribute ``data_dependent``
-    is true) is run where the inputs are instead.
+    A network whose shapes depend on the values of its inputs (its attribute ``data_dependent``
+    is true) is run on the device of the inputs instead.
 
     Returns ``params``, those that are ``trainable``, and ``components``: the parameters of each
-    part of the network by its name; ``flops`` of the pass as given (what counts stands at the
-    top of this file); and ``layers``: name, type, output shape without the batch, parameters,
-    in the order of execution.
+    part of the network by its name; ``flops`` of the pass (see the top of this file for what
+    counts); and ``layers``: name, type, output shape without the batch, parameters, in the order
+    of execution.
     """
     network, real = _built(build)
     given = _placed(network, inputs, real)
@@ -92,8 +92,8 @@ def components(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _built(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
-    """The network on the meta device, or a real one where its shapes depend on values; whether
-    they do."""
+    """The network on the meta device, or with real tensors where its shapes depend on values;
+    whether they do."""
     with torch.device("meta"):
         network = build()
     if getattr(network, "data_dependent", False):
@@ -102,14 +102,14 @@ def _built(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
 
 
 def _placed(network: nn.Module, inputs: Inputs, real: bool) -> Inputs:
-    """Network and inputs in one place: on the meta device, or a real one where the inputs are."""
+    """Network and inputs on one device: the meta device, or that of the inputs."""
     device = next(iter(inputs.values())).device if real else torch.device("meta")
     network.to(device)
     return {name: value.to(device) for name, value in inputs.items()}
 
 
 class _FusedOps(TorchFunctionMode):
-    """Attention and recurrent layers on the meta device in one piece, as they run elsewhere."""
+    """Attention and recurrent layers on the meta device as fused operators, as on a real one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         whole: Any = {F.scaled_dot_product_attention: _attended, torch._VF.lstm: _lstm}.get(func)
@@ -129,7 +129,7 @@ def _attended(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor | None:
-    """Fused attention, which holds no weights; None where a CPU takes it apart too."""
+    """Fused attention, which stores no attention weights; None where a CPU does not fuse it."""
     if dropout_p or enable_gqa or query.ndim != 4 or query.shape[-1] != value.shape[-1]:
         return None
     if attn_mask is not None:
@@ -150,23 +150,23 @@ def _lstm(
     both_ways: Any = False,
     batch_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Layer by layer as oneDNN runs it; the meta device would take each step by itself. None for
-    packed sequences and projections."""
+    """Layer by layer as oneDNN runs it; the meta device would unroll the steps. None for packed
+    sequences and projections."""
     if isinstance(states, Tensor) or len(weights) != layers * (1 + both_ways) * (2 + 2 * biases):
         return None
     x = x.transpose(0, 1) if batch_first else x
     own = [weights[i : i + 2 + 2 * biases] for i in range(0, len(weights), 2 + 2 * biases)]
     for layer in range(layers):
-        ways = own[layer * (1 + both_ways) : (layer + 1) * (1 + both_ways)]
+        directions = own[layer * (1 + both_ways) : (layer + 1) * (1 + both_ways)]
         train = torch.is_grad_enabled()
-        found = [_Direction.apply(train, x, *way) for way in ways]  # type: ignore[no-untyped-call]
+        found = [_Direction.apply(train, x, *way) for way in directions]  # type: ignore[no-untyped-call]
         x = torch.cat(found, dim=-1) if both_ways else found[0]
     x = x.transpose(0, 1) if batch_first else x
     return x, torch.empty_like(states[0]), torch.empty_like(states[1])
 
 
 class _Direction(torch.autograd.Function):
-    """One direction of one layer over (T, B, d), with what oneDNN takes for it.
+    """One direction of one layer over (T, B, d), with the memory that oneDNN uses for it.
 
     In tensors as large as the output (T, B, h), as measured with torch 2.13, h of 64 to 256 and d
     of a quarter to twice that: forward 1 beside the output, and where gradients are wanted 5,
@@ -198,8 +198,8 @@ class _Direction(torch.autograd.Function):
 def _sum_of_rows(
     total: Sequence[int], dim: int, index: Sequence[int], terms: Sequence[int], **_: Any
 ) -> int:
-    """FLOPs of adding rows up where an index says: a product with a matrix that has one entry
-    for each row, which the counter knows only in its dense form."""
+    """FLOPs of adding rows up by an index: a product with a matrix of one entry a row, which
+    torch's counter knows only in its dense form."""
     return 2 * math.prod(terms)
 
 
@@ -208,7 +208,7 @@ def _matrix_vector(matrix: Sequence[int], vector: Sequence[int], **_: Any) -> in
 
 
 def _sparse_matrix(total: Tensor, sparse: Tensor, dense: Tensor, **_: Any) -> int:
-    """What is zero and not stored is not multiplied."""
+    """Only stored entries are multiplied."""
     return int(2 * sparse._nnz() * dense.shape[1])
 
 
@@ -229,7 +229,7 @@ def _recurrent(
     return 2 * math.prod(steps[:2]) * (math.prod(by_input) + math.prod(by_state))
 
 
-# What torch's counter lacks.
+# Operators that torch's counter lacks.
 _FLOPS: dict[Any, Any] = {
     torch.ops.aten.index_add: _sum_of_rows,
     torch.ops.aten.mv: _matrix_vector,
@@ -261,17 +261,18 @@ def training_mb(
 
     A process may hold more, up to ``HEAP_OVERHEAD`` times: see ``trim_heap``.
 
-    The step is played through on the meta device with ``augment(batch(samples))``: weights and two
-    moments, what the forward keeps beside the gradients of the step before, the new gradients as
-    they come in the backward, what each operator needs for itself, and the inputs. That of a
-    data-dependent network is real, with a few samples, and their share is multiplied.
+    ``build()`` makes the network, ``batch(samples)`` its inputs. The step is traced on the meta
+    device with ``augment(batch(samples))``: weights and two moments, the activations kept by the
+    forward pass beside the gradients of the step before, the new gradients as the backward pass
+    makes them, the workspace of each operator, and the inputs. A data-dependent network runs on
+    real tensors, with ``REAL_SAMPLES`` at most, and what they need is multiplied.
     """
 
     def step(network: nn.Module, given: Inputs, ledger: _Ledger) -> int:
         network.train()
         loss = network(**augment(given)).float().square().mean()
         loss = loss + getattr(network, "auxiliary_loss", 0.0)
-        forward, ledger.peak = ledger.peak, ledger.live  # the old gradients end here
+        forward, ledger.peak = ledger.peak, ledger.live  # the old gradients are freed here
         loss.backward()
         weights = _trained(network)
         return 2 * weights + max(forward + weights, ledger.peak)
@@ -282,8 +283,8 @@ def training_mb(
 def inference_mb(
     build: Callable[[], nn.Module], batch: Callable[[int], Inputs], samples: int
 ) -> float:
-    """The most memory that a prediction of ``samples`` in float32 takes, weights included, MiB;
-    see ``training_mb``."""
+    """The most memory that a prediction of ``samples`` in float32 needs, weights included, MiB;
+    arguments as in ``training_mb``."""
 
     def predict(network: nn.Module, given: Inputs, ledger: _Ledger) -> int:
         network.eval()
@@ -301,7 +302,8 @@ def _traced(
     play: Callable[[nn.Module, Inputs, _Ledger], int],
     copies: int,
 ) -> float:
-    """MiB; ``copies`` of the trained weights, beside themselves, do not grow with the batch."""
+    """MiB at the peak of ``play``; ``copies`` of the trained weights (gradients, moments) come on
+    top of them and do not grow with the batch."""
     network, real = _built(build)
     few = min(REAL_SAMPLES, samples) if real else samples
     given = _placed(network, batch(few), real)
@@ -322,7 +324,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
-    """Keeps account of the bytes of all tensors that are alive, and of the most there were."""
+    """Counts the bytes of all live tensors, and their peak."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -358,8 +360,8 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
 
 def _convolved(args: Any, result: Any) -> int:
-    """On a CPU (oneDNN) a convolution's input and output come into an order of its own, not both
-    at a time; the backward has the input beside either."""
+    """On a CPU (oneDNN) a convolution's input and output are reordered, not both at a time; the
+    backward pass has the input beside either."""
     if isinstance(result, Tensor):
         inputs = args[:1]
         own: int = max(args[0].nbytes, result.nbytes)
@@ -374,13 +376,13 @@ def _normalised(args: Any, result: Any) -> int:
 
 
 def _copied(tensors: Iterable[Tensor]) -> int:
-    """What does not lie in the order of its dimensions is copied first."""
+    """What is not contiguous is copied first."""
     return _bytes(t for t in tensors if not t.is_contiguous())
 
 
 def _scanned(args: Any, result: Any) -> int:
     """A scan lays its inputs out time first, keeps the results of its chunks, joins them, and
-    holds two tensors of all states of one chunk, or seven in the backward."""
+    holds two tensors of all states of one chunk, or seven in the backward pass."""
     given = _bytes(t for t in args if t.ndim == 3)
     found: list[int] = [t.nbytes for t in result if t.ndim == 3]
     *_, states = (t for t in (*args, *result) if t.ndim == 4)
@@ -395,7 +397,7 @@ def _converted(args: Any, result: Any) -> int:
     return sum(t.numel() * result.itemsize for t in others)
 
 
-# By name, as that of a scan is not known before there is one.
+# By name, as a scan's operators are registered only when its module is imported.
 _WORKSPACE: dict[str, Callable[[Any, Any], int]] = {
     **{f"aten.{name}": _converted for name in ("add", "sub", "mul", "div", "sum")},
     "aten.convolution": _convolved,
@@ -408,10 +410,11 @@ _WORKSPACE: dict[str, Callable[[Any, Any], int]] = {
 
 
 def trim_heap(at_once: bool) -> None:
-    """Whether the C library's heap gives memory back to the system as soon as it is freed, or
-    keeps it for what comes. Kept, it lies in pieces that new tensors often do not fit into, and a
-    process holds up to ``HEAP_OVERHEAD`` times what it needs; given back at once, it holds what
-    ``training_mb`` tells, and a step takes 1.6 to 2.7 times as long.
+    """Set whether the C library's heap returns freed memory to the system at once, or keeps it.
+
+    Kept, it fragments, and a process holds up to ``HEAP_OVERHEAD`` times what it needs; returned
+    at once, a process holds what ``training_mb`` predicts, and a step takes 1.6 to 2.7 times as
+    long.
 
     glibc's (man 3 mallopt); with another C library nothing changes.
     """
@@ -419,7 +422,7 @@ def trim_heap(at_once: bool) -> None:
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
-        mapped = 2**16 if at_once else 2**25  # bytes, from which a block is a mapping of its own
+        mapped = 2**16 if at_once else 2**25  # bytes from which a block is mapped by itself
         libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2 * mapped)  # M_TRIM_THRESHOLD
         libc.malloc_trim(0)
@@ -428,28 +431,28 @@ def trim_heap(at_once: bool) -> None:
 def available_memory_mb(
     device: str, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
 ) -> float:
-    """What a training may still take, MiB. Of a GPU: what is free. On a CPU: what the machine can
-    spare and what the process's control groups (a container's limit) leave, whichever is less;
-    a group's cached files count as free. Infinite where the system tells neither.
+    """The memory that a training may still use, MiB. On a GPU: what is free. On a CPU: what is
+    available to the machine or left by the process's control groups (a container's limit),
+    whichever is less; a group's cached files count as free. Infinite where neither is known.
 
     ``proc`` and ``groups`` are where Linux mounts these (man 5 proc; its admin-guide on cgroup
     v1 memory and cgroup v2).
     """
     if device != "cpu":
         return float(torch.cuda.mem_get_info()[0]) / 2**20
-    spare = [math.inf]
+    available = [math.inf]
     with suppress(FileNotFoundError):  # not Linux
         known = _numbers(proc / "meminfo")
-        spare.append(known["MemAvailable"] * 2**10)
+        available.append(known["MemAvailable"] * 2**10)
         for line in (proc / "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in ("", "memory"):
-                spare += _group_spare(groups / controllers, path.strip("/"))
-    return min(spare) / 2**20
+                available += _group_available(groups / controllers, path.strip("/"))
+    return min(available) / 2**20
 
 
-def _group_spare(mount: Path, path: str) -> Iterator[float]:
-    """Bytes that a control group and each of those around it leave, where they have a limit."""
+def _group_available(mount: Path, path: str) -> Iterator[float]:
+    """Bytes left by a control group and by each of its parents, where they have a limit."""
     old = mount.name == "memory"  # version 1
     limit, usage, cached = (
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -468,6 +471,6 @@ def _group_spare(mount: Path, path: str) -> Iterator[float]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Lines of a name and a number, in whatever unit."""
+    """Lines of a name and a number, in any unit."""
     pairs = (line.replace(":", " ").split() for line in file.read_text().splitlines())
     return {name: int(number) for name, number, *_ in pairs}

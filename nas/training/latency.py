@@ -1,11 +1,11 @@
-"""Latency: a short look during a search, networks side by side on a quiet device, and on a device
-of one's own with eager PyTorch, torch.compile or onnxruntime.
+"""Latency: a brief measurement during a search, networks side by side on an isolated device, and
+on a device of the user's with eager PyTorch, torch.compile or onnxruntime.
 
 Other work on a machine makes measurements longer, never shorter. Networks that are to be compared
-are therefore measured in turn, in many short rounds, so that what passes over the machine passes
-over all of them; and of a network's rounds the fast ones count (scripts/bench_latency.py: two
-measurements of a front rank it alike on a machine of two cores that sixteen processes want).
-Trainings of all searches of this user hold still for it between two steps.
+are therefore measured in turn, in many short rounds, so that a disturbance affects all of them;
+and of a network's rounds the fast ones count (scripts/bench_latency.py: two measurements of a
+front rank it alike on a machine of two cores that sixteen processes compete for). Meanwhile the
+trainings of all searches of this user pause between two steps.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ BACKENDS = ("eager", "compile", "onnxruntime")
 TOLERANCE = 1e-4  # of a backend's logits, relative to the largest or to 1
 ROUNDS, MIN_ROUNDS = 50, 8  # in which networks take turns
 SLICE_S = 0.005  # of a network in a round, at least three passes
-HOLD_S = 1.0  # others hold still so long at a time
-TIMEOUT_S = 10.0  # for them to do so
+HOLD_S = 1.0  # the longest that trainings are paused at a time
+TIMEOUT_S = 10.0  # for them to pause
 
 
 # -- who may use the device -----------------------------------------------------------------------
@@ -60,10 +60,10 @@ def device_lock(device: str) -> Iterator[None]:
 
 
 class WorkLock:
-    """A device that is used for work which holds still while a front is measured.
+    """The shared lock on a device of work that pauses while a front is measured.
 
     Inside ``with``, call ``give_way()`` between two steps: it returns at once unless a process
-    of this user measures, and then when that is over.
+    of this user measures on an isolated device, and then when that is over.
     """
 
     def __init__(self, device: str) -> None:
@@ -93,7 +93,8 @@ class WorkLock:
 
 @contextmanager
 def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
-    """Has all shares of a device hold still; false where one did not in ``timeout_s``."""
+    """Pauses all work under a ``WorkLock`` of ``device``; yields False where some of it did not
+    pause within ``timeout_s``: the measurement is then a contended one."""
     with (
         device_lock(device),
         _lock_file(device, "turn") as turn,
@@ -116,8 +117,9 @@ def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
 def latency(
     network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
 ) -> dict[str, float]:
-    """A look during a search: the median milliseconds of one forward pass in eval mode, and
-    their interquartile range; ``inputs`` are of one sample.
+    """A brief measurement during a search, beside other trainings: the median of one forward pass
+    in eval mode as ``ms``, and its interquartile range as ``iqr_ms``, both in milliseconds;
+    ``inputs`` are of one sample.
 
     Warms up for a fifth of the budget and at least three passes, then repeats for the
     budget, at least 11 and at most 500 times. CUDA passes are timed by events.
@@ -136,36 +138,43 @@ def latency(
 def side_by_side(
     passes: Sequence[Pass], device: str, budget_s: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Networks measured in turn, each as ``ms``, ``iqr_ms``, ``rounds`` and whether all of it
-    was ``quiet``.
+    """Networks measured in turn on an isolated device, each as ``ms``, ``iqr_ms``, ``rounds`` and
+    whether the device was isolated all the time.
 
     ``ms`` is the lowest decile of the rounds' fastest passes, ``iqr_ms`` the interquartile
     range of these. There are ``ROUNDS``, or as many as ``budget_s`` for each network allows.
     """
     fastest: list[list[float]] = [[] for _ in passes]
-    alone = True
+    isolated_throughout = True
     end = time.monotonic() + budget_s * len(passes)
 
-    def on() -> bool:
+    def goes_on() -> bool:
         rounds = len(fastest[-1])
         return rounds < ROUNDS and (rounds < MIN_ROUNDS or time.monotonic() < end)
 
     with torch.inference_mode():
         for once in passes:
-            _repeat(once, SLICE_S, least=3)  # warm
-        while on():
-            with isolated(device, TIMEOUT_S if alone else 0.0) as held:  # waited for once
-                alone = alone and held
+            _repeat(once, SLICE_S, least=3)  # warm-up
+        while goes_on():
+            with isolated(
+                device, TIMEOUT_S if isolated_throughout else 0.0
+            ) as held:  # the wait is for the first block only
+                isolated_throughout = isolated_throughout and held
                 block = time.monotonic() + HOLD_S
-                while on() and time.monotonic() < block:
+                while goes_on() and time.monotonic() < block:
                     for once, found in zip(passes, fastest, strict=True):
-                        once()  # its weights are in no cache after the others
+                        once()  # the others have displaced its weights from the caches
                         found.append(min(_repeat(once, SLICE_S, least=3)))
     result = []
     for found in fastest:
         decile, low, high = np.percentile(found, (10, 25, 75))
         result.append(
-            {"ms": float(decile), "iqr_ms": float(high - low), "rounds": len(found), "quiet": alone}
+            {
+                "ms": float(decile),
+                "iqr_ms": float(high - low),
+                "rounds": len(found),
+                "quiet": isolated_throughout,
+            }
         )
     return result
 
@@ -197,7 +206,7 @@ def _repeat(once: Pass, budget_s: float, least: int, most: int = 500) -> list[fl
     return times
 
 
-# -- a device of one's own ------------------------------------------------------------------------
+# -- a device of the user's ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ def prepare(network: nn.Module, inputs: Inputs, backend: str, device: str, threa
             raise InputError(
                 f"{backend} needs {error.name}: pip install 'frontier-nas[export]'"
             ) from None
-        except Exception as error:  # torch.compile and exporters raise whatever they like
+        except Exception as error:  # torch.compile and exporters raise errors of any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{backend} cannot run it: {reason:.200}") from error
     apart = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
@@ -267,7 +276,7 @@ def export_onnx(network: nn.Module, inputs: Inputs, file: Path) -> None:
 
     from nas.models.fusion import Numbered
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hints at what is not installed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hints about missing packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(
@@ -294,11 +303,11 @@ def measure(
     name: str,
     on_step: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Latencies of ``subjects`` on this device, as the file holds them that a report reads.
+    """Latencies of ``subjects`` on this device, in the form of the file that a report reads.
 
-    ``sample(batch)`` gives the inputs; without it they are made up from the profile's median
-    lengths. One that ``backend`` cannot run has an ``error`` instead
-    of figures.
+    ``sample(batch)`` gives the inputs of a batch; without it they are made up from the profile's
+    median lengths. A subject that ``backend`` cannot run has an ``error`` instead of figures;
+    ``on_step`` receives what is being done. Raises InputError where ``device`` is not visible.
     """
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -339,7 +348,7 @@ def measure(
 
 
 def processor(device: str) -> str:
-    """What the maker calls it, where the system tells."""
+    """The processor's name as its maker gives it, or the architecture."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

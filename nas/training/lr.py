@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-# A range test goes up from a rate at which nothing moves to one that no network bears, in so
-# many steps: as many as tell the slope from the noise of single batches (all ours).
+# A range test goes from a rate at which no loss falls to one at which every training diverges,
+# in enough steps to separate the slope from the noise of single batches (all ours).
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 100
-# Losses are averaged with a bell over the steps beside them, of this standard deviation.
-_BELL = 4.0
-# Less of a fall of the loss may be noise (ours).
+# Losses are smoothed by a Gaussian of this standard deviation, in steps.
+_SMOOTHING = 4.0
+# A smaller fall of the loss may be noise (ours).
 FALL = 0.1
-# A loss over so many times that of the first steps ends the test.
-_LOST = 2.0
+# A loss of more than this multiple of the first steps' ends the test.
+_DIVERGED = 2.0
 
 
 class WarmupCosine(LambdaLR):
@@ -45,13 +45,13 @@ class WarmupCosine(LambdaLR):
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a learning-rate range test has seen.
+    """The curve of a learning-rate range test and what it shows.
 
     ``losses`` are those of the batches at ``rates``, each before the step of its rate is taken;
     ``smooth`` are the same, averaged with their neighbours. ``steepest`` is the rate at which
     ``smooth`` falls fastest, and ``lowest`` the rate at which it is least; None where it falls
-    by less than ``FALL`` of what it was. ``diverges`` is the first rate at which half of what was
-    learnt is lost again (where nothing was: at which the loss is ``FALL`` above what it was);
+    by less than ``FALL`` of what it was. ``diverges`` is the first rate at which half of
+    that fall is undone (where there was none: at which the loss is ``FALL`` above its start);
     None where there is none.
     """
 
@@ -78,10 +78,10 @@ def range_test(
     ``high``, and see where its loss falls and where it rises (Smith 2017, sec. 3.3; there the
     rate grows linearly).
 
-    ``loss`` gives the scalar loss of one of ``batches``, which are gone through again where
-    they are fewer than ``steps``. Gradients are clipped to the global norm ``clip``; 0 leaves
-    them as they are. The test ends early where the loss is lost: not finite, or twice what it
-    was. The network is left as it then is: give a fresh one. The same network, batches and
+    ``loss`` returns the scalar loss of one of ``batches``, which are repeated where they are
+    fewer than ``steps``. Gradients are clipped to the global norm ``clip``; 0 leaves
+    them as they are. The test ends early where the loss diverges: where it is not finite, or twice
+    what it was. The network is left as it then is: pass a fresh one. The same network, batches and
     ``torch.manual_seed`` give the same curve.
 
     Raises ValueError where there is no batch or nothing to train.
@@ -90,7 +90,7 @@ def range_test(
     optimizer = torch.optim.AdamW(trained, lr=low, weight_decay=weight_decay)
     rates, losses = [], []
     network.train()
-    for step, batch in zip(range(steps), _again(batches), strict=False):
+    for step, batch in zip(range(steps), _repeated(batches), strict=False):
         rate = low * (high / low) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -98,7 +98,7 @@ def range_test(
         value = loss(batch)
         rates.append(rate)
         losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]) or _lost(losses):
+        if not math.isfinite(losses[-1]) or _diverged(losses):
             break
         value.backward()  # type: ignore[no-untyped-call]
         if clip:
@@ -108,7 +108,7 @@ def range_test(
 
 
 def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
-    """What the curve of a range test says."""
+    """The steepest, lowest and diverging rate of a curve of losses."""
     smooth = _smooth(losses)
     steepest = lowest = diverges = None
     least = min(range(len(smooth)), key=smooth.__getitem__)
@@ -126,19 +126,20 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
 
 def _smooth(losses: Sequence[float]) -> list[float]:
-    """Each loss averaged with its neighbours; one that is lost counts as no more than lost."""
+    """Each loss averaged with its neighbours; one that has diverged counts as ``_DIVERGED``
+    times the first ones at most."""
     few = losses[: max(1, min(5, len(losses)))]
-    cap = _LOST * abs(sum(few) / len(few))
-    kept = [min(x, cap) if math.isfinite(x) else cap for x in losses]
+    cap = _DIVERGED * abs(sum(few) / len(few))
+    capped = [min(x, cap) if math.isfinite(x) else cap for x in losses]
     smooth = []
-    for i in range(len(kept)):
-        weights = [math.exp(-(((i - j) / _BELL) ** 2) / 2) for j in range(len(kept))]
-        total = sum(w * x for w, x in zip(weights, kept, strict=True))
+    for i in range(len(capped)):
+        weights = [math.exp(-(((i - j) / _SMOOTHING) ** 2) / 2) for j in range(len(capped))]
+        total = sum(w * x for w, x in zip(weights, capped, strict=True))
         smooth.append(total / sum(weights))
     return smooth
 
 
-def _again(batches: Iterable[Any]) -> Iterator[Any]:
+def _repeated(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, over and over."""
     empty = True
     while True:
@@ -149,7 +150,7 @@ def _again(batches: Iterable[Any]) -> Iterator[Any]:
             raise ValueError("a range test needs at least one batch")
 
 
-def _lost(losses: list[float]) -> bool:
-    """Whether the last losses are, on average, out of all proportion to the first."""
+def _diverged(losses: list[float]) -> bool:
+    """Whether the last losses are, on average, ``_DIVERGED`` times the first or more."""
     few = 5
-    return len(losses) > 2 * few and sum(losses[-few:]) > _LOST * sum(losses[:few])
+    return len(losses) > 2 * few and sum(losses[-few:]) > _DIVERGED * sum(losses[:few])

@@ -24,16 +24,16 @@ from torch import Tensor
 from nas.candidate import Reason
 
 OVERHEAD = 0.02  # fraction of the time that samples may take
-# The run's own early history: this fraction of its steps, and at least so many.
+# The run's own early history: this fraction of its steps, and at least this number.
 EARLY, EARLY_STEPS = 0.05, 20
 IN_A_ROW = 3  # samples that must agree
 # Nothing is learnt while the loss is not below this fraction of a constant prediction's.
 LEARNING = 0.98
-# A gradient norm so many times that of the early history, which counts for SOUND at most.
+# A gradient norm of this multiple of the early history's, which counts as SOUND at most.
 EXPLODING, SOUND = 1e3, 1e2
 VANISHING = 1e-6  # the gradient norm of the first layer over the largest of any layer
-# Nothing learnt in this fraction of the steps, and in at least so many: with branches that start
-# at zero, or a loss with a penalty, sound networks have needed up to 150 to begin.
+# Nothing learnt in this fraction of the steps, and in at least this number: with branches that
+# start at zero, or a loss with a penalty, sound networks have needed up to 150 to begin.
 PLATEAU, PLATEAU_STEPS = 0.25, 150
 
 
@@ -429,8 +429,8 @@ class StepClock(pl.Callback):
     whole epochs with their validation; then ends it, by raising TrainingStopped.
 
     On a CPU the seconds are those of the process on a core, which other processes do not stretch
-    as they do the wall's. The first two steps are left out: memory is found, and the optimiser's
-    moments are made.
+    as they do the wall's. The first two steps are left out: they allocate memory and the
+    optimiser's moments.
     """
 
     def __init__(self, limit_s: float, least: int = 3) -> None:

@@ -37,7 +37,7 @@ from nas.training.monitors import TrainingStopped
 
 
 def quiet_lightning() -> None:
-    """Leave out what Lightning tells of hardware it looked for, and its adverts."""
+    """Silence Lightning's notes about hardware, and its adverts."""
     for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -85,15 +85,16 @@ class Proxy(pl.LightningModule):
         of the labels, smoothed and weighted as in training, or a regression's variance."""
         if target.kind == "regression":
             return 1.0
-        shares = np.array(target.counts) / self.task.profile.n_train
+        frequencies = np.array(target.counts) / self.task.profile.n_train
         if target.kind == "multilabel":
-            return float((entr(shares) + entr(1 - shares)).mean())
+            return float((entr(frequencies) + entr(1 - frequencies)).mean())
         weights = self._class_weights(target)
         if weights is not None:
-            shares = shares * weights.numpy()
+            frequencies = frequencies * weights.numpy()
         smoothing = float(self.config.get("label_smoothing", 0.0))
-        shares = (1 - smoothing) * shares / shares.sum() + smoothing / len(shares)
-        return float(entr(shares).sum())
+        frequencies = (1 - smoothing) * frequencies / frequencies.sum()
+        frequencies = frequencies + smoothing / len(frequencies)
+        return float(entr(frequencies).sum())
 
     def forward(self, **inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(**inputs)
@@ -109,8 +110,8 @@ class Proxy(pl.LightningModule):
         smoothing = float(self.config.get("label_smoothing", 0.0))
         total = logits.new_zeros(())
         heads = self.heads(logits)
-        shares = rules.target_weights(self.task)
-        for i, (target, share) in enumerate(zip(self.task.targets, shares, strict=True)):
+        target_weights = rules.target_weights(self.task)
+        for i, (target, weight) in enumerate(zip(self.task.targets, target_weights, strict=True)):
             label, part = labels[target.name], heads[target.name]
             if target.kind == "regression":
                 standard = ((label - target.mean) / target.std).float()
@@ -120,7 +121,7 @@ class Proxy(pl.LightningModule):
             else:
                 weights = getattr(self, f"class_weights_{i}")
                 own = F.cross_entropy(part, label, weights, label_smoothing=smoothing)
-            total = total + share * own
+            total = total + weight * own
         return total
 
     def predictions(self, logits: Tensor) -> dict[str, Any]:
