@@ -59,26 +59,32 @@ class ReadOptions(JsonRecord):
         "Column(s) to predict, separated by commas; several of 0 and 1 are one multilabel target.",
         flag="-t",
     )
-    modality: str | None = option(None, "Default: inferred.", choices=get_args(Modality))
-    split: str | None = option(None, "'0.7,0.15,0.15', 'column=', 'group=' or 'time=COLUMN'.")
+    modality: str | None = option(
+        None, "Kind of data; default: inferred.", choices=get_args(Modality)
+    )
+    split: str | None = option(
+        None,
+        "'0.7,0.15,0.15', 'column=COLUMN' (which holds the parts), 'group=COLUMN' or"
+        " 'time=COLUMN'; default: the parts of the data, else stratified 70/15/15.",
+    )
     problem: str | None = option(
         None,
-        "Where the target's values leave it open.",
+        "Kind of problem, where the target's values leave it open.",
         choices=("classification", "regression"),
     )
-    image_size: int | None = option(None, "Longer side in pixels.", at_least=8)
+    image_size: int | None = option(None, "Longer side of images in pixels.", at_least=8)
     columns: dict[str, str] | None = option(
         None,
         "Types of a manifest's columns where they are not what they look like:"
         " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
     )
-    seed: int = option(0, "Of the split, the search and the trainings.", at_least=0)
+    seed: int = option(0, "Of the split, the search and the trainings, in [0, 2**32).")
 
     def __post_init__(self) -> None:
         for name, hint in _hints(cast(Hashable, type(self))).items():
             about = type(self).__dataclass_fields__[name].metadata
             object.__setattr__(self, name, _valid(name, getattr(self, name), hint, about))
-        if self.seed >= 2**32:  # what NumPy and scikit-learn take
+        if not 0 <= self.seed < 2**32:  # what NumPy and scikit-learn take
             raise UsageError(f"seed must be in [0, 2**32), got {self.seed}")
         double = sorted({name for name in self.target or () if (self.target or ()).count(name) > 1})
         if double:

@@ -680,7 +680,8 @@ class Dying(FormulaEvaluator):
             loud = {"latency": {"ms": metrics["latency_ms"], "iqr_ms": 0, "quiet": False}}
             end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=loud)
             study.tell(end)
-        Run(folder)._measure_front(study, workers, lambda _: None)
+        session = driver._Session(Run(folder), workers, 0.0, lambda _: None)
+        session._measure_front(study, lambda _: None)
         zero, *others = study.candidates()
     assert zero.metrics["latency_ms"] == 1.0
     assert not zero.cost["latency"]["quiet"]

@@ -10,7 +10,7 @@ worker that loads a saved data set needs NumPy alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from nas.data.dataset import Dataset, count_leaked, fingerprint
 from nas.data.ragged import Input
+from nas.options import ReadOptions, takes
 from nas.task import DataProfile, InputError, Target, UsageError
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
@@ -26,17 +27,8 @@ __all__ = ["Dataset", "Encoded", "encode", "read"]
 FEWEST_ROWS = 10
 
 
-def read(
-    source: Any,
-    *,
-    target: str | Sequence[str] | None = None,
-    modality: str | None = None,
-    split: str | None = None,
-    problem: str | None = None,
-    image_size: int | None = None,
-    columns: Mapping[str, str] | None = None,
-    seed: int = 0,
-) -> Dataset:
+@takes(ReadOptions)
+def read(source: Any, **options: Any) -> Dataset:
     """Read, divide and code a data set.
 
     What a network learns of the data (means, spreads, bin edges, categories) comes from the
@@ -47,15 +39,7 @@ def read(
             tables; a folder of class folders (inside train, val and test folders or not) or with
             a metadata.csv; an .npz file; a DataFrame; (X, y) of NumPy arrays, pandas objects or
             torch tensors; or another form that the module of a modality names.
-        target: The column or columns to predict. A text with commas names several columns unless
-            a column is called so.
-        modality: One of ``nas.task.Modality``; by default it is recognised.
-        split: "0.7,0.15,0.15", "column=COLUMN" (which holds the parts), "group=COLUMN" or
-            "time=COLUMN"; by default the parts that the data brings, else stratified 70/15/15.
-        problem: "classification" or "regression", where the values leave it open.
-        image_size: The longer side of images, in pixels.
-        columns: Types of columns that are not what they look like, as {"photo": "image"}.
-        seed: Of the split, in [0, 2**32).
+        {options}
 
     Raises:
         UsageError: For a wrong call, as a target column that does not exist.
@@ -74,35 +58,33 @@ def read(
     from nas.data import targets as labelling
     from nas.data.readers import reader
 
-    if not 0 <= seed < 2**32:  # what NumPy and scikit-learn take
-        raise UsageError(f"seed must be in [0, 2**32), got {seed}")
+    how = ReadOptions(**options)
     opened = sources.open_source(source)
-    names = sources.target_names(target)
-    kind, why = sources.modality_of(opened, modality, names, columns or {})
-    if image_size is not None and kind != "images":
+    names = sources.target_names(how.target)
+    kind, why = sources.modality_of(opened, how.modality, names, how.columns or {})
+    if how.image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
-    if columns and kind != "multimodal":
+    if how.columns and kind != "multimodal":
         raise UsageError(f"columns have types in multimodal data, but the data is {kind}")
-    options: dict[str, Any] = {"image_size": image_size} if kind == "images" else {}
+    own: dict[str, Any] = {"image_size": how.image_size} if kind == "images" else {}
     if kind == "multimodal":
-        options = {"columns": columns}
+        own = {"columns": how.columns}
     samples = reader(kind).load(opened, names)
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"at least {FEWEST_ROWS} samples are needed, got {n}")
-    labels, notes = labelling.infer(samples.labels, problem, samples.place)
+    labels, notes = labelling.infer(samples.labels, how.problem, samples.place)
     classified = [label for label in labels if label.target.kind in ("binary", "multiclass")]
     strata = classified[0].values if classified else None
-    parts, method = splits.divide(samples, strata, split, seed)
+    parts, method = splits.divide(samples, strata, how.split, how.seed)
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    divided = split is not None and split.startswith(("column=", "group=", "time="))
-    if kind in ("tabular", "multimodal") and split is not None and divided:
-        column = split.split("=", 1)[1]
+    by, _, column = (how.split or "").partition("=")
+    if kind in ("tabular", "multimodal") and by in ("column", "group", "time"):
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
-    inputs, profile, more = reader(kind).code(samples, parts["train"], **options)
+    inputs, profile, more = reader(kind).code(samples, parts["train"], **own)
     notes = [*([f"{kind}: {why}"] if why else []), *samples.notes, *notes, *more]
     outside = len(parts["val"]) + len(parts["test"])
     notes += warnings.duplicates(count_leaked(inputs, values, parts), outside)

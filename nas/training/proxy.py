@@ -27,6 +27,7 @@ from nas.candidate import Reason
 from nas.data import Dataset, read
 from nas.data.ragged import Input
 from nas.family import load_families
+from nas.options import ReadOptions
 from nas.space import Config
 from nas.task import InputError, Target, Task
 from nas.training.augment import augment
@@ -224,46 +225,31 @@ class LatestBest(ModelCheckpoint):
 class TaskData(pl.LightningDataModule):
     """The data set of a recipe: read from its source, checked against the recipe's split.
 
-    ``source`` may be the folder of a saved ``Dataset``; otherwise it and ``target``,
-    ``modality``, ``split``, ``problem``, ``image_size``, ``columns`` and ``seed`` are those
-    of ``nas.data.read``.
+    ``source`` may be the folder of a saved ``Dataset``; otherwise it and ``options``
+    (``nas.options.ReadOptions``) are those of ``nas.data.read``.
     """
 
     def __init__(
         self,
         source: str,
         batch_size: int,
-        target: list[str] | None = None,
-        modality: str | None = None,
-        split: str | None = None,
-        problem: str | None = None,
-        image_size: int | None = None,
-        columns: dict[str, str] | None = None,
-        seed: int = 0,
         fingerprint: str = "",
         split_hash: str = "",
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.batch_size, self.seed = batch_size, seed
+        self.source, self.batch_size = source, batch_size
         self.fingerprint, self.split_hash = fingerprint, split_hash
-        self._read: dict[str, Any] = {
-            "source": source,
-            "target": target,
-            "modality": modality,
-            "split": split,
-            "problem": problem,
-            "image_size": image_size,
-            "columns": columns,
-            "seed": seed,
-        }
+        self.options = ReadOptions(**options)
         self.dataset: Dataset | None = None
 
     def setup(self, stage: str = "fit") -> None:
         if self.dataset is not None:
             return
-        folder = Path(str(self._read["source"]))
+        folder = Path(self.source)
         saved = (folder / "dataset.json").is_file()
-        dataset = Dataset.load(folder) if saved else read(**self._read)
+        how = self.options.reading()
+        dataset = Dataset.load(folder) if saved else read(self.source, **how)
         profile = dataset.profile
         for what, expected, got in (
             ("data", self.fingerprint, profile.fingerprint),
@@ -271,7 +257,7 @@ class TaskData(pl.LightningDataModule):
         ):
             if expected and expected != got:
                 raise InputError(
-                    f"the {what} of {self._read['source']} differs from what the recipe was found"
+                    f"the {what} of {self.source} differs from what the recipe was found"
                     f" on ({got} instead of {expected}); put the old data back, or set"
                     f" data.init_args.{'fingerprint' if what == 'data' else 'split_hash'} to null"
                 )
@@ -283,7 +269,7 @@ class TaskData(pl.LightningDataModule):
         batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
         tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
-        return Batches(*tensors, batch_size, self.seed if shuffle else None)
+        return Batches(*tensors, batch_size, self.options.seed if shuffle else None)
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", self.batch_size, shuffle=True)
