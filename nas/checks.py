@@ -1,7 +1,7 @@
 """The rules of ``nas.rules`` as checks: read off a network that is already there.
 
-Nothing here knows torch: a check is given the anatomy of a network, and says where it breaks
-its rule. Numbers that a rule's sentence holds are those of ``nas.rules``.
+Nothing here imports torch: a check is given the anatomy of a network, and yields where it breaks
+its rule. The numbers in a rule's sentence are those of ``nas.rules``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nas.rules import (
     params_cap,
 )
 
-# Thresholds of the checks alone; where a rule's sentence holds none, they are ours.
+# Thresholds of the checks alone: they are ours.
 HEAD_SHARE, HEAD_PARAMS = 0.5, 100_000  # of the parameters, and so many, make a head wide
 FAR_OVER = 10  # times the cap on parameters, or the tokens: no longer a matter of taste
 BAD_START = 2.0  # times the loss of a network that knows nothing
-LEARNT = 0.9  # of that loss, below which a training has begun to learn
-HALF_LEARNT = 0.5  # of it, at which one batch counts as learnt
+LEARNS_BELOW = 0.9  # of that loss, below which a training has begun to learn
+MEMORISED_AT = 0.5  # of it, at which one batch counts as memorised
 HALF_DEAD = 0.5  # of the units of a layer
 FAR_BELOW = 100  # times below the steepest rate of a range test: steps too small to matter
 PADDING_ERROR = 1e-3  # of the size of the output
@@ -84,12 +84,12 @@ class Observed:
     one_batch: tuple[float, float, int] | None = None  # loss of knowing nothing, end, steps
     steepest: float | None = None  # learning rate at which the loss falls fastest
     diverges: float | None = None  # and the first at which it has risen again
-    dead: tuple[str, float] | None = None  # the layer with most dead units at the end, its share
+    dead: tuple[str, float] | None = None  # the layer with most dead units at the end, its fraction
 
     @property
     def learnt(self) -> bool:
-        """Whether the training went well, whatever the design lets fear."""
-        return not self.failure and self.end < LEARNT * self.chance
+        """Whether the training went well, whatever the design suggests."""
+        return not self.failure and self.end < LEARNS_BELOW * self.chance
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Anatomy:
 
     @property
     def learns(self) -> bool:
-        """Whether it was seen to learn."""
+        """Whether it was observed to learn."""
         return self.observed is not None and self.observed.learnt
 
     @cached_property
@@ -149,17 +149,17 @@ class Anatomy:
         last: list[int | None] = []
         for layer in self.layers:
             ways = [None if self.layers[i].shortcut else i for i in layer.reads]
-            # What a branch is multiplied by is passed by: the gradient takes the shorter way.
+            # A gate is not part of the stack: the gradient takes the shorter factor of a product.
             pick = min if layer.type == "mul" else max
             back = pick(ways, key=lambda i: 0 if i is None else most[i], default=None)
             most.append(count(layer) + (0 if back is None else most[back]))
             last.append(back)
         place = max(range(len(most)), key=most.__getitem__, default=None)
-        way: list[Layer] = []
+        path: list[Layer] = []
         while place is not None:
-            way.append(self.layers[place])
+            path.append(self.layers[place])
             place = last[place]
-        return way[::-1]
+        return path[::-1]
 
 
 Severity = Literal["serious", "advice"]
@@ -220,12 +220,12 @@ def _span(layers: Sequence[Layer]) -> str:
 
 @_checks("residual-from-10")
 def _plain_stack(net: Anatomy) -> Iterator[Finding]:
-    way = net.stretch(lambda layer: layer.depth if layer.weighted else 0)
-    stack = [layer for layer in way if layer.weighted]
+    path = net.stretch(lambda layer: layer.depth if layer.weighted else 0)
+    stack = [layer for layer in path if layer.weighted]
     depth = sum(layer.depth for layer in stack)
     if depth <= RESIDUAL_FROM:
         return
-    normed = any(layer.kind == "norm" for layer in way)
+    normed = any(layer.kind == "norm" for layer in path)
     # Normalised, 18 plain layers train as well as residual ones do, and 34 do not (sec. 4.1).
     mild = (normed and depth <= 2 * RESIDUAL_FROM) or net.learns
     yield Finding(
@@ -317,11 +317,11 @@ def _saturating(net: Anatomy) -> Iterator[Finding]:
         squashes = layer.kind == "activation" and layer.type in ("sigmoid", "tanh", "hardsigmoid")
         return squashes and not layer.gate
 
-    way = net.stretch(lambda layer: int(saturates(layer)))
-    found = [layer for layer in way if saturates(layer)]
+    path = net.stretch(lambda layer: int(saturates(layer)))
+    found = [layer for layer in path if saturates(layer)]
     if len(found) <= SATURATING_MOST:
         return
-    normed = any(layer.kind == "norm" for layer in way)
+    normed = any(layer.kind == "norm" for layer in path)
     types = " and ".join(sorted({layer.type for layer in found}))
     yield Finding(
         "saturating-activations",
@@ -538,13 +538,13 @@ def _unreached(net: Anatomy) -> Iterator[Finding]:
     if not net.unreached:
         return
     params = sum(net.unreached.values())
-    share = params / net.params
+    fraction = params / net.params
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in net.unreached))
     yield Finding(
         "gradient-for-all",
-        "serious" if share > 0.01 else "advice",
+        "serious" if fraction > 0.01 else "advice",
         ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else ""),
-        f"{params:,} parameters ({share:.1%}) get no gradient from the output",
+        f"{params:,} parameters ({fraction:.1%}) get no gradient from the output",
         "use them in forward, without detach(), .data, .item() or argmax between them and the"
         " output, or delete them",
     )
@@ -565,11 +565,11 @@ def _decay(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("learning-rate-first")
 def _learning_rate(net: Anatomy) -> Iterator[Finding]:
-    seen = net.observed
-    if net.lr is None or seen is None or seen.steepest is None:
+    observed = net.observed
+    if net.lr is None or observed is None or observed.steepest is None:
         return
-    high = seen.diverges is not None and net.lr >= seen.diverges
-    low = net.lr * FAR_BELOW < seen.steepest
+    high = observed.diverges is not None and net.lr >= observed.diverges
+    low = net.lr * FAR_BELOW < observed.steepest
     if high or low:
         yield Finding(
             "learning-rate-first",
@@ -577,12 +577,12 @@ def _learning_rate(net: Anatomy) -> Iterator[Finding]:
             "the optimiser",
             f"at a rate of {net.lr:.2g} "
             + (
-                f"the loss has risen again (from {seen.diverges:.2g} on)"
+                f"the loss has risen again (from {observed.diverges:.2g} on)"
                 if high
-                else f"steps are {seen.steepest / net.lr:,.0f} times smaller than where it falls"
-                f" fastest ({seen.steepest:.2g})"
+                else f"steps are {observed.steepest / net.lr:,.0f} times smaller than where it"
+                f" falls fastest ({observed.steepest:.2g})"
             ),
-            f"begin near {seen.steepest:.1g}",
+            f"begin near {observed.steepest:.1g}",
         )
 
 
@@ -600,16 +600,16 @@ def _raw_inputs(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("loss-at-start")
 def _bad_start(net: Anatomy) -> Iterator[Finding]:
-    seen = net.observed
+    observed = net.observed
     # A spread of the logits costs half its variance; 0.5 is what sound starts have.
-    if seen is None or not seen.start > BAD_START * seen.chance + 0.5:
+    if observed is None or not observed.start > BAD_START * observed.chance + 0.5:
         return
     yield Finding(
         "loss-at-start",
         "serious",
         "the last layer",
-        f"a loss of {seen.start:.3g} before the first step, where knowing nothing has"
-        f" {seen.chance:.3g}"
+        f"a loss of {observed.start:.3g} before the first step, where a uniform prediction has"
+        f" {observed.chance:.3g}"
         + (f" (log of {net.classes} classes)" if net.classes and net.classes > 1 else ""),
         "begin the last layer with small weights, and standardise inputs and targets",
     )
@@ -617,17 +617,17 @@ def _bad_start(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("one-batch")
 def _one_batch(net: Anatomy) -> Iterator[Finding]:
-    seen = net.observed
-    if seen is None or seen.one_batch is None:
+    observed = net.observed
+    if observed is None or observed.one_batch is None:
         return
-    chance, end, steps = seen.one_batch
-    if not end <= HALF_LEARNT * chance:
+    chance, end, steps = observed.one_batch
+    if not end <= MEMORISED_AT * chance:
         yield Finding(
             "one-batch",
             "serious",
             "the whole network",
-            f"one batch is not learnt by heart: its loss is {end:.3g} after {steps} steps, where"
-            f" knowing nothing has {chance:.3g}",
+            f"one batch cannot be memorised: its loss is {end:.3g} after {steps} steps, where"
+            f" a constant prediction has {chance:.3g}",
             "look at what stands between inputs and loss: the targets, the loss, detached or"
             " frozen parts, dead or saturated layers",
         )
@@ -635,15 +635,15 @@ def _one_batch(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("dead-units")
 def _dead(net: Anatomy) -> Iterator[Finding]:
-    seen = net.observed
-    if seen is None:
+    observed = net.observed
+    if observed is None:
         return
     change = "lower the rate or the bias, use GELU or leaky ReLU, normalise"
-    if seen.failure is Reason.DEAD:
-        yield Finding("dead-units", "serious", seen.failed_at, seen.evidence, change)
-    elif seen.dead is not None and seen.dead[1] > HALF_DEAD:
-        layer, share = seen.dead
-        evidence = f"{share:.0%} of its units get no gradient from any sample of the last batch"
+    if observed.failure is Reason.DEAD:
+        yield Finding("dead-units", "serious", observed.failed_at, observed.evidence, change)
+    elif observed.dead is not None and observed.dead[1] > HALF_DEAD:
+        layer, fraction = observed.dead
+        evidence = f"{fraction:.0%} of its units get no gradient from any sample of the last batch"
         yield Finding("dead-units", "advice", layer, evidence, change)
 
 
@@ -652,10 +652,10 @@ def _watched(rule: str, failure: Reason, change: str) -> None:
 
     @_checks(rule)
     def _found(net: Anatomy) -> Iterator[Finding]:
-        seen = net.observed
-        if seen is not None and seen.failure is failure:
-            where = seen.failed_at or "the loss"
-            yield Finding(rule, "serious", where, seen.evidence, change)
+        observed = net.observed
+        if observed is not None and observed.failure is failure:
+            where = observed.failed_at or "the loss"
+            yield Finding(rule, "serious", where, observed.evidence, change)
 
 
 _watched("finite", Reason.NAN, "look there for a logarithm, root, quotient or exp; lower the rate")

@@ -1,7 +1,7 @@
 """Where the rules are at work: which parameters of which families each of them bounds.
 
-None of it is written down by hand. The spaces of all installed families are asked for on tasks
-of many kinds, and what they name as the reasons of their bounds is collected.
+Nothing here is written by hand: the spaces of all installed families are made for tasks of many
+kinds, and the rules that their parameters name are collected.
 """
 
 from __future__ import annotations
@@ -185,11 +185,11 @@ _WORDS: dict[Modality, str] = {
 
 
 def _tasks(modality: Modality) -> Iterator[Task]:
-    """Tasks of many kinds: few and many samples, tight limits, long samples, unlike classes."""
+    """Tasks of many kinds: few and many samples, tight limits, long samples, imbalanced classes."""
     profiles = [_PROFILES[modality]]
     if modality == "tabular":
         profiles.append(_table(12_000, 0))
-    if modality == "graphs":  # words that a node holds or not; the nodes of one graph
+    if modality == "graphs":  # counts of a node's words; the nodes of one graph
         one = replace(_graphs(500), lengths={}, inputs=_graphs(500).inputs | {"node": ()})
         profiles += [_graphs(500), one]
     for profile, n, limit in product(profiles, (40, TYPICAL, 10**6), (None, 1e5, 5e3)):
@@ -268,7 +268,7 @@ def show_space(space: Space, heading: str, about: str, width: int | None = None)
 
 def condition(param: Param, space: Space) -> str:
     """Where a parameter applies: "depth ≤ 3", "residual = True"."""
-    told = []
+    parts = []
     for parent, values in param.when.items():
         known = space[parent]
         if isinstance(known, Int) and len(values) > 1:
@@ -276,20 +276,20 @@ def condition(param: Param, space: Space) -> str:
             if (least, most) == (known.low, known.high):
                 continue
             if least == known.low:
-                told.append(f"{parent} ≤ {most}")
+                parts.append(f"{parent} ≤ {most}")
             else:
-                told.append(f"{parent} ≥ {least}")
+                parts.append(f"{parent} ≥ {least}")
         else:
-            told.append(f"{parent} = {' | '.join(map(str, values))}")
-    return ", ".join(told)
+            parts.append(f"{parent} = {' | '.join(map(str, values))}")
+    return ", ".join(parts)
 
 
 def _used(use: Use, most: int = 3) -> str:
     """What a rule is used for, in a line."""
-    told = []
+    parts = []
     for param, families in use.parameters.items():
-        named = ", ".join(families)
-        told.append(f"{param} of {named if len(families) <= most else f'{len(families)} families'}")
-    told += use.decides
-    told += ["nas audit"] * use.checked
-    return f"→ {'; '.join(told)}"
+        named = ", ".join(families) if len(families) <= most else f"{len(families)} families"
+        parts.append(f"{param} of {named}")
+    parts += use.decides
+    parts += ["nas audit"] * use.checked
+    return f"→ {'; '.join(parts)}"

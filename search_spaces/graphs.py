@@ -13,7 +13,7 @@ from nas.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-WIDE = 64  # features from which on those of a node may be word counts
+WORD_COUNTS_FROM = 64  # features of a node, which may then be counts of words
 
 
 def _widths(task: Task) -> tuple[int, int]:
@@ -26,14 +26,14 @@ def _plain(task: Task) -> bool:
     """Whether the nodes have many features that the reader left as they are."""
     width, _ = _widths(task)
     mean, std = task.profile.channel_mean[:width], task.profile.channel_std[:width]
-    return width >= WIDE and not any(mean) and all(s == 1 for s in std)
+    return width >= WORD_COUNTS_FROM and not any(mean) and all(s == 1 for s in std)
 
 
 def _space(
     task: Task, weights: float, own: list[Param], *, lr: float, left_out: float = 0.8
 ) -> Space:
-    """What the three families share; ``weights`` × width² parameters are in a layer, and
-    ``left_out`` is the share of a single graph's many features that a step leaves out."""
+    """The space of all three families; ``weights`` × width² parameters are in a layer, and
+    ``left_out`` is the fraction of a single graph's many features that a step leaves out."""
     by_node = rules.is_node_level(task)
     classes = any(t.kind != "regression" for t in task.targets)
     features, _ = _widths(task)
@@ -82,7 +82,7 @@ def _space(
         kinds = ("mean", "max", "sum", "attention")
         pooled = "mean" if classes else "sum"
         params.append(Choice("pooling", kinds, default=pooled, why=("graph-pooling",)))
-    scarce = by_node and features >= WIDE
+    scarce = by_node and features >= WORD_COUNTS_FROM
     params += [
         rules.dropout(task, default=0.5 if by_node else 0.1),
         Float(

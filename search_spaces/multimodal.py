@@ -3,7 +3,7 @@ networks.
 
 The encoder of a member is a network of a family of its modality, whose own parameters are
 nested: "photo.encoder" is the family, "photo.resnet.width1" one of its parameters. What
-concerns training alone stands once, at the top.
+concerns training alone appears once, at the top.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ VECTORS = {
     "pointclouds": ("pointnet",),
 }
 TOKENS = VECTORS | {"tabular": ("ft_transformer",), "text": ("transformer", "lstm")}
-SHARE = 0.8  # of the parameters, for all encoders together
+ENCODER_FRACTION = 0.8  # of the parameters, for all encoders together
 ALL, ONLY = "all", "only "  # options of "members"
 
 
 def _member_task(task: Task, member: str) -> Task:
-    """The task of one member's encoder, which has an even share of the parameters."""
+    """The task of one member's encoder, which may have an equal part of the parameters."""
     about = task.profile.members[member]
-    room = SHARE * rules.params_limit(task) / len(task.profile.members)
+    room = ENCODER_FRACTION * rules.params_limit(task) / len(task.profile.members)
     others = tuple(c for c in task.constraints if c.metric != "params")
     return replace(
         task,
@@ -71,7 +71,7 @@ def _encoder(task: Task, member: str, light: dict[str, tuple[str, ...]], when: W
     return params
 
 
-# What a family says of training and of its head; these stand at the top or are not there.
+# A family's parameters of training and of its head: at the top, or left out.
 _OUTER = {
     *("lr", "weight_decay", "batch_size", "clip"),
     *("class_weights", "label_smoothing", "sparsity"),
@@ -130,7 +130,7 @@ def _training(task: Task, lr: float) -> list[Param]:
 
 def _room(task: Task) -> int:
     """The parameters that are not left for the fusion, by the defaults."""
-    return int(SHARE * rules.params_limit(task))
+    return int(ENCODER_FRACTION * rules.params_limit(task))
 
 
 def _late_space(task: Task) -> Space:
@@ -269,7 +269,7 @@ FAMILIES = (
         "Baltrušaitis et al. 2019, Multimodal Machine Learning; Arevalo et al. 2017 (gates)",
         _late_space,
         _build_late,
-        "Members that each tell much alone: their vectors are joined last; the cheapest.",
+        "Members that are informative alone: their vectors are joined last; the cheapest.",
     ),
     Family(
         "early_fusion",
@@ -285,6 +285,6 @@ FAMILIES = (
         "Tsai et al. 2019, Multimodal Transformer for Unaligned Multimodal Language Sequences",
         _cross_space,
         _build_cross,
-        "Members of unlike length or rate: each attends to the others' tokens.",
+        "Members of different length or rate: each attends to the others' tokens.",
     ),
 )

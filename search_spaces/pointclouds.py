@@ -42,7 +42,7 @@ def _points(task: Task, most: int) -> Choice:
 
 
 def _frame(task: Task) -> Choice:
-    """A ball of axes in unlike units, each with a spread of its own, would mean nothing."""
+    """A ball is meaningless where the axes have different units, each with a spread of its own."""
     alike = len(set(task.profile.channel_std[:3])) == 1
     default = "cloud" if alike else "data"
     return Choice("frame", ("cloud", "data"), default=default, why=("cloud-frame",))

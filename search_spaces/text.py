@@ -36,7 +36,7 @@ def _vocabulary(task: Task) -> Int:
 
 
 def _dim(task: Task, words: Int, *, weights: float, layers: int, inputs: int) -> Int:
-    """Width of the embedding; ``inputs`` × dim are the parameters beside words and layers."""
+    """Width of the embedding; ``inputs`` × dim are the parameters outside of words and layers."""
     return rules.width(
         task,
         "dim",
@@ -52,7 +52,7 @@ def _dim(task: Task, words: Int, *, weights: float, layers: int, inputs: int) ->
 
 
 def _regularised(task: Task, lr: float) -> list[Param]:
-    """What keeps a network from learning few texts by heart, and how it is trained."""
+    """What keeps a network from memorising few texts, and how it is trained."""
     return [
         rules.dropout(task),
         rules.dropout(task, "embedding_dropout"),

@@ -457,7 +457,7 @@ def test_a_fault_of_a_training_is_found_where_it_is(
 ) -> None:
     monkeypatch.setattr(checkups, "ONE_BATCH_STEPS", 50)
     if case.rule != "learns":  # a plateau takes its time
-        monkeypatch.setattr(checkups, "STEPS", 60)
+        monkeypatch.setattr(checkups, "TRAINING_STEPS", 60)
     found = audited(case.broken, case.known)
     finding = next(f for f in found.findings if f.rule == case.rule)
     assert re.fullmatch(case.where, finding.where)
@@ -468,7 +468,7 @@ def test_a_fault_of_a_training_is_found_where_it_is(
 def test_nothing_is_found_in_a_sound_training(
     known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 60)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 60)
     assert not audited(sound, clusters() | known).findings
 
 
@@ -783,7 +783,7 @@ def test_norms_are_told_apart_by_what_they_do() -> None:
 
 
 def test_an_audit_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 30)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 30)
     network = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Dropout(0.1), plain(1))
     network[0].eval()
     network(torch.randn(8, 16)).sum().backward()
@@ -801,7 +801,7 @@ def test_an_audit_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_same_audit_twice_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 30)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 30)
     network = plain(2)
     first, second = (audit(network, **clusters()) for _ in range(2))
     assert rules_of(first) == rules_of(second)
@@ -834,7 +834,7 @@ def test_a_network_whose_steps_take_too_long_is_not_trained() -> None:
 def test_the_loss_at_the_start_is_compared_with_the_logarithm_of_the_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 30)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 30)
     zero = plain(1)
     nn.init.zeros_(zero[-1].weight)
     nn.init.zeros_(zero[-1].bias)
@@ -939,7 +939,7 @@ def test_what_is_serious_ends_in_exit_code_4(
 def test_a_training_is_told_as_text_json_and_a_page(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 40)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 40)
     call = ("net.py:Net", "--data", "rows.npz", "--figure", "out/audit.html", "--json")
     assert command(*call, "--lr", "1e-6", "--batch-size", "16") == 4
     told = json.loads(capsys.readouterr().out)
@@ -956,7 +956,7 @@ def test_a_training_is_told_as_text_json_and_a_page(
 
 
 def test_the_page_says_what_the_text_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkups, "STEPS", 60)
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 60)
     found = audited(sound, clusters())
     assert found.checkup is not None
     seen = found.checkup.range_test
@@ -1017,7 +1017,7 @@ def test_from_python_a_mistake_is_told_too() -> None:
         nas.audit("net", shape=(3,))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 labels for 2 samples"):
         nas.audit(plain(1), torch.randn(2, 16), torch.arange(3))
-    with pytest.raises(InputError, match="puts out no tensor of numbers"):
+    with pytest.raises(InputError, match="returns no tensor of numbers"):
         nas.audit(Words(), torch.randn(2, 16))
 
 

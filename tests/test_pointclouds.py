@@ -570,7 +570,7 @@ def test_sorted_cells_find_the_same_neighbours_as_a_table(monkeypatch: pytest.Mo
     place, cloud = voxels.place()
     layer = SubmanifoldConv(5, 6)
     expected = layer(x, voxels)
-    monkeypatch.setattr("nas.models.sparse_conv.TABLE", 0)
+    monkeypatch.setattr("nas.models.sparse_conv.TABLE_CELLS", 0)
     twice = torch.cat([place, place[:3]]), torch.cat([cloud, cloud[:2], torch.tensor([2])])
     sorted_, row = Voxels.of(*twice, 2, 9)
     torch.testing.assert_close(layer(x, sorted_), expected)

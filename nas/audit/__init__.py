@@ -83,11 +83,11 @@ class Audit:
             if found:
                 lines += [f"{severity.upper()} ({len(found)})", ""]
             for finding in found:
-                lines += [*_told(finding, width), ""]
+                lines += [*_finding_lines(finding, width), ""]
         if not self.serious:
             lines += [NOTHING, ""]
         if self.checkup is not None:
-            lines += textwrap.wrap(_course(self.checkup), width)
+            lines += textwrap.wrap(_training_summary(self.checkup), width)
         for note in self.notes:
             lines += textwrap.wrap(f"note: {note}", width, subsequent_indent="      ")
         return "\n".join(lines).rstrip()
@@ -104,14 +104,14 @@ class Audit:
     def _summary(self) -> str:
         net = self.anatomy
         weighted = sum(layer.depth for layer in net.layers if layer.weighted)
-        told = f"{self.name}: {net.params:,} parameters in {weighted} weighted layers"
+        text = f"{self.name}: {net.params:,} parameters in {weighted} weighted layers"
         if net.samples is not None:
-            told += f"; {net.samples:,} samples"
+            text += f"; {net.samples:,} samples"
         if net.classes:
-            told += f", {net.classes:,} classes"
+            text += f", {net.classes:,} classes"
         if net.batch_size is not None:
-            told += f", batches of {net.batch_size:,}"
-        return told
+            text += f", batches of {net.batch_size:,}"
+        return text
 
 
 def audit(
@@ -206,7 +206,7 @@ def audit(
             net = replace(_reached_later(net, seen), observed=seen.observed)
             if seen.short:
                 notes.append(
-                    "its steps take long, so there were few: a longer --time-limit tells more"
+                    "its steps take long, so there were few: a longer --time-limit shows more"
                 )
     return Audit(name or type(network).__name__, tuple(check(net)), net, seen, tuple(notes))
 
@@ -294,16 +294,16 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
         place = f" ({Path(last.filename).name}, line {last.lineno})"
         if last.filename == __file__ or isinstance(error, SyntaxError):  # which says its own
             place = ""
-        told = str(error).strip().splitlines()
+        text = str(error).strip().splitlines()
         raise InputError(
-            f"{what} fails: {type(error).__name__}: {told[0] if told else ''}{place}"
+            f"{what} fails: {type(error).__name__}: {text[0] if text else ''}{place}"
         ) from error
 
 
 # What is shown ------------------------------------------------------------------------------------
 
 
-def _told(finding: Finding, width: int) -> list[str]:
+def _finding_lines(finding: Finding, width: int) -> list[str]:
     head = f"{finding.where}  [{finding.rule}]"
     lines = textwrap.wrap(head, width, subsequent_indent="  ", break_on_hyphens=False)
     parts = (("found", finding.evidence), ("why", finding.why), ("change", finding.change))
@@ -314,19 +314,19 @@ def _told(finding: Finding, width: int) -> list[str]:
     return lines
 
 
-def _course(seen: Checkup) -> str:
+def _training_summary(seen: Checkup) -> str:
     test = seen.range_test
-    told = f"trained for {len(seen.losses)} steps at a rate of {seen.lr:.2g}"
+    text = f"trained for {len(seen.losses)} steps at a rate of {seen.lr:.2g}"
     if seen.losses:
-        told += f": loss {seen.losses[0]:.3g} → {seen.observed.end:.3g}"
-    told += f" (knowing nothing {seen.observed.chance:.3g})"
+        text += f": loss {seen.losses[0]:.3g} → {seen.observed.end:.3g}"
+    text += f" (uniform prediction {seen.observed.chance:.3g})"
     if test.steepest is None:
-        told += f"; in {len(test.rates)} steps from {test.rates[0]:.0e} to {test.rates[-1]:.0e} it"
-        told += " did not fall plainly"
+        text += f"; in {len(test.rates)} steps from {test.rates[0]:.0e} to {test.rates[-1]:.0e} it"
+        text += " did not fall clearly"
     else:
-        told += f"; it falls fastest at {test.steepest:.2g}"
-        told += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""
-    return f"{told} ({seen.seconds:.0f} s)"
+        text += f"; it falls fastest at {test.steepest:.2g}"
+        text += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""
+    return f"{text} ({seen.seconds:.0f} s)"
 
 
 def _page(found: Audit, seen: Checkup) -> str:
@@ -388,7 +388,7 @@ def _page(found: Audit, seen: Checkup) -> str:
     figure.add_hline(
         seen.observed.chance,
         line_dash="dot",
-        annotation_text="knowing nothing",
+        annotation_text="uniform prediction",
         row=2,
         col=2,
     )
@@ -416,7 +416,7 @@ def _page(found: Audit, seen: Checkup) -> str:
     return _TEMPLATE.format(
         name=html.escape(found.name),
         summary=html.escape(found._summary()),
-        course=html.escape(_course(seen)),
+        course=html.escape(_training_summary(seen)),
         cards=cards + ("" if found.serious else f"<p>{NOTHING}</p>"),
         drawn=drawn,
     )

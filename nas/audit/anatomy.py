@@ -69,7 +69,7 @@ def trace(
     network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Layer, ...], Any]:
     """Run ``network`` once, as it stands (training or not), and return its layers in the order
-    of execution and what it put out.
+    of execution and its output.
 
     Fused attention is taken apart into its products. A recurrent module of torch is one layer.
     Weights that are used again downstream of their first use add no depth, so that a loop over
@@ -121,7 +121,7 @@ def anatomy(
 
 
 def forward(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What the network puts out; what ``forward`` raises becomes one line that names the shapes it
+    """The network's output; what ``forward`` raises becomes one line that names the shapes it
     was given, an InputError."""
     try:
         return network(*args, **kwargs)
@@ -129,10 +129,10 @@ def forward(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         if traceback.extract_tb(error.__traceback__)[-1].filename == __file__:
             raise  # the tracer's own
         shapes = ", ".join(str(tuple(t.shape)) for t in _tensors([args, kwargs]))
-        told = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise InputError(
             f"forward of {type(network).__name__} fails on input of shape {shapes}:"
-            f" {type(error).__name__}: {told[0] if told else ''}"
+            f" {type(error).__name__}: {lines[0] if lines else ''}"
         ) from error
 
 
@@ -180,7 +180,7 @@ def _ends(layers: Sequence[Layer], output: Tensor) -> str:
 
 
 def _weights_for(network: nn.Module) -> str:
-    """Where weights can be had, as timm's and transformers' networks tell."""
+    """Where weights can be had, as timm's and transformers' networks state."""
     found = getattr(network, "pretrained_cfg", None)
     if isinstance(found, Mapping) and (found.get("hf_hub_id") or found.get("url")):
         return f"timm's {found.get('architecture', type(network).__name__)}"
@@ -201,7 +201,7 @@ def main_output(output: Any) -> Tensor:
     leaves = [t for t in tree_leaves(_plain(output)) if isinstance(t, Tensor)]
     floats = [t for t in leaves if t.is_floating_point()]
     if not floats:
-        raise InputError("the network puts out no tensor of numbers")
+        raise InputError("the network returns no tensor of numbers")
     return floats[0]
 
 
@@ -235,7 +235,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._owners = dict(network.named_modules(remove_duplicate=False))
         self._node: dict[int, int] = {}  # storage of data → place of the layer it came from
         self._weights: dict[int, frozenset[str]] = {}  # storage of weights → parameters
-        self._noise: dict[int, float] = {}  # storage → share of ones in it
+        self._noise: dict[int, float] = {}  # storage → fraction of ones in it
         self._scores: set[int] = set()  # storages of products of data with data
         self._above: list[int] = []  # for each layer the bits of all it was made from, and its own
         self._depth: list[int] = []  # weighted layers on the longest way to it

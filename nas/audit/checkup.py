@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from nas.audit.anatomy import NORM_CLASS, kept
 from nas.audit.feed import Problem
 from nas.candidate import Reason
-from nas.checks import HALF_LEARNT, Observed
+from nas.checks import MEMORISED_AT, Observed
 from nas.rules import GRADIENT_CLIP
 from nas.training.batches import Batch, Batches
 from nas.training.lr import STEPS as RATE_STEPS
 from nas.training.lr import RangeTest, range_test
 from nas.training.monitors import GradientMonitor, GradientSample
 
-STEPS = 400  # of the training that is watched: a plateau is told between 150 and half of them
-ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples that are learnt by heart, and steps for it
+TRAINING_STEPS = 400  # of the watched training; a plateau shows between 150 and half of them
+ONE_BATCH, ONE_BATCH_STEPS = 32, 100  # samples to memorise, and steps for it
 FEWEST_STEPS = 60  # of each, however long they take
 DEFAULT_RATE = 1e-3  # where neither the user nor a range test names one: AdamW's own
 
@@ -71,8 +71,8 @@ def checkup(
     begun = time.perf_counter()
     on_phase("the loss at the start")
     start, pace_s = _start(network, problem, batches)
-    planned = RATE_STEPS + ONE_BATCH_STEPS + STEPS
-    share = min(1.0, limit_s / (planned * max(pace_s, 1e-6)))
+    planned = RATE_STEPS + ONE_BATCH_STEPS + TRAINING_STEPS
+    fraction = min(1.0, limit_s / (planned * max(pace_s, 1e-6)))
     if (fewest_s := 3 * FEWEST_STEPS * pace_s) > 2 * limit_s:
         raise TooSlow(
             f"a step takes {pace_s:.2g} s, and {3 * FEWEST_STEPS} of them {fewest_s:.0f} s:"
@@ -80,7 +80,7 @@ def checkup(
         )
 
     def steps(most: int) -> int:
-        return max(FEWEST_STEPS, round(share * most))
+        return max(FEWEST_STEPS, round(fraction * most))
 
     on_phase(f"learning rates, {steps(RATE_STEPS)} steps")
     with _again(network):
@@ -94,13 +94,13 @@ def checkup(
     rate = lr or rates.steepest or DEFAULT_RATE
     on_phase(f"one batch, {steps(ONE_BATCH_STEPS)} steps at most at a rate")
     sound = rates.steepest or DEFAULT_RATE  # whether it can learn at all is not the rate's fault
-    tried = (sound,) if share < 1 else (sound, sound / 10, sound * 10)
+    tried = (sound,) if fraction < 1 else (sound, sound / 10, sound * 10)
     one_batch = _one_batch(network, problem, batches, tried, steps(ONE_BATCH_STEPS))
-    on_phase(f"a training of {steps(STEPS)} steps")
-    monitor = GradientMonitor(every=max(1, steps(STEPS) // 30), stop=False)
+    on_phase(f"a training of {steps(TRAINING_STEPS)} steps")
+    monitor = GradientMonitor(every=max(1, steps(TRAINING_STEPS) // 30), stop=False)
     module = _Module(network, problem, batches, rate, weight_decay)
     with _again(network):
-        _fit(module, batches, steps(STEPS), monitor)
+        _fit(module, batches, steps(TRAINING_STEPS), monitor)
     losses = tuple(float(value) for value in module.losses)
     found, last = monitor.finding, monitor.samples[-1:]
     dead = max((x for look in last for x in look.dead.items()), key=lambda x: x[1], default=None)
@@ -118,7 +118,7 @@ def checkup(
         dead=dead,
     )
     seconds = time.perf_counter() - begun
-    return Checkup(observed, rates, rate, losses, share < 1, tuple(monitor.samples), seconds)
+    return Checkup(observed, rates, rate, losses, fraction < 1, tuple(monitor.samples), seconds)
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _start(network: nn.Module, problem: Problem, batches: Batches) -> tuple[floa
 def _one_batch(
     network: nn.Module, problem: Problem, batches: Batches, rates: Sequence[float], steps: int
 ) -> tuple[float, float, int]:
-    """Whether a batch can be learnt by heart, without dropout, at one of the rates: the loss of the
+    """Whether a batch can be memorised, without dropout, at one of the rates: the loss of the
     best constant prediction, the least loss, and steps."""
     few = Batches(batches.inputs, batches.labels, ONE_BATCH, seed=0)
     batch = next(iter(few))
@@ -168,7 +168,7 @@ def _one_batch(
                 if not bool(value.isfinite()):
                     break
                 best = min(best, float(value.detach()))
-                if best <= HALF_LEARNT * constant or not value.requires_grad:
+                if best <= MEMORISED_AT * constant or not value.requires_grad:
                     return constant, best, step
                 optimizer.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]

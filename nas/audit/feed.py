@@ -22,7 +22,7 @@ Call = Callable[[dict[str, Tensor]], tuple[Sequence[Any], Mapping[str, Any]]]
 
 
 class OutputShape(ValueError):  # noqa: N818
-    """What a network puts out is not one row of outputs for each sample."""
+    """The output of a network is not one row of outputs for each sample."""
 
 
 # Arguments of forward that say what is padding, by the names that torch and transformers use.
@@ -52,7 +52,7 @@ class Problem:
         parts = [self._width(target, output) for target in self.targets]
         if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < sum(parts):
             wanted = f"({rows}, {sum(parts)})"
-            raise OutputShape(f"it puts out {tuple(output.shape)} for {rows} samples, not {wanted}")
+            raise OutputShape(f"it returns {tuple(output.shape)} for {rows} samples, not {wanted}")
         if len(parts) == 1:  # more outputs than classes can be trained too
             parts = [output.shape[1]]
         total = output.new_zeros(())
@@ -89,8 +89,8 @@ def _constant(target: Target, label: Tensor) -> float:
     if target.kind == "regression":
         return float(((label - target.mean) / target.std).double().var(correction=0))
     if target.kind == "multilabel":
-        shares = torch.stack([label.float().mean(0), 1 - label.float().mean(0)])
-        return float(torch.special.entr(shares).sum(0).mean())
+        fractions = torch.stack([label.float().mean(0), 1 - label.float().mean(0)])
+        return float(torch.special.entr(fractions).sum(0).mean())
     return float(torch.special.entr(label.bincount() / len(label)).sum())
 
 
@@ -125,7 +125,7 @@ def from_shape(network: nn.Module, shapes: Sequence[Sequence[int]]) -> Feed:
     given = [torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in shapes]
     ids: dict[int, int] = {}  # input → rows of its table
 
-    def look(table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def record_ids(table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not args[0].is_floating_point():
             return args
         where = args[0].untyped_storage().data_ptr()
@@ -136,7 +136,7 @@ def from_shape(network: nn.Module, shapes: Sequence[Sequence[int]]) -> Feed:
 
     tables = [m for m in network.modules() if isinstance(m, nn.Embedding)]
     if tables:
-        hooks = [table.register_forward_pre_hook(look) for table in tables]
+        hooks = [table.register_forward_pre_hook(record_ids) for table in tables]
         try:
             with kept(network), torch.no_grad():
                 network.eval()
@@ -147,9 +147,9 @@ def from_shape(network: nn.Module, shapes: Sequence[Sequence[int]]) -> Feed:
         for i, rows in ids.items():
             drawn = torch.randint(0, rows, given[i].shape, generator=draw)
             given[i] = drawn.to(device)
-    told = [f"ids below {ids[i]:,}" if i in ids else "normal numbers" for i in range(len(given))]
+    kinds = [f"ids below {ids[i]:,}" if i in ids else "normal numbers" for i in range(len(given))]
     sides = [",".join(map(str, shape)) for shape in shapes]
-    pairs = [f"{name} of shape {shape}" for name, shape in zip(told, sides, strict=True)]
+    pairs = [f"{name} of shape {shape}" for name, shape in zip(kinds, sides, strict=True)]
     return Feed(given, {}, note=f"the input is drawn: {'; '.join(pairs)}")
 
 
@@ -225,7 +225,7 @@ def padding_error(network: nn.Module, feed: Feed) -> float | None:
     if lengths is None or int(lengths.min()) == int(lengths.max()):
         return None
     order = lengths.argsort(stable=True)
-    # Of the shortest tenth: an empty sample would tell nothing.
+    # Of the shortest tenth: an empty sample would show nothing.
     rows = [int(order[len(order) // 10]), int(order[-1])]
     if lengths[rows[0]] == lengths[rows[1]]:
         return None
@@ -298,9 +298,9 @@ def _call(network: nn.Module, dataset: Dataset, names: Sequence[str]) -> tuple[C
     kinds = {input_type(name.removesuffix("_length")) for name in names}
     tables = {"numeric", "categorical"}
     if kinds <= tables:
-        kind, told = "table", "a table as floats (B, values), standardised, categories one-hot"
+        kind, described = "table", "a table as floats (B, values), standardised, categories one-hot"
     elif len(kinds) == 1 and (kind := kinds.pop()) in _FORMS:
-        told = _FORMS[kind]
+        described = _FORMS[kind]
     else:
         raise UsageError(
             f"forward of {type(network).__name__} takes {', '.join(parameters)}; for this data its"
@@ -320,8 +320,9 @@ def _call(network: nn.Module, dataset: Dataset, names: Sequence[str]) -> tuple[C
         return (value,), more
 
     if f"{kind}_length" in names:
-        told += f"; {', '.join(extra)} from their lengths" if extra else "; it takes no lengths"
-    return call, f"the network is given {told}"
+        listed = ", ".join(extra)
+        described += f"; {listed} from their lengths" if extra else "; it takes no lengths"
+    return call, f"the network is given {described}"
 
 
 _FORMS = {

@@ -34,15 +34,15 @@ class _BatchNorm(nn.BatchNorm1d):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, T, C) whose statistics leave padding out.
 
-    ``mask`` (B, T) is true where a position is real; without it all are. What stands at
-    padded positions of the output is of no meaning.
+    ``mask`` (B, T) is true where a position is real; without it all are. The output at padded
+    positions is meaningless.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        # A look at the mask makes a GPU wait, but costs a CPU nothing: the fused kernel, where
-        # there is no padding, is four times as fast as the sums below.
-        whole = mask is None or (x.device.type == "cpu" and self.training and bool(mask.all()))
-        if mask is None or whole or not self.training:
+        # Reading the mask makes a GPU wait, but costs a CPU nothing: without padding the fused
+        # kernel is four times as fast as the sums below.
+        unpadded = mask is None or (x.device.type == "cpu" and self.training and bool(mask.all()))
+        if mask is None or unpadded or not self.training:
             return super().forward(x.flatten(0, -2)).view_as(x)
         wide = x.float()  # sums over thousands of positions need more than bfloat16
         real = mask.unsqueeze(-1).float()
@@ -80,7 +80,7 @@ class _LayerNorm2d(nn.LayerNorm):
 class _RMSNorm(nn.RMSNorm):
     """Root-mean-square normalisation (Zhang & Sennrich 2019) that stays fused under autocast.
 
-    The fused kernel needs weight and input of one type, which mixed precision breaks.
+    The fused kernel needs weight and input of one dtype, which mixed precision breaks.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,6 +137,7 @@ def make_masked_norm(kind: str, width: int) -> nn.Module:
 
 
 def make_activation(kind: str) -> nn.Module:
+    """An activation of ``ACTIVATIONS`` by its name."""
     if kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {kind!r}; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[kind]()
@@ -176,7 +177,7 @@ def linear_rates(rate: float, depth: int) -> list[float]:
 
 
 def rotary(x: Tensor) -> Tensor:
-    """Turns the features (..., T, d) of each position by angles in proportion to it.
+    """Rotate the features (..., T, d) of each position by angles in proportion to it.
 
     Su et al. 2021 (RoFormer), eq. 34, with feature i paired with feature i + d / 2. The
     product of a query and a key then depends on their distance alone.
@@ -192,8 +193,8 @@ def rotary(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017) over (B, T, dim).
 
-    ``dropout`` is that of the attention weights. With ``rotary`` queries and keys are turned
-    by their positions. With a ``window`` a token attends to as many at either side of it.
+    ``dropout`` is that of the attention weights. With ``rotary`` queries and keys are
+    rotated by their positions. With a ``window`` a token attends to so many at either side.
     """
 
     def __init__(
@@ -219,7 +220,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, queries: int | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, dim) to (B, T, dim), or to (B, queries, dim) for the first tokens only.
 
-        Tokens where ``mask`` (B, T) is false are attended to by no other.
+        Tokens where ``mask`` (B, T) is false are not attended to.
         """
         if queries is not None and self.window is not None:
             return self.forward(x, mask=mask)[:, :queries]

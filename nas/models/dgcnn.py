@@ -84,8 +84,8 @@ class DGCNN(nn.Module):
     """Edge convolutions over the k nearest neighbours, all joined and mixed, then pooled.
 
     ``widths`` are those of the edge convolutions, and ``embedding`` of the layer that mixes
-    them (fig. 3). With ``dynamic`` each looks for the neighbours anew, among the features it
-    is given; else those in space serve all. ``residual``: convolutions as wide as their input
+    them (fig. 3). With ``dynamic`` each finds its neighbours among the features it is given;
+    otherwise the neighbours in space serve all. ``residual``: convolutions as wide as their input
     add it. He initialisation; the last layer starts small.
     """
 

@@ -16,7 +16,7 @@ from nas.models.blocks import (
     real,
 )
 
-UNKNOWN = 1  # the token for all that have no row of their own; 0 is padding
+UNKNOWN_ID = 1  # of tokens that are not in the vocabulary; 0 is padding
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class TokenEmbedding(nn.Module):
         """Ids (B, T), 0 where padded, to vectors (B, T, dim)."""
         unknown = tokens >= self.table.num_embeddings
         if self.training and self.token_dropout > 0:
-            drawn = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
-            unknown = unknown | drawn
-        tokens = tokens.masked_fill(unknown, UNKNOWN)
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+            unknown = unknown | dropped
+        tokens = tokens.masked_fill(unknown, UNKNOWN_ID)
         x: Tensor = self.dropout(self.table(tokens))
         return x
 

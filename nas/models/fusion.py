@@ -31,9 +31,8 @@ from nas.models.blocks import (
 class Encoders(nn.Module):
     """One network for each member, of which only the features are used.
 
-    What comes after these is taken out: the head, and the modules with weights that a network
-    names beside it in ``readout``.
-    ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop"): in
+    What comes after these is removed: the head, or the modules that a network names in
+    ``readout``. ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop"): in
     training each member of a sample counts as missing with this probability, but never all.
     """
 
@@ -183,7 +182,7 @@ class EarlyFusion(nn.Module):
 
     As in Kim et al. 2021 (ViLT, sec. 3.1): each token is mapped to one width and marked with
     its member's embedding; a class token goes before them. The tokens of a missing member
-    are attended to by none. ``pooling``: "cls" reads out the class token, "avg" and
+    are not attended to. ``pooling``: "cls" reads out the class token, "avg" and
     "attention" all that are there.
     """
 
@@ -267,7 +266,7 @@ class _CrossAttention(nn.Module):
 
 
 class _CrossLayer(nn.Module):
-    """One layer of all directions at once: each member's tokens look at all the others'."""
+    """One layer of all directions at once: each member's tokens attend to all the others'."""
 
     def __init__(self, blocks: Iterable[_CrossAttention]) -> None:
         super().__init__()

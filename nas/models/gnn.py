@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.models.blocks import make_activation, make_head, make_norm
-
-CLIP = 10.0  # standard deviations
+from nas.models.inputs import CLIP_AT
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class GraphPool(nn.Module):
 class FeatureInput(nn.Module):
     """Features (n, f) standardised by ``mean`` and ``std`` and clipped to ±10; with ``rows``
     each row is divided by the sum of its sizes (as Kipf & Welling 2017, sec. 5.2, do with the
-    words of a document). A sparse matrix is taken where there is no mean to take off."""
+    words of a document). A sparse matrix is accepted where no mean is subtracted."""
 
     mean: Tensor
     scale: Tensor
@@ -267,7 +266,7 @@ class FeatureInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
         if not self.plain:
-            x = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
+            x = ((x - self.mean) * self.scale).clamp(-CLIP_AT, CLIP_AT)
         if not self.rows:
             return x
         if x.is_sparse:
@@ -351,7 +350,7 @@ class GNNConfig:
 
 class _Layer(nn.Module):
     """Convolution, normalisation, activation, dropout, and the shortcut around them
-    (Li et al. 2019, "DeepGCNs", sec. 3.2) where it is asked for and the widths agree."""
+    (Li et al. 2019, "DeepGCNs", sec. 3.2) where ``residual`` and the widths agree."""
 
     def __init__(self, layers: GNNConfig, in_width: int, edge_width: int, dropout: float) -> None:
         super().__init__()
@@ -373,7 +372,7 @@ class GNN(nn.Module):
     ``dropout`` follows each layer and stands before the head, ``input_dropout`` falls on the
     features of nodes, ``edge_dropout`` on edges. ``size`` is the unit of "sum" pooling, in
     nodes. A last convolution that nothing but the head follows on a node is linear, as in Kipf &
-    Welling 2017, eq. 9: what neighbours hold is averaged after the last activation. Weights
+    Welling 2017, eq. 9: neighbours are averaged after the last activation. Weights
     start as Glorot & Bengio 2010.
 
     ``sparse`` says that most features of nodes are zero, as counts of words are: on a CPU they

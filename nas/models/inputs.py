@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.models.blocks import real
 
-CLIP = 10.0  # standard deviations, or widths of an outer bin
+CLIP_AT = 10.0  # standard deviations, or widths of an outer bin
 
 
 def _resize_matrix(size: int, target: int) -> Tensor:
@@ -187,10 +187,10 @@ class NumericEncoding(nn.Module):
             inverse[column, :t] = 1 / precise.diff()
             high[column, :t] = 1
             if kind != "quantile":
-                low[column, 0] = -CLIP
-                high[column, t - 1] = CLIP
+                low[column, 0] = -CLIP_AT
+                high[column, t - 1] = CLIP_AT
         if kind == "quantile":
-            # The share of bins passed; the mean over a column's bins as one product.
+            # Twice the fraction of bins passed: the mean over a column's bins as one product.
             self.register_buffer("share", torch.tensor([2.0 / t for t in bins]))
         device = torch.get_default_device()
         self.register_buffer("left", left.to(device))

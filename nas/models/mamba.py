@@ -25,7 +25,7 @@ from torch.utils.flop_counter import register_flop_formula
 from nas.models.blocks import DropPath, GlobalPool, linear_rates, make_head, make_norm, real
 from nas.models.encoder import EmbeddingConfig, TokenEmbedding
 
-CHUNK = 8  # steps: what they hold stays in the processor's cache
+CHUNK = 8  # steps: few enough for the processor's cache
 
 
 def _states(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,8 @@ class CloudPool(nn.Module):
 
 @dataclass(frozen=True)
 class CloudConfig:
-    """What networks over points share: their layers' norm and activation, and the read-out.
+    """What networks over points have in common: norm and activation of their layers, and the
+    read-out.
 
     After ``pooling`` (see ``CloudPool``) and ``dropout`` stand fully connected layers of the
     widths ``head``, with LayerNorm, as a batch may be small, and a linear layer to ``outputs``.
@@ -80,7 +81,7 @@ class CloudConfig:
 
 
 def cloud_head(width: int, config: CloudConfig) -> nn.Sequential:
-    """The layers after the pooling, which puts out vectors of ``width``."""
+    """The layers after the pooling, whose vectors have ``width`` values."""
     layers: list[nn.Module] = []
     for size in config.head:
         layers += [nn.Linear(width, size), make_norm("layer", size, dims=1)]
@@ -93,7 +94,7 @@ def cloud_head(width: int, config: CloudConfig) -> nn.Sequential:
 
 
 class _Transform(nn.Module):
-    """Turns each cloud by a 3x3 matrix that a small PointNet reads off it (sec. 4.2, T-Net).
+    """Transforms each cloud by a 3x3 matrix that a small PointNet reads off it (sec. 4.2, T-Net).
 
     The matrix starts as the identity.
     """
@@ -117,7 +118,7 @@ class PointNet(nn.Module):
     """Layers shared by all points, one pooling over the cloud, fully connected layers.
 
     ``widths`` are those of the shared layers; the last is what is pooled, and wide, as the
-    maximum keeps the most telling points of each of its channels (sec. 4.3 and 5.4).
+    maximum keeps the most informative point of each of its channels (sec. 4.3 and 5.4).
     ``residual``: layers as wide as their input add it. ``transform`` is the width of the
     layer that turns the input (0: none). He initialisation; the last layer starts small.
     """

@@ -1,5 +1,5 @@
-"""What networks over padded sequences (B, T, C) share: convolutions that never see the filling,
-and positions."""
+"""For networks over padded sequences (B, T, C): convolutions that do not see the padding, and
+positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sinusoids(length: int, dim: int, like: Tensor) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """A convolution over time of (B, T, C) that is zero around each sample, filling and all.
+    """A convolution over time of (B, T, C) in which everything outside a sample is zero.
 
     An odd ``kernel`` and ``stride`` leave ``ceil(n / stride)`` positions of ``n``. The mask
     (B, T) that comes back is that of the output.

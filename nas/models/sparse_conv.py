@@ -29,8 +29,8 @@ from nas.models.blocks import (
 from nas.models.inputs import PointInput
 from nas.models.pointnet import CloudConfig, CloudPool, cloud_head
 
-TABLE = 2**26  # cells of a grid up to which a table of them all is the quickest look-up
-SMALL = 2**20  # values around all voxels, up to which they are gathered at once
+TABLE_CELLS = 2**26  # of a grid up to which a table of all cells is the fastest look-up
+GATHERED_VALUES = 2**20  # around all voxels, up to which they are gathered at once
 CENTRE = 13  # of the 27 voxels of a 3x3x3 kernel
 # Half of the others: the other half are their mirror images, from the neighbour's side.
 HALF = 13
@@ -61,7 +61,7 @@ class Voxels:
         x, y, z = (place + 1).unbind(1)
         cell = ((cloud * edge + x) * edge + y) * edge + z
         size = clouds * edge**3  # padding is from here on
-        if size > TABLE:
+        if size > TABLE_CELLS:
             known = cloud < clouds
             cells = torch.unique(cell[known])
             return cls(cells, clouds, side), torch.searchsorted(cells, cell)
@@ -82,7 +82,7 @@ class Voxels:
 
     def find(self, cells: Tensor) -> Tensor:
         """The rows of cells of any shape; N where a cell is empty."""
-        if self.clouds * self.edge**3 <= TABLE:
+        if self.clouds * self.edge**3 <= TABLE_CELLS:
             return self._table[cells]
         row = torch.searchsorted(self.cells, cells)
         count = self.cells.shape[0]
@@ -170,7 +170,7 @@ class SubmanifoldConv(nn.Module):
         # An exported graph has no loop over counts, and a prediction for a cloud or two is
         # quicker with one product, zeros and all, than with a small one for each weight.
         if torch.compiler.is_compiling() or (
-            not torch.is_grad_enabled() and 27 * x.numel() <= SMALL
+            not torch.is_grad_enabled() and 27 * x.numel() <= GATHERED_VALUES
         ):
             x = torch.cat([x, x.new_zeros(1, x.shape[1])])
             return x[voxels.around].flatten(1) @ weight.flatten(0, 1)

@@ -1,8 +1,7 @@
 """Front ends for sound that live inside the network: waves in, normalised features out.
 
-Waves are (B, T), int16 or floats of the same range, filled up behind their lengths. All that
-is computed of them leaves the filling out, so that a sample gives the same features alone
-and in any batch.
+Waves are (B, T), int16 or floats of the same range, padded behind their lengths. Padding enters
+no statistic, so that a sample has the same features alone and in any batch.
 """
 
 from __future__ import annotations
@@ -144,10 +143,10 @@ class SpecAugment(nn.Module):
         channel = self._kept(channels, total, 1 / 3)
         return x * (time.unsqueeze(2) & channel.unsqueeze(1))
 
-    def _kept(self, size: int, length: Tensor, share: float) -> Tensor:
-        """(B, size): false in ``masks`` stretches of up to ``share`` of the length."""
+    def _kept(self, size: int, length: Tensor, fraction: float) -> Tensor:
+        """(B, size): false in ``masks`` stretches of up to ``fraction`` of the length."""
         shape = (len(length), self.masks)
-        width = torch.rand(shape, device=length.device) * (share * length).unsqueeze(1)
+        width = torch.rand(shape, device=length.device) * (fraction * length).unsqueeze(1)
         start = torch.rand(shape, device=length.device) * (length.unsqueeze(1) - width)
         place = torch.arange(size, device=length.device)
         first, last = start.round().unsqueeze(2), (start + width).round().unsqueeze(2)

@@ -50,7 +50,7 @@ def _projection(in_channels: int, dim: int, patch: int) -> nn.Conv2d:
 class ViT(nn.Module):
     """A Transformer encoder over patches of an image.
 
-    ``size`` (height, width) is that of the maps ``input`` puts out; sides that ``patch``
+    ``size`` (height, width) is that of the output of ``input``; sides that ``patch``
     does not divide are padded at the right and the bottom. ``stem``: "patch", one linear
     map of each patch, or "conv", a stack of convolutions. ``pooling``: "cls" reads out a
     class token, "avg" and "attention" all patches. Weights, class token and position

@@ -55,7 +55,7 @@ class Effort:
 EFFORT = {
     "tabular": Effort(32_000, 1_600, 1_600, 3_000),
     "images": Effort(8_000, 500, 1_600, 6_000, least=2.0),
-    "text": Effort(16_000, 700, 1_000, 800),  # few texts are soon learnt by heart
+    "text": Effort(16_000, 700, 1_000, 800),  # few texts are soon memorised
     "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
     "graphs": Effort(8_000, 800, 1_600, 3_000),
     "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),

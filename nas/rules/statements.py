@@ -61,8 +61,8 @@ _ALL = (
     ),
     Rule(
         "pretrained-first",
-        "Where weights trained on like data exist they are preferred to random ones, the more so"
-        f" with fewer than {PRETRAINED_BELOW:,} samples.",
+        "Weights pretrained on similar data are preferred to random ones where they exist, and the"
+        f" more so with fewer than {PRETRAINED_BELOW:,} samples.",
         "He et al. 2019 (Rethinking ImageNet Pre-Training): it made up for 10,000 images, not for"
         " 1,000",
     ),
@@ -119,7 +119,7 @@ _ALL = (
     ),
     Rule(
         "no-dropout-after-batchnorm",
-        "Convolutional blocks with BatchNorm have no dropout inside; it stands before the head.",
+        "Convolutional blocks with BatchNorm have no dropout inside; it comes before the head.",
         "Li et al. 2019 (variance shift), sec. 4",
     ),
     Rule(
@@ -358,7 +358,7 @@ _ALL = (
     ),
     Rule(
         "fusion",
-        "Members' vectors stand side by side, or are weighed by gates.",
+        "Members' vectors are concatenated, or weighed by gates.",
         "Baltrušaitis et al. 2019, sec. 6; Arevalo et al. 2017, sec. 3",
     ),
     Rule(
@@ -442,7 +442,7 @@ _ALL = (
     ),
     Rule(
         "graph-pooling",
-        "A sum of the nodes counts what a graph holds, a mean what it holds on the whole.",
+        "A sum over the nodes counts what a graph contains, a mean gives its composition.",
         "Xu et al. 2019 (GIN), sec. 5.2; Li et al. 2016 (Gated Graph Sequence NNs), sec. 3.2",
     ),
     Rule(
@@ -489,7 +489,7 @@ _ALL = (
     ),
     Rule(
         "non-linear",
-        "Between two layers stands an activation: without it they are one.",
+        "There is an activation between two layers: without it they are one.",
         "Goodfellow et al. 2016, Deep Learning, sec. 6.1",
     ),
     Rule(
@@ -499,7 +499,7 @@ _ALL = (
     ),
     Rule(
         "logits",
-        "A classifier puts out logits: the cross-entropy takes the softmax itself.",
+        "A classifier returns logits: the cross-entropy takes the softmax itself.",
         "Goodfellow et al. 2016, Deep Learning, sec. 6.2.2.3",
     ),
     Rule(
@@ -519,7 +519,7 @@ _ALL = (
     ),
     Rule(
         "one-batch",
-        "A network that can learn learns one batch by heart.",
+        "A network that can learn can memorise one batch.",
         "Karpathy 2019 (A Recipe for Training Neural Networks), step 2",
     ),
     Rule(
