@@ -81,7 +81,7 @@ class Observed:
     failure: Reason = Reason.NONE  # as the monitors say
     failed_at: str = ""  # the layer
     evidence: str = ""
-    one_batch: tuple[float, float, int] | None = None  # loss of knowing nothing, end, steps
+    one_batch: tuple[float, float, int] | None = None  # loss of a constant, end, steps
     steepest: float | None = None  # learning rate at which the loss falls fastest
     diverges: float | None = None  # and the first at which it has risen again
     dead: tuple[str, float] | None = None  # the layer with most dead units at the end, its fraction

@@ -734,7 +734,7 @@ def audit(
     MODEL is package.module:Class, file.py:Class or file.py:function(); loading it runs the code
     that stands there. The design rules are checked on one forward pass; with --data a short
     training is watched too: learning rates, gradients by layer, dead units, the loss at the start,
-    one batch learnt by heart. What you do not tell (--batch-size, --lr ...) is not judged.
+    one batch memorised. What you do not give (--batch-size, --lr ...) is not judged.
 
     \b
     nas audit net.py:Net --shape 3,32,32 --classes 10 --batch-size 8
