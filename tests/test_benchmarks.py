@@ -26,7 +26,7 @@ def kept(path: Path, version: str = "1.0", budget: int = 5) -> list[str]:
     return path.read_text().splitlines()
 
 
-def test_a_benchmark_that_was_cut_off_in_a_line_goes_on_with_what_is_missing(
+def test_an_interrupted_benchmark_continues_with_what_is_missing(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "runs.jsonl"
@@ -77,7 +77,7 @@ def test_each_configuration_is_one_network_of_the_table_but_those_that_only_skip
     assert problem.regret(whole, 26206) == 0.0
 
 
-def test_a_newcomer_goes_on_if_it_is_among_the_best_third() -> None:
+def test_a_new_candidate_is_promoted_if_it_is_among_the_best_third() -> None:
     import numpy as np
 
     three = np.array([[1.0, 3.0], [3.0, 1.0], [2.0, 2.0]])
