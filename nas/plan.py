@@ -1,12 +1,53 @@
-"""From a data set and what is wanted to the task of a search. No torch."""
+"""From a data set and what is wanted to the task of a search, and from the measured pace and the
+budget to the training that each candidate gets. No torch.
+
+Three amounts compete for the time of the workers: how many candidates are trained, how long each
+of them, and the training of the winner in full. ``plan_search`` divides the time by three rules:
+
+- The winner's training comes first: its time is kept back, up to ``KEPT_BACK`` of the search.
+- Some candidates for each family come before long trainings: a model of quality learns from
+  ``FEW`` of each, and where these are affordable the next ``MANY`` come before longer training.
+- Where even few are too expensive, what scores a candidate is made cheaper step by step: fewer
+  folds, then fewer epochs, then a smaller part of the data. Where time is left over, candidates
+  are trained on all data and for as long as the recipe, so that the front is of networks that are
+  fully trained.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from nas import rules
 from nas.data import Dataset
-from nas.task import Budget, Constraint, Task
+from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
+
+KEPT_BACK = 0.35  # of the wall clock, at most, for the winner's training in full
+FEW, SOME, MANY = 3, 6, 24  # candidates for each family
+BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
+USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
+LONGEST = 0.2  # of the wall clock, for one candidate
+PATIENCE = 3.0  # a candidate's time over that of a baseline, for larger networks
+FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
+PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
+
+
+def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
+    """Epochs after which successive halving judges a candidate: epochs/eta², epochs/eta.
+
+    Not after the first, which warms up, and not after so few that the figures say little of
+    the last: the first rung stands at three epochs or, where a third is less, at two.
+    """
+    first, second = round(epochs / eta**2), round(epochs / eta)
+    return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
+
+
+def mean_epochs(epochs: int) -> float:
+    """The mean over candidates, of which the rungs stop some."""
+    mean, reach, before = 0.0, 1.0, 0
+    for rung in (*rungs(epochs), epochs):
+        mean, reach, before = mean + reach * (rung - before), reach * PROMOTED, rung
+    return mean
 
 
 def make_task(
@@ -53,3 +94,166 @@ def make_task(
     if epochs is not None:
         fidelity = replace(fidelity, epochs=epochs)
     return replace(task, fidelity=fidelity)
+
+
+@dataclass(frozen=True)
+class SearchPlan(JsonRecord):
+    """What a search's time is for.
+
+    Args:
+        fidelity: The training of each candidate.
+        candidates: How many the time is for, where candidates are of the baselines' size.
+        candidate_s: Seconds of one that is trained to its end, on one worker.
+        finish_s: Seconds of the wall clock that are kept back for the winner's training.
+        full_s: Seconds that the winner's training takes by the recipe, on one worker.
+        reasons: What the plan follows from, a sentence each.
+    """
+
+    fidelity: Fidelity
+    candidates: int
+    candidate_s: float
+    finish_s: float
+    full_s: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One way to score a candidate, and how many candidates it must leave room for."""
+
+    wanted: int
+    folds: int
+    epochs: int
+    share: float
+
+    def seconds(self, epoch_s: float) -> float:
+        """Of one candidate, where an epoch of all training data takes ``epoch_s``."""
+        return BESIDE_S + self.folds * self.epochs * self.share * epoch_s
+
+    def mean_seconds(self, epoch_s: float) -> float:
+        """The mean over candidates of which halving stops most."""
+        first = mean_epochs(self.epochs) * self.share * epoch_s
+        complete = PROMOTED ** len(rungs(self.epochs))  # other folds are for those alone
+        others = complete * (self.folds - 1) * self.epochs * self.share * epoch_s
+        return BESIDE_S + first + others
+
+
+def plan_search(task: Task, epoch_s: Mapping[str, float], *, finish: bool = True) -> SearchPlan:
+    """How much training candidates get, from the pace that was measured and the task's budget.
+
+    Args:
+        task: With the rules' fidelity (``rules.fidelity``) and a budget that ends by time.
+        epoch_s: Seconds of an epoch of each family's baseline on the whole training part, with its
+            validation, on one worker beside the others.
+        finish: Whether the winner's training is to be kept time for.
+
+    Raises:
+        ValueError: For a budget without an end in time, or without a pace.
+
+    Example:
+        A hundred times the time gives more candidates, and longer trainings:
+
+        >>> from nas.testing import small_task
+        >>> from nas.task import Budget
+        >>> from dataclasses import replace
+        >>> short, long = (replace(small_task(), budget=Budget(s)) for s in (60.0, 6000.0))
+        >>> less, more = (plan_search(task, {"mlp": 1.0}) for task in (short, long))
+        >>> less.candidates < more.candidates and less.candidate_s < more.candidate_s
+        True
+    """
+    worker_s, budget, rule = task.budget.worker_s, task.budget, task.fidelity
+    if worker_s is None or not epoch_s:
+        raise ValueError("a plan needs a budget that ends by time, and the pace of a family")
+    mean_s, families = sum(epoch_s.values()) / len(epoch_s), len(epoch_s)
+    wall_s = worker_s / budget.workers
+    longest_recipe = _recipe_epochs(task)
+    full_s = longest_recipe * mean_s
+    finish_s = min(1.2 * full_s, KEPT_BACK * wall_s) if finish else 0.0
+    room_s = USED * worker_s - finish_s * budget.workers
+    levels = list(_levels(task, families, longest_recipe))
+    affordable = [
+        level
+        for level in levels
+        if level.wanted * level.mean_seconds(mean_s) <= room_s
+        and level.seconds(mean_s) <= LONGEST * wall_s
+    ]
+    level = affordable[0] if affordable else levels[-1]
+    candidate_s = level.seconds(mean_s)
+    limit_s = max(min(PATIENCE * candidate_s, LONGEST * wall_s), min(candidate_s, 0.5 * wall_s))
+    fidelity = Fidelity(
+        level.epochs,
+        level.share,
+        time_limit_s=limit_s,
+        folds=level.folds,
+        rule_epochs=rule.rule_epochs or rule.epochs,
+    )
+    return SearchPlan(
+        fidelity,
+        candidates=max(1, int(room_s / level.mean_seconds(mean_s))),
+        candidate_s=candidate_s,
+        finish_s=finish_s,
+        full_s=full_s,
+        reasons=tuple(_reasons(task, level, longest_recipe, finish_s, full_s, not affordable)),
+    )
+
+
+def _recipe_epochs(task: Task) -> int:
+    """Epochs of the recipe at the default batch size."""
+    return rules.full_epochs(task, rules.batch_sizes(task)[1])
+
+
+def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
+    """From the most expensive to the cheapest way to score a candidate."""
+    rule, folds = task.fidelity, rules.folds(task)
+    few, some, many = (count * families for count in (FEW, SOME, MANY))
+    # With time to spare: all data, as long as the recipe; then what lies between.
+    span = (rule.share * rule.epochs, float(recipe_epochs))
+    for i in range(8, 0, -1):
+        passes = span[0] * (span[1] / span[0]) ** (i / 8) if span[1] > span[0] else span[0]
+        share = min(1.0, max(rule.share, passes / rule.epochs))
+        yield _Level(many, folds, max(rule.epochs, round(passes / share)), share)
+    # As the rules say, of fewer candidates.
+    for wanted in (many, (some + many) // 2, some):
+        yield _Level(wanted, folds, rule.epochs, rule.share)
+    for fewer in (n for n in (3, 1) if n < folds):
+        yield _Level(some, fewer, rule.epochs, rule.share)
+    # Fewer epochs, then a smaller part of the data, for fewer and fewer candidates.
+    least = min(FEWEST_EPOCHS, rule.epochs)
+    smallest = min(1.0, max(FEWEST_SAMPLES / task.profile.n_train, 0.01), rule.share)
+    for wanted in (some, few):
+        for i in range(1, 5):
+            epochs = round(rule.epochs * (least / rule.epochs) ** (i / 4))
+            yield _Level(wanted, 1, epochs, rule.share)
+        for i in range(1, 5):
+            share = rule.share * (smallest / rule.share) ** (i / 4)
+            yield _Level(wanted, 1, least, share)
+    for epochs in range(least - 1, 0, -1):
+        yield _Level(families, 1, epochs, smallest)
+    yield _Level(1, 1, 1, smallest)
+
+
+def _reasons(
+    task: Task, level: _Level, recipe_epochs: int, finish_s: float, full_s: float, short: bool
+) -> Iterator[str]:
+    rule, folds = task.fidelity, rules.folds(task)
+    if level.share >= 1 and level.epochs >= recipe_epochs:
+        yield "the time is for candidates that are trained as long as the recipe"
+    elif level.share * level.epochs > rule.share * rule.epochs:
+        yield "the time is for longer trainings than the rules' proxies"
+    if level.folds < folds:
+        yield f"{level.folds} of {folds} folds: the time is not for more"
+    if level.share * level.epochs < 0.99 * rule.share * rule.epochs:
+        yield (
+            f"{level.epochs} epochs on {level.share:.0%} of the data instead of {rule.epochs} on"
+            f" {rule.share:.0%}: the time is not for more"
+        )
+    if finish_s and finish_s < full_s:
+        yield (
+            f"the winner is trained for {finish_s:.0f} s, and would be for {full_s:.0f} s by its"
+            " recipe; `nas train` does the whole"
+        )
+    if short:
+        yield (
+            "the time is hardly enough for one candidate of each family: a longer --time-limit"
+            " would do better"
+        )

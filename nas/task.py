@@ -331,6 +331,8 @@ class Fidelity(JsonRecord):
     epochs: int
     share: float = 1.0
     time_limit_s: float | None = None  # for the training of one candidate, all folds together
+    folds: int | None = None  # that score it; None for what the rules say of the data
+    rule_epochs: int | None = None  # that the length of a recipe follows from; None for ``epochs``
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from bench_search import (
 
 from nas.candidate import State
 from nas.front import Floats, front_ranks, hypervolume, is_efficient
-from nas.search.halving import rungs
+from nas.plan import rungs
 from nas.search.study import Study
 from nas.space import Config, Float, Int, Space, split_family
 from nas.testing import small_task

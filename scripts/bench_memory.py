@@ -91,6 +91,7 @@ LARGE: dict[str, tuple[Config, int]] = {
     "transformer": ({"dim": 128, "depth": 3, "vocabulary": 10_000}, 64),
     "lstm": ({"dim": 128, "hidden": 128, "depth": 2, "vocabulary": 10_000}, 64),
     "mamba": ({"dim": 64, "vocabulary": 10_000}, 96),
+    "ngrams": ({"dim": 32, "longest": 3, "buckets": 2**17, "vocabulary": 10_000}, 64),
     "audio_cnn_transformer": ({}, 128),
     "wav2vec": ({"dim": 128}, 32),
     "whisper": ({"dim": 128}, 32),

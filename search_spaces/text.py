@@ -1,7 +1,9 @@
-"""Families for text: Transformer encoder, LSTM, Mamba."""
+"""Families for text: Transformer encoder, LSTM, Mamba, and a bag of n-grams."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import rules
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from nas.models.encoder import EmbeddingConfig
 
 NARROWEST = 16  # width of an embedding
+_BAG_DIM = 8  # of a bag of n-grams, whose rows are many and read alone
 
 
 def _length(task: Task) -> int:
@@ -212,6 +215,61 @@ def _build_mamba(config: Config, task: Task) -> nn.Module:
     return TextMamba(_embedding(config), _length(task), task.outputs, layers, pooling)
 
 
+def _ngrams_space(task: Task) -> Space:
+    # Rows for the words and for the runs, each at most half of what the limit pays for.
+    room = int(rules.params_limit(task) / 2 / _BAG_DIM)
+    words = _vocabulary(task)
+    running = task.profile.n_train * task.profile.lengths["tokens"][3]
+    high = max(2, min(2 ** max(4, round(math.log2(max(running, 16)))), room))
+    low = min(high, max(2, high // 32))
+    longest = rules.depth(task, "longest", low=1, base=2, default=2)
+    dim = rules.width(
+        task,
+        "dim",
+        low=4,
+        base=8,
+        default=_BAG_DIM,
+        step=4,
+        inputs=words.default + max(low, high // 2) + task.outputs,
+        fixed=task.outputs,
+    )
+    return Space(
+        (
+            words,
+            replace(longest, why=("n-grams", *longest.why)),
+            Int(
+                "buckets",
+                low,
+                high,
+                default=max(low, high // 2),
+                log=True,
+                when={"longest": tuple(range(2, longest.high + 1))},
+                why=("n-grams", "cost-from-the-start"),
+            ),
+            replace(dim, why=("n-grams", *dim.why)),
+            rules.dropout(task),
+            Float("token_dropout", 0.0, 0.5, default=0.3, why=("token-dropout",)),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=5e-3),
+            rules.clipping(),
+        )
+    )
+
+
+def _build_ngrams(config: Config, task: Task) -> nn.Module:
+    from nas.models.ngram_bag import NGramBag
+
+    return NGramBag(
+        int(config["vocabulary"]),
+        task.outputs,
+        int(config["dim"]),
+        longest=int(config["longest"]),
+        buckets=int(config.get("buckets", 1)),
+        dropout=float(config["dropout"]),
+        token_dropout=float(config["token_dropout"]),
+    )
+
+
 FAMILIES = (
     Family(
         "transformer",
@@ -236,5 +294,13 @@ FAMILIES = (
         _mamba_space,
         _build_mamba,
         "Long texts: it reads in time linear in the length, with states the text selects.",
+    ),
+    Family(
+        "ngrams",
+        "text",
+        "Joulin et al. 2017, Bag of Tricks for Efficient Text Classification (fastText)",
+        _ngrams_space,
+        _build_ngrams,
+        "Few or short texts, and the fastest answers: it counts words and runs of words.",
     ),
 )

@@ -222,6 +222,10 @@ def lstm(c: dict[str, Any], _: Any) -> float:
     return lstm_layers(c) + 2 * c["hidden"] * CLASSES
 
 
+def ngrams(c: dict[str, Any], _: Any) -> float:
+    return c["dim"] * CLASSES  # rows are looked up, and added up
+
+
 def mamba(c: dict[str, Any], _: Any) -> float:
     dim, states, kernel = c["dim"], c["states"], c["kernel"]
     inner, rank = c["expand"] * dim, math.ceil(dim / 16)
@@ -378,6 +382,7 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "transformer": (text_transformer, {"depth": 2, "dim": 64}),
     "lstm": (lstm, {"depth": 2, "dim": 48}),
     "mamba": (mamba, {"depth": 2, "dim": 48}),
+    "ngrams": (ngrams, {"longest": 3}),
     "audio_cnn_transformer": (audio_cnn_transformer, {"conv_depth": 3}),
     "whisper": (whisper, {}),
     "wav2vec": (wav2vec, {}),

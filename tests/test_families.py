@@ -157,7 +157,7 @@ def longest_plain_run(network: nn.Module) -> int:
 PROMISED = {
     "tabular": ["mlp", "tabnet", "ft_transformer"],
     "images": ["resnet", "efficientnet", "vit"],
-    "text": ["transformer", "lstm", "mamba"],
+    "text": ["transformer", "lstm", "mamba", "ngrams"],
     "audio": ["audio_cnn_transformer", "wav2vec", "whisper"],
     "graphs": ["gcn", "gat", "graphsage"],
     "pointclouds": ["pointnet", "dgcnn", "sparse_cnn"],
@@ -311,7 +311,7 @@ def test_clipping_is_searched_in_networks_over_sequences_alone() -> None:
             clipped.add(family.name)
             assert rules.gradient_clip(space.baseline()) == rules.GRADIENT_CLIP
             assert rules.gradient_clip(space.baseline() | {"clip": found[0].options[1]}) == 0  # type: ignore[union-attr]
-    sequences = {"transformer", "lstm", "mamba", "audio_cnn_transformer", "wav2vec"}
+    sequences = {"transformer", "lstm", "mamba", "ngrams", "audio_cnn_transformer", "wav2vec"}
     assert clipped == {*sequences, "whisper", "ft_transformer"}
 
 

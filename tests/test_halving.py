@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.halving import goes_on, rungs
+from nas.plan import rungs
+from nas.search.halving import goes_on
 
 COSTS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12

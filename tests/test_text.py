@@ -29,6 +29,7 @@ from nas.models.encoder import (
 )
 from nas.models.lstm import TextLSTM
 from nas.models.mamba import MambaConfig, TextMamba, parallel_scan, selective_scan
+from nas.models.ngram_bag import NGramBag
 from nas.task import Constraint, DataProfile, InputError, Target, Task
 from nas.training.cost import analyse, parameters
 
@@ -284,6 +285,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2),
     "lstm, one direction": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 1, False, pooling="attention"),
     "lstm, last": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2, pooling="last"),
+    "ngrams": lambda: NGramBag(30, 3, 8, longest=3, buckets=64),
     "mamba": lambda: TextMamba(EMBEDDING, LENGTH, 3, MambaConfig(16, 2)),
     "mamba, last": lambda: TextMamba(
         EMBEDDING, LENGTH, 3, MambaConfig(16, 1, states=4), pooling="last"
@@ -383,6 +385,41 @@ def test_sinusoidal_positions_are_those_of_the_paper() -> None:
             angle = place / 10_000 ** (2 * i / 6)
             expected = torch.tensor([np.sin(angle), np.cos(angle)], dtype=torch.float32)
             torch.testing.assert_close(table[place, 2 * i : 2 * i + 2], expected)
+
+
+def test_a_bag_of_n_grams_is_the_sum_of_the_rows_of_all_its_runs() -> None:
+    torch.manual_seed(0)
+    network = NGramBag(30, 3, 8, longest=3, buckets=16).eval()
+    nn.init.normal_(network.head.weight)
+    texts = [[4, 7, 4, 7, 9], [5], [29, 40, 6]]  # 40 is in no row: an unknown word
+    tokens = torch.zeros(3, 6, dtype=torch.int32)
+    expected = []
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor(text)
+        total = torch.zeros(8)
+        for length in (1, 2, 3):
+            for start in range(len(text) - length + 1):
+                run = text[start : start + length]
+                if length == 1:
+                    total += network.embedding.table.weight[run[0] if run[0] < 30 else 1]
+                    continue
+                code = 0
+                for place, word in enumerate(run):
+                    code = (word + 1) if place == 0 else (code * 1_000_003 + word + 1) % (2**31 - 1)
+                total += network.runs[length - 2].weight[code % 16]  # type: ignore[union-attr,index]
+        expected.append(network.head(total / len(text) ** 0.5))
+    lengths = torch.tensor([len(text) for text in texts])
+    assert torch.allclose(network(tokens, lengths), torch.stack(expected), atol=1e-6)
+
+
+def test_a_bag_of_n_grams_tells_the_order_of_words_from_two_on() -> None:
+    tokens, turned = torch.tensor([[4, 5, 6]]), torch.tensor([[6, 5, 4]])
+    length = torch.tensor([3])
+    for longest, same in ((1, True), (2, False)):
+        torch.manual_seed(0)
+        network = NGramBag(30, 3, 8, longest=longest, buckets=64).eval()
+        nn.init.normal_(network.head.weight)
+        assert torch.allclose(network(tokens, length), network(turned, length)) == same
 
 
 def test_both_directions_are_those_of_a_packed_lstm() -> None:

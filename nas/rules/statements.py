@@ -321,6 +321,13 @@ _ALL = (
         "Iyyer et al. 2015 (Deep Averaging Networks), sec. 3",
     ),
     Rule(
+        "n-grams",
+        "Runs of two and more words have short vectors of their own, found by a hash, in half as"
+        " many rows as there are running words, or as the limit on parameters pays for.",
+        "Joulin et al. 2017, sec. 2.1; Wang & Manning 2012 (bigrams beside words); Weinberger et"
+        " al. 2009 (hashing); the number of rows is ours",
+    ),
+    Rule(
         "positions",
         "Positions are learned, sinusoidal, rotary or left out.",
         "Vaswani et al. 2017, sec. 3.5; Su et al. 2021 (RoFormer), sec. 3.2",

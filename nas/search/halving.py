@@ -17,16 +17,6 @@ from numpy.typing import NDArray
 from nas.front import Floats, farthest_first, is_efficient
 
 
-def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
-    """Epochs after which a candidate is judged: epochs/eta², epochs/eta.
-
-    Not after the first, which warms up, and not after so few that the figures say little of
-    the last: the first rung stands at three epochs or, where a third is less, at two.
-    """
-    first, second = round(epochs / eta**2), round(epochs / eta)
-    return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
-
-
 def goes_on(costs: Floats, better: NDArray[np.bool_], mine: int, eta: int = 3) -> bool:
     """Whether row ``mine`` of the rung's costs (points × objectives, smaller is better)
     is dominated by none or among the best 1/eta; rows that are not ``better`` (points,) than a

@@ -25,9 +25,10 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, Reason, State, curve_point
 from nas.files import write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
+from nas.plan import rungs
 from nas.rules import folds
 from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist, remembered
-from nas.search.halving import goes_on, rungs
+from nas.search.halving import goes_on
 from nas.search.samplers import (
     asks_model,
     chosen,
