@@ -93,6 +93,8 @@ def fidelity(task: Task) -> Fidelity:
 def folds(task: Task) -> int:
     """How often a proxy is trained, each time scored on another part (rule
     "cross-validation"). The nodes of one graph keep the split that they came with."""
+    if task.fidelity.folds is not None:
+        return task.fidelity.folds
     few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
     return 5 if few and not is_node_level(task) else 1
 
@@ -128,7 +130,8 @@ def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
 def full_epochs(task: Task, batch_size: int) -> int:
     """Epochs of a recipe at full scale: the steps that ``EFFORT`` says, but at least as many
     epochs as a proxy had (or twice as many) and at most three times as many."""
-    proxy, effort = task.fidelity.epochs, EFFORT[task.modality]
+    proxy = task.fidelity.rule_epochs or task.fidelity.epochs
+    effort = EFFORT[task.modality]
     if is_node_level(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
         return 2 * proxy
     steps = steps_per_epoch(task.profile.n_train, batch_size)

@@ -1,0 +1,139 @@
+"""How the time of a search is divided between candidates, their trainings and the winner's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas import plan as plans
+from nas import rules
+from nas.plan import LONGEST, SearchPlan, mean_epochs, plan_search, rungs
+from nas.task import Budget, DataProfile, Fidelity, Task
+from nas.testing import small_task
+
+SOUNDS = DataProfile(n_train=295, n_val=63, n_test=63, inputs={"wave": (32_000,)})
+PICTURES = DataProfile(n_train=1_281_167, n_val=50_000, n_test=0, inputs={"image": (3, 224, 224)})
+
+
+def task(profile: DataProfile = SOUNDS, modality: str = "audio", **budget: float) -> Task:
+    target = replace(small_task().targets[0], kind="multiclass", classes=tuple("abcdefg"))
+    made = Task(modality, (target,), profile, budget=Budget(**budget))  # type: ignore[arg-type]
+    made = made.with_objectives()
+    return replace(made, fidelity=rules.fidelity(made))
+
+
+def planned(seconds: float, workers: int = 2, epoch_s: float = 1.0, **more: object) -> SearchPlan:
+    paces = dict.fromkeys(("cnn", "wav2vec", "whisper"), epoch_s)
+    return plan_search(task(time_limit_s=seconds, workers=workers), paces, **more)  # type: ignore[arg-type]
+
+
+budgets = st.floats(20, 1e6)
+paces = st.floats(1e-3, 1e3)
+
+
+@given(budgets, st.integers(1, 512), paces)
+def test_the_candidates_of_a_plan_and_its_winner_fit_into_the_time(
+    seconds: float, workers: int, epoch_s: float
+) -> None:
+    plan, wall_s = planned(seconds, workers, epoch_s), seconds * (1 + 1e-9)
+    fidelity = plan.fidelity
+    passes = mean_epochs(fidelity.epochs) + 0.0
+    mean_s = plans.BESIDE_S + passes * fidelity.share * epoch_s
+    assert plan.candidates == 1 or plan.candidates * mean_s <= wall_s * workers
+    assert plan.finish_s <= plans.KEPT_BACK * wall_s
+    assert fidelity.time_limit_s is not None
+    assert fidelity.time_limit_s <= 0.5 * wall_s
+
+
+@given(budgets, paces)
+def test_more_time_never_makes_a_candidates_training_shorter(
+    seconds: float, epoch_s: float
+) -> None:
+    less, more = planned(seconds, epoch_s=epoch_s), planned(2 * seconds, epoch_s=epoch_s)
+    assert more.candidate_s >= less.candidate_s - 1e-9
+
+
+@given(budgets, paces)
+def test_a_slower_machine_never_gets_longer_trainings(seconds: float, epoch_s: float) -> None:
+    quick, slow = planned(seconds, epoch_s=epoch_s).fidelity, planned(seconds, epoch_s=2 * epoch_s)
+    trained = [f.epochs * f.share * (f.folds or 1) for f in (quick, slow.fidelity)]
+    assert trained[1] <= trained[0] + 1e-9
+
+
+def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs() -> None:
+    rule = task(time_limit_s=240.0, workers=2)
+    assert rules.folds(rule) == 5
+    assert rule.fidelity.epochs >= 20
+    plan = planned(240.0, epoch_s=4.0)
+    assert plan.fidelity.folds == 1
+    assert plan.fidelity.epochs < rule.fidelity.epochs
+    assert plan.candidates >= 6
+    assert any("folds" in reason for reason in plan.reasons)
+
+
+def test_where_time_is_plenty_candidates_are_trained_as_long_as_the_recipe() -> None:
+    plan = planned(24 * 3600.0, epoch_s=0.5)
+    recipe = rules.full_epochs(task(), rules.batch_sizes(task())[1])
+    assert plan.fidelity.epochs == recipe
+    assert plan.fidelity.share == 1.0
+    assert plan.fidelity.folds == 5
+    assert any("as long as the recipe" in reason for reason in plan.reasons)
+
+
+def test_a_cluster_sees_all_of_a_large_data_set_and_two_hours_of_it_a_part() -> None:
+    names = ("resnet", "efficientnet", "vit")
+    day = task(PICTURES, "images", time_limit_s=24 * 3600.0, workers=64)
+    short = task(PICTURES, "images", time_limit_s=2 * 3600.0, workers=8)
+    paces = dict.fromkeys(names, 120.0)  # of an epoch on one GPU
+    long, little = plan_search(day, paces), plan_search(short, paces)
+    assert long.candidates >= 10
+    recipe_s = rules.full_epochs(day, rules.batch_sizes(day)[1]) * 120.0
+    assert long.candidate_s >= 0.8 * recipe_s
+    assert 0 < little.candidate_s < long.candidate_s
+    assert little.candidates >= 10
+    for plan, seconds in ((long, 24 * 3600.0), (little, 2 * 3600.0)):
+        assert plan.fidelity.time_limit_s is not None
+        assert plan.fidelity.time_limit_s <= LONGEST * seconds
+
+
+def test_a_plan_says_where_the_time_is_hardly_enough() -> None:
+    plan = planned(20.0, epoch_s=300.0)
+    assert plan.fidelity.epochs == 1
+    assert any("--time-limit" in reason for reason in plan.reasons)
+
+
+def test_no_time_is_kept_back_where_the_winner_is_not_to_be_trained() -> None:
+    kept, given = planned(600.0), planned(600.0, finish=False)
+    assert kept.finish_s > 0 == given.finish_s
+    assert given.candidates >= kept.candidates
+
+
+def test_a_budget_without_an_end_in_time_cannot_be_planned() -> None:
+    with pytest.raises(ValueError, match="ends by time"):
+        plan_search(task(time_limit_s=None, trials=10), {"cnn": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pace"):
+        plan_search(task(time_limit_s=60.0), {})
+
+
+def test_the_mean_of_epochs_is_that_of_candidates_that_halving_stops() -> None:
+    for epochs in (1, 4, 9, 30):
+        stops = (*rungs(epochs), epochs)
+        reach = [plans.PROMOTED**i for i in range(len(stops))]
+        steps = [b - a for a, b in zip((0, *stops), stops, strict=False)]
+        assert mean_epochs(epochs) == pytest.approx(
+            sum(r * s for r, s in zip(reach, steps, strict=True))
+        )
+
+
+def test_a_recipe_stays_as_long_whatever_the_plan_gives_its_proxy() -> None:
+    made = task(time_limit_s=240.0, workers=2)
+    batch = rules.batch_sizes(made)[1]
+    plan = plan_search(made, {"cnn": 4.0})
+    assert plan.fidelity.epochs < made.fidelity.epochs
+    assert rules.full_epochs(replace(made, fidelity=plan.fidelity), batch) == rules.full_epochs(
+        made, batch
+    )
+    assert Fidelity.from_dict(plan.fidelity.to_dict()) == plan.fidelity
