@@ -846,8 +846,8 @@ def test_image_folders_without_what_they_need_are_refused(tmp_path):
     ("x", "words"),
     [
         (np.zeros((20, 3, 9, 3)), "which axis holds the channels"),
-        (np.full((20, 8, 8), -1.0), "must be 0..255 or 0..1"),
-        (np.full((20, 8, 8), np.nan), "must be 0..255 or 0..1"),
+        (np.full((20, 8, 8), "white"), "must be numbers"),
+        (np.full((20, 8, 8), np.nan), "are NaN or infinite"),
         (np.zeros((19, 8, 8)), "19 images, but y has 20"),
     ],
 )

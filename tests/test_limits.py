@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,39 @@ def test_clouds_whose_headers_lie_are_named(tmp_path: Path) -> None:
     message = one_line(tmp_path)
     assert "12 of 12 clouds cannot be read" in message
     assert "its header promises" in message
+
+
+def white(path: Path, width: int, height: int) -> None:
+    """A one-bit PNG of any size, of a few kilobytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packer = zlib.compressobj()
+    row = b"\0" + b"\xff" * -(-width // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+def test_an_image_of_too_many_pixels_is_named_and_not_decoded(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(6):
+            white(tmp_path / label / f"{i}.png", 8, 8)
+    white(tmp_path / "a" / "bomb.png", 20_000, 20_000)
+    message = one_line(tmp_path)
+    assert "1 of 13 images cannot be read" in message
+    assert "exceeds limit" in message
+
+
+def test_an_image_that_takes_too_much_memory_is_named(tmp_path: Path, small_machine: int) -> None:
+    for label in "ab":
+        for i in range(6):
+            white(tmp_path / label / f"{i}.png", 8, 8)
+    white(tmp_path / "a" / "large.png", 3000, 3000)
+    message = one_line(tmp_path)
+    assert "large.png (3000 x 3000 pixels take 0.0 GiB to decode" in message
+    assert "of this machine's" in message

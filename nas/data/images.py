@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nas.data import limits
 from nas.data.dataset import shape_profile
-from nas.data.folders import IMAGES, read_each, refuse_bad
-from nas.data.limits import refuse_larger
+from nas.data.folders import IMAGES, THREADS, read_each, refuse_bad
+from nas.data.limits import GIB, refuse_larger
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
@@ -22,6 +25,11 @@ SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_USUAL = ((0.0, 1.0), (0.0, 255.0))
+_TOPS = (2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # the largest values of cameras
+FEW_LEVELS = 16  # grey levels of nearly all pixels, below which a note is due
+DECODING_COPIES = 4  # of an image that its decoding, turning and blending take at the most
+_ONE_LARGE = threading.Lock()
 
 
 def recognise(source: Any) -> str:
@@ -58,35 +66,47 @@ def code(
     samples: Samples, train: np.ndarray, image_size: int | None = None
 ) -> tuple[dict[str, np.ndarray], DataProfile, list[str]]:
     """The pixels, the statistics of their channels on the training rows, and notes."""
-    pixels, notes = read(samples.inputs, image_size)
+    pixels, pixel_range, notes = read(samples.inputs, train, image_size)
     mean, std = channel_statistics(pixels, train)
     inputs = {"image": pixels}
-    profile = shape_profile(inputs, train)
-    return inputs, replace(profile, channel_mean=tuple(mean), channel_std=tuple(std)), notes
+    profile = replace(
+        shape_profile(inputs, train),
+        channel_mean=tuple(mean),
+        channel_std=tuple(std),
+        pixel_range=pixel_range,
+    )
+    return inputs, profile, notes
 
 
 def encode(source: Any, profile: DataProfile) -> dict[str, np.ndarray]:
-    """New images, in the size and the channels of the training data."""
-    return {"image": _fit(source, profile.inputs["image"])}
+    """New images, in the size, the channels and the range of the training data."""
+    return {"image": _fit(source, profile.inputs["image"], profile.pixel_range)}
 
 
-def read(source: Any, image_size: int | None) -> tuple[np.ndarray, list[str]]:
-    """All images as uint8 (n, C, H, W) in one common size, and notes on what was done.
+def read(
+    source: Any, train: np.ndarray, image_size: int | None
+) -> tuple[np.ndarray, tuple[float, ...], list[str]]:
+    """All images as uint8 (n, C, H, W) in one common size, the range of their values before, and
+    notes on what was done.
 
     The size is the median height and width, at least 8; a longer side over 128 is
     scaled to 128, or the longer side is made ``image_size`` where that is given. Each
     image is resized to it as a whole, antialiased, so one of another aspect ratio is
-    stretched rather than cut. C is 1 if every image is grey, else 3.
+    stretched rather than cut. C is 1 if every image is grey, else 3. The range is that of
+    the rows ``train``, and () where all values are whole and within 0..255 already.
     """
     if isinstance(source, np.ndarray):
+        pixel_range, notes = _range_of_array(source, train)
+        source = _eight_bit_array(source, pixel_range)
         height, width = source.shape[2:]
         size = _common_size(np.array([[height, width]]), image_size)
-        notes = []
         if size != (height, width):
             notes.append(f"images are resized from {height} x {width} to {size[0]} x {size[1]}")
             source = np.stack([_resize_array(image, size) for image in source])
-        return source, notes
-    sizes, grey = _measure(source)
+        return source, pixel_range, notes + _few_levels(source, train, pixel_range)
+    headers = _headers(source)
+    sizes = np.array([header.size for header in headers.values()] or [(SMALLEST, SMALLEST)])
+    grey = all(header.grey for header in headers.values())
     size = _common_size(sizes, image_size)
     notes = []
     if (sizes != size).any():
@@ -95,17 +115,23 @@ def read(source: Any, image_size: int | None) -> tuple[np.ndarray, list[str]]:
             f"images of {low[0]} x {low[1]} to {high[0]} x {high[1]} (height x width)"
             f" are resized to {size[0]} x {size[1]}"
         )
-    pixels = decode(source, (1 if grey else 3, *size))
+    if several := sum(header.frames for header in headers.values()):
+        notes.append(f"{several} of {len(source)} images have several frames: the first is read")
+    pixel_range, more = _range_of_files(source, headers, train)
+    pixels = decode(source, (1 if grey else 3, *size), pixel_range)
+    notes += more + _few_levels(pixels, train, pixel_range)
+    notes += _cut_colours(pixels, [row for row, header in headers.items() if header.cut], train)
     if not grey and all((image[0] == image[1:]).all() for image in pixels):
         notes.append("every image is grey although stored in colour: read as one channel")
         pixels = np.ascontiguousarray(pixels[:, :1])
-    return pixels, notes
+    return pixels, pixel_range, notes
 
 
-def _fit(source: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Images in the (C, H, W) of the training data."""
+def _fit(source: Any, shape: tuple[int, ...], pixel_range: tuple[float, ...]) -> np.ndarray:
+    """Images in the (C, H, W) and the range of the training data."""
     if not isinstance(source, np.ndarray):
-        return decode(source, shape)
+        return decode(source, shape, pixel_range)
+    source = _eight_bit_array(source, pixel_range)
     channels, *size = shape
     if source.shape[1] != channels:
         source = source.repeat(3, axis=1) if channels == 3 else _luma(source)
@@ -115,8 +141,14 @@ def _fit(source: Any, shape: tuple[int, ...]) -> np.ndarray:
     return pixels
 
 
-def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 (n, C, H, W) of image files; all files that cannot be decoded are named at once."""
+# Files -----------------------------------------------------------------------------------
+
+
+def decode(
+    files: list[Path], shape: tuple[int, ...], pixel_range: tuple[float, ...] = ()
+) -> np.ndarray:
+    """uint8 (n, C, H, W) of image files; values of more than 8 bits are scaled by
+    ``pixel_range``. Raises InputError, which names all files that cannot be decoded."""
     channels, height, width = shape
     needed = len(files) * channels * height * width
     refuse_larger(
@@ -128,9 +160,9 @@ def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
         with Image.open(file) as image:
             # JPEG decodes straight to a half, a quarter or an eighth; never below twice the goal.
             image.draft(image.mode, (2 * max(height, width),) * 2)
-            array = np.asarray(
-                _plain(image, channels).resize((width, height), Image.Resampling.BILINEAR)
-            )
+            with _room_for(image):
+                plain = _plain(image, channels, pixel_range)
+                array = np.asarray(plain.resize((width, height), Image.Resampling.BILINEAR))
         place[:] = array if channels == 1 else array.transpose(2, 0, 1)
 
     _, bad = _each(files, fill, pixels)
@@ -138,26 +170,102 @@ def decode(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
     return pixels
 
 
-def _measure(files: list[Path]) -> tuple[np.ndarray, bool]:
-    """Height and width (n, 2) as people see them, and whether every file is stored grey."""
+@contextmanager
+def _room_for(image: Image.Image) -> Iterator[None]:
+    """Waits where decoding an image takes so much memory that only one may be at a time.
 
-    def look(file: Path) -> tuple[tuple[int, int], bool]:
+    Raises ValueError for one that takes more than half of the memory limit.
+    """
+    width, height = image.size
+    values = 8 if image.mode in _DEEP else len(image.getbands())  # bytes of a pixel
+    needed, limit = DECODING_COPIES * width * height * values, limits.memory_limit()
+    if needed > limit / 2:
+        raise ValueError(
+            f"{width} x {height} pixels take {needed / GIB:.1f} GiB to decode, more than a quarter"
+            f" of this machine's {2 * limit / GIB:.1f} GiB"
+        )
+    with _ONE_LARGE if needed > limit / (2 * THREADS) else nullcontext():
+        yield
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of its image: height and width as people see them; whether it is stored
+    grey, with more than 8 bits a value, with 16-bit colours that Pillow cuts, in frames."""
+
+    size: tuple[int, int]
+    grey: bool
+    deep: bool
+    cut: bool
+    frames: bool
+
+
+def _headers(files: list[Path]) -> dict[int, _Header]:
+    """The headers by row; a file whose header is broken is named by ``decode``, with those that
+    break later."""
+
+    def look(file: Path) -> _Header:
         with Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112) in _TURNED
-            return (width, height) if turned else (height, width), image.mode in _GREY
+            stored = str(image.tile[0][3]) if image.tile else ""
+            # Of a PNG the orientation may stand behind the pixels, which are then decoded.
+            with _room_for(image) if image.format == "PNG" else nullcontext():
+                turned = image.getexif().get(0x0112) in _TURNED
+            size = (width, height) if turned else (height, width)
+            deep = image.mode in _DEEP
+            grey = image.mode in _GREY or stored.startswith("LA;16")
+            cut = not deep and "16" in stored.partition(";")[2]
+            return _Header(size, grey, deep, cut, _has_frames(image))
 
-    # A file whose header is broken is named by decode, with those that break later.
     found, _ = _each(files, look)
-    known = [each for each in found if each is not None] or [((SMALLEST, SMALLEST), True)]
-    return np.array([size for size, _ in known]), all(grey for _, grey in known)
+    return {row: header for row, header in enumerate(found) if header is not None}
+
+
+def _has_frames(image: Image.Image) -> bool:
+    if image.format not in ("GIF", "TIFF", "WEBP"):
+        return False
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _range_of_files(
+    files: list[Path], headers: dict[int, _Header], train: np.ndarray
+) -> tuple[tuple[float, ...], list[str]]:
+    """The range of the training files with more than 8 bits a value, and a note."""
+    deep = [row for row, header in headers.items() if header.deep]
+    rows = sorted(set(deep) & set(train.tolist()))
+    if not deep or not rows:
+        return (), []
+
+    def extremes(file: Path) -> tuple[float, float, bool]:
+        with Image.open(file) as image, _room_for(image):
+            values = np.asarray(image)
+            return float(values.min()), float(values.max()), values.dtype.kind in "iu"
+
+    found, _ = _each([files[row] for row in rows], extremes)
+    known = [each for each in found if each is not None and np.isfinite(each[:2]).all()]
+    if not known:
+        return (), []  # decode names the files
+    low, high = min(k[0] for k in known), max(k[1] for k in known)
+    mixed = len(deep) < len(headers)
+    pixel_range = _scale(low, high, all(whole for _, _, whole in known), mixed)
+    if pixel_range in _USUAL:
+        return pixel_range, []
+    some = f"{len(deep)} of {len(files)} images have" if mixed else "the images have"
+    note = f"{some} more than 8 bits a value: {_said(pixel_range)} become 0..255"
+    return pixel_range, [note]
 
 
 def _each(
     files: list[Path], work: Callable[..., Any], *beside: Any
 ) -> tuple[list[Any], list[tuple[int, str]]]:
-    """``work`` of every file, and the rows of those that are no sound images, with the reason."""
-    errors = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+    """``work`` of every file, and the rows of those that cannot be decoded, with the reason."""
+    errors = (
+        OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError
+    )  # fmt: skip
 
     def reason(error: Exception) -> str:
         return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -167,18 +275,158 @@ def _each(
         return read_each(files, work, errors, reason, *beside)
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """8-bit L or RGB, upright, transparent pixels on white."""
+def _plain(image: Image.Image, channels: int, pixel_range: tuple[float, ...]) -> Image.Image:
+    """8-bit L or RGB, upright, transparent pixels on white.
+
+    Raises ValueError for values of more than 8 bits where there is no range to scale them by.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
-        # 16 bit (also as 32-bit integers) over its full range; floats are 0..1.
-        deep = np.asarray(image, np.float64) / (1 if image.mode == "F" else 65535)
-        image = Image.fromarray((255 * deep.clip(0, 1)).round().astype(np.uint8))
+        values = np.asarray(image)
+        if not pixel_range and not _is_eight_bit(values):
+            raise ValueError(
+                f"its values from {values.min():g} to {values.max():g} have more than 8 bits, but"
+                " the training images have 8: convert it"
+            )
+        image = Image.fromarray(_scaled(values, pixel_range or (0, 255)))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB") if image.mode not in ("L", "1") else image
     return image.convert("L" if channels == 1 else "RGB")
+
+
+# Values of more than 8 bits --------------------------------------------------------------
+
+
+def _scale(low: float, high: float, whole: bool, mixed: bool = False) -> tuple[float, float]:
+    """The range that becomes 0..255, of training values between ``low`` and ``high``.
+
+    Where the usual ranges of images (0..255, floats of 0..1) use most of the 256 grey levels
+    they are kept; else it is the values' own range, so that 12 bits stored in 16 are not
+    flattened. ``mixed`` with 8-bit images, the range begins at 0 and ends at the largest value
+    of 10, 12, 14 or 16 bits.
+    """
+    if low >= 0 and whole and high <= 255:
+        return 0.0, 255.0
+    if low >= 0 and not whole and (0.5 < high <= 1 or 127 < high <= 255):
+        return 0.0, 1.0 if high <= 1 else 255.0
+    if low >= 0 and whole and (mixed or low == high):
+        return 0.0, next((float(top) for top in _TOPS if high <= top), high)
+    return low, high if high > low else low + 1
+
+
+def _scaled(values: np.ndarray, pixel_range: tuple[float, ...]) -> np.ndarray:
+    """uint8 of values, of which those of ``pixel_range`` become 0..255 and others are clipped.
+
+    Raises ValueError where one is NaN or infinite.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("NaN or infinite values")
+    low, high = pixel_range
+    wide = (values.astype(np.float64) - low) * (255 / (high - low))
+    eight: np.ndarray = wide.clip(0, 255).round().astype(np.uint8)
+    return eight
+
+
+def _is_eight_bit(values: np.ndarray) -> bool:
+    """Whether values are whole and within 0..255."""
+    inside = bool(((values >= 0) & (values <= 255)).all())  # not so for NaN
+    return inside and (values.dtype.kind in "iub" or bool((values == np.round(values)).all()))
+
+
+def _range_of_array(x: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], list[str]]:
+    """The range of the training rows of (n, C, H, W) and a note; () for values of 8 bits."""
+    if x.dtype in (np.uint8, bool) or all(_is_eight_bit(x[r]) for r in _chunks(_rows(x), 1024)):
+        return (), []
+    if x.dtype.kind == "f" and not all(np.isfinite(x[r]).all() for r in _chunks(_rows(x), 1024)):
+        raise InputError("some image values are NaN or infinite; replace them")
+    colours = x[:, :3] if x.shape[1] == 4 else x
+    low = min(float(colours[rows].min()) for rows in _chunks(train, 1024))
+    high = max(float(colours[rows].max()) for rows in _chunks(train, 1024))
+    pixel_range = _scale(low, high, x.dtype.kind in "iu")
+    if pixel_range in _USUAL:
+        return pixel_range, []
+    return pixel_range, [f"image values of {_said(pixel_range)} become 0..255"]
+
+
+def _eight_bit_array(x: np.ndarray, pixel_range: tuple[float, ...]) -> np.ndarray:
+    """uint8 (n, 1 or 3, H, W) of (n, 1, 3 or 4, H, W); transparent pixels on white.
+
+    Raises InputError for values beyond 8 bits where there is no range to scale them by.
+    """
+    if x.dtype == bool:
+        x = x.astype(np.uint8) * np.uint8(255)
+    if x.dtype != np.uint8:
+        eight = np.empty(x.shape, np.uint8)
+        for rows in _chunks(_rows(x), 1024):
+            eight[rows] = _eight_bit_chunk(x[rows], pixel_range)
+        x = eight
+    if x.shape[1] == 4:
+        alpha = x[:, 3:] / 255
+        x = (x[:, :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return np.ascontiguousarray(x)
+
+
+def _eight_bit_chunk(x: np.ndarray, pixel_range: tuple[float, ...]) -> np.ndarray:
+    low, high = float(x.min()), float(x.max())
+    if not pixel_range:
+        if _is_eight_bit(x):
+            pixel_range = (0, 255)
+        elif x.dtype.kind == "f" and low >= 0 and high <= 255:
+            pixel_range = (0, 1 if high <= 1 else 255)
+        else:
+            raise InputError(
+                f"image values run from {low:g} to {high:g}, but those of the training data are"
+                " 0..255; scale them likewise"
+            )
+    try:
+        scaled = _scaled(x, pixel_range)
+    except ValueError as error:
+        raise InputError(f"the images hold {error}; replace them") from None
+    if x.shape[1] == 4:  # transparency has a range of its own
+        alpha = x[:, 3:]
+        whole = alpha.dtype.kind in "iu"
+        top = 255 if whole and alpha.max() <= 255 else 65535 if whole else 1
+        scaled[:, 3:] = _scaled(alpha, (0, top))
+    return scaled
+
+
+def _said(pixel_range: tuple[float, ...]) -> str:
+    return f"{pixel_range[0]:g} to {pixel_range[1]:g} (the range of the training part)"
+
+
+def _few_levels(pixels: np.ndarray, train: np.ndarray, pixel_range: tuple[float, ...]) -> list[str]:
+    """A note where a few extreme values leave few grey levels to all others."""
+    if not pixel_range:
+        return []
+    counts = _level_counts(pixels, train).sum(axis=0)
+    first, last = np.searchsorted(counts.cumsum() / counts.sum(), (0.001, 0.999))
+    if last - first + 1 >= FEW_LEVELS:
+        return []
+    return [
+        f"99.8 % of the pixels share {last - first + 1} of 256 grey levels, because a few values"
+        f" reach as far as {pixel_range[0]:g} or {pixel_range[1]:g}; clip these to see more"
+    ]
+
+
+def _cut_colours(pixels: np.ndarray, rows: list[int], train: np.ndarray) -> list[str]:
+    """A note on images with 16-bit colours, of which Pillow reads the upper 8 bits.
+
+    Raises InputError where these hold less than 6 bits.
+    """
+    if not rows:
+        return []
+    seen = [row for row in rows if row in set(train.tolist())] or rows
+    if pixels[seen].max() < 64:
+        raise InputError(
+            f"{len(rows)} images have 16-bit colours that stay below a quarter of their range, and"
+            " of 16-bit colours the upper 8 bits are read; convert them to 8 bits a colour"
+        )
+    return [f"{len(rows)} of {len(pixels)} images have 16-bit colours: the upper 8 bits are read"]
+
+
+# Sizes -----------------------------------------------------------------------------------
 
 
 def _common_size(sizes: np.ndarray, image_size: int | None) -> tuple[int, int]:
@@ -205,7 +453,7 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def _channels_first(x: Any) -> np.ndarray:
-    """uint8 (n, C, H, W) of (n, H, W), (n, H, W, C) or (n, C, H, W); values 0..255 or 0..1."""
+    """(n, C, H, W) of (n, H, W), (n, H, W, C) or (n, C, H, W), of whatever type and range."""
     pixels = to_numpy(x)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
@@ -222,33 +470,9 @@ def _channels_first(x: Any) -> np.ndarray:
         raise InputError(f"images need 3 or 4 axes, but X has the shape {pixels.shape}")
     if not pixels.size:
         raise InputError(f"X of the shape {pixels.shape} holds no image")
-    pixels = np.ascontiguousarray(_eight_bit(pixels))
-    if pixels.shape[1] == 4:
-        alpha = pixels[:, 3:] / 255
-        pixels = (pixels[:, :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return pixels
-
-
-def _eight_bit(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == bool:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    if not np.issubdtype(pixels.dtype, np.number):
+    if pixels.dtype.kind not in "biuf":
         raise InputError(f"images must be numbers, but X is of {pixels.dtype}")
-    low, high = float(pixels.min()), float(pixels.max())
-    whole = np.issubdtype(pixels.dtype, np.integer)
-    top = 255 if high <= 255 else 65535
-    if not low >= 0 or not high <= (65535 if whole else 255):  # NaN fails too
-        raise InputError(
-            f"image values must be 0..255 or 0..1, but they run from {low:g} to {high:g};"
-            " undo the normalisation (it is done from the training part)"
-        )
-    if not whole and high <= 1:
-        top = 1
-    if whole and top == 255:
-        return pixels.astype(np.uint8)
-    return np.round(pixels * (255 / top)).astype(np.uint8)
+    return pixels
 
 
 def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[float]]:
@@ -256,16 +480,25 @@ def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float
 
     From counts of the 256 values, so that no image is turned into floats.
     """
-    channels = pixels.shape[1]
-    counts = np.zeros((channels, 256), np.int64)
-    for chunk in _chunks(rows, 1024):
-        for channel in range(channels):
-            counts[channel] += np.bincount(pixels[chunk, channel].ravel(), minlength=256)
+    counts = _level_counts(pixels, rows)
     share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
     std[std == 0] = 1.0  # a black channel must not divide by zero
     return mean.tolist(), std.tolist()
+
+
+def _level_counts(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """int64 (C, 256): how often each channel of the given images has each value."""
+    counts = np.zeros((pixels.shape[1], 256), np.int64)
+    for chunk in _chunks(rows, 1024):
+        for channel in range(pixels.shape[1]):
+            counts[channel] += np.bincount(pixels[chunk, channel].ravel(), minlength=256)
+    return counts
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return np.arange(len(x))
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:
