@@ -45,3 +45,8 @@ def test_imports_point_down_only() -> None:
         [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["nas", "search_spaces"])
+def test_type_checkers_see_the_annotations(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
