@@ -22,7 +22,7 @@ from nas import rules
 from nas.candidate import Candidate, Reason, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
-from nas.task import COSTS, Task
+from nas.task import COSTS, Fidelity, Task
 from nas.training import cost, latency, lr
 from nas.training.augment import augment
 from nas.training.baselines import baselines
@@ -80,8 +80,20 @@ class Evaluator:
         self._lock = latency.WorkLock(self.device)
         self._trims_heap = False
 
-    def baselines(self, report: Report) -> list[dict[str, Any]]:
+    def _adopt(self, fidelity: dict[str, Any] | None) -> None:
+        """Train and score as the driver's plan says, which it makes when workers run already."""
+        if fidelity is None:
+            return
+        before, given = self.task.fidelity, Fidelity.from_dict(fidelity)
+        self.task = replace(self.task, fidelity=given)
+        if (given.share, given.folds) != (before.share, before.folds):
+            self._folds = folds(self.dataset, self.task)
+
+    def baselines(
+        self, report: Report, fidelity: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
+        self._adopt(fidelity)
         with self._lock:
             return baselines(self.dataset, self.task)
 
@@ -97,9 +109,15 @@ class Evaluator:
         setting = {"threads": torch.get_num_threads(), "batch": 1}
         return [found | setting for found in latency.side_by_side(passes, self.device)]
 
-    def evaluate(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
-        """Train one candidate; whatever happens to it comes back as a state and a reason."""
+    def evaluate(
+        self, candidate: dict[str, Any], report: Report, fidelity: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Train one candidate; whatever happens to it comes back as a state and a reason.
+
+        ``fidelity`` is a ``Fidelity`` by name, where another is planned than the task's.
+        """
         begin = time.monotonic()
+        self._adopt(fidelity)
         end = self._evaluated(Candidate.from_dict(candidate), report)
         if self.device != "cpu" or end.reason is Reason.OOM:
             _free(self.device)
@@ -155,7 +173,8 @@ class Evaluator:
     def pace(self, family: str, config: Config, limit_s: float, report: Report) -> dict[str, Any]:
         """How fast a training of a configuration is, from its first steps in ``limit_s`` seconds:
         ``step_ms``, the interquartile range of the steps ``spread_ms``, how many ``steps`` there
-        were, and ``epoch_s``, what an epoch with its validation takes. Whether there is memory
+        were, ``epoch_s``, what an epoch with its validation takes, and ``contention``, the
+        seconds of the wall for each that the process had of a core. Whether there is memory
         for it is not checked."""
         torch.manual_seed(self.task.seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
@@ -175,6 +194,7 @@ class Evaluator:
             "spread_ms": 1e3 * float(high - low),
             "steps": len(clock.steps_s),
             "epoch_s": float(np.median(clock.epochs_s)) if clock.epochs_s else epoch_s,
+            "contention": clock.contention,
         }
 
     def preflight(self, candidate: Candidate) -> Preflight:

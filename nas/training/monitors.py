@@ -429,8 +429,8 @@ class StepClock(pl.Callback):
     whole epochs with their validation; then ends it, by raising TrainingStopped.
 
     On a CPU the seconds are those of the process on a core, which other processes do not stretch
-    as they do the wall's. The first two steps are left out: they allocate memory and the
-    optimiser's moments.
+    as they do the wall's; ``contention`` is how many seconds of the wall went by for each of them.
+    The first two steps are left out: they allocate memory and the optimiser's moments.
     """
 
     def __init__(self, limit_s: float, least: int = 3) -> None:
@@ -438,6 +438,8 @@ class StepClock(pl.Callback):
         self.steps_s: list[float] = []
         self.epochs_s: list[float] = []
         self._begin = self._step = self._epoch = 0.0
+        self._counted: tuple[float, float] | None = None  # both clocks at the first step timed
+        self.contention = 1.0
 
     def _now(self, module: pl.LightningModule) -> float:
         if module.device.type == "cpu":
@@ -461,5 +463,11 @@ class StepClock(pl.Callback):
         if trainer.global_step > 2:
             self.steps_s.append(now - self._step)
         self._step = now
+        wall, process = time.perf_counter(), time.process_time()
+        if self._counted is None:
+            self._counted = wall, process
+        elif pl_module.device.type == "cpu" and process > self._counted[1]:
+            spent = (wall - self._counted[0]) / (process - self._counted[1])
+            self.contention = max(1.0, spent)
         if time.perf_counter() - self._begin > self.limit_s and len(self.steps_s) >= self.least:
             raise TrainingStopped(Reason.TIMEOUT, f"{self.limit_s:g} s were allowed")
