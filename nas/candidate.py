@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from nas.space import Config
 from nas.task import COSTS, Constraint, JsonRecord
@@ -63,6 +64,72 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
+class Latency(JsonRecord):
+    """How long one forward pass of ``batch`` samples takes, in milliseconds, and how that was
+    measured.
+
+    A short look during a search gives the median of ``repeats`` passes; networks measured in
+    turn have the lowest decile of ``rounds``. ``iqr_ms`` is the interquartile range of either.
+    ``isolated``: all trainings of this user on the machine held still. ``contended_ms`` is what
+    the short look had said before, beside other trainings; ``contended_because`` why the longer
+    measurement failed. ``device`` is empty for the one of the search.
+
+    >>> Latency(0.52, 0.04, isolated=True, threads=1, batch=1, rounds=50).to_dict()
+    {'ms': 0.52, 'iqr_ms': 0.04, 'isolated': True, 'threads': 1, 'batch': 1, 'rounds': 50}
+    """
+
+    EARLIER: ClassVar[Mapping[str, str]] = {
+        "quiet": "isolated",
+        "loud_ms": "contended_ms",
+        "loud_because": "contended_because",
+        "on": "device",
+    }
+    SPARSE: ClassVar[bool] = True
+
+    ms: float
+    iqr_ms: float
+    isolated: bool
+    threads: int
+    batch: int
+    repeats: int = 0
+    rounds: int = 0
+    contended_ms: float | None = None
+    contended_because: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Cost(JsonRecord):
+    """What using and training a candidate costs, beside the costs among its metrics: its
+    ``latency``, the milliseconds of a training step, and in how many parts a batch came, where
+    memory was short (rule "micro-batch")."""
+
+    SPARSE: ClassVar[bool] = True
+
+    latency: Latency | None = None
+    step_ms: float | None = None
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Health(JsonRecord):
+    """What the monitors saw of a training: at the last of ``looks`` the norm of the whole
+    gradient, the share of dead units and the median ratio of updates to weights. Where they
+    found a failure, the ``step`` and ``layer``, and the ``value`` beside its ``threshold``."""
+
+    SPARSE: ClassVar[bool] = True
+
+    looks: int = 0
+    gradient_norm: float | None = None
+    dead_units: float | None = None
+    update_ratio: float | None = None
+    step: int | None = None
+    layer: str = ""
+    value: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class Candidate(JsonRecord):
     """One line of JSON, one row of a data frame.
 
@@ -86,9 +153,9 @@ class Candidate(JsonRecord):
     detail: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     curve: tuple[dict[str, float], ...] = ()
-    cost: dict[str, Any] = field(default_factory=dict)
+    cost: Cost = Cost()
     gradient_norms: dict[str, float] = field(default_factory=dict)  # last ones, by layer
-    health: dict[str, Any] = field(default_factory=dict)  # what the monitors saw, in numbers
+    health: Health = Health()
     layers: tuple[dict[str, Any], ...] = ()
     worker: int = -1
     cpus: float = 1.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.candidate import Candidate
+from nas.candidate import Candidate, Latency
 from nas.data import read
 from nas.family import pick_families
 from nas.files import write_whole
@@ -302,25 +302,27 @@ class _Session:
         task, tried = self.run.task, set[int]()
         guess = constant_guess(task)
         while True:
-            measured = [c.cost["latency"] for c in study.candidates() if _is_quiet(c)]
-            gains = [now["ms"] / now["loud_ms"] for now in measured]
+            measured = [c.cost.latency for c in study.candidates() if c.cost.latency]
+            gains = [
+                now.ms / now.contended_ms for now in measured if now.isolated and now.contended_ms
+            ]
             gain = min(1.0, statistics.median(gains)) if len(gains) >= 3 else 1.0
             expected = [
                 c
-                if _is_quiet(c) or "latency_ms" not in c.metrics
+                if _is_isolated(c) or "latency_ms" not in c.metrics
                 else _with_latency(c, gain * c.metrics["latency_ms"])
                 for c in study.candidates()
             ]
             front = pareto(expected, task.objectives, task.constraints, guess)
-            wanted = {c.number for c in front if not _is_quiet(c)} - tried
+            wanted = {c.number for c in front if not _is_isolated(c)} - tried
             if not wanted:
                 return
             candidates = [study[number] for number in sorted(wanted)]
-            values = _quiet_latencies(self.workers, candidates, show)
-            for candidate, value in zip(candidates, values, strict=True):
-                value["loud_ms"] = candidate.metrics["latency_ms"]
-                measured_again = _with_latency(candidate, value["ms"])
-                study.revise(replace(measured_again, cost=candidate.cost | {"latency": value}))
+            latencies = _isolated_latencies(self.workers, candidates, show)
+            for candidate, latency in zip(candidates, latencies, strict=True):
+                latency = replace(latency, contended_ms=candidate.metrics["latency_ms"])
+                cost = replace(candidate.cost, latency=latency)
+                study.revise(replace(_with_latency(candidate, latency.ms), cost=cost))
             tried |= wanted
 
 
@@ -343,33 +345,32 @@ def _tested(rate: Float, test: Any) -> dict[str, Any]:
     return {**test, "bounds": bounds}
 
 
-def _quiet_latencies(
+def _isolated_latencies(
     workers: Workers, candidates: list[Candidate], show: Callable[..., None]
-) -> list[dict[str, Any]]:
+) -> list[Latency]:
     """Of all together, or where that ends their worker, each by itself."""
     rows = [candidate.to_dict() for candidate in candidates]
     try:
         values = workers.call_alone("latencies", candidates=rows, on_wait=show)
-        return [dict(value) for value in values]
+        return [Latency.from_dict(value) for value in values]
     except InputError:
-        return [_quiet_latency(workers, candidate, show) for candidate in candidates]
+        return [_isolated_latency(workers, candidate, show) for candidate in candidates]
 
 
-def _quiet_latency(
-    workers: Workers, candidate: Candidate, show: Callable[..., None]
-) -> dict[str, Any]:
+def _isolated_latency(workers: Workers, candidate: Candidate, show: Callable[..., None]) -> Latency:
     for _ in range(2):
         try:
             value = workers.call_alone("latency", candidate=candidate.to_dict(), on_wait=show)
-            return dict(value)
+            return Latency.from_dict(value)
         except InputError as error:
             reason = str(error)
-    loud: dict[str, Any] = candidate.cost["latency"]
-    return loud | {"loud_because": reason}
+    assert candidate.cost.latency is not None  # of every complete candidate
+    return replace(candidate.cost.latency, contended_because=reason)
 
 
-def _is_quiet(candidate: Candidate) -> bool:
-    return bool(candidate.cost.get("latency", {}).get("quiet"))
+def _is_isolated(candidate: Candidate) -> bool:
+    latency = candidate.cost.latency
+    return latency is not None and latency.isolated
 
 
 def _with_latency(candidate: Candidate, latency_ms: float) -> Candidate:

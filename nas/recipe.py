@@ -26,7 +26,7 @@ def make(
     config = dict(candidate.config)
     batch_size = int(config["batch_size"])
     epochs = rules.full_epochs(task, batch_size)
-    accumulate = int(candidate.cost.get("accumulate", 1))
+    accumulate = candidate.cost.accumulate
     micro = batch_size // accumulate
     steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate) * epochs
     quality = task.quality
@@ -101,7 +101,7 @@ def make(
             },
             "validation": {k: v for k, v in candidate.metrics.items() if k not in COSTS},
             "cost": {k: v for k, v in candidate.metrics.items() if k in COSTS},
-            "latency": candidate.cost.get("latency", {}),
+            "latency": measured.to_dict() if (measured := candidate.cost.latency) else {},
             "split_method": task.profile.split_method,
             "versions": versions,
         },

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Latency, State
 from nas.data import Dataset
 from nas.files import read_json, write_whole
 from nas.front import best, constant_guess, pareto
@@ -206,11 +206,12 @@ class Run:
         if found is None:
             return replace(candidate, metrics=metrics)
         threads = self.measured["device"]["threads"]
-        figures = found | {"batch": batch, "on": self.measured_on, "threads": threads}
+        figures = found | {"batch": batch, "device": self.measured_on, "threads": threads}
+        latency = Latency.from_dict(figures)
         return replace(
             candidate,
-            metrics=metrics | {"latency_ms": figures["ms"]},
-            cost=candidate.cost | {"latency": figures},
+            metrics=metrics | {"latency_ms": latency.ms},
+            cost=replace(candidate.cost, latency=latency),
         )
 
     def layers(self, number: int) -> tuple[dict[str, Any], ...]:

@@ -20,7 +20,7 @@ import click
 from nas.rules import BASELINE_TIME_FACTOR, folds
 
 if TYPE_CHECKING:
-    from nas.candidate import Candidate
+    from nas.candidate import Candidate, Latency
     from nas.design import Design
     from nas.driver import Progress
     from nas.run import Run
@@ -47,12 +47,13 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
     for i, name in enumerate(names):
         table.add_column(name, justify="left" if i == 1 else "right")
     for c in candidates:
-        spread = c.cost["latency"]["iqr_ms"]
+        latency = c.cost.latency
+        assert latency is not None  # of every complete candidate
         table.add_row(
             str(c.number),
             c.label,
             *(figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
-            f"{c.metrics['latency_ms']:.3g} ±{spread / 2:.1g}{_contended_mark(c)}",
+            f"{c.metrics['latency_ms']:.3g} ±{latency.iqr_ms / 2:.1g}{_contended_mark(latency)}",
             f"{c.metrics['params']:,.0f}",
             f"{c.metrics['flops']:.3g}",
             str(len(c.curve)),
@@ -67,17 +68,18 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
     guess = constant_guess(run.task)
     if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
         click.echo("none is clearly better than a constant guess, which looks at no input")
-    if any(map(_contended_mark, candidates)):
-        reasons = {c.cost["latency"].get("loud_because") for c in candidates} - {None}
+    measured = [c.cost.latency for c in candidates if c.cost.latency is not None]
+    if any(map(_contended_mark, measured)):
+        reasons = {latency.contended_because for latency in measured} - {""}
         click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
     for b in run.baselines():
         if "error" in b:
             click.echo(f"{b['name']} could not be fitted: {b['error']}")
 
 
-def _contended_mark(candidate: Candidate) -> str:
+def _contended_mark(latency: Latency) -> str:
     """The mark of a latency that was measured beside trainings."""
-    return "" if candidate.cost["latency"]["quiet"] else " †"
+    return "" if latency.isolated else " †"
 
 
 def figure(value: float) -> str:
@@ -219,6 +221,8 @@ def duration(seconds: float) -> str:
 
 def latencies(found: dict[str, Any]) -> None:
     """Print what `nas latency` has measured."""
+    from nas.candidate import Latency
+
     device = found["device"]
     click.echo(
         f"latency in ms on {device['name']} ({device['processor']}, {device['kind']},"
@@ -228,9 +232,10 @@ def latencies(found: dict[str, Any]) -> None:
     for number, row in found["candidates"].items():
         told = []
         for batch, figures in row.get("latency", {}).items():
-            noisy = noisy or not figures["quiet"]
-            mark = "" if figures["quiet"] else " †"
-            told.append(f"batch {batch}: {figures['ms']:.3g} ±{figures['iqr_ms'] / 2:.1g}{mark}")
+            latency = Latency.from_dict(figures)
+            noisy = noisy or not latency.isolated
+            mark = _contended_mark(latency)
+            told.append(f"batch {batch}: {latency.ms:.3g} ±{latency.iqr_ms / 2:.1g}{mark}")
         told += [row["error"]] if "error" in row else []
         click.echo(f"{number:>5}  {row['family']:21} {'  '.join(told)}")
     if noisy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,16 +41,56 @@ class SelfCheckFailed(InputError):  # noqa: N818
     exit_code = 4
 
 
+def _word(value: Any) -> Any:
+    """Numbers that are not finite as the words that ``JsonRecord`` has for them."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 class JsonRecord:
     """JSON in and out for the frozen dataclasses; a wrong field is refused, not ignored.
 
-    Infinities and NaN survive as the strings "Infinity" and "NaN", which JSON allows.
+    Infinities and NaN survive as the strings "Infinity" and "NaN", which JSON allows. Keys that
+    files of earlier versions hold are read by the names they have now (``EARLIER``: old to new).
+    A record that is ``SPARSE`` leaves out what is at its default.
     """
+
+    EARLIER: ClassVar[Mapping[str, str]] = {}
+    SPARSE: ClassVar[bool] = False
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {
         "extra": "forbid",
         "ser_json_inf_nan": "strings",
     }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        schema = handler(source)
+        if not (cls.EARLIER or cls.SPARSE):
+            return schema
+        from pydantic_core import core_schema
+
+        def renamed(data: Any) -> Any:
+            if not isinstance(data, dict):
+                return data
+            return {cls.EARLIER.get(name, name): value for name, value in data.items()}
+
+        defaults = {f.name: f.default for f in fields(source) if f.default is not MISSING}
+
+        def shortened(record: Any, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+            return {
+                name: _word(value)
+                for name, value in write(record).items()
+                if name not in defaults or getattr(record, name) != defaults[name]
+            }
+
+        schema = core_schema.no_info_before_validator_function(renamed, schema)
+        if cls.SPARSE:
+            schema["serialization"] = core_schema.wrap_serializer_function_ser_schema(
+                shortened, schema=schema["schema"]
+            )
+        return schema
 
     @classmethod
     @cache

@@ -55,7 +55,7 @@ def measured(passes: list[latency.Pass], way: str) -> list[float]:
     held = latency.isolated
     latency.isolated = held if way == "held" else open_to_all
     try:
-        return [row["ms"] for row in latency.side_by_side(passes, "cpu")]
+        return [row.ms for row in latency.side_by_side(passes, "cpu")]
     finally:
         latency.isolated = held
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.candidate import Candidate, Reason, State
+from nas.candidate import Candidate, Cost, Health, Latency, Reason, State
 from nas.space import Value
 from nas.task import Constraint, InputError
 
@@ -24,7 +24,8 @@ CANDIDATE = Candidate(
     state=State.COMPLETE,
     metrics={"accuracy": 0.9, "params": 100.0},
     curve=({"accuracy": 0.8}, {"accuracy": 0.9}),
-    cost={"step_ms": 1.5, "kernel": "gemm"},
+    cost=Cost(Latency(0.5, 0.1, isolated=True, threads=1, batch=1, rounds=50), step_ms=1.5),
+    health=Health(looks=3, gradient_norm=0.25, step=20, layer="layers.0"),
     gradient_norms={"layers.0": 0.25},
     layers=({"name": "layers.0", "shape": [8, 3], "params": 32},),
     seconds=2.5,
@@ -153,3 +154,39 @@ def test_a_reason_is_the_word_that_files_hold_and_brings_its_kind_and_sentence()
 def test_every_reason_but_none_says_its_kind_and_a_sentence() -> None:
     assert not Reason.NONE
     assert [r for r in Reason if not (r.kind and r.sentence)] == [Reason.NONE]
+
+
+def test_figures_that_earlier_files_hold_by_other_keys_are_read_and_written_by_the_new_ones() -> (
+    None
+):
+    earlier = {"ms": 0.5, "iqr_ms": 0.1, "quiet": 0.0, "threads": 1, "batch": 8}
+    earlier |= {"loud_ms": 0.7, "loud_because": "its worker ended", "on": "phone"}
+    latency = Candidate.from_dict(CANDIDATE.to_dict() | {"cost": {"latency": earlier}}).cost.latency
+    assert latency is not None
+    assert latency == Latency(
+        0.5,
+        0.1,
+        False,
+        1,
+        8,
+        contended_ms=0.7,
+        contended_because="its worker ended",
+        device="phone",
+    )
+    assert not {"quiet", "loud_ms", "loud_because", "on"} & set(latency.to_dict())
+    assert Latency.from_json(json.dumps(earlier)) == latency
+
+
+def test_records_in_a_row_leave_out_what_says_nothing() -> None:
+    plain = dataclasses.replace(CANDIDATE, cost=Cost(), health=Health())
+    assert (plain.to_dict()["cost"], plain.to_dict()["health"]) == ({}, {})
+    odd = dataclasses.replace(CANDIDATE, health=Health(2, gradient_norm=math.inf, value=math.nan))
+    health = json.loads(odd.to_json())["health"]
+    assert health == {"looks": 2, "gradient_norm": "Infinity", "value": "NaN"}
+    assert repr(Candidate.from_json(odd.to_json())) == repr(odd)
+
+
+def test_figures_without_a_latency_or_with_a_foreign_key_are_refused_by_their_place() -> None:
+    for cost, place in (({"latency": {"ms": 1.0}}, "cost.latency"), ({"kernel": 1}, "cost.kernel")):
+        with pytest.raises(InputError, match=f"not a valid Candidate: {place}"):
+            Candidate.from_dict(CANDIDATE.to_dict() | {"cost": cost})

@@ -654,9 +654,9 @@ def test_side_by_side_disturbances_pass_over_all_and_the_fast_rounds_count() -> 
         return once
 
     found = latency.side_by_side([network(ms) for ms in (1.0, 2.0, 3.0)], "cpu")
-    assert [row["ms"] for row in found] == [1.0, 2.0, 3.0]
-    assert {row["rounds"] for row in found} == {latency.ROUNDS}
-    assert all(row["quiet"] for row in found)
+    assert [each.ms for each in found] == [1.0, 2.0, 3.0]
+    assert {each.rounds for each in found} == {latency.ROUNDS}
+    assert all(each.isolated for each in found)
 
 
 def subject(name: str) -> tuple[Task, latency.Subject]:
@@ -776,10 +776,8 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     assert elsewhere.best("latency_ms<=2").number == 2
     assert [c.number for c in elsewhere.front()] == [2], "what was not measured has no rank"
     assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
-    measured_on = {
-        n: c.cost.get("latency", {}).get("on") for n, c in enumerate(elsewhere.candidates())
-    }
-    assert measured_on == {0: None, 1: elsewhere.measured_on, 2: elsewhere.measured_on}
+    devices = [c.cost.latency and c.cost.latency.device for c in elsewhere.candidates()]
+    assert devices == [None, elsewhere.measured_on, elsewhere.measured_on]
 
 
 def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(

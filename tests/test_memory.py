@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import recipe, rules
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, State
 from nas.data import Dataset
 from nas.family import load_families
 from nas.plan import make_task
@@ -179,11 +179,11 @@ def test_what_runs_out_of_memory_is_trained_again_in_half_batches(
 ) -> None:
     hungry = Hungry(monkeypatch, 32, error)
     end = evaluate({})
-    assert (end.state, end.cost["accumulate"]) == (State.COMPLETE, 2)
+    assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)
     assert [point["epoch"] for point in end.curve] == [1, 2], "only those of the second training"
     assert hungry.alive == [0, 0], "the first network was still referenced"
     whole = evaluate({"batch_size": 32})
-    assert whole.cost.get("accumulate") is None
+    assert whole.cost.accumulate == 1
     assert end.metrics["memory_mb"] == pytest.approx(whole.metrics["memory_mb"])
 
 
@@ -213,7 +213,7 @@ def test_known_memory_decides_before_anything_is_trained(monkeypatch: pytest.Mon
     hungry.modules.clear()
     monkeypatch.setattr(cost, "available_memory_mb", lambda device: (whole + half) / 2)
     end = evaluate({})
-    assert (end.state, end.cost["accumulate"]) == (State.COMPLETE, 2)
+    assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)
     monkeypatch.setattr(cost, "available_memory_mb", lambda device: 0.9 * half)
     end = evaluate({})
     assert (end.reason, len(hungry.modules)) == ("oom", 1)
@@ -223,7 +223,8 @@ def test_known_memory_decides_before_anything_is_trained(monkeypatch: pytest.Mon
 def test_the_recipe_repeats_the_half_batches() -> None:
     task = table()[1]
     metrics = {task.quality.metric: 0.7, "params": 9.0}
-    candidate = Candidate(3, "mlp", mlp(task), 1, epochs=2, metrics=metrics, cost={"accumulate": 2})
+    cost = Cost(accumulate=2)
+    candidate = Candidate(3, "mlp", mlp(task), 1, epochs=2, metrics=metrics, cost=cost)
     made = recipe.make(candidate, task, {"source": "here"}, {})
     assert made["trainer"]["accumulate_grad_batches"] == 2
     assert made["data"]["init_args"]["batch_size"] == 32
@@ -316,7 +317,7 @@ def train(number, mb, batch_size):
     config = {"mb": mb, "batch_size": batch_size, "lr": 1e-3, "weight_decay": 0.0}
     asked = Candidate(number, "greedy", config, seed=1, epochs=1)
     end = Candidate.from_dict(work.evaluate(asked.to_dict(), lambda *_: ""))
-    return end.state.value, end.reason, end.cost.get("accumulate"), end.detail
+    return end.state.value, end.reason, end.cost.accumulate, end.detail
 
 first = train(0, 0.01, 32)
 pages = int(open("/proc/self/statm").read().split()[0])

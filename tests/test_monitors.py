@@ -368,8 +368,8 @@ def test_the_evidence_is_in_the_candidate(lr: float, reasons: set[str]) -> None:
     end = Candidate.from_dict(answer)
     assert end.state == State.PRUNED
     assert end.reason in reasons
-    assert f"step {end.health['step']}" in end.detail
-    assert len(str(end.health)) < 400
+    assert f"step {end.health.step}" in end.detail
+    assert len(end.health.to_json()) < 400
     assert end == Candidate.from_json(end.to_json())
 
 
@@ -380,9 +380,11 @@ def test_a_sound_candidate_has_its_health_in_numbers() -> None:
     asked = Candidate(7, "mlp", config, seed=1, epochs=3)
     answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: "")
     health = Candidate.from_dict(answer).health
-    assert set(health) == {"looks", "gradient_norm", "dead_units", "update_ratio"}
-    assert 0 <= health["dead_units"] <= 1
-    assert 1e-5 < health["update_ratio"] < 1e-1
+    assert set(health.to_dict()) == {"looks", "gradient_norm", "dead_units", "update_ratio"}
+    assert health.dead_units is not None
+    assert health.update_ratio is not None
+    assert 0 <= health.dead_units <= 1
+    assert 1e-5 < health.update_ratio < 1e-1
 
 
 # -- the loss without learning -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import constant_guess, pareto
 from nas.report import StudyView, page, payload, ranked, write
 from nas.space import Choice, Float, Int, Space
@@ -89,18 +89,10 @@ def make_candidates(
             epochs=20,
             metrics=quality | {"latency_ms": latency, "params": params, "flops": 2.0 * params},
             curve=curve,
-            cost={
-                "latency": {
-                    "ms": latency,
-                    "iqr_ms": latency / 9,
-                    "quiet": number % 4 > 0,
-                    "threads": 1,
-                    "batch": 1,
-                },
-                "flops": 2 * params,
-                "memory_mb": params / 1e5,
-                "step_ms": latency * 30,
-            },
+            cost=Cost(
+                Latency(latency, latency / 9, isolated=number % 4 > 0, threads=1, batch=1),
+                step_ms=latency * 30,
+            ),
             gradient_norms={
                 f"blocks.{i}.linear": float(10 ** rng.normal(-2, 1)) for i in range(depth)
             },
@@ -427,9 +419,9 @@ def measured_on_a_phone() -> StudyView:
     made = [replace(c, state=State.COMPLETE, reason="") for c in make_candidates(task, 10)]
     on = "phone (cpu, onnxruntime, batch 1)"
     made = [
-        replace(c, metrics={k: v for k, v in c.metrics.items() if k != "latency_ms"}, cost={})
+        replace(c, metrics={k: v for k, v in c.metrics.items() if k != "latency_ms"}, cost=Cost())
         if c.number in (3, 8)
-        else replace(c, cost={"latency": c.cost["latency"] | {"on": on}})
+        else replace(c, cost=Cost(replace(c.cost.latency, device=on)))
         for c in made
     ]
     return make_study(task=task, candidates=made, latency_on="phone")

@@ -26,7 +26,7 @@ from sklearn.metrics import accuracy_score
 import nas
 from nas import driver, machine, rules
 from nas import recipe as recipes
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, Latency, State
 from nas.data import Dataset, read
 from nas.driver import Progress, drive_run
 from nas.family import load_families
@@ -103,10 +103,11 @@ def test_the_front_is_that_of_a_brute_force(run: Run) -> None:
     assert len(complete) >= 3
 
 
-def test_the_front_is_measured_again_on_the_quiet_device(run: Run) -> None:
+def test_the_front_is_measured_again_in_isolation(run: Run) -> None:
     for c in run.front():
-        assert c.cost["latency"]["quiet"] == 1.0
-        assert c.metrics["latency_ms"] == c.cost["latency"]["ms"]
+        assert c.cost.latency is not None
+        assert c.cost.latency.isolated
+        assert c.metrics["latency_ms"] == c.cost.latency.ms
 
 
 def test_each_familys_baseline_comes_first_and_the_layers_add_up(run: Run) -> None:
@@ -646,7 +647,7 @@ def test_a_storage_that_fails_ends_the_search_in_one_line(
             drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
 
 
-def test_a_latency_that_costs_two_workers_their_lives_stays_the_loud_one(
+def test_a_latency_that_costs_two_workers_their_lives_stays_the_contended_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dying.py").write_text(
@@ -660,7 +661,7 @@ class Dying(FormulaEvaluator):
         told = (self.folder / "evaluated.txt").read_text().split("\\n")
         if candidate["number"] == 0 or candidate["number"] == 1 and told.count("measure 1") == 1:
             os._exit(3)
-        return {"ms": 0.001, "iqr_ms": 0.0, "quiet": 1.0}
+        return {"ms": 0.001, "iqr_ms": 0.0, "isolated": True, "threads": 1, "batch": 1}
 """
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -677,17 +678,20 @@ class Dying(FormulaEvaluator):
                 "accuracy": 0.1 * candidate.number,
                 "latency_ms": 1.0 + candidate.number,
             }
-            loud = {"latency": {"ms": metrics["latency_ms"], "iqr_ms": 0, "quiet": False}}
-            end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=loud)
+            cost = Cost(Latency(metrics["latency_ms"], 0.0, isolated=False, threads=1, batch=1))
+            end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=cost)
             study.tell(end)
         session = driver._Session(Run(folder), workers, 0.0, lambda _: None)
         session._measure_front(study, lambda _: None)
         zero, *others = study.candidates()
     assert zero.metrics["latency_ms"] == 1.0
-    assert not zero.cost["latency"]["quiet"]
-    assert "its worker ended with code 3" in zero.cost["latency"]["loud_because"]
+    assert zero.cost.latency is not None
+    assert not zero.cost.latency.isolated
+    assert "its worker ended with code 3" in zero.cost.latency.contended_because
     for other in others:
-        assert (other.metrics["latency_ms"], other.cost["latency"]["quiet"]) == (0.001, 1.0)
+        latency = other.cost.latency
+        assert latency is not None
+        assert (other.metrics["latency_ms"], latency.isolated) == (0.001, True)
     told = (folder / "evaluated.txt").read_text().splitlines()
     assert told == ["measure 0"] * 3 + ["measure 1"] * 2 + ["measure 2"]
 

@@ -272,10 +272,10 @@ def test_the_layers_of_every_family_add_up(name: str) -> None:
 def test_latency_is_sane_and_leaves_the_network_as_it_was() -> None:
     network = Mlp().train()
     found = latency.latency(network, {"x": torch.zeros(1, 100)}, budget_s=0.02)
-    assert 0 < found["ms"] < 100
-    assert found["iqr_ms"] >= 0
-    assert 11 <= found["repeats"] <= 500
-    assert (found["batch"], found["threads"]) == (1, torch.get_num_threads())
+    assert 0 < found.ms < 100
+    assert found.iqr_ms >= 0
+    assert 11 <= found.repeats <= 500
+    assert (found.batch, found.threads) == (1, torch.get_num_threads())
     assert network.training
 
 

@@ -433,7 +433,7 @@ def test_a_deterministic_search_finds_the_same_on_ray_and_with_processes(tmp_pat
         )
         assert run.front()
         assert run.baselines()
-        assert all(c.cost["latency"]["quiet"] for c in run.front())
+        assert all(c.cost.latency is not None and c.cost.latency.isolated for c in run.front())
         assert (
             sum(layer["params"] for layer in run.layers(0)) == run.candidates()[0].metrics["params"]
         )

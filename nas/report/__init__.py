@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ def _row(candidate: Candidate, task: Task, guess: Mapping[str, float]) -> dict[s
         "started": round(candidate.started, 2),
         "seconds": round(candidate.seconds, 2),
         "metrics": candidate.metrics,
-        "latency": candidate.cost.get("latency"),
+        "latency": candidate.cost.latency and candidate.cost.latency.to_dict(),
         "config": candidate.config,
         # No better than a constant guess, which dominates it.
         "guess": None if not complete or beats(candidate.metrics, task.objectives, guess) else True,
@@ -220,10 +220,10 @@ def _detail(candidate: Candidate) -> dict[str, Any]:
     return {
         "detail": candidate.detail,
         "seed": candidate.seed,
-        "cost": {k: v for k, v in candidate.cost.items() if k != "latency"},
+        "cost": replace(candidate.cost, latency=None).to_dict(),
         "curve": candidate.curve,
         "gradient_norms": candidate.gradient_norms,
-        "health": candidate.health,
+        "health": candidate.health.to_dict(),
         "layers": candidate.layers,
     }
 

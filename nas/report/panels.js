@@ -16,10 +16,10 @@ const picker = (number) => el("button", {
 }, `#${number}`);
 
 function latencyText(candidate) {
-  const { iqr_ms: spread, quiet } = candidate.latency ?? {};
+  const { iqr_ms: spread, isolated } = candidate.latency ?? {};
   const median = show("latency_ms", candidate.metrics.latency_ms);
   const decimals = median.split(".")[1]?.length ?? 0;
-  return median + (known(spread) ? ` ± ${(spread / 2).toFixed(decimals)}` : "") + (quiet === false ? " †" : "");
+  return median + (known(spread) ? ` ± ${(spread / 2).toFixed(decimals)}` : "") + (isolated === false ? " †" : "");
 }
 const metricText = (c, metric) => metric === "latency_ms" ? latencyText(c) : show(metric, c.metrics[metric]);
 
@@ -82,8 +82,8 @@ function drawFront() {
     ? `${plural(view.front.length, "candidate")} of ${plural(view.feasible.length, "feasible one")}${blanks()}` : "";
   fill("front-note", [
     view.front.some((c) => known(c.latency?.iqr_ms)) ? "Latency: ± half the interquartile range, one batch." : "",
-    view.data.latency_on ? `Measured on ${view.front.find((c) => c.latency?.on)?.latency.on ?? view.data.latency_on}.` : "",
-    view.front.some((c) => c.latency?.quiet === false) ? "† measured while other work ran." : "",
+    view.data.latency_on ? `Measured on ${view.front.find((c) => c.latency?.device)?.latency.device ?? view.data.latency_on}.` : "",
+    view.front.some((c) => c.latency?.isolated === false) ? "† measured while other work ran." : "",
     view.front.some((c) => c.guess) ? "None is clearly better than a constant guess." : "",
     view.data.baselines.length ? "Shaded rows: simple models, trained outside the search." : "",
   ].filter(Boolean).join(" "));
@@ -144,7 +144,7 @@ function latencySource({ latency }) {
   if (!latency) return "–";
   const batch = known(latency.batch) ? `batch ${latency.batch}` : "";
   const threads = known(latency.threads) ? plural(latency.threads, "thread") : "";
-  return [batch, threads, latency.on ? `on ${latency.on}` : "", latency.quiet ? "quiet device" : "beside other work"].filter(Boolean).join(", ");
+  return [batch, threads, latency.device ? `on ${latency.device}` : "", latency.isolated ? "other trainings held still" : "beside other work"].filter(Boolean).join(", ");
 }
 
 function drawComparison(chosen) {

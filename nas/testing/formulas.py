@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.candidate import Candidate, Reason, State
+from nas.candidate import Candidate, Cost, Latency, Reason, State
 from nas.space import Choice, Config, Float, Int, Space, split_family
 from nas.task import COSTS, Constraint, DataProfile, Fidelity, Target, Task
 
@@ -138,10 +138,10 @@ class FormulaEvaluator:
                 self._fail(now.root)
         else:
             now = replace(now, state=State.COMPLETE)
-        latency = {"ms": now.metrics["latency_ms"], "iqr_ms": 0.0, "quiet": 0.0}
+        latency = Latency(now.metrics["latency_ms"], 0.0, isolated=False, threads=1, batch=1)
         self._note(f"end {now.root}")
         seconds = time.monotonic() - begun
-        return replace(now, cost={"latency": latency}, seconds=seconds).to_dict()
+        return replace(now, cost=Cost(latency), seconds=seconds).to_dict()
 
     def _fail(self, root: int) -> None:
         mark = self.folder / f"died-{root}"
@@ -175,9 +175,9 @@ class FormulaEvaluator:
 
     def latencies(
         self, candidates: list[dict[str, Any]], report: Callable[..., str]
-    ) -> list[dict[str, float]]:
+    ) -> list[dict[str, Any]]:
         return [self.latency(candidate, report) for candidate in candidates]
 
-    def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, float]:
+    def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
         median = formula(Candidate.from_dict(candidate).config, 1)["latency_ms"]
-        return {"ms": 0.9 * median, "iqr_ms": 0.0, "quiet": 1.0}
+        return Latency(0.9 * median, 0.0, isolated=True, threads=1, batch=1).to_dict()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import rules
-from nas.candidate import Candidate, Reason, State, curve_point
+from nas.candidate import Candidate, Cost, Reason, State, curve_point
 from nas.data import Dataset
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, Task
@@ -106,8 +106,7 @@ class Evaluator:
         sample = self._sample(1)
         networks = [self._network(Candidate.from_dict(c)).to(self.device) for c in candidates]
         passes = [latency.timed(network.eval(), sample, self.device) for network in networks]
-        setting = {"threads": torch.get_num_threads(), "batch": 1}
-        return [found | setting for found in latency.side_by_side(passes, self.device)]
+        return [found.to_dict() for found in latency.side_by_side(passes, self.device)]
 
     def evaluate(
         self, candidate: dict[str, Any], report: Report, fidelity: dict[str, Any] | None = None
@@ -140,7 +139,7 @@ class Evaluator:
             if "latency_ms" in asked:
                 network = self._network(candidate).to(self.device)
                 brief = latency.latency(network, self._sample(1), device=self.device, budget_s=0.03)
-                result[-1]["latency_ms"] = brief["ms"]
+                result[-1]["latency_ms"] = brief.ms
         return result
 
     def range_test(
@@ -269,8 +268,8 @@ class Evaluator:
             if shortage := self._shortage(needed):
                 continue
             metrics = candidate.metrics | {"memory_mb": needed}
-            split = {"accumulate": accumulate} if accumulate > 1 else {}
-            end = self._train(replace(candidate, metrics=metrics, cost=split), accumulate, report)
+            split = replace(candidate, metrics=metrics, cost=Cost(accumulate=accumulate))
+            end = self._train(split, accumulate, report)
             if end.reason is not Reason.OOM:
                 return end
             shortage = end.detail
@@ -325,7 +324,7 @@ class Evaluator:
             known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
             progress.candidate = known
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
-        known = replace(known, cost=known.cost | {"step_ms": step_ms})
+        known = replace(known, cost=replace(known.cost, step_ms=step_ms))
         progress.candidate = known
         if not others:
             return known
@@ -344,8 +343,8 @@ class Evaluator:
         brief = latency.latency(module.network, self._sample(1), device=self.device)
         return replace(
             candidate,
-            metrics=candidate.metrics | {"latency_ms": brief["ms"]},
-            cost=candidate.cost | {"latency": brief | {"quiet": False}},
+            metrics=candidate.metrics | {"latency_ms": brief.ms},
+            cost=replace(candidate.cost, latency=brief),
         )
 
     def _network(self, candidate: Candidate) -> nn.Module:

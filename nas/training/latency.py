@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.candidate import Latency
 from nas.files import write_whole
 from nas.space import Config
 from nas.task import InputError, Task
@@ -116,10 +117,9 @@ def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
 
 def latency(
     network: nn.Module, inputs: Inputs, *, device: str = "cpu", budget_s: float = 0.15
-) -> dict[str, float]:
+) -> Latency:
     """A brief measurement during a search, beside other trainings: the median of one forward pass
-    in eval mode as ``ms``, and its interquartile range as ``iqr_ms``, both in milliseconds;
-    ``inputs`` are of one sample.
+    in eval mode, and its interquartile range; ``inputs`` are of one sample.
 
     Warms up for a fifth of the budget and at least three passes, then repeats for the
     budget, at least 11 and at most 500 times. CUDA passes are timed by events.
@@ -131,15 +131,20 @@ def latency(
         times = _repeat(once, budget_s, least=11)
     network.train(training)
     low, median, high = np.percentile(times, (25, 50, 75))
-    spread = {"iqr_ms": float(high - low), "repeats": len(times)}
-    return {"ms": float(median), **spread, "threads": torch.get_num_threads(), "batch": 1}
+    return Latency(
+        ms=float(median),
+        iqr_ms=float(high - low),
+        isolated=False,
+        threads=torch.get_num_threads(),
+        batch=1,
+        repeats=len(times),
+    )
 
 
 def side_by_side(
-    passes: Sequence[Pass], device: str, budget_s: float = 1.0
-) -> list[dict[str, Any]]:
-    """Networks measured in turn on an isolated device, each as ``ms``, ``iqr_ms``, ``rounds`` and
-    whether the device was isolated all the time.
+    passes: Sequence[Pass], device: str, batch: int = 1, budget_s: float = 1.0
+) -> list[Latency]:
+    """Networks measured in turn on an isolated device, by passes over ``batch`` samples.
 
     ``ms`` is the lowest decile of the rounds' fastest passes, ``iqr_ms`` the interquartile
     range of these. There are ``ROUNDS``, or as many as ``budget_s`` for each network allows.
@@ -169,12 +174,14 @@ def side_by_side(
     for found in fastest:
         decile, low, high = np.percentile(found, (10, 25, 75))
         result.append(
-            {
-                "ms": float(decile),
-                "iqr_ms": float(high - low),
-                "rounds": len(found),
-                "quiet": isolated_throughout,
-            }
+            Latency(
+                ms=float(decile),
+                iqr_ms=float(high - low),
+                isolated=isolated_throughout,
+                threads=torch.get_num_threads(),
+                batch=batch,
+                rounds=len(found),
+            )
         )
     return result
 
@@ -329,9 +336,9 @@ def measure(
                 rows[str(subject.number)]["error"] = str(error)
         if passes:
             on_step(f"batch {batch}: measuring {len(passes)} side by side")
-        found = side_by_side(list(passes.values()), device) if passes else []
+        found = side_by_side(list(passes.values()), device, batch) if passes else []
         for number, figures in zip(passes, found, strict=True):
-            rows[number].setdefault("latency", {})[str(batch)] = figures
+            rows[number].setdefault("latency", {})[str(batch)] = figures.to_dict()
     return {
         "device": {
             "name": name,

@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from nas.candidate import Reason
+from nas.candidate import Health, Reason
 
 OVERHEAD = 0.02  # fraction of the time that samples may take
 # The run's own early history: this fraction of its steps, and at least this number.
@@ -106,24 +106,21 @@ class GradientMonitor(pl.Callback):
         self.samples: list[GradientSample] = []
         self.losses: list[float] = []  # of each step up to the last sample
 
-    def summary(self) -> dict[str, Any]:
-        """A few numbers of the last sample, and the finding; small enough for a journal."""
-        summary: dict[str, Any] = {"looks": len(self.samples)}
-        if self.samples:
-            last = self.samples[-1]
-            summary["gradient_norm"] = last.norm
-            if last.dead:
-                summary["dead_units"] = fmean(last.dead.values())
-            if updates := [u for sample in self.samples[-2:] for u in sample.updates.values()]:
-                summary["update_ratio"] = median(updates)
-        if (found := self.finding) is not None:
-            summary |= {"step": found.step, "layer": found.layer}
-            summary |= {"value": found.value, "threshold": found.threshold}
-        return {
-            name: float(f"{value:.3g}") if isinstance(value, float) else value
-            for name, value in summary.items()
-            if value not in (None, "") and (isinstance(value, str) or math.isfinite(value))
-        }
+    def summary(self) -> Health:
+        """What the last sample shows and the finding, to three digits."""
+        last = self.samples[-1] if self.samples else None
+        updates = [ratio for sample in self.samples[-2:] for ratio in sample.updates.values()]
+        found = self.finding
+        return Health(
+            looks=len(self.samples),
+            gradient_norm=_rounded(last.norm if last else None),
+            dead_units=_rounded(fmean(last.dead.values()) if last and last.dead else None),
+            update_ratio=_rounded(median(updates) if updates else None),
+            step=found.step if found else None,
+            layer=found.layer if found else "",
+            value=_rounded(found.value if found else None),
+            threshold=_rounded(found.threshold if found else None),
+        )
 
     # -- sampling ----------------------------------------------------------------------------
 
@@ -303,6 +300,10 @@ class GradientMonitor(pl.Callback):
                 f" the loss is {latest:.4g} and does not fall (a constant's is {chance:.4g})"
             )
             self._find(Finding(Reason.PLATEAU, evidence, step, "", latest, LEARNING * chance))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
 
 
 def _falls(losses: list[float], latest: int) -> bool:
