@@ -12,7 +12,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -22,6 +22,8 @@ import yaml
 from PIL import Image
 
 from nas import cli
+from nas.family import load_families
+from nas.task import Modality
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 ROOT = Path(__file__).parents[1]
@@ -221,6 +223,23 @@ def test_links_and_named_files_exist(page: Path) -> None:
     if page in PAGES:
         missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+def test_the_families_page_lists_every_family_under_its_modality() -> None:
+    rows = re.findall(r"^\| (\w+) \| (`.*) \|$", (ROOT / "docs" / "families.md").read_text(), re.M)
+    listed = {(modality, name) for modality, text in rows for name in re.findall(r"`(\w+)`", text)}
+    assert listed == {(family.modality, name) for name, family in load_families().items()}
+
+
+def test_the_search_page_names_every_sampler_and_the_data_page_every_modality() -> None:
+    command = cli.cli.commands["search"]
+    option = next(p for p in command.params if p.name == "sampler")
+    names = option.make_metavar(click.Context(command)).strip("[]").split("|")
+    assert len(names) > 4
+    text = (ROOT / "docs" / "search.md").read_text()
+    assert [name for name in names if f"`{name}`" not in text] == ["auto"]
+    rows = re.findall(r"^\| (\w+) \|", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE)
+    assert set(rows) >= set(get_args(Modality))
 
 
 def test_every_page_of_docs_is_linked_from_the_readme() -> None:
