@@ -136,7 +136,7 @@ class _Sampler(click.ParamType):  # type: ignore[type-arg]
     def get_metavar(self, *_: Any, **__: Any) -> str:
         from nas.search import samplers
 
-        return f"[{'|'.join(samplers.NAMES)}]"
+        return f"[{'|'.join(samplers.names())}]"
 
     def convert(self, value: Any, *_: Any) -> str:
         from nas.search import samplers

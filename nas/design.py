@@ -188,7 +188,7 @@ def design(data: Any, target: Any = None, **options: Any) -> Design:
         task,
         (*dataset.notes, *_advice(task)),
         tuple(_plans(task, dataset, families)),
-        samplers.chosen(chosen.sampler, task),
+        samplers.resolve(chosen.sampler, task),
         time.monotonic() - begin,
     )
 

@@ -264,13 +264,13 @@ class _Session:
             # The last twentieth (at most half a minute) is for the latencies of the front.
             deadline = self.begin + (limit - earlier) - min(30.0, 0.05 * limit)
 
-        to_measure = study.to_measure()
+        to_measure = study.sampler.to_measure()
         baselines = self.run.folder / "baselines.json"
 
         def also(name: str, value: Any) -> None:
             if name == "costs":
                 if not isinstance(value, InputError):  # else costs are learnt from candidates alone
-                    study.learn_costs(to_measure, value)
+                    study.sampler.learn_costs(to_measure, value)
                 return
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]

@@ -37,7 +37,7 @@ from optuna.trial import TrialState
 from nas.candidate import State
 from nas.search.local import LocalWorkers
 from nas.search.loop import drive
-from nas.search.samplers import optuna_sampler
+from nas.search.samplers import load, stable_seed
 from nas.search.study import NAME, Study, load_candidates
 from nas.space import Space, split_family
 from nas.testing import EVALUATOR, formula, small_spaces, small_task
@@ -100,7 +100,7 @@ def plain_study(folder: Path, sampler: str = "random") -> optuna.Study:
     return optuna.create_study(
         study_name=NAME,
         storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
-        sampler=optuna_sampler(sampler, 0, 0),
+        sampler=load(sampler)(SPACE, TASK).optuna_sampler(stable_seed(0, 0)),
         directions=["minimize" if o.direction == "min" else "maximize" for o in TASK.objectives],
         load_if_exists=True,
     )

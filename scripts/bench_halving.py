@@ -154,10 +154,10 @@ def ours(problem: Problem, seed: int, budget: int, *, sampler: str, halving: boo
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         study = Study(Path(folder), task, Space.join({"funnel": SPACE}), sampler=sampler)
         study.enqueue_baselines({"funnel": SPACE.starts()})
-        if listed := study.to_measure():
+        if listed := study.sampler.to_measure():
             each = problem.curves([split_family(config)[1] for config in listed], (EPOCHS,))
             costs = [dict(zip(METRICS[1:], row[1:], strict=True)) for row in each[:, 0].tolist()]
-            study.learn_costs(listed, costs)
+            study.sampler.learn_costs(listed, costs)
         while sum(epochs for epochs, _ in trace) < budget:
             candidate = study.ask()
             assert candidate is not None  # the space has real numbers: there is always a new one

@@ -221,8 +221,8 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
         space = Space.join({"network": problem.space})
         study = Study(Path(folder), task, space, sampler=sampler)
         study.enqueue_baselines({"network": problem.space.starts()})
-        learn_costs(study, problem, study.to_measure())
-        while candidate := study.ask(among=listed(study, problem)):
+        learn_costs(study, problem, study.sampler.to_measure())
+        while candidate := study.ask(preferred=listed(study, problem)):
             if (row := (yield candidate.config)) is None:
                 detail = "the table does not have it"
                 study.tell(replace(candidate, state=State.FAILED, reason="error", detail=detail))
@@ -234,19 +234,16 @@ def ours(problem: Problem, seed: int, *, sampler: str) -> Asked:
 
 def listed(study: Study, problem: Problem) -> list[Config]:
     """A shortlist in the order of its costs."""
-    shortlist = study.shortlist()
-    return (
-        []
-        if shortlist is None
-        else shortlist.ranked(learn_costs(study, problem, shortlist.configs))
-    )
+    if study.waiting or not (shortlist := study.sampler.shortlist(study.history())):
+        return []
+    return shortlist.ranked(learn_costs(study, problem, shortlist.configs))
 
 
 def learn_costs(study: Study, problem: Problem, configs: list[Config]) -> list[dict[str, float]]:
     """Costs from the table, as a preflight measures them; none for what it does not hold."""
     rows = [problem.row(split_family(config)[1]) for config in configs]
     costs = [{} if row is None else figures(problem, row, costs_only=True) for row in rows]
-    study.learn_costs(configs, costs)
+    study.sampler.learn_costs(configs, costs)
     return costs
 
 
@@ -461,6 +458,7 @@ class Run:
     budget: int
     trace: list[Any]
     seconds: float
+    asks: str = ""  # a hash of the configurations, in order
 
     @property
     def key(self) -> Key:
@@ -473,12 +471,15 @@ def replay(folder: Path, sampler: str, budget: int, key: Key) -> Run:
     problem, chosen = load(folder, name), methods(sampler)[method]
     begin = time.perf_counter()
     asked = chosen.begin(problem, seed)
-    rows = [problem.row(next(asked))]
+    configs = [next(asked)]
+    rows = [problem.row(configs[0])]
     while len(rows) < budget:
-        rows.append(problem.row(asked.send(rows[-1])))
+        configs.append(asked.send(rows[-1]))
+        rows.append(problem.row(configs[-1]))
     asked.close()
     seconds = round(time.perf_counter() - begin, 2)
-    return Run(*key, chosen.version, budget, rows, seconds)
+    asks = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:16]
+    return Run(*key, chosen.version, budget, rows, seconds, asks)
 
 
 def collect(

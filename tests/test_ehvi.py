@@ -19,12 +19,13 @@ from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 from nas.candidate import Candidate, State
 from nas.front import hypervolume, to_costs
 from nas.search import ehvi
-from nas.search.ehvi import Ehvi, Scale, Shortlist
-from nas.search.samplers import chosen, proposals
+from nas.search.classic import EvolutionSampler
+from nas.search.ehvi import Ehvi, EhviSampler, Ranking, Scale
+from nas.search.samplers import History, Shortlist, resolve
 from nas.search.study import Study
 from nas.search.surrogate import JITTER, Encoding, GaussianProcess
 from nas.space import Choice, Config, Float, Int, Space, join_family, split_family
-from nas.task import DataProfile, Target, Task, UsageError
+from nas.task import Budget, DataProfile, Target, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
 SPACES = small_spaces()
@@ -48,18 +49,18 @@ def test_expected_improvement_is_the_mean_over_draws(level: float) -> None:
 @pytest.mark.parametrize("costs", [0, 1, 2, 3])
 def test_expected_hypervolume_improvement_is_the_mean_gain_over_draws(costs: int) -> None:
     rng = np.random.default_rng(costs)
-    values, shares = rng.normal(0.5, 0.6, size=9), rng.random((9, costs)) * 1.2
+    values, scaled = rng.normal(0.5, 0.6, size=9), rng.random((9, costs)) * 1.2
     mean, std, own = np.array([0.4, 1.2]), np.array([0.5, 0.3]), rng.random((2, costs)) * 0.7
-    worst = 0.0
-    reference = np.append(math.exp(-worst), np.ones(costs))
-    front = np.column_stack([np.exp(-values), shares])
-    before = hypervolume(front, reference)
-    found = ehvi.expected_hypervolume_improvement(mean, std, own, values, shares, worst)
+    reference = 0.0
+    corner = np.append(math.exp(-reference), np.ones(costs))
+    front = np.column_stack([np.exp(-values), scaled])
+    before = hypervolume(front, corner)
+    found = ehvi.expected_hypervolume_improvement(mean, std, own, values, scaled, reference)
     for i in range(2):
         gains = []
         for value in rng.normal(mean[i], std[i], size=1500):
             point = np.append(math.exp(-value), own[i])
-            gains.append(hypervolume(np.vstack([front, point]), reference) - before)
+            gains.append(hypervolume(np.vstack([front, point]), corner) - before)
         error = 4 * np.std(gains) / math.sqrt(len(gains)) + (0.02 if costs == 3 else 1e-6)
         assert found[i] == pytest.approx(np.mean(gains), abs=error)
 
@@ -174,9 +175,9 @@ def test_numbers_beside_a_name_are_names() -> None:
 def search(folder: Path, trials: int, task: Task, sampler: str = "ehvi", **changes: Any) -> Study:
     study = Study(folder, task, SPACE, sampler=sampler)
     study.enqueue_baselines({name: space.starts() for name, space in SPACES.items()})
-    for config in study.to_measure():
+    for config in study.sampler.to_measure():
         figures = formula(split_family(config)[1], 1)
-        study.learn_costs([config], [{m: figures[m] for m in ("latency_ms", "params")}])
+        study.sampler.learn_costs([config], [{m: figures[m] for m in ("latency_ms", "params")}])
     while study.spent < trials:
         candidate = study.ask()
         assert candidate is not None
@@ -248,7 +249,7 @@ def test_shortlists_of_workers_that_are_idle_at_once_differ(tmp_path: Path) -> N
     study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
     out: list[Shortlist] = []
     while len(out) < 3:
-        listed = study.shortlist(out)
+        listed = study.sampler.shortlist(study.history(), out)
         assert listed is not None
         out.append(listed)
     study.close()
@@ -261,29 +262,30 @@ def test_shortlists_of_workers_that_are_idle_at_once_differ(tmp_path: Path) -> N
 def test_what_was_tried_is_on_no_shortlist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search(tmp_path, 30, small_task(epochs=1))
     study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
-    listed = study.shortlist()
-    assert listed is not None
+    listed = study.sampler.shortlist(study.history())
+    assert isinstance(listed, Ranking)
     tried = [join_family(c.family, c.config) for c in study.candidates()]
     proposed = replace(listed, configs=[*tried, *listed.configs])
     monkeypatch.setattr(Ehvi, "propose", lambda *_: proposed)
-    again = study.shortlist()
+    again = study.sampler.shortlist(study.history())
     study.close()
     assert again is not None
     assert again.configs == listed.configs
 
 
-def test_a_shortlist_may_take_a_twentieth_of_a_training(tmp_path: Path) -> None:
-    study = Study(tmp_path, small_task(epochs=1), SPACE, sampler="ehvi")
-    assert study.listing_s is None
-    for seconds in (10.0, 30.0):
-        candidate = study.ask()
-        assert candidate is not None
-        figures = formula(candidate.config, 1)
-        study.tell(replace(candidate, state=State.COMPLETE, metrics=figures, seconds=seconds))
-    study.close()
-    assert study.listing_s == pytest.approx(1.0)
-    study.task = replace(study.task, budget=replace(study.task.budget, time_limit_s=None))
-    assert study.listing_s is None  # time is no limit
+def test_a_shortlist_may_take_a_twentieth_of_a_training() -> None:
+    seconds = (10.0, 30.0) * 4
+    rows = complete(8, np.random.default_rng(0))
+    rows = [replace(c, seconds=s) for c, s in zip(rows, seconds, strict=True)]
+
+    def limit_s(time_limit_s: float | None) -> float | None:
+        budget = Budget(time_limit_s, trials=50)
+        sampler = EhviSampler(SPACE, replace(small_task(epochs=1), budget=budget))
+        found = (sampler.shortlist(History(rows, number)) for number in range(9))
+        return next(f.limit_s for f in found if f is not None)
+
+    assert limit_s(600.0) == pytest.approx(1.0)
+    assert limit_s(None) is None  # time is no limit
 
 
 def test_workers_that_ask_at_once_are_not_sent_to_one_place(tmp_path: Path) -> None:
@@ -316,39 +318,39 @@ def test_a_shortlist_is_ranked_anew_by_the_costs_that_are_measured() -> None:
 
 
 @pytest.mark.parametrize("limit", ["flops<=3000", "flops>=3000"])
-def test_a_hope_is_worth_its_chance_to_keep_a_limit(limit: str) -> None:
+def test_an_improvement_counts_by_the_probability_to_keep_a_limit(limit: str) -> None:
     task = small_task(epochs=1, objectives=["accuracy", "latency_ms"], constraints=[limit])
     rng = np.random.default_rng(0)
     listed = Ehvi(SPACE, task).propose(complete(40, rng), [], rng)
-    outlook, drawn = listed.outlook, [SPACE.sample(rng) for _ in range(30)]
-    x, model = listed.encode(drawn), listed.outlook.costs["flops"]
+    posterior, drawn = listed.posterior, [SPACE.sample(rng) for _ in range(30)]
+    x, model = listed.encode(drawn), posterior.costs["flops"]
     mean, std = model.process.predict(x)
-    flops = np.exp(rng.normal(mean, std, size=(20_000, len(x)))) - model.lift
+    flops = np.exp(rng.normal(mean, std, size=(20_000, len(x)))) - model.offset
     kept = np.mean(flops <= 3000 if "<=" in limit else flops >= 3000, axis=0)
     assert 0.2 < kept.mean() < 0.8, "a chance of nearly all or none says nothing"
-    free = replace(outlook, limits=[]).hopes(x)
-    assert outlook.hopes(x) == pytest.approx(free * kept, abs=0.02 * free.max())
-    # What was measured is kept or not, whatever was foretold.
+    free = replace(posterior, limits=[]).acquisition(x)
+    assert posterior.acquisition(x) == pytest.approx(free * kept, abs=0.02 * free.max())
+    # What was measured is kept or not, whatever was predicted.
     known = [{"flops": n} for n in np.resize([2999.0, 3001.0], len(x))]
     kept = np.resize([1.0, 0.0] if "<=" in limit else [0.0, 1.0], len(x))
-    assert outlook.hopes(x, known) == pytest.approx(free * kept)
+    assert posterior.acquisition(x, known) == pytest.approx(free * kept)
 
 
 def test_what_misses_a_limit_takes_no_volume_and_is_no_parent() -> None:
     task = small_task(epochs=1, constraints=["params<=5000", "accuracy>=0.65"])
     rng = np.random.default_rng(0)
     rows = complete(40, rng)
-    outlook = Ehvi(SPACE, task).propose(rows, [], rng).outlook
+    posterior = Ehvi(SPACE, task).propose(rows, [], rng).posterior
     feasible = [c for c in rows if c.feasible(task.constraints)]
     assert 3 < len(feasible) < 37
-    assert sorted(outlook.values) == pytest.approx(
+    assert sorted(posterior.values) == pytest.approx(
         sorted(-math.log(1 - c.metrics["accuracy"]) for c in feasible)
     )
     joined = [join_family(c.family, c.config) for c in feasible]
-    assert outlook.front
-    assert all(parent in joined for parent in outlook.front)
+    assert posterior.front
+    assert all(parent in joined for parent in posterior.front)
     # What does not reach the limit on quality adds nothing.
-    assert outlook.worst == pytest.approx(-math.log(0.35))
+    assert posterior.reference == pytest.approx(-math.log(0.35))
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "params"]])
@@ -359,31 +361,31 @@ def test_where_nothing_reaches_a_limit_yet_it_goes_on(objectives: list[str]) -> 
 
 
 @pytest.mark.parametrize("awaited", [False, True])
-def test_what_is_coming_is_hardly_hoped_for_again(awaited: bool) -> None:
+def test_what_is_pending_has_little_expected_improvement_left(awaited: bool) -> None:
     task, rng = small_task(epochs=1), np.random.default_rng(0)
     rows, model = complete(30, rng), Ehvi(SPACE, small_task(epochs=1))
     before = model.propose(rows, [], np.random.default_rng(1))
     best = before.configs[0]
     family, config = split_family(best)
     running = Candidate(30, family, config, seed=0, state=State.RUNNING)
-    coming = ([best],) if awaited else ()
+    pending = ([best],) if awaited else ()
     now = Ehvi(SPACE, task).propose(
-        rows if awaited else [*rows, running], [], np.random.default_rng(1), *coming
+        rows if awaited else [*rows, running], [], np.random.default_rng(1), *pending
     )
     x = before.encode([best])
-    assert now.outlook.hopes(x)[0] < 0.3 * before.outlook.hopes(x)[0]
+    assert now.posterior.acquisition(x)[0] < 0.3 * before.posterior.acquisition(x)[0]
     assert now.configs[0] != best
 
 
 def test_many_rows_are_thinned_to_the_latest_and_evenly_many_before() -> None:
-    assert ehvi._thinned(list(range(5)), 8) == [0, 1, 2, 3, 4]
-    assert ehvi._thinned(list(range(104)), 8) == [0, 33, 66, 99, 100, 101, 102, 103]
+    assert ehvi._subsample(list(range(5)), 8) == [0, 1, 2, 3, 4]
+    assert ehvi._subsample(list(range(104)), 8) == [0, 33, 66, 99, 100, 101, 102, 103]
 
 
 def test_weights_are_fitted_anew_however_many_rows_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ehvi, "ROWS", 20)
+    monkeypatch.setattr(ehvi, "MODEL_ROWS", 20)
     fits: list[int] = []
     fitted = GaussianProcess.fitted
     monkeypatch.setattr(
@@ -400,19 +402,16 @@ def test_weights_are_fitted_anew_however_many_rows_there_are(
 
 
 def test_of_measured_costs_the_first_and_the_latest_are_remembered(tmp_path: Path) -> None:
-    lines = list(range(ehvi.MEASURED + ehvi.LATEST + 50))
-    kept = ehvi.remembered(lines)
-    assert kept == lines[: ehvi.MEASURED] + lines[-ehvi.LATEST :]
-    assert ehvi.remembered(lines[:300]) == lines[:300]
-    study, rng = Study(tmp_path, small_task(), SPACE), np.random.default_rng(0)
+    lines = list(range(ehvi.INITIAL_COSTS + ehvi.LATEST_COSTS + 50))
+    kept = ehvi.kept_costs(lines)
+    assert kept == lines[: ehvi.INITIAL_COSTS] + lines[-ehvi.LATEST_COSTS :]
+    assert ehvi.kept_costs(lines[:300]) == lines[:300]
+    sampler, rng = EhviSampler(SPACE, small_task(), tmp_path), np.random.default_rng(0)
     for i in range(0, len(lines), 50):
         configs = [SPACE.sample(rng) for _ in range(50)]
-        study.learn_costs(configs, [{"params": float(i + k)} for k in range(50)])
-    study.close()
-    again = Study(tmp_path, small_task(), SPACE)
-    again.close()
-    assert [costs["params"] for _, costs in study.measured] == kept
-    assert again.measured == study.measured
+        sampler.learn_costs(configs, [{"params": float(i + k)} for k in range(50)])
+    assert [costs["params"] for _, costs in sampler.measured] == kept
+    assert EhviSampler(SPACE, small_task(), tmp_path).measured == sampler.measured
 
 
 @pytest.mark.parametrize(
@@ -438,21 +437,17 @@ def test_the_worst_is_what_a_guess_that_looks_at_no_input_misses(
 
 
 def test_costs_that_were_measured_are_known_to_the_next_driver(tmp_path: Path) -> None:
-    study = Study(tmp_path, small_task(), SPACE)
-    drawn, costs = study.to_measure(), [{"params": float(i)} for i in range(3)]
-    study.learn_costs(drawn, costs)  # of as many as time allowed
-    study.learn_costs(drawn[3:4], [{"params": 3.0}])
-    study.close()
+    first = EhviSampler(SPACE, small_task(), tmp_path)
+    drawn, costs = first.to_measure(), [{"params": float(i)} for i in range(3)]
+    first.learn_costs(drawn, costs)  # of as many as time allowed
+    first.learn_costs(drawn[3:4], [{"params": 3.0}])
     with (tmp_path / "costs.jsonl").open("a") as file:
         file.write('[{"family"')  # a driver was killed here
-    again = Study(tmp_path, small_task(), SPACE)
+    again = EhviSampler(SPACE, small_task(), tmp_path)
     assert again.measured == [(c, {"params": float(i)}) for i, c in enumerate(drawn[:4])]
     assert again.to_measure() == []  # not once more
     again.learn_costs(drawn[4:5], [{"params": 4.0}])
-    again.close()
-    third = Study(tmp_path, small_task(), SPACE)
-    assert len(third.measured) == 5
-    third.close()
+    assert len(EhviSampler(SPACE, small_task(), tmp_path).measured) == 5
 
 
 def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() -> None:
@@ -490,8 +485,7 @@ def test_evolution_changes_the_better_of_the_living(tmp_path: Path) -> None:
     study = search(tmp_path, 60, small_task(epochs=1), sampler="evolution")
     rows = study.candidates()
     assert [c.origin for c in rows[:2]] == ["baseline", "baseline"]
-    proposed = proposals("evolution", SPACE, seed=5, rows=rows, task=study.task)
-    assert proposed is not None
+    proposed = EvolutionSampler(SPACE, study.task).propose(History(rows, 5))
     living = [join_family(c.family, c.config) for c in rows[-50:]]
     for config in [next(proposed) for _ in range(20)]:
         changed = [
@@ -505,10 +499,10 @@ def test_evolution_changes_the_better_of_the_living(tmp_path: Path) -> None:
 
 def test_a_search_of_several_qualities_is_not_for_it() -> None:
     task = small_task(objectives=["accuracy", "val_loss", "params"])
-    assert chosen("auto", task) == "tpe"
-    assert chosen("auto", small_task()) == "ehvi"
+    assert resolve("auto", task) == "tpe"
+    assert resolve("auto", small_task()) == "ehvi"
     with pytest.raises(UsageError, match=r"2 \(accuracy, val_loss\); choose --sampler tpe"):
-        chosen("ehvi", task)
+        resolve("ehvi", task)
 
 
 def test_quality_alone_is_searched_too() -> None:

@@ -1,4 +1,4 @@
-"""Which candidates go on at a rung, against a reference in plain Python."""
+"""Which candidates are promoted at a rung, against a reference in plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.plan import rungs
-from nas.search.halving import goes_on
+from nas.search.halving import is_promoted
 
 COSTS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12
@@ -43,7 +43,7 @@ def order(costs: list[tuple[int, ...]]) -> list[int]:
 
 
 @given(COSTS, st.integers(2, 4), st.booleans())
-def test_the_best_share_of_a_rung_and_its_front_go_on(
+def test_the_best_fraction_of_a_rung_and_its_front_are_promoted(
     costs: list[tuple[int, ...]], eta: int, guessed: bool
 ) -> None:
     rivals = [*costs, GUESS] if guessed else costs
@@ -54,14 +54,14 @@ def test_the_best_share_of_a_rung_and_its_front_go_on(
     expected = [len(costs) < eta or i in best for i in range(len(costs))]
     better = np.array([not guessed or first < GUESS[0] for first, *_ in costs])
     rows = np.asarray(costs, float)
-    assert [goes_on(rows, better, i, eta) for i in range(len(costs))] == expected
+    assert [is_promoted(rows, better, i, eta) for i in range(len(costs))] == expected
 
 
-def test_the_first_arrivals_have_nobody_to_be_judged_by() -> None:
+def test_the_first_arrivals_pass_as_there_is_nothing_to_compare_with() -> None:
     costs = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     better = np.array([True, False, True])
-    assert goes_on(costs[:2], better[:2], 1)
-    assert not goes_on(costs, better, 1)
+    assert is_promoted(costs[:2], better[:2], 1)
+    assert not is_promoted(costs, better, 1)
 
 
 @pytest.mark.parametrize(

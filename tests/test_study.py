@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -22,7 +21,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, State
-from nas.search.samplers import proposals, stable_seed
+from nas.search.classic import TpeSampler
+from nas.search.samplers import History, stable_seed
 from nas.search.storage import repair_journal
 from nas.search.study import Study, load_candidates
 from nas.space import Config, Int, Space, config_key, split_family
@@ -150,10 +150,7 @@ def test_a_finite_space_is_asked_for_exactly_once_each_and_then_is_exhausted(
 def test_what_the_model_repeats_is_a_duplicate_that_is_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_from_the_model(name: str, *args: Any, **kwargs: Any) -> Any:
-        return proposals(name, *args, **kwargs) if name == "random" else None
-
-    monkeypatch.setattr(sys.modules[Study.__module__], "proposals", all_from_the_model)
+    monkeypatch.setattr(TpeSampler, "propose", lambda *_: None)  # all is left to Optuna
     space = Space.join({"plain": Space((Int("width", 1, 12, default=6),))})
     study = opened(tmp_path, space=space)
     for _ in range(12):
@@ -553,7 +550,7 @@ def test_each_family_starts_with_a_draw_of_the_narrowest_widths() -> None:
     drawn: list[Config] = []
     for number in range(4):
         before = [Candidate(i, *split_family(config), seed=0) for i, config in enumerate(drawn)]
-        found = proposals("tpe", space, seed=number, rows=before, task=small_task())
+        found = TpeSampler(space, small_task()).propose(History(before, number))
         assert found is not None
         drawn.append(next(iter(found)))
     assert [config["family"] for config in drawn] == ["a", "b", "a", "b"]

@@ -1,6 +1,6 @@
-"""The contract of a family: a sound one passes, and each way to break it is told.
+"""The contracts of a family and of a sampler: sound ones pass, each way to break one is reported.
 
-And a family from a package of its own: built as a wheel, installed, found.
+And a family and a sampler from packages of their own: installed, found.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 
 from nas.family import Family
 from nas.rules import training
+from nas.search import samplers
+from nas.search.samplers import History, Sampler, generator
 from nas.space import Config, Int, Space
 from nas.task import Modality, Task
-from nas.testing import check_family, example_datasets, sample_inputs
+from nas.testing import check_family, check_sampler, example_datasets, sample_inputs
 from nas.training.batches import batch_inputs, to_tensors
 
 
@@ -109,6 +113,8 @@ MODULE = """
 from nas.family import Family
 from nas.space import Int, Space
 from nas.rules import training
+from nas.search import samplers
+from nas.search.samplers import History, Sampler, generator
 
 def space(task):
     return Space((Int("width", 4, 64, default=8), *training(task, lr=1e-3)))
@@ -189,3 +195,135 @@ def test_made_up_inputs_have_the_names_types_and_axes_of_a_real_batch(modality: 
         for name, value in real.items():
             assert made[name].dtype == value.dtype, name
             assert made[name].ndim == value.ndim, name
+
+
+# -- samplers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", samplers.names()[1:])
+def test_each_installed_sampler_keeps_the_contract(name: str) -> None:
+    check_sampler(name)
+
+
+class Nearby(Sampler):
+    """Mutations of the baselines, with one flaw or none."""
+
+    flaw = ""
+
+    def propose(self, history: History) -> Iterator[Config]:
+        number = 0 if self.flaw == "repeats itself" else history.number
+        rng = generator(replace(self.task, seed=0) if self.flaw == "no seed" else self.task, number)
+        if self.flaw == "clock":
+            rng = np.random.default_rng()
+        if self.flaw == "failures" and any(c.reason == "oom" for c in history.candidates):
+            raise AssertionError("it cannot learn from failures")
+        families = self.space["family"].options  # type: ignore[union-attr]
+        for _ in range(300):
+            family = families[int(rng.integers(len(families)))]
+            config = self.space.complete({"family": family})
+            config = self.space.mutate(config, rng, changes=int(rng.integers(1, 4)))
+            if self.flaw == "outside":
+                config["width"] = 3
+            yield config
+            if self.flaw == "repeats itself":
+                return
+
+
+def test_a_sampler_of_ten_lines_keeps_the_contract() -> None:
+    check_sampler(Nearby)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "complaint"),
+    [
+        ("outside", "outside its space: parameter 'width' does not apply"),
+        ("repeats itself", r"it ends after \d of 16 candidates"),
+        ("clock", "a search that is resumed asks for other configurations"),
+        ("no seed", "the seed changes nothing"),
+        ("failures", "it cannot learn from failures"),
+    ],
+)
+def test_a_broken_sampler_is_reported_by_what_it_breaks(
+    flaw: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Nearby, "flaw", flaw)
+    with pytest.raises(AssertionError, match=complaint):
+        check_sampler(Nearby)
+
+
+class Forgetful(Nearby):
+    """Measures costs, and lists what was asked for before."""
+
+    flaw = ""
+
+    def to_measure(self) -> list[Config]:
+        return [self.space.baseline()]
+
+    def shortlist(self, history: History, pending: object = ()) -> Any:
+        if not self.flaw:
+            return None
+        listed = [self.space.baseline(), next(self.propose(history))]
+        configs = listed[self.flaw == "others" :]
+        ranked = lambda costs: listed  # noqa: E731
+        return SimpleNamespace(configs=configs, limit_s=None, ranked=ranked)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "complaint"),
+    [
+        ("", "it forgets what it has learnt of costs"),
+        ("known", "its shortlist holds what was asked for before"),
+        ("others", "its shortlist holds other ones"),
+    ],
+)
+def test_a_sampler_that_mishandles_costs_is_reported(
+    flaw: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Forgetful, "flaw", flaw)
+    with pytest.raises(AssertionError, match=complaint):
+        check_sampler(Forgetful)
+
+
+def test_a_sampler_of_another_package_is_found_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(
+        """
+from nas.search.samplers import Sampler, generator
+
+
+class Nearby(Sampler):
+    def propose(self, history):
+        rng = generator(self.task, history.number)
+        for _ in range(100):
+            yield self.space.mutate(self.space.baseline(), rng, changes=2)
+"""
+    )
+    package = tmp_path / "toy-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[nas.samplers]\nnearby = toy:Nearby\n")
+    code = """
+import sys
+from pathlib import Path
+from nas.search import samplers
+from nas.search.study import Study
+from nas.space import Space
+from nas.testing import small_spaces, small_task
+print(*samplers.names())
+study = Study(Path(sys.argv[1]), small_task(), Space.join(small_spaces()), sampler="nearby")
+print(study.ask().family, type(study.sampler).__name__)
+"""
+
+    def python(*path: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    with_it = python(str(tmp_path))
+    known, drawn, _ = with_it.stdout.split("\n")
+    assert known == "auto ehvi evolution nearby nsga2 random tpe"
+    assert drawn.endswith("Nearby")
+    assert "unknown sampler 'nearby'; known are auto, ehvi," in python().stderr
+    (package / "entry_points.txt").write_text("[nas.samplers]\nehvi = toy:Nearby\n")
+    assert "two samplers are called 'ehvi'; the second comes from" in python(str(tmp_path)).stderr

@@ -2,17 +2,20 @@
 
 In a search for networks only quality is expensive. Parameters, FLOPs and memory are exact
 before any training and latency takes a moment, so the costs of a few hundred configurations
-are measured when a search begins, and those of all others are foretold to some per cent. What
-is left unknown is the quality of each, and the one is taken whose quality is hoped to add most
-to the hypervolume at its costs: the expected hypervolume improvement (Emmerich et al. 2006)
-with all objectives but one known, which makes it a sum of exact terms.
+are measured when a search begins, and those of all others are predicted to some per cent. What
+is left unknown is the quality of each, and the sampler takes the configuration with the largest
+expected hypervolume improvement (Emmerich et al. 2006) with all objectives but one known, which
+makes it a sum of exact terms.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,42 +24,123 @@ from scipy.stats import qmc, skew
 
 from nas.candidate import Candidate, Reason, State
 from nas.front import Floats, expected_guess, is_efficient
+from nas.search.classic import initial_design, needs_initial_design, random_draws
+from nas.search.samplers import History, Sampler, Shortlist, generator
+from nas.search.storage import repair_journal
 from nas.search.surrogate import Encoding, GaussianProcess
 from nas.space import Config, Space, join_family
-from nas.task import COSTS, Constraint, Objective, Task
+from nas.task import COSTS, Constraint, Objective, Task, UsageError
 
 # A configuration of the joined space, and what is known of its costs.
 Measured = tuple[Config, dict[str, float]]
 _Row = TypeVar("_Row")
 
-# Configurations whose costs are measured when a search begins.
-MEASURED = 200
-# Configurations whose costs are measured before one of them is asked for, and the share of a
+# The fraction of candidates that are drawn by chance: what a model is wrong about it never
+# proposes.
+RANDOM_FRACTION = 0.1
+# Configurations whose costs are measured when a search begins, and the latest of those measured
+# later that are kept beside them.
+INITIAL_COSTS, LATEST_COSTS = 200, 400
+# Configurations whose costs are measured before one of them is trained, and the fraction of a
 # candidate's time that may take.
-LISTED, LISTING = 16, 0.05
-# Configurations that are looked at: drawn from the space, near the front, near the best of these.
-DRAWN, NEAR, NEARER = 400, 400, 200
-# Rows that a model is conditioned on at most, and measured costs beside a share of them; its cost
-# grows with their cube.
-ROWS, COST_ROWS = 400, 300
-# Measured costs that are kept beside the first MEASURED.
-LATEST = 400
+SHORTLIST_SIZE, SHORTLIST_TIME = 16, 0.05
+# Configurations among which the acquisition is maximised: random ones, mutations of the front,
+# and mutations of the best of these.
+RANDOM_POOL, FRONT_POOL, REFINED_POOL = 400, 400, 200
+# Rows that a model is conditioned on at most, and measured costs among them; its time grows with
+# their cube.
+MODEL_ROWS, COST_ROWS = 400, 300
 # Weights are fitted anew when so many times the rows have come in.
 REFIT, FIRST_FIT = 1.25, 8
-# The noise that is expected, as a share of the signal: of a proxy's quality, and of a cost.
+# The prior of the noise variance, relative to the signal: of a proxy's quality, and of a cost.
 QUALITY_NOISE, COST_NOISE = 0.05, 1e-3
 # A failed training says "no better than chance here", less surely than a finished one.
 FAILURES = {r for r in Reason if r.kind == "failure"} | {Reason.OOM, Reason.TIMEOUT}
 FAILURE_NOISE = 4.0
 # The reference lies so much of the range beyond the highest cost, for networks at the upper
 # end to count too (Ishibuchi et al. 2018, "How to specify a reference point", sec. IV).
-BEYOND = 0.1
-# The share of asks that take the hypervolume in the costs' own units, where a network of half
-# the largest cost is worth looking for as much as one of a thousandth; the others take it in
-# the logarithm where costs lie more evenly there.
-PLAIN = 0.5
-# Budgets among which a free volume of three costs or more is counted.
-BUDGETS = 512
+REFERENCE_MARGIN = 0.1
+# The fraction of proposals that take the hypervolume in the costs' own units, where a network of
+# half the largest cost is worth looking for as much as one of a thousandth; the others take it
+# in the logarithm where costs lie more evenly there.
+LINEAR_FRACTION = 0.5
+# Sobol points that count a free volume of three costs or more.
+VOLUME_POINTS = 512
+
+
+class EhviSampler(Sampler):
+    """Chooses by expected hypervolume improvement at known costs.
+
+    It models one quality. Costs that were measured are kept in costs.jsonl of the folder, a
+    line of JSON, [configuration, {metric: value}], for each.
+    """
+
+    def __init__(self, space: Space, task: Task, folder: Path | None = None) -> None:
+        super().__init__(space, task, folder)
+        self.check_task(task)
+        self._model = Ehvi(space, task)
+        self._file = folder / "costs.jsonl" if folder is not None else None
+        self.measured: list[Measured] = []
+        if self._file is not None and self._file.exists():
+            repair_journal(self._file)
+            lines = self._file.read_text().splitlines()
+            self.measured = [tuple(json.loads(line)) for line in kept_costs(lines)]
+        wanted = [o.metric for o in task.objectives] + [c.metric for c in task.constraints]
+        self._costs_matter = any(metric in COSTS for metric in wanted)
+
+    @classmethod
+    def check_task(cls, task: Task) -> None:
+        qualities = [o.metric for o in task.objectives if o.metric not in COSTS]
+        if len(qualities) > 1:
+            raise UsageError(
+                f"the sampler ehvi models one quality, but the objectives hold {len(qualities)}"
+                f" ({', '.join(qualities)}); choose --sampler tpe"
+            )
+
+    def propose(self, history: History) -> Iterator[Config]:
+        rng, candidates = generator(self.task, history.number), history.candidates
+        if needs_initial_design(self.space, candidates):
+            return initial_design(self.space, candidates, rng)
+        proposed: list[Config] = []
+        if self._uses_model(rng):
+            proposed = self._model.propose(candidates, self.measured, rng).configs
+        return chain(proposed, random_draws(self.space, rng))
+
+    def to_measure(self) -> list[Config]:
+        if self.measured or not self._costs_matter:
+            return []
+        rng = generator(self.task, -1)
+        return [self.space.sample(rng) for _ in range(INITIAL_COSTS)]
+
+    def learn_costs(self, configs: Sequence[Config], costs: Sequence[dict[str, float]]) -> None:
+        pairs = list(zip(configs, costs, strict=False))
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.writelines(json.dumps(pair) + "\n" for pair in pairs)
+        self.measured = kept_costs([*self.measured, *pairs])
+
+    def shortlist(self, history: History, pending: Sequence[Shortlist] = ()) -> Shortlist | None:
+        """The first of each pending shortlist counts as if it were in training."""
+        if not self._costs_matter or needs_initial_design(self.space, history.candidates):
+            return None
+        rng = generator(self.task, history.number + len(pending))
+        if not self._uses_model(rng):
+            return None
+        awaited = [other.configs[0] for other in pending]
+        ranking = self._model.propose(history.candidates, self.measured, rng, awaited)
+        new = [config for config in ranking.configs if history.is_new(config)][:SHORTLIST_SIZE]
+        limit_s = self._shortlist_limit_s(history.candidates)
+        return replace(ranking, configs=new, limit_s=limit_s) if new else None
+
+    def _uses_model(self, rng: np.random.Generator) -> bool:
+        return bool(rng.random() >= RANDOM_FRACTION)
+
+    def _shortlist_limit_s(self, candidates: Sequence[Candidate]) -> float | None:
+        """How long the costs of a shortlist may take; None where time is no limit."""
+        seconds = [c.seconds for c in candidates if c.state == State.COMPLETE]
+        if self.task.budget.time_limit_s is None or not seconds:
+            return None
+        return SHORTLIST_TIME * sum(seconds) / len(seconds)
 
 
 def error(value: float, objective: Objective) -> float:
@@ -76,17 +160,17 @@ def chance_error(task: Task) -> float:
     return max(1.0, math.log(max(target.outputs, 2))) if metric == "val_loss" else 1.0
 
 
-def remembered(measured: Sequence[_Row]) -> list[_Row]:
+def kept_costs(measured: Sequence[_Row]) -> list[_Row]:
     """Of all measured costs, in their order, those that are kept: those that were drawn first,
     and the latest, which lie where the search is."""
-    return [*measured[:MEASURED], *measured[MEASURED:][-LATEST:]]
+    return [*measured[:INITIAL_COSTS], *measured[INITIAL_COSTS:][-LATEST_COSTS:]]
 
 
 class Ehvi:
-    """Chooses configurations of ``space`` (a joined one) for ``task``.
+    """The models of quality and costs over ``space`` (a joined one) for ``task``.
 
-    What it says depends on its arguments, and on the weights of its models, which are fitted to
-    the rows as they stand when it is time to: a search that is resumed fits its own.
+    What it proposes depends on its arguments, and on the weights of its models, which are fitted
+    to the rows as they stand when it is time to: a search that is resumed fits its own.
     """
 
     def __init__(self, space: Space, task: Task) -> None:
@@ -100,14 +184,14 @@ class Ehvi:
         measured: Sequence[Measured],
         rng: np.random.Generator,
         awaited: Sequence[Config] = (),
-    ) -> Shortlist:
+    ) -> Ranking:
         """Configurations, the most promising first; known ones may be among them.
 
         ``rows`` are all candidates so far, those in training too; ``measured`` are further
         configurations, of which the costs are known; ``awaited`` are about to be trained.
         """
 
-        def near(parents: Sequence[Config], count: int) -> list[Config]:
+        def mutations(parents: Sequence[Config], count: int) -> list[Config]:
             turns = rng.integers(len(parents), size=count)
             changes = rng.integers(1, 4, size=count)
             return [
@@ -115,26 +199,27 @@ class Ehvi:
                 for i, n in zip(turns, changes, strict=True)
             ]
 
-        outlook = self._outlook(rows, measured, plain=bool(rng.random() < PLAIN))
-        if coming := [*(_joined(c) for c in rows if c.state == State.RUNNING), *awaited]:
-            outlook = outlook.believing(self._encode(coming))
-        parents = outlook.front or [self._space.baseline()]
-        pool = [self._space.sample(rng) for _ in range(DRAWN)] + near(parents, NEAR)
-        hopes = outlook.hopes(self._encode(pool))
-        best = [pool[i] for i in np.argsort(-hopes, kind="stable")[: NEARER // 10]]
-        pool = best + near(best, NEARER)
-        hopes = outlook.hopes(self._encode(pool))
-        order = np.argsort(-hopes, kind="stable")
-        return Shortlist([pool[i] for i in order], outlook, self._encode)
+        posterior = self._posterior(rows, measured, linear=bool(rng.random() < LINEAR_FRACTION))
+        if pending := [*(_joined(c) for c in rows if c.state == State.RUNNING), *awaited]:
+            posterior = posterior.with_pending(self._encode(pending))
+        parents = posterior.front or [self._space.baseline()]
+        pool = [self._space.sample(rng) for _ in range(RANDOM_POOL)]
+        pool += mutations(parents, FRONT_POOL)
+        improvement = posterior.acquisition(self._encode(pool))
+        best = [pool[i] for i in np.argsort(-improvement, kind="stable")[: REFINED_POOL // 10]]
+        pool = best + mutations(best, REFINED_POOL)
+        improvement = posterior.acquisition(self._encode(pool))
+        order = np.argsort(-improvement, kind="stable")
+        return Ranking([pool[i] for i in order], posterior, self._encode)
 
     # -- the models ----------------------------------------------------------------------
 
-    def _outlook(
+    def _posterior(
         self,
         rows: Sequence[Candidate],
         measured: Sequence[Measured],
-        plain: bool,
-    ) -> Outlook:
+        linear: bool,
+    ) -> Posterior:
         task = self._task
         limits = [c for c in task.constraints if c.metric in COSTS]
         wanted = [o.metric for o in task.objectives if o.metric in COSTS]
@@ -146,14 +231,14 @@ class Ehvi:
             if metric in wanted:
                 known = [*(v for _, v in before), *(c.metrics[metric] for c in having)]
                 bounds = [c.bound for c in limits if c.metric == metric and c.op == "<="]
-                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf), plain))
+                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf), linear))
 
-        worst = chance_error(task)
+        reference = chance_error(task)
         for c in task.constraints:  # a quality that must be reached counts from there on
             if c.metric == task.quality.metric:
-                worst = min(worst, error(c.bound, task.quality))
+                reference = min(reference, error(c.bound, task.quality))
         seen = _observed(rows, task.quality, chance_error(task))
-        kept = _thinned(seen, ROWS)
+        kept = _subsample(seen, MODEL_ROWS)
         quality = self._model(
             "quality",
             len(seen),
@@ -165,9 +250,9 @@ class Ehvi:
         done = [o for o in seen if o.candidate.feasible(task.constraints)]
         values = np.array([o.value for o in done])
         costs = [[o.candidate.metrics[m] for m in wanted] for o in done]
-        shares = _shares(scales, np.array(costs).reshape(len(done), len(wanted)))
-        best = is_efficient(np.column_stack([-values, shares]))
-        return Outlook(
+        scaled = _scale(scales, np.array(costs).reshape(len(done), len(wanted)))
+        best = is_efficient(np.column_stack([-values, scaled]))
+        return Posterior(
             front=[_joined(done[i].candidate) for i in np.flatnonzero(best)],
             quality=quality,
             costs=models,
@@ -175,24 +260,25 @@ class Ehvi:
             scales=scales,
             limits=limits,
             values=values,
-            shares=shares,
-            worst=-math.log(max(worst, 1e-12)),
+            scaled_costs=scaled,
+            reference=-math.log(max(reference, 1e-12)),
         )
 
     def _cost_model(
         self, metric: str, measured: Sequence[tuple[Config, float]], rows: Sequence[Candidate]
     ) -> CostModel:
         total = len(measured) + len(rows)
-        measured, kept = _thinned(measured, COST_ROWS), _thinned(rows, ROWS - COST_ROWS // 2)
+        measured = _subsample(measured, COST_ROWS)
+        kept = _subsample(rows, MODEL_ROWS - COST_ROWS // 2)
         configs = [config for config, _ in measured] + [_joined(c) for c in kept]
         values = np.array([value for _, value in measured] + [c.metrics[metric] for c in kept])
-        lift = 0.01 * float(np.median(values)) + 1e-12
+        offset = 0.01 * float(np.median(values)) + 1e-12
         x, noise = self._encode(configs), np.ones(len(configs))
-        y = np.log(values + lift)
-        return CostModel(self._model(metric, total, x, y, noise, COST_NOISE), lift)
+        y = np.log(values + offset)
+        return CostModel(self._model(metric, total, x, y, noise, COST_NOISE), offset)
 
     def _model(
-        self, name: str, total: int, x: Floats, y: Floats, noise: Floats, share: float
+        self, name: str, total: int, x: Floats, y: Floats, noise: Floats, noise_prior: float
     ) -> GaussianProcess:
         """Conditioned on all rows, which stand for ``total``, with weights that are fitted to the
         first of them: to as many as there were when last it was time to."""
@@ -202,18 +288,21 @@ class Ehvi:
         theta = self._fits.get((name, last))
         if theta is None:
             first = slice(last)
-            process = GaussianProcess(x[first], y[first], self._encode.groups, noise[first], share)
+            process = GaussianProcess(
+                x[first], y[first], self._encode.groups, noise[first], noise_prior
+            )
             theta = self._fits[name, last] = process.fitted()
-        return GaussianProcess(x, y, self._encode.groups, noise, share).condition(theta)
+        return GaussianProcess(x, y, self._encode.groups, noise, noise_prior).condition(theta)
 
 
 @dataclass(frozen=True)
-class Shortlist:
-    """Configurations, the most promising first as long as their costs are foretold."""
+class Ranking:
+    """Configurations, the most promising first by predicted costs: a ``Shortlist``."""
 
     configs: list[Config]
-    outlook: Outlook
+    posterior: Posterior
     encode: Encoding
+    limit_s: float | None = None
 
     def ranked(self, costs: Sequence[dict[str, float]]) -> list[Config]:
         """Now that the ``costs`` of the first are measured: these in their new order, then the
@@ -221,68 +310,68 @@ class Shortlist:
         first, others = self.configs[: len(costs)], self.configs[len(costs) :]
         if not first:
             return others
-        hopes = self.outlook.hopes(self.encode(first), costs)
-        return [first[i] for i in np.argsort(-hopes, kind="stable")] + others
+        improvement = self.posterior.acquisition(self.encode(first), costs)
+        return [first[i] for i in np.argsort(-improvement, kind="stable")] + others
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A cost as its share of the way from the least, 0, to the reference, 1."""
+    """A cost as a number between the least, 0, and the reference, 1."""
 
     log: bool
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: Floats, limit: float = math.inf, plain: bool = False) -> Scale:
-        """In the logarithm where ``values`` lie more evenly there, unless it is to be ``plain``;
+    def of(cls, values: Floats, limit: float = math.inf, linear: bool = False) -> Scale:
+        """In the logarithm where ``values`` lie more evenly there, unless it is to be ``linear``;
         no further than ``limit``."""
         log = bool(np.all(values > 0)) and abs(skew(np.log(values))) < abs(skew(values))
-        log = log and not plain
+        log = log and not linear
         at = np.log(values) if log else values
         low, high = float(at.min()), float(at.max())
-        high += BEYOND * ((high - low) or 1.0)
+        high += REFERENCE_MARGIN * ((high - low) or 1.0)
         if math.isfinite(limit) and not (log and limit <= 0):
             high = max(min(high, math.log(limit) if log else limit), low + 1e-9)
         return cls(log, low, high)
 
     def __call__(self, values: Floats) -> Floats:
         at = np.log(np.maximum(values, 1e-300)) if self.log else values
-        shares: Floats = (at - self.low) / (self.high - self.low)
-        return shares
+        scaled: Floats = (at - self.low) / (self.high - self.low)
+        return scaled
 
 
-def _shares(scales: Sequence[Scale], costs: Floats) -> Floats:
+def _scale(scales: Sequence[Scale], costs: Floats) -> Floats:
     """(rows, costs) from the costs' own units."""
-    shares = [scale(column) for scale, column in zip(scales, costs.T, strict=True)]
-    return np.array(shares).reshape(len(scales), len(costs)).T
+    scaled = [scale(column) for scale, column in zip(scales, costs.T, strict=True)]
+    return np.array(scaled).reshape(len(scales), len(costs)).T
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Foretells a cost from a process in its logarithm, where zeros are lifted by ``lift``."""
+    """Predicts a cost by a process in its logarithm, after adding ``offset`` (costs may be 0)."""
 
     process: GaussianProcess
-    lift: float
+    offset: float
 
     def predict(self, x: Floats) -> Floats:
         mean, _ = self.process.predict(x)
-        return np.maximum(np.exp(mean) - self.lift, 0.0)
+        return np.maximum(np.exp(mean) - self.offset, 0.0)
 
-    def keeps(self, x: Floats, limit: Constraint) -> Floats:
+    def feasibility(self, x: Floats, limit: Constraint) -> Floats:
         """The probability that a row keeps the limit (Gardner et al. 2014, sec. 3.2)."""
         mean, std = self.process.predict(x)
-        gap = (math.log(max(limit.bound, 0.0) + self.lift) - mean) / std
-        chance: Floats = special.ndtr(gap if limit.op == "<=" else -gap)
-        return chance
+        gap = (math.log(max(limit.bound, 0.0) + self.offset) - mean) / std
+        probability: Floats = special.ndtr(gap if limit.op == "<=" else -gap)
+        return probability
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What one moment of a search lets hope of configurations.
+class Posterior:
+    """The models as they stand at one moment of a search.
 
-    ``values`` and ``shares`` are qualities (-log error) and scaled costs of what is feasible;
-    what is not better than ``worst`` adds nothing.
+    ``values`` and ``scaled_costs`` are qualities (-log error) and costs of what is feasible;
+    what is not better than ``reference`` adds nothing.
     """
 
     front: list[Config]
@@ -292,50 +381,50 @@ class Outlook:
     scales: list[Scale]
     limits: list[Constraint]
     values: Floats
-    shares: Floats
-    worst: float
+    scaled_costs: Floats
+    reference: float
 
-    def hopes(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
-        """What each encoded row is hoped to add to the hypervolume (0..1 in each cost, error
-        in its own units), times the probability that it keeps the limits. Costs that are not
-        ``known`` (by row) are foretold."""
+    def acquisition(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
+        """The expected hypervolume improvement of each encoded row (0..1 in each cost, error in
+        its own units) times the probability that it keeps the limits, (rows,). Costs that are
+        not ``known`` (by row) are predicted."""
         mean, std = self.quality.predict(x)
-        shares = self._scaled(x, known)
-        hoped = expected_hypervolume_improvement(
-            mean, std, shares, self.values, self.shares, self.worst
+        improvement = expected_hypervolume_improvement(
+            mean, std, self._scaled(x, known), self.values, self.scaled_costs, self.reference
         )
         for limit in self.limits:
-            keeps = self.costs[limit.metric].keeps(x, limit)
+            feasibility = self.costs[limit.metric].feasibility(x, limit)
             for row, costs in enumerate(known):
                 if limit.metric in costs:
-                    keeps[row] = limit.met(costs)
-            hoped = hoped * keeps
-        return hoped
+                    feasibility[row] = limit.met(costs)
+            improvement = improvement * feasibility
+        return improvement
 
-    def believing(self, x: Floats) -> Outlook:
-        """As if rows that are in training had ended as foretold, so that workers do not all ask
-        for the same (the believer of Ginsbourger et al. 2010, sec. 2.3)."""
+    def with_pending(self, x: Floats) -> Posterior:
+        """As if the rows that are in training had ended with their predicted figures, so that
+        workers do not all ask for the same (Kriging believer: Ginsbourger et al. 2010, sec.
+        2.3)."""
         mean, _ = self.quality.predict(x)
         return replace(
             self,
             quality=self.quality.with_rows(x, mean),
             values=np.append(self.values, mean),
-            shares=np.concatenate([self.shares, self._scaled(x)]),
+            scaled_costs=np.concatenate([self.scaled_costs, self._scaled(x)]),
         )
 
     def _scaled(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
-        foretold = np.array([self.costs[m].predict(x) for m in self.wanted]).reshape(-1, len(x))
+        predicted = np.array([self.costs[m].predict(x) for m in self.wanted]).reshape(-1, len(x))
         for row, costs in enumerate(known):
             for i, metric in enumerate(self.wanted):
-                foretold[i, row] = costs.get(metric, foretold[i, row])
-        return _shares(self.scales, foretold.T)
+                predicted[i, row] = costs.get(metric, predicted[i, row])
+        return _scale(self.scales, predicted.T)
 
 
 @dataclass(frozen=True)
 class _Observation:
     candidate: Candidate
     value: float  # -log error
-    noise: float  # variances of a plain row
+    noise: float  # variance, relative to a finished candidate
 
 
 def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> list[_Observation]:
@@ -352,7 +441,7 @@ def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> l
     seen = [_Observation(c, value(c.metrics), 1.0) for c in done]
     spread = float(np.var([o.value for o in seen])) if seen else 1.0
     stopped = [c for c in rows if c.reason is Reason.HALVING and c.curve]
-    later: dict[float, tuple[float, float]] = {}  # by epoch: mean and variance of what is gained
+    later: dict[float, tuple[float, float]] = {}  # by epoch: mean and variance of later gains
     for epoch in {c.curve[-1]["epoch"] for c in stopped}:
         gains = [
             o.value - value(point)
@@ -363,15 +452,15 @@ def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> l
         known = len(gains) > 2
         later[epoch] = (float(np.mean(gains)), float(np.var(gains))) if known else (0.0, spread)
     for c in stopped:
-        gain, doubt = later[c.curve[-1]["epoch"]]
-        noise = 1.0 + doubt / max(QUALITY_NOISE * spread, 1e-12)
+        gain, variance = later[c.curve[-1]["epoch"]]
+        noise = 1.0 + variance / max(QUALITY_NOISE * spread, 1e-12)
         seen.append(_Observation(c, value(c.curve[-1]) + gain, noise))
     low = -math.log(max(chance, floor))
     seen += [_Observation(c, low, FAILURE_NOISE) for c in rows if c.reason in FAILURES]
     return sorted(seen, key=lambda o: o.candidate.number)
 
 
-def _thinned(rows: Sequence[_Row], most: int) -> Sequence[_Row]:
+def _subsample(rows: Sequence[_Row], most: int) -> Sequence[_Row]:
     """At most so many rows: the latest half of them, and of those before evenly many."""
     if len(rows) <= most:
         return rows
@@ -388,38 +477,44 @@ def _joined(candidate: Candidate) -> Config:
 
 
 def expected_improvement(mean: Floats, std: Floats, levels: Floats) -> Floats:
-    """By how much an error is hoped to be under that of each level, (rows, levels).
+    """By how much an error is expected to be under that of each level, (rows, levels).
 
     -log error is normal with ``mean`` and ``std`` (rows,), and ``levels`` are -log errors, so
     this is the price of a put on a log-normal (Black & Scholes 1973, eq. 13, no interest).
     """
     gap = (mean[:, None] - levels[None, :]) / std[:, None]
     expected = np.exp(0.5 * std**2 - mean)[:, None]
-    sure = np.exp(-levels)[None, :] * special.ndtr(gap)
-    hoped: Floats = np.maximum(sure - expected * special.ndtr(gap - std[:, None]), 0.0)
-    return hoped
+    strike = np.exp(-levels)[None, :] * special.ndtr(gap)
+    gains: Floats = np.maximum(strike - expected * special.ndtr(gap - std[:, None]), 0.0)
+    return gains
 
 
 def expected_hypervolume_improvement(
-    mean: Floats, std: Floats, costs: Floats, values: Floats, shares: Floats, worst: float
+    mean: Floats,
+    std: Floats,
+    costs: Floats,
+    values: Floats,
+    scaled_costs: Floats,
+    reference: float,
 ) -> Floats:
-    """What each row is hoped to add to the hypervolume, (rows,).
+    """What each row is expected to add to the hypervolume, (rows,).
 
-    Its -log error is normal, its ``costs`` (rows, k) are known, in shares of the way to the
-    reference. ``values`` and ``shares`` are those of finished networks; the reference's error
-    is that of ``worst``. Between two errors of the front the volume of costs that a row newly
+    Its -log error is normal, its ``costs`` (rows, k) are known, scaled so that the reference
+    is 1. ``values`` and ``scaled_costs`` are those of finished networks; the reference's error
+    is that of ``reference``. Between two errors of the front the volume of costs that a row newly
     dominates is constant, so the expectation is a sum over them of volume × (improvement on
     the larger error − improvement on the smaller).
     """
-    inside = (values > worst) & np.all(shares < 1, axis=1)
-    inside[inside] = is_efficient(np.column_stack([-values[inside], shares[inside]]))
+    inside = (values > reference) & np.all(scaled_costs < 1, axis=1)
+    inside[inside] = is_efficient(np.column_stack([-values[inside], scaled_costs[inside]]))
     order = np.flatnonzero(inside)[np.argsort(values[inside])]
-    values, shares = values[order], shares[order]
-    gains = expected_improvement(mean, std, np.append(worst, values))
+    values, scaled_costs = values[order], scaled_costs[order]
+    gains = expected_improvement(mean, std, np.append(reference, values))
     gains[:, :-1] -= gains[:, 1:]  # within each step; above the last it is open
-    volumes = np.stack([free_volume(costs, shares[k:]) for k in range(len(values) + 1)], axis=1)
-    hoped: Floats = np.sum(volumes * gains, axis=1)
-    return hoped
+    steps = range(len(values) + 1)
+    volumes = np.stack([free_volume(costs, scaled_costs[k:]) for k in steps], axis=1)
+    improvement: Floats = np.sum(volumes * gains, axis=1)
+    return improvement
 
 
 def free_volume(costs: Floats, taken: Floats) -> Floats:
@@ -437,10 +532,10 @@ def free_volume(costs: Floats, taken: Floats) -> Floats:
         return length
     if dimensions == 2:
         return _free_area(costs, taken)
-    budgets = qmc.Sobol(dimensions, scramble=False).random(BUDGETS)
-    open_ = ~np.any(np.all(taken[:, None] <= budgets[None], axis=2), axis=0)
-    reached = np.all(costs[:, None] <= budgets[open_][None], axis=2)
-    volume: Floats = np.count_nonzero(reached, axis=1) / BUDGETS
+    points = qmc.Sobol(dimensions, scramble=False).random(VOLUME_POINTS)
+    open_ = ~np.any(np.all(taken[:, None] <= points[None], axis=2), axis=0)
+    reached = np.all(costs[:, None] <= points[open_][None], axis=2)
+    volume: Floats = np.count_nonzero(reached, axis=1) / VOLUME_POINTS
     return volume
 
 

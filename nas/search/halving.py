@@ -2,11 +2,11 @@
 
 Schmucker et al. 2021, "Multi-objective Asynchronous Successive Halving", sec. 4: at each
 rung the candidates are ordered by non-dominated fronts and, inside a front, so that the
-chosen spread over it; the best 1/eta go on. A decision uses only what has arrived.
+chosen spread over it; the best 1/eta are promoted. A decision uses only what has arrived.
 
-Here the whole first front goes on, also where it is larger. A sampler that aims at the front
-soon fills it with more than a third of a rung, and what nobody beats is worth its last epochs.
-But what is no better than a constant guess is beaten by that, which costs nothing.
+Here the whole first front is promoted, also where it is larger. A sampler that aims at the front
+soon fills it with more than a third of a rung, and what nobody dominates is worth its last epochs.
+But what is no better than a constant guess is dominated by that, which costs nothing.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 from nas.front import Floats, farthest_first, is_efficient
 
 
-def goes_on(costs: Floats, better: NDArray[np.bool_], mine: int, eta: int = 3) -> bool:
-    """Whether row ``mine`` of the rung's costs (points × objectives, smaller is better)
-    is dominated by none or among the best 1/eta; rows that are not ``better`` (points,) than a
-    constant guess are dominated by that. The first ``eta - 1`` arrivals have nobody to be
-    judged by."""
+def is_promoted(costs: Floats, beats_guess: NDArray[np.bool_], row: int, eta: int = 3) -> bool:
+    """Whether ``row`` of the rung's costs (points × objectives, smaller is better) is dominated
+    by none or among the best 1/eta. Rows that do not beat a constant guess (``beats_guess``,
+    shape (points,)) are dominated by that. The first ``eta - 1`` arrivals pass: there is too
+    little to compare them with."""
     if len(costs) < eta:
         return True
     # Front by front, and only as far as there is room: the last of many are never ranked.
-    efficient = is_efficient(costs) & better
-    if efficient[mine]:
+    efficient = is_efficient(costs) & beats_guess
+    if efficient[row]:
         return True
     room = len(costs) // eta - np.count_nonzero(efficient)
     left = np.flatnonzero(~efficient)
     while room > 0:
         efficient = is_efficient(costs[left])
         front = left[efficient]
-        if mine in front:
+        if row in front:
             order = front[farthest_first(costs[front])]
-            return mine in order[:room]
+            return row in order[:room]
         room -= len(front)
         left = left[~efficient]
     return False

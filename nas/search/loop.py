@@ -6,20 +6,23 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.candidate import Candidate, Reason, State
+from nas.search.samplers import Shortlist
 from nas.search.study import Study
 from nas.search.workers import Event, Workers, last_line
+from nas.space import Config
 from nas.task import InputError
 
 # So many errors and nothing else: the fault is not one candidate's.
 FIRST_ERRORS = 6
 # So many over a limit and nothing else, with a sampler that learns by how much: give up.
 FIRST_INFEASIBLE = 40
-GRACE_S = 3.0  # after the deadline, for a candidate to hear of it
+# After the deadline, for a candidate to be answered "stop" at its next report.
+GRACE_S = 3.0
 
 
 def drive(
@@ -43,57 +46,106 @@ def drive(
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
     """
-    from nas.search.ehvi import Shortlist  # scipy, which workers do without
-
-    todo = list((calls or {}).items())
-    late = exhausted = False
-    earlier = _all_ended(study, Reason.INFEASIBLE)
     end = math.inf if deadline is None else deadline
-
-    def listed() -> list[Shortlist]:
-        return [job for job in workers.jobs() if isinstance(job, Shortlist)]
-
-    def done() -> bool:
-        spent = trials is not None and study.spent + len(listed()) >= trials
-        hopeless = _all_ended(study, Reason.INFEASIBLE) >= earlier + FIRST_INFEASIBLE
-        return late or spent or hopeless or (exhausted and not study.waiting)
-
+    loop = _Loop(study, workers, trials, end, list((calls or {}).items()), on_result)
     with _Interrupts() as interrupts:
         while not interrupts.noted:
-            now = time.monotonic()
-            if study.out_of_hours:
-                end = min(end, now)
-            late = now >= end
-            for index in workers.idle():
-                if todo and not late:
-                    method, arguments = todo.pop(0)
-                    workers.call(index, method, method, **arguments)
-                elif done():
-                    break
-                elif shortlist := study.shortlist(listed()):
-                    limits = {"configs": shortlist.configs, "limit_s": study.listing_s}
-                    workers.call(index, shortlist, "costs", **limits)
-                elif candidate := study.ask(index):
-                    workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
-                else:
-                    exhausted = True
-            if done() and not workers.busy():
+            if loop.turn():
                 return
-            if now > end + GRACE_S:
-                for index in workers.busy():  # no report came in time to answer "stop"
-                    workers.kill(index)
-            for event in workers.events(timeout=0.5):
-                if isinstance(event.job, Candidate):
-                    _handle(study, workers, event, late)
-                elif isinstance(event.job, Shortlist):
-                    _choose(study, workers, event, late)
-                elif event.kind == "result":
-                    on_result(event.job, event.content["value"])
-                elif event.job is not None and not late:
-                    on_result(event.job, workers.failure(event))
             on_event(workers)
         study.settle("stopped by the user while in training")
     raise KeyboardInterrupt
+
+
+@dataclass
+class _Loop:
+    study: Study
+    workers: Workers
+    trials: int | None
+    end: float
+    calls: list[tuple[str, dict[str, Any]]]
+    on_result: Callable[[str, Any], None]
+    late: bool = False
+    exhausted: bool = False
+    # A candidate whose shortlist took its worker with it: it is chosen without one.
+    without_shortlist: int = -1
+
+    def __post_init__(self) -> None:
+        self._infeasible_before = _all_ended(self.study, Reason.INFEASIBLE)
+
+    def turn(self) -> bool:
+        """Hand out work and take what has happened; True where the search is over."""
+        now = time.monotonic()
+        if self.study.out_of_hours:
+            self.end = min(self.end, now)
+        self.late = now >= self.end
+        for index in self.workers.idle():
+            if not self._assign(index):
+                break
+        if self._done() and not self.workers.busy():
+            return True
+        if now > self.end + GRACE_S:
+            for index in self.workers.busy():  # no report came in time to answer "stop"
+                self.workers.kill(index)
+        for event in self.workers.events(timeout=0.5):
+            self._handle(event)
+        return False
+
+    def _done(self) -> bool:
+        listed = len(self._shortlists())
+        spent = self.trials is not None and self.study.spent + listed >= self.trials
+        infeasible = _all_ended(self.study, Reason.INFEASIBLE)
+        hopeless = infeasible >= self._infeasible_before + FIRST_INFEASIBLE
+        return self.late or spent or hopeless or (self.exhausted and not self.study.waiting)
+
+    def _shortlists(self) -> list[Shortlist]:
+        return [job for job in self.workers.jobs() if isinstance(job, Shortlist)]
+
+    def _assign(self, index: int) -> bool:
+        """Give an idle worker something to do; False where there is nothing for any."""
+        if self.calls and not self.late:
+            method, arguments = self.calls.pop(0)
+            self.workers.call(index, method, method, **arguments)
+        elif self._done():
+            return False
+        elif shortlist := self._shortlist():
+            limits = {"configs": shortlist.configs, "limit_s": shortlist.limit_s}
+            self.workers.call(index, shortlist, "costs", **limits)
+        else:
+            self._train(index)
+        return True
+
+    def _shortlist(self) -> Shortlist | None:
+        history = self.study.history()
+        if self.study.waiting or history.number == self.without_shortlist:
+            return None
+        return self.study.sampler.shortlist(history, self._shortlists())
+
+    def _train(self, index: int, preferred: Sequence[Config] = ()) -> None:
+        if candidate := self.study.ask(index, preferred):
+            self.workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
+        else:
+            self.exhausted = True
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event.job, Candidate):
+            _handle_candidate(self.study, self.workers, event, self.late)
+        elif isinstance(event.job, Shortlist):
+            self._choose(event, event.job)
+        elif event.kind == "result":
+            self.on_result(event.job, event.content["value"])
+        elif event.job is not None and not self.late:
+            self.on_result(event.job, self.workers.failure(event))
+
+    def _choose(self, event: Event, shortlist: Shortlist) -> None:
+        """Train the best of a shortlist, now that costs are known; of one whose costs cannot be
+        measured, the best by predicted costs: its training shows what is wrong."""
+        if event.kind == "lost":
+            self.without_shortlist = self.study.history().number
+        elif not self.late:
+            costs = event.content["value"] if event.kind == "result" else []
+            self.study.sampler.learn_costs(shortlist.configs, costs)
+            self._train(event.worker, shortlist.ranked(costs))
 
 
 class _Interrupts:
@@ -125,19 +177,7 @@ class _Interrupts:
             signal.signal(number, signal.default_int_handler)
 
 
-def _choose(study: Study, workers: Workers, event: Event, late: bool) -> None:
-    """Train the best of a shortlist, now that costs are known; of one whose costs cannot be
-    measured, the best as foretold: its training tells what is wrong."""
-    if event.kind == "lost":
-        study.lost_shortlist()
-    elif not late:
-        costs = event.content["value"] if event.kind == "result" else []
-        study.learn_costs(event.job.configs, costs)
-        if candidate := study.ask(event.worker, event.job.ranked(costs)):
-            workers.call(event.worker, candidate, "evaluate", candidate=candidate.to_dict())
-
-
-def _handle(study: Study, workers: Workers, event: Event, late: bool) -> None:
+def _handle_candidate(study: Study, workers: Workers, event: Event, late: bool) -> None:
     candidate: Candidate = event.job
     if event.kind == "report":
         verdict = study.report(candidate.number, **event.content)

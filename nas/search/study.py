@@ -1,8 +1,8 @@
-"""The brain: asks for candidates, judges them on the way, keeps what became of them.
+"""The record of a search: asks for candidates, judges them at rungs, keeps what became of them.
 
 One ``Study`` wraps one Optuna study and is its only writer. It knows nothing of torch or
-of how a candidate is trained; workers answer to it through an executor. Everything needed
-to go on after a crash is in the journal: a finished candidate is stored before it is told,
+of how a candidate is trained; workers report to it through an executor. Everything needed
+to go on after a crash is in the journal: a finished candidate is stored before Optuna is told,
 an unfinished one is found RUNNING and queued again.
 """
 
@@ -27,27 +27,20 @@ from nas.files import write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.plan import rungs
 from nas.rules import folds
-from nas.search.ehvi import LISTED, LISTING, MEASURED, Ehvi, Measured, Shortlist, remembered
-from nas.search.halving import goes_on
-from nas.search.samplers import (
-    asks_model,
-    chosen,
-    optuna_sampler,
-    proposals,
-    stable_seed,
-    starting,
-)
+from nas.search import samplers
+from nas.search.classic import RandomSampler
+from nas.search.halving import is_promoted
+from nas.search.samplers import History, Sampler, stable_seed
 from nas.search.storage import (
     REVISED,
     ROW,
     Clock,
     keeping_all,
     lock,
-    repair_journal,
     study_storage,
 )
 from nas.space import Config, Space, config_key, join_family, split_family
-from nas.task import COSTS, InputError, Task
+from nas.task import InputError, Task, UsageError
 
 _STATES = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -56,15 +49,16 @@ _STATES = {
 }
 # What the study of a folder is called where it needs no other name.
 NAME = "nas"
-# Configurations that a model repeats before chance takes over, for this ask.
-MODEL_REPEATS = 3
+# Configurations that Optuna's sampler repeats before one is drawn by chance.
+MAX_REPEATS = 3
 
 
 class Study:
     """A search over ``space`` for the objectives of ``task``, kept in a journal in ``folder``
     or, as the study ``name``, in the PostgreSQL database ``storage``.
 
-    Opening takes locks: a second driver on the folder or on the study gets an InputError.
+    ``sampler`` is the name of an installed one, "auto", or a class. Opening takes locks: a
+    second driver on the folder or on the study gets an InputError.
     """
 
     def __init__(
@@ -73,14 +67,14 @@ class Study:
         task: Task,
         space: Space,
         *,
-        sampler: str = "auto",
+        sampler: str | type[Sampler] = samplers.AUTO,
         storage: str = "",
         name: str = NAME,
     ) -> None:
         self.task, self.space = task, space
-        self.sampler = chosen(sampler, task)  # an unknown one is told before all else
-        self._model = Ehvi(space, task) if self.sampler == "ehvi" else None
-        self._fatal = -1  # the candidate before which a shortlist took its worker with it
+        if isinstance(sampler, str):  # an unknown one is reported before anything is opened
+            sampler = samplers.load(samplers.resolve(sampler, task))
+        self._random = RandomSampler(space, task)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = study_storage(folder, storage, name)
         self._lock = lock(folder / "driver.lock")
@@ -96,17 +90,12 @@ class Study:
                     "minimize" if o.direction == "min" else "maximize" for o in task.objectives
                 ],
                 load_if_exists=True,
-                sampler=optuna_sampler(self.sampler, task.seed, 0),
             )
             self._belongs(name)
+            self.sampler = sampler(space, task, folder)
         except BaseException:
             self.close()
             raise
-        # Configurations whose costs are known without training: what "ehvi" foretells from.
-        self._costs = folder / "costs.jsonl"
-        repair_journal(self._costs)
-        lines = self._costs.read_text().splitlines() if self._costs.exists() else []
-        self.measured: list[Measured] = [tuple(json.loads(line)) for line in remembered(lines)]
         self._layers = folder / "layers"
         self._layers.mkdir(exist_ok=True)
         self._rows: dict[int, Candidate] = {}
@@ -171,60 +160,22 @@ class Study:
         self._storage.close()
         self._lock.close()
 
-    def to_measure(self) -> list[Config]:
-        """Configurations whose costs should be learnt before others are asked for."""
-        if self._model is None or not self._weighs_costs or self.measured:
-            return []
-        rng = np.random.default_rng(stable_seed(self.task.seed, -1))
-        return [self.space.sample(rng) for _ in range(MEASURED)]
-
-    def learn_costs(self, configs: Sequence[Config], costs: Sequence[dict[str, float]]) -> None:
-        """Keep what the first of ``configs`` cost, of as many as were measured."""
-        learnt = list(zip(configs, costs, strict=False))
-        with self._costs.open("a") as file:
-            file.writelines(json.dumps(pair) + "\n" for pair in learnt)
-        self.measured = remembered([*self.measured, *learnt])
-
-    @property
-    def _weighs_costs(self) -> bool:
-        wanted = [o.metric for o in self.task.objectives]
-        wanted += [c.metric for c in self.task.constraints]
-        return any(metric in COSTS for metric in wanted)
-
     # -- ask, report, tell ---------------------------------------------------------------
 
-    def shortlist(self, out: Sequence[Shortlist] = ()) -> Shortlist | None:
-        """Configurations whose costs are worth measuring before one of them is asked for; None
-        where the next candidate is not the model's to choose. ``out``: those that are being
-        measured; the first of each counts as if it were in training."""
-        if self._model is None or self.waiting or not self._weighs_costs:
-            return None
-        rng = np.random.default_rng(stable_seed(self.task.seed, self._made + len(out)))
-        rows = self.candidates()
-        if self._made == self._fatal or starting(self.space, rows) or not asks_model(rng):
-            return None
-        listed = self._model.propose(rows, self.measured, rng, [other.configs[0] for other in out])
-        new = [c for c in listed.configs if config_key(*split_family(c)) not in self._seen]
-        return replace(listed, configs=new[:LISTED]) if new else None
+    def history(self) -> History:
+        """What the sampler may know now."""
+        return History(self.candidates(), self._made, self._is_new)
 
-    @property
-    def listing_s(self) -> float | None:
-        """How long the costs of a shortlist may take; None where time is no limit."""
-        done = [c.seconds for c in self._rows.values() if c.state == State.COMPLETE]
-        if self.task.budget.time_limit_s is None or not done:
-            return None
-        return LISTING * sum(done) / len(done)
+    def _is_new(self, config: Config) -> bool:
+        return config_key(*split_family(config)) not in self._seen
 
-    def lost_shortlist(self) -> None:
-        """A shortlist took its worker with it: the next candidate is asked for without one."""
-        self._fatal = self._made
-
-    def ask(self, worker: int = -1, among: Sequence[Config] = ()) -> Candidate | None:
-        """The next candidate for ``worker``: the first new one ``among`` configurations, if
-        any. None where the space has no new one left."""
+    def ask(self, worker: int = -1, preferred: Sequence[Config] = ()) -> Candidate | None:
+        """The next candidate for ``worker``: the first new one of the ``preferred``
+        configurations, if any. None where the space has no new one left."""
         repeats = 0
-        while self.waiting or self._propose(repeats >= MODEL_REPEATS, among):
-            self._study.sampler = optuna_sampler(self.sampler, self.task.seed, self._made)
+        while self.waiting or self._propose(repeats >= MAX_REPEATS, preferred):
+            seed = stable_seed(self.task.seed, self._made)
+            self._study.sampler = self.sampler.optuna_sampler(seed)
             trial = self._study.ask()
             self._queue.pop(trial.number, None)
             self._made = max(self._made, trial.number + 1)
@@ -255,32 +206,29 @@ class Study:
             repeats += 1
         return None
 
-    def _propose(self, by_chance: bool, among: Sequence[Config]) -> bool:
-        """Queue a new configuration, or leave it to the model; False where there is no new."""
-        if self._queue_first(among):
+    def _propose(self, by_chance: bool, preferred: Sequence[Config]) -> bool:
+        """Queue a new configuration, or leave it to Optuna; False where there is no new one."""
+        if self._queue_first_new(preferred):
             return True
-        drawn = proposals(
-            "random" if by_chance else self.sampler,
-            self.space,
-            seed=stable_seed(self.task.seed, self._made),
-            rows=self.candidates(),
-            task=self.task,
-            model=self._model,
-            measured=self.measured,
-        )
-        return drawn is None or self._queue_first(drawn)
+        sampler: Sampler = self._random if by_chance else self.sampler
+        proposed = sampler.propose(self.history())
+        return proposed is None or self._queue_first_new(proposed)
 
-    def _queue_first(self, configs: Iterable[Config]) -> bool:
-        """Queue the first that is new; False where none is."""
-        for config in configs:
-            if config_key(*split_family(config)) not in self._seen:
-                self._enqueue(config)
-                return True
-        return False
+    def _queue_first_new(self, configs: Iterable[Config]) -> bool:
+        config = next(filter(self._is_new, configs), None)
+        if config is None:
+            return False
+        try:
+            self.space.check(config)  # Optuna would draw what is missing or wrong
+        except UsageError as error:
+            name = type(self.sampler).__name__
+            raise UsageError(f"{name} proposed a network outside its space: {error}") from None
+        self._enqueue(config)
+        return True
 
     def report(self, number: int, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
-        """Take the metrics after an epoch; "" means go on, anything else is why to stop. Nothing
-        is judged on a later ``fold`` than the first."""
+        """Take the metrics after an epoch; "" means to go on, anything else is why to stop.
+        Nothing is judged on a later ``fold`` than the first."""
         self.reached[number] = fold, epoch
         if fold > 1:
             return ""
@@ -295,17 +243,18 @@ class Study:
             return ""
         if self._unmeasured(candidate):
             return Reason.NAN
-        rung = self._enter(epoch, candidate)
+        rung = self._add_to_rung(epoch, candidate)
         if candidate.origin == "baseline":
             return ""
-        costs, better = map(np.array, zip(*rung.values(), strict=True))
-        return "" if goes_on(costs, better, list(rung).index(candidate.root)) else Reason.HALVING
+        costs, beats_guess = map(np.array, zip(*rung.values(), strict=True))
+        promoted = is_promoted(costs, beats_guess, list(rung).index(candidate.root))
+        return "" if promoted else Reason.HALVING
 
-    def _enter(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
-        """Enter a candidate into a rung, and return that."""
+    def _add_to_rung(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
+        """The rung of an epoch, with the candidate in it."""
         objectives, rung = self.task.objectives, self._rungs.setdefault(epoch, {})
-        better = beats(candidate.metrics, objectives, self._guess)
-        rung[candidate.root] = to_costs([candidate], objectives)[0], better
+        beats_guess = beats(candidate.metrics, objectives, self._guess)
+        rung[candidate.root] = to_costs([candidate], objectives)[0], beats_guess
         return rung
 
     def tell(self, candidate: Candidate) -> None:
@@ -479,7 +428,7 @@ class Study:
                 # A requeued one comes later and takes the place of the one that was lost.
                 reached = replace(candidate, metrics=candidate.metrics | point)
                 if not self._unmeasured(reached):
-                    self._enter(epoch, reached)
+                    self._add_to_rung(epoch, reached)
 
 
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:

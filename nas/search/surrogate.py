@@ -1,7 +1,8 @@
-"""A Gaussian process over a conditional space: what is known of a few networks, told of all.
+"""A Gaussian process over a conditional space, which predicts figures of all networks from those
+of a few.
 
-One kind serves both a quality, which only training tells, and a cost, which is cheap to
-measure and smooth in the logarithm.
+One kind serves both a quality, which takes a training, and a cost, which is cheap to measure
+and smooth in the logarithm.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from nas.space import Choice, Config, Param, Space
 Floats = NDArray[np.float64]
 
 JITTER = 1e-6
-# Log-normal priors of the weights and of the noise, as a share of the signal's variance: few
-# parameters matter much, and a figure repeats itself to some per cent of its spread.
+# Standard deviations of the log-normal priors of the weights and of the noise variance (relative
+# to the signal's): few parameters matter much, and a figure repeats itself to some per cent.
 WEIGHT_SPREAD, NOISE_SPREAD = 1.5, 1.5
 # Rows that the weights are fitted to: each parameter keeps a matrix of them.
 FIT_ROWS = 200
@@ -30,7 +31,7 @@ class Encoding:
     """Configurations as points whose weighted city-block distance is what differs in them.
 
     A number stands at its place between its bounds (on a log scale where it has one), 0.5 where
-    it does not apply, beside half a step that tells whether it applies; numbers to choose among
+    it does not apply, beside half a step that says whether it applies; numbers to choose among
     stand at their ranks; names are corners at distance one from each other. ``groups`` numbers
     the parameter of each column: columns of one parameter share a weight.
     """
@@ -91,10 +92,10 @@ class GaussianProcess:
     """
 
     def __init__(
-        self, x: Floats, y: Floats, groups: NDArray[np.intp], noise: Floats, share: float
+        self, x: Floats, y: Floats, groups: NDArray[np.intp], noise: Floats, noise_variance: float
     ) -> None:
-        """``x`` (n, columns), ``y`` (n,); ``noise`` (n,): how many times the variance of a plain
-        row each has; ``share``: the noise of a plain row that is expected, of the signal."""
+        """``x`` (n, columns), ``y`` (n,); ``noise_variance`` is the prior for the noise of a row,
+        relative to the signal's variance, and ``noise`` (n,) a factor on it for each row."""
         self.x, self.groups, self.noise = x, groups, noise
         self.centre = float(np.median(y))
         self.spread = float(np.std(y)) or 1.0
@@ -102,11 +103,13 @@ class GaussianProcess:
         count = int(groups.max(initial=-1)) + 1
         # Random configurations differ by about a third in each parameter that applies; the
         # prior lets their correlation be e^-1.
-        self._prior = np.append(np.full(count, math.log(3.0 / max(1, count))), math.log(share))
+        self._prior = np.append(
+            np.full(count, math.log(3.0 / max(1, count))), math.log(noise_variance)
+        )
         self._scale = np.append(np.full(count, WEIGHT_SPREAD), NOISE_SPREAD)
 
     def fitted(self, steps: int = 40) -> Floats:
-        """Logarithms of the weights, one for each parameter, and of the share of noise."""
+        """Logarithms of the weights, one for each parameter, and of the relative noise variance."""
         rows = slice(None)
         if len(self.x) > FIT_ROWS:
             rows = np.linspace(0, len(self.x) - 1, FIT_ROWS).astype(np.intp)  # type: ignore[assignment]
@@ -138,7 +141,7 @@ class GaussianProcess:
         return self
 
     def with_rows(self, x: Floats, y: Floats) -> GaussianProcess:
-        """The same process, with further plain rows."""
+        """The same process, with further rows of the usual noise."""
         groups, values = self.groups, np.append(self.y * self.spread + self.centre, y)
         noise = np.append(self.noise, np.ones(len(x)))
         larger = GaussianProcess(np.concatenate([self.x, x]), values, groups, noise, 1.0)
@@ -160,10 +163,10 @@ class GaussianProcess:
     def _loss(self, theta: Floats, apart: Floats, y: Floats, noise: Floats) -> tuple[float, Floats]:
         """Negative log posterior, with the signal's variance at its best, and its gradient."""
         n = len(y)
-        weights, share = np.exp(theta[:-1]), math.exp(theta[-1])
+        weights, noise_variance = np.exp(theta[:-1]), math.exp(theta[-1])
         kernel = np.exp(-np.tensordot(weights, apart, 1))
         covariance = kernel.copy()
-        covariance[np.diag_indices(n)] += share * noise + JITTER
+        covariance[np.diag_indices(n)] += noise_variance * noise + JITTER
         factor = linalg.cholesky(covariance, lower=True)
         inverse = linalg.cho_solve((factor, True), np.eye(n))
         alpha = inverse @ y
@@ -172,7 +175,7 @@ class GaussianProcess:
         inner = inverse - np.outer(alpha, alpha) / signal
         gradient = np.append(
             -0.5 * weights * np.tensordot(apart, inner * kernel, 2),
-            0.5 * share * float(np.sum(np.diag(inner) * noise)),
+            0.5 * noise_variance * float(np.sum(np.diag(inner) * noise)),
         )
         gap = (theta - self._prior) / self._scale
         return loss + 0.5 * float(gap @ gap), gradient + gap / self._scale

@@ -14,11 +14,13 @@ from nas.testing.formulas import (
     small_spaces,
     small_task,
 )
+from nas.testing.samplers import check_sampler
 
 __all__ = [
     "EVALUATOR",
     "FormulaEvaluator",
     "check_family",
+    "check_sampler",
     "example_datasets",
     "formula",
     "sample_inputs",
