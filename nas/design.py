@@ -19,8 +19,8 @@ from nas.data import Dataset, read
 from nas.family import Family, pick_families
 from nas.machine import local_room
 from nas.options import PlanOptions, takes
-from nas.plan import make_task
-from nas.search import halving, samplers
+from nas.plan import make_task, rungs
+from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
 
@@ -106,7 +106,7 @@ class Design:
         first are for those that reach its end."""
         epochs, folds = self.task.fidelity.epochs, rules.folds(self.task)
         spent, reach, before = 0.0, 1.0, 0
-        for rung in (*halving.rungs(epochs, eta), epochs):
+        for rung in (*rungs(epochs, eta), epochs):
             spent, reach, before = spent + reach * (rung - before), reach / eta, rung
         return (spent + reach * eta * (folds - 1) * epochs) / (folds * epochs)
 
@@ -137,7 +137,7 @@ class Design:
             "search": {
                 "sampler": self.sampler,
                 "folds": rules.folds(task),
-                "rungs": list(halving.rungs(task.fidelity.epochs)),
+                "rungs": list(rungs(task.fidelity.epochs)),
                 "candidates": self.candidates,
             },
             "seconds": self.seconds,

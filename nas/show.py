@@ -302,7 +302,7 @@ def design(found: Design, width: int | None = None) -> None:
 
 
 def _search_words(found: Design) -> Iterator[str]:
-    from nas.search import halving
+    from nas.plan import rungs
 
     task = found.task
     fidelity, budget = task.fidelity, task.budget
@@ -312,7 +312,7 @@ def _search_words(found: Design) -> Iterator[str]:
     yield f"sampler: {found.sampler}, after the {len(found.plans)} baselines"
     parts = folds(task)
     folded = f", {parts}-fold cross-validation" if parts > 1 else ""
-    stops = halving.rungs(fidelity.epochs)
+    stops = rungs(fidelity.epochs)
     judged = f", judged after {' and '.join(map(str, stops))}" if stops else ""
     yield (
         f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part{judged}"

@@ -20,7 +20,6 @@ from nas.cli import cli, main
 from nas.design import Design, Pace, Plan, described, design
 from nas.family import load_families
 from nas.rulebook import typical_task
-from nas.search import halving
 from nas.space import Choice, Float, Int, Space
 from nas.task import Budget, Fidelity, UsageError
 from nas.testing import example_datasets, small_spaces
@@ -135,7 +134,7 @@ def test_the_candidates_are_those_that_the_worker_time_is_for() -> None:
     # Of 9 epochs of 1 or 2 seconds, and half a second beside; a twentieth is for the end.
     assert few == int(0.95 * 2_000 / ((9.5 + 18.5) / 2))
     # Judged after 3 alone (9/9 is fewer than it takes): a third goes on.
-    assert halving.rungs(9) == (3,)
+    assert rungs(9) == (3,)
     assert many == int(0.95 * 2_000 / ((5.5 + 10.5) / 2))
     none = of({"budget": Budget(None, 10), "fidelity": Fidelity(9)}, 1.0)
     assert none.candidates is None
