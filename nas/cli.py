@@ -16,64 +16,38 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, show
+from nas import __version__, flags, show
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
-    from nas.run import Run
+    pass
 
 
-# A write that fails for these does not know its file.
+# Errors of a write for lack of room; they do not name the file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What is written to.
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Options from a YAML file: below flags and NAS_* variables, above the defaults."""
-    if path is None:
-        return
-    import yaml
-
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(options, dict):
-        raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
-    # By the names that --help gives them: json is as_json only in here.
-    known = {p.opts[0].lstrip("-").replace("-", "_"): p.name for p in ctx.command.params}
-    options = {str(name).replace("-", "_"): value for name, value in options.items()}
-    if unknown := sorted(set(options) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        raise click.UsageError(
-            f"{path}: unknown option {unknown[0]!r};"
-            + (f" did you mean {near[0]}?" if near else " see `nas search --help`")
-        )
-    given = {known[name]: value for name, value in options.items()}
-    ctx.default_map = {**(ctx.default_map or {}), **given}
-
-
 class _Command(click.Command):
-    """One that notes beside a write that failed what the user can do about it."""
+    """A command that adds to the error of a failed write what the user can do about it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if mend := _mend(error, ctx.params):
-                error.add_note(mend)
+            if repair := _repair(error, ctx.params):
+                error.add_note(repair)
             raise
 
 
-def _mend(error: OSError, given: dict[str, Any]) -> str:
+def _repair(error: OSError, given: dict[str, Any]) -> str:
     out: Path | None = given.get("out") or given.get("run")
     if error.errno in _NO_ROOM:
         begun = "resume" in given and out is not None and (out / "task.json").exists()
@@ -108,99 +82,9 @@ def cli() -> None:
     """
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    """Names, separated by commas; in a YAML file a list is one too."""
-    return tuple(value.split(",") if isinstance(value, str) else map(str, value))
-
-
-def _types(value: Any) -> dict[str, str]:
-    """NAME=TYPE, separated by commas; in a YAML file a mapping is one too."""
-    if isinstance(value, dict):
-        return {str(name): str(kind) for name, kind in value.items()}
-    pairs = [pair.rpartition("=")[::2] for pair in value.split(",")]
-    if not all(name.strip() and kind.strip() for name, kind in pairs):
-        raise click.UsageError(f"--columns {value!r} is not of the form NAME=TYPE,NAME=TYPE")
-    return {name.strip(): kind.strip() for name, kind in pairs}
-
-
-def _limit(value: Any) -> str | None:
-    """A time, or "none"."""
-    return None if str(value).lower() == "none" else str(value)
-
-
-class _Sampler(click.ParamType):  # type: ignore[type-arg]
-    """The name of a sampler; which there are is looked up when it matters."""
-
-    name = "sampler"
-
-    def get_metavar(self, *_: Any, **__: Any) -> str:
-        from nas.search import samplers
-
-        return f"[{'|'.join(samplers.names())}]"
-
-    def convert(self, value: Any, *_: Any) -> str:
-        from nas.search import samplers
-
-        samplers.check(value)
-        return str(value)
-
-
-_SAMPLER = {"type": _Sampler(), "metavar": None}
-# How the texts of these options are read.
-_KINDS: dict[str, Any] = {"target": _names, "columns": _types, "time_limit": _limit}
-
-
-def _options(record: type[ReadOptions], *only: str, **changed: Any) -> Callable[[Any], Any]:
-    """The flags of an options record as one decorator; ``only`` of these fields, if any.
-    ``changed`` are other arguments of a field's ``click.option``."""
-
-    def decorate(command: Any) -> Any:
-        for about in reversed(fields(record)):
-            if not only or about.name in only:
-                flags, how = _flag(about)
-                command = click.option(*flags, **(how | changed.get(about.name, {})))(command)
-        return command
-
-    return decorate
-
-
-def _flag(about: Field[Any]) -> tuple[list[str], dict[str, Any]]:
-    """The flags of an option, and the arguments of its ``click.option``."""
-    hint, choices, least = str(about.type), about.metadata["choices"], about.metadata["at_least"]
-    names = about.metadata["flag"].split()
-    if not any(name.startswith("--") for name in names):
-        names = ["--" + about.name.replace("_", "-"), *names]
-    how: dict[str, Any] = {"help": about.metadata["help"], "default": about.default}
-    how["show_default"] = about.default not in (None, ()) and about.name != "time_limit"
-    if hint == "bool":
-        return [f"{names[0]}/--no-{names[0][2:]}"], how
-    if about.default == ():
-        how["multiple"] = True
-    how["metavar"] = "TEXT"
-    if hint.startswith("int"):
-        how |= {"type": int if least is None else click.IntRange(min=int(least)), "metavar": None}
-    elif choices:
-        how |= {"type": click.Choice(choices), "metavar": None}
-    elif about.name in _KINDS:
-        how["type"] = _KINDS[about.name]
-    elif hint == "float | None":
-        how |= {"type": float, "metavar": None}
-    return names, how
-
-
-def _given(record: type[ReadOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """What the flags of a record say, by the names of its fields."""
-    found = {}
-    for about in fields(record):
-        flag = _flag(about)[0][0].partition("/")[0].lstrip("-").replace("-", "_")
-        if flag in values:
-            found[about.name] = values[flag]
-    return found
-
-
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@_options(SearchOptions, sampler=_SAMPLER)
+@flags.options(SearchOptions, sampler=flags.SAMPLER)
 @click.option(
     "--out",
     type=_FOLDER,
@@ -212,7 +96,7 @@ def _given(record: type[ReadOptions], values: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    callback=_read_config,
+    callback=flags.read_config,
     is_eager=True,
     expose_value=False,
     help="YAML file of these options.",
@@ -246,7 +130,7 @@ def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -
             resume=resume,
             on_start=display.start,
             on_progress=display.update,
-            **_given(SearchOptions, options),
+            **flags.given(SearchOptions, options),
         )
     except KeyboardInterrupt:
         display.close()
@@ -256,34 +140,12 @@ def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -
         kept = sum(c.state.value == "complete" for c in run.candidates())
         click.echo(f"interrupted; {kept} complete candidates are kept in {out}", err=True)
         if run.front():
-            _finish(run, as_json)
+            show.finished(run, as_json)
         click.echo("go on with the same command and --resume", err=True)
         sys.exit(130)
     finally:
         display.close()
-    _finish(run, as_json)
-
-
-def _finish(run: Run, as_json: bool) -> None:
-    front = run.front()
-    if not as_json:
-        show.front(run, front)  # before the files, for which there may be no room
-    recipe, report = run.export(), run.report()  # the small one first
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "run": str(run.folder),
-                    "front": [c.row() for c in front],
-                    "baselines": run.baselines(),
-                    "report": str(report),
-                    "recipe": str(recipe),
-                }
-            )
-        )
-        return
-    click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
-    click.echo(f"next    nas train {recipe}")
+    show.finished(run, as_json)
 
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -319,13 +181,13 @@ def status(run: Path, as_json: bool) -> None:
             )
         )
         return
-    told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no candidate yet"
+    ended = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no candidate yet"
     hours = {f"{d.upper()}-hours": opened.hours(d) for d in ("cpu", "gpu")}
     spent = [
         f"{show.duration(opened.spent_s)} spent",
         *(f"{h:.3g} {n}" for n, h in hours.items() if h),
     ]
-    click.echo(f"{told}; {', '.join(spent)}")
+    click.echo(f"{ended}; {', '.join(spent)}")
     if front:
         show.front(opened, front)
 
@@ -495,7 +357,7 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
     from nas import recipe as recipes
 
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
-    recipes.load(recipe)  # a wrong file is told before the seconds that torch takes
+    recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
     if check:
         from nas.train import check as run_check
 
@@ -541,7 +403,7 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 
     if not data.exists():
         raise UsageError(f"{data} does not exist")
-    # A run's folder holds the model's; a wrong path is told before torch is loaded.
+    # A run's folder holds the model's; a wrong path is reported before torch is imported.
     places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
     checkpoint = next((place for place in places if place.is_file()), None)
     if checkpoint is None:
@@ -562,7 +424,7 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
 
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@_options(PlanOptions, sampler=_SAMPLER)
+@flags.options(PlanOptions, sampler=flags.SAMPLER)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def design(data: Path, as_json: bool, **options: Any) -> None:
     """Say what a search of DATA would do: seconds, and no training.
@@ -577,7 +439,7 @@ def design(data: Path, as_json: bool, **options: Any) -> None:
     """
     from nas.design import design as make
 
-    found = make(data, **_given(PlanOptions, options))
+    found = make(data, **flags.given(PlanOptions, options))
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -613,14 +475,17 @@ def rules(rule: str | None, as_json: bool) -> None:
         rulebook.show_rule(found[rule], show.width())
 
 
+_KIND = {"type": str, "help": "Only its families; with --data: that of the data."}
 _PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Of the search to be."}
 
 
 @cli.command()
 @click.argument("family", required=False)
 @click.option("--data", type=click.Path(path_type=Path), help="Whose bounds to show.")
-@_options(ReadOptions, modality={"type": str, "help": "Only its families; of DATA: its modality."})
-@_options(PlanOptions, "constraints", "device", device=_PLACE)
+@flags.options(
+    ReadOptions, modality={"type": str, "help": "Only its families; of DATA: its modality."}
+)
+@flags.options(PlanOptions, "constraints", "device", device=_PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def families(
     family: str | None, data: Path | None, modality: str | None, as_json: bool, **options: Any
@@ -665,7 +530,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
     from nas.family import load_families
     from nas.task import Budget, UsageError
 
-    chosen = PlanOptions(**_given(PlanOptions, options))
+    chosen = PlanOptions(**flags.given(PlanOptions, options))
     known = load_families()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -710,7 +575,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
     " network looks an input up in a table.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Anything that `nas search` reads.")
-@_options(ReadOptions, "target", "modality")
+@flags.options(ReadOptions, "target", "modality")
 @click.option("--classes", type=click.IntRange(min=2), help="That the network is to tell apart.")
 @click.option("--samples", type=click.IntRange(min=1), help="That it is to be trained on.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="On one device, as you train.")
@@ -812,6 +677,6 @@ def _guarded(call: Callable[[], Any]) -> int:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        told = (f"{where}{error.strerror}", *getattr(error, "__notes__", ()))
-        click.echo(f"error: {'; '.join(told)}", err=True)
+        parts = (f"{where}{error.strerror}", *getattr(error, "__notes__", ()))
+        click.echo(f"error: {'; '.join(parts)}", err=True)
         return 1

@@ -1,4 +1,4 @@
-"""What a search would do with a data set, told in seconds and without training.
+"""What a search would do with a data set, in seconds and without training.
 
 The data in words, what looks wrong in it, the families that fit it with their baselines' costs
 and pace, the spaces that the rules leave, and the search with what it can be expected to train.
@@ -35,7 +35,7 @@ class Pace:
     step_ms: float
     spread_ms: float  # interquartile range of the steps
     steps: int  # that were timed
-    epoch_s: float  # foretold: of a proxy, with its validation
+    epoch_s: float  # predicted: of a proxy, with its validation
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Design:
         if not paces or worker_s is None:
             return None
         counts = []
-        for share in (1.0, self._share_of_epochs()):
-            each = [self._candidate_s(pace, share) for pace in paces]
+        for fraction in (1.0, self._fraction_of_epochs()):
+            each = [self._candidate_s(pace, fraction) for pace in paces]
             counts.append(int(0.95 * worker_s * len(each) / sum(each)))
         return min(counts), max(counts)
 
@@ -96,12 +96,12 @@ class Design:
         paces = {plan.family.name: plan.pace for plan in self.plans if plan.pace}
         return tuple(name for name, pace in paces.items() if epochs * pace.epoch_s > most)
 
-    def _candidate_s(self, pace: Pace, share: float) -> float:
+    def _candidate_s(self, pace: Pace, fraction: float) -> float:
         fidelity = self.task.fidelity
-        training_s = share * rules.folds(self.task) * fidelity.epochs * pace.epoch_s
+        training_s = fraction * rules.folds(self.task) * fidelity.epochs * pace.epoch_s
         return BESIDE_S + min(training_s, fidelity.time_limit_s or math.inf)
 
-    def _share_of_epochs(self, eta: int = 3) -> float:
+    def _fraction_of_epochs(self, eta: int = 3) -> float:
         """Of a candidate's epochs, where each rung lets a third go on; other folds than the
         first are for those that reach its end."""
         epochs, folds = self.task.fidelity.epochs, rules.folds(self.task)
@@ -261,16 +261,16 @@ def described(task: Task) -> Iterator[str]:
 def _inputs(profile: Any) -> Iterator[str]:
     numeric = [c for c in profile.columns if c.kind == "numeric"]
     names = [c for c in profile.columns if c.kind == "categorical"]
-    told = []
+    kinds = []
     if numeric and "numeric" in profile.inputs:
-        told.append(f"{len(numeric)} numeric")
+        kinds.append(f"{len(numeric)} numeric")
     if names and "categorical" in profile.inputs:
         most = max(len(c.categories) for c in names)
-        told.append(f"{len(names)} categorical (of up to {most:,} categories)")
-    if told:
+        kinds.append(f"{len(names)} categorical (of up to {most:,} categories)")
+    if kinds:
         missing = sum(c.missing for c in profile.columns) / len(profile.columns)
         gaps = f"; {100 * missing:.2g} % of the values are missing" if missing else ""
-        yield f"{' and '.join(told)} columns{gaps}"
+        yield f"{' and '.join(kinds)} columns{gaps}"
     if "image" in profile.inputs:
         channels, height, width = profile.inputs["image"]
         yield f"images of {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"
@@ -304,12 +304,12 @@ def _kind(target: Target) -> str:
     if target.kind == "multilabel":
         return f"multilabel, {len(target.classes)} yes/no questions"
     total = sum(target.counts)
-    shares = sorted(zip(target.counts, target.classes, strict=True), reverse=True)
-    if len(shares) > 4:
-        (most, first), (least, last) = shares[0], shares[-1]
+    sizes = sorted(zip(target.counts, target.classes, strict=True), reverse=True)
+    if len(sizes) > 4:
+        (most, first), (least, last) = sizes[0], sizes[-1]
         return (
-            f"{target.kind}, {len(shares)} classes of {100 * least / total:.3g} % ({last!r}) to"
+            f"{target.kind}, {len(sizes)} classes of {100 * least / total:.3g} % ({last!r}) to"
             f" {100 * most / total:.3g} % ({first!r})"
         )
-    each = ", ".join(f"{name!r} {100 * n / total:.3g} %" for n, name in shares)
+    each = ", ".join(f"{name!r} {100 * n / total:.3g} %" for n, name in sizes)
     return f"{target.kind}, {each}"

@@ -80,11 +80,27 @@ def refuse_used(folder: Path) -> None:
 
 
 class Run:
-    """A search on disk: what ``nas.search`` returns, and what the commands open."""
+    """A search on disk: what ``nas.search`` returns, and what the commands open.
+
+    Args:
+        folder: Of the run. It may be read while a search writes there.
+        latency: A file of ``nas latency``. Its figures take the place of those that the search
+            measured; a candidate that it does not hold has no latency.
+
+    Raises:
+        InputError: The folder holds no search, or a file in it is damaged.
+
+    Example:
+        >>> import nas
+        >>> run = nas.Run("runs/flowers")
+        >>> best = run.best("params<=1e6")
+        >>> best.family in run.spaces, best.metrics["accuracy"] > 0.5
+        (True, True)
+        >>> len(run.front()) <= len(run.frame())
+        True
+    """
 
     def __init__(self, folder: str | Path, latency: str | Path | None = None) -> None:
-        """``latency`` is a file of ``nas latency``: its figures take the place of those that
-        the search measured, and what it does not hold has none."""
         self.folder = Path(folder)
         self._latency = Path(latency) if latency is not None else None
         if not (self.folder / "task.json").exists():
@@ -94,6 +110,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
+        """What the search solves: data profile, targets, objectives, constraints, budget."""
         file = self.folder / "task.json"
         content = read_json(file)
         try:
@@ -108,6 +125,7 @@ class Run:
 
     @cached_property
     def spaces(self) -> dict[str, Space]:
+        """The search space of each family, by the family's name."""
         return {name: Space.from_dict(s) for name, s in self._record["spaces"].items()}
 
     @property
@@ -118,6 +136,7 @@ class Run:
 
     @property
     def versions(self) -> dict[str, str]:
+        """The versions of Python and of the libraries that the search began with."""
         return dict(self._record["versions"])
 
     @cached_property
@@ -149,13 +168,15 @@ class Run:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """What was dropped, changed or looks wrong in the data, and range tests that failed."""
         tests = self.rate_tests()
-        untold = (f"{name}: {t['note']}" for name, t in tests.items() if "note" in t)
-        return (*Dataset.load(self.folder / "data").notes, *untold)
+        more = (f"{name}: {t['note']}" for name, t in tests.items() if "note" in t)
+        return (*Dataset.load(self.folder / "data").notes, *more)
 
     def rate_tests(self) -> dict[str, dict[str, Any]]:
-        """The learning-rate range tests by family: ``nas.training.lr.RangeTest`` by name, or
-        the note that says why there is none; empty before they are over."""
+        """The learning-rate range test of each family: the fields of
+        ``nas.training.lr.RangeTest``, or a note that says why there is none. Empty before they
+        are over."""
         file = self.folder / "lr.json"
         return dict(read_json(file)) if file.exists() else {}
 
@@ -165,6 +186,7 @@ class Run:
         return list(read_json(file)) if file.exists() else []
 
     def candidates(self) -> list[Candidate]:
+        """All candidates by number, those in training too."""
         from nas.search.study import load_candidates
 
         found = load_candidates(self.folder, **self.storage)
@@ -220,13 +242,20 @@ class Run:
         return tuple(read_json(file)) if file.exists() else ()
 
     def frame(self) -> pd.DataFrame:
-        """One row for each candidate."""
+        """A data frame with one row for each candidate: ``Candidate.row``."""
         import pandas as pd
 
         return pd.DataFrame([c.row() for c in self.candidates()])
 
     def front(self, *limits: str) -> list[Candidate]:
-        """The non-dominated candidates inside the run's constraints and ``limits``."""
+        """The Pareto front: the complete candidates that no other dominates.
+
+        Args:
+            *limits: Constraints beside the run's own, as "latency_ms<=1" or "accuracy>=0.9".
+
+        Raises:
+            UsageError: A limit is malformed, or its metric is not measured on this data.
+        """
         constraints = self.task.constraints + tuple(map(Constraint.parse, limits))
         self.task.check_measured(c.metric for c in constraints)
         return pareto(
@@ -242,7 +271,12 @@ class Run:
         return [c for c in found if c.state != State.COMPLETE or needed <= set(c.metrics)]
 
     def best(self, *limits: str) -> Candidate:
-        """The candidate of the best quality inside the run's constraints and ``limits``."""
+        """The candidate of the front with the best quality (the first objective that is no
+        cost). Arguments as for ``front``.
+
+        Raises:
+            NoFeasibleCandidate: The front is empty; the message says what comes nearest.
+        """
         front = self.front(*limits)
         if not front:
             raise NoFeasibleCandidate(self.why_none(limits))
@@ -252,10 +286,10 @@ class Run:
         """Why no candidate is inside the run's constraints and ``limits``, and the repair."""
         candidates = self.candidates()
         ends = Counter(why or how for how, why in (c.standing for c in candidates))
-        told = ", ".join(f"{n} {what}" for what, n in ends.items()) or "none was trained"
+        found = ", ".join(f"{n} {what}" for what, n in ends.items()) or "none was trained"
         wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
         if not wanted:
-            return f"no candidate is complete ({told}); search longer"
+            return f"no candidate is complete ({found}); search longer"
         nearest = ""
         for limit in self.task.constraints + tuple(map(Constraint.parse, limits)):
             measured = [c.metrics for c in candidates if limit.metric in c.metrics]
@@ -263,8 +297,8 @@ class Run:
                 values = [metrics[limit.metric] for metrics in measured]
                 value = min(values) if limit.op == "<=" else max(values)
                 nearest += f"; the nearest {limit.metric} was {value:g}"
-        mend = "relax the limit or search longer" if nearest else "search longer"
-        return f"no candidate is complete and meets {wanted} ({told}{nearest}); {mend}"
+        repair = "relax the limit or search longer" if nearest else "search longer"
+        return f"no candidate is complete and meets {wanted} ({found}{nearest}); {repair}"
 
     @property
     def spent_s(self) -> float:
@@ -275,11 +309,18 @@ class Run:
         return Clock(self.folder).read()
 
     def hours(self, device: str) -> float:
-        """CPU-hours ("cpu") or GPU-hours ("gpu") that candidates have spent."""
+        """CPU-hours (``device`` "cpu") or GPU-hours ("gpu") that candidates have spent."""
         return sum(c.device_seconds[device] for c in self.candidates()) / 3600
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the self-contained page and return its path."""
+        """Write the report, one self-contained HTML page, and return its path.
+
+        Args:
+            path: Default: report.html in the run's folder.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         from nas import report
 
         path = Path(path) if path is not None else self.folder / "report.html"
@@ -300,7 +341,17 @@ class Run:
         return path
 
     def export(self, path: str | Path | None = None, number: int | None = None) -> Path:
-        """Write the recipe of a candidate (default: the best) and return its path."""
+        """Write the training recipe of a candidate and return its path.
+
+        Args:
+            path: Default: recipe.yaml in the run's folder.
+            number: Of the candidate; default: the best.
+
+        Raises:
+            UsageError: There is no such candidate.
+            InputError: It is not complete.
+            NoFeasibleCandidate: The front is empty.
+        """
         from nas import recipe
 
         candidate = self.best() if number is None else self._candidate(number)
@@ -309,9 +360,18 @@ class Run:
         return path
 
     def measure_latency(self, numbers: Sequence[int] = (), **how: Any) -> dict[str, Any]:
-        """Latencies of candidates (default: the front) on this device; ``how`` are the arguments
-        of ``nas.training.latency.measure`` from ``backend`` on. Inputs are of the run's data, or
-        made up from their profile where a copy of the run has no data."""
+        """Measure latencies (ms) on this device.
+
+        Inputs come from the run's data, or are made up from its profile where a copy of the run
+        has no data.
+
+        Args:
+            numbers: Of the candidates; default: the front.
+            **how: Arguments of ``nas.training.latency.measure`` from ``backend`` on.
+
+        Returns:
+            What a file of ``nas latency`` holds: device, batches, candidates.
+        """
         from nas.training import latency
         from nas.training.batches import row_inputs, typical_rows
 
@@ -352,7 +412,7 @@ def measure_recipe(path: Path, **how: Any) -> dict[str, Any]:
 
 
 def default_folder(data: Any) -> Path:
-    """Where a search of ``data`` goes that is told no folder: runs/NAME."""
+    """The folder of a search of ``data`` where none is given: runs/NAME."""
     named = isinstance(data, (str, Path))
     return Path("runs") / (Path(data).resolve().name.split(".")[0] if named else "search")
 

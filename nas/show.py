@@ -5,6 +5,7 @@ Results go to standard output, progress to standard error.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import threading
@@ -29,6 +30,29 @@ if TYPE_CHECKING:
 def width() -> int | None:
     """Of what is printed: the terminal's, or a hundred columns."""
     return None if sys.stdout.isatty() else 100
+
+
+def finished(run: Run, as_json: bool) -> None:
+    """Write the report and the recipe of a run, and print its front or one JSON object."""
+    candidates = run.front()
+    if not as_json:
+        front(run, candidates)  # before the files, for which there may be no room
+    recipe, report = run.export(), run.report()  # the small one first
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "run": str(run.folder),
+                    "front": [c.row() for c in candidates],
+                    "baselines": run.baselines(),
+                    "report": str(report),
+                    "recipe": str(recipe),
+                }
+            )
+        )
+        return
+    click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
+    click.echo(f"next    nas train {recipe}")
 
 
 def front(run: Run, candidates: Sequence[Candidate]) -> None:
@@ -230,14 +254,14 @@ def latencies(found: dict[str, Any]) -> None:
     )
     noisy = False
     for number, row in found["candidates"].items():
-        told = []
+        shown = []
         for batch, figures in row.get("latency", {}).items():
             latency = Latency.from_dict(figures)
             noisy = noisy or not latency.isolated
             mark = _contended_mark(latency)
-            told.append(f"batch {batch}: {latency.ms:.3g} ±{latency.iqr_ms / 2:.1g}{mark}")
-        told += [row["error"]] if "error" in row else []
-        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(told)}")
+            shown.append(f"batch {batch}: {latency.ms:.3g} ±{latency.iqr_ms / 2:.1g}{mark}")
+        shown += [row["error"]] if "error" in row else []
+        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(shown)}")
     if noisy:
         click.echo("† other work of this user did not hold still")
 

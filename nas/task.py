@@ -18,7 +18,7 @@ Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line that says what, where and how to mend it."""
+    """A mistake in what the user gave: one line that says what, where, and the repair."""
 
     exit_code = 1
 
@@ -179,7 +179,7 @@ class Column(JsonRecord):
 
     name: str
     kind: Literal["numeric", "categorical", "text"]
-    missing: float = 0.0  # share of missing values
+    missing: float = 0.0  # fraction of missing values
     mean: float = 0.0
     std: float = 1.0
     quantiles: tuple[float, ...] = ()  # distinct, increasing bin edges; numeric columns only
@@ -274,10 +274,10 @@ class Constraint(JsonRecord):
                 f"constraint {text!r} is not of the form METRIC<=NUMBER or METRIC>=NUMBER,"
                 " for example latency_ms<=5"
             ) from None
-        direction(name)  # an unknown metric is told now, not after the first candidate
-        low, high, told = _range(name)
+        direction(name)  # an unknown metric is reported now, not after the first candidate
+        low, high, words = _range(name)
         if bound > high if op == ">=" else bound < low:
-            raise UsageError(f"no network can meet {text.strip()!r}: {name} {told}")
+            raise UsageError(f"no network can meet {text.strip()!r}: {name} {words}")
         return cls(name, op, bound)  # type: ignore[arg-type]  # op is one of the two
 
     def met(self, metrics: dict[str, float]) -> bool:
@@ -347,7 +347,7 @@ class Budget(JsonRecord):
     cpu_hours: float | None = None
     gpu_hours: float | None = None
     workers: int = 1
-    cpus: float = 1.0  # of each worker: its share of the machine
+    cpus: float = 1.0  # of the machine, for each worker
     gpus: float = 0.0
 
     @property
@@ -361,14 +361,14 @@ class Budget(JsonRecord):
         """Seconds of all workers together that it lasts for at most; None without an end in
         time."""
         seconds = [] if self.time_limit_s is None else [self.time_limit_s * self.workers]
-        share = {"cpu": self.cpus, "gpu": self.gpus}
-        seconds += [3600 * hours / share[d] for d, hours in self.device_hours.items() if share[d]]
+        part = {"cpu": self.cpus, "gpu": self.gpus}
+        seconds += [3600 * hours / part[d] for d, hours in self.device_hours.items() if part[d]]
         return min(seconds, default=None)
 
 
 @dataclass(frozen=True)
 class Fidelity(JsonRecord):
-    """How much training a proxy gets: epochs over a stratified share of the training part."""
+    """How much training a proxy gets: epochs over a stratified fraction of the training part."""
 
     epochs: int
     share: float = 1.0

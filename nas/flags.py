@@ -1,0 +1,128 @@
+"""The flags of the options records (``nas.options``), and the same options from a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nas.options import ReadOptions
+
+
+def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Options from a YAML file: below flags and NAS_* variables, above the defaults."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(options, dict):
+        raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
+    # By the names that --help gives them: json is as_json only in here.
+    known = {p.opts[0].lstrip("-").replace("-", "_"): p.name for p in ctx.command.params}
+    options = {str(name).replace("-", "_"): value for name, value in options.items()}
+    if unknown := sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise click.UsageError(
+            f"{path}: unknown option {unknown[0]!r};"
+            + (f" did you mean {near[0]}?" if near else " see `nas search --help`")
+        )
+    given = {known[name]: value for name, value in options.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **given}
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names, separated by commas; in a YAML file a list is one too."""
+    return tuple(value.split(",") if isinstance(value, str) else map(str, value))
+
+
+def _types(value: Any) -> dict[str, str]:
+    """NAME=TYPE, separated by commas; in a YAML file a mapping is one too."""
+    if isinstance(value, dict):
+        return {str(name): str(kind) for name, kind in value.items()}
+    pairs = [pair.rpartition("=")[::2] for pair in value.split(",")]
+    if not all(name.strip() and kind.strip() for name, kind in pairs):
+        raise click.UsageError(f"--columns {value!r} is not of the form NAME=TYPE,NAME=TYPE")
+    return {name.strip(): kind.strip() for name, kind in pairs}
+
+
+def _limit(value: Any) -> str | None:
+    """A time, or "none"."""
+    return None if str(value).lower() == "none" else str(value)
+
+
+class _Sampler(click.ParamType):  # type: ignore[type-arg]
+    """The name of a sampler; which there are is looked up when it matters."""
+
+    name = "sampler"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        from nas.search import samplers
+
+        return f"[{'|'.join(samplers.names())}]"
+
+    def convert(self, value: Any, *_: Any) -> str:
+        from nas.search import samplers
+
+        samplers.check(value)
+        return str(value)
+
+
+SAMPLER = {"type": _Sampler(), "metavar": None}
+# How the texts of these options are read.
+_KINDS: dict[str, Any] = {"target": _names, "columns": _types, "time_limit": _limit}
+
+
+def options(record: type[ReadOptions], *only: str, **changed: Any) -> Callable[[Any], Any]:
+    """The flags of an options record as one decorator; ``only`` of these fields, if any.
+    ``changed`` are other arguments of a field's ``click.option``."""
+
+    def decorate(command: Any) -> Any:
+        for about in reversed(fields(record)):
+            if not only or about.name in only:
+                flags, how = _flag(about)
+                command = click.option(*flags, **(how | changed.get(about.name, {})))(command)
+        return command
+
+    return decorate
+
+
+def _flag(about: Field[Any]) -> tuple[list[str], dict[str, Any]]:
+    """The flags of an option, and the arguments of its ``click.option``."""
+    hint, choices, least = str(about.type), about.metadata["choices"], about.metadata["at_least"]
+    names = about.metadata["flag"].split()
+    if not any(name.startswith("--") for name in names):
+        names = ["--" + about.name.replace("_", "-"), *names]
+    how: dict[str, Any] = {"help": about.metadata["help"], "default": about.default}
+    how["show_default"] = about.default not in (None, ()) and about.name != "time_limit"
+    if hint == "bool":
+        return [f"{names[0]}/--no-{names[0][2:]}"], how
+    if about.default == ():
+        how["multiple"] = True
+    how["metavar"] = "TEXT"
+    if hint.startswith("int"):
+        how |= {"type": int if least is None else click.IntRange(min=int(least)), "metavar": None}
+    elif choices:
+        how |= {"type": click.Choice(choices), "metavar": None}
+    elif about.name in _KINDS:
+        how["type"] = _KINDS[about.name]
+    elif hint == "float | None":
+        how |= {"type": float, "metavar": None}
+    return names, how
+
+
+def given(record: type[ReadOptions], values: dict[str, Any]) -> dict[str, Any]:
+    """What the flags of a record say, by the names of its fields."""
+    found = {}
+    for about in fields(record):
+        flag = _flag(about)[0][0].partition("/")[0].lstrip("-").replace("-", "_")
+        if flag in values:
+            found[about.name] = values[flag]
+    return found
