@@ -66,6 +66,7 @@ class Layer:
 
     @property
     def weighted(self) -> bool:
+        """Whether it counts towards the depth."""
         return self.kind in ("linear", "conv", "recurrent")
 
 
@@ -178,6 +179,7 @@ class Finding:
 
     @property
     def why(self) -> str:
+        """The rule's sentence."""
         return RULES[self.rule].statement
 
 

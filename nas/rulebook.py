@@ -42,9 +42,11 @@ class Use:
 
     @property
     def checked(self) -> bool:
+        """Whether ``nas audit`` checks the rule on networks that are already there."""
         return self.rule.id in CHECKS
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``nas rules --json`` prints them."""
         return {
             "id": self.rule.id,
             "statement": self.rule.statement,
@@ -56,6 +58,7 @@ class Use:
 
     @property
     def families(self) -> tuple[str, ...]:
+        """The families that have a parameter which the rule bounds."""
         return tuple(dict.fromkeys(f for found in self.parameters.values() for f in found))
 
 

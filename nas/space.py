@@ -52,6 +52,7 @@ class Int(JsonRecord):
             raise ValueError(f"{self.name}: default {self.default} is not in {self.domain}")
 
     def contains(self, value: Value) -> bool:
+        """Whether ``value`` is an integer on the grid; a bool is not."""
         return (
             isinstance(value, int)
             and not isinstance(value, bool)
@@ -60,15 +61,18 @@ class Int(JsonRecord):
         )
 
     def snap(self, value: float) -> int:
+        """The nearest value on the grid."""
         steps = round((value - self.low) / self.step)
         return self.low + self.step * min(max(steps, 0), (self.high - self.low) // self.step)
 
     def sample(self, rng: np.random.Generator) -> int:
+        """A random value, evenly or evenly in the logarithm."""
         if self.log:
             return self.snap(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self.low + self.step * int(rng.integers((self.high - self.low) // self.step + 1))
 
     def suggest(self, trial: optuna.Trial, name: str) -> int:
+        """Ask an Optuna trial for a value, under ``name``."""
         if self.log:
             return self.snap(trial.suggest_int(name, self.low, self.high, log=True))
         top = self.snap(self.high)
@@ -76,10 +80,12 @@ class Int(JsonRecord):
 
     @property
     def size(self) -> float:
+        """How many values there are."""
         return (self.high - self.low) // self.step + 1
 
     @property
     def domain(self) -> str:
+        """The possible values as people read them."""
         step = f" step {self.step}" if self.step > 1 else ""
         return f"{self.low} … {self.high}{step}{' log' if self.log else ''}"
 
@@ -109,24 +115,29 @@ class Float(JsonRecord):
             raise ValueError(f"{self.name}: default {self.default} is not in {self.domain}")
 
     def contains(self, value: Value) -> bool:
+        """Whether ``value`` is a number within the bounds; a bool is not."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and self.low <= value <= self.high  # type: ignore[operator]
 
     def sample(self, rng: np.random.Generator) -> float:
+        """A random value, evenly or evenly in the logarithm."""
         if self.log:
             value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
             return min(max(value, self.low), self.high)
         return float(rng.uniform(self.low, self.high))
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
+        """Ask an Optuna trial for a value, under ``name``."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     @property
     def size(self) -> float:
+        """Infinite, or 1 where both bounds are equal."""
         return math.inf if self.low < self.high else 1
 
     @property
     def domain(self) -> str:
+        """The possible values as people read them."""
         return f"{self.low:g} … {self.high:g}{' log' if self.log else ''}"
 
 
@@ -157,21 +168,26 @@ class Choice(JsonRecord):
             raise ValueError(f"{self.name}: default {self.default!r} is not in {self.domain}")
 
     def contains(self, value: Value) -> bool:
+        """Whether ``value`` is one of the options, of the same type."""
         # True == 1 in Python; a switch is not a number here.
         return any(type(value) is type(o) and value == o for o in self.options)
 
     def sample(self, rng: np.random.Generator) -> Value:
+        """A random option."""
         return self.options[int(rng.integers(len(self.options)))]
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Ask an Optuna trial for a value, under ``name``."""
         return trial.suggest_categorical(name, self.options)  # type: ignore[return-value]
 
     @property
     def size(self) -> float:
+        """How many options there are."""
         return len(self.options)
 
     @property
     def domain(self) -> str:
+        """The possible values as people read them."""
         return " | ".join(map(str, self.options))
 
 
@@ -182,8 +198,17 @@ Param = Int | Float | Choice
 class Space(JsonRecord):
     """An ordered set of parameters; one that has ``when`` follows those it names.
 
-    ``when={"depth": (1, 2)}`` makes a parameter active where depth is active and 1 or 2.
-    A real number cannot be waited for.
+    ``when={"depth": (1, 2)}`` makes a parameter active where depth is active and 1 or 2. The
+    parent must be an Int or a Choice.
+
+    >>> space = Space((
+    ...     Int("depth", 1, 3, default=2),
+    ...     Choice("residual", (True, False), default=True, when={"depth": (1, 2)}),
+    ... ))
+    >>> space.baseline()
+    {'depth': 2, 'residual': True}
+    >>> space.complete({"depth": 3})
+    {'depth': 3}
     """
 
     params: tuple[Param, ...]
@@ -199,11 +224,13 @@ class Space(JsonRecord):
                         f"{param.name!r} depends on {parent!r}, which does not come before it"
                     )
                 if isinstance(seen[parent], Float):
-                    raise ValueError(f"{param.name!r} waits for {parent!r}, a real number")
+                    raise ValueError(
+                        f"{param.name!r} depends on {parent!r}, a Float, which no parameter can"
+                    )
                 wrong = [v for v in values if not seen[parent].contains(v)]
                 if wrong or not values:
                     raise ValueError(
-                        f"{param.name!r} waits for {parent} = {wrong or values},"
+                        f"{param.name!r} depends on {parent} = {wrong or values},"
                         f" but {parent} is {seen[parent].domain}"
                     )
             seen[param.name] = param
@@ -244,6 +271,7 @@ class Space(JsonRecord):
         return starts
 
     def sample(self, rng: np.random.Generator) -> Config:
+        """A random configuration: a value for each active parameter."""
         config: Config = {}
         for param in self.params:
             if self._active(param, config):
@@ -344,6 +372,7 @@ def split_family(config: Config) -> tuple[str, Config]:
 
 
 def join_family(family: str, config: Config) -> Config:
+    """Undo ``split_family``: a configuration of the joint space."""
     return {"family": family} | {f"{family}.{name}": value for name, value in config.items()}
 
 

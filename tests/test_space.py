@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import itertools
 import json
 import math
@@ -324,7 +326,7 @@ BAD_DECLARATIONS: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
     (lambda: Space((Int("a", 1, 2, 1), Int("b", 1, 2, 1, when={"a": ()}))), ("'b'", "a = ()")),
     (
         lambda: Space((Float("a", 0.0, 1.0, 0.5), Int("b", 1, 2, 1, when={"a": (0.5,)}))),
-        ("'b'", "'a'", "real number"),
+        ("'b'", "'a'", "is a Float"),
     ),
 ]
 
@@ -377,3 +379,10 @@ def test_a_parameter_is_found_by_its_name() -> None:
     assert CHECKED["depth"].default == 4
     with pytest.raises(KeyError, match="width"):
         CHECKED["width"]
+
+
+@pytest.mark.parametrize("module", ["nas.space", "nas.audit"])
+def test_the_examples_of_docstrings_are_what_they_give(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted
+    assert not results.failed

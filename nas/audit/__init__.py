@@ -8,10 +8,8 @@ of ``nas.checks``. torch is imported when there is something to audit.
 
 from __future__ import annotations
 
-import html
 import importlib
 import importlib.util
-import math
 import sys
 import textwrap
 import traceback
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nas.audit.checkup import Checkup
+    from nas.audit.feed import Feed
 
 BATCH = 32  # of the short training where none is given
 WIDTH = 100  # columns of the text
@@ -46,6 +45,7 @@ class Audit:
 
     @property
     def serious(self) -> tuple[Finding, ...]:
+        """The findings that are likely to make the training fail, or its figures wrong."""
         return tuple(f for f in self.findings if f.severity == "serious")
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Audit:
 
     def text(self, width: int = WIDTH) -> str:
         """The findings by severity, in at most ``width`` columns."""
-        lines = [*textwrap.wrap(self._summary(), width), ""]
+        lines = [*textwrap.wrap(self.summary(), width), ""]
         for severity in ("serious", "advice"):
             found = [f for f in self.findings if f.severity == severity]
             if found:
@@ -87,7 +87,7 @@ class Audit:
         if not self.serious:
             lines += [NOTHING, ""]
         if self.checkup is not None:
-            lines += textwrap.wrap(_training_summary(self.checkup), width)
+            lines += textwrap.wrap(training_summary(self.checkup), width)
         for note in self.notes:
             lines += textwrap.wrap(f"note: {note}", width, subsequent_indent="      ")
         return "\n".join(lines).rstrip()
@@ -99,9 +99,12 @@ class Audit:
         """
         if self.checkup is None:
             raise UsageError("a figure shows a training: give samples with labels (--data)")
-        write_whole(path, _page(self, self.checkup))
+        from nas.audit.page import page
 
-    def _summary(self) -> str:
+        write_whole(path, page(self, self.checkup))
+
+    def summary(self) -> str:
+        """What was audited, in a line."""
         net = self.anatomy
         weighted = sum(layer.depth for layer in net.layers if layer.weighted)
         text = f"{self.name}: {net.params:,} parameters in {weighted} weighted layers"
@@ -149,6 +152,11 @@ def audit(
     is meant for: what is not known is not judged. The network is the same afterwards.
 
     Raises UsageError and InputError, each in one line.
+
+    >>> import nas, torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.Linear(64, 3))
+    >>> [finding.rule for finding in nas.audit(net, shape=(16,)).findings]
+    ['non-linear']
     """
     from torch import nn
 
@@ -180,40 +188,44 @@ def audit(
         weight_decay=weight_decay,
         whole_graph=fed.whole_graph,
     )
-    notes = [fed.note] if fed.note else []
-    seen = None
-    if fed.batches is None or fed.problem is None:
-        notes.append("nothing was trained; with labels (--data) a short training is watched too")
-    elif len(net.unreached) == sum(p.requires_grad for p in network.parameters()):
-        notes.append("nothing was trained, as no parameter gets a gradient")
-    else:
-        from nas.audit.checkup import TooSlow, checkup
+    seen, note = _train(network, fed, net, limit_s, on_phase)
+    if seen is not None:
+        net = replace(_reached_later(net, seen), observed=seen.observed)
+    notes = tuple(text for text in (fed.note, note) if text)
+    return Audit(name or type(network).__name__, tuple(check(net)), net, seen, notes)
 
-        try:
-            seen = checkup(
-                network,
-                fed.problem,
-                fed.batches,
-                input_scale=fed.scale,
-                lr=lr,
-                weight_decay=weight_decay,
-                limit_s=limit_s,
-                on_phase=on_phase,
-            )
-        except (feed.OutputShape, TooSlow) as error:
-            notes.append(f"{type(network).__name__} could not be trained on this data: {error}")
-        else:
-            net = replace(_reached_later(net, seen), observed=seen.observed)
-            if seen.short:
-                notes.append(
-                    "its steps take long, so there were few: a longer --time-limit shows more"
-                )
-    return Audit(name or type(network).__name__, tuple(check(net)), net, seen, tuple(notes))
+
+def _train(
+    network: nn.Module, fed: Feed, net: Anatomy, limit_s: float, on_phase: Callable[[str], None]
+) -> tuple[Checkup | None, str]:
+    """The short training, where there is something to train on, and a note about it."""
+    if fed.batches is None or fed.problem is None:
+        return None, "nothing was trained; with labels (--data) a short training is watched too"
+    if len(net.unreached) == sum(p.requires_grad for p in network.parameters()):
+        return None, "nothing was trained, as no parameter gets a gradient"
+    from nas.audit.checkup import TooSlow, checkup
+    from nas.audit.feed import OutputShape
+
+    try:
+        seen = checkup(
+            network,
+            fed.problem,
+            fed.batches,
+            input_scale=fed.scale,
+            lr=net.lr,
+            weight_decay=net.weight_decay,
+            limit_s=limit_s,
+            on_phase=on_phase,
+        )
+    except (OutputShape, TooSlow) as error:
+        return None, f"{type(network).__name__} could not be trained on this data: {error}"
+    short = "its steps take long, so there were few: a longer --time-limit shows more"
+    return seen, short if seen.short else ""
 
 
 def _reached_later(net: Anatomy, seen: Checkup) -> Anatomy:
     """Without the parameters that got a gradient in training, as an expert that few samples
-    ask."""
+    use."""
     reached = {name for sample in seen.samples for name in sample.norms}
     unreached = net.unreached.items()
     left = {name: size for name, size in unreached if name.rpartition(".")[0] not in reached}
@@ -314,7 +326,8 @@ def _finding_lines(finding: Finding, width: int) -> list[str]:
     return lines
 
 
-def _training_summary(seen: Checkup) -> str:
+def training_summary(seen: Checkup) -> str:
+    """The short training in a sentence: its losses, and what the range test found."""
     test = seen.range_test
     text = f"trained for {len(seen.losses)} steps at a rate of {seen.lr:.2g}"
     if seen.losses:
@@ -327,125 +340,3 @@ def _training_summary(seen: Checkup) -> str:
         text += f"; it falls fastest at {test.steepest:.2g}"
         text += f" and has risen again at {test.diverges:.2g}" if test.diverges else ""
     return f"{text} ({seen.seconds:.0f} s)"
-
-
-def _page(found: Audit, seen: Checkup) -> str:
-    """The findings and three panels: gradient norms by layer and step, the range test, losses."""
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(
-        rows=2,
-        cols=2,
-        specs=[[{"rowspan": 2}, {}], [None, {}]],
-        column_widths=[0.52, 0.48],
-        horizontal_spacing=0.09,
-        vertical_spacing=0.16,
-        subplot_titles=(
-            "Gradient norm by layer (log₁₀; blank: zero)",
-            "Learning-rate range test",
-            f"Loss of {len(seen.losses)} steps at a rate of {seen.lr:.2g}",
-        ),
-    )
-    layers = list(dict.fromkeys(name for sample in seen.samples for name in sample.norms))
-    norms = [[sample.norms.get(name, 0.0) for sample in seen.samples] for name in layers]
-    shown = [[math.log10(n) if 0 < n < math.inf else None for n in row] for row in norms]
-    figure.add_heatmap(
-        x=[str(sample.step) for sample in seen.samples],
-        y=layers,
-        z=shown,
-        colorscale="Viridis",
-        colorbar={"x": 0.47, "thickness": 10},
-        hovertemplate="%{y}, step %{x}: 10^%{z:.2f}<extra></extra>",
-        row=1,
-        col=1,
-    )
-    figure.update_yaxes(autorange="reversed", automargin=True, row=1, col=1)
-    figure.update_xaxes(title="step", type="category", nticks=8, row=1, col=1)
-    test = seen.range_test
-    lines = (("loss of a batch", test.losses, "#b9c3d0"), ("averaged", test.smooth, "#1f5fa8"))
-    for name, values, colour in lines:
-        kept = [v if math.isfinite(v) else None for v in values]
-        figure.add_scatter(x=test.rates, y=kept, name=name, line_color=colour, row=1, col=2)
-    marks = ((test.steepest, "falls fastest", "#2a8a4a"), (test.diverges, "rises again", "#c0392b"))
-    given = ((found.anatomy.lr, "yours", "#333333"),)
-    for i, (rate, name, colour) in enumerate((*marks, *given)):
-        if rate is not None:
-            figure.add_vline(rate, line_color=colour, line_dash="dot", row=1, col=2)
-            figure.add_annotation(
-                x=math.log10(rate),  # of an annotation on a logarithmic axis
-                y=1 - 0.09 * i,
-                yref="y domain",
-                text=f" {name} {rate:.2g}",
-                font_color=colour,
-                showarrow=False,
-                xanchor="left",
-                row=1,
-                col=2,
-            )
-    figure.update_xaxes(type="log", title="learning rate", exponentformat="power", row=1, col=2)
-    finite = [v for v in seen.losses if math.isfinite(v)]
-    figure.add_scatter(y=finite, name="loss", line_color="#1f5fa8", row=2, col=2)
-    figure.add_hline(
-        seen.observed.chance,
-        line_dash="dot",
-        annotation_text="uniform prediction",
-        row=2,
-        col=2,
-    )
-    figure.update_xaxes(title="step", row=2, col=2)
-    if min(finite, default=0) > 0 and max(finite) > 10 * finite[0]:
-        figure.update_yaxes(type="log", row=2, col=2)
-    figure.update_layout(
-        template="plotly_white",
-        height=max(560, min(1400, 200 + 14 * len(layers))),
-        margin={"l": 20, "r": 20, "t": 40, "b": 40},
-        showlegend=False,
-        font={"family": "system-ui, sans-serif", "size": 12},
-    )
-    drawn = figure.to_html(
-        full_html=False,
-        include_plotlyjs=True,
-        config={"showSendToCloud": False, "displaylogo": False, "responsive": True},
-    )
-    cards = "".join(
-        f'<section class="{f.severity}"><h2>{html.escape(f.where)}'
-        f" <code>{html.escape(f.rule)}</code></h2><p>{html.escape(f.evidence)}</p>"
-        f"<p><i>{html.escape(f.why)}</i></p><p>→ {html.escape(f.change)}</p></section>"
-        for f in found.findings
-    )
-    return _TEMPLATE.format(
-        name=html.escape(found.name),
-        summary=html.escape(found._summary()),
-        course=html.escape(_training_summary(seen)),
-        cards=cards + ("" if found.serious else f"<p>{NOTHING}</p>"),
-        drawn=drawn,
-    )
-
-
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<title>audit of {name}</title>
-<style>
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1200px;
-  padding: 0 1rem; color: #222 }}
-h1 {{ font-size: 1.3rem; margin: 0 }}
-h2 {{ font-size: 1rem; margin: 0 }}
-section {{ border-left: 4px solid #d9a514; padding: .3rem .8rem; margin: .8rem 0;
-  background: #fafafa }}
-section.serious {{ border-color: #c0392b }}
-section p {{ margin: .2rem 0 }}
-code {{ font-size: .85rem; color: #667; font-weight: normal }}
-</style>
-</head>
-<body>
-<h1>Audit of {name}</h1>
-<p>{summary}<br>{course}</p>
-{cards}
-{drawn}
-</body>
-</html>
-"""

@@ -247,6 +247,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._weights[_key(p)] = frozenset([name])
 
     def take_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Record the network's inputs as its first layers."""
         named = [(f"input {i}" if i else "input", value) for i, value in enumerate(args)]
         for name, value in [*named, *kwargs.items()]:
             for tensor in _tensors(value):
@@ -255,10 +256,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- modules ---------------------------------------------------------------------------------
 
     def enter(self, name: str, module: nn.Module) -> None:
+        """A module's ``forward`` begins."""
         self.modules.append((name, module))
         self.inside += isinstance(module, nn.RNNBase | nn.RNNCellBase)
 
     def leave(self, name: str, module: nn.Module, given: Any, output: Any, since: int) -> None:
+        """A module's ``forward`` ends; ``since`` counts the layers there were when it began."""
         recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
         self.inside -= recurrent
         norm = NORM_CLASS.search(type(module).__name__)

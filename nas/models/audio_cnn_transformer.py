@@ -81,6 +81,7 @@ class ConvolutionConfig:
 
     @property
     def halvings(self) -> int:
+        """Convolutions of stride 2."""
         return self.reduction.bit_length() - 1
 
 

@@ -39,6 +39,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
         # Reading the mask makes a GPU wait, but costs a CPU nothing: without padding the fused
         # kernel is four times as fast as the sums below.
         unpadded = mask is None or (x.device.type == "cpu" and self.training and bool(mask.all()))
@@ -162,6 +163,7 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) to (B, ...)."""
         if not self.training or self.p == 0:
             return x
         kept = x.new_empty(x.shape[:1] + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
@@ -292,6 +294,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
         x = self.up(x)
         if self.gated:
             value, gate = x.chunk(2, dim=-1)

@@ -32,9 +32,11 @@ class MBConvStage:
 
     @property
     def out_width(self) -> int:
+        """Channels of a block's output."""
         return self.width
 
     def block(self, width: int, stride: int, drop_path: float) -> nn.Module:
+        """A block from ``width`` channels to ``out_width``."""
         return _MBConv(width, self, stride, drop_path)
 
 

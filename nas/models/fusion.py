@@ -157,6 +157,7 @@ class Numbered(nn.Module):
         self.network, self.names = network, tuple(names)
 
     def forward(self, **inputs: Tensor) -> Tensor:
+        """Inputs input_0, input_1 … to logits (B, outputs)."""
         named = {name: inputs[f"input_{i}"] for i, name in enumerate(self.names)}
         logits: Tensor = self.network(**named)
         return logits

@@ -145,6 +145,7 @@ class GATConv(nn.Module):
             nn.init.xavier_uniform_(vectors)
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """(N, in_width) to (N, width)."""
         h = self.linear(x)
         split = h.unflatten(1, (self.heads, -1))
         by_source, by_target = (split * self.source).sum(-1), (split * self.target).sum(-1)
@@ -222,6 +223,7 @@ class GraphPool(nn.Module):
         self.score = nn.Parameter(torch.zeros(width, 1)) if kind == "attention" else None
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Nodes (N, width) of graphs with ``lengths`` (B,) nodes to (B, width)."""
         graphs = len(lengths)
         # The graph of each node: a graph begins where the one before it ends. (ONNX has no
         # repeat_interleave of a known size.)
@@ -264,6 +266,7 @@ class FeatureInput(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, f) to (n, f)."""
         x = x.to(self.mean.dtype)
         if not self.plain:
             x = ((x - self.mean) * self.scale).clamp(-CLIP_AT, CLIP_AT)

@@ -67,6 +67,7 @@ class ImageInput(nn.Module):
             self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) to maps (B, C, *size)."""
         x = image.to(self.scale.dtype)
         if self.resize:
             x = self.rows @ (x @ self.columns)
@@ -209,6 +210,7 @@ class NumericEncoding(nn.Module):
         self.width = len(used)
 
     def forward(self, numeric: Tensor) -> Tensor:
+        """Columns (B, n) to (B, n, slots)."""
         nan = numeric.isnan()
         # Infinite values become the largest floats: inf times a filler bin's 0 were NaN.
         x = numeric.to(self.left.dtype).nan_to_num().unsqueeze(-1)

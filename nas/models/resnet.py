@@ -30,9 +30,11 @@ class ResNetStage:
 
     @property
     def out_width(self) -> int:
+        """Channels of a block's output."""
         return 4 * self.width if self.bottleneck else self.width
 
     def block(self, width: int, stride: int, drop_path: float) -> nn.Module:
+        """A block from ``width`` channels to ``out_width``."""
         return _Block(width, self, stride, drop_path)
 
 

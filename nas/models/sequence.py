@@ -36,6 +36,7 @@ class Convolution(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, width) and its mask to (B, ceil(T / stride), out) and the mask of that."""
         x = self.conv((x * mask.unsqueeze(2)).transpose(1, 2)).transpose(1, 2)
         # Position t of the output is centred on t * stride of the input.
         return x, mask[:, :: self.stride]

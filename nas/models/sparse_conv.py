@@ -51,6 +51,7 @@ class Voxels:
 
     @property
     def edge(self) -> int:
+        """Cells along one side of a grid, with the empty layer around it."""
         return self.side + 2
 
     @classmethod

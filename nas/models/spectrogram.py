@@ -100,6 +100,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
 
     def forward(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Waves (B, T) and their lengths (B,) to frames (B, F, n_mels) and their mask (B, F)."""
         kind = wave.device.type
         # Half precision would lose the quiet bands: the logarithm follows a sum of squares.
         if kind != "meta" and torch.is_autocast_enabled(kind):
@@ -135,6 +136,7 @@ class SpecAugment(nn.Module):
         self.masks = masks
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, C) and its mask (B, T) to (B, T, C)."""
         if not self.training or not self.masks:
             return x
         size, channels = x.shape[1:]

@@ -110,6 +110,7 @@ def width(
 def activation(
     name: str, default: str, options: tuple[str, ...], when: When | None = None
 ) -> Choice:
+    """An activation out of ``options`` (rule "activation-by-family")."""
     return Choice(name, options, default=default, when=when or {}, why=("activation-by-family",))
 
 
