@@ -225,7 +225,8 @@ class Space(JsonRecord):
                     )
                 if isinstance(seen[parent], Float):
                     raise ValueError(
-                        f"{param.name!r} depends on {parent!r}, a Float, which no parameter can"
+                        f"{param.name!r} depends on {parent!r}, which is a Float; a parent must be"
+                        " an Int or a Choice"
                     )
                 wrong = [v for v in values if not seen[parent].contains(v)]
                 if wrong or not values:
