@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
-from nas.space import Config
+from nas.space import Config, join_family
 from nas.task import COSTS, Constraint, JsonRecord
 
 
@@ -166,6 +166,11 @@ class Candidate(JsonRecord):
     def __post_init__(self) -> None:
         # What answers a report, and what is read, is the word alone.
         object.__setattr__(self, "reason", Reason(self.reason))
+
+    @property
+    def joined(self) -> Config:
+        """Its configuration in the joined space of all families."""
+        return join_family(self.family, self.config)
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, followed to the letter: a family and a rule."""
+"""The examples of CONTRIBUTING.md, followed to the letter: a family, a sampler and a rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.family import load_families
-from nas.testing import check_family
+from nas.testing import check_family, check_sampler
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -52,7 +52,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("topic", ["families", "rules", "network", "checks"])
+@pytest.mark.parametrize("topic", ["families", "sampler", "rules", "network", "checks"])
 def test_each_example_has_at_most_forty_lines(topic: str) -> None:
     codes = [code for file, _, code in BLOCKS if topic in file]
     assert codes
@@ -62,6 +62,11 @@ def test_each_example_has_at_most_forty_lines(topic: str) -> None:
 def test_the_family_is_found_and_keeps_the_contract(package: Path) -> None:
     family = load_families("images")["one_conv"]
     check_family(family, draws=1, export=False)
+
+
+@pytest.mark.usefixtures("package")
+def test_the_sampler_is_found_and_keeps_the_contract() -> None:
+    check_sampler("climb")
 
 
 def test_the_rule_is_listed_and_found_in_a_network(project: Path) -> None:

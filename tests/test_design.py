@@ -19,6 +19,7 @@ from nas import rulebook, rules, show
 from nas.cli import cli, main
 from nas.design import Design, Pace, Plan, described, design
 from nas.family import load_families
+from nas.plan import rungs
 from nas.rulebook import typical_task
 from nas.space import Choice, Float, Int, Space
 from nas.task import Budget, Fidelity, UsageError

@@ -131,7 +131,7 @@ def test_a_process_finds_the_parameter_that_matters() -> None:
     assert np.all(std > 0)
 
 
-def test_an_encoding_tells_all_configurations_apart_and_puts_numbers_in_order() -> None:
+def test_an_encoding_distinguishes_all_configurations_and_puts_numbers_in_order() -> None:
     space = Space(
         (
             Choice("norm", ("batch", "layer", "none"), "batch"),
@@ -458,9 +458,9 @@ def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() ->
         config = SPACES["plain"].sample(rng)
         figures = [formula(config, e) for e in range(1, epochs + 1)]
         pruned = epochs < 4
-        told = [f["accuracy"] + 0.003 * rng.normal() for f in figures[:-1]]
-        told.append(figures[-1]["accuracy"])
-        curve = tuple({"epoch": e, "accuracy": value} for e, value in enumerate(told, 1))
+        accuracies = [f["accuracy"] + 0.003 * rng.normal() for f in figures[:-1]]
+        accuracies.append(figures[-1]["accuracy"])
+        curve = tuple({"epoch": e, "accuracy": value} for e, value in enumerate(accuracies, 1))
         return Candidate(
             number,
             "plain",

@@ -89,7 +89,7 @@ def test_one_that_takes_its_worker_with_it_is_trained_again_once(tmp_path: Path)
     lost = [c for c in candidates if c.reason == "lost"]
     assert sorted(c.root for c in lost) == [0, 1, 1]
     assert all(c.detail == "its worker ended with code -9" for c in lost)
-    assert len(lost[0].curve) >= 1  # what was heard of it is kept
+    assert len(lost[0].curve) >= 1  # what it reported is kept
     first, again = [c for c in candidates if c.root == 0]
     assert again.number > first.number
     assert (again.family, again.config, again.seed) == (first.family, first.config, first.seed)
@@ -101,7 +101,7 @@ def test_one_that_takes_its_worker_with_it_is_trained_again_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("start", "told"),
+    ("start", "message"),
     [
         (
             "fail",
@@ -111,14 +111,14 @@ def test_one_that_takes_its_worker_with_it_is_trained_again_once(tmp_path: Path)
     ],
 )
 def test_workers_that_cannot_start_end_the_search_with_one_line(
-    tmp_path: Path, start: str, told: str
+    tmp_path: Path, start: str, message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         search(tmp_path, trials=4, start=start)
     settings = {"folder": str(tmp_path), "start": start}
     with (
         LocalWorkers(1, EVALUATOR, settings, tmp_path / "logs") as pool,
-        pytest.raises(InputError, match=told),  # and a single call does not wait for ever
+        pytest.raises(InputError, match=message),  # and a single call does not wait for ever
     ):
         pool.call_alone("baselines", on_wait=lambda _: None)
 
@@ -129,15 +129,17 @@ def test_a_worker_that_cannot_be_replaced_is_tried_again_a_few_times(
 ) -> None:
     """The only worker dies of the first candidate; then so many starts fail in a row."""
     broken, ends = list(range(2, 2 + failures)), failures == FAILED_STARTS
-    told = r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
-    with pytest.raises(InputError, match=told) if ends else nullcontext():
+    message = (
+        r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
+    )
+    with pytest.raises(InputError, match=what) if ends else nullcontext():
         search(tmp_path, trials=4, workers=1, die_once=[0], broken=broken)
     starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
     assert starts == 1 + failures + (not ends)
     assert len(finished(load_candidates(tmp_path))) == (0 if ends else 4)
 
 
-def test_an_unknown_evaluator_is_told(tmp_path: Path) -> None:
+def test_an_unknown_evaluator_is_reported(tmp_path: Path) -> None:
     with (
         LocalWorkers(1, "nas.testing:Nothing", {}, tmp_path) as pool,
         pytest.raises(InputError, match="no attribute 'Nothing'"),
@@ -209,7 +211,7 @@ def test_device_hours_end_a_search_and_are_kept_over_a_resume(tmp_path: Path) ->
     assert {0, 1} <= {c.root for c in finished(more)}
 
 
-def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> None:
+def test_calls_come_first_and_once_and_their_failure_is_reported(tmp_path: Path) -> None:
     results = []
     with (
         closing(Study(tmp_path, small_task(), SPACE)) as study,
@@ -221,15 +223,17 @@ def test_calls_come_first_and_once_and_their_failure_is_told(tmp_path: Path) -> 
         best = study.front()[0]
         latency = pool.call_alone("latency", candidate=best.to_dict(), on_wait=lambda _: None)
         assert latency["isolated"]
-        told = []
-        drive(study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: told.append(it))
-        [(method, error)] = told
+        failed = []
+        drive(
+            study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: message.append(it)
+        )
+        [(method, error)] = failed
         assert method == "nothing"
         assert "nothing failed: AttributeError" in str(error)
 
 
 @pytest.mark.parametrize("costing", ["fail", "die"])
-def test_costs_that_cannot_be_told_beforehand_do_not_end_a_search(
+def test_costs_that_cannot_be_measured_beforehand_do_not_end_a_search(
     tmp_path: Path, costing: str
 ) -> None:
     candidates = search(tmp_path, trials=16, costing=costing)
@@ -299,15 +303,15 @@ class Uneven:
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for lockstep in (False, True):
-        heard: list[int] = []
+        counts: list[int] = []
         with LocalWorkers(2, "uneven:Uneven", {}, tmp_path / "logs", lockstep=lockstep) as pool:
             calls = [{"x": x} for x in range(6)]
-            zero, one, two, *others = pool.map("square", calls, on_wait=heard.append)
+            zero, one, two, *others = pool.map("square", calls, on_wait=counts.append)
         assert (zero, others) == (0, [9, 16, 25])
         assert "square failed: ValueError: one is too few" in str(one)
         assert "square failed: its worker ended with code 3" in str(two)
-        assert heard == sorted(heard)
-        assert heard[-1] == 6
+        assert counts == sorted(counts)
+        assert counts[-1] == 6
 
 
 def test_a_call_waits_until_no_worker_is_starting(tmp_path: Path) -> None:
@@ -422,7 +426,7 @@ def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> No
     cut = {c.root for c in candidates if c.reason == "interrupted"}
     candidates = search(tmp_path, trials=len(candidates) + 2)
     assert cut <= {c.root for c in finished(candidates)}
-    # A worker may have ended one that the driver had not heard of yet.
+    # A worker may have ended one that the driver had not been told of yet.
     twice = {int(line.split()[1]) for line, n in trained(tmp_path).items() if n > 1}
     assert twice <= cut
 

@@ -137,7 +137,7 @@ def test_candidates_are_read_beside_a_running_driver_and_revised_ones_last(
     assert load_candidates(tmp_path, server.url, name) == [quiet] == study.candidates()
 
 
-def test_a_second_driver_is_refused_and_told_by_whom(
+def test_a_second_driver_is_refused_and_the_message_names_it(
     server: Server, name: str, tmp_path: Path
 ) -> None:
     opened(server, name, tmp_path / "one")

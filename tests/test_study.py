@@ -1,4 +1,4 @@
-"""The brain of a search, driven without workers: each candidate is a formula."""
+"""A study, driven without workers: each candidate is a formula."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def asked(study: Study) -> list[tuple[str, Config, int]]:
 
 
 def kill_while(folder: Path, lines: str) -> None:
-    """Run ``lines`` on a study in a process of its own that ends without a goodbye."""
+    """Run ``lines`` on a study in a process of its own that is killed."""
     code = f"""
 import os, sys
 from pathlib import Path
@@ -199,7 +199,9 @@ def test_a_requeued_baseline_is_still_a_baseline(tmp_path: Path) -> None:
     assert (again.origin, again.root) == ("baseline", first.number)
 
 
-def test_a_candidate_that_is_trained_again_is_not_judged_by_its_own_ghost(tmp_path: Path) -> None:
+def test_a_candidate_is_not_judged_by_its_own_earlier_attempt(
+    tmp_path: Path,
+) -> None:
     study = opened(tmp_path, small_task(epochs=6, objectives=("accuracy",)))
     figures = iter((0.5, 0.4, 0.9, 0.9))
     verdicts = []
@@ -228,7 +230,7 @@ def test_halving_stops_the_dominated_at_a_rung_but_no_baseline(tmp_path: Path) -
         verdicts.append((candidate.origin, study.report(candidate.number, 3, figures)))
     assert verdicts == [
         ("sampled", ""),
-        ("sampled", ""),  # nobody to be judged by yet
+        ("sampled", ""),  # nothing to compare with yet
         ("baseline", ""),
         ("sampled", "halving"),
         ("baseline", ""),
@@ -341,10 +343,10 @@ def test_a_baseline_that_runs_out_of_time_counts_with_its_last_figures(tmp_path:
                 study.report(candidate.number, 1, formula(candidate.config, 1))
             end = replace(study[candidate.number], state=State.PRUNED, reason="timeout")
             study.tell(replace(end, detail="after 9 s at step 5 of 9"))
-            told = study[candidate.number]
-            assert (told.state == State.COMPLETE) == expected
-            assert told.reason == ("" if expected else "timeout")
-            assert told.detail.endswith("1 epochs trained") == expected
+            end = study[candidate.number]
+            assert (end.state == State.COMPLETE) == expected
+            assert end.reason == ("" if expected else "timeout")
+            assert end.detail.endswith("1 epochs trained") == expected
         assert len(study.front()) == complete[0]
         assert study._study.get_trials()[0].values == (
             [study[0].metrics[o.metric] for o in task.objectives] if complete[0] else None
@@ -358,7 +360,7 @@ def test_an_objective_that_was_not_measured_stops_a_candidate_at_its_rung(tmp_pa
     assert study.report(candidate.number, 3, {"params": 10.0}) == "nan"
 
 
-def test_how_far_a_candidate_is_over_a_limit_is_told_as_a_share_of_it(tmp_path: Path) -> None:
+def test_how_far_a_candidate_is_over_a_limit_is_reported_relative_to_it(tmp_path: Path) -> None:
     study = opened(tmp_path, small_task(constraints=("params<=1000", "latency_ms<=5")))
     ends = [
         (State.PRUNED, "infeasible", {"params": 3000.0}),
@@ -376,7 +378,7 @@ def test_how_far_a_candidate_is_over_a_limit_is_told_as_a_share_of_it(tmp_path: 
     ]
 
 
-def test_an_error_is_told_as_bad_and_not_as_unknown(tmp_path: Path) -> None:
+def test_an_error_is_reported_as_bad_and_not_as_unknown(tmp_path: Path) -> None:
     """Optuna learns nothing from a failed trial; all plain networks raise here."""
     study = opened(tmp_path)
     families = []
@@ -389,9 +391,11 @@ def test_an_error_is_told_as_bad_and_not_as_unknown(tmp_path: Path) -> None:
         else:
             train(study, candidate)
     assert families[-20:].count("plain") <= 5
-    told = {t.number: (t.state.name, t.constraints["pruned"]) for t in study._study.get_trials()}
+    reported = {
+        t.number: (t.state.name, t.constraints["pruned"]) for t in study._study.get_trials()
+    }
     wrong = [c.number for c in study.candidates() if c.reason == "error"]
-    assert {told[number] for number in wrong} == {("PRUNED", 1.0)}
+    assert {reported[number] for number in wrong} == {("PRUNED", 1.0)}
 
 
 def test_a_study_of_failures_alone_goes_on(tmp_path: Path) -> None:
@@ -437,7 +441,7 @@ def test_an_empty_journal_holds_no_candidates(tmp_path: Path) -> None:
     assert load_candidates(tmp_path) == []
 
 
-def test_a_second_driver_is_refused_and_told_by_whom(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_and_the_message_names_it(tmp_path: Path) -> None:
     study = opened(tmp_path)
     with pytest.raises(InputError, match=rf"in use by another search \(process {os.getpid()}\)"):
         opened(tmp_path)
@@ -580,13 +584,13 @@ except InputError as error:
 study.close()
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *counts, told = ended.stdout.splitlines()
+    *counts, message = ended.stdout.splitlines()
     assert re.fullmatch(
         r"\S+study\.journal cannot be written \(File too large\); what is finished is kept:.*",
-        told,
+        message,
     )
     kept = load_candidates(tmp_path)
-    # The last may be stored, and Optuna not be told of it.
+    # The last may be stored, and Optuna not know of it.
     complete = [c.state for c in kept].count(State.COMPLETE)
     assert 3 < int(counts[-1]) <= complete <= int(counts[-1]) + 1
     assert (tmp_path / "study.journal").read_bytes().endswith(b"\n")

@@ -79,7 +79,7 @@ def test_a_sound_family_keeps_the_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flaw", "told"),
+    ("flaw", "message"),
     [
         ("shape", "logits are"),
         ("unused", "unused.weight gets no gradient"),
@@ -92,8 +92,8 @@ def test_a_sound_family_keeps_the_contract() -> None:
         ("end", "too wide"),
     ],
 )
-def test_a_broken_family_is_told_what_it_breaks(flaw: str, told: str) -> None:
-    with pytest.raises(AssertionError, match=told):
+def test_a_broken_family_is_reported_by_what_it_breaks(flaw: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         check_family(family(flaw), export=False, draws=1)
 
 

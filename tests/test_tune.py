@@ -142,16 +142,16 @@ def test_errors_nans_and_killed_workers_cost_one_candidate_each(
 
 
 @pytest.mark.parametrize(
-    ("start", "told"),
+    ("start", "message"),
     [
         ("fail", "^a worker could not start: RuntimeError: no such device"),
         ("die", "^workers die while they start: "),
     ],
 )
 def test_actors_that_cannot_start_end_the_search_with_one_line(
-    tmp_path: Path, cluster: Any, start: str, told: str
+    tmp_path: Path, cluster: Any, start: str, message: str
 ) -> None:
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         search(tmp_path, cluster, trials=4, start=start)
     assert "\n" not in str(error.value)
 
@@ -332,7 +332,7 @@ def test_a_cluster_that_was_started_and_asks_for_a_token_is_joined(tmp_path: Pat
         shutil.rmtree(short, ignore_errors=True)
 
 
-def test_an_address_where_nothing_answers_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_address_where_nothing_answers_is_one_line(tmp_path: Path) -> None:
     code = "from nas.search.tune import Cluster; Cluster('127.0.0.1:1', gpus_per_trial=0)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

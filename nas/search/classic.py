@@ -12,7 +12,7 @@ import optuna
 from nas.candidate import Candidate, State
 from nas.front import farthest_first, front_ranks, is_efficient, to_costs
 from nas.search.samplers import History, Sampler, generator
-from nas.space import Config, Int, Space, Value, join_family
+from nas.space import Config, Int, Space, Value
 from nas.task import Objective
 
 # Random configurations of each family before a model is used.
@@ -55,7 +55,7 @@ class EvolutionSampler(Sampler):
             picked = rng.choice(len(population), min(TOURNAMENT, len(population)), replace=False)
             tournament = [population[i] for i in picked]
             winner = _fittest(tournament, self.task.objectives, 1)[0]
-            yield self.space.mutate(join_family(winner.family, winner.config), rng)
+            yield self.space.mutate(winner.joined, rng)
 
 
 class TpeSampler(Sampler):
@@ -83,8 +83,7 @@ class TpeSampler(Sampler):
         best = _fittest(members, self.task.objectives, PARENTS)
         for _ in range(MAX_DRAWS // 10):
             parent = best[int(rng.integers(len(best)))]
-            joined = join_family(parent.family, parent.config)
-            config = self.space.mutate(joined, rng, changes=int(rng.integers(1, 4)))
+            config = self.space.mutate(parent.joined, rng, changes=int(rng.integers(1, 4)))
             if config["family"] == parent.family:
                 yield config
 

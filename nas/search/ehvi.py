@@ -28,7 +28,7 @@ from nas.search.classic import initial_design, needs_initial_design, random_draw
 from nas.search.samplers import History, Sampler, Shortlist, generator
 from nas.search.storage import repair_journal
 from nas.search.surrogate import Encoding, GaussianProcess
-from nas.space import Config, Space, join_family
+from nas.space import Config, Space
 from nas.task import COSTS, Constraint, Objective, Task, UsageError
 
 # A configuration of the joined space, and what is known of its costs.
@@ -200,7 +200,7 @@ class Ehvi:
             ]
 
         posterior = self._posterior(rows, measured, linear=bool(rng.random() < LINEAR_FRACTION))
-        if pending := [*(_joined(c) for c in rows if c.state == State.RUNNING), *awaited]:
+        if pending := [*(c.joined for c in rows if c.state == State.RUNNING), *awaited]:
             posterior = posterior.with_pending(self._encode(pending))
         parents = posterior.front or [self._space.baseline()]
         pool = [self._space.sample(rng) for _ in range(RANDOM_POOL)]
@@ -242,7 +242,7 @@ class Ehvi:
         quality = self._model(
             "quality",
             len(seen),
-            self._encode([_joined(o.candidate) for o in kept]),
+            self._encode([o.candidate.joined for o in kept]),
             np.array([o.value for o in kept]),
             np.array([o.noise for o in kept]),
             QUALITY_NOISE,
@@ -253,7 +253,7 @@ class Ehvi:
         scaled = _scale(scales, np.array(costs).reshape(len(done), len(wanted)))
         best = is_efficient(np.column_stack([-values, scaled]))
         return Posterior(
-            front=[_joined(done[i].candidate) for i in np.flatnonzero(best)],
+            front=[done[i].candidate.joined for i in np.flatnonzero(best)],
             quality=quality,
             costs=models,
             wanted=wanted,
@@ -270,7 +270,7 @@ class Ehvi:
         total = len(measured) + len(rows)
         measured = _subsample(measured, COST_ROWS)
         kept = _subsample(rows, MODEL_ROWS - COST_ROWS // 2)
-        configs = [config for config, _ in measured] + [_joined(c) for c in kept]
+        configs = [config for config, _ in measured] + [c.joined for c in kept]
         values = np.array([value for _, value in measured] + [c.metrics[metric] for c in kept])
         offset = 0.01 * float(np.median(values)) + 1e-12
         x, noise = self._encode(configs), np.ones(len(configs))
@@ -467,10 +467,6 @@ def _subsample(rows: Sequence[_Row], most: int) -> Sequence[_Row]:
     early = rows[: len(rows) - most // 2]
     kept = np.linspace(0, len(early) - 1, most - most // 2).astype(int)
     return [early[i] for i in kept] + list(rows[len(early) :])
-
-
-def _joined(candidate: Candidate) -> Config:
-    return join_family(candidate.family, candidate.config)
 
 
 # -- the improvement ---------------------------------------------------------------------

@@ -116,7 +116,7 @@ class LocalWorkers(Workers):
             return self._lost(worker, content["error"])
         if kind == "ready":
             worker.ready = True
-            self._came_to_life()
+            self._started()
         elif kind in ("result", "error"):
             worker.job = None
         return event

@@ -149,7 +149,7 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def names() -> tuple[str, ...]:
-    """What a search can be told to draw with: "auto" and the installed samplers."""
+    """The names to search by: "auto" and the installed samplers."""
     return (AUTO, *_entries())
 
 

@@ -37,7 +37,7 @@ _STUDY_ATTR, _TRIAL_STATE = 2, 6
 _CHUNK = 1 << 26  # bytes
 _DIALECT = "postgresql+psycopg://"
 # For the session of a driver that has just died to be noticed, and for a server to restart.
-_LOCK_PATIENCE_S, _SERVER_PATIENCE_S = 2, 60
+_LOCK_TIMEOUT_S, _SERVER_TIMEOUT_S = 2, 60
 # A driver whose machine has vanished loses its session, and with it the lock, in a minute.
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 
@@ -73,7 +73,7 @@ def _written(path: Path) -> float:
 
 class Clock:
     """How long the searches of a folder have taken, in seconds of the wall clock, in a file that
-    is written all along: when last, tells until when a driver was alive that was killed."""
+    is written all along: its last change says until when a killed driver was alive."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "clock"
@@ -295,10 +295,10 @@ class Postgres:
             ).fetchone()
             return connection.execute(query.encode(), study).fetchall() if study else []
 
-    def _connect(self, patience_s: float = 0.0) -> psycopg.Connection[Any]:
+    def _connect(self, timeout_s: float = 0.0) -> psycopg.Connection[Any]:
         module = _psycopg()
         name = f"nas {socket.gethostname()} {os.getpid()}"
-        end = time.monotonic() + patience_s
+        end = time.monotonic() + timeout_s
         while True:
             try:
                 found: psycopg.Connection[Any] = module.connect(self.url, application_name=name)
@@ -311,11 +311,11 @@ class Postgres:
 
     def _drive(self) -> psycopg.Connection[Any]:
         """A connection that holds the study's lock; the pool makes another when it is lost."""
-        connection = self._connect(_SERVER_PATIENCE_S if self._held else 0.0)
+        connection = self._connect(_SERVER_TIMEOUT_S if self._held else 0.0)
         key = _key(self.name)
         for name, value in _KEEPALIVES.items():
             connection.execute(f"set {name} = {value}".encode())
-        connection.execute(f"set lock_timeout = '{_LOCK_PATIENCE_S}s'".encode())
+        connection.execute(f"set lock_timeout = '{_LOCK_TIMEOUT_S}s'".encode())
         connection.commit()
         try:
             connection.execute("select pg_advisory_lock(%s)", [key])

@@ -2,7 +2,7 @@
 
 One ``Study`` wraps one Optuna study and is its only writer. It knows nothing of torch or
 of how a candidate is trained; workers report to it through an executor. Everything needed
-to go on after a crash is in the journal: a finished candidate is stored before Optuna is told,
+to go on after a crash is in the journal: a finished candidate is stored before Optuna hears of it,
 an unfinished one is found RUNNING and queued again.
 """
 
@@ -139,7 +139,7 @@ class Study:
 
     def hours(self, device: str) -> float:
         """CPU-hours ("cpu") or GPU-hours ("gpu") spent on candidates, whatever became of them,
-        in this run and earlier ones: seconds by the share of a device that each has had."""
+        in this run and earlier ones: seconds by the fraction of a device that each has had."""
         seconds, now = self._seconds[device], time.time()
         for candidate in map(self.__getitem__, self._running):
             seconds += replace(candidate, seconds=now - candidate.started).device_seconds[device]
@@ -288,12 +288,11 @@ class Study:
         """
         if candidate.root not in self._queue.values():
             origin = "baseline" if candidate.origin == "baseline" else "requeued"
-            config = join_family(candidate.family, candidate.config)
-            self._enqueue(config, root=candidate.root, origin=origin)
+            self._enqueue(candidate.joined, root=candidate.root, origin=origin)
 
     def settle(self, detail: str, until: float | None = None) -> None:
-        """End all that is in training as interrupted and queue it again; tell Optuna what is
-        stored and was not told yet. ``until``: when it ended, if not now (epoch seconds)."""
+        """End all that is in training as interrupted and queue it again, and finish in Optuna what
+        is stored but not finished there. ``until``: when it ended, if not now (epoch seconds)."""
         until = time.time() if until is None else until
         for frozen in self._trials(TrialState.RUNNING):
             trial = self._handles.pop(frozen.number, None)
@@ -390,7 +389,7 @@ class Study:
 
     def _finish(self, candidate: Candidate, trial: optuna.Trial) -> None:
         # A pruned trial without a constraint value would count as good while few are complete.
-        # An error is told as pruned too: Optuna learns nothing from a failure, and would ask
+        # An error is reported as pruned too: Optuna learns nothing from a failure, and would ask
         # for the same kind of network again and again.
         complete = candidate.state == State.COMPLETE
         violations = {"pruned": 0.0 if complete else 1.0}
@@ -398,7 +397,7 @@ class Study:
             if complete or (
                 candidate.reason is Reason.INFEASIBLE and c.metric in candidate.metrics
             ):
-                # As a share of the limit: Optuna adds violations up, whatever their units.
+                # Relative to the limit: Optuna adds violations up, whatever their units.
                 violations[str(c)] = c.violation(candidate.metrics) / (abs(c.bound) or 1.0)
         values = None
         if complete:

@@ -69,9 +69,9 @@ for _module in (actor_manager, tune_controller):
     vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 _WAIT_S = 0.1
-_KNOCK_S = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 # About as long as an actor takes to start.
-_PATIENCE_S = 10.0
+_START_S = 10.0
 
 
 class Cluster:
@@ -120,7 +120,7 @@ class Cluster:
                     " cluster's HOST:PORT, or run the search in it with `ray job submit`"
                 )
             try:
-                _knock(address)
+                _check_reachable(address)
                 ray.init(address, **quiet)
             except (OSError, ValueError, RuntimeError, RayError) as error:
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -136,12 +136,12 @@ class Cluster:
         """How many trials the nodes hold at once."""
         total = 0
         for node in _nodes():
-            shares = [
+            fractions = [
                 node["Resources"].get(name.upper(), 0.0) / wanted
                 for name, wanted in self.resources.items()
                 if wanted
             ]
-            total += int(min(shares, default=1.0) + 1e-9)
+            total += int(min(fractions, default=1.0) + 1e-9)
         return total
 
     def close(self) -> None:
@@ -161,11 +161,11 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError where nothing listens: Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager
@@ -228,13 +228,13 @@ class TuneWorkers(Workers):
             )
         self._workers = [_Place(index) for index in range(count)]
         self._given: dict[str, _Call] = {}
-        self._heard: _Heard = queue.SimpleQueue()
-        self._last_heard = time.monotonic()
+        self._messages: _Messages = queue.SimpleQueue()
+        self._last_message_at = time.monotonic()
         self._end = threading.Event()
         self._failed: BaseException | None = None
         self._folder = tempfile.mkdtemp(prefix="nas-tune-")
         self._answers: Any = _answering()
-        self._calls = _Calls(self._given, self._heard, self._end, self._answers)
+        self._calls = _Calls(self._given, self._messages, self._end, self._answers)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         actor = tune.with_parameters(
@@ -246,7 +246,7 @@ class TuneWorkers(Workers):
             kwargs={
                 "run_or_experiment": tune.with_resources(actor, cluster.resources),
                 "search_alg": self._calls,
-                "scheduler": _Listener(self._heard),
+                "scheduler": _Listener(self._messages),
                 "stop": _End(self._end),
                 "num_samples": -1,
                 "reuse_actors": True,
@@ -263,7 +263,7 @@ class TuneWorkers(Workers):
     def _run(self, **options: Any) -> None:
         try:
             tune.run(**options)
-        except BaseException as error:  # told where the driver listens
+        except BaseException as error:  # reported where the driver listens
             self._failed = error
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
@@ -288,7 +288,7 @@ class TuneWorkers(Workers):
         call = self._workers[index].call
         if call is not None and not call.dropped:
             call.dropped = True
-            self._heard.put(("dropped", index, ""))
+            self._messages.put(("dropped", index, ""))
             if call.trial:
                 self._answers.kill.remote(call.trial)
 
@@ -297,14 +297,14 @@ class TuneWorkers(Workers):
             reason = str(self._failed or "no reason given").strip().splitlines()[-1]
             raise InputError(f"Ray Tune came to an end: {reason}; go on with --resume")
         try:
-            heard = [self._heard.get(timeout=timeout)]
+            received = [self._messages.get(timeout=timeout)]
         except queue.Empty:
-            self._share_idle()
+            self._release_idle()
             return
-        while not self._heard.empty():
-            heard.append(self._heard.get())
-        self._last_heard = time.monotonic()
-        for kind, about, text in heard:
+        while not self._messages.empty():
+            received.append(self._messages.get())
+        self._last_message_at = time.monotonic()
+        for kind, about, text in received:
             if kind == "dropped":
                 place = self._workers[int(about)]
                 event = Event("lost", place.index, place.job, {"detail": "it was ended"})
@@ -313,14 +313,14 @@ class TuneWorkers(Workers):
             elif (known := self._event(kind, str(about), text)) is not None:
                 yield known
 
-    def _share_idle(self) -> None:
+    def _release_idle(self) -> None:
         """End an idle trial where calls wait in vain for an actor: the cluster has become too
         small, and Tune gives them this one."""
         stuck = any(p.call is not None and not p.call.begun for p in self._workers)
         idle = next((p for p in self._workers if p.held), None)
-        if stuck and idle is not None and time.monotonic() > self._last_heard + _PATIENCE_S:
+        if stuck and idle is not None and time.monotonic() > self._last_message_at + _START_S:
             self._answers.put.remote(idle.held, None)
-            idle.held, self._last_heard = "", time.monotonic()
+            idle.held, self._last_message_at = "", time.monotonic()
 
     def _event(self, kind: str, trial: str, text: str) -> Event | None:
         if kind == "ended":
@@ -337,12 +337,12 @@ class TuneWorkers(Workers):
         event = Event(kind, place.index, place.job, content)
         if kind == "broken":
             self._broke(event)
-            call.dropped = True  # nothing more is heard of it
+            call.dropped = True  # its further messages are ignored
             self._answers.kill.remote(trial)
             return self._lost(place, call, content["error"])
         if kind == "ready":
             call.begun = True
-            self._came_to_life()
+            self._started()
             return None
         if kind in ("result", "error"):
             place.job = place.call = None
@@ -375,20 +375,20 @@ class TuneWorkers(Workers):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-# What Tune tells: the kind (event, lost, ended, dropped), the trial or place, and a text.
-_Heard = queue.SimpleQueue[tuple[str, str | int, str]]
+# What Tune reports: the kind (event, lost, ended, dropped), the trial or place, and a text.
+_Messages = queue.SimpleQueue[tuple[str, str | int, str]]
 
 
 class _Calls(Searcher):
     """Suggests what the driver has called for, when there is an actor for it."""
 
     def __init__(
-        self, given: dict[str, _Call], heard: _Heard, end: threading.Event, answers: Any
+        self, given: dict[str, _Call], messages: _Messages, end: threading.Event, answers: Any
     ) -> None:
         super().__init__()
-        self._given, self._heard, self._end, self._answers = given, heard, end, answers
+        self._given, self._messages, self._end, self._answers = given, messages, end, answers
         self._waiting: queue.SimpleQueue[_Call] = queue.SimpleQueue()
-        self._next: _Call | None = None  # its predecessor has been told to end
+        self._next: _Call | None = None  # its predecessor was asked to end
         self._live: set[str] = set()
 
     def put(self, call: _Call) -> None:
@@ -425,7 +425,7 @@ class _Calls(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         self._live.discard(trial_id)
-        self._heard.put(("ended", trial_id, ""))
+        self._messages.put(("ended", trial_id, ""))
 
     def save(self, checkpoint_path: str) -> None:
         """The study is the only state."""
@@ -437,21 +437,21 @@ class _Calls(Searcher):
 class _Listener(FIFOScheduler):
     """Hands on what trials say; it stops none, as each ends in its own way."""
 
-    def __init__(self, heard: _Heard) -> None:
+    def __init__(self, messages: _Messages) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._heard = heard
+        self._messages = messages
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Leave it to Tune's queue: a trial that is chosen here would take the actor that was
         meant for another's successor, and its own, about to start, would be thrown away."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        self._heard.put(("event", trial.trial_id, result["event"]))
+        self._messages.put(("event", trial.trial_id, result["event"]))
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        told = Path(trial.error_file).read_text() if trial.error_file else "its worker is gone"
-        self._heard.put(("lost", trial.trial_id, told))
+        detail = Path(trial.error_file).read_text() if trial.error_file else "its worker is gone"
+        self._messages.put(("lost", trial.trial_id, detail))
 
 
 class _End(Stopper):

@@ -25,11 +25,11 @@ class Channel(Protocol):
         """The next call: its ``method`` and ``arguments``."""
 
     def send(self, event: str, **content: Any) -> None:
-        """Tell of an event: ready or broken, then a result or an error for each call."""
+        """Send an event: ready or broken, then a result or an error for each call."""
 
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         """Hand over the metrics of an epoch; returns "" to go on or why to stop. Of a later
-        ``fold`` the epoch alone is told."""
+        ``fold`` the epoch alone is reported."""
 
 
 def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:

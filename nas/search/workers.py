@@ -38,7 +38,7 @@ class Workers:
     """A fixed number of workers, each with an evaluator of its own; what all executors share.
 
     An executor starts them in ``self._workers`` and says how they are called, answered, killed
-    and heard (``_happened``). A worker that dies is replaced; where none comes to life
+    and listened to (``_happened``). A worker that dies is replaced; where none starts
     ``events`` raises InputError.
 
     Events come as they happen. In ``lockstep`` they come in rounds, which do not depend on how
@@ -146,7 +146,7 @@ class Workers:
         what = what or f"{event.job} failed"
         return InputError(f"{what}: {last_line(event.trouble)}{self._place(event.worker)}")
 
-    def _came_to_life(self) -> None:
+    def _started(self) -> None:
         self._lived, self._failed_starts = True, 0
 
     def _broke(self, event: Event) -> None:

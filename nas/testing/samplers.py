@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nas.candidate import Candidate, Reason, State
 from nas.search import samplers
 from nas.search.samplers import Sampler
-from nas.space import Config, Int, Space, config_key, join_family, split_family
+from nas.space import Config, Int, Space, config_key, split_family
 from nas.task import COSTS, Task, UsageError
 from nas.testing.formulas import formula, small_spaces, small_task
 
@@ -89,7 +89,7 @@ class _Check:
             raise AssertionError(f"{self.name}: {error}") from None
         candidates = [candidate for candidate in found if candidate is not None]
         for c in candidates:
-            self._hold_config(study.space, _joined(c))
+            self._hold_config(study.space, c.joined)
         return candidates
 
     def _hold_config(self, space: Space, config: Config) -> None:
@@ -122,7 +122,7 @@ class _Check:
             for trials in stops:
                 with self._study(folder, task) as study:
                     self._search(study, trials)
-                    asked = [_joined(c) for c in study.candidates()]
+                    asked = [c.joined for c in study.candidates()]
         return asked
 
     def finite(self) -> None:
@@ -199,10 +199,6 @@ class _Check:
             ranked = sorted(config_key(*split_family(c)) for c in listed.ranked(costs))
             self._hold(ranked == keys, f"ranked by {known} costs, its shortlist holds other ones")
         study.sampler.shortlist(study.history(), [listed])
-
-
-def _joined(candidate: Candidate) -> Config:
-    return join_family(candidate.family, candidate.config)
 
 
 def _costs_of(config: Config) -> dict[str, float]:
