@@ -129,9 +129,7 @@ def test_a_worker_that_cannot_be_replaced_is_tried_again_a_few_times(
 ) -> None:
     """The only worker dies of the first candidate; then so many starts fail in a row."""
     broken, ends = list(range(2, 2 + failures)), failures == FAILED_STARTS
-    message = (
-        r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
-    )
+    what = r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
     with pytest.raises(InputError, match=what) if ends else nullcontext():
         search(tmp_path, trials=4, workers=1, die_once=[0], broken=broken)
     starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
@@ -224,9 +222,7 @@ def test_calls_come_first_and_once_and_their_failure_is_reported(tmp_path: Path)
         latency = pool.call_alone("latency", candidate=best.to_dict(), on_wait=lambda _: None)
         assert latency["isolated"]
         failed = []
-        drive(
-            study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: message.append(it)
-        )
+        drive(study, pool, trials=3, calls={"nothing": {}}, on_result=lambda *it: failed.append(it))
         [(method, error)] = failed
         assert method == "nothing"
         assert "nothing failed: AttributeError" in str(error)
