@@ -211,6 +211,9 @@ class DataProfile(JsonRecord):
     lengths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     channel_mean: tuple[float, ...] = ()  # images: of values scaled to 0..1; else of a feature
     channel_std: tuple[float, ...] = ()
+    # Subtracted in float64 from points and features that float32 could not tell apart
+    channel_shift: tuple[float, ...] = ()
+    channels: tuple[str, ...] = ()  # of a point, where the files name them
     # Images of more than 8 bits a value: what became 0 and 255; () of others
     pixel_range: tuple[float, ...] = ()
     vocabulary: int = 0  # tokens, with those for padding and for unknown words

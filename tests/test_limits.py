@@ -100,5 +100,5 @@ def test_an_image_that_takes_too_much_memory_is_named(tmp_path: Path, small_mach
             white(tmp_path / label / f"{i}.png", 8, 8)
     white(tmp_path / "a" / "large.png", 3000, 3000)
     message = one_line(tmp_path)
-    assert "large.png (3000 x 3000 pixels take 0.0 GiB to decode" in message
+    assert "large.png (decoding 3000 x 3000 pixels takes 0.0 GiB" in message
     assert "of this machine's" in message

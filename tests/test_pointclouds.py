@@ -293,7 +293,7 @@ VERTICES = "element vertex 3\nproperty float x\nproperty float y\nproperty float
     ("name", "content", "message"),
     [
         ("a.off", "", "empty"),
-        ("a.off", "COFF\n3 0 0\n" + SQUARE, "does not begin with OFF"),
+        ("a.off", "COIFF\n3 0 0\n" + SQUARE, "does not begin with OFF"),
         ("a.off", "OFF\n", "ends after OFF"),
         ("a.off", "OFF\n4 0 0\n" + SQUARE, "promises 4 vertices"),
         ("a.off", "OFF\n0 0 0\n", "no points"),

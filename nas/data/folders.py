@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.limits import THREADS
 from nas.data.samples import PART_NAMES, Samples, read_parts
 from nas.data.tables import is_table, read_table
 from nas.task import InputError, UsageError
 
 FILE_COLUMNS = ("file_name", "file", "path")
-THREADS = 8
 # Folders that programs make beside the user's, and files that they leave in them.
 HIDDEN = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
           "lost+found", "Thumbs.db", "desktop.ini"}  # fmt: skip
@@ -344,7 +344,7 @@ IMAGES = Files(
     _image_endings,
 )
 SOUNDS = Files((".wav", ".flac", ".ogg"), "audio", _sound_endings)
-CLOUDS = Files((".off", ".ply", ".npy"), "point cloud")
+CLOUDS = Files((".off", ".ply", ".npy", ".pcd", ".xyz"), "point cloud")
 
 
 def outside_notes(names: Iterable[str], where: str) -> tuple[str, ...]:

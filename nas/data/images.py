@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nas.data import limits
 from nas.data.dataset import shape_profile
-from nas.data.folders import IMAGES, THREADS, read_each, refuse_bad
-from nas.data.limits import GIB, refuse_larger
+from nas.data.folders import IMAGES, read_each, refuse_bad
+from nas.data.limits import refuse_larger, room_for
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
@@ -29,7 +27,6 @@ _USUAL = ((0.0, 1.0), (0.0, 255.0))
 _TOPS = (2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # the largest values of cameras
 FEW_LEVELS = 16  # grey levels of nearly all pixels, below which a note is due
 DECODING_COPIES = 4  # of an image that its decoding, turning and blending take at the most
-_ONE_LARGE = threading.Lock()
 
 
 def recognise(source: Any) -> str:
@@ -160,7 +157,7 @@ def decode(
         with Image.open(file) as image:
             # JPEG decodes straight to a half, a quarter or an eighth; never below twice the goal.
             image.draft(image.mode, (2 * max(height, width),) * 2)
-            with _room_for(image):
+            with _decoding(image):
                 plain = _plain(image, channels, pixel_range)
                 array = np.asarray(plain.resize((width, height), Image.Resampling.BILINEAR))
         place[:] = array if channels == 1 else array.transpose(2, 0, 1)
@@ -170,22 +167,12 @@ def decode(
     return pixels
 
 
-@contextmanager
-def _room_for(image: Image.Image) -> Iterator[None]:
-    """Waits where decoding an image takes so much memory that only one may be at a time.
-
-    Raises ValueError for one that takes more than half of the memory limit.
-    """
+def _decoding(image: Image.Image) -> AbstractContextManager[None]:
+    """Waits where decoding an image takes much memory; ValueError where it takes too much."""
     width, height = image.size
     values = 8 if image.mode in _DEEP else len(image.getbands())  # bytes of a pixel
-    needed, limit = DECODING_COPIES * width * height * values, limits.memory_limit()
-    if needed > limit / 2:
-        raise ValueError(
-            f"{width} x {height} pixels take {needed / GIB:.1f} GiB to decode, more than a quarter"
-            f" of this machine's {2 * limit / GIB:.1f} GiB"
-        )
-    with _ONE_LARGE if needed > limit / (2 * THREADS) else nullcontext():
-        yield
+    needed = DECODING_COPIES * width * height * values
+    return room_for(needed, f"decoding {width} x {height} pixels")
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ def _headers(files: list[Path]) -> dict[int, _Header]:
             width, height = image.size
             stored = str(image.tile[0][3]) if image.tile else ""
             # Of a PNG the orientation may stand behind the pixels, which are then decoded.
-            with _room_for(image) if image.format == "PNG" else nullcontext():
+            with _decoding(image) if image.format == "PNG" else nullcontext():
                 turned = image.getexif().get(0x0112) in _TURNED
             size = (width, height) if turned else (height, width)
             deep = image.mode in _DEEP
@@ -241,7 +228,7 @@ def _range_of_files(
         return (), []
 
     def extremes(file: Path) -> tuple[float, float, bool]:
-        with Image.open(file) as image, _room_for(image):
+        with Image.open(file) as image, _decoding(image):
             values = np.asarray(image)
             return float(values.min()), float(values.max()), values.dtype.kind in "iu"
 

@@ -8,8 +8,11 @@ before they allocate.
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +21,8 @@ import numpy as np
 from nas.task import InputError
 
 GIB = 2**30
+THREADS = 8  # that read files at the same time, at the most
+_ONE_LARGE = threading.Lock()
 
 
 def memory_limit() -> int:
@@ -37,6 +42,22 @@ def refuse_larger(needed: float, what: str, repair: str) -> None:
             f"{what} {needed / GIB:,.1f} GiB, more than half of this machine's"
             f" {2 * limit / GIB:.1f} GiB; {repair}"
         )
+
+
+@contextmanager
+def room_for(needed: float, what: str) -> Iterator[None]:
+    """Waits, where ``needed`` bytes are so many that only one thread may take them at a time.
+
+    Raises ValueError where they are more than half of the limit; ``what`` begins the message.
+    """
+    limit = memory_limit()
+    if needed > limit / 2:
+        raise ValueError(
+            f"{what} takes {needed / GIB:,.1f} GiB, more than a quarter of this machine's"
+            f" {2 * limit / GIB:.1f} GiB"
+        )
+    with _ONE_LARGE if needed > limit / (2 * THREADS) else nullcontext():
+        yield
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Point clouds: .off, .ply, .npy and .h5 files or arrays to float32 (points, channels).
+"""Point clouds: files (see ``cloud_files``), HDF5 or arrays to float32 (points, channels).
 
 Channels are x, y, z and whatever else is known of a point; of two channels z becomes 0.
 """
@@ -6,31 +6,30 @@ Channels are x, y, z and whatever else is known of a point; of two channels z be
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.data.cloud_files import Cloud, is_text_cloud, read_cloud
 from nas.data.dataset import shape_profile
-from nas.data.folders import CLOUDS, read_each, refuse_bad
-from nas.data.limits import npy_shape, read_npy
+from nas.data.folders import CLOUDS, Files, read_each, refuse_bad
+from nas.data.limits import npy_shape, refuse_larger
+from nas.data.precision import COARSE, spacing
 from nas.data.ragged import Ragged
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, to_numpy
 from nas.rules import CLOUD_MOST
 from nas.task import DataProfile, InputError, UsageError
 
+TEXTS = Files((".txt",), "point cloud")  # where nothing else is there
 HDF5 = (".h5", ".hdf5")
 UNLIKE = 4.0  # spreads of the axes that differ more are not in one unit
+ROUNDED = 1e-3  # of a cloud's size, from which on what float32 rounds is worth a note
 NARROW = 8  # pixels: an image of three axes less wide than this may be the points of a cloud
 CHANNELS = 64  # of a point, above which an array is taken for something else
-_PLY = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
-    "ushort": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
-    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
-}  # fmt: skip
 
 
 def recognise(source: Any) -> str:
@@ -42,7 +41,7 @@ def recognise(source: Any) -> str:
         return "a list of (points, channels) arrays" if _clouds(source.x) else ""
     if isinstance(source, Path) and _hdf5_files(source):
         return f"{source.name} holds HDF5 files"
-    why = CLOUDS.recognise(source)
+    why = _files_of(source).recognise(source)
     if why and isinstance(source, Path) and source.is_dir():
         # An .npy file may hold anything: its header tells.
         first = next(iter(CLOUDS.find(source)), None)
@@ -61,7 +60,7 @@ def load(source: Any, target: list[str] | None) -> Samples:
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, target, labelled=True)
     if not isinstance(source, Arrays):
-        return CLOUDS.load(source, target)
+        return _files_of(source).load(source, target)
     if source.y is None:
         raise UsageError("a list of clouds needs its labels; give (clouds, labels)")
     clouds, labels = _arrays(source.x), label_frame(source.y, target)
@@ -75,7 +74,7 @@ def load_inputs(source: Any) -> Samples:
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, None, labelled=False)
     if not isinstance(source, Arrays):
-        return CLOUDS.load_inputs(source)
+        return _files_of(source).load_inputs(source)
     clouds = _arrays(source.x)
     labels = pd.DataFrame(index=range(len(clouds)))
     return Samples(clouds, labels if source.y is None else label_frame(source.y, None))
@@ -85,10 +84,16 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     """The clouds, and the mean and spread of each channel over the training part.
 
     The axes of space share one spread, as a shape must not be distorted, unless they plainly
-    are no lengths of one unit: then each has its own, and a note says so.
+    are no lengths of one unit: then each has its own, and a note says so. Channels that the
+    files name are put into one order by their names. What lies far from zero is shifted by the
+    same for all clouds, see ``nas.data.precision``.
+
+    Raises InputError for clouds that differ in their channels.
     """
-    clouds, sampled = _read(samples.inputs)
-    widths = [cloud.shape[1] for cloud in clouds]
+    clouds = _read(samples.inputs)
+    channels, notes = _shared_channels(clouds)
+    clouds = [_ordered(cloud, channels) for cloud in clouds]
+    widths = [cloud.points.shape[1] for cloud in clouds]
     if len(set(widths)) > 1:
         usual = max(set(widths), key=widths.count)
         row = next(r for r, width in enumerate(widths) if width != usual)
@@ -96,12 +101,9 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
             f"{samples.place(row)} has {widths[row]} channels a point, but most have {usual};"
             " give all clouds the same"
         )
-    notes = []
-    if sampled:
-        notes.append(
-            f"of {sampled} of {len(clouds)} clouds {CLOUD_MOST} points are drawn at random"
-        )
-    points = Ragged.of(clouds)
+    shift = _common_shift([clouds[row] for row in train])
+    notes += _notes(clouds, shift)
+    points = Ragged.of([_shifted(cloud, shift) for cloud in clouds])
     seen = points.take(train).values.astype(np.float64)
     mean, std = seen.mean(axis=0), seen.std(axis=0)
     space = std[:3]
@@ -118,42 +120,75 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     inputs = {"points": points}
     profile = replace(
         shape_profile(inputs, train),
+        channels=channels,
         channel_mean=tuple(mean.tolist()),
         channel_std=tuple(std.tolist()),
+        channel_shift=tuple(shift.tolist()) if shift.any() else (),
     )
     return inputs, profile, notes
 
 
 def encode(inputs: Any, profile: DataProfile) -> dict[str, Ragged]:
-    """New clouds; they need as many channels as those of the training data."""
-    clouds, _ = _read(inputs)
+    """New clouds; they need the channels of the training data, by name where they have names.
+
+    Raises InputError where one lacks them.
+    """
     expected = profile.inputs["points"][1]
-    for row, cloud in enumerate(clouds):
-        if cloud.shape[1] != expected:
-            name = inputs[row] if isinstance(inputs[row], Path) else f"cloud {row + 1}"
+    shift = np.array(profile.channel_shift or [0.0] * expected)
+    coded = []
+    for row, cloud in enumerate(_read(inputs)):
+        name = inputs[row] if isinstance(inputs[row], Path) else f"cloud {row + 1}"
+        absent = [c for c in profile.channels if cloud.channels and c not in cloud.channels]
+        if absent:
             raise InputError(
-                f"{name} has {cloud.shape[1]} channels a point, but the training data had"
+                f"{name} has no channel {', '.join(absent)}, as the training data had; it has"
+                f" {', '.join(cloud.channels)}"
+            )
+        cloud = _ordered(cloud, profile.channels)
+        if cloud.points.shape[1] != expected:
+            raise InputError(
+                f"{name} has {cloud.points.shape[1]} channels a point, but the training data had"
                 f" {expected}"
             )
-    return {"points": Ragged.of(clouds)}
+        coded.append(_shifted(cloud, shift))
+    return {"points": Ragged.of(coded)}
 
 
 # Clouds ----------------------------------------------------------------------------------
 
 
-def _read(sources: Sequence[Any]) -> tuple[list[np.ndarray], int]:
-    """Each cloud as float32 (points, channels), and how many were larger than allowed."""
-    done = _each(sources, lambda source: _cloud(_file(source)))
-    return [cloud for cloud, _ in done], sum(cut for _, cut in done)
+@dataclass(frozen=True)
+class _Drawn:
+    """The points of a cloud that are used: float32 (P, channels) less ``origin`` float64
+    (channels,), which is 0 where float32 holds the values as they are; whether they were drawn
+    from more, and how many were left out because one of their values was no number."""
+
+    points: np.ndarray
+    origin: np.ndarray
+    channels: tuple[str, ...]
+    drawn: bool
+    dropped: int
 
 
-def _cloud(found: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, bool]:
+def _read(sources: Sequence[Any]) -> list[_Drawn]:
+    """Each file or array (points, channels); all that cannot be read are named at once."""
+
+    def read(source: Any) -> _Drawn:
+        return _draw(read_cloud(source) if isinstance(source, Path) else Cloud(source))
+
+    errors = (OSError, ValueError, EOFError, MemoryError)
+    found, bad = read_each(sources, read, errors, lambda e: next(iter(str(e).splitlines()), ""))
+    refuse_bad(sources, bad, "clouds", "cloud")
+    return found
+
+
+def _draw(cloud: Cloud) -> _Drawn:
     """At most ``CLOUD_MOST`` points in random order, so that the first of them are a sample
     too. The draw is seeded by the points: a cloud is the same wherever it stands.
 
     Raises ValueError where there are no points.
     """
-    points, faces = found
+    points, faces = cloud.points, cloud.faces
     if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "biuf":
         raise ValueError(
             f"expected numbers of the shape (points, 2 or more), got {points.shape}"
@@ -161,26 +196,123 @@ def _cloud(found: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, boo
         )
     if not len(points):
         raise ValueError("no points")
-    with np.errstate(over="ignore"):  # told below
-        points = np.ascontiguousarray(points, np.float32)
-    if not np.isfinite(points).all():
-        raise ValueError("NaN or infinite values")
+    points, faces, dropped = _finite(points, faces)
+    origin = _origin(points)
+    if origin.any():
+        points = points - origin
+    points = np.ascontiguousarray(points, np.float32)
+    channels = cloud.channels
     if points.shape[1] == 2:
         points = np.concatenate([points, np.zeros_like(points[:, :1])], axis=1)
+        origin = np.append(origin, 0.0)
     rng = np.random.default_rng([len(points), zlib.crc32(points.tobytes())])
     if faces is not None and len(faces):
         surface = _on_faces(points, faces, rng)
         if surface is not None:
-            return surface, False
+            return _Drawn(surface, origin, channels, False, dropped)
     order = rng.permutation(len(points))[:CLOUD_MOST]
-    return points[order], len(points) > CLOUD_MOST
+    return _Drawn(points[order], origin, channels, len(points) > CLOUD_MOST, dropped)
+
+
+def _finite(
+    points: np.ndarray, faces: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The points of which all values are numbers that float32 holds, the faces between these, and
+    how many points were left out. A depth camera writes NaN where it measured nothing."""
+    if faces is not None and (faces.min() < 0 or faces.max() >= len(points)):
+        raise ValueError(f"a face names vertex {faces.max()} of {len(points)}")
+    with np.errstate(invalid="ignore"):
+        kept = (np.abs(points) <= np.finfo(np.float32).max).all(axis=1)  # not so for NaN
+    if kept.all():
+        return points, faces, 0
+    if not kept.any():
+        raise ValueError("every point has NaN or infinite values")
+    if faces is not None:
+        number = np.cumsum(kept) - 1
+        faces = number[faces[kept[faces].all(axis=1)]]
+    return points[kept], faces, int((~kept).sum())
+
+
+def _origin(points: np.ndarray) -> np.ndarray:
+    """What to subtract from each channel (float64) before a cast to float32: the middle of those
+    whose values lie far from zero beside their extent, else 0."""
+    if points.dtype.itemsize < 4 or points.dtype == np.float32:
+        return np.zeros(points.shape[1])
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    far = (high > low) & (spacing(largest) > COARSE * (high - low))
+    origin: np.ndarray = np.where(far, np.round((low + high) / 2), 0.0)
+    return origin
+
+
+def _shared_channels(clouds: Sequence[_Drawn]) -> tuple[tuple[str, ...], list[str]]:
+    """The channels that all clouds have, in the order of the first, and a note on the others; ()
+    where a cloud does not name its channels, which then stand in their order."""
+    if not all(cloud.channels for cloud in clouds):
+        return (), []
+    shared = set.intersection(*(set(cloud.channels) for cloud in clouds))
+    channels = tuple(name for name in clouds[0].channels if name in shared)
+    others = sorted({name for cloud in clouds for name in cloud.channels} - shared)
+    if not others:
+        return channels, []
+    return channels, [f"only some of the clouds have the channels {', '.join(others)}: not used"]
+
+
+def _ordered(cloud: _Drawn, channels: tuple[str, ...]) -> _Drawn:
+    """A cloud with the given channels alone, by their names; as it is where it has no names."""
+    if not channels or not cloud.channels or cloud.channels == channels:
+        return cloud
+    place = [cloud.channels.index(name) for name in channels]
+    return replace(
+        cloud,
+        points=np.ascontiguousarray(cloud.points[:, place]),
+        origin=cloud.origin[place],
+        channels=channels,
+    )
+
+
+def _common_shift(clouds: Sequence[_Drawn]) -> np.ndarray:
+    """What is subtracted from every cloud, float64 (channels,): the mean of the training clouds'
+    origins, in the channels where one has an origin."""
+    origins = np.stack([cloud.origin for cloud in clouds])
+    shift: np.ndarray = np.where(origins.any(axis=0), np.round(origins.mean(axis=0)), 0.0)
+    return shift
+
+
+def _shifted(cloud: _Drawn, shift: np.ndarray) -> np.ndarray:
+    """The points, float32, less ``shift``."""
+    if (cloud.origin == shift).all():
+        return cloud.points
+    moved: np.ndarray = (cloud.points + (cloud.origin - shift)).astype(np.float32)
+    return moved
+
+
+def _notes(clouds: Sequence[_Drawn], shift: np.ndarray) -> list[str]:
+    """What was left out of the clouds, and what float32 rounds of those that lie far apart."""
+    notes = []
+    if drawn := sum(cloud.drawn for cloud in clouds):
+        notes.append(f"of {drawn} of {len(clouds)} clouds {CLOUD_MOST} points are drawn at random")
+    if holed := [cloud.dropped for cloud in clouds if cloud.dropped]:
+        notes.append(
+            f"{sum(holed)} points with NaN or infinite values, in {len(holed)} of {len(clouds)}"
+            " clouds, are left out"
+        )
+    coarse = 0
+    for cloud in clouds:
+        extent = np.ptp(cloud.points, axis=0)
+        away = spacing(cloud.origin - shift)
+        coarse += bool(((extent > 0) & (away > ROUNDED * extent)).any())
+    if coarse:
+        notes.append(
+            f"{coarse} of {len(clouds)} clouds lie so far from the others that float32 rounds them"
+            f" by more than {100 * ROUNDED:g} % of their size; move each to its own middle"
+        )
+    return notes
 
 
 def _on_faces(points: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     """``CLOUD_MOST`` points, uniform on the triangles (F, 3) (Osada et al. 2002, sec. 4.1);
     none where the triangles have no area."""
-    if faces.min() < 0 or faces.max() >= len(points):
-        raise ValueError(f"a face names vertex {faces.max()} of {len(points)}")
     corners = points[faces].astype(np.float64)  # (F, 3, channels)
     sides = corners[:, 1:, :3] - corners[:, :1, :3]
     area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
@@ -191,14 +323,6 @@ def _on_faces(points: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -
     weights = np.stack([1 - root, root * (1 - along), root * along], axis=1)
     drawn: np.ndarray = (chosen * weights[:, :, None]).sum(axis=1).astype(np.float32)
     return drawn
-
-
-def _each(sources: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
-    """``work`` of every cloud; all that fail are named at once."""
-    errors = (OSError, ValueError, EOFError)
-    found, bad = read_each(sources, work, errors, lambda e: next(iter(str(e).splitlines()), ""))
-    refuse_bad(sources, bad, "clouds", "cloud")
-    return found
 
 
 # Arrays ----------------------------------------------------------------------------------
@@ -224,16 +348,15 @@ def _arrays(x: Any) -> list[np.ndarray]:
 # Files -----------------------------------------------------------------------------------
 
 
-def _file(source: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Points (P, channels), and triangles (F, 3) where the file has faces."""
-    if not isinstance(source, Path):
-        return source, None
-    match source.suffix.lower():
-        case ".off":
-            return _off(source.read_bytes())
-        case ".ply":
-            return _ply(source.read_bytes())
-    return read_npy(source), None
+def _files_of(source: Any) -> Files:
+    """The endings that count for a source: .txt only where the first such file in class folders,
+    or the column of a table, is of clouds and no file of another ending is."""
+    if isinstance(source, Path) and source.is_file():
+        return TEXTS if TEXTS.has(source.name) else CLOUDS
+    if isinstance(source, Path):
+        texts = [] if CLOUDS.find(source) else TEXTS.find(source)
+        return TEXTS if texts and texts[0].parent != source and is_text_cloud(texts[0]) else CLOUDS
+    return TEXTS if TEXTS.recognise(source) else CLOUDS
 
 
 def _npy_is_cloud(file: Path) -> bool:
@@ -242,119 +365,6 @@ def _npy_is_cloud(file: Path) -> bool:
     except (OSError, ValueError, EOFError):
         return True  # load names it as broken, with all others that are
     return len(shape) == 2 and 2 <= shape[1] <= CHANNELS
-
-
-def _off(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """Object File Format; the counts may stand in the first line beside the word, even
-    without a space, as in some files of ModelNet."""
-    lines = [line.split(b"#")[0].strip() for line in content.splitlines()]
-    lines = [line for line in lines if line]
-    if not lines or not lines[0].upper().startswith(b"OFF"):
-        raise ValueError("does not begin with OFF")
-    rest = lines[0][3:].strip()
-    lines = [rest, *lines[1:]] if rest else lines[1:]
-    if not lines:
-        raise ValueError("ends after OFF")
-    vertices, faces = (int(number) for number in lines[0].split()[:2])
-    if len(lines) < 1 + vertices + faces:
-        raise ValueError(f"promises {vertices} vertices and {faces} faces, but ends before")
-    rows = b" ".join(lines[1 : 1 + vertices]).split()
-    points = np.array(rows, np.float64).reshape(vertices, -1 if vertices else 3)[:, :3]
-    polygons = [[int(number) for number in line.split()] for line in lines[1 + vertices :][:faces]]
-    return points, _triangles([polygon[1 : 1 + polygon[0]] for polygon in polygons])
-
-
-def _triangles(polygons: Sequence[Sequence[int]]) -> np.ndarray | None:
-    """Polygons as fans of triangles, (F, 3); none where there is not one."""
-    found = [(face[0], face[i], face[i + 1]) for face in polygons for i in range(1, len(face) - 1)]
-    return np.array(found, np.int64) if found else None
-
-
-def _ply(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """Polygon File Format, ascii and binary: x, y, z and all other scalars of a vertex, and
-    the faces."""
-    if not content.startswith(b"ply"):
-        raise ValueError("does not begin with ply")
-    end = content.find(b"end_header")
-    if end < 0:
-        raise ValueError("its header has no end")
-    start = content.index(b"\n", end) + 1
-    elements: list[tuple[str, int, list[list[str]]]] = []
-    order = ""
-    for line in content[:end].decode("ascii", "replace").splitlines():
-        words = line.split()
-        match words[:1]:
-            case ["format"]:
-                order = {"binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1], "")
-            case ["element"]:
-                elements.append((words[1], int(words[2]), []))
-            case ["property"]:
-                elements[-1][2].append(words[1:])
-    body = content[start:]
-    table: dict[str, Any] = (
-        _ply_binary(body, elements, order) if order else _ply_text(body, elements)
-    )
-    if "vertex" not in table or not {"x", "y", "z"} <= table["vertex"].keys():
-        raise ValueError("has no vertices with x, y and z")
-    vertex = table["vertex"]
-    names = ["x", "y", "z", *(name for name in vertex if name not in ("x", "y", "z"))]
-    points = np.stack([np.asarray(vertex[name], np.float64) for name in names], axis=1)
-    lists = [value for key, value in table.get("face", {}).items() if "ind" in key]
-    return points, _triangles(lists[0]) if lists else None
-
-
-def _ply_text(body: bytes, elements: Any) -> dict[str, Any]:
-    words = iter(body.split())
-    table: dict[str, Any] = {}
-    try:
-        for element, count, properties in elements:
-            columns: dict[str, list[Any]] = {p[-1]: [] for p in properties}
-            for _ in range(count):
-                for p in properties:
-                    if p[0] == "list":
-                        size = int(next(words))
-                        columns[p[-1]].append([int(float(next(words))) for _ in range(size)])
-                    else:
-                        columns[p[-1]].append(float(next(words)))
-            table[element] = _scalars(element, properties, columns)
-    except StopIteration:
-        raise ValueError("ends before its last element") from None
-    return table
-
-
-def _ply_binary(body: bytes, elements: Any, order: str) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    at = 0
-    for element, count, properties in elements:
-        if not any(p[0] == "list" for p in properties):
-            kind = np.dtype([(p[-1], order + _PLY[p[0]]) for p in properties])
-            if len(body) < at + count * kind.itemsize:
-                raise ValueError("ends before its last element")
-            rows = np.frombuffer(body, kind, count, at)
-            at += count * kind.itemsize
-            table[element] = {name: rows[name] for name in rows.dtype.names or ()}
-            continue
-        columns: dict[str, list[Any]] = {p[-1]: [] for p in properties}
-        for _ in range(count):
-            for p in properties:
-                number = 1
-                if p[0] == "list":
-                    kind = np.dtype(order + _PLY[p[1]])
-                    number = int(np.frombuffer(body, kind, 1, at)[0])
-                    at += kind.itemsize
-                kind = np.dtype(order + _PLY[p[-2]])
-                values = np.frombuffer(body, kind, number, at).tolist()
-                at += number * kind.itemsize
-                columns[p[-1]].append(values if p[0] == "list" else values[0])
-        table[element] = _scalars(element, properties, columns)
-    return table
-
-
-def _scalars(element: str, properties: Any, columns: dict[str, Any]) -> dict[str, Any]:
-    """Lists belong to faces; one that a vertex has is no channel."""
-    if element != "vertex":
-        return columns
-    return {p[-1]: columns[p[-1]] for p in properties if p[0] != "list"}
 
 
 def _hdf5_files(source: Path) -> list[Path]:
@@ -381,6 +391,7 @@ def _load_hdf5(files: list[Path], target: list[str] | None, *, labelled: bool) -
                         f"{file} holds {', '.join(content)}, but no {min(absent)};"
                         " expected data (n, points, channels) and label (n,)"
                     )
+                refuse_larger(content["data"].nbytes, f"{file} unpacks to", "store fewer clouds")
                 data = content["data"][:]
                 label = content["label"][:].reshape(-1) if labelled else data[:0, 0, 0]
         except OSError as error:
