@@ -1,7 +1,8 @@
-"""Recipes at full scale: ``python -m nas.train fit --config recipe.yaml``.
+"""Recipes at full scale: ``nas train`` and ``python -m nas.train fit --config recipe.yaml``.
 
-The LightningCLI with an allow-list: a recipe may name classes of nas, torch.optim and
-pytorch_lightning, and nothing else, so that reading a YAML cannot run foreign code.
+A recipe may come from anybody. nas/recipe.py holds it to an exact list of classes and parameters;
+here each name of that list stands beside its class (``_CLASSES``), and nothing else is looked up:
+no string of a recipe is imported, called, or read as the name of a file to load.
 """
 
 from __future__ import annotations
@@ -13,67 +14,186 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+import yaml
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.loggers import CSVLogger
 
 from nas import recipe as recipes
 from nas import rules
 from nas.candidate import Reason
 from nas.data import encode
 from nas.files import write_whole
-from nas.task import InputError, SelfCheckFailed, Task
+from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.batches import Batch
 from nas.training.cost import parameters
 from nas.training.fit import folds, train_folds
+from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores, score
 from nas.training.monitors import GradientMonitor, TrainingStopped
-from nas.training.proxy import Proxy, TaskData, load_proxy, quiet_lightning
+from nas.training.proxy import (
+    LatestBest,
+    Proxy,
+    TaskData,
+    load_proxy,
+    proxy_of,
+    quiet_lightning,
+)
 from nas.training.proxy import predict as network_predictions
 
-ALLOWED = ["nas", "torch.optim", "pytorch_lightning"]
+# Every class that a recipe may name (``nas.recipe.CLASSES``).
+_CLASSES: dict[str, Callable[..., Any]] = {
+    "nas.training.proxy.Proxy": Proxy,
+    "nas.training.proxy.TaskData": TaskData,
+    "torch.optim.AdamW": torch.optim.AdamW,
+    "torch.optim.Adam": torch.optim.Adam,
+    "torch.optim.SGD": torch.optim.SGD,
+    "nas.training.lr.WarmupCosine": WarmupCosine,
+    "torch.optim.lr_scheduler.CosineAnnealingLR": torch.optim.lr_scheduler.CosineAnnealingLR,
+    "torch.optim.lr_scheduler.OneCycleLR": torch.optim.lr_scheduler.OneCycleLR,
+    "nas.training.proxy.LatestBest": LatestBest,
+    "pytorch_lightning.callbacks.ModelCheckpoint": ModelCheckpoint,
+    "pytorch_lightning.callbacks.EarlyStopping": EarlyStopping,
+    "pytorch_lightning.callbacks.StochasticWeightAveraging": StochasticWeightAveraging,
+    "pytorch_lightning.loggers.CSVLogger": CSVLogger,
+}
 
 
-class RecipeCLI(LightningCLI):
-    """LightningCLI over the sections of a recipe."""
+class _RecipeProxy(Proxy):
+    """A proxy with the optimiser and the schedule of a recipe in place of its own."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--provenance", type=dict | None, default=None)
+    recipe: dict[str, Any]
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Without ckpt_path and weights_only: a recipe could name a file to unpickle."""
-        hidden = {"ckpt_path", "weights_only"}
-        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
-
-    @staticmethod
-    def configure_optimizers(module: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
-        if lr_scheduler is None:
+    def configure_optimizers(self) -> Any:
+        if "optimizer" not in self.recipe:
+            return super().configure_optimizers()
+        optimizer = _made(self.recipe, "optimizer", self.parameters())
+        if "lr_scheduler" not in self.recipe:
             return optimizer
+        schedule = _made(self.recipe, "lr_scheduler", optimizer)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
 
-def cli(args: list[str], run: bool) -> RecipeCLI:
-    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED)
-    return RecipeCLI(
-        Proxy,
-        TaskData,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=None,
-        seed_everything_default=0,
-        args=args,
-        run=run,
-    )
+def _made(sections: dict[str, Any], key: str, *given: Any) -> Any:
+    """The object that a section describes; InputError where its values do not fit."""
+    named = sections[key]
+    try:
+        return _CLASSES[named["class_path"]](*given, **named["init_args"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever torch and Lightning raise for a value they refuse
+        raise InputError(f"{key}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a recipe describes, ready for ``trainer.fit(module, data)``."""
+
+    module: Proxy
+    data: TaskData
+    trainer: pl.Trainer
+
+
+def build(recipe: dict[str, Any], where: str) -> Training:
+    """The objects of a recipe that ``nas.recipe.checked`` has returned.
+
+    Seeds all generators, so that the same recipe gives the same network. Raises InputError, which
+    begins with ``where``, for values that a class refuses.
+    """
+    quiet_lightning()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
+        if (seed := recipe["seed_everything"]) is not False:
+            pl.seed_everything(0 if seed is True else seed, workers=True, verbose=False)
+        module = proxy_of(recipe["model"]["init_args"], where, _RecipeProxy)
+        module.recipe = recipe
+        options = dict(recipe["trainer"])
+        try:
+            data = _made(recipe, "data")
+            if isinstance(options.get("logger"), dict):
+                options["logger"] = _made(options, "logger")
+            callbacks = options.get("callbacks") or []
+            options["callbacks"] = [_made({"callbacks": each}, "callbacks") for each in callbacks]
+            trainer = pl.Trainer(**options)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        except Exception as error:  # whatever Lightning raises for a value it refuses
+            raise InputError(f"{where}: trainer: {_one_line(error)}") from error
+    return Training(module, data, trainer)
+
+
+def main(args: Sequence[str]) -> None:
+    """``fit --config FILE … --SECTION.KEY=VALUE …``: train, without more.
+
+    Files and values are merged in their order, and the result is checked as a whole. What is
+    written stays in ``--trainer.default_root_dir``, or the working directory. Raises InputError.
+    """
+    usage = "python -m nas.train fit --config recipe.yaml [--trainer.max_epochs=3 …]"
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: {usage}")
+        return
+    if args[0] != "fit":
+        raise UsageError(f"{args[0]!r} is unknown; use {usage}")
+    merged: dict[str, Any] = {}
+    out, files, rest = Path(), [], list(args[1:])
+    while rest:
+        key, equals, value = rest.pop(0).partition("=")
+        if not key.startswith("-") or not (equals or rest):
+            raise UsageError(f"{key!r} has no value or is no option; use {usage}")
+        value = value if equals else rest.pop(0)
+        if key in ("-c", "--config"):
+            files.append(value)
+            _merge(merged, recipes.read(Path(value)))
+            continue
+        if key == "--trainer.default_root_dir":
+            out, value = Path(value), "."
+        nested: Any = _value(key, value)
+        for part in reversed(key.removeprefix("--").split(".")):
+            nested = {part: nested}
+        _merge(merged, nested)
+    if not files:
+        raise UsageError(f"no recipe is given; use {usage}")
+    training = build(recipes.checked(merged, files[-1], out), files[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _fit(training)
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return recipes.parse(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{key}={text}: {str(error).splitlines()[0]}") from None
+
+
+def _merge(content: dict[str, Any], more: dict[str, Any]) -> None:
+    """Put ``more`` into ``content``, section by section; another class replaces a section."""
+    for key, value in more.items():
+        old = content.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            name = old.get("class_path")
+            if value.get("class_path", name) == name:
+                _merge(old, value)
+                continue
+        content[key] = copy.deepcopy(value)
 
 
 class EpochLines(pl.Callback):
@@ -138,54 +258,99 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     """Train a recipe, then score the best epoch once on the test part.
 
     Writes ``model.ckpt``, ``recipe.yaml`` and ``result.json`` into ``out`` and returns the
-    result: test and validation metrics, epochs, seconds, parameters.
+    result: test and validation metrics, epochs, seconds, parameters. ``epochs`` replaces the
+    recipe's, and its schedule is shortened alike. Raises InputError for a recipe or data that are
+    wrong. At KeyboardInterrupt the best epoch so far, or the network as it is where none is over,
+    is left in ``model.ckpt``; what is raised on says so.
     """
-    recipe = recipes.load(path)
-    out.mkdir(parents=True, exist_ok=True)
-    args = ["--config", str(path), f"--trainer.default_root_dir={out}"]
+    recipe = recipes.load(path, out)
     if epochs is not None:
-        total = int(recipe["lr_scheduler"]["init_args"]["total_steps"])
-        steps = total // int(recipe["trainer"]["max_epochs"]) * epochs
-        args += [
-            f"--trainer.max_epochs={epochs}",
-            f"--lr_scheduler.init_args.total_steps={steps}",
-            f"--lr_scheduler.init_args.warmup_steps={rules.warmup_steps(steps)}",
-        ]
-    quiet_lightning()
+        _shorten(recipe, epochs)
+    recipe["trainer"]["default_root_dir"] = str(out.resolve())
+    training = build(recipe, str(path))
+    module, trainer, data = training.module, training.trainer, training.data
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
+        raise InputError(
+            f"{path}: trainer.callbacks: no ModelCheckpoint with a monitor keeps the best epoch;"
+            " add nas.training.proxy.LatestBest"
+        )
+    out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
-        app = _parsed(args, path)
-        if app.trainer.strategy.root_device.type == "cpu":
-            batch = next(iter(app.datamodule.train_dataloader()))
-            torch.set_num_threads(pick_threads(app.model, batch))
+        if trainer.strategy.root_device.type == "cpu":
+            batch = next(iter(data.train_dataloader()))
+            torch.set_num_threads(pick_threads(module, batch))
         begin = time.monotonic()
-        app.trainer.callbacks += [EpochLines(), GradientMonitor()]  # type: ignore[attr-defined]
+        trainer.callbacks += [EpochLines(), GradientMonitor()]  # type: ignore[attr-defined]
         try:
-            app.trainer.fit(app.model, app.datamodule)
-        except TrainingStopped as stop:
-            large = stop.reason in (Reason.NAN, Reason.EXPLODING)
-            mend = "lower the learning rate" if large else "export another candidate (--number)"
-            raise InputError(f"training ended: {stop}; {mend}") from None
+            _fit(training)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_keep(training, out)) from None
         seconds = time.monotonic() - begin
-        checkpoint = app.trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)  # every recipe has one
         best, score_of_best = Path(checkpoint.best_model_path), checkpoint.best_model_score
-        assert score_of_best is not None  # there was at least one epoch
+        if score_of_best is None:
+            raise InputError(f"{path}: no epoch was trained (trainer.max_epochs is too low)")
         shutil.copyfile(best, out / "model.ckpt")
         module = load_proxy(out / "model.ckpt")
-        tested = app.trainer.test(module, app.datamodule, verbose=False)[0]
+        tested = trainer.test(module, data, verbose=False)[0]
     (out / "recipe.yaml").write_bytes(path.read_bytes())
     result = {
         "test": {name.removeprefix("test_"): value for name, value in tested.items()},
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "proxy_validation": recipe["provenance"]["validation"],
-        "epochs": app.trainer.max_epochs,
+        "epochs": trainer.max_epochs,
         "seconds": round(seconds, 1),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
+
+
+def _shorten(recipe: dict[str, Any], epochs: int) -> None:
+    """Train for ``epochs``, with as much of them for the warm-up as the rule says."""
+    schedule, old = recipe.get("lr_scheduler"), recipe["trainer"].get("max_epochs")
+    recipe["trainer"]["max_epochs"] = epochs
+    if schedule is None or "total_steps" not in schedule["init_args"]:
+        return
+    if not old or old < 1:
+        raise InputError(
+            "--epochs needs a recipe with trainer.max_epochs, to scale its schedule by"
+        )
+    steps = schedule["init_args"]["total_steps"] // old * epochs
+    schedule["init_args"]["total_steps"] = steps
+    if "warmup_steps" in schedule["init_args"]:
+        schedule["init_args"]["warmup_steps"] = rules.warmup_steps(steps)
+
+
+def _fit(training: Training) -> None:
+    """Train; InputError where a monitor ends it, KeyboardInterrupt at Ctrl-C."""
+    try:
+        training.trainer.fit(training.module, training.data)
+    except TrainingStopped as stop:
+        large = stop.reason in (Reason.NAN, Reason.EXPLODING)
+        repair = "lower the learning rate" if large else "export another candidate (--number)"
+        raise InputError(f"training ended: {stop}; {repair}") from None
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None
+
+
+def _keep(training: Training, out: Path) -> str:
+    """Leave the best weights of an interrupted training in ``model.ckpt``; what was done."""
+    trainer = training.trainer
+    epochs, checkpoint = trainer.current_epoch, trainer.checkpoint_callback
+    best = Path(str(getattr(checkpoint, "best_model_path", "")))
+    if best.is_file():
+        shutil.copyfile(best, out / "model.ckpt")
+        kept = "the best of them"
+    else:
+        trainer.save_checkpoint(out / "model.ckpt", weights_only=True)
+        kept = "the network as it was"
+    return (
+        f"interrupted after {epochs} of {trainer.max_epochs} epochs; {kept} is kept in"
+        f" {out / 'model.ckpt'}, not scored on the test part: `nas predict {out} DATA` uses it"
+    )
 
 
 def check(path: Path) -> dict[str, Any]:
@@ -198,6 +363,7 @@ def check(path: Path) -> dict[str, Any]:
     recipe = recipes.load(path)
     of, arguments = recipe["provenance"], recipe["model"]["init_args"]
     quiet_lightning()
+    proxy_of(arguments, str(path), Proxy)  # a configuration that does not fit is refused here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)  # as in a worker: sums in another order differ
@@ -212,16 +378,21 @@ def check(path: Path) -> dict[str, Any]:
             )
         parts, trained = folds(data.dataset, task), of["proxy"].get("trained")
         lines = EpochLines(len(parts), trained)
-        scores = train_folds(
-            arguments["family"],
-            arguments["config"],
-            task,
-            parts,
-            of["proxy"]["epochs"],
-            of["proxy"]["seed"],
-            lambda: [lines, GradientMonitor(), StopAfter(trained)],
-            of["proxy"].get("accumulate", 1),
-        )
+        try:
+            scores = train_folds(
+                arguments["family"],
+                arguments["config"],
+                task,
+                parts,
+                of["proxy"]["epochs"],
+                of["proxy"]["seed"],
+                lambda: [lines, GradientMonitor(), StopAfter(trained)],
+                of["proxy"].get("accumulate", 1),
+            )
+        except TrainingStopped as stop:
+            raise SelfCheckFailed(f"{path}: the proxy did not finish this time: {stop}") from None
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
     name = of["objective"]
     result = {
         "objective": name,
@@ -271,19 +442,17 @@ def predict(
     return pd.DataFrame(columns), score(task, encoded.labels, predicted) if known else {}
 
 
-def _parsed(args: list[str], path: Path) -> RecipeCLI:
-    import contextlib
-    import io
-
-    said = io.StringIO()
+def _run(args: Sequence[str]) -> int:
     try:
-        with contextlib.redirect_stderr(said):
-            return cli(args, run=False)
-    except SystemExit:
-        lines = [line for line in said.getvalue().splitlines() if line.strip()]
-        reason = next((x for x in lines if "rror" in x), lines[-1] if lines else "unknown")
-        raise InputError(f"{path}: {reason.strip()}") from None
+        main(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    cli(sys.argv[1:], run=True)
+    sys.exit(_run(sys.argv[1:]))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -205,6 +205,28 @@ class Proxy(pl.LightningModule):
         return {f"{prefix}{k}": v for k, v in metrics.items()} | {
             f"{prefix or 'val_'}loss": float(self.loss(logits, labels))
         }
+
+
+_P = TypeVar("_P", bound=Proxy)
+
+
+def proxy_of(arguments: Mapping[str, Any], where: str, kind: Callable[..., _P]) -> _P:
+    """The module of a recipe's model section: ``kind`` called with its init_args.
+
+    Raises InputError, which begins with ``where``, where the family is not installed here or
+    cannot build the configuration.
+    """
+    family = arguments["family"]
+    try:
+        return kind(**arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:  # whatever a family's build raises for values it does not know
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}"
+        raise InputError(
+            f"{where}: model.init_args.config: {family!r} cannot build this configuration"
+            f" ({reason.splitlines()[0]}); export the recipe again"
+        ) from error
 
 
 class LatestBest(ModelCheckpoint):
