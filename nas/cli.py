@@ -651,7 +651,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command and turn a user's mistake into one line and an exit code."""
     # What is left at the end goes with the process: looking for cycles in it takes a second.
     atexit.register(gc.freeze)
-    code = _guarded(lambda: cli.main(args, prog_name="nas", standalone_mode=False))
+    words = list(sys.argv[1:] if args is None else args) or ["--help"]
+    code = _guarded(lambda: cli.main(words, prog_name="nas", standalone_mode=False))
     sys.exit(code)
 
 
@@ -662,7 +663,10 @@ def _guarded(call: Callable[[], Any]) -> int:
         result = call()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        message = " ".join(error.format_message().split()).rstrip(".")
+        click.echo(f"error: {message}{hint}", err=True)
         return error.exit_code
     except InputError as error:
         click.echo(f"error: {error}", err=True)

@@ -36,6 +36,7 @@ class Pace:
     spread_ms: float  # interquartile range of the steps
     steps: int  # that were timed
     epoch_s: float  # predicted: of a proxy, with its validation
+    contention: float = 1.0  # seconds of the wall clock for each of the process, meanwhile
 
 
 @dataclass(frozen=True)
