@@ -1,4 +1,4 @@
-"""One network of a study, from the moment it is asked for to its final figures."""
+"""One network of a study, from its configuration to its final figures."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class Latency(JsonRecord):
     """How long one forward pass of ``batch`` samples takes, in milliseconds, and how that was
     measured.
 
-    A short look during a search gives the median of ``repeats`` passes; networks measured in
-    turn have the lowest decile of ``rounds``. ``iqr_ms`` is the interquartile range of either.
-    ``isolated``: all trainings of this user on the machine held still. ``contended_ms`` is what
-    the short look had said before, beside other trainings; ``contended_because`` why the longer
-    measurement failed. ``device`` is empty for the one of the search.
+    ``ms`` is the median of ``repeats`` passes where it was measured during a search, beside other
+    trainings, and the lowest decile of ``rounds`` where networks were measured in turn on a device
+    that was ``isolated`` (all trainings of this user held still). ``iqr_ms`` is the interquartile
+    range of either. ``contended_ms`` is the ``ms`` of the search after a second measurement, and
+    ``contended_because`` says why there is none. ``device`` is empty for that of the search.
 
     >>> Latency(0.52, 0.04, isolated=True, threads=1, batch=1, rounds=50).to_dict()
     {'ms': 0.52, 'iqr_ms': 0.04, 'isolated': True, 'threads': 1, 'batch': 1, 'rounds': 50}
@@ -100,7 +100,7 @@ class Latency(JsonRecord):
 
 @dataclass(frozen=True)
 class Cost(JsonRecord):
-    """What using and training a candidate costs, beside the costs among its metrics: its
+    """What a candidate costs in use and in training, beside the costs among its metrics: its
     ``latency``, the milliseconds of a training step, and in how many parts a batch came, where
     memory was short (rule "micro-batch")."""
 
@@ -113,13 +113,14 @@ class Cost(JsonRecord):
 
 @dataclass(frozen=True)
 class Health(JsonRecord):
-    """What the monitors saw of a training: at the last of ``looks`` the norm of the whole
-    gradient, the share of dead units and the median ratio of updates to weights. Where they
-    found a failure, the ``step`` and ``layer``, and the ``value`` beside its ``threshold``."""
+    """What the monitors saw of a training: at the last of ``samples`` the norm of the whole
+    gradient, the fraction of dead units and the median ratio of updates to weights. Where they
+    found a failure, its ``step`` and ``layer``, and the ``value`` beside its ``threshold``."""
 
+    EARLIER: ClassVar[Mapping[str, str]] = {"looks": "samples"}
     SPARSE: ClassVar[bool] = True
 
-    looks: int = 0
+    samples: int = 0
     gradient_norm: float | None = None
     dead_units: float | None = None
     update_ratio: float | None = None
@@ -133,11 +134,15 @@ class Health(JsonRecord):
 class Candidate(JsonRecord):
     """One line of JSON, one row of a data frame.
 
+    >>> made = Candidate(3, "mlp", {"depth": 2}, seed=0, metrics={"accuracy": 0.9})
+    >>> Candidate.from_json(made.to_json()) == made
+    True
+
     ``root`` is the number of the candidate this one repeats after its worker was
     lost (its own number otherwise). ``reason`` says why a candidate did not complete, and
     ``detail`` is the sentence or traceback behind the reason.
     ``metrics`` are those of the validation part and the costs; ``curve`` holds one
-    entry per epoch. ``cpus`` and ``gpus`` are the share of the machine that it had to itself
+    entry per epoch. ``cpus`` and ``gpus`` are the part of the machine that it had to itself
     for ``seconds``: half a GPU where two are trained on one.
     """
 
@@ -147,7 +152,7 @@ class Candidate(JsonRecord):
     seed: int
     root: int = -1
     origin: str = "sampled"  # baseline | sampled | requeued
-    epochs: int = 0  # of training asked for
+    epochs: int = 0  # planned; trained are those of the curve
     state: State = State.RUNNING
     reason: Reason = Reason.NONE
     detail: str = ""
@@ -164,7 +169,7 @@ class Candidate(JsonRecord):
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        # What answers a report, and what is read, is the word alone.
+        # Verdicts and files carry the word alone.
         object.__setattr__(self, "reason", Reason(self.reason))
 
     @property
@@ -180,20 +185,19 @@ class Candidate(JsonRecord):
 
     @property
     def standing(self) -> tuple[str, str]:
-        """How it stands and why, in words for people. What the end of the budget, Ctrl-C or a
-        killed driver cuts off is no failure, though stored as one: it is trained again on
-        --resume."""
+        """Its state and reason in words for people. A training that the end of the budget, Ctrl-C
+        or a killed driver cuts off is stored as failed but is none: --resume trains it again."""
         if self.reason.kind == "cut off":
             return self.reason.kind, ""
         return self.state.value, self.reason.value
 
     @property
     def device_seconds(self) -> dict[str, float]:
-        """What it has cost, by the names of ``Budget.device_hours``."""
+        """The seconds of each kind of device that it has used, as in ``Budget.device_hours``."""
         return {"cpu": self.seconds * self.cpus, "gpu": self.seconds * self.gpus}
 
     def row(self) -> dict[str, Any]:
-        """Flat: what a data frame or a table shows of it."""
+        """A flat row for a data frame or a table: one column for each metric and parameter."""
         row: dict[str, Any] = {
             "number": self.number,
             "family": self.family,
@@ -206,10 +210,10 @@ class Candidate(JsonRecord):
         return row | self.metrics | {f"config.{k}": v for k, v in self.config.items()}
 
     def feasible(self, constraints: tuple[Constraint, ...]) -> bool:
-        """Complete, and inside every limit."""
+        """Whether it is complete and inside every limit."""
         return self.state == State.COMPLETE and all(c.met(self.metrics) for c in constraints)
 
 
 def curve_point(epoch: int, metrics: dict[str, float]) -> dict[str, float]:
-    """One entry of a training curve: what changes from epoch to epoch."""
+    """One entry of a training curve: the epoch and the metrics that change with it, no costs."""
     return {"epoch": epoch} | {k: v for k, v in metrics.items() if k not in COSTS}

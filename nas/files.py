@@ -1,4 +1,4 @@
-"""The files of a run: written whole or not at all, and told where one is damaged."""
+"""The files of a run: written whole or not at all, and read with an error that names the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write ``array`` to the .npy file ``path`` likewise."""
+    """Write ``array`` to the .npy file ``path``, all or nothing like ``write_whole``."""
     from numpy.lib.format import write_array
 
     # To a file that it knows as one NumPy writes by itself, and does not say what failed.

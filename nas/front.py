@@ -20,8 +20,8 @@ from nas.task import Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
 
-# By so many standard errors of its score a network must beat a constant guess: the luckiest of
-# some hundred that have learnt nothing seldom does.
+# A network must beat a constant prediction by so many standard errors of its score: the best of
+# a hundred networks that have learnt nothing rarely does.
 CLEAR = 3.0
 
 
@@ -52,6 +52,9 @@ def is_efficient(costs: ArrayLike) -> NDArray[np.bool_]:
     Dominated: another point is nowhere worse and somewhere better. In lexicographic
     order no point dominates an earlier one, so the first that is left is always on the
     front and sweeps away what it dominates: O(points × front) (Kung et al. 1975).
+
+    >>> is_efficient([[1, 5], [2, 3], [2, 4], [4, 1]]).tolist()
+    [True, True, False, True]
     """
     points = _as_costs(costs)
     if not len(points):
@@ -75,7 +78,11 @@ def is_efficient(costs: ArrayLike) -> NDArray[np.bool_]:
 
 
 def front_ranks(costs: ArrayLike) -> NDArray[np.intp]:
-    """Rank 0 is the front, rank 1 the front of what remains, and so on (NSGA-II, sec. III-A)."""
+    """Rank 0 is the front, rank 1 the front of what remains, and so on (NSGA-II, sec. III-A).
+
+    >>> front_ranks([[1, 5], [2, 3], [2, 4], [4, 1], [5, 5]]).tolist()
+    [0, 0, 1, 0, 2]
+    """
     points = _as_costs(costs)
     ranks = np.full(len(points), -1, dtype=np.intp)
     rank = 0
@@ -108,7 +115,11 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
 
     Exact for any number of objectives, by slicing along the last one (HSO, While et al.
     2006); two objectives are a sorted sweep. Points that are not strictly below the
-    reference in every objective add nothing.
+    reference in every objective add nothing. Raises ValueError where the reference has another
+    number of objectives, or a cost is NaN.
+
+    >>> hypervolume([[1, 3], [2, 1]], [4, 4])
+    7.0
     """
     points, ref = _as_costs(costs), np.asarray(reference, dtype=float)
     if not len(points):
@@ -148,10 +159,11 @@ def pareto(
     constraints: Sequence[Constraint] = (),
     guess: Mapping[str, float] | None = None,
 ) -> list[Candidate]:
-    """The non-dominated feasible candidates, the best in the first objective first.
+    """The non-dominated candidates that are complete and meet the constraints, the best in the
+    first objective first.
 
-    A constant ``guess`` dominates too, as it costs nothing; where it dominates all, it is left
-    out and says only that none has learnt much.
+    ``guess`` holds the scores of a constant prediction (``constant_guess``): it costs nothing, so
+    what does not beat it is dominated. Where nothing beats it, all feasible candidates compete.
     """
     feasible = [c for c in candidates if c.feasible(tuple(constraints))]
     feasible = [c for c in feasible if beats(c.metrics, objectives, guess or {})] or feasible
@@ -165,28 +177,33 @@ def pareto(
 # -- the constant guess ------------------------------------------------------------------
 
 
+def by_quality(candidates: Sequence[Candidate], quality: Objective) -> list[Candidate]:
+    """The candidates sorted by ``quality``, the best first; equal ones keep their order."""
+    sign = -1 if quality.direction == "max" else 1
+    return sorted(candidates, key=lambda c: sign * c.metrics[quality.metric])
+
+
 def best(candidates: Sequence[Candidate], quality: Objective) -> Candidate:
     """The first of the candidates with the best ``quality``. There must be one."""
-    sign = -1 if quality.direction == "max" else 1
-    return min(candidates, key=lambda c: sign * c.metrics[quality.metric])
+    return by_quality(candidates, quality)[0]
 
 
 def constant_guess(task: Task, *, first_fold: bool = False) -> dict[str, float]:
-    """What the best prediction that looks at no input scores with luck, by metric: its expected
-    score and ``CLEAR`` standard errors of what proxies are scored on, or of the first fold of
-    that where there are several (rule "cross-validation").
+    """By metric, the score that a network must exceed to be clearly better than a constant
+    prediction: the expected score of that (``expected_guess``) and ``CLEAR`` standard errors.
 
-    See ``expected_guess``.
+    The errors are those of the samples that score a proxy; with ``first_fold`` of the first fold
+    alone, where there are several (rule "cross-validation").
     """
     scores = _scores_of_a_guess(task, rules.scored_samples(task, first_fold=first_fold))
     return {metric: value + CLEAR * error for metric, (value, error) in scores.items()}
 
 
 def expected_guess(task: Task) -> dict[str, float]:
-    """What a prediction that looks at no input is expected to score, by metric.
+    """By metric, the expected score of a prediction that ignores its input: always the most
+    frequent class, for F1 always yes, in a regression the mean.
 
-    It answers the commonest class, for F1 always yes, in a regression the mean; losses are left
-    out, as they depend on how a network is trained.
+    Losses are left out, as they depend on how a network is trained.
     """
     return {metric: value for metric, (value, _) in _scores_of_a_guess(task, 1).items()}
 
@@ -202,38 +219,38 @@ def _scores_of_a_guess(task: Task, samples: int) -> dict[str, tuple[float, float
     skill = {"regression": "r2", "multilabel": "f1"}
     skills = [f"{skill.get(t.kind, 'accuracy')}[{t.name}]" for t in task.targets]
     if several and scores.keys() >= set(skills):
-        # As if it were lucky with all at once.
+        # As if chance favoured it on all targets at once.
         values, errors = zip(*map(scores.__getitem__, skills), strict=True)
         scores["score"] = (fmean(values), fmean(errors))
     return scores
 
 
 def _guessed(target: Target, train: int, samples: int) -> dict[str, tuple[float, float]]:
-    """Expected score and standard error by metric, from the shares of the classes in training."""
+    """Expected score and standard error by metric, from the class frequencies in training."""
     if target.kind == "regression":
-        # A correlation by luck of three standard errors, 1/√n each, explains its square.
+        # A correlation by chance of three standard errors, 1/√n each, explains its square.
         return {"r2": (0.0, CLEAR / samples)}
     if not any(target.counts):
         return {}
 
-    def error(share: float) -> float:
-        return math.sqrt(share * (1 - share) / samples)
+    def error(fraction: float) -> float:
+        return math.sqrt(fraction * (1 - fraction) / samples)
 
     if target.kind == "multilabel":
-        asked = [n / train for n in target.counts]
+        frequencies = [n / train for n in target.counts]
         return {
-            "accuracy": (fmean(max(s, 1 - s) for s in asked), fmean(map(error, asked))),
+            "accuracy": (fmean(max(s, 1 - s) for s in frequencies), fmean(map(error, frequencies))),
             "f1": (
-                fmean(map(_always_yes, asked)),
-                fmean(2 * error(s) / (1 + s) ** 2 for s in asked),
+                fmean(map(_always_yes, frequencies)),
+                fmean(2 * error(s) / (1 + s) ** 2 for s in frequencies),
             ),
         }
     total = sum(target.counts)
-    shares = [n / total for n in target.counts if n]
-    classes, most = len(shares), max(shares)
+    fractions = [n / total for n in target.counts if n]
+    classes, most = len(fractions), max(fractions)
     # A mean over several classes has one term that is not zero.
     yes, terms = (target.counts[1] / total, 1) if target.kind == "binary" else (most, classes)
-    each = [max(1.0, share * samples) for share in shares]
+    each = [max(1.0, fraction * samples) for fraction in fractions]
     # Recalls of a guess among all classes; and a rank sum (Mann & Whitney 1947) of one class
     # against the others.
     recalls = [(1 - 1 / classes) / classes / n for n in each]
@@ -246,16 +263,16 @@ def _guessed(target: Target, train: int, samples: int) -> dict[str, tuple[float,
     }
 
 
-def _always_yes(share: float) -> float:
-    """F1 of a yes to all, of which so many are."""
-    return 2 * share / (1 + share)
+def _always_yes(fraction: float) -> float:
+    """F1 of always yes, where the given fraction of the answers is yes."""
+    return 2 * fraction / (1 + fraction)
 
 
 def beats(
     metrics: Mapping[str, float], objectives: Sequence[Objective], guess: Mapping[str, float]
 ) -> bool:
-    """Whether any quality among the objectives is above that of a guess, or of none is known
-    what a guess scores. An error of regression is judged by its R², which needs no scale."""
+    """Whether any quality among the objectives exceeds that of ``guess``; True where no score of a
+    guess is known. RMSE and MAE are compared by R², which has no unit."""
     judged = (re.sub(r"^(rmse|mae)\b", "r2", o.metric) for o in objectives)
     known = [metric for metric in judged if metric in guess]
     return not known or any(metrics.get(m, math.inf) > guess[m] for m in known)

@@ -25,7 +25,7 @@ CANDIDATE = Candidate(
     metrics={"accuracy": 0.9, "params": 100.0},
     curve=({"accuracy": 0.8}, {"accuracy": 0.9}),
     cost=Cost(Latency(0.5, 0.1, isolated=True, threads=1, batch=1, rounds=50), step_ms=1.5),
-    health=Health(looks=3, gradient_norm=0.25, step=20, layer="layers.0"),
+    health=Health(samples=3, gradient_norm=0.25, step=20, layer="layers.0"),
     gradient_norms={"layers.0": 0.25},
     layers=({"name": "layers.0", "shape": [8, 3], "params": 32},),
     seconds=2.5,
@@ -63,7 +63,7 @@ def test_a_candidate_is_one_line_of_json_that_keeps_every_value_and_type(
     )
     line = candidate.to_json()
     assert "\n" not in line
-    # repr tells True from 1 and 1 from 1.0, and NaN is equal to itself there.
+    # repr distinguishes True from 1 and 1 from 1.0, and NaN is equal to itself there.
     assert repr(Candidate.from_json(line)) == repr(candidate)
     assert repr(Candidate.from_dict(json.loads(json.dumps(candidate.to_dict())))) == repr(candidate)
 
@@ -128,9 +128,9 @@ def test_what_was_cut_off_does_not_stand_as_a_failure() -> None:
         (State.PRUNED, "halving", ("pruned", "halving")),
         (State.RUNNING, "", ("running", "")),
     ]
-    for state, reason, told in ends:
+    for state, reason, standing in ends:
         ended = dataclasses.replace(CANDIDATE, state=state, reason=reason)
-        assert ended.standing == told
+        assert ended.standing == standing
         assert (ended.row()["state"], ended.row()["reason"]) == (state.value, reason)
 
 
@@ -175,6 +175,7 @@ def test_figures_that_earlier_files_hold_by_other_keys_are_read_and_written_by_t
     )
     assert not {"quiet", "loud_ms", "loud_because", "on"} & set(latency.to_dict())
     assert Latency.from_json(json.dumps(earlier)) == latency
+    assert Health.from_dict({"looks": 3}) == Health(samples=3)
 
 
 def test_records_in_a_row_leave_out_what_says_nothing() -> None:
@@ -182,7 +183,7 @@ def test_records_in_a_row_leave_out_what_says_nothing() -> None:
     assert (plain.to_dict()["cost"], plain.to_dict()["health"]) == ({}, {})
     odd = dataclasses.replace(CANDIDATE, health=Health(2, gradient_norm=math.inf, value=math.nan))
     health = json.loads(odd.to_json())["health"]
-    assert health == {"looks": 2, "gradient_norm": "Infinity", "value": "NaN"}
+    assert health == {"samples": 2, "gradient_norm": "Infinity", "value": "NaN"}
     assert repr(Candidate.from_json(odd.to_json())) == repr(odd)
 
 

@@ -38,8 +38,8 @@ for name, write, value in (
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    told = [f"{name} File too large" for name in ("old", "new", "a.npy")]
-    assert ended.stdout.splitlines() == told
+    expected = [f"{name} File too large" for name in ("old", "new", "a.npy")]
+    assert ended.stdout.splitlines() == expected
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"old": "before"}
 
 

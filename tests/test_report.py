@@ -140,7 +140,7 @@ def make_study(n: int = 60, kind: str = "multiclass", **changes: object) -> Stud
             "residual-when-deep": ("Residual from ten layers on.", "He et al. 2016, sec. 4.1"),
             "dropout-from-risk": ("Dropout follows the risk of overfitting.", "Srivastava 2014"),
         },
-        notes=("Latency was measured again on the quiet device for the front.",),
+        notes=("Latency was measured again on the isolated device for the front.",),
         seconds=431.0,
         versions={"nas": "0.1.0", "torch": "2.13.0"},
     )
@@ -443,7 +443,7 @@ def test_what_was_not_measured_is_not_drawn_as_outside_the_limits(tmp_path: Path
         assert not re.findall(outside, drawn)
     table = dom[dom.index('id="front"') : dom.index('id="progress-title"')]
     assert ">latency (ms) on phone<" in table, "the header is short"
-    assert "Measured on phone (cpu, onnxruntime, batch 1)." in table, "the note tells the rest"
+    assert "Measured on phone (cpu, onnxruntime, batch 1)." in table, "the note has the rest"
 
 
 @browser

@@ -381,7 +381,7 @@ def test_a_parameter_is_found_by_its_name() -> None:
         CHECKED["width"]
 
 
-@pytest.mark.parametrize("module", ["nas.space", "nas.audit"])
+@pytest.mark.parametrize("module", ["nas.space", "nas.audit", "nas.candidate", "nas.front"])
 def test_the_examples_of_docstrings_are_what_they_give(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted

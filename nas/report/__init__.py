@@ -21,7 +21,7 @@ from typing import Any
 
 from nas.candidate import Candidate, Reason, State
 from nas.files import write_whole
-from nas.front import beats, constant_guess, pareto
+from nas.front import beats, by_quality, constant_guess, pareto
 from nas.space import Space
 from nas.task import COSTS, Objective, Task, UsageError, plain
 
@@ -229,13 +229,12 @@ def _detail(candidate: Candidate) -> dict[str, Any]:
 
 
 def _detailed(study: StudyView, best: list[Candidate]) -> list[Candidate]:
-    sign = 1.0 if study.quality.direction == "min" else -1.0
-    by_quality = sorted(ranked(study), key=lambda c: sign * c.metrics[study.quality.metric])
+    ordered = by_quality(ranked(study), study.quality)
     chosen = {c.number: c for c in best}
     room = min(len(chosen) + DETAILED_OTHERS, DETAILED_MOST)
     # Looser limits in the browser uncover more of the front without limits: that goes first.
-    unlimited = pareto(by_quality, study.task.objectives, (), constant_guess(study.task))
-    for candidate in _spread(unlimited, DETAILED_OTHERS // 2) + by_quality:
+    unlimited = pareto(ordered, study.task.objectives, (), constant_guess(study.task))
+    for candidate in _spread(unlimited, DETAILED_OTHERS // 2) + ordered:
         if len(chosen) >= room:
             break
         chosen[candidate.number] = candidate

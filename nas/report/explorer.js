@@ -112,8 +112,8 @@ function applyLimits() {
   view.feasible = view.ranked.filter(inside);
   const { objectives, quality } = view.data;
   const first = objectives.filter((o) => o.metric === quality.metric);
-  const learnt = view.feasible.filter((c) => !c.guess);
-  view.front = paretoFront(learnt.length ? learnt : view.feasible, [...first, ...objectives.filter((o) => o.metric !== quality.metric)]);
+  const useful = view.feasible.filter((c) => !c.guess); // clearly better than a constant prediction
+  view.front = paretoFront(useful.length ? useful : view.feasible, [...first, ...objectives.filter((o) => o.metric !== quality.metric)]);
 }
 
 function makeLimits() {

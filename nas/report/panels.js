@@ -10,7 +10,7 @@ const table = (headings, rows) =>
   el("table", {}, headings.length ? el("thead", {}, tr(headings)) : null, el("tbody", {}, rows));
 const scroll = (...children) => el("div", { class: "scroll" }, ...children);
 const note = (text) => el("p", { class: "empty" }, text);
-const bar = (share, kind = "") => el("span", { class: `bar ${kind}`, style: { width: `${100 * share}%` } });
+const bar = (fraction, kind = "") => el("span", { class: `bar ${kind}`, style: { width: `${100 * fraction}%` } });
 const picker = (number) => el("button", {
   type: "button", class: "number", "aria-label": `Select candidate ${number}`, onclick: () => pick(number),
 }, `#${number}`);
@@ -105,8 +105,8 @@ function drawSelection() {
   const pill = (c, i) => el("span", { class: `pill ${PICKS[i].mark}` },
     `#${c.number} ${c.family} · ${c.state}${c.reason ? ` (${c.reason})` : ""}`,
     el("button", { type: "button", "aria-label": `Deselect candidate ${c.number}`, onclick: () => pick(c.number) }, "×"));
-  const said = chosen.filter((c) => c.detail).map((c) => el("pre", {}, c.detail));
-  fill("chosen", chosen.length ? [...chosen.map(pill), ...said] : note("Nothing is selected."));
+  const details = chosen.filter((c) => c.detail).map((c) => el("pre", {}, c.detail));
+  fill("chosen", chosen.length ? [...chosen.map(pill), ...details] : note("Nothing is selected."));
   drawCurves(chosen);
   drawComparison(chosen);
   drawArchitectures(chosen);
@@ -191,15 +191,15 @@ function layerTable(layers) {
 function gradientTable(norms) {
   const { low, high } = span(norms.map(([, norm]) => norm > 0 ? norm : null));
   // The smallest norm still shows a tenth of a bar; zero and "not finite" show none.
-  const share = (norm) => !(norm > 0) ? 0 : 0.1 + 0.9 * (high > low ? Math.log(norm / low) / Math.log(high / low) : 1);
+  const length = (norm) => !(norm > 0) ? 0 : 0.1 + 0.9 * (high > low ? Math.log(norm / low) / Math.log(high / low) : 1);
   return scroll(table([], norms.map(([name, norm]) => tr(
-    td("wrap", el("code", {}, name)), td("n", known(norm) ? norm.toExponential(2) : "not finite"), td("gauge", bar(share(norm)))))));
+    td("wrap", el("code", {}, name)), td("n", known(norm) ? norm.toExponential(2) : "not finite"), td("gauge", bar(length(norm)))))));
 }
 
 function drawArchitectures(chosen) {
-  const told = chosen.filter((c) => c.layers?.length || Object.keys(c.gradient_norms ?? {}).length);
-  $("architectures").hidden = !told.length;
-  fill("networks", told.map((c) => {
+  const recorded = chosen.filter((c) => c.layers?.length || Object.keys(c.gradient_norms ?? {}).length);
+  $("architectures").hidden = !recorded.length;
+  fill("networks", recorded.map((c) => {
     const layers = c.layers ?? [], norms = Object.entries(c.gradient_norms ?? {});
     const size = `${plural(layers.length, "layer")}, ${plural(layers.reduce((sum, layer) => sum + (layer.params || 0), 0), "parameter")}`;
     return el("div", {},
@@ -302,8 +302,8 @@ function drawSpaces() {
   const { spaces, rules } = view.data, only = Object.keys(spaces).length === 1;
   const reason = (id) => {
     const [statement, source] = rules[id] ?? [];
-    const told = statement ? [statement, " ", el("i", {}, `(${id}; ${source})`)] : [id];
-    return el("span", { class: "rule" }, told);
+    const parts = statement ? [statement, " ", el("i", {}, `(${id}; ${source})`)] : [id];
+    return el("span", { class: "rule" }, parts);
   };
   const condition = (p) => Object.entries(p.when).map(([name, values]) => `${name} is ${values.map(setting).join(" or ")}`).join(", ");
   const row = (p) => tr(

@@ -112,7 +112,7 @@ class GradientMonitor(pl.Callback):
         updates = [ratio for sample in self.samples[-2:] for ratio in sample.updates.values()]
         found = self.finding
         return Health(
-            looks=len(self.samples),
+            samples=len(self.samples),
             gradient_norm=_rounded(last.norm if last else None),
             dead_units=_rounded(fmean(last.dead.values()) if last and last.dead else None),
             update_ratio=_rounded(median(updates) if updates else None),
