@@ -157,10 +157,20 @@ class Target(JsonRecord):
     counts: tuple[int, ...] = ()  # training samples per class
     mean: float = 0.0
     std: float = 1.0
+    label_type: Literal["text", "integer", "number", "boolean"] = "text"  # of the user's labels
+    separator: str = ""  # between the labels of one column; "[]" where it holds lists
 
     @property
     def outputs(self) -> int:
         return 1 if self.kind == "regression" else len(self.classes)
+
+    @property
+    def labels(self) -> tuple[str | int | float | bool, ...]:
+        """``classes`` as the values that the user's data holds."""
+        convert: dict[str, Callable[[str], str | int | float | bool]] = {
+            "text": str, "integer": int, "number": float, "boolean": lambda text: text == "True",
+        }  # fmt: skip
+        return tuple(convert[self.label_type](text) for text in self.classes)
 
     @property
     def imbalance(self) -> float:
@@ -185,6 +195,7 @@ class Column(JsonRecord):
     quantiles: tuple[float, ...] = ()  # distinct, increasing bin edges; numeric columns only
     categories: tuple[str, ...] = ()  # code i + 1; code 0 is "missing or never seen"
     shift: float = 0.0  # subtracted in float64 from numbers that float32 could not tell apart
+    form: str = ""  # of numbers in a table: plain, date, grouped (1,234.5) or comma (1.234,5)
 
 
 @dataclass(frozen=True)

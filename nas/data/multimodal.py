@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data import graphs, tables, tabular
+from nas.data.columns import ColumnValues, numbers
 from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS, outside_notes
 from nas.data.ragged import Input, Ragged, Whole
@@ -189,7 +190,7 @@ def _texts(column: pd.Series) -> pd.Series:
 
 def _is_text(column: pd.Series, words: float) -> bool:
     known = _texts(column)
-    if not len(known) or known.nunique() < DISTINCT * len(known) or tabular.is_numeric(known):
+    if not len(known) or known.nunique() < DISTINCT * len(known) or ColumnValues(known).is_numeric:
         return False
     return bool(known.map(lambda text: len(_WORD.findall(text))).mean() >= words)
 
@@ -346,9 +347,10 @@ def _content(
             if columns.get(name) == "categorical":
                 content[name] = frame[name].astype("category")
             elif columns.get(name) == "numeric":
-                content[name], wrong, _ = tabular.numbers(frame[name])
-                if wrong and content[name].isna().all():
-                    raise InputError(f"column {name!r} holds no number ({wrong[0]!r})")
+                read = numbers(frame[name])
+                content[name] = read.values
+                if read.wrong and content[name].isna().all():
+                    raise InputError(f"column {name!r} holds no number ({read.wrong[0]!r})")
     elif modality == "graphs" and _holds_graphs(frame[names[0]]):
         rows = np.flatnonzero(frame[names[0]].notna())
         objects = list(frame[names[0]].iloc[rows])

@@ -139,9 +139,9 @@ def _by_group(samples: Samples, column: str, rng: np.random.Generator) -> np.nda
 
 def _by_time(samples: Samples, column: str) -> np.ndarray:
     """The oldest rows are train, the newest test; rows of one time stay together."""
-    from nas.data.tabular import numbers
+    from nas.data.columns import numbers
 
-    times, _, _ = numbers(samples.columns[column])
+    times = numbers(samples.columns[column]).values
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         value = samples.columns[column].iloc[bad[0]]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from nas.data.csv_files import MISSING, read_csv, refuse_duplicates
 from nas.data.samples import to_numpy
 from nas.task import InputError
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq")
-MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
-_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
 
 
 def is_table(path: Path) -> bool:
@@ -26,10 +22,14 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(
-    path: Path, rows: int | None = None, missing: Sequence[str] = MISSING
+    path: Path,
+    rows: int | None = None,
+    missing: Sequence[str] = MISSING,
+    as_written: Collection[str] = (),
 ) -> pd.DataFrame:
     """The rows (or the first of them) of one CSV, TSV or JSONL (also .gz) or Parquet file,
-    under unique column names. ``missing`` are the texts of a CSV for a value that is not there.
+    under unique column names. ``missing`` are the texts of a CSV for a value that is not there;
+    ``as_written`` its columns of labels, see ``read_csv``.
     """
     try:
         if path.name.lower().endswith((".parquet", ".pq")):
@@ -39,7 +39,7 @@ def read_table(
             frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False, nrows=rows)
             frame.columns = [str(name) for name in frame.columns]
         else:
-            frame = _read_csv(path, rows, missing)
+            frame = read_csv(path, rows, missing, as_written)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
@@ -52,58 +52,6 @@ def read_table(
     if frame.empty:
         raise InputError(f"{path} holds no rows")
     return frame
-
-
-def _read_csv(path: Path, most: int | None, missing: Sequence[str]) -> pd.DataFrame:
-    # pandas pads short rows and shifts long ones without a word; this pass names the line.
-    opening = gzip.open if path.suffix.lower() == ".gz" else open
-    with opening(path, "rt", encoding="utf-8-sig", newline="") as stream:
-        first = stream.readline()
-        if not first.strip():
-            raise InputError(f"{path} is empty; expected a header line and rows")
-        tab = ".tsv" in path.suffixes
-        comma = "\t" if tab else max(",;\t|", key=first.count)
-        stream.seek(0)
-        rows = csv.reader(stream, delimiter=comma, skipinitialspace=True)
-        header = [name.strip() for name in next(rows)]
-        for row in rows:
-            if len(row) != len(header) and row:
-                raise InputError(
-                    f"{path} line {rows.line_num}: {len(row)} values, but the header names"
-                    f" {len(header)} columns; mend the line or put quotes around the values"
-                )
-            if most is not None and rows.line_num > most:
-                break
-    twice = len(set(header)) < len(header)
-    if all(map(_is_number, header)) and (twice or "." in "".join(header)):
-        raise InputError(
-            f"{path}: the first line holds numbers ({', '.join(header[:4])} …), not the names of"
-            " the columns; add a header line"
-        )
-    refuse_duplicates(header, str(path))
-    frame = pd.read_csv(
-        path, sep=comma, names=header, header=0, index_col=False, skipinitialspace=True, nrows=most,
-        keep_default_na=False, na_values=list(missing), low_memory=False, encoding="utf-8-sig",
-    )  # fmt: skip
-    if comma == ";":  # spreadsheets divide by semicolons where the comma marks the decimals
-        texts = [name for name in header if not pd.api.types.is_numeric_dtype(frame[name])]
-        frame[texts] = frame[texts].replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
-    return frame
-
-
-def refuse_duplicates(names: Sequence[Any], where: str) -> None:
-    double = sorted({str(name) for name in names if list(names).count(name) > 1})
-    if double:
-        raise InputError(
-            f"{where}: several columns are called {', '.join(map(repr, double))}; rename them"
-        )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return not np.isnan(float(text))
-    except ValueError:
-        return False
 
 
 def frame_of(x: Any) -> pd.DataFrame:

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.columns import ColumnValues, canonical, numbers
+from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
 from nas.data.precision import LOST, column_shift, distinct_lost
+from nas.data.ragged import Input
 from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts
-from nas.data.tables import MISSING, frame_of, is_table, read_table
+from nas.data.tables import frame_of, is_table, read_table
 from nas.task import Column, DataProfile, InputError, UsageError
 
 CATEGORIES = 1000  # the most frequent ones of the training part are kept
 EDGES = 49  # quantile edges: 48 bins
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?$")
+ENOUGH_ROWS = 10  # without a number, from which on a column is another than in training
 _LIKE_NUMBERS = re.compile(r"\W*\d[\d\s.,/:%€$£-]*$")  # 1,234  12 %  $5  31/01/2024
 
 
@@ -55,9 +58,9 @@ def load(
     elif isinstance(source, pd.DataFrame):
         frame = frame_of(source)
     elif source.is_dir():
-        frame, given, files = _load_folder(source, missing)
+        frame, given, files = _load_folder(source, missing, target or ())
     else:
-        frame = read_table(source, missing=missing)
+        frame = read_table(source, missing=missing, as_written=target or ())
         files = ((source.name, len(frame)),)
     where = "the table" if isinstance(source, (pd.DataFrame, Arrays)) else str(source)
     if target is None:
@@ -104,7 +107,7 @@ def part_files(folder: Path) -> dict[Path, int]:
 
 
 def _load_folder(
-    folder: Path, missing: Sequence[str]
+    folder: Path, missing: Sequence[str], target: Sequence[str]
 ) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...]]:
     found = part_files(folder)
     for part, name in enumerate(("train", "val", "test")):
@@ -113,7 +116,7 @@ def _load_folder(
             raise InputError(f"{folder} holds {' and '.join(same)} for the {name} part; keep one")
     if 0 not in found.values():
         raise UsageError(f"{folder} holds no train.csv, .tsv or .parquet; name the table itself")
-    frames = {path: read_table(path, missing=missing) for path in found}
+    frames = {path: read_table(path, missing=missing, as_written=target) for path in found}
     first, *rest = frames
     for path in rest:
         differing = sorted(set(map(str, frames[first])) ^ set(map(str, frames[path])))
@@ -130,122 +133,70 @@ def _load_folder(
 # Columns ---------------------------------------------------------------------------------
 
 
-def distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Codes (n,) into the distinct values as stripped text; -1 where the value is missing.
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
+    """The inputs, their columns as the rows ``train`` (k,) describe them, and a note for whatever
+    was done to a column.
 
-    Whole floats read as integers, so that a category 1 stays "1" in a column that
-    holds missing values, which NumPy can only store as floats. In a column of category
-    dtype "null" is a name like any other.
+    Raises InputError where no column can be used.
     """
-    named = isinstance(column.dtype, pd.CategoricalDtype)
-    try:
-        codes, values = pd.factorize(column)
-    except TypeError:  # lists or dicts, which cannot be compared
-        codes, values = pd.factorize(column.map(str, na_action="ignore"))
-    texts: dict[str, int] = {}
-    remap = np.full(len(values) + 1, -1)  # the last entry serves code -1
-    for i, value in enumerate(values):
-        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
-        text = (str(int(value)) if whole else str(value)).strip()
-        if named or text not in MISSING:
-            remap[i] = texts.setdefault(text, len(texts))
-    return remap[codes], list(texts)
-
-
-def _number(text: str) -> float:
-    """The number a text stands for, NaN if none ("1_000" is one to Python, not to people)."""
-    if text.lower() in ("true", "false"):
-        return float(text.lower() == "true")
-    try:
-        return np.nan if "_" in text else float(text)
-    except ValueError:
-        return np.nan
-
-
-def numbers(column: pd.Series) -> tuple[np.ndarray, list[str], bool]:
-    """float64 (n,) with NaN for missing, the texts that are no number, and whether it is a date.
-
-    A date counts as days since 1970-01-01 (UTC).
-    """
-    if pd.api.types.is_datetime64_any_dtype(column):
-        moments = pd.to_datetime(column, utc=True)
-        return _days(moments), [], True
-    if pd.api.types.is_timedelta64_dtype(column):
-        return column.dt.total_seconds().to_numpy(np.float64) / 86_400, [], True
-    if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(np.float64, na_value=np.nan), [], False
-    codes, texts = distinct(column)
-    dates = bool(texts) and all(_DATE.match(text) for text in texts)
-    if dates:
-        moments = pd.to_datetime(pd.Series(texts), utc=True, errors="coerce", format="ISO8601")
-        values = _days(moments)
-    else:
-        values = np.array([_number(text) for text in texts])
-    wrong = [text for text, value in zip(texts, values, strict=True) if np.isnan(value)]
-    return np.append(values, np.nan)[codes], wrong, dates
-
-
-def _days(moments: pd.Series) -> np.ndarray:
-    epoch = pd.Timestamp("1970-01-01", tz="UTC")
-    return ((moments - epoch) / pd.Timedelta(days=1)).to_numpy(np.float64)
-
-
-def is_numeric(column: pd.Series) -> bool:
-    """Whether a column is measured rather than named: at least 95 % of its distinct values.
-
-    A column of category dtype is named, and so is one of Python integers in an object
-    column (someone took them out of the integers on purpose) with few distinct values.
-    """
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return False
-    if column.dtype == object:
-        kinds = {type(value) for value in column.dropna()}
-        if kinds == {int} and column.nunique() <= 20:
-            return False
-    _, wrong, _ = numbers(column)
-    return not wrong or len(wrong) <= 0.05 * len(distinct(column)[1])
-
-
-def code(
-    samples: Samples, train: np.ndarray
-) -> tuple[dict[str, np.ndarray], DataProfile, list[str]]:
-    """The inputs, the columns on the training rows, and notes."""
-    columns, notes = describe(samples.inputs, train)
-    inputs = _encode(samples.inputs, columns)
-    return inputs, replace(shape_profile(inputs, train), columns=columns), notes
-
-
-def describe(frame: pd.DataFrame, train: np.ndarray) -> tuple[tuple[Column, ...], list[str]]:
-    """The usable columns on the training rows, and a note for whatever was done to one."""
-    columns: list[Column] = []
-    notes: list[str] = []
-    for name in frame.columns:
-        column = frame[name]
-        if name in ("", "Unnamed: 0"):
-            notes.append("a column without a name (a saved index) is dropped")
-        elif column.iloc[train].isna().all():
-            notes.append(f"column {name!r} is dropped: every training value is missing")
-        elif is_numeric(column):
-            columns.extend(_describe_numeric(name, column, train, notes))
-        else:
-            columns.extend(_describe_categorical(name, column, train, notes))
+    inputs, columns, notes = code_columns(samples.inputs, train)
     if not columns:
         raise InputError(
             f"no column can be used as an input: {'; '.join(notes) or 'there is none'}"
         )
-    return tuple(columns), notes
+    return inputs, replace(shape_profile(inputs, train), columns=columns), notes
 
 
-def _describe_numeric(
-    name: str, column: pd.Series, train: np.ndarray, notes: list[str]
-) -> list[Column]:
-    values, wrong, dates = numbers(column)
+def code_columns(
+    frame: pd.DataFrame, train: np.ndarray
+) -> tuple[dict[str, Input], tuple[Column, ...], list[str]]:
+    """As ``code``; there may be no column of use."""
+    columns: list[Column] = []
+    inputs: dict[str, list[np.ndarray]] = {}
+    notes: list[str] = []
+    for name in frame.columns:
+        values = ColumnValues(frame[name])
+        column = _described(str(name), values, train, notes)
+        if column is not None:
+            columns.append(column)
+            inputs.setdefault(column.kind, []).append(_coded(values, column))
+    stacked: dict[str, Input] = {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
+    return stacked, tuple(columns), notes
+
+
+def _described(
+    name: str, values: ColumnValues, train: np.ndarray, notes: list[str]
+) -> Column | None:
+    """A column as the rows ``train`` describe it; None, and a note, where it is dropped."""
+    if is_index_name(name):
+        notes.append("a column without a name (a saved index) is dropped")
+        return None
+    if values.column.iloc[train].isna().all():
+        notes.append(f"column {name!r} is dropped: every training value is missing")
+        return None
+    if values.is_numeric:
+        return _described_numeric(name, values, train, notes)
+    return _described_categorical(name, values, train, notes)
+
+
+def is_index_name(name: str) -> bool:
+    """Whether pandas calls a saved index so."""
+    return name in ("", "Unnamed: 0")
+
+
+def _described_numeric(
+    name: str, column: ColumnValues, train: np.ndarray, notes: list[str]
+) -> Column | None:
+    read = column.numbers
+    values, dates = read.values, read.form == "date"
     if dates:
         notes.append(f"column {name!r} holds dates: read as days since 1970-01-01")
-    if wrong:
+    if read.form in ("grouped", "comma"):
+        notes.append(_amounts_note(name, column))
+    if read.wrong:
         notes.append(
-            f"column {name!r} holds numbers, but also {', '.join(map(repr, wrong[:3]))}:"
-            " counted as missing"
+            f"column {name!r} holds {'dates' if dates else 'numbers'}, but also"
+            f" {', '.join(map(repr, read.wrong[:3]))}: counted as missing"
         )
     finite = np.isfinite(values[train])
     shift = column_shift(values[train][finite])
@@ -257,14 +208,13 @@ def _describe_numeric(
         )
     used = coded[train].astype(np.float64)
     known = used[~np.isnan(used)]
-    if not len(known) or known.min() == known.max():
-        what = (
-            f"{values[train][finite][0]:.15g} wherever it is known"
-            if len(known)
-            else "missing in every training row"
-        )
-        notes.append(f"column {name!r} is dropped: it is {what}")
-        return []
+    ordered = np.sort(known)
+    if not len(known) or ordered[0] == ordered[-1]:
+        if 0 < len(known) < len(used):
+            return _flag(name, column, train)
+        what = f"{values[train][finite][0]:.15g} wherever it is known" if len(known) else "missing"
+        notes.append(f"column {name!r} is dropped: it is {what} in every training row")
+        return None
     lost = distinct_lost(values[train][finite] - shift)
     if lost > LOST:
         notes.append(
@@ -277,13 +227,33 @@ def _describe_numeric(
             " names the rows and tells nothing of new ones"
         )
     missing = 1 - len(known) / len(used)
-    mean, std, edges = float(known.mean()), float(known.std()), tuple(_edges(known).tolist())
-    return [Column(name, "numeric", missing, mean, std, edges, shift=shift)]
+    mean, std, edges = float(known.mean()), float(known.std()), tuple(_edges(ordered).tolist())
+    return Column(name, "numeric", missing, mean, std, edges, shift=shift, form=read.form)
+
+
+def _flag(name: str, column: ColumnValues, train: np.ndarray) -> Column:
+    """A column of one value or none: the value is the only category."""
+    codes, texts = column.distinct
+    known = codes[train][codes[train] >= 0]
+    missing = 1 - len(known) / len(train)
+    return Column(name, "categorical", missing, categories=(texts[int(known[0])],))
+
+
+def _amounts_note(name: str, column: ColumnValues) -> str:
+    """Says by an example how amounts as "$1,118.27" are read."""
+    codes, texts = column.distinct
+    known = np.flatnonzero((codes >= 0) & ~np.isnan(column.numbers.values))
+    plain = [row for row in known[:100] if not texts[codes[row]].replace(".", "").isdigit()]
+    row = (plain or known.tolist())[0]
+    value = column.numbers.values[row]
+    return f"column {name!r} is read as numbers: {texts[codes[row]]!r} is {value:.15g}"
 
 
 def _identifies(name: str, values: np.ndarray) -> bool:
-    """Whether a column may be an identifier: whole numbers without a double, where as many drawn
-    at random from their range would have had ten, or where its name says so."""
+    """Whether a column may be an identifier: whole numbers without a repetition, where as many
+    random ones of their range would have had ten, or where the name of the column says so."""
+    if not np.array_equal(values[:1000], np.round(values[:1000])):  # most columns end here
+        return False
     if len(np.unique(values)) < len(values) or not np.array_equal(values, np.round(values)):
         return False
     doubles_by_chance = len(values) ** 2 / (2 * (np.ptp(values) + 1))
@@ -291,32 +261,34 @@ def _identifies(name: str, values: np.ndarray) -> bool:
     return bool(doubles_by_chance >= 10 or (named and len(values) >= 10))
 
 
-def _edges(known: np.ndarray) -> np.ndarray:
-    """At most ``EDGES`` distinct, increasing values that cut a column into bins.
+def _edges(ordered: np.ndarray) -> np.ndarray:
+    """At most ``EDGES`` distinct, increasing values that cut a column, given sorted, into bins.
 
     A value that alone fills a bin (the zeros of a capital gain) is an edge of its own, and
     the quantiles are those of the other values: taken over all they would fall on it again
     and again, and leave the tail, where trees find their splits, without bins.
     """
-    values, counts = np.unique(known, return_counts=True)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1])
+    values, counts = ordered[starts], np.diff(starts, append=len(ordered))
     if len(values) <= EDGES:
         return values
-    heavy = values[counts > len(known) / (EDGES - 1)]
-    rest = np.repeat(values, counts)[~np.isin(np.repeat(values, counts), heavy)]
+    heavy = values[counts > len(ordered) / (EDGES - 1)]
+    rest = ordered[~np.isin(ordered, heavy)] if len(heavy) else ordered
     quantiles = np.quantile(rest, np.linspace(0, 1, EDGES - len(heavy)))
-    return np.unique(np.concatenate([heavy, quantiles]))
+    edges: np.ndarray = np.unique(np.concatenate([heavy, quantiles]))
+    return edges
 
 
-def _describe_categorical(
-    name: str, column: pd.Series, train: np.ndarray, notes: list[str]
-) -> list[Column]:
-    codes, texts = distinct(column)
+def _described_categorical(
+    name: str, column: ColumnValues, train: np.ndarray, notes: list[str]
+) -> Column | None:
+    codes, texts = column.distinct
     counts = np.bincount(codes[train][codes[train] >= 0], minlength=len(texts))
     known, seen = int(counts.sum()), int((counts > 0).sum())
     if seen <= 1 and known in (0, len(train)):
         what = f"constant ({texts[int(counts.argmax())]!r})" if seen else "missing in training"
         notes.append(f"column {name!r} is dropped: it is {what}")
-        return []
+        return None
     hint = ""
     if all(_LIKE_NUMBERS.match(text) for text in texts):
         hint = "; numbers must be written like 1234.5 and dates like 2024-01-31 to be read as such"
@@ -324,7 +296,7 @@ def _describe_categorical(
         notes.append(
             f"column {name!r} is dropped: every value is different (an id or free text){hint}"
         )
-        return []
+        return None
     if hint:
         notes.append(f"column {name!r} is read as {seen} categories ({texts[0]!r} …){hint}")
     if 2 * seen > known >= 50:
@@ -338,7 +310,7 @@ def _describe_categorical(
             f"column {name!r} has {seen} categories: the {CATEGORIES} most frequent are kept"
         )
     kept = tuple(sorted(texts[i] for i in order))
-    return [Column(name, "categorical", 1 - known / len(train), categories=kept)]
+    return Column(name, "categorical", 1 - known / len(train), categories=kept)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -349,13 +321,13 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return small
 
 
-def encode(frame: pd.DataFrame, profile: DataProfile) -> dict[str, np.ndarray]:
-    """New rows, by the columns of the training data; one that is absent is an InputError."""
-    return _encode(frame, profile.columns)
+def encode(frame: pd.DataFrame, profile: DataProfile) -> dict[str, Input]:
+    """New rows by the columns of the training data: "numeric" float32 (n, k) and "categorical"
+    int32 (n, m), in the order of ``profile.columns``.
 
-
-def _encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:
-    """ "numeric" float32 (n, k) and "categorical" int32 (n, m), in the order of ``columns``."""
+    Raises InputError for a column that is absent, and for one of numbers that holds none here.
+    """
+    columns = profile.columns
     absent = [column.name for column in columns if column.name not in frame]
     if absent:
         extra = [str(name) for name in frame if name not in {c.name for c in columns}]
@@ -365,18 +337,25 @@ def _encode(frame: pd.DataFrame, columns: tuple[Column, ...]) -> dict[str, np.nd
         )
     inputs: dict[str, list[np.ndarray]] = {}
     for column in columns:
-        series = frame[column.name]
-        if column.kind == "categorical":
-            codes, texts = distinct(series)
-            known = {text: i + 1 for i, text in enumerate(column.categories)}
-            coded = np.array([*(known.get(text, 0) for text in texts), 0], np.int32)[codes]
-        else:
-            values, wrong, _ = numbers(series)
-            if wrong and np.isnan(values).all():
-                raise InputError(
-                    f"column {column.name!r} held numbers in training, but here it holds none"
-                    f" ({wrong[0]!r}); is it another column?"
-                )
-            coded = _finite(values - column.shift)
+        coded = _coded(ColumnValues(frame[column.name]), column)
         inputs.setdefault(column.kind, []).append(coded)
     return {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
+
+
+def _coded(values: ColumnValues, column: Column) -> np.ndarray:
+    """One column as float32 (n,), NaN where missing, or as int32 (n,) codes of its categories."""
+    if column.kind == "categorical":
+        codes, texts = values.distinct
+        known = {text: i + 1 for i, text in enumerate(column.categories)}
+        order = [known.get(text) or known.get(canonical(text), 0) for text in texts]
+        coded: np.ndarray = np.array([*order, 0], np.int32)[codes]
+        return coded
+    same = values.numbers.form == column.form or not column.form
+    read = values.numbers if same else numbers(values.column, column.form)
+    known_rows = int((values.distinct[0] >= 0).sum()) if read.wrong else 0
+    if known_rows >= ENOUGH_ROWS and np.isnan(read.values).all():
+        raise InputError(
+            f"column {column.name!r} held numbers in training, but here it holds none"
+            f" ({read.wrong[0]!r}); is it another column?"
+        )
+    return _finite(read.values - column.shift)

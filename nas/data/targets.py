@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from nas.data.tabular import distinct, numbers
-from nas.task import InputError, Target, UsageError
+from nas.data.columns import WRONG, ColumnValues, as_text, canonical, distinct
+from nas.data.csv_files import MISSING
+from nas.task import InputError, Kind, Target, UsageError
 
 MOST_INTEGER_CLASSES = 20  # distinct integers that are still classes
-FEWEST_SAMPLES = 3  # samples of a class: one for each part
+MOST_CLASSES = 1_000  # of integers 0, 1, 2, … with about as many samples each
+FEWEST_SAMPLES = 3  # of a class: one for each part
+WIDE_RANGE = 1_000.0  # largest over smallest of a positive target, from which on a note says so
+SEPARATORS = (";", "|", ",")
+TAGGED = 0.1  # fraction of the rows that have several labels in one cell, at least
+RECURRING = 0.8  # fraction of the labels that are in several combinations, at least
+LISTS = "[]"
+LabelType = Literal["text", "integer", "number", "boolean"]
+_CODE = re.compile(r"[+-]?0\d+$")  # 007: no number loses its zeros
 
 
 @dataclass(frozen=True)
@@ -51,56 +65,124 @@ def infer(
                     " classes, give one column with the class instead"
                 )
             return [Labels(Target("+".join(names), "multilabel", names), values)], notes
-    return [_infer_one(frame[name], problem, place) for name in frame], notes
+    return [_infer_one(frame[name], problem, place, notes) for name in frame], notes
 
 
 def _yes_no(column: pd.Series) -> np.ndarray | None:
     """float32 (n,) of a column that is all 0 and 1, else None."""
-    values, wrong, dates = numbers(column)
-    if wrong or dates or not np.isin(values, (0, 1)).all():
+    read = ColumnValues(column).numbers
+    if read.wrong or read.form == "date" or not np.isin(read.values, (0, 1)).all():
         return None
-    return values.astype(np.float32)
+    return read.values.astype(np.float32)
 
 
-def _infer_one(column: pd.Series, problem: str | None, place: Callable[[int], str]) -> Labels:
+def _infer_one(
+    column: pd.Series, problem: str | None, place: Callable[[int], str], notes: list[str]
+) -> Labels:
     name = str(column.name)
-    codes, texts = distinct(column)
+    tagged = _several_labels(column, problem)
+    if tagged is not None:
+        target, values = tagged
+        between = "in lists" if target.separator == LISTS else f"divided by {target.separator!r}"
+        notes.append(
+            f"target {name!r}: several labels a row, {between}: read as multilabel, of"
+            f" {len(target.classes)} labels; problem=classification makes each combination a class"
+        )
+        return Labels(target, values)
+    codes, texts = _label_codes(column)
     missing = np.flatnonzero(codes < 0)
     if len(missing):
         raise InputError(
             f"target {name!r} is missing in {len(missing)} of {len(codes)} rows, first in"
             f" {place(int(missing[0]))}; drop or label these rows"
         )
-    values, wrong, dates = numbers(column)
+    read = ColumnValues(column).numbers
+    dates = read.form == "date"
     named = isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(column)
     named = named or {text.lower() for text in texts} <= {"true", "false"}
-    mostly_numbers = not named and len(wrong) <= 0.05 * len(texts)
-    if problem == "regression" or (problem is None and mostly_numbers and (wrong or dates)):
-        if wrong:
-            row = int(np.flatnonzero(codes == texts.index(wrong[0]))[0])
+    named = named or any(map(_CODE.match, texts)) or not set(MISSING).isdisjoint(texts)
+    mostly_numbers = not named and len(read.wrong) <= WRONG * len(texts)
+    if problem == "regression" or (problem is None and mostly_numbers and (read.wrong or dates)):
+        if read.wrong:
+            row = int(np.flatnonzero(codes == texts.index(read.wrong[0]))[0])
             raise InputError(
-                f"target {name!r} is {wrong[0]!r} in {place(row)}, which is not a number;"
+                f"target {name!r} is {read.wrong[0]!r} in {place(row)}, which is not a number;"
                 " correct the value, or ask for problem=classification"
             )
-        return _regression(name, values, place)
-    if problem is None and mostly_numbers:
-        whole = bool(np.isfinite(values).all() and (values == np.round(values)).all())
-        few = len(texts) <= MOST_INTEGER_CLASSES and len(values) >= 5 * len(texts)
-        if not (whole and (few or len(texts) <= 2)):
-            return _regression(name, values, place)
-    return _classes(name, codes, texts)
-
-
-def _regression(name: str, values: np.ndarray, place: Callable[[int], str]) -> Labels:
-    infinite = np.flatnonzero(~np.isfinite(values))
-    if len(infinite):
-        raise InputError(
-            f"target {name!r} is infinite in {len(infinite)} rows, first in"
-            f" {place(int(infinite[0]))}; drop or correct these rows"
+        return _regression(column, read.values, place, notes)
+    if problem is None and mostly_numbers and not _are_classes(read.values, len(texts)):
+        if _is_whole(read.values) and len(texts) <= max(MOST_INTEGER_CLASSES, len(codes) // 3):
+            notes.append(
+                f"target {name!r} holds {len(texts)} different whole numbers: read as a"
+                " regression; if they are classes, say --problem classification"
+            )
+        return _regression(column, read.values, place, notes)
+    if problem is None and mostly_numbers and len(texts) > MOST_INTEGER_CLASSES:
+        notes.append(
+            f"target {name!r} holds {len(texts)} whole numbers, each about as often: read as"
+            " classes; if they are amounts, say --problem regression"
         )
-    if values.min() == values.max():
-        raise InputError(f"target {name!r} is {values[0]:g} in every row: nothing to predict")
-    return Labels(Target(name, "regression"), values)
+    if absent := [text for text in texts if text in MISSING]:
+        notes.append(
+            f"target {name!r}: {', '.join(map(repr, absent))} is read as a class; leave the cell"
+            " empty, or drop the row, where no label is known"
+        )
+    return _classes(column, codes, texts)
+
+
+# Classes ---------------------------------------------------------------------------------
+
+
+def _label_codes(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Codes (n,) into the distinct labels; -1 where there is none. Texts as "NA" are labels
+    among others of words, and mark a missing value among numbers."""
+    codes, texts = distinct(column, missing=("",))
+    words = [text for text in texts if text in MISSING]
+    if not words or isinstance(column.dtype, pd.CategoricalDtype):
+        return codes, texts
+    rest = [text for text in texts if text not in MISSING]
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    rare = all(counts[texts.index(word)] < FEWEST_SAMPLES for word in words)
+    if rare or not ColumnValues(pd.Series(rest, dtype=object)).numbers.wrong:
+        return distinct(column)
+    return codes, texts
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all() and (values == np.round(values)).all())
+
+
+def _are_classes(values: np.ndarray, distinct_values: int) -> bool:
+    """Whether numbers are classes: two whole ones, few whole ones, or 0, 1, 2, … each about as
+    often."""
+    if not _is_whole(values):
+        return False
+    if distinct_values <= 2:
+        return True
+    if distinct_values <= MOST_INTEGER_CLASSES:
+        return len(values) >= 5 * distinct_values
+    if distinct_values > MOST_CLASSES or values.min() not in (0, 1):
+        return False
+    counts = np.bincount(values.astype(np.int64))[int(values.min()) :]
+    return bool(len(counts) == distinct_values and counts.min() >= max(5, counts.max() / 2))
+
+
+def _label_type(column: pd.Series) -> LabelType:
+    """What the labels are in the user's data, so that predictions come back the same."""
+    if pd.api.types.is_bool_dtype(column):
+        return "boolean"
+    if pd.api.types.is_integer_dtype(column):
+        return "integer"
+    if pd.api.types.is_float_dtype(column):
+        return "number"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return _label_type(pd.Series(column.cat.categories))
+    kinds = {type(value) for value in column.dropna()} if column.dtype == object else {str}
+    if kinds and kinds <= {bool, np.bool_}:
+        return "boolean"
+    if kinds and all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
+        return "integer"
+    return "text"
 
 
 def _order(texts: list[str]) -> list[str]:
@@ -111,7 +193,8 @@ def _order(texts: list[str]) -> list[str]:
         return sorted(texts)
 
 
-def _classes(name: str, codes: np.ndarray, texts: list[str]) -> Labels:
+def _classes(column: pd.Series, codes: np.ndarray, texts: list[str]) -> Labels:
+    name = str(column.name)
     if len(texts) == 1:
         raise InputError(f"target {name!r} has the single class {texts[0]!r}: nothing to predict")
     counts = dict(zip(texts, np.bincount(codes).tolist(), strict=True))
@@ -126,8 +209,111 @@ def _classes(name: str, codes: np.ndarray, texts: list[str]) -> Labels:
     classes = tuple(_order(texts))
     position = {text: i for i, text in enumerate(classes)}
     index = np.array([position[text] for text in texts], np.int64)
-    kind = "binary" if len(classes) == 2 else "multiclass"
-    return Labels(Target(name, kind, classes), index[codes])  # type: ignore[arg-type]
+    kind: Kind = "binary" if len(classes) == 2 else "multiclass"
+    target = Target(name, kind, classes, label_type=_label_type(column))
+    return Labels(target, index[codes])
+
+
+# Several labels in a cell ----------------------------------------------------------------
+
+
+def _several_labels(column: pd.Series, problem: str | None) -> tuple[Target, np.ndarray] | None:
+    """A multilabel target of a column like "a;c" or of lists, and its values (n, k); None for
+    other columns.
+
+    Texts are divided only where the labels recur in several combinations: "Paris;France" beside
+    "Rome;Italy" are two classes.
+    """
+    if problem is not None or isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return None
+    known = column.dropna()
+    if column.dtype == object and known.map(_is_list).any():
+        return _multilabel(column, LISTS) if known.map(_is_list).all() else None
+    codes, texts = distinct(column, missing=("",))
+    if texts and all(text[0] == "[" and text[-1] == "]" for text in texts):
+        return _multilabel(column, LISTS) if all(map(_as_list, texts)) else None
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    for separator in SEPARATORS:
+        divided = [split_labels(text, separator) for text in texts]
+        several = np.array([len(labels) > 1 for labels in divided], bool)
+        if counts[several].sum() < max(1, TAGGED * len(column)):
+            continue
+        combinations = {frozenset(labels) for labels in divided}
+        among = Counter(label for labels in combinations for label in labels)
+        recurring = sum(number > 1 for number in among.values())
+        if len(among) >= len(combinations) or recurring < RECURRING * len(among):
+            continue
+        if not ColumnValues(column).is_numeric:  # 1,5 is a number
+            return _multilabel(column, separator)
+    return None
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple, set, frozenset, np.ndarray))
+
+
+def _as_list(text: str) -> bool:
+    try:
+        return isinstance(ast.literal_eval(text), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def split_labels(cell: Any, separator: str) -> list[str]:
+    """The labels in one cell: of a list, of the text of a list, or of a text like "a;c"."""
+    if separator == LISTS:
+        if isinstance(cell, str):
+            cell = ast.literal_eval(cell) if _as_list(cell) else [cell]
+        elif not _is_list(cell):
+            return []  # a missing value
+        return [as_text(label) for label in cell]
+    if not isinstance(cell, str):
+        return [] if pd.isna(cell) else [as_text(cell)]
+    return [label.strip() for label in cell.split(separator) if label.strip()]
+
+
+def _multilabel(column: pd.Series, separator: str) -> tuple[Target, np.ndarray]:
+    rows = [split_labels(cell, separator) for cell in column]
+    classes = tuple(_order(sorted({label for labels in rows for label in labels})))
+    target = Target(str(column.name), "multilabel", classes, separator=separator)
+    return target, _membership(rows, classes)
+
+
+def _membership(rows: list[list[str]], classes: Collection[str]) -> np.ndarray:
+    """float32 (n, k), 1 where a row has the label; unknown labels are left out."""
+    position = {label: i for i, label in enumerate(classes)}
+    values = np.zeros((len(rows), len(position)), np.float32)
+    for row, labels in enumerate(rows):
+        for label in labels:
+            if label in position:
+                values[row, position[label]] = 1
+    return values
+
+
+# Numbers ---------------------------------------------------------------------------------
+
+
+def _regression(
+    column: pd.Series, values: np.ndarray, place: Callable[[int], str], notes: list[str]
+) -> Labels:
+    name = str(column.name)
+    infinite = np.flatnonzero(~np.isfinite(values))
+    if len(infinite):
+        raise InputError(
+            f"target {name!r} is infinite in {len(infinite)} rows, first in"
+            f" {place(int(infinite[0]))}; drop or correct these rows"
+        )
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        raise InputError(f"target {name!r} is {low:g} in every row: nothing to predict")
+    if low > 0 and high >= WIDE_RANGE * low and values.mean() > 2 * np.median(values):
+        notes.append(
+            f"target {name!r} is positive and spans {math.log10(high / low):.1f} orders of"
+            " magnitude: a network that predicts its logarithm may be better"
+        )
+    return Labels(Target(name, "regression"), values)
 
 
 def describe(labels: Labels, train: np.ndarray) -> Target:
@@ -154,6 +340,23 @@ def describe(labels: Labels, train: np.ndarray) -> Target:
     return replace(target, counts=tuple(counts.tolist()))
 
 
+# New samples -----------------------------------------------------------------------------
+
+
+def columns_of(targets: Collection[Target]) -> tuple[str, ...]:
+    """The columns that hold the labels of the targets."""
+    return tuple(
+        name
+        for target in targets
+        for name in (target.classes if _has_columns(target) else (target.name,))
+    )
+
+
+def _has_columns(target: Target) -> bool:
+    """Whether each label of a target has a column of its own, with 0 and 1."""
+    return target.kind == "multilabel" and not target.separator
+
+
 def encode(
     frame: pd.DataFrame, targets: tuple[Target, ...], place: Callable[[int], str]
 ) -> dict[str, np.ndarray]:
@@ -163,35 +366,49 @@ def encode(
     """
     labels: dict[str, np.ndarray] = {}
     for target in targets:
-        names = target.classes if target.kind == "multilabel" else (target.name,)
+        names = target.classes if _has_columns(target) else (target.name,)
         if not all(name in frame for name in names):
             continue
-        parts = []
-        for name in names:
-            codes, texts = distinct(frame[name])
-            if target.kind in ("binary", "multiclass"):
-                known = {text: i for i, text in enumerate(target.classes)}
-            else:
-                values, _, _ = numbers(frame[name])
-                known = {}
-            if (codes < 0).all():
-                break  # an empty target column, as in a file made for predictions
-            if known:
-                values = np.array([*(known.get(text, np.nan) for text in texts), np.nan])[codes]
-            bad = np.flatnonzero(~np.isfinite(values))
-            if len(bad):
-                first = int(bad[0])
-                found = repr(texts[codes[first]]) if codes[first] >= 0 else "missing"
-                raise InputError(
-                    f"target {name!r} is {found} in {place(first)}; expected"
-                    f" {'one of ' + ', '.join(target.classes) if known else 'a number'}, or no"
-                    " such column at all"
-                )
-            parts.append(values)
+        if target.separator:
+            column = frame[target.name]
+            if not column.isna().all():
+                rows = [split_labels(cell, target.separator) for cell in column]
+                labels[target.name] = _membership(rows, target.classes)
+            continue
+        parts = [_encode_column(frame[name], target, place) for name in names]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            continue  # an empty target column, as in a file made for predictions
+        if target.kind == "multilabel":
+            labels[target.name] = np.stack(known, axis=1).astype(np.float32)
         else:
-            if target.kind == "multilabel":
-                labels[target.name] = np.stack(parts, axis=1).astype(np.float32)
-            else:
-                kind = np.float64 if target.kind == "regression" else np.int64
-                labels[target.name] = parts[0].astype(kind)
+            kind = np.float64 if target.kind == "regression" else np.int64
+            labels[target.name] = known[0].astype(kind)
     return labels
+
+
+def _encode_column(
+    column: pd.Series, target: Target, place: Callable[[int], str]
+) -> np.ndarray | None:
+    """float64 (n,) of class indices or numbers; None where no value is there."""
+    classes = target.classes if target.kind in ("binary", "multiclass") else ()
+    kept = set(MISSING) & set(classes)
+    codes, texts = distinct(column, [word for word in MISSING if word not in kept])
+    if (codes < 0).all():
+        return None
+    if classes:
+        position = {text: float(i) for i, text in enumerate(classes)}
+        found = [position.get(text, position.get(canonical(text), np.nan)) for text in texts]
+        values: np.ndarray = np.array([*found, np.nan])[codes]
+    else:
+        values = ColumnValues(column).numbers.values
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        first = int(bad[0])
+        shown = repr(texts[codes[first]]) if codes[first] >= 0 else "missing"
+        raise InputError(
+            f"target {column.name!r} is {shown} in {place(first)}; expected"
+            f" {'one of ' + ', '.join(classes) if classes else 'a number'}, or no"
+            " such column at all"
+        )
+    return values

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nas import rules
 from nas.data import tabular
+from nas.data.columns import ColumnValues
 from nas.data.dataset import shape_profile
 from nas.data.ragged import Ragged, percentiles
 from nas.data.samples import Arrays, Samples
@@ -145,7 +146,7 @@ def _text_columns(frame: pd.DataFrame) -> list[str]:
     from nas.data.multimodal import infer
 
     names = [str(name) for name, kind in infer(frame, {}).items() if kind == "text"]
-    strings = [str(name) for name in frame.columns if not tabular.is_numeric(frame[name])]
+    strings = [str(name) for name in frame.columns if not ColumnValues(frame[name]).is_numeric]
     if not names and len(strings) != 1:
         found = ", ".join(map(repr, strings or map(str, frame.columns)))
         raise InputError(

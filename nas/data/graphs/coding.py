@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from nas.data.columns import distinct
 from nas.data.dataset import shape_profile
 from nas.data.graphs.content import WIDE, Features, Graphs, take_features
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Samples
-from nas.data.tabular import distinct
 from nas.task import Column, DataProfile, InputError
 
 MOST_CATEGORIES = 256  # the most frequent ones of a feature are kept

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.columns import ColumnValues
 from nas.data.graphs.content import WIDE, Features, checked_graphs, is_exact, take_features
 from nas.data.graphs.labels import given_parts, is_parts, labelled_nodes, named_targets
 from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
-from nas.data.tabular import is_numeric, numbers
 from nas.task import InputError, UsageError
 
 _TARGETS = ("target", "label", "y")
@@ -182,10 +182,11 @@ def _frame_features(frame: pd.DataFrame) -> Features:
     tags: dict[str, pd.Series] = {}
     whole: list[int] = []
     for name in map(str, frame):
-        if not is_numeric(frame[name]):
+        read = ColumnValues(frame[name])
+        if not read.is_numeric:
             tags[name] = frame[name]
             continue
-        column, _, _ = numbers(frame[name])
+        column = read.numbers.values
         known = column[~np.isnan(column)]
         if frame.shape[1] <= WIDE and (known == np.round(known)).all() and is_exact(known):
             whole.append(len(values))
