@@ -19,24 +19,13 @@ from nas.data import Dataset, read
 from nas.family import Family, pick_families
 from nas.machine import local_room
 from nas.options import PlanOptions, takes
-from nas.plan import make_task, rungs
+from nas.plan import Pace, SearchPlan, make_task, plan_search, rungs
 from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
 
 PACED_S = 0.25  # of timed steps for each family
 BESIDE_S = 0.5  # a candidate's seconds beside its epochs: counts, a latency, a start
-
-
-@dataclass(frozen=True)
-class Pace:
-    """A training's speed as a few steps show it: on a CPU, of a core to itself."""
-
-    step_ms: float
-    spread_ms: float  # interquartile range of the steps
-    steps: int  # that were timed
-    epoch_s: float  # predicted: of a proxy, with its validation
-    contention: float = 1.0  # seconds of the wall clock for each of the process, meanwhile
 
 
 @dataclass(frozen=True)
@@ -73,6 +62,7 @@ class Design:
     plans: tuple[Plan, ...]
     sampler: str
     seconds: float
+    plan: SearchPlan | None = None  # None where no time ends the search, or epochs were given
 
     @property
     def candidates(self) -> tuple[int, int] | None:
@@ -140,6 +130,7 @@ class Design:
                 "folds": rules.folds(task),
                 "rungs": list(rungs(task.fidelity.epochs)),
                 "candidates": self.candidates,
+                "plan": self.plan.to_dict() if self.plan else None,
             },
             "seconds": self.seconds,
         }
@@ -183,15 +174,31 @@ def design(data: Any, target: Any = None, **options: Any) -> Design:
         epochs=chosen.epochs,
         seed=chosen.seed,
     )
+    plans = tuple(_plans(task, dataset, families))
+    planned = None
+    paces = {plan.family.name: plan.pace for plan in plans if plan.pace}
+    if paces and chosen.epochs is None and task.budget.worker_s is not None:
+        planned = plan_search(task, paces, finish=False)
+        # An epoch is of a proxy, and its part of the data is another now.
+        other = planned.fidelity.share / task.fidelity.share
+        plans = tuple(_with_epochs(plan, other) for plan in plans)
+        task = replace(task, fidelity=planned.fidelity)
     name = Path(data).resolve().name.split(".")[0] if isinstance(data, (str, Path)) else "the data"
     return Design(
         name,
         task,
         (*dataset.notes, *_advice(task)),
-        tuple(_plans(task, dataset, families)),
+        plans,
         samplers.resolve(chosen.sampler, task),
         time.monotonic() - begin,
+        planned,
     )
+
+
+def _with_epochs(plan: Plan, times: float) -> Plan:
+    if plan.pace is None:
+        return plan
+    return replace(plan, pace=replace(plan.pace, epoch_s=times * plan.pace.epoch_s))
 
 
 def _gpus(device: str) -> int:

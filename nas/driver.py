@@ -19,7 +19,7 @@ from nas.files import write_whole
 from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
-from nas.plan import make_task
+from nas.plan import Pace, make_task, plan_search
 from nas.run import Run, create, default_folder, refuse_used
 from nas.search import samplers
 from nas.space import Float, Space
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # The fraction of a search's time that goes into the costs of networks before any is trained.
 _MEASURING = 0.01
+# Seconds of timed steps of each family's baseline, from which the search is planned.
+_PACED_S = 0.5
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
 
@@ -43,7 +45,8 @@ class Progress:
     running: tuple[Candidate, ...]
     spent_s: float
     budget: Budget
-    phase: str  # "start", "learning-rates:1/3" (tests that are over), "search" or "measure"
+    # "start", "learning-rates:1/3" (tests that are over), "pace:1/3", "search" or "measure"
+    phase: str
     calls: tuple[str, ...] = ()  # what workers do beside candidates
 
 
@@ -170,6 +173,7 @@ def drive_run(
             session = _Session(run, workers, begin, on_progress)
             if run.options.lr_test:
                 session.test_rates()
+            session.plan()
         session.search()
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
@@ -216,6 +220,33 @@ class _Session:
             params = (rate if p.name == rate.name else p for p in run.spaces[name].params)
             spaces[name] = Space(tuple(params))
         run.change_spaces(spaces)
+
+    def plan(self) -> None:
+        """Plan the training of candidates from the pace of each family's baseline, once in a
+        run's life. A search that no time ends, that is to be deterministic, or whose epochs were
+        given trains as the rules say."""
+        run, task = self.run, self.run.task
+        unplanned = task.budget.worker_s is None or run.options.epochs is not None
+        if unplanned or run.options.deterministic or run.plan is not None:
+            return
+        calls = [
+            {"family": name, "config": space.baseline(), "limit_s": _PACED_S}
+            for name, space in run.spaces.items()
+        ]
+
+        def show(over: int) -> None:
+            phase = f"pace:{over}/{len(calls)}"
+            spent_s = time.monotonic() - self.begin
+            self.on_progress(Progress(None, (), spent_s, task.budget, phase))
+
+        found = self.workers.map("pace", calls, on_wait=show)
+        paces = {
+            name: Pace(**pace)
+            for name, pace in zip(run.spaces, found, strict=True)
+            if not isinstance(pace, InputError)  # its candidates will say what is wrong
+        }
+        if paces:
+            run.adopt(plan_search(task, paces, finish=False))
 
     def search(self) -> None:
         """Search candidates, then measure the latencies of the front again."""
@@ -281,7 +312,7 @@ class _Session:
             limit_s = None if limit is None else _MEASURING * limit * budget.workers
             calls["costs"] = {"configs": to_measure, "limit_s": limit_s}
         if not baselines.exists():
-            calls["baselines"] = {}
+            calls["baselines"] = {"fidelity": self.run.task.fidelity.to_dict()}
         drive(
             study,
             self.workers,

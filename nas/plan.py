@@ -97,6 +97,17 @@ def make_task(
 
 
 @dataclass(frozen=True)
+class Pace(JsonRecord):
+    """A training's speed as its first steps show it: on a CPU, of a core to itself."""
+
+    step_ms: float
+    spread_ms: float  # interquartile range of the steps
+    steps: int  # that were timed
+    epoch_s: float  # of a proxy, with its validation
+    contention: float = 1.0  # seconds of the wall for each that the process had of a core
+
+
+@dataclass(frozen=True)
 class SearchPlan(JsonRecord):
     """What a search's time is for.
 
@@ -138,13 +149,12 @@ class _Level:
         return BESIDE_S + first + others
 
 
-def plan_search(task: Task, epoch_s: Mapping[str, float], *, finish: bool = True) -> SearchPlan:
+def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -> SearchPlan:
     """How much training candidates get, from the pace that was measured and the task's budget.
 
     Args:
         task: With the rules' fidelity (``rules.fidelity``) and a budget that ends by time.
-        epoch_s: Seconds of an epoch of each family's baseline on the whole training part, with its
-            validation, on one worker beside the others.
+        paces: Of each family's baseline, trained as the task's fidelity says.
         finish: Whether the winner's training is to be kept time for.
 
     Raises:
@@ -157,14 +167,17 @@ def plan_search(task: Task, epoch_s: Mapping[str, float], *, finish: bool = True
         >>> from nas.task import Budget
         >>> from dataclasses import replace
         >>> short, long = (replace(small_task(), budget=Budget(s)) for s in (60.0, 6000.0))
-        >>> less, more = (plan_search(task, {"mlp": 1.0}) for task in (short, long))
+        >>> pace = Pace(step_ms=10.0, spread_ms=1.0, steps=9, epoch_s=1.0)
+        >>> less, more = (plan_search(task, {"mlp": pace}) for task in (short, long))
         >>> less.candidates < more.candidates and less.candidate_s < more.candidate_s
         True
     """
     worker_s, budget, rule = task.budget.worker_s, task.budget, task.fidelity
-    if worker_s is None or not epoch_s:
+    if worker_s is None or not paces:
         raise ValueError("a plan needs a budget that ends by time, and the pace of a family")
-    mean_s, families = sum(epoch_s.values()) / len(epoch_s), len(epoch_s)
+    families = len(paces)
+    # Of an epoch over all training data, beside the other workers.
+    mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
     wall_s = worker_s / budget.workers
     longest_recipe = _recipe_epochs(task)
     full_s = longest_recipe * mean_s

@@ -25,6 +25,7 @@ from nas.data import Dataset
 from nas.files import read_json, write_whole
 from nas.front import best, constant_guess, pareto
 from nas.options import SearchOptions
+from nas.plan import SearchPlan
 from nas.space import Space
 from nas.task import Budget, Constraint, InputError, NoFeasibleCandidate, Task, UsageError
 
@@ -158,6 +159,19 @@ class Run:
     def begin(self, budget: Budget) -> None:
         """Write down what the search that begins now may spend."""
         self.task = replace(self.task, budget=budget)
+        write_whole(self.folder / "task.json", self.task.to_json())
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """What the time of the search is for; None before it is planned, and where no time ends
+        it."""
+        file = self.folder / "plan.json"
+        return SearchPlan.from_dict(read_json(file)) if file.exists() else None
+
+    def adopt(self, plan: SearchPlan) -> None:
+        """Train candidates from now on as planned."""
+        write_whole(self.folder / "plan.json", plan.to_json())
+        self.task = replace(self.task, fidelity=plan.fidelity)
         write_whole(self.folder / "task.json", self.task.to_json())
 
     def change_spaces(self, spaces: dict[str, Space]) -> None:

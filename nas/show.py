@@ -337,6 +337,7 @@ def _search_words(found: Design) -> Iterator[str]:
     parts = folds(task)
     folded = f", {parts}-fold cross-validation" if parts > 1 else ""
     stops = rungs(fidelity.epochs)
+    yield from found.plan.reasons if found.plan else ()
     judged = f", judged after {' and '.join(map(str, stops))}" if stops else ""
     yield (
         f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part{judged}"

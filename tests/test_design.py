@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from nas import rulebook, rules, show
 from nas.cli import cli, main
-from nas.design import Design, Pace, Plan, described, design
+from nas.design import Design, Plan, described, design
 from nas.family import load_families
-from nas.plan import rungs
+from nas.plan import Pace, rungs
 from nas.rulebook import typical_task
 from nas.space import Choice, Float, Int, Space
 from nas.task import Budget, Fidelity, UsageError
@@ -46,7 +46,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(flowers: Path) -> dict[str, Any]:
     result = run(
-        "design", str(flowers), "-t", "target", "-c", "params<=3000", "--time-limit", "1m",
+        "design", str(flowers), "-t", "target", "-c", "params<=3000", "--time-limit", "1h",
         "--workers", "1", "--json",
     )  # fmt: skip
     assert result.exit_code == 0
@@ -66,7 +66,7 @@ def test_a_design_names_data_families_spaces_and_the_search(found: dict[str, Any
         assert family["pace"]["epoch_s"] > 0
     assert found["search"]["sampler"] == "ehvi"
     assert found["search"]["folds"] == 5
-    assert found["task"]["budget"]["time_limit_s"] == 60
+    assert found["task"]["budget"]["time_limit_s"] == 3600
 
 
 def test_the_costs_are_those_of_the_network_that_a_search_would_train(

@@ -256,7 +256,7 @@ from nas.candidate import Candidate, State
 from nas.testing import FormulaEvaluator, formula
 
 class Strict(FormulaEvaluator):
-    def evaluate(self, candidate, report):
+    def evaluate(self, candidate, report, fidelity=None):
         now = Candidate.from_dict(candidate)
         if now.root == 19:
             return super().evaluate(candidate, report)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas import plan as plans
 from nas import rules
-from nas.plan import LONGEST, SearchPlan, mean_epochs, plan_search, rungs
+from nas.plan import LONGEST, Pace, SearchPlan, mean_epochs, plan_search, rungs
 from nas.task import Budget, DataProfile, Fidelity, Task
 from nas.testing import small_task
 
@@ -25,16 +25,20 @@ def task(profile: DataProfile = SOUNDS, modality: str = "audio", **budget: float
     return replace(made, fidelity=rules.fidelity(made))
 
 
+def pace(epoch_s: float) -> Pace:
+    return Pace(step_ms=1e3 * epoch_s / 50, spread_ms=1.0, steps=9, epoch_s=epoch_s)
+
+
 def planned(seconds: float, workers: int = 2, epoch_s: float = 1.0, **more: object) -> SearchPlan:
-    paces = dict.fromkeys(("cnn", "wav2vec", "whisper"), epoch_s)
+    paces = dict.fromkeys(("cnn", "wav2vec", "whisper"), pace(epoch_s))
     return plan_search(task(time_limit_s=seconds, workers=workers), paces, **more)  # type: ignore[arg-type]
 
 
 budgets = st.floats(20, 1e6)
-paces = st.floats(1e-3, 1e3)
+epochs_s = st.floats(1e-3, 1e3)
 
 
-@given(budgets, st.integers(1, 512), paces)
+@given(budgets, st.integers(1, 512), epochs_s)
 def test_the_candidates_of_a_plan_and_its_winner_fit_into_the_time(
     seconds: float, workers: int, epoch_s: float
 ) -> None:
@@ -48,7 +52,7 @@ def test_the_candidates_of_a_plan_and_its_winner_fit_into_the_time(
     assert fidelity.time_limit_s <= 0.5 * wall_s
 
 
-@given(budgets, paces)
+@given(budgets, epochs_s)
 def test_more_time_never_makes_a_candidates_training_shorter(
     seconds: float, epoch_s: float
 ) -> None:
@@ -56,7 +60,7 @@ def test_more_time_never_makes_a_candidates_training_shorter(
     assert more.candidate_s >= less.candidate_s - 1e-9
 
 
-@given(budgets, paces)
+@given(budgets, epochs_s)
 def test_a_slower_machine_never_gets_longer_trainings(seconds: float, epoch_s: float) -> None:
     quick, slow = planned(seconds, epoch_s=epoch_s).fidelity, planned(seconds, epoch_s=2 * epoch_s)
     trained = [f.epochs * f.share * (f.folds or 1) for f in (quick, slow.fidelity)]
@@ -87,8 +91,10 @@ def test_a_cluster_sees_all_of_a_large_data_set_and_two_hours_of_it_a_part() -> 
     names = ("resnet", "efficientnet", "vit")
     day = task(PICTURES, "images", time_limit_s=24 * 3600.0, workers=64)
     short = task(PICTURES, "images", time_limit_s=2 * 3600.0, workers=8)
-    paces = dict.fromkeys(names, 120.0)  # of an epoch on one GPU
-    long, little = plan_search(day, paces), plan_search(short, paces)
+    # An epoch of all images takes 120 s on one GPU.
+    long, little = (
+        plan_search(t, dict.fromkeys(names, pace(120.0 * t.fidelity.share))) for t in (day, short)
+    )
     assert long.candidates >= 10
     recipe_s = rules.full_epochs(day, rules.batch_sizes(day)[1]) * 120.0
     assert long.candidate_s >= 0.8 * recipe_s
@@ -113,7 +119,7 @@ def test_no_time_is_kept_back_where_the_winner_is_not_to_be_trained() -> None:
 
 def test_a_budget_without_an_end_in_time_cannot_be_planned() -> None:
     with pytest.raises(ValueError, match="ends by time"):
-        plan_search(task(time_limit_s=None, trials=10), {"cnn": 1.0})  # type: ignore[arg-type]
+        plan_search(task(time_limit_s=None, trials=10), {"cnn": pace(1.0)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pace"):
         plan_search(task(time_limit_s=60.0), {})
 
@@ -131,9 +137,18 @@ def test_the_mean_of_epochs_is_that_of_candidates_that_halving_stops() -> None:
 def test_a_recipe_stays_as_long_whatever_the_plan_gives_its_proxy() -> None:
     made = task(time_limit_s=240.0, workers=2)
     batch = rules.batch_sizes(made)[1]
-    plan = plan_search(made, {"cnn": 4.0})
+    plan = plan_search(made, {"cnn": pace(4.0)})
     assert plan.fidelity.epochs < made.fidelity.epochs
     assert rules.full_epochs(replace(made, fidelity=plan.fidelity), batch) == rules.full_epochs(
         made, batch
     )
     assert Fidelity.from_dict(plan.fidelity.to_dict()) == plan.fidelity
+
+
+def test_other_work_on_the_machine_makes_an_epoch_longer() -> None:
+    made = task(time_limit_s=600.0, workers=2)
+    alone, beside = (
+        plan_search(made, {"cnn": replace(pace(1.0), contention=c)}) for c in (1.0, 4.0)
+    )
+    assert beside == plan_search(made, {"cnn": pace(4.0)})
+    assert beside.candidates <= alone.candidates

@@ -327,18 +327,18 @@ def test_a_complete_candidate_without_a_finite_figure_is_stored_as_pruned(
     assert not study.waiting
 
 
-def test_a_baseline_that_runs_out_of_time_counts_with_its_last_figures(tmp_path: Path) -> None:
+def test_a_candidate_that_runs_out_of_time_counts_with_its_last_figures(tmp_path: Path) -> None:
     """The task is large enough not to be cross-validated: a fold is no figure."""
     task = small_task()
     large = replace(task, profile=replace(task.profile, n_val=1000))
-    for number, (case, complete) in enumerate(((large, (True, False)), (task, (False, False)))):
+    for number, (case, counts) in enumerate(((large, True), (task, False))):
         (folder := tmp_path / str(number)).mkdir()
         study = opened(folder, case)
         study.enqueue_baselines(STARTS)
-        for expected in (complete[0], False, False):
+        for trained in (True, False, True):  # the second is stopped before its first epoch
+            expected = counts and trained
             candidate = study.ask()
             assert candidate is not None
-            trained = candidate.number != 1  # the second is stopped before its first epoch
             if trained:
                 study.report(candidate.number, 1, formula(candidate.config, 1))
             end = replace(study[candidate.number], state=State.PRUNED, reason="timeout")
@@ -347,9 +347,9 @@ def test_a_baseline_that_runs_out_of_time_counts_with_its_last_figures(tmp_path:
             assert (end.state == State.COMPLETE) == expected
             assert end.reason == ("" if expected else "timeout")
             assert end.detail.endswith("1 epochs trained") == expected
-        assert len(study.front()) == complete[0]
+        assert bool(study.front()) == counts
         assert study._study.get_trials()[0].values == (
-            [study[0].metrics[o.metric] for o in task.objectives] if complete[0] else None
+            [study[0].metrics[o.metric] for o in task.objectives] if counts else None
         )
 
 

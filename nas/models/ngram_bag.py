@@ -44,7 +44,7 @@ class NGramBag(nn.Module):
         super().__init__()
         if longest < 1:
             raise ValueError(f"longest must be at least 1, got {longest}")
-        self.width, self.token_dropout = dim, token_dropout
+        self.width, self.buckets, self.token_dropout = dim, buckets, token_dropout
         std = 0.1 / dim**0.5
         self.embedding = TokenEmbedding(EmbeddingConfig(vocabulary), dim, std)
         self.runs = nn.ModuleList(nn.Embedding(buckets, dim) for _ in range(longest - 1))
@@ -66,7 +66,7 @@ class NGramBag(nn.Module):
         for i, table in enumerate(self.runs, start=1):
             code = (code * _BASE + F.pad(tokens.long() + 1, (0, i))[:, i:]) % _MODULUS
             whole = whole & F.pad(present, (0, i))[:, i:]
-            x = x + table(code % table.num_embeddings) * whole.unsqueeze(2)
+            x = x + table(code % self.buckets) * whole.unsqueeze(2)
         return x, mask
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:

@@ -123,7 +123,9 @@ class _Loop:
 
     def _train(self, index: int, preferred: Sequence[Config] = ()) -> None:
         if candidate := self.study.ask(index, preferred):
-            self.workers.call(index, candidate, "evaluate", candidate=candidate.to_dict())
+            fidelity = self.study.task.fidelity.to_dict()
+            arguments = {"candidate": candidate.to_dict(), "fidelity": fidelity}
+            self.workers.call(index, candidate, "evaluate", **arguments)
         else:
             self.exhausted = True
 

@@ -261,11 +261,11 @@ class Study:
         """Store what became of a candidate; it is safe on disk when this returns.
 
         One that is complete without a finite number for each objective and constraint is
-        stored as pruned for the reason "nan". A baseline that ran out of time is complete
-        with its last figures, as all others are compared with it, unless they are those of
-        one fold of several.
+        stored as pruned for the reason "nan". One that ran out of time is complete with the
+        figures of its last epoch, unless they are those of one fold of several: it is not as
+        good as it might be, and better than nothing.
         """
-        late = candidate.origin == "baseline" and candidate.reason is Reason.TIMEOUT
+        late = candidate.reason is Reason.TIMEOUT
         if late and candidate.curve and folds(self.task) == 1 and not self._unmeasured(candidate):
             detail = f"stopped {candidate.detail} with {len(candidate.curve)} epochs trained"
             candidate = replace(candidate, state=State.COMPLETE, reason=Reason.NONE, detail=detail)

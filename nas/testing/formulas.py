@@ -118,7 +118,12 @@ class FormulaEvaluator:
         self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
         self.hog, self.costing = hog, costing
 
-    def evaluate(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
+    def evaluate(
+        self,
+        candidate: dict[str, Any],
+        report: Callable[..., str],
+        fidelity: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         now = Candidate.from_dict(candidate)
         self._note(f"begin {now.root}")
         begun = time.monotonic()
@@ -159,7 +164,9 @@ class FormulaEvaluator:
         with (self.folder / file_name).open("a") as file:
             file.write(line + "\n")
 
-    def baselines(self, report: Callable[..., str]) -> list[dict[str, Any]]:
+    def baselines(
+        self, report: Callable[..., str], fidelity: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         metrics = {"accuracy": 0.5}
         return [{"name": "majority", "metrics": metrics, "seconds": 0.0, "samples": 140}]
 
