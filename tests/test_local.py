@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from typing import Any
 import pytest
 
 from nas.candidate import Candidate, State
-from nas.search import loop
+from nas.search import loop, workers
 from nas.search.local import LocalWorkers
 from nas.search.loop import FIRST_ERRORS, drive
 from nas.search.study import Study, load_candidates
-from nas.search.workers import FAILED_STARTS, Workers
+from nas.search.workers import Workers
 from nas.space import Int, Space, config_key
 from nas.task import Budget, InputError, Task
 from nas.testing import EVALUATOR, small_spaces, small_task
@@ -123,18 +124,32 @@ def test_workers_that_cannot_start_end_the_search_with_one_line(
         pool.call_alone("baselines", on_wait=lambda _: None)
 
 
-@pytest.mark.parametrize("failures", [1, FAILED_STARTS - 1, FAILED_STARTS])
-def test_a_worker_that_cannot_be_replaced_is_tried_again_a_few_times(
-    tmp_path: Path, failures: int
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_worker_that_cannot_be_replaced_is_tried_again_after_longer_and_longer_pauses(
+    tmp_path: Path, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The only worker dies of the first candidate; then so many starts fail in a row."""
-    broken, ends = list(range(2, 2 + failures)), failures == FAILED_STARTS
+    monkeypatch.setattr(workers, "RESTART_S", 0.01)
+    monkeypatch.setattr(workers, "FAILED_RESTARTS", 3)
+    broken, ends = list(range(2, 2 + failures)), failures == 3
     what = r"^workers die while they start: MemoryError: out of memory, for a moment \(see .*log\)$"
     with pytest.raises(InputError, match=what) if ends else nullcontext():
         search(tmp_path, trials=4, workers=1, die_once=[0], broken=broken)
     starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
     assert starts == 1 + failures + (not ends)
     assert len(finished(load_candidates(tmp_path))) == (0 if ends else 4)
+
+
+def test_starts_that_fail_do_not_end_a_search_in_which_another_worker_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RESTART_S", 0.001)
+    monkeypatch.setattr(workers, "FAILED_RESTARTS", 2)
+    broken = list(range(3, 9))
+    candidates = search(tmp_path, trials=8, die_once=[0], broken=broken, seconds_per_epoch=0.3)
+    assert len(finished(candidates)) == 8
+    starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
+    assert starts > 4, "too few starts failed for this test to say anything"
 
 
 def test_an_unknown_evaluator_is_reported(tmp_path: Path) -> None:
@@ -329,6 +344,145 @@ def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
     with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
         assert pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)["isolated"]
+
+
+# -- workers that hang ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SILENCE_S", 3.0)
+    monkeypatch.setattr(workers, "SILENCE_FACTOR", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("fault", "limit_s"), [("stop_once", None), ("hang_once", 60.0)])
+def test_a_worker_that_hangs_costs_its_candidate_one_attempt(
+    tmp_path: Path, fault: str, limit_s: float | None
+) -> None:
+    begin = time.monotonic()
+    candidates = search(tmp_path, trials=6, limit_s=limit_s, **{fault: [1]})
+    assert time.monotonic() - begin < 30.0
+    [lost] = [c for c in candidates if c.reason == "lost"]
+    assert lost.root == 1
+    assert re.fullmatch(r"its worker gave no sign of life for \d+ s", lost.detail)
+    assert len(finished(candidates)) == 6
+    assert trained(tmp_path)["begin 1"] == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_that_hangs_each_time_is_left_alone_after_the_second(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=4, hang=[0])
+    assert [c.root for c in candidates if c.reason == "lost"] == [0, 0]
+    assert len(finished(candidates)) == 3
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["stop", "hang"])
+def test_a_latency_that_hangs_is_one_line_and_the_next_is_measured(
+    tmp_path: Path, how: str
+) -> None:
+    settings = {"folder": str(tmp_path), "measuring": how}
+    candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
+    with LocalWorkers(2, EVALUATOR, settings, tmp_path / "logs") as pool:
+        with pytest.raises(InputError, match="latency failed: its worker gave no sign of life"):
+            pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)
+        again = pool.call_alone("latency", candidate=candidate, on_wait=lambda _: None)
+    assert again["isolated"]
+
+
+def test_a_call_is_over_at_its_deadline_whatever_its_worker_does(tmp_path: Path) -> None:
+    settings = {"folder": str(tmp_path), "measuring": "hang"}
+    candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0}
+    with LocalWorkers(1, EVALUATOR, settings, tmp_path / "logs") as pool:
+        pool.call_alone("baselines", on_wait=lambda _: None)
+        begin = time.monotonic()
+        with pytest.raises(InputError, match="latency was not over when its time was"):
+            pool.call_alone(
+                "latency", candidate=candidate, on_wait=lambda _: None, deadline=begin + 1.0
+            )
+        assert time.monotonic() - begin < 3.0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_stop_while_they_start_end_the_search(tmp_path: Path) -> None:
+    message = r"workers die while they start: its worker gave no sign of life for \d+ s \(see"
+    with pytest.raises(InputError, match=message):
+        search(tmp_path, trials=4, workers=4, start="stop")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_slow_steps_and_a_wait_for_others_are_no_hang(tmp_path: Path) -> None:
+    """Without a report for long: one that computes, and one that waits for its round."""
+    (tmp_path / "slow.py").write_text(
+        """
+import time
+from nas import heartbeat
+
+class Slow:
+    def compute(self, report):
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            sum(range(20_000_000))
+        return "computed"
+
+    def wait(self, report):
+        with heartbeat.waiting():
+            time.sleep(8)
+        return "waited"
+
+    def step(self, report):
+        for _ in range(16):
+            heartbeat.step()
+            time.sleep(0.5)
+        return "stepped"
+"""
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with LocalWorkers(3, "slow:Slow", {}, tmp_path / "logs") as pool:
+            methods = ("compute", "wait", "step")
+            while len(pool.idle()) < 3:
+                list(pool.events(timeout=0.5))
+            for index, method in enumerate(methods):
+                pool.call(index, method, method)
+            results = []
+            while len(results) < 3:
+                results += [e.content.get("value", e.content) for e in pool.events(timeout=0.5)]
+    assert sorted(results) == ["computed", "stepped", "waited"]
+
+
+def test_a_driver_that_was_stopped_itself_ends_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE_S", 2.0)
+    with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
+        while not pool.idle():
+            list(pool.events(timeout=0.5))
+        candidate = {"number": 0, "family": "plain", "config": {"width": 8}, "seed": 0, "epochs": 1}
+        pool.call(0, "job", "evaluate", candidate=candidate)
+        list(pool.events(timeout=0.1))
+        time.sleep(4.0)
+        events = []
+        for _ in range(10):
+            events += pool.events(timeout=0.2)
+            if events and events[-1].kind == "report":
+                pool.answer(0, "")
+    assert [e.kind for e in events][-1] == "result"
+
+
+def test_a_stopped_worker_that_takes_no_messages_does_not_stop_the_driver(tmp_path: Path) -> None:
+    with LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
+        while not pool.idle():
+            list(pool.events(timeout=0.5))
+        os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        pool.call(0, "job", "latencies", candidates=["x" * 1_000_000])  # more than a pipe holds
+        list(pool.events(timeout=0.1))
+        assert time.monotonic() - begin < 2.0
+        pool.kill(0)
+        [lost] = [e for _ in range(10) for e in pool.events(timeout=0.5) if e.kind == "lost"]
+    assert lost.job == "job"
 
 
 # -- order ---------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,17 +20,27 @@ from nas.search.workers import Event, Worker, Workers
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+# For a killed process to be gone: one that waits for a dead drive never is.
+_KILL_S = 5.0
+
+
 @dataclass
 class _Process(Worker):
     process: subprocess.Popen[bytes] = field(kw_only=True)
-    buffer: bytes = b""
+    received: bytes = b""
+    unsent: bytes = b""  # a worker that is stopped takes nothing, and the driver must not wait
+    killed_at: float = math.inf
 
     def send(self, message: dict[str, Any]) -> None:
+        self.unsent += json.dumps(message).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
         assert self.process.stdin is not None
         # One that has just died is handled where its closed output is noticed.
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+        with suppress(BrokenPipeError, BlockingIOError):
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.process.stdin.fileno(), self.unsent) :]
 
 
 class LocalWorkers(Workers):
@@ -72,8 +84,10 @@ class LocalWorkers(Workers):
                 env=environment,
                 start_new_session=True,
             )
+        assert process.stdin is not None
         assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
+        for pipe in (process.stdin, process.stdout):
+            os.set_blocking(pipe.fileno(), False)
         worker = _Process(index, process=process)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         worker.send({"settings": self._settings})
@@ -87,29 +101,45 @@ class LocalWorkers(Workers):
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
         worker = self._workers[index]
-        worker.job = job
+        worker.job, worker.signed_at = job, time.monotonic()
         worker.send({"method": method, "arguments": arguments})
 
     def answer(self, index: int, answer: str) -> None:
         self._workers[index].send({"answer": answer})
 
     def kill(self, index: int) -> None:
-        self._workers[index].process.kill()
+        worker = self._workers[index]
+        worker.process.kill()
+        worker.killed_at = min(worker.killed_at, time.monotonic())
 
     def _happened(self, timeout: float) -> Iterator[Event]:
+        if any(worker.unsent for worker in self._workers):
+            timeout = min(timeout, 0.05)
         for key, _ in self._selector.select(timeout):
             worker: _Process = key.data
             chunk = worker.process.stdout.read()  # type: ignore[union-attr]  # a pipe, see _start
             if chunk:
-                *lines, worker.buffer = (worker.buffer + chunk).split(b"\n")
+                *lines, worker.received = (worker.received + chunk).split(b"\n")
                 for line in lines:
-                    yield self._event(worker, json.loads(line))
+                    if event := self._event(worker, json.loads(line)):
+                        yield event
             elif chunk == b"":
                 yield self._lost(worker)
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if now > worker.killed_at + _KILL_S:
+                yield self._lost(worker)
+            elif not worker.start_at:
+                worker.flush()
+            elif now >= worker.start_at:
+                self._workers[worker.index] = self._start(worker.index)
 
-    def _event(self, worker: _Process, content: dict[str, Any]) -> Event:
+    def _event(self, worker: _Process, content: dict[str, Any]) -> Event | None:
+        self._signs(worker)
         kind = content.pop("event")
         event = Event(kind, worker.index, worker.job, content)
+        if kind == "beat":
+            return None
         if kind == "broken":
             self._broke(event)
             worker.process.kill()
@@ -122,15 +152,22 @@ class LocalWorkers(Workers):
         return event
 
     def _lost(self, worker: _Process, detail: str = "") -> Event:
-        code = worker.process.wait()
-        detail = detail or f"its worker ended with code {code}"
+        code = _ended(worker.process, _KILL_S if worker.killed_at == math.inf else 0.1)
+        detail = detail or worker.ended_because or f"its worker ended with code {code}"
         event = Event("lost", worker.index, worker.job, {"detail": detail})
-        self._died(event, started=worker.ready)
+        pause_s = self._died(event, started=worker.ready)
         self._retire(worker)
-        self._workers[worker.index] = self._start(worker.index)
+        if pause_s:
+            worker.ready, worker.job = False, None
+            worker.killed_at, worker.unsent = math.inf, b""
+            worker.start_at = time.monotonic() + pause_s
+        else:
+            self._workers[worker.index] = self._start(worker.index)
         return event
 
     def _retire(self, worker: _Process) -> None:
+        if worker.start_at:
+            return
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         for pipe in (worker.process.stdin, worker.process.stdout):
             with suppress(BrokenPipeError):  # bytes that were meant for a dead worker
@@ -141,4 +178,13 @@ class LocalWorkers(Workers):
             self._retire(worker)
             worker.process.kill()
         for worker in self._workers:
-            worker.process.wait()
+            _ended(worker.process, _KILL_S)
+
+
+def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """The code with which a process ends soon; it is killed, and the answer None, where not."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None

@@ -29,8 +29,8 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.heartbeat import waiting
 from nas.search.worker import serve
-from nas.search.workers import Event, Worker, Workers
+from nas.search.workers import SILENCE_S, Event, Worker, Workers
 from nas.task import InputError, UsageError
 
 # Tune's loop takes an actor that Ray's memory monitor has ended for an error of its own and
@@ -72,6 +73,8 @@ _WAIT_S = 0.1
 _CONNECT_TIMEOUT_S = 10.0
 # About as long as an actor takes to start.
 _START_S = 10.0
+# The longest wait for a first actor, with a cluster that grows; and for Tune to come to its end.
+_NO_ACTOR_S, _CLOSE_S = 900.0, 60.0
 
 
 class Cluster:
@@ -187,8 +190,10 @@ class _Call:
     text: str  # as a worker reads it
     successor_of: str = ""  # the trial that ends to hand its actor on
     trial: str = ""  # Tune's name for it, once it is a trial
-    begun: bool = False
+    begun: bool = False  # its actor is ready
+    alive: bool = False  # its actor gives signs of life
     dropped: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -228,6 +233,7 @@ class TuneWorkers(Workers):
             )
         self._workers = [_Place(index) for index in range(count)]
         self._given: dict[str, _Call] = {}
+        self._delayed: list[tuple[float, _Call]] = []  # and when they are handed over
         self._messages: _Messages = queue.SimpleQueue()
         self._last_message_at = time.monotonic()
         self._end = threading.Event()
@@ -268,7 +274,7 @@ class TuneWorkers(Workers):
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
         place = self._workers[index]
-        place.job = job
+        place.job, place.ended_because = job, ""
         place.call = _Call(index, json.dumps({"method": method, "arguments": arguments}))
         self._hand_over(place.call)
 
@@ -290,24 +296,57 @@ class TuneWorkers(Workers):
             call.dropped = True
             self._messages.put(("dropped", index, ""))
             if call.trial:
-                self._answers.kill.remote(call.trial)
+                self._end_trial(call.trial)
+
+    def _end_trial(self, trial: str) -> None:
+        """End a trial's actor, whatever it does; where it is stopped, Ray alone cannot."""
+        process = self._answers.kill.remote(trial)
+        _end_process.remote(process)
+
+    def _is_watched(self, worker: Worker) -> bool:
+        call = self._workers[worker.index].call
+        return call is not None and call.alive and not call.dropped
+
+    def _is_alive(self, worker: Worker) -> bool:
+        place = self._workers[worker.index]
+        return bool(place.held) or (place.call is not None and place.call.begun)
+
+    def _watch(self, timeout: float) -> None:
+        """Beside workers that are silent: those that rest and do not make room for the next call,
+        and a cluster that gives no actor to any call."""
+        super()._watch(timeout)
+        now = time.monotonic()
+        calls = [p.call for p in self._workers if p.call is not None]
+        for call in calls:
+            if call.successor_of and now > call.since + SILENCE_S:
+                self._end_trial(call.successor_of)
+                call.since = now
+        latest = max((call.since for call in calls), default=now)
+        if now > latest + _NO_ACTOR_S and not any(call.alive for call in calls):
+            raise InputError(
+                f"the Ray cluster has given no room for a trial for {_NO_ACTOR_S:.0f} s; look at"
+                " `ray status`, and go on with --resume"
+            )
+        self._release_idle()
 
     def _happened(self, timeout: float) -> Iterator[Event]:
         if not self._loop.is_alive():
             reason = str(self._failed or "no reason given").strip().splitlines()[-1]
             raise InputError(f"Ray Tune came to an end: {reason}; go on with --resume")
+        self._hand_over_delayed()
         try:
             received = [self._messages.get(timeout=timeout)]
         except queue.Empty:
-            self._release_idle()
             return
         while not self._messages.empty():
             received.append(self._messages.get())
-        self._last_message_at = time.monotonic()
         for kind, about, text in received:
+            if kind != "event":
+                self._last_message_at = time.monotonic()
             if kind == "dropped":
                 place = self._workers[int(about)]
-                event = Event("lost", place.index, place.job, {"detail": "it was ended"})
+                detail = place.ended_because or "it was ended"
+                event = Event("lost", place.index, place.job, {"detail": detail})
                 place.job = place.call = None
                 yield event
             elif (known := self._event(kind, str(about), text)) is not None:
@@ -332,13 +371,19 @@ class TuneWorkers(Workers):
         place = self._workers[call.index]
         if kind == "lost":
             return self._lost(place, call, text)
+        if not call.alive:
+            call.alive, place.signed_at = True, time.monotonic()
+        self._signs(place)
         content = json.loads(text)
         kind = content.pop("event")
+        if kind == "beat":
+            return None
+        self._last_message_at = time.monotonic()
         event = Event(kind, place.index, place.job, content)
         if kind == "broken":
             self._broke(event)
             call.dropped = True  # its further messages are ignored
-            self._answers.kill.remote(trial)
+            self._end_trial(trial)
             return self._lost(place, call, content["error"])
         if kind == "ready":
             call.begun = True
@@ -358,19 +403,29 @@ class TuneWorkers(Workers):
                     p.call.successor_of = ""
             return None
         event = Event("lost", place.index, place.job, {"detail": text})
-        self._died(event, started=call.begun)
+        pause_s = self._died(event, started=call.begun)
         if call.begun:
             place.job = place.call = None
             return event
         place.call = _Call(call.index, call.text)  # no fault of this call
-        self._hand_over(place.call)
+        self._delayed.append((time.monotonic() + pause_s, place.call))
+        self._hand_over_delayed()
         return None
+
+    def _hand_over_delayed(self) -> None:
+        now = time.monotonic()
+        due = [call for at, call in self._delayed if at <= now]
+        self._delayed = [(at, call) for at, call in self._delayed if at > now]
+        for call in due:
+            if not call.dropped:
+                call.since = now
+                self._hand_over(call)
 
     def close(self) -> None:
         self._end.set()
         for trial in list(self._given):
-            self._answers.kill.remote(trial)
-        self._loop.join()
+            self._end_trial(trial)
+        self._loop.join(_CLOSE_S)
         ray.kill(self._answers)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -479,12 +534,31 @@ def _answering() -> Any:
     return actor.remote()
 
 
+@ray.remote(num_cpus=0)
+def _end_process(process: tuple[str, int] | None) -> None:
+    """Kill the process of an actor, on whichever node: Ray asks a process to end itself, which
+    one that is stopped does not hear."""
+    if process is None:
+        return
+    node, number = process
+    here = ray.get_runtime_context().get_node_id()
+    if node != here:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        _end_process.options(scheduling_strategy=there).remote(process)
+        return
+    command = Path(f"/proc/{number}/cmdline")
+    with suppress(OSError):
+        if b"ray::" in command.read_bytes():  # the number may be another's by now
+            os.kill(number, signal.SIGKILL)
+
+
 class _Answers:
     """An actor between driver and workers: keeps answers until they are asked for."""
 
     def __init__(self) -> None:
         self._boxes: defaultdict[str, asyncio.Queue[str | None]] = defaultdict(asyncio.Queue)
         self._actors: dict[str, Any] = {}
+        self._processes: dict[str, tuple[str, int]] = {}  # node and number
         self._doomed: set[str] = set()
 
     async def put(self, trial: str, answer: str | None) -> None:
@@ -494,19 +568,20 @@ class _Answers:
         """The next answer; None where the trial is over."""
         answer = await self._boxes[trial].get()
         if answer is None:
-            del self._boxes[trial], self._actors[trial]
+            del self._boxes[trial], self._actors[trial], self._processes[trial]
         return answer
 
-    async def register(self, trial: str, actor: Any) -> None:
-        self._actors[trial] = actor
+    async def register(self, trial: str, actor: Any, process: tuple[str, int]) -> None:
+        self._actors[trial], self._processes[trial] = actor, process
         if trial in self._doomed:
             ray.kill(actor)
 
-    async def kill(self, trial: str) -> None:
-        """End the trial's actor, whatever it does; at once, or where it comes to life."""
+    async def kill(self, trial: str) -> tuple[str, int] | None:
+        """End the trial's actor, at once or where it comes to life; its process, if it has one."""
         self._doomed.add(trial)
         if trial in self._actors:
             ray.kill(self._actors[trial])
+        return self._processes.get(trial)
 
 
 class _Mail:
@@ -531,7 +606,8 @@ class _Mail:
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         self.send("report", epoch=epoch, metrics=metrics, fold=fold)
         try:
-            return str(ray.get(self._answers.wait.remote(self._trial)))
+            with waiting():
+                return str(ray.get(self._answers.wait.remote(self._trial)))
         except RayError:  # no fault of the candidate: it is lost, and is trained again elsewhere
             traceback.print_exc()
             os._exit(1)
@@ -542,7 +618,9 @@ class _Mail:
         The call begins here: Tune makes actors that it then has no trial for.
         """
         if self._call:
-            self._answers.register.remote(self._trial, ray.get_runtime_context().current_actor)
+            here = ray.get_runtime_context()
+            process = (here.get_node_id(), os.getpid())
+            self._answers.register.remote(self._trial, here.current_actor, process)
             self._calls.put(json.loads(self._call))
             self._call = ""
         if self._over:

@@ -17,6 +17,8 @@ import traceback
 from importlib import import_module
 from typing import Any, Protocol
 
+from nas.heartbeat import Heartbeat, waiting
+
 
 class Channel(Protocol):
     """The way to the driver and back."""
@@ -25,7 +27,8 @@ class Channel(Protocol):
         """The next call: its ``method`` and ``arguments``."""
 
     def send(self, event: str, **content: Any) -> None:
-        """Send an event: ready or broken, then a result or an error for each call."""
+        """Send an event: ready or broken, then a result or an error for each call, and a beat each
+        second in which the work gets ahead (see ``nas.heartbeat``). Threads may call it."""
 
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         """Hand over the metrics of an epoch; returns "" to go on or why to stop. Of a later
@@ -35,6 +38,7 @@ class Channel(Protocol):
 def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
     """Build the evaluator ``target`` (MODULE:NAME) and answer calls to its methods."""
     module, name = target.split(":")
+    heartbeat = Heartbeat(lambda: channel.send("beat"))
     try:
         evaluator = getattr(import_module(module), name)(**settings)
     except Exception:
@@ -42,7 +46,9 @@ def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
         return
     channel.send("ready")
     while True:
+        heartbeat.active = False
         call = channel.receive()
+        heartbeat.active = True
         try:
             method = getattr(evaluator, call["method"])
             channel.send("result", value=method(report=channel.report, **call["arguments"]))
@@ -56,6 +62,7 @@ class _Pipes:
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # a stray print must not break the protocol
+        self._writing = threading.Lock()
         self._in: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -68,11 +75,13 @@ class _Pipes:
         return self._in.get()
 
     def send(self, event: str, **content: Any) -> None:
-        self._out.write(json.dumps({"event": event, **content}) + "\n")
+        with self._writing:
+            self._out.write(json.dumps({"event": event, **content}) + "\n")
 
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         self.send("report", epoch=epoch, metrics=metrics, fold=fold)
-        return str(self.receive()["answer"])
+        with waiting():
+            return str(self.receive()["answer"])
 
 
 if __name__ == "__main__":

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from nas.task import InputError
 
-# Workers in a row that die before they are ready: none will ever be.
+# Workers in a row that die before they are ready, where none has ever been: none will ever be.
 FAILED_STARTS = 4
+# Later a start that fails is repeated after longer and longer pauses. So many in a row while no
+# worker is left end the search.
+RESTART_S, MAX_RESTART_S, FAILED_RESTARTS = 1.0, 60.0, 8
+# A worker that works gives a sign of life each second, or when its step is over. One without a
+# sign is ended after so many seconds, or so many times the longest pause between two signs so far.
+SILENCE_S, SILENCE_FACTOR, MAX_SILENCE_S = 60.0, 10.0, 600.0
 
 
 @dataclass
@@ -17,6 +25,13 @@ class Worker:
     index: int
     ready: bool = False
     job: Any = None  # what it works on; None when idle
+    signed_at: float = field(default_factory=time.monotonic)  # its last sign of life
+    ended_because: str = ""  # why it is being ended, where that was the driver's decision
+    start_at: float = 0.0  # when a start that failed is repeated; 0 where it runs
+
+    @property
+    def is_resting(self) -> bool:
+        return self.job is None and bool(self.ready or self.start_at)
 
 
 @dataclass(frozen=True)
@@ -38,8 +53,8 @@ class Workers:
     """A fixed number of workers, each with an evaluator of its own; what all executors share.
 
     An executor starts them in ``self._workers`` and says how they are called, answered, killed
-    and listened to (``_happened``). A worker that dies is replaced; where none starts
-    ``events`` raises InputError.
+    and listened to (``_happened``). A worker that dies is replaced, and so is one that works and
+    gives no sign of life; where none starts ``events`` raises InputError.
 
     Events come as they happen. In ``lockstep`` they come in rounds, which do not depend on how
     fast a worker is: one event of each busy worker, by its number, when all have theirs; and
@@ -52,6 +67,8 @@ class Workers:
         self._workers: Sequence[Worker] = ()
         self._lived = False  # whether any has ever been ready
         self._failed_starts = 0
+        self._longest_silence = 0.0
+        self._watched_at = math.inf
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
         """Have an idle worker run a method of its evaluator; ``job`` names it in events."""
@@ -78,6 +95,7 @@ class Workers:
 
     def events(self, timeout: float) -> Iterator[Event]:
         """What has happened; waits up to ``timeout`` seconds for the first."""
+        self._watch(timeout)
         for event in self._happened(timeout):
             if not self._lockstep or event.job is None:
                 yield event
@@ -87,6 +105,36 @@ class Workers:
             over, self._round = self._round, {}
             for index in sorted(over):
                 yield over[index]
+
+    # -- signs of life -------------------------------------------------------------------
+
+    def _signs(self, worker: Worker) -> None:
+        """Take note of a sign of life."""
+        now = time.monotonic()
+        if worker.ready and worker.job is not None:
+            self._longest_silence = max(self._longest_silence, now - worker.signed_at)
+        worker.signed_at = now
+
+    def _is_watched(self, worker: Worker) -> bool:
+        """Whether a worker has to give signs of life: while it starts and while it works."""
+        return not worker.start_at and (not worker.ready or worker.job is not None)
+
+    def _is_alive(self, worker: Worker) -> bool:
+        return worker.ready
+
+    def _watch(self, timeout: float) -> None:
+        """End workers without a sign of life. Time in which the driver itself did not listen
+        does not count."""
+        now = time.monotonic()
+        away = max(0.0, now - self._watched_at - timeout)
+        self._watched_at = now
+        limit = max(SILENCE_S, min(SILENCE_FACTOR * self._longest_silence, MAX_SILENCE_S))
+        for worker in self._workers:
+            worker.signed_at = min(now, worker.signed_at + away)
+            silent = now - worker.signed_at
+            if self._is_watched(worker) and not worker.ended_because and silent > limit:
+                worker.ended_because = f"its worker gave no sign of life for {silent:.0f} s"
+                self.kill(worker.index)
 
     def idle(self) -> list[int]:
         if self._lockstep and (self._round or not all(w.ready for w in self._workers)):
@@ -100,15 +148,25 @@ class Workers:
         """What the busy workers are at."""
         return [w.job for w in self._workers if w.job is not None]
 
-    def call_alone(self, method: str, *, on_wait: Callable[[Self], None], **arguments: Any) -> Any:
-        """Call the first worker while the others rest, and return its result.
+    def call_alone(
+        self,
+        method: str,
+        *,
+        on_wait: Callable[[Self], None],
+        deadline: float = math.inf,
+        **arguments: Any,
+    ) -> Any:
+        """Call one worker while the others rest, and return its result.
 
-        One that is still starting does not rest: it would disturb a measurement of time.
+        One that is still starting does not rest: it would disturb a measurement of time. Raises
+        InputError where the call fails, takes its worker with it, or is not over at ``deadline``
+        (of ``time.monotonic``).
         """
-        while len(self.idle()) < len(self._workers):
+        while not (resting := self.idle()) or not all(w.is_resting for w in self._workers):
+            self._check_deadline(deadline, method)
             for _ in self.events(timeout=0.5):
                 pass
-        self.call(0, method, method, **arguments)
+        self.call(resting[0], method, method, **arguments)
         while True:
             for event in self.events(timeout=0.5):
                 if event.job == method and event.kind == "result":
@@ -116,6 +174,13 @@ class Workers:
                 if event.job == method:
                     raise self.failure(event)
             on_wait(self)
+            self._check_deadline(deadline, method)
+
+    def _check_deadline(self, deadline: float, method: str) -> None:
+        if time.monotonic() > deadline:
+            for index in self.busy():
+                self.kill(index)
+            raise InputError(f"{method} was not over when its time was")
 
     def map(
         self,
@@ -126,7 +191,7 @@ class Workers:
     ) -> list[Any]:
         """Call a method once with each of ``calls``, on all workers, and return the results in
         their order. An InputError stands where a call failed or took its worker with it.
-        ``on_wait`` hears how many are over."""
+        ``on_wait`` gets how many are over."""
         results: dict[int, Any] = {}
         waiting = list(range(len(calls)))
         while len(results) < len(calls):
@@ -155,11 +220,19 @@ class Workers:
         if not self._lived:
             raise self.failure(event, "a worker could not start")
 
-    def _died(self, event: Event, started: bool) -> None:
-        """Count a lost worker; raise InputError where none comes to life."""
-        self._failed_starts += not started
-        if self._failed_starts >= FAILED_STARTS:
+    def _died(self, event: Event, started: bool) -> float:
+        """Count a lost worker, and return after how many seconds another may start. Raises
+        InputError where workers die while they start: at once a few times where none has ever
+        been ready, and after longer and longer pauses where none of those that were is left."""
+        if started:
+            return 0.0
+        self._failed_starts += 1
+        others = (w for w in self._workers if w.index != event.worker)
+        left = any(map(self._is_alive, others)) and not self._lockstep  # where all wait for each
+        most = FAILED_RESTARTS if self._lived else FAILED_STARTS
+        if self._failed_starts >= most and not left:
             raise self.failure(event, "workers die while they start")
+        return min(RESTART_S * 2.0 ** (self._failed_starts - 1), MAX_RESTART_S) * self._lived
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from nas.space import Choice, Config, Float, Int, Space, split_family
 from nas.task import COSTS, Constraint, DataProfile, Fidelity, Target, Task
 
 EVALUATOR = "nas.testing:FormulaEvaluator"
+FAULTS = {"fail", "die", "die_once", "stop", "stop_once", "hang", "hang_once", "hog", "nan"}
 
 
 def small_task(
@@ -83,40 +84,40 @@ class FormulaEvaluator:
     one "begin ROOT" or "end ROOT" a line, and itself into evaluators.txt, one "PROCESS GPUS"
     (as CUDA_VISIBLE_DEVICES names them) a line.
 
-    An epoch takes ``seconds_per_epoch`` and, by chance, up to ``jitter`` seconds more.
-    Candidates are named by their roots: those in ``fail`` raise; those in ``die`` kill their
-    own process in mid-training, each time, and those in ``die_once`` the first time; those in
-    ``nan`` end with a quality that is NaN; those in ``hog`` take memory until they are killed.
-    ``start`` is "fail" or "die" for workers that never come to life, ``broken`` holds the numbers
-    (from 1) of the starts that fail, and ``costing`` is for those whose end it is to tell costs
-    beforehand.
+    An epoch takes ``seconds_per_epoch`` and, by chance, up to ``jitter`` seconds more. ``faults``
+    are candidates by their roots. In the middle of their training those in ``fail`` raise, those
+    in ``die`` kill their own process, those in ``stop`` stop it (SIGSTOP), those in ``hang`` never
+    come back, and those in ``hog`` take memory until they are killed; ``die_once``, ``stop_once``
+    and ``hang_once`` do so the first time. Those in ``nan`` end with a quality that is NaN.
+
+    ``start`` is "fail", "die" or "stop" for workers that never become ready, and ``broken`` holds
+    the numbers (from 1) of the starts that fail. ``costing`` is "fail" or "die" for what becomes
+    of costs, and ``measuring`` "stop" or "hang" for what becomes of a first latency.
     """
 
     def __init__(
         self,
         folder: str,
         seconds_per_epoch: float = 0.0,
-        fail: Sequence[int] = (),
-        die: Sequence[int] = (),
-        die_once: Sequence[int] = (),
-        nan: Sequence[int] = (),
-        hog: Sequence[int] = (),
+        jitter: float = 0.0,
         start: str = "",
         broken: Sequence[int] = (),
-        jitter: float = 0.0,
         costing: str = "",
+        measuring: str = "",
+        **faults: Sequence[int],
     ) -> None:
+        if wrong := faults.keys() - FAULTS:
+            raise TypeError(f"unknown faults {sorted(wrong)}; known are {sorted(FAULTS)}")
         if start == "fail":
             raise RuntimeError("no such device")
-        if start == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if start in ("die", "stop"):
+            self._end(start)
         self.folder, self.seconds_per_epoch = Path(folder), seconds_per_epoch
         self._note(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}", "evaluators.txt")
         if len((self.folder / "evaluators.txt").read_text().splitlines()) in broken:
             raise MemoryError("out of memory, for a moment")
         self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
-        self.fail, self.die, self.die_once, self.nan = fail, die, die_once, nan
-        self.hog, self.costing = hog, costing
+        self.faults, self.costing, self.measuring = faults, costing, measuring
 
     def evaluate(
         self,
@@ -130,7 +131,7 @@ class FormulaEvaluator:
         for epoch in range(1, now.epochs + 1):
             time.sleep(self.seconds_per_epoch + self.jitter * self._chance.random())
             metrics = formula(now.config, epoch)
-            if now.root in self.nan:
+            if now.root in self.faults.get("nan", ()):
                 metrics["accuracy"] = math.nan
             point = {"epoch": epoch, "accuracy": metrics["accuracy"]}
             now = replace(now, metrics=metrics, curve=(*now.curve, point))
@@ -149,14 +150,27 @@ class FormulaEvaluator:
         return replace(now, cost=Cost(latency), seconds=seconds).to_dict()
 
     def _fail(self, root: int) -> None:
-        mark = self.folder / f"died-{root}"
-        if root in self.fail:
-            raise RuntimeError(f"candidate {root} cannot be trained")
-        if root in self.die or (root in self.die_once and not mark.exists()):
-            mark.touch()
+        for fault in (name for name, roots in self.faults.items() if root in roots):
+            if fault == "fail":
+                raise RuntimeError(f"candidate {root} cannot be trained")
+            if not fault.endswith("_once") or self._is_first(f"{fault}-{root}"):
+                self._end(fault.removesuffix("_once"))
+
+    def _is_first(self, name: str) -> bool:
+        mark = self.folder / name
+        first = not mark.exists()
+        mark.touch()
+        return first
+
+    def _end(self, how: str) -> None:
+        if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while how == "hang":
+            time.sleep(1e6)
         taken = []
-        while root in self.hog:
+        while how == "hog":
             taken.append(np.ones(2**24))  # 128 MiB
             time.sleep(0.05)
 
@@ -175,8 +189,7 @@ class FormulaEvaluator:
     ) -> list[dict[str, float]]:
         if self.costing == "fail":
             raise RuntimeError("no costs here")
-        if self.costing == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        self._end(self.costing)
         figures = [formula(split_family(config)[1], 1) for config in configs]
         return [{metric: f[metric] for metric in COSTS} for f in figures]
 
@@ -186,5 +199,7 @@ class FormulaEvaluator:
         return [self.latency(candidate, report) for candidate in candidates]
 
     def latency(self, candidate: dict[str, Any], report: Callable[..., str]) -> dict[str, Any]:
+        if self.measuring and self._is_first("measured"):
+            self._end(self.measuring)
         median = formula(Candidate.from_dict(candidate).config, 1)["latency_ms"]
         return Latency(0.9 * median, 0.0, isolated=True, threads=1, batch=1).to_dict()

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas import heartbeat
 from nas.candidate import Latency
 from nas.files import write_whole
 from nas.space import Config
@@ -56,7 +57,8 @@ def _lock_file(device: str, kind: str) -> TextIO:
 def device_lock(device: str) -> Iterator[None]:
     """One latency measurement at a time on a device, over all of this user's processes."""
     with _lock_file(device, "latency") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with heartbeat.waiting():
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -79,11 +81,13 @@ class WorkLock:
     def give_way(self) -> None:
         if self._files is None:
             return
+        heartbeat.step()
         turn, work = self._files
         fcntl.flock(work, fcntl.LOCK_UN)
         # Who measures holds the turn while it waits for work to end: none begins meanwhile.
-        fcntl.flock(turn, fcntl.LOCK_SH)
-        fcntl.flock(work, fcntl.LOCK_SH)
+        with heartbeat.waiting():
+            fcntl.flock(turn, fcntl.LOCK_SH)
+            fcntl.flock(work, fcntl.LOCK_SH)
         fcntl.flock(turn, fcntl.LOCK_UN)
 
     def __exit__(self, *_: object) -> None:
@@ -101,7 +105,8 @@ def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
         _lock_file(device, "turn") as turn,
         _lock_file(device, "work") as work,
     ):
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        with heartbeat.waiting():
+            fcntl.flock(turn, fcntl.LOCK_EX)
         end, alone = time.monotonic() + timeout_s, False
         while not alone and time.monotonic() < end:
             try:
