@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -276,7 +277,7 @@ class _Session:
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
                 self._candidates(study, earlier, show)
             phase = "measure"
-            self._measure_front(study, show)
+            self._measure_front(study, self._measure_deadline(), show)
             show()
         except StorageInternalError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -323,7 +324,12 @@ class _Session:
             on_event=show,
         )
 
-    def _measure_front(self, study: Study, show: Callable[..., None]) -> None:
+    def _measure_deadline(self) -> float:
+        """When latencies are given up that a device does not give (of ``time.monotonic``)."""
+        limit = self.run.task.budget.time_limit_s
+        return math.inf if limit is None else time.monotonic() + max(60.0, 0.05 * limit)
+
+    def _measure_front(self, study: Study, deadline: float, show: Callable[..., None]) -> None:
         """Measure latencies again, side by side, while all trainings on this machine hold still.
 
         Not only the front's: the others were measured beside trainings too, so each is assumed
@@ -349,7 +355,7 @@ class _Session:
             if not wanted:
                 return
             candidates = [study[number] for number in sorted(wanted)]
-            latencies = _isolated_latencies(self.workers, candidates, show)
+            latencies = _isolated_latencies(self.workers, candidates, deadline, show)
             for candidate, latency in zip(candidates, latencies, strict=True):
                 latency = replace(latency, contended_ms=candidate.metrics["latency_ms"])
                 cost = replace(candidate.cost, latency=latency)
@@ -377,21 +383,25 @@ def _tested(rate: Float, test: Any) -> dict[str, Any]:
 
 
 def _isolated_latencies(
-    workers: Workers, candidates: list[Candidate], show: Callable[..., None]
+    workers: Workers, candidates: list[Candidate], deadline: float, show: Callable[..., None]
 ) -> list[Latency]:
-    """Of all together, or where that ends their worker, each by itself."""
+    """Of all together, or where that ends their worker, each by itself. Those that are not
+    measured at ``deadline`` keep the latency they have."""
     rows = [candidate.to_dict() for candidate in candidates]
     try:
-        values = workers.call_alone("latencies", candidates=rows, on_wait=show)
+        values = workers.call_alone("latencies", candidates=rows, deadline=deadline, on_wait=show)
         return [Latency.from_dict(value) for value in values]
     except InputError:
-        return [_isolated_latency(workers, candidate, show) for candidate in candidates]
+        return [_isolated_latency(workers, c, deadline, show) for c in candidates]
 
 
-def _isolated_latency(workers: Workers, candidate: Candidate, show: Callable[..., None]) -> Latency:
+def _isolated_latency(
+    workers: Workers, candidate: Candidate, deadline: float, show: Callable[..., None]
+) -> Latency:
+    row = candidate.to_dict()
     for _ in range(2):
         try:
-            value = workers.call_alone("latency", candidate=candidate.to_dict(), on_wait=show)
+            value = workers.call_alone("latency", candidate=row, deadline=deadline, on_wait=show)
             return Latency.from_dict(value)
         except InputError as error:
             reason = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import threading
@@ -682,7 +683,7 @@ class Dying(FormulaEvaluator):
             end = replace(candidate, state=State.COMPLETE, metrics=metrics, cost=cost)
             study.tell(end)
         session = driver._Session(Run(folder), workers, 0.0, lambda _: None)
-        session._measure_front(study, lambda _: None)
+        session._measure_front(study, math.inf, lambda _: None)
         zero, *others = study.candidates()
     assert zero.metrics["latency_ms"] == 1.0
     assert zero.cost.latency is not None
