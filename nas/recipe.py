@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from nas import rules
 from nas.candidate import Candidate
 from nas.files import write_whole
+from nas.options import ReadOptions
 from nas.task import COSTS, InputError, Task
 
 FORMAT = 1
@@ -234,21 +236,28 @@ _ADAM = {
     "differentiable": "bool",
     "fused": "bool|none",
 }
+# The kinds of the options of a reader, by their annotations.
+_HINTS = {
+    "None": "none",
+    "bool": "bool",
+    "int": "int",
+    "float": "float",
+    "str": "str",
+    "tuple[str, ...]": "strs",
+    "dict[str, str]": "texts",
+}
 # Every class that a recipe may name, and each of its parameters that it may set.
 CLASSES: dict[str, dict[str, str]] = {
     "nas.training.proxy.Proxy": {"family": "!str", "config": "!config", "task": "!plain"},
     "nas.training.proxy.TaskData": {
         "source": "!str",
         "batch_size": "!count",
-        "target": "strs|none",
-        "modality": "str|none",
-        "split": "str|none",
-        "problem": "str|none",
-        "image_size": "count|none",
-        "columns": "texts|none",
-        "seed": "int",
         "fingerprint": "str|none",
         "split_hash": "str|none",
+        **{
+            field.name: "|".join(_HINTS[hint] for hint in str(field.type).split(" | "))
+            for field in fields(ReadOptions)
+        },
     },
     "torch.optim.AdamW": _ADAM,
     "torch.optim.Adam": _ADAM | {"decoupled_weight_decay": "bool"},

@@ -28,6 +28,7 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from nas import recipe as recipes
 from nas import rules
@@ -127,6 +128,8 @@ def build(recipe: dict[str, Any], where: str) -> Training:
         module.recipe = recipe
         options = dict(recipe["trainer"])
         try:
+            if "optimizer" in recipe:
+                module.configure_optimizers()  # wrong values are found before data are read
             data = _made(recipe, "data")
             if isinstance(options.get("logger"), dict):
                 options["logger"] = _made(options, "logger")
@@ -275,9 +278,10 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
             f"{path}: trainer.callbacks: no ModelCheckpoint with a monitor keeps the best epoch;"
             " add nas.training.proxy.LatestBest"
         )
-    out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
+        data.setup()
+        out.mkdir(parents=True, exist_ok=True)
         if trainer.strategy.root_device.type == "cpu":
             batch = next(iter(data.train_dataloader()))
             torch.set_num_threads(pick_threads(module, batch))
@@ -332,6 +336,12 @@ def _fit(training: Training) -> None:
         large = stop.reason in (Reason.NAN, Reason.EXPLODING)
         repair = "lower the learning rate" if large else "export another candidate (--number)"
         raise InputError(f"training ended: {stop}; {repair}") from None
+    except MisconfigurationException as error:  # a monitored metric that there is not, and such
+        raise InputError(f"trainer: {_one_line(error)}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise InputError(f"trainer.callbacks: {_one_line(error)}") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
 

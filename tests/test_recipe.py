@@ -1,0 +1,508 @@
+"""What a recipe may hold: exact classes and parameters, and outputs inside its folder.
+
+The recipes here are attacks. Each must be refused in one line, from every command that reads a
+recipe, before anything that it names is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas import cli, recipe
+from nas.candidate import Candidate
+from nas.family import load_families
+from nas.options import ReadOptions
+from nas.rulebook import typical_task
+from nas.task import Budget, InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+EVIL = "evil_module_of_a_recipe"
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    """A recipe as `nas export` writes it, in memory."""
+    task = typical_task("tabular")
+    config = load_families()["mlp"].baseline(task)
+    metrics = {task.quality.metric: 0.9, "params": 9.0}
+    candidate = Candidate(3, "mlp", config, 1, epochs=2, metrics=metrics)
+    return json.loads(json.dumps(recipe.make(candidate, task, {"source": "here.csv"}, {})))
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "attack.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def at(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of the recipe with ``value`` at a dotted ``key``."""
+    changed = copy.deepcopy(content)
+    *outer, last = key.split(".")
+    place: Any = changed
+    for part in outer:
+        place = place[int(part)] if part.isdigit() else place.setdefault(part, {})
+    place[int(last) if isinstance(place, list) else last] = value
+    return changed
+
+
+def touch(folder: Path) -> dict[str, Any]:
+    """What would leave a mark if it ever ran."""
+    return {"class_path": "os.system", "init_args": {"command": f"touch {folder / 'mark'}"}}
+
+
+def call(name: str) -> Callable[[Path], Any]:
+    return lambda folder: {"class_path": name, "init_args": {"init": touch(folder)}}
+
+
+# What is put where, by what it tries.
+ATTACKS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    **{
+        f"a class in {key}": (key, touch)
+        for key in ("model", "data", "optimizer", "lr_scheduler", "trainer.logger")
+    },
+    "a class among the callbacks": ("trainer.callbacks", lambda folder: [touch(folder)]),
+    "a function of Lightning": ("optimizer", call("pytorch_lightning.cli.instantiate_class")),
+    "a function of torch": ("lr_scheduler", call("torch.optim.lr_scheduler.os.system")),
+    "a function of nas": ("data", call("nas.files.write_whole")),
+    "a function that loads": ("model", call("nas.training.proxy.load_proxy")),
+    "a class of an allowed package": ("trainer.callbacks.0", call("pytorch_lightning.Trainer")),
+    "a module to import": ("optimizer", call(f"{EVIL}.Thing")),
+    "a plug-in of the trainer": ("trainer.plugins", lambda folder: [touch(folder)]),
+    "a strategy": ("trainer.strategy", touch),
+    "a strategy by name": ("trainer.strategy", lambda _: "ddp_spawn"),
+    "a profiler": ("trainer.profiler", lambda _: "advanced"),
+    "a registry": ("trainer.model_registry", lambda _: "somewhere"),
+    "a callable of a schedule": (
+        "lr_scheduler",
+        lambda _: {
+            "class_path": "torch.optim.lr_scheduler.LambdaLR",
+            "init_args": {"lr_lambda": "os.system"},
+        },
+    ),
+    "a callable of a callback": (
+        "trainer.callbacks.0",
+        lambda folder: {
+            "class_path": "pytorch_lightning.callbacks.StochasticWeightAveraging",
+            "init_args": {"swa_lrs": 0.1, "avg_fn": touch(folder)},
+        },
+    ),
+    "a class inside a learning rate": ("optimizer.init_args.lr", touch),
+    "a class inside the configuration": ("model.init_args.config.width", touch),
+    "a class inside the task": ("model.init_args.task.device", touch),
+    "a class deep inside the task": ("model.init_args.task.profile.inputs", lambda f: [[touch(f)]]),
+    "a class inside the provenance": ("provenance.versions", touch),
+    "a class inside the columns": ("data.init_args.columns", lambda f: {"photo": touch(f)}),
+    "a class as a source": ("data.init_args.source", touch),
+    "further arguments": ("optimizer.dict_kwargs", lambda _: {"lr": 1}),
+    "a text for a section": ("model", lambda _: "nas.training.proxy.Proxy"),
+    "a file for a section": ("optimizer", lambda folder: str(folder / "more.yaml")),
+    "a file for the trainer": ("trainer", lambda folder: str(folder / "more.yaml")),
+    "a file for the callbacks": ("trainer.callbacks", lambda folder: str(folder / "more.yaml")),
+    "a checkpoint to unpickle": ("ckpt_path", lambda folder: str(folder / "more.ckpt")),
+    "a folder elsewhere": ("trainer.callbacks.0.init_args.dirpath", lambda _: "/tmp"),
+    "a folder above": ("trainer.callbacks.0.init_args.dirpath", lambda _: "../../x"),
+    "a folder behind a link": ("trainer.callbacks.0.init_args.dirpath", lambda _: "link/x"),
+    "a root above": ("trainer.default_root_dir", lambda _: ".."),
+    "a file above": ("trainer.callbacks.0.init_args.filename", lambda _: "../../x"),
+    "a file by attributes": (
+        "trainer.callbacks.0.init_args.filename",
+        lambda _: "{accuracy.__class__}",
+    ),
+    "a log above": (
+        "trainer.logger",
+        lambda _: {
+            "class_path": "pytorch_lightning.loggers.CSVLogger",
+            "init_args": {"save_dir": "..", "name": "x"},
+        },
+    ),
+    "a log's name above": (
+        "trainer.logger",
+        lambda _: {
+            "class_path": "pytorch_lightning.loggers.CSVLogger",
+            "init_args": {"save_dir": ".", "name": "../../x"},
+        },
+    ),
+}
+
+
+def nas(*args: str) -> tuple[int, str]:
+    """Exit code and what stands on standard error, in this process."""
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
+        cli.main(list(args))
+    return int(str(end.value.code)), said.getvalue()
+
+
+def commands(path: Path) -> dict[str, list[str]]:
+    out = ["--out", str(path.parent / "model")]
+    return {
+        "train": ["train", str(path), *out],
+        "check": ["train", str(path), "--check"],
+        "latency": ["latency", "--recipe", str(path)],
+    }
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_an_attack_is_refused_in_one_line_before_anything_is_imported(
+    what: str, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.train import main
+
+    (tmp_path / "link").symlink_to("/")
+    (tmp_path / f"{EVIL}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    key, value = ATTACKS[what]
+    attack = at(made, key, value(tmp_path))
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(touch(tmp_path)))
+    path = written(tmp_path, attack)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link").symlink_to("/")
+    before = set(sys.modules)
+    for name, command in commands(path).items():
+        code, said = nas(*command)
+        assert (code, said.count("\n")) == (1, 1), (name, said)
+        assert said.startswith("error: ")
+        assert "attack.yaml" in said
+    good = written(tmp_path / "model", made)
+    given: Any = attack
+    for part in key.split(".")[:1]:
+        given = {part: given[part]}
+    monkeypatch.chdir(tmp_path)
+    for files in ([path], [good, written(tmp_path, given)]):
+        with pytest.raises(InputError):
+            main(["fit", *(f"--config={file}" for file in files)])
+    if not any(part.isdigit() for part in key.split(".")):
+        with pytest.raises(InputError):
+            main(["fit", f"--config={good}", f"--{key}={json.dumps(value(tmp_path))}"])
+    assert not (tmp_path / "mark").exists()
+    assert EVIL not in sys.modules
+    assert not {m for m in set(sys.modules) - before if m.startswith(EVIL)}
+
+
+TEXTS = {
+    "an alias": "a: &a [1]\nmodel: *a\n",
+    "aliases of aliases": "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
+    "a merge key": "a: &a {x: 1}\nmodel: {<<: *a}\n",
+    "a Python object": "model: !!python/object/apply:os.system ['touch mark']\n",
+    "a Python name": "model: !!python/name:os.system\n",
+    "a deep nest": "[" * 2_000,
+    "a list": "- model\n",
+    "nothing": "",
+    "another encoding": "\ufeffmodel: ü\n",
+    "a date for a section": "model: 2020-01-01\ndata: 1\ntrainer: 2\nprovenance: 3\n",
+}
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_file_that_is_no_plain_recipe_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "attack.yaml"
+    path.write_text(TEXTS[what], encoding="utf-16" if what == "another encoding" else "utf-8")
+    for command in commands(path).values():
+        code, said = nas(*command)
+        assert (code, said.count("\n")) == (1, 1), said
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.init_args.family", "not_here", "the family 'not_here' is not installed here"),
+        ("model.init_args.config", {"depth": 3}, "'mlp' cannot build this configuration (KeyError"),
+        ("model.init_args.config.width", -8, "cannot build this configuration"),
+        ("model.init_args.config.norm", "none of these", "cannot build this configuration"),
+        ("model.init_args.task.targets", [], "targets is empty"),
+        ("model.init_args.task.profile", {}, "model.init_args.task: "),
+        ("optimizer.init_args.lr", -1.0, "optimizer"),
+        ("optimizer.init_args.lr", "fast", "expected a number, found 'fast'"),
+        ("optimizer.init_args.speed", 3, "may not set 'speed' of torch.optim.AdamW"),
+        ("lr_scheduler.init_args", {}, "lacks 'total_steps'"),
+        ("data.init_args.batch_size", 0, "expected a whole number from 1 on, found 0"),
+        ("data.init_args.source", "nowhere.csv", "nowhere.csv"),
+        ("trainer.max_epochs", "many", "expected a whole number or null, found 'many'"),
+        ("trainer.accelerator", "abacus", "expected auto or cpu or gpu or cuda"),
+        ("trainer.callbacks", [], "add nas.training.proxy.LatestBest"),
+        ("provenance.objective", "beauty", "provenance.validation"),
+        ("provenance.proxy", {"epochs": 2}, "lacks 'seed'"),
+        ("seed_everything", "dice", "expected true or false or a whole number"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_in_one_line(
+    key: str, value: Any, said: str, made: dict[str, Any], tmp_path: Path
+) -> None:
+    path = written(tmp_path, at(made, key, value))
+    code, line = nas("train", str(path), "--out", str(tmp_path / "model"))
+    assert (code, line.count("\n")) == (2 if "source" in key else 1, 1), line
+    assert said in line
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_environment_of_a_parser_changes_nothing(
+    made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.train import main
+
+    evil = written(tmp_path, at(made, "optimizer", touch(tmp_path)))
+    (tmp_path / "good").mkdir()
+    good = written(tmp_path / "good", made)
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    monkeypatch.setenv("PL_CONFIG", str(evil))
+    monkeypatch.setenv("PL_FIT__CONFIG", str(evil))
+    monkeypatch.setenv("PL_FIT__OPTIMIZER", json.dumps(touch(tmp_path)))
+    with pytest.raises(InputError, match=r"here\.csv"):  # it comes as far as the data
+        main(["fit", f"--config={good}"])
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["fit"],
+        ["test", "--config=x"],
+        ["fit", "--config"],
+        ["fit", "extra"],
+        ["fit", "--optimizer.help=os.system", "--config"],
+        ["fit", "--config={path}", "--print_config=yes"],
+        ["fit", "--config={path}", "--optimizer=torch.optim.AdamW"],
+        ["fit", "--config={path}", "--trainer.max_epochs=[1"],
+        ["fit", "--config={path}", "--trainer.callbacks+=os.system"],
+    ],
+)
+def test_an_argument_that_is_no_value_of_a_recipe_is_refused(
+    args: list[str], made: dict[str, Any], tmp_path: Path
+) -> None:
+    from nas.train import main
+
+    path = written(tmp_path, made)
+    with pytest.raises(InputError):
+        main([arg.format(path=path) for arg in args])
+
+
+def test_a_recipe_is_what_lightnings_own_command_reads(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+    from nas.training.proxy import Proxy, TaskData
+
+    class Own(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument("--provenance", type=dict | None, default=None)
+
+    path = str(written(tmp_path, made))
+    app = Own(
+        Proxy, TaskData, subclass_mode_model=True, subclass_mode_data=True,
+        save_config_callback=None, args=["--config", path], run=False,
+    )  # fmt: skip
+    from nas.train import build
+
+    ours = build(recipe.load(path), path)
+    assert app.trainer.max_epochs == ours.trainer.max_epochs
+    for name, value in app.model.state_dict().items():
+        assert value.equal(ours.module.state_dict()[name]), name
+
+
+# -- the list, walked ------------------------------------------------------------------------------
+
+
+def classes() -> dict[str, Any]:
+    from nas.train import _CLASSES
+
+    return {**_CLASSES, "pytorch_lightning.Trainer": __import__("pytorch_lightning").Trainer}
+
+
+LISTED = recipe.CLASSES | {"pytorch_lightning.Trainer": recipe.TRAINER}
+
+
+def test_the_list_and_the_table_of_classes_name_the_same() -> None:
+    from nas.train import _CLASSES
+
+    assert _CLASSES.keys() == recipe.CLASSES.keys()
+    sections = {name for names in recipe._OF_SECTION.values() for name in names}
+    assert sections == recipe.CLASSES.keys()
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_all_that_is_listed_is_a_class_whose_parameters_take_plain_values(name: str) -> None:
+    found = classes()[name]
+    assert inspect.isclass(found), "jsonargparse calls functions; here only classes are listed"
+    assert name.rpartition(".")[2] == found.__name__
+    assert found.__module__.startswith(name.rpartition(".")[0])
+    known = dict(inspect.signature(found.__init__).parameters)
+    if name.endswith("TaskData"):
+        known |= inspect.signature(ReadOptions.__init__).parameters
+    for parameter, kind in LISTED[name].items():
+        assert parameter in known, parameter
+        annotation = str(known[parameter].annotation)
+        options = kind.removeprefix("!").split("|")
+        plain = set(options) <= set(recipe._KINDS) | {o for o in options if o.startswith("=")}
+        if not plain:
+            assert set(options) & {"object", "objects"}, "and those are looked up in the list"
+        if "Callable" in annotation or "Plugin" in annotation or "plugins" in annotation:
+            assert kind == "none", f"{parameter} takes code: {annotation}"
+    needed = {
+        p.name
+        for p in known.values()
+        if p.name != "self"
+        and p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    } - {"self", "params", "optimizer"}
+    marked = {p for p, kind in LISTED[name].items() if kind.startswith("!")}
+    assert needed <= marked
+
+
+WALK = """
+import json, os, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+folder, content = Path(sys.argv[1]), json.loads(sys.stdin.read())
+sys.path.insert(0, str(folder / "code"))
+import torch, nas.train, nas.recipe as recipes
+from nas.task import Budget, InputError
+from nas.testing import example_datasets
+out = folder / "out"
+os.chdir(folder / "out")
+seen = []
+BAD = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect",
+       "pickle.find_class", "ctypes.dlopen", "webbrowser.open", "shutil.rmtree", "os.remove")
+CHANGES = ("os.mkdir", "os.rename", "os.symlink", "os.link", "os.chmod", "os.truncate", "os.rmdir")
+def hook(event, args):
+    if event in BAD or event == "import" and str(args[0]).startswith("evil"):
+        own = args and Path(str(args[0])).resolve().is_relative_to(out)
+        if not (event in ("os.remove", "shutil.rmtree") and own):
+            seen.append((event, str(args)[:200]))
+    writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+    if writes or event in CHANGES:
+        path = Path(os.fsdecode(args[0]) if isinstance(args[0], (str, bytes)) else str(args[0]))
+        if not path.resolve().is_relative_to(out) and str(path) != os.devnull:
+            seen.append((event, str(path)))
+def run(recipe):
+    try:
+        built = nas.train.build(recipes.checked(recipe, "r.yaml", out), "r.yaml")
+        nas.train._fit(built)
+        return "ran"
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1, error
+        return "refused"
+    except OSError as error:  # a file where a folder would be
+        return "refused"
+assert run(content["good"]) == "ran"
+sys.addaudithook(hook)
+ends = [run(each) for each in content["attacks"]]
+print(json.dumps({"seen": seen, "ends": ends}))
+"""
+
+
+def test_no_text_in_any_parameter_executes_imports_unpickles_or_writes_outside(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every parameter of every listed class that takes a text is given hostile ones, and what
+    still is a recipe is trained; an audit hook of Python (PEP 578) sees what happens."""
+    import pandas as pd
+    import torch
+
+    from nas.data import read
+    from nas.driver import make_task
+
+    for name in ("out", "code"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "code" / "evil.py").write_text("raise SystemExit('imported')")
+    torch.save({"hyper_parameters": 1}, tmp_path / "out" / "evil.ckpt")
+    rows = {"a": [float(i) for i in range(60)], "b": [i % 7 for i in range(60)]}
+    table = tmp_path / "out" / "table.csv"
+    pd.DataFrame(rows | {"y": ["no" if i < 30 else "yes" for i in range(60)]}).to_csv(table)
+    dataset = read(table, target="y")
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    config = load_families()["mlp"].baseline(task)
+    metrics = {task.quality.metric: 0.9}
+    candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics=metrics)
+    source = {"source": str(table), "target": ["y"]}
+    good = json.loads(json.dumps(recipe.make(candidate, task, source, {})))
+    good["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    hostile = (
+        "evil",
+        f"{{class_path: os.system, init_args: {{command: touch {tmp_path / 'mark'}}}}}",
+        str(tmp_path / "mark"),
+        str(tmp_path / "out" / "evil.ckpt"),
+    )
+    spare = {
+        "trainer.logger": ("pytorch_lightning.loggers.CSVLogger", {"save_dir": "."}),
+        "optimizer": ("torch.optim.SGD", {"lr": 0.1}),
+        "lr_scheduler": ("torch.optim.lr_scheduler.OneCycleLR", {"max_lr": 0.1, "total_steps": 9}),
+    }
+    bases = [good]
+    for key, (name, arguments) in spare.items():
+        bases.append(at(good, key, {"class_path": name, "init_args": arguments}))
+    for name, extra in (
+        ("pytorch_lightning.callbacks.ModelCheckpoint", {}),
+        ("pytorch_lightning.callbacks.EarlyStopping", {"monitor": "accuracy"}),
+        ("pytorch_lightning.callbacks.StochasticWeightAveraging", {"swa_lrs": 0.1}),
+    ):
+        both = [*good["trainer"]["callbacks"], {"class_path": name, "init_args": extra}]
+        bases.append(at(good, "trainer.callbacks", both))
+    places = {}
+    for i, base in enumerate(bases):
+        for key, named in _objects(base):
+            for parameter, kind in recipe.CLASSES[named].items():
+                if set(kind.removeprefix("!").split("|")) & {"str", "path", "name"}:
+                    places[named, parameter] = (i, f"{key}.init_args.{parameter}")
+                if kind.removeprefix("!").split("|")[0] in ("strs",):
+                    places[named, parameter] = (i, f"{key}.init_args.{parameter}.0")
+                if "texts" in kind:
+                    places[named, parameter] = (i, f"{key}.init_args.{parameter}.a")
+    for parameter, kind in recipe.TRAINER.items():
+        if set(kind.split("|")) & {"str", "path"}:
+            places["Trainer", parameter] = (0, f"trainer.{parameter}")
+    for name in config:
+        places["config", name] = (0, f"model.init_args.config.{name}")
+    attacks = []
+    for i, key in places.values():
+        for text in hostile:
+            base = bases[i]
+            if key.endswith("target.0"):
+                place, value = key.removesuffix(".0"), [text]
+            elif key.endswith("columns.a"):
+                place, value = key.removesuffix(".a"), {"a": text}
+            else:
+                place, value = key, text
+            attacks.append(at(base, place, value))
+    assert len(places) > 25
+    done = subprocess.run(
+        [sys.executable, "-c", WALK, str(tmp_path)],
+        input=json.dumps({"good": good, "attacks": attacks}),
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"TMPDIR": str(tmp_path / "out")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert {tuple(each) for each in report["seen"]} == set()
+    assert not (tmp_path / "mark").exists()
+    assert {"ran", "refused"} == set(report["ends"])
+
+
+def _objects(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where a recipe names classes, and which."""
+    keys = ["model", "data", "optimizer", "lr_scheduler"]
+    keys += [f"trainer.callbacks.{i}" for i in range(len(content["trainer"]["callbacks"]))]
+    keys += ["trainer.logger"] if content["trainer"]["logger"] else []
+    found = []
+    for key in keys:
+        place: Any = content
+        for part in key.split("."):
+            place = place[int(part)] if part.isdigit() else place[part]
+        found.append((key, place["class_path"]))
+    return found
