@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, flags, show
+from nas import __version__, flags, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -
             raise
         run = Run(out)
         kept = sum(c.state.value == "complete" for c in run.candidates())
-        click.echo(f"interrupted; {kept} complete candidates are kept in {out}", err=True)
+        terminal.echo(f"interrupted; {kept} complete candidates are kept in {out}", err=True)
         if run.front():
             show.finished(run, as_json)
-        click.echo("go on with the same command and --resume", err=True)
+        terminal.echo("go on with the same command and --resume", err=True)
         sys.exit(130)
     finally:
         display.close()
@@ -167,7 +167,7 @@ def status(run: Path, as_json: bool) -> None:
     standings = (c.standing for c in candidates)
     counts = Counter(f"{how} ({why})" if why else how for how, why in standings)
     if as_json:
-        click.echo(
+        terminal.echo(
             json.dumps(
                 {
                     "run": str(run),
@@ -187,7 +187,7 @@ def status(run: Path, as_json: bool) -> None:
         f"{show.duration(opened.spent_s)} spent",
         *(f"{h:.3g} {n}" for n, h in hours.items() if h),
     ]
-    click.echo(f"{ended}; {', '.join(spent)}")
+    terminal.echo(f"{ended}; {', '.join(spent)}")
     if front:
         show.front(opened, front)
 
@@ -271,7 +271,7 @@ def latency(
         "threads": threads,
         "batches": batches,
         "name": name,
-        "on_step": lambda text: click.echo(text, err=True),
+        "on_step": lambda text: terminal.echo(text, err=True),
     }
     if run is not None:
         found = Run(run).measure_latency(number, **how)
@@ -284,11 +284,11 @@ def latency(
 
         write(found, out)
     if as_json:
-        click.echo(json.dumps(found | {"file": str(out) if out else None}))
+        terminal.echo(json.dumps(found | {"file": str(out) if out else None}))
     else:
         show.latencies(found)
         if out is not None:
-            click.echo(f"\nfile    {out}")
+            terminal.echo(f"\nfile    {out}")
     if not any("latency" in row for row in found["candidates"].values()):
         raise InputError(f"{backend} measured none of them")
 
@@ -306,7 +306,7 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
     """
     from nas.run import Run
 
-    click.echo(Run(run, latency).report(out))
+    terminal.echo(Run(run, latency).report(out))
 
 
 @cli.command()
@@ -336,7 +336,7 @@ def export(
     opened = Run(run, latency)
     if number is not None and limit:
         raise click.UsageError("give --number or --limit, not both")
-    click.echo(opened.export(out, opened.best(*limit).number if limit else number))
+    terminal.echo(opened.export(out, opened.best(*limit).number if limit else number))
 
 
 @cli.command()
@@ -363,26 +363,26 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
 
         found = run_check(recipe)
         if as_json:
-            click.echo(json.dumps(found))
+            terminal.echo(json.dumps(found))
         else:
             name, folded = found["objective"], found["folds"]
             mean = f", mean of {folded} folds" if folded > 1 else ""
             figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
-            click.echo(f"{name}{mean}: {'  '.join(figures)}")
+            terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
         return
     from nas.train import train as run_training
 
     result = run_training(recipe, out or recipe.parent / "model", epochs)
     if as_json:
-        click.echo(json.dumps(result))
+        terminal.echo(json.dumps(result))
         return
     metrics = [m for m in result["test"] if m != "loss"]
     for part in ("validation", "test"):
         shown = "  ".join(
             f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
         )
-        click.echo(f"{part:10}  {shown}")
-    click.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
+        terminal.echo(f"{part:10}  {shown}")
+    terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
 
 
 @cli.command()
@@ -412,14 +412,14 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     from nas.train import predict as run_prediction
 
     frame, scores = run_prediction(
-        checkpoint, data, lambda note: click.echo(f"note: {note}", err=True)
+        checkpoint, data, lambda note: terminal.echo(f"note: {note}", err=True)
     )
     if out is not None:
         write_whole(out, frame.to_csv(index=False))
     else:
         frame.to_csv(sys.stdout, index=False)
     if scores:
-        click.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
+        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
 
 
 @cli.command()
@@ -441,9 +441,9 @@ def design(data: Path, as_json: bool, **options: Any) -> None:
 
     found = make(data, **flags.given(PlanOptions, options))
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        terminal.echo(json.dumps(found.to_dict()))
     else:
-        show.design(found, show.width())
+        show.design(found)
 
 
 @cli.command()
@@ -468,11 +468,11 @@ def rules(rule: str | None, as_json: bool) -> None:
         raise UsageError(f"there is no rule {rule!r}; {hint}")
     if as_json:
         chosen = found.values() if rule is None else [found[rule]]
-        click.echo(json.dumps({"rules": [use.to_dict() for use in chosen]}))
+        terminal.echo(json.dumps({"rules": [use.to_dict() for use in chosen]}))
     elif rule is None:
-        rulebook.show_rules(found, show.width())
+        show.rules(found)
     else:
-        rulebook.show_rule(found[rule], show.width())
+        show.rule(found[rule])
 
 
 _KIND = {"type": str, "help": "Only its families; with --data: that of the data."}
@@ -512,7 +512,7 @@ def families(
         listed = [
             {"name": f.name, "modality": f.modality, "paper": f.paper} for f in found.values()
         ]
-        click.echo(json.dumps({"families": listed}))
+        terminal.echo(json.dumps({"families": listed}))
         return
     if not found:
         from nas.task import UsageError
@@ -520,7 +520,7 @@ def families(
         known = ", ".join(sorted({f.modality for f in load_families().values()}))
         raise UsageError(f"no family of the modality {modality!r}; there are {known}")
     for f in found.values():
-        click.echo(f"{f.modality:11} {f.name:21} {f.paper}")
+        terminal.echo(f"{f.modality:11} {f.name:21} {f.paper}")
 
 
 def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json: bool) -> None:
@@ -557,10 +557,10 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
         parameters = [
             {**param.to_dict(), "where": rulebook.condition(param, space)} for param in space.params
         ]
-        click.echo(json.dumps({"name": name, "data": about, "parameters": parameters}))
+        terminal.echo(json.dumps({"name": name, "data": about, "parameters": parameters}))
         return
     heading = f"{name}: {family.paper}"
-    rulebook.show_space(space, heading, f"{family.good_for}\n{about}", show.width())
+    show.space(space, heading, f"{family.good_for}\n{about}")
 
 
 @cli.command()
@@ -630,13 +630,13 @@ def audit(
         data=data,
         limit_s=parse_duration(time_limit) or 60.0,
         name=model,
-        on_phase=lambda phase: click.echo(f"{phase} …", err=True),
+        on_phase=lambda phase: terminal.echo(f"{phase} …", err=True),
         **options,
     )
-    click.echo(json.dumps(found.to_dict()) if as_json else found.text())
+    terminal.echo(json.dumps(found.to_dict()) if as_json else found.text())
     if figure is not None:
         found.figure(figure)
-        click.echo(f"figure  {figure}", err=as_json)
+        terminal.echo(f"figure  {figure}", err=as_json)
     sys.exit(4 if found.serious else 0)
 
 
@@ -666,13 +666,13 @@ def _guarded(call: Callable[[], Any]) -> int:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         message = " ".join(error.format_message().split()).rstrip(".")
-        click.echo(f"error: {message}{hint}", err=True)
+        terminal.line(f"error: {message}{hint}", err=True)
         return error.exit_code
     except InputError as error:
-        click.echo(f"error: {error}", err=True)
+        terminal.line(f"error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        terminal.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:  # `nas … | head`: the reader has what it wanted
         sys.stderr.close()
@@ -682,5 +682,5 @@ def _guarded(call: Callable[[], Any]) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         parts = (f"{where}{error.strerror}", *getattr(error, "__notes__", ()))
-        click.echo(f"error: {'; '.join(parts)}", err=True)
+        terminal.line(f"error: {'; '.join(parts)}", err=True)
         return 1

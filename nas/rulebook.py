@@ -211,64 +211,6 @@ def _tasks(modality: Modality) -> Iterator[Task]:
 # Words -----------------------------------------------------------------------------------
 
 
-def show_rules(found: dict[str, Use], width: int | None = None) -> None:
-    """Print all rules, each with its source and what it is used for."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.padding import Padding
-
-    console = Console(width=width, highlight=False)
-    for name, use in found.items():
-        console.print(f"[bold]{name}[/]")
-        for style, text in (("", use.rule.statement), ("dim", use.rule.source), ("", _used(use))):
-            console.print(Padding(escape(text), (0, 0, 0, 4)), style=style)
-
-
-def show_rule(use: Use, width: int | None = None) -> None:
-    """Print one rule with every parameter that it bounds."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(width=width, highlight=False)
-    console.print(f"[bold]{use.rule.id}[/]\n{escape(use.rule.statement)}")
-    console.print(escape(use.rule.source), style="dim")
-    grid = Table.grid(padding=(0, 3))
-    for param, families in use.parameters.items():
-        grid.add_row(param, ", ".join(families))
-    if use.parameters:
-        console.print("\nbounds or sets", style="dim")
-        console.print(grid)
-    if use.decides:
-        console.print(f"\n[dim]decides[/]  {', '.join(use.decides)}")
-    if use.checked:
-        console.print("\n[dim]checks[/]   any network: `nas audit`")
-
-
-def show_space(space: Space, heading: str, about: str, width: int | None = None) -> None:
-    """Print each parameter with its bounds, default, condition and rules, and these rules."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.padding import Padding
-    from rich.table import Table
-
-    console = Console(width=width, highlight=False)
-    console.print(f"[bold]{escape(heading)}[/]\n{escape(about)}\n")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("parameter", "bounds", "default", "where", "rules"):
-        table.add_column(name, no_wrap=name in ("parameter", "rules"))
-    for param in space.params:
-        value = param.default
-        default = f"{value:.3g}" if isinstance(value, float) else str(value)
-        row = (param.name, param.domain, default, condition(param, space), "\n".join(param.why))
-        table.add_row(*map(escape, row))
-    console.print(table)
-    console.print("\nthe rules", style="dim")
-    for name in dict.fromkeys(rule for param in space.params for rule in param.why):
-        console.print(f"[bold]{name}[/]")
-        console.print(Padding(escape(rules.RULES[name].statement), (0, 0, 0, 4)))
-
-
 def condition(param: Param, space: Space) -> str:
     """Where a parameter applies: "depth ≤ 3", "residual = True"."""
     parts = []
@@ -285,14 +227,3 @@ def condition(param: Param, space: Space) -> str:
         else:
             parts.append(f"{parent} = {' | '.join(map(str, values))}")
     return ", ".join(parts)
-
-
-def _used(use: Use, most: int = 3) -> str:
-    """What a rule is used for, in a line."""
-    parts = []
-    for param, families in use.parameters.items():
-        named = ", ".join(families) if len(families) <= most else f"{len(families)} families"
-        parts.append(f"{param} of {named}")
-    parts += use.decides
-    parts += ["nas audit"] * use.checked
-    return f"→ {'; '.join(parts)}"

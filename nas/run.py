@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.candidate import Candidate, Latency, State
+from nas.candidate import Candidate, Latency, Reason, State
 from nas.data import Dataset
 from nas.files import read_json, write_whole
 from nas.front import best, constant_guess, pareto
@@ -313,6 +314,31 @@ class Run:
                 nearest += f"; the nearest {limit.metric} was {value:g}"
         repair = "relax the limit or search longer" if nearest else "search longer"
         return f"no candidate is complete and meets {wanted} ({found}{nearest}); {repair}"
+
+    def infeasible_baselines(self) -> list[str]:
+        """A sentence for each baseline that a limit of the run has left out."""
+        return [
+            f"the baseline of {c.label} (candidate {c.number}) was not trained: {c.detail}"
+            for c in self.candidates()
+            if c.origin == "baseline" and c.reason is Reason.INFEASIBLE
+        ]
+
+    def failures(self) -> list[str]:
+        """A sentence for each kind of error that ended candidates: how often, and where its log
+        is. The most frequent comes first."""
+        ended: dict[str, list[Candidate]] = {}
+        for c in self.candidates():
+            if c.reason in (Reason.ERROR, Reason.LOST):
+                lines = c.detail.strip().splitlines()
+                reason = next((x for x in lines if re.match(r"[\w.]+(Error|Exception)\b", x)), "")
+                ended.setdefault(reason or (lines or [str(c.reason)])[-1], []).append(c)
+        found = []
+        for reason, those in sorted(ended.items(), key=lambda item: -len(item[1])):
+            log = self.folder / "logs" / f"worker-{those[0].worker}.log"
+            where = f" (see {log})" if log.exists() else ""
+            often = f"{len(those)} candidates" if len(those) > 1 else f"candidate {those[0].number}"
+            found.append(f"{often} failed: {reason}{where}")
+        return found
 
     @property
     def spent_s(self) -> float:

@@ -16,20 +16,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from nas import terminal
 from nas.rules import BASELINE_TIME_FACTOR, folds
 
 if TYPE_CHECKING:
     from nas.candidate import Candidate, Latency
     from nas.design import Design
     from nas.driver import Progress
+    from nas.rulebook import Use
     from nas.run import Run
-
-
-def width() -> int | None:
-    """Of what is printed: the terminal's, or a hundred columns."""
-    return None if sys.stdout.isatty() else 100
+    from nas.space import Space
 
 
 def finished(run: Run, as_json: bool) -> None:
@@ -39,7 +35,7 @@ def finished(run: Run, as_json: bool) -> None:
         front(run, candidates)  # before the files, for which there may be no room
     recipe, report = run.export(), run.report()  # the small one first
     if as_json:
-        click.echo(
+        terminal.echo(
             json.dumps(
                 {
                     "run": str(run.folder),
@@ -51,54 +47,60 @@ def finished(run: Run, as_json: bool) -> None:
             )
         )
         return
-    click.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
-    click.echo(f"next    nas train {recipe}")
+    terminal.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
+    terminal.echo(f"next    nas train {recipe}")
 
 
 def front(run: Run, candidates: Sequence[Candidate]) -> None:
     """Print the front of a run, the simple models beside it, and what limits its figures."""
-    from rich.console import Console
-    from rich.table import Table
-
     from nas.front import beats, constant_guess
 
     quality = run.task.quality.metric
     more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
     more = [m for m in more if any(m in c.metrics for c in candidates)]
-    table = Table(title=f"Pareto front of {run.folder.name} (validation)", title_justify="left")
     heads = [m.replace("balanced_accuracy", "balanced") for m in (quality, *more)]
     names = ("#", "family", *heads, "latency ms", "params", "FLOPs", "epochs", "s")
-    for i, name in enumerate(names):
-        table.add_column(name, justify="left" if i == 1 else "right")
+    rows: list[list[Any] | None] = []
     for c in candidates:
         latency = c.cost.latency
         assert latency is not None  # of every complete candidate
-        table.add_row(
-            str(c.number),
-            c.label,
-            *(figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)),
-            f"{c.metrics['latency_ms']:.3g} ±{latency.iqr_ms / 2:.1g}{_contended_mark(latency)}",
-            f"{c.metrics['params']:,.0f}",
-            f"{c.metrics['flops']:.3g}",
-            str(len(c.curve)),
-            f"{c.seconds:.0f}",
+        scores = [figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)]
+        spread = f"±{latency.iqr_ms / 2:.1g}{_contended_mark(latency)}"
+        rows.append(
+            [
+                str(c.number),
+                c.label,
+                *scores,
+                f"{c.metrics['latency_ms']:.3g} {spread}",
+                f"{c.metrics['params']:,.0f}",
+                f"{c.metrics['flops']:.3g}",
+                str(len(c.curve)),
+                f"{c.seconds:.0f}",
+            ]
         )
-    table.add_section()
+    rows.append(None)
     for b in run.baselines():
-        values = (figure(b["metrics"][m]) if m in b["metrics"] else "" for m in (quality, *more))
-        table.add_row("", f"[italic]{b['name']}", *values)
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(table)
+        scores = [figure(b["metrics"][m]) if m in b["metrics"] else "" for m in (quality, *more)]
+        rows.append(["", terminal.text(b["name"], "italic"), *scores])
+    terminal.table(
+        [(name, "left" if name == "family" else "right") for name in names],
+        rows,
+        optional=("s", "epochs", "FLOPs", *reversed(heads[1:])),
+        title=f"Pareto front of {run.folder.name} (validation)",
+        title_justify="left",
+    )
     guess = constant_guess(run.task)
     if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
-        click.echo("none is clearly better than a constant guess, which looks at no input")
+        terminal.echo("none is clearly better than a constant guess, which looks at no input")
     measured = [c.cost.latency for c in candidates if c.cost.latency is not None]
     if any(map(_contended_mark, measured)):
         reasons = {latency.contended_because for latency in measured} - {""}
-        click.echo(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
+        terminal.line(f"† measured while other work ran{''.join(f'; {r}' for r in reasons)}")
     for b in run.baselines():
         if "error" in b:
-            click.echo(f"{b['name']} could not be fitted: {b['error']}")
+            terminal.line(f"{b['name']} could not be fitted: {b['error']}")
+    for text in (*run.infeasible_baselines(), *run.failures()):
+        terminal.line(text)
 
 
 def _contended_mark(latency: Latency) -> str:
@@ -121,7 +123,7 @@ class Display:
         self._last = 0.0
         self._phase = ""
         # Of large data; what is read at once needs no word.
-        self._reading = threading.Timer(2.0, click.echo, (f"reading {data}",), {"err": True})
+        self._reading = threading.Timer(2.0, terminal.line, (f"reading {data}",), {"err": True})
         self._reading.daemon = True
         self._reading.start()
 
@@ -130,7 +132,7 @@ class Display:
         task = run.task
         profile, fidelity = task.profile, task.fidelity
         for note in run.notes:
-            click.echo(f"note: {note}", err=True)
+            terminal.line(f"note: {note}", err=True)
         wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
         limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
         kinds = ", ".join(
@@ -149,25 +151,25 @@ class Display:
             f"{folded}, {task.budget.workers} workers on {task.device}",
             f"folder: {run.folder}",
         ):
-            click.echo(line, err=True)
+            terminal.line(line, err=True)
 
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
-        terminal = sys.stderr.isatty()
+        live = sys.stderr.isatty()
         phase = progress.phase.partition(":")[0]
-        wait = 0.5 if terminal else self.EVERY
+        wait = 0.5 if live else self.EVERY
         if now - self._last < wait and phase == self._phase:
             return
         self._last, self._phase = now, phase
-        if terminal:
+        if live:
             self._draw(progress)
         else:
             stamp = datetime.now().isoformat(timespec="seconds")
             fields = " ".join(f"{k}={v}" for k, v in _summary(progress).items())
-            click.echo(f"{stamp} {fields}", err=True)
+            terminal.line(f"{stamp} {fields}", err=True)
 
     def _draw(self, progress: Progress) -> None:
-        from rich.console import Console, Group
+        from rich.console import Group
         from rich.live import Live
         from rich.table import Table
 
@@ -178,9 +180,13 @@ class Display:
             table.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
         for name in progress.calls:
             table.add_row("", name)
-        head = "  ".join(f"[bold]{k}[/] {v}" for k, v in _summary(progress).items())
+        head = terminal.text("")
+        for name, value in _summary(progress).items():
+            head = head + terminal.text(f"{name} ", "bold") + terminal.text(f"{value}  ")
         if self._live is None:
-            self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+            self._live = Live(
+                console=terminal.console(err=True), refresh_per_second=2, transient=True
+            )
             self._live.start()
         self._live.update(Group(head, table))
 
@@ -248,7 +254,7 @@ def latencies(found: dict[str, Any]) -> None:
     from nas.candidate import Latency
 
     device = found["device"]
-    click.echo(
+    terminal.echo(
         f"latency in ms on {device['name']} ({device['processor']}, {device['kind']},"
         f" {device['backend']}, {device['threads']} thread(s)); inputs {found['inputs']}"
     )
@@ -261,68 +267,90 @@ def latencies(found: dict[str, Any]) -> None:
             mark = _contended_mark(latency)
             shown.append(f"batch {batch}: {latency.ms:.3g} ±{latency.iqr_ms / 2:.1g}{mark}")
         shown += [row["error"]] if "error" in row else []
-        click.echo(f"{number:>5}  {row['family']:21} {'  '.join(shown)}")
+        terminal.echo(f"{number:>5}  {row['family']:21} {'  '.join(shown)}")
     if noisy:
-        click.echo("† other work of this user did not hold still")
+        terminal.echo("† other work of this user did not hold still")
 
 
-def design(found: Design, width: int | None = None) -> None:
+def design(found: Design) -> None:
     """Print a design."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.padding import Padding
     from rich.table import Table
 
     from nas.design import described
 
-    console = Console(width=width, highlight=False)
+    console = terminal.console()
 
-    def heading(text: str, about: str = "") -> None:
-        console.print(f"\n[bold]{text}[/]  [dim]{about}[/]")
+    def heading(content: str, about: str = "") -> None:
+        console.print()
+        console.print(terminal.text(f"{content}  ", "bold") + terminal.text(about, "dim"))
 
-    def line(text: str, mark: str = "") -> None:
+    def line(content: str, mark: str = "") -> None:
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(*([mark, escape(text)] if mark else [escape(text)]))
+        grid.add_row(*([mark, content] if mark else [content]))
         console.print(Padding(grid, (0, 0, 0, 2)))
 
-    console.print(f"[bold]{escape(found.name)}[/]")
-    for text in described(found.task):
-        line(text)
+    def by_family(contents: Sequence[Any], above: int = 0) -> None:
+        grid = Table.grid(padding=(0, 2))
+        for plan, content in zip(found.plans, contents, strict=True):
+            grid.add_row(plan.family.name, content)
+        console.print(Padding(grid, (above, 0, 0, 2)))
+
+    console.print(terminal.text(found.name, "bold"))
+    for content in described(found.task):
+        line(content)
     heading("Notes", "" if found.notes else "nothing looks odd")
-    for text in found.notes:
-        line(text, "-")
+    for content in found.notes:
+        line(content, "-")
     heading("Families", "each begins with this baseline; times are of a core or a GPU to itself")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    _plans(found)
+    verdicts = [
+        terminal.text(f"misses {'; '.join(plan.misses)}. " if plan.misses else "", "red")
+        + terminal.text(plan.family.good_for)
+        for plan in found.plans
+    ]
+    by_family(verdicts, above=1)
+    heading("Space", f"`nas families {found.plans[0].family.name} --data …` has bounds and reasons")
+    by_family(
+        [
+            f"{len(plan.space.params)} parameters, {plan.reals} of them real numbers;"
+            f" {_short(plan.configurations)} settings of the rest"
+            for plan in found.plans
+        ]
+    )
+    heading("Search")
+    for content in _search_words(found):
+        line(content)
+
+
+def _plans(found: Design) -> None:
+    """Print the families with their baselines' costs and pace."""
     heads = ("params", "FLOPs", "latency ms", "train MiB", "run MiB", "step ms", "epoch s")
-    for i, head in enumerate(("family", *heads)):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    rows = []
     for plan in found.plans:
         c, pace = plan.costs, plan.pace
-        table.add_row(
-            plan.family.name, f"{c['params']:,.0f}", _short(c["flops"]), f"{c['latency_ms']:.3g}",
-            f"{c['memory_mb']:,.3g}", f"{c['inference_mb']:,.3g}",
-            f"{pace.step_ms:.3g} ±{_short(round(pace.spread_ms / 2, 1))}" if pace else "no memory",
-            f"{pace.epoch_s:.2g}" if pace else "",
-        )  # fmt: skip
-    console.print(Padding(table, (0, 0, 0, 2)))
-    grid = Table.grid(padding=(0, 2))
-    for plan in found.plans:
-        verdict = f"[red]misses {escape('; '.join(plan.misses))}.[/] " if plan.misses else ""
-        grid.add_row(plan.family.name, verdict + escape(plan.family.good_for))
-    console.print(Padding(grid, (1, 0, 0, 2)))
-    heading(
-        "Space", f"`nas families {found.plans[0].family.name} --data …` tells each bound and why"
-    )
-    grid = Table.grid(padding=(0, 2))
-    for plan in found.plans:
-        kinds = f"{len(plan.space.params)} parameters, {plan.reals} of them real numbers"
-        grid.add_row(
-            plan.family.name, f"{kinds}; {_short(plan.configurations)} settings of the rest"
+        spread = f"±{_short(round(pace.spread_ms / 2, 1))}" if pace else ""
+        rows.append(
+            [
+                plan.family.name,
+                f"{c['params']:,.0f}",
+                _short(c["flops"]),
+                f"{c['latency_ms']:.3g}",
+                f"{c['memory_mb']:,.3g}",
+                f"{c['inference_mb']:,.3g}",
+                f"{pace.step_ms:.3g} {spread}" if pace else "no memory",
+                f"{pace.epoch_s:.2g}" if pace else "",
+            ]
         )
-    console.print(Padding(grid, (0, 0, 0, 2)))
-    heading("Search")
-    for text in _search_words(found):
-        line(text)
+    terminal.table(
+        [("family", "left"), *((head, "right") for head in heads)],
+        rows,
+        optional=("run MiB", "FLOPs", "train MiB", "step ms"),
+        indent=2,
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
 
 
 def _search_words(found: Design) -> Iterator[str]:
@@ -368,3 +396,83 @@ def _short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def rules(found: dict[str, Use]) -> None:
+    """Print all rules, each with its source and what it is used for."""
+    from rich.padding import Padding
+
+    console = terminal.console()
+    for name, use in found.items():
+        console.print(terminal.text(name, "bold"))
+        for style, content in (
+            ("", use.rule.statement),
+            ("dim", use.rule.source),
+            ("", _used(use)),
+        ):
+            console.print(Padding(content, (0, 0, 0, 4)), style=style)
+
+
+def rule(use: Use) -> None:
+    """Print one rule with every parameter that it bounds."""
+    from rich.table import Table
+
+    console = terminal.console()
+    console.print(terminal.text(use.rule.id, "bold"))
+    console.print(use.rule.statement)
+    console.print(terminal.text(use.rule.source, "dim"))
+    grid = Table.grid(padding=(0, 3))
+    for param, families in use.parameters.items():
+        grid.add_row(param, ", ".join(families))
+    if use.parameters:
+        console.print(terminal.text("\nbounds or sets", "dim"))
+        console.print(grid)
+    if use.decides:
+        console.print(
+            terminal.text("\ndecides", "dim") + terminal.text(f"  {', '.join(use.decides)}")
+        )
+    if use.checked:
+        console.print(
+            terminal.text("\nchecks", "dim") + terminal.text("   any network: `nas audit`")
+        )
+
+
+def _used(use: Use, most: int = 3) -> str:
+    """What a rule is used for, in a line."""
+    parts = []
+    for param, families in use.parameters.items():
+        named = ", ".join(families) if len(families) <= most else f"{len(families)} families"
+        parts.append(f"{param} of {named}")
+    parts += use.decides
+    parts += ["nas audit"] * use.checked
+    return f"→ {'; '.join(parts)}"
+
+
+def space(found: Space, heading: str, about: str) -> None:
+    """Print each parameter with its bounds, default, condition and rules, and these rules."""
+    from rich.padding import Padding
+
+    from nas.rulebook import condition
+    from nas.rules import RULES
+
+    console = terminal.console()
+    console.print(terminal.text(heading, "bold"))
+    console.print(about + "\n")
+    rows = []
+    for param in found.params:
+        value = param.default
+        default = f"{value:.3g}" if isinstance(value, float) else str(value)
+        why = "\n".join(param.why)
+        rows.append([param.name, param.domain, default, condition(param, found), why])
+    terminal.table(
+        [(head, "left") for head in ("parameter", "bounds", "default", "where", "rules")],
+        rows,
+        optional=("rules",) if terminal.width() < 100 else (),
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+    console.print(terminal.text("\nthe rules", "dim"))
+    for name in dict.fromkeys(rule for param in found.params for rule in param.why):
+        console.print(terminal.text(name, "bold"))
+        console.print(Padding(RULES[name].statement, (0, 0, 0, 4)))

@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from nas import recipe as recipes
-from nas import rules
+from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import encode
 from nas.files import write_whole
@@ -151,7 +151,7 @@ def main(args: Sequence[str]) -> None:
     """
     usage = "python -m nas.train fit --config recipe.yaml [--trainer.max_epochs=3 …]"
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {usage}")
+        terminal.echo(f"usage: {usage}")
         return
     if args[0] != "fit":
         raise UsageError(f"{args[0]!r} is unknown; use {usage}")
@@ -222,7 +222,7 @@ class EpochLines(pl.Callback):
             for name, value in trainer.callback_metrics.items()
             if "[" not in name
         )
-        print(f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)", file=sys.stderr)
+        terminal.line(f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)", err=True)
 
 
 class StopAfter(pl.Callback):
@@ -456,10 +456,10 @@ def _run(args: Sequence[str]) -> int:
     try:
         main(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.line(f"error: {error}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.echo("interrupted", err=True)
         return 130
     return 0
 

@@ -1,0 +1,159 @@
+"""The one way to the terminal.
+
+Column, class and file names come from strangers' files and may hold anything: escape codes that
+move the cursor or set the clipboard, characters that reverse the order of what is read, Rich's
+markup. Everything that the commands print goes through here, where it is shown as the text it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+# Where output is no terminal.
+WIDTH = 120
+# Marks of writing direction that change how the rest of a line is read (UAX #9, table 1).
+_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_LINE_ENDS = frozenset("\u2028\u2029")
+
+
+def visible(text: object, *, lines: bool = True) -> str:
+    """``text`` with every character that steers a terminal, or its reader, as a backslash escape.
+
+    Line ends and tabs stay, unless ``lines`` is false: then the result is one line.
+
+    >>> visible("price\\x1b[2J")
+    'price\\\\x1b[2J'
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(c if c in kept or not _steers(c) else _escaped(c) for c in str(text))
+
+
+def _steers(char: str) -> bool:
+    # Surrogates stand for bytes of a file name that are no UTF-8: they cannot be printed.
+    return unicodedata.category(char) in ("Cc", "Cs") or char in _DIRECTION | _LINE_ENDS
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print text on standard output, or on standard error."""
+    write(lambda: click.echo(visible(text), err=err))
+
+
+def line(text: object, *, err: bool = False) -> None:
+    """Print text as one line."""
+    write(lambda: click.echo(visible(text, lines=False), err=err))
+
+
+def write(call: Callable[[], Any]) -> None:
+    """Call what prints. A terminal that was closed meanwhile (SIGHUP) ends nothing: whoever prints
+    has files to write too."""
+    try:
+        call()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
+def width() -> int:
+    """Columns of standard output: the terminal's, else ``WIDTH``."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return int(_console_class()().width)
+
+
+def text(content: object, style: str = "") -> Text:
+    """Text in a style of Rich's."""
+    from rich.text import Text
+
+    return Text(visible(content), style)
+
+
+def console(*, err: bool = False, columns: int | None = None) -> Console:
+    """A Rich console that takes every string as plain text; ``text`` gives it styled ones."""
+    found: Console = _console_class()(
+        stderr=err, width=columns if columns or err else width(), highlight=False, emoji=False
+    )
+    return found
+
+
+@cache
+def _console_class() -> Any:
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, *, style: Any = "", **more: Any) -> Text:
+            found = Text(visible(text), style=style)
+            found.justify, found.overflow = more.get("justify"), more.get("overflow")
+            return found
+
+        def print(self, *objects: Any, **more: Any) -> None:
+            write(lambda: Console.print(self, *objects, **more))
+
+    return PlainConsole
+
+
+def table(
+    columns: Sequence[tuple[str, Literal["left", "right"]]],
+    rows: Sequence[Sequence[Any] | None],
+    *,
+    optional: Sequence[str] = (),
+    indent: int = 0,
+    **look: Any,
+) -> None:
+    """Print a table that fits into the terminal: no figure is ever cut, columns are left out.
+
+    Args:
+        columns: Heads, and "left" or "right". What stands left may be wrapped, figures not.
+        rows: Cells for all columns; None for a rule between rows.
+        optional: Heads of the columns that may be left out, the first one first.
+        indent: Columns of space before the table.
+        **look: Arguments of Rich's ``Table``.
+    """
+    from rich.measure import Measurement
+    from rich.padding import Padding
+    from rich.table import Table
+
+    room = width() - indent
+    endless = console(columns=10_000)
+    shown = [head for head, _ in columns]
+
+    def build() -> Table:
+        found = Table(**look)
+        for head, justify in columns:
+            if head in shown:
+                figures = justify == "right"
+                found.add_column(head, justify=justify, no_wrap=figures, overflow="fold")
+        for row in rows:
+            if row is None:
+                found.add_section()
+                continue
+            cells = zip(columns, row, strict=False)
+            found.add_row(*(cell for (head, _), cell in cells if head in shown))
+        return found
+
+    made = build()
+    for head in optional:
+        if Measurement.get(endless, endless.options, made).maximum <= room:
+            break
+        if head in shown:
+            shown.remove(head)
+            made = build()
+    # A terminal that is narrower still breaks the lines itself.
+    needed = Measurement.get(endless, endless.options, made).minimum + indent
+    console(columns=max(width(), needed)).print(Padding(made, (0, 0, 0, indent)))
