@@ -9,8 +9,8 @@ demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a reci
 	.venv/bin/python scripts/digits.py demo/digits.npz
 	.venv/bin/nas search demo/digits.npz --time-limit 150s --out demo/run
 
-test: $(READY)  ## the default tests
-	.venv/bin/python -m pytest
+test: $(READY)  ## the default tests, in two processes
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 slow: $(READY)  ## searches of minutes
 	.venv/bin/python -m pytest -m slow

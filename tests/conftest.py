@@ -1,12 +1,23 @@
-"""One torch thread, no deadlines, and the folder of the real data sets."""
+"""One torch thread, no deadlines, locks of its own for each test process, real data sets."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before anything imports torch: threads that share busy cores cost a step 100-fold.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+# Searches of one user wait for each other's latency measurements, by locks in these folders. The
+# processes of pytest-xdist (make test) must not: each has folders of its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    tempfile.tempdir = None
+    os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="nas-")
+    tempfile.tempdir = None
+    atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 import pytest
 from hypothesis import settings
