@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -21,7 +24,7 @@ from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
-from nas.run import Run, create, default_folder, refuse_used
+from nas.run import Finished, Run, create, default_folder, refuse_used
 from nas.search import samplers
 from nas.space import Float, Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 _MEASURING = 0.01
 # Seconds of timed steps of each family's baseline, from which the search is planned.
 _PACED_S = 0.5
+# Seconds until a training's first step: imports, and the data.
+_START_S = 10.0
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
 
@@ -128,7 +133,9 @@ def search(
             spaces = {name: family.space(task) for name, family in families.items()}
             source = str(Path(data).resolve()) if isinstance(data, (str, Path)) else None
             run = create(folder, task, dataset, spaces, source, chosen)
-        drive_run(run, budget, machine, on_start, on_progress)
+        # The head of a cluster need not have what its workers have.
+        finish = chosen.finish and chosen.executor == "local"
+        drive_run(run, budget, machine, on_start, on_progress, finish)
     return run
 
 
@@ -158,26 +165,91 @@ def drive_run(
     machine: Machine,
     on_start: Callable[[Run], None],
     on_progress: Callable[[Progress], None],
+    finish: bool = False,
 ) -> None:
-    """Search in the folder of ``run`` until the budget is spent.
+    """Search in the folder of ``run`` until the budget is spent; with ``finish`` the training of
+    the best candidate at full scale is within it.
 
     Raises NoFeasibleCandidate where the front is empty then.
     """
     from nas.search.storage import lock
 
     begin = time.monotonic()
+    # A search that no time ends leaves none for the training of the best.
+    finish = finish and budget.time_limit_s is not None
     with ExitStack() as stack:
         with closing(lock(run.folder / "driver.lock")):  # until the study takes it
             run.begin(budget)
             on_start(run)
             workers = stack.enter_context(machine.start(run))
-            session = _Session(run, workers, begin, on_progress)
+            session = _Session(run, workers, begin, on_progress, finish)
             if run.options.lr_test:
                 session.test_rates()
             session.plan()
         session.search()
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
+    if finish:
+        _train_best(run, session)
+
+
+def _train_best(run: Run, session: _Session) -> None:
+    """Train the best candidate at full scale in what is left of the time, in a process that has
+    all cores; an error is kept with the run, and does not end the search."""
+    recipe, best = run.export(), run.best()
+    epochs = rules.full_epochs(run.task, int(best.config["batch_size"]))
+    left_s = session.end - time.monotonic() - _START_S
+    trained = min(epochs, int(left_s / _epoch_s(run, best)))
+    result: dict[str, Any] = {}
+    error = f"no time was left for an epoch; `nas train {recipe}` trains it"
+    if trained >= 1:
+        command = [sys.executable, "-P", "-m", "nas", "train", str(recipe), "--json"]
+        command += ["--out", str(run.folder / "model"), "--epochs", str(trained)]
+        log = run.folder / "logs" / "finish.log"
+        result, error = _in_process(command, log, session)
+    else:
+        trained = 0
+    kept = Finished(best.number, trained, epochs, result, error)
+    write_whole(run.folder / "finished.json", kept.to_json())
+
+
+def _epoch_s(run: Run, candidate: Candidate) -> float:
+    """Seconds of an epoch of a candidate on all training data, by its steps as a proxy."""
+    accumulate = candidate.cost.accumulate
+    micro = int(candidate.config["batch_size"]) // accumulate
+    steps = rules.steps_per_epoch(run.task.profile.n_train, micro, accumulate)
+    return max(1e-3, steps * (candidate.cost.step_ms or 0.0) / 1e3)
+
+
+def _in_process(command: list[str], log: Path, session: _Session) -> tuple[dict[str, Any], str]:
+    """The JSON that a command prints, and the last line of its log where it fails. It is
+    interrupted, as Ctrl-C does, where it takes half as long again as it has."""
+    deadline = session.end + 0.5 * max(0.0, session.end - time.monotonic()) + _START_S
+    late = False
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        )
+        try:
+            while True:
+                try:
+                    output, _ = process.communicate(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    session.show_phase("finish")
+                    if time.monotonic() > deadline:
+                        process.send_signal(signal.SIGKILL if late else signal.SIGINT)
+                        late, deadline = True, deadline + _START_S
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+    if late:
+        return {}, "it took longer than the time that was kept for it"
+    if process.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+        return {}, f"{lines[-1]} (see {log})"
+    return dict(json.loads(output)), ""
 
 
 @dataclass
@@ -188,6 +260,19 @@ class _Session:
     workers: Workers
     begin: float  # of time.monotonic
     on_progress: Callable[[Progress], None]
+    finish: bool = False
+    earlier: float = 0.0  # seconds that earlier searches of the run have taken
+
+    @property
+    def end(self) -> float:
+        """When the time is over, of time.monotonic; never where no time ends the search."""
+        limit = self.run.task.budget.time_limit_s
+        return math.inf if limit is None else self.begin + limit - self.earlier
+
+    def show_phase(self, phase: str) -> None:
+        """Report a phase in which no candidate is trained."""
+        spent_s = self.earlier + time.monotonic() - self.begin
+        self.on_progress(Progress(None, (), spent_s, self.run.task.budget, phase))
 
     def test_rates(self) -> None:
         """Set bounds of learning rates by range tests (rule "learning-rate-first"). Where one
@@ -209,8 +294,7 @@ class _Session:
             ]
 
             def show(over: int) -> None:
-                phase = f"learning-rates:{over}/{len(calls)}"
-                self.on_progress(Progress(None, (), time.monotonic() - self.begin, budget, phase))
+                self.show_phase(f"learning-rates:{over}/{len(calls)}")
 
             results = self.workers.map("range_test", calls, on_wait=show)
             tests = {n: _tested(rates[n], t) for n, t in zip(rates, results, strict=True)}
@@ -236,9 +320,7 @@ class _Session:
         ]
 
         def show(over: int) -> None:
-            phase = f"pace:{over}/{len(calls)}"
-            spent_s = time.monotonic() - self.begin
-            self.on_progress(Progress(None, (), spent_s, task.budget, phase))
+            self.show_phase(f"pace:{over}/{len(calls)}")
 
         found = self.workers.map("pace", calls, on_wait=show)
         paces = {
@@ -247,7 +329,10 @@ class _Session:
             if not isinstance(pace, InputError)  # its candidates will say what is wrong
         }
         if paces:
-            run.adopt(plan_search(task, paces, finish=False))
+            left = task.budget  # without what the start has taken
+            if left.time_limit_s is not None:
+                left = replace(left, time_limit_s=max(1.0, self.end - time.monotonic()))
+            run.adopt(plan_search(replace(task, budget=left), paces, finish=self.finish))
 
     def search(self) -> None:
         """Search candidates, then measure the latencies of the front again."""
@@ -259,7 +344,7 @@ class _Session:
         space, sampler = Space.join(run.spaces), run.options.sampler
         study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
         try:
-            earlier = study.clock.read()
+            earlier = self.earlier = study.clock.read()
             study.enqueue_baselines(rules.first_candidates(run.spaces))
             phase, begun = "search", False
 
@@ -291,10 +376,13 @@ class _Session:
         from nas.search.loop import drive
 
         budget, deadline = self.run.task.budget, None
-        limit = budget.time_limit_s
+        limit, latest = budget.time_limit_s, None
         if limit is not None:
-            # The last twentieth (at most half a minute) is for the latencies of the front.
-            deadline = self.begin + (limit - earlier) - min(30.0, 0.05 * limit)
+            # The last twentieth (at most half a minute) is for the latencies of the front. As
+            # long as no candidate is complete, the time for the training of the best is theirs.
+            deadline = latest = self.end - min(30.0, 0.05 * limit)
+            if self.finish and self.run.plan is not None:
+                deadline -= self.run.plan.finish_s
 
         to_measure = study.sampler.to_measure()
         baselines = self.run.folder / "baselines.json"
@@ -318,6 +406,7 @@ class _Session:
             study,
             self.workers,
             deadline=deadline,
+            latest=latest,
             trials=budget.trials,
             calls=calls,
             on_result=also,

@@ -118,6 +118,12 @@ class PlanOptions(ReadOptions):
         "90s, 10m, 2h or none; default: 10m, or none where another budget is given.",
         stays=False,
     )
+    finish: bool = option(
+        True,
+        "Within the time limit, train the best candidate at full scale too, and score it once on"
+        " the test part (not on Ray).",
+        stays=False,
+    )
     workers: int | None = option(None, "Default: one a core, two a GPU.", at_least=1, stays=False)
     device: str = option("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
     epochs: int | None = option(None, "Of a proxy. Default: from data.", at_least=1)

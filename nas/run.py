@@ -14,7 +14,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,15 @@ from nas.front import best, constant_guess, pareto
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
 from nas.space import Space
-from nas.task import Budget, Constraint, InputError, NoFeasibleCandidate, Task, UsageError
+from nas.task import (
+    Budget,
+    Constraint,
+    InputError,
+    JsonRecord,
+    NoFeasibleCandidate,
+    Task,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +87,25 @@ def refuse_used(folder: Path) -> None:
         raise InputError(f"{folder} holds a search; go on with --resume, or choose --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _CREATING).exists():
         raise InputError(f"{folder} is not empty and holds no search; choose another --out")
+
+
+@dataclass(frozen=True)
+class Finished(JsonRecord):
+    """The training at full scale that ends a search.
+
+    Args:
+        candidate: Its number.
+        epochs: That it was trained for; 0 where there was no time.
+        recipe_epochs: That its recipe says.
+        result: What ``nas train`` returns: test and validation metrics, seconds, the checkpoint.
+        error: Why there is no result.
+    """
+
+    candidate: int
+    epochs: int
+    recipe_epochs: int
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 class Run:
@@ -168,6 +195,12 @@ class Run:
         it."""
         file = self.folder / "plan.json"
         return SearchPlan.from_dict(read_json(file)) if file.exists() else None
+
+    @property
+    def finished(self) -> Finished | None:
+        """The training of the best candidate that ended the search; None where there was none."""
+        file = self.folder / "finished.json"
+        return Finished.from_dict(read_json(file)) if file.exists() else None
 
     def adopt(self, plan: SearchPlan) -> None:
         """Train candidates from now on as planned."""

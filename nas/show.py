@@ -43,12 +43,25 @@ def finished(run: Run, as_json: bool) -> None:
                     "baselines": run.baselines(),
                     "report": str(report),
                     "recipe": str(recipe),
+                    "finished": run.finished.to_dict() if run.finished else None,
                 }
             )
         )
         return
     terminal.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
-    terminal.echo(f"next    nas train {recipe}")
+    trained = run.finished
+    if trained is None:
+        terminal.echo(f"next    nas train {recipe}")
+    elif trained.error:
+        terminal.echo(f"train   candidate {trained.candidate} at full scale: {trained.error}")
+    else:
+        metric = run.task.quality.metric
+        value = figure(trained.result["test"][metric])
+        terminal.echo(
+            f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
+            f" {trained.recipe_epochs} epochs at full scale: test {metric} {value})"
+        )
+        terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
 
 
 def front(run: Run, candidates: Sequence[Candidate]) -> None:

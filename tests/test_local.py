@@ -38,6 +38,7 @@ def search(
     task: Task | None = None,
     space: Space = SPACE,
     limit_s: float | None = None,
+    latest_s: float | None = None,
     calls: tuple[str, ...] = (),
     on_event: Callable[[Workers], None] = lambda workers: None,
     lockstep: bool = False,
@@ -49,8 +50,9 @@ def search(
         closing(Study(folder, task or small_task(), space)) as study,
         LocalWorkers(workers, EVALUATOR, settings, folder / "logs", lockstep=lockstep) as pool,
     ):
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        drive(study, pool, trials=trials, deadline=deadline, calls=calls, on_event=on_event)
+        limits = (None if s is None else time.monotonic() + s for s in (limit_s, latest_s))
+        ends = dict(zip(("deadline", "latest"), limits, strict=True))
+        drive(study, pool, trials=trials, calls=calls, on_event=on_event, **ends)
     return load_candidates(folder)
 
 
@@ -194,6 +196,17 @@ def test_the_deadline_stops_at_the_next_report(tmp_path: Path) -> None:
         again = study.ask()
     assert again is not None
     assert again.root in {c.root for c in candidates}
+
+
+def test_the_time_for_the_best_is_given_to_a_search_in_which_none_is_complete(
+    tmp_path: Path,
+) -> None:
+    """An epoch takes half a second, and a candidate two: the first deadline is too early."""
+    slow = {"task": small_task(epochs=4), "workers": 1, "seconds_per_epoch": 0.5}
+    begin = time.monotonic()
+    candidates = search(tmp_path, limit_s=1.0, latest_s=60.0, **slow)  # type: ignore[arg-type]
+    assert len(finished(candidates)) == 1
+    assert time.monotonic() - begin < 30.0
 
 
 def test_the_deadline_ends_workers_that_do_not_report(tmp_path: Path) -> None:

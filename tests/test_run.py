@@ -779,6 +779,29 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_search_ends_with_the_best_candidate_trained_and_tested(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    given = FAST | {"trials": 2, "time_limit": 120, "families": ["mlp"], "on_progress": seen.append}
+    run = nas.search(tumours(), "diagnosis", out=tmp_path / "run", **given)
+    trained = run.finished
+    assert trained is not None
+    assert trained.error == ""
+    assert trained.candidate == run.best().number
+    assert 1 <= trained.epochs <= trained.recipe_epochs
+    assert trained.result["test"][run.task.quality.metric] > 0.8
+    assert seen[-1].phase == "finish"
+    frame, scores = predict(run.folder / "model" / "model.ckpt", tumours())
+    assert len(frame) == len(tumours())
+    assert scores["accuracy"] > 0.8
+
+
+def test_a_search_without_finish_leaves_the_training_to_the_user(tmp_path: Path) -> None:
+    given = FAST | {"trials": 1, "time_limit": 120, "families": ["mlp"], "finish": False}
+    run = nas.search(tumours(), "diagnosis", out=tmp_path / "run", **given)
+    assert run.finished is None
+    assert not (run.folder / "model").exists()
+
+
 def test_a_time_limit_is_kept(tmp_path: Path) -> None:
     begin = time.monotonic()
     run = nas.search(

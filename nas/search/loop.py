@@ -30,6 +30,7 @@ def drive(
     workers: Workers,
     *,
     deadline: float | None = None,
+    latest: float | None = None,
     trials: int | None = None,
     calls: Mapping[str, dict[str, Any]] | None = None,
     on_result: Callable[[str, Any], None] = lambda method, value: None,
@@ -37,7 +38,8 @@ def drive(
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent, ``deadline`` (of
     ``time.monotonic``) has come, or the study is out of device-hours; candidates in training
-    are stopped by the last two. Ends early where the space is exhausted, or the first
+    are stopped by the last two. As long as none is complete, the deadline is ``latest``. Ends
+    early where the space is exhausted, or the first
     ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator, with their arguments, that a worker runs once,
@@ -47,7 +49,8 @@ def drive(
     queued again.
     """
     end = math.inf if deadline is None else deadline
-    loop = _Loop(study, workers, trials, end, list((calls or {}).items()), on_result)
+    last = max(end, latest or end)
+    loop = _Loop(study, workers, trials, end, last, list((calls or {}).items()), on_result)
     with _Interrupts() as interrupts:
         while not interrupts.noted:
             if loop.turn():
@@ -63,6 +66,7 @@ class _Loop:
     workers: Workers
     trials: int | None
     end: float
+    latest: float  # the end as long as no candidate is complete
     calls: list[tuple[str, dict[str, Any]]]
     on_result: Callable[[str, Any], None]
     late: bool = False
@@ -77,14 +81,18 @@ class _Loop:
         """Hand out work and take what has happened; True where the search is over."""
         now = time.monotonic()
         if self.study.out_of_hours:
-            self.end = min(self.end, now)
-        self.late = now >= self.end
+            self.end = self.latest = min(self.end, now)
+        if self.end <= now < self.latest:
+            complete = any(c.state == State.COMPLETE for c in self.study.candidates())
+            self.latest = now if complete else self.latest
+        if not self.late and now >= self.latest:
+            self.late, self.end = True, now
         for index in self.workers.idle():
             if not self._assign(index):
                 break
         if self._done() and not self.workers.busy():
             return True
-        if now > self.end + GRACE_S:
+        if self.late and now > self.end + GRACE_S:
             for index in self.workers.busy():  # no report came in time to answer "stop"
                 self.workers.kill(index)
         for event in self.workers.events(timeout=0.5):
