@@ -56,8 +56,12 @@ def read(source: Any, **options: Any) -> Dataset:
     from nas.data import sources, warnings
     from nas.data import split as splits
     from nas.data import targets as labelling
+    from nas.data.archives import is_zip, unpacked
     from nas.data.readers import reader
 
+    if is_zip(source):
+        with unpacked(Path(source)) as folder:
+            return read(folder, **options)
     how = ReadOptions(**options)
     opened = sources.open_source(source)
     names = sources.target_names(how.target)
@@ -139,8 +143,12 @@ def encode(
     """
     from nas.data import sources
     from nas.data import targets as labelling
+    from nas.data.archives import is_zip, unpacked
     from nas.data.readers import reader
 
+    if is_zip(source):
+        with unpacked(Path(source)) as folder:
+            return encode(folder, profile, modality, targets)
     opened = sources.open_source(source, predict=True)
     notes: tuple[str, ...] = getattr(opened, "notes", ())
     read_by = reader(sources.known_modality(modality))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import numpy as np
 from nas.data.readers import MODALITIES, reader
 from nas.task import InputError, Modality, UsageError
 
+_UNKNOWN = (
+    "holds no data that is read: give a table (.csv, .parquet, .xlsx …), a folder with a folder of"
+    " images, sounds, clouds or texts for each class, graphs, or an .npz of x and y"
+)
+
 
 def open_source(source: Any, *, predict: bool = False) -> Any:
     """The source as a path, a frame, or ``Arrays``; objects of other kinds as they are."""
     if isinstance(source, (str, Path)):
-        from nas.data.folders import is_hidden, walk
+        from nas.data.folders import walk
 
         path = Path(source).expanduser()
         if not path.exists():
@@ -26,14 +32,20 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
                 f"{path} does not exist"
                 + (f"; did you mean {path.parent / near[0]}?" if near else "")
             )
+        if path.is_file():
+            from nas.data.forms import refuse_unread
+
+            refuse_unread(path, predict=predict)
         if path.is_dir() and not any(p.is_file() for p in walk(path)):
             raise InputError(f"{path} is empty: there is no file in it; name another folder")
-        if path.is_dir() and len(only := [f for f in path.iterdir() if not is_hidden(f.name)]) == 1:
+        if path.is_dir() and len(only := list(islice(walk(path), 2))) == 1:
             from nas.data.tables import is_table
 
             # A folder around one file of data stands for the file.
             if only[0].suffix.lower() == ".npz" or is_table(only[0]):
                 path = only[0]
+        if path.is_dir() and (texts := _texts_in(path, predict)):
+            return texts
         if path.suffix.lower() == ".npz":
             from nas.data import graphs
             from nas.data.samples import read_npz
@@ -42,8 +54,11 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
         return path
     import pandas as pd
 
+    from nas.data import graphs
+    from nas.data.objects import plain_object, refuse_unknown
     from nas.data.samples import Arrays, to_numpy
 
+    source = plain_object(source)
     if isinstance(source, pd.DataFrame):
         return source
     x, y = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
@@ -53,7 +68,17 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
         return Arrays(to_numpy(x), y)
     if isinstance(x, (list, tuple)):  # texts, samples of different lengths, graphs
         return Arrays(list(x), y)
+    if not graphs.recognise(source):
+        refuse_unknown(source)
     return source
+
+
+def _texts_in(folder: Path, predict: bool) -> Any:
+    """The texts of class folders; None where the folder holds graphs or other data."""
+    from nas.data import graphs
+    from nas.data.text_files import text_folder
+
+    return None if graphs.recognise(folder) else text_folder(folder, predict=predict)
 
 
 def _rectangular(x: list[Any]) -> bool:
@@ -94,6 +119,8 @@ def modality_of(
     if len(claims) == 1:
         return next(iter(claims.items()))
     name = source if isinstance(source, Path) else getattr(source, "name", "the data")
+    if not claims and isinstance(source, Path):
+        raise UsageError(f"{name} {_UNKNOWN}")
     reasons = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
     raise UsageError(
         f"{name}: the modality is not clear ({reasons or 'no reader knows its form'});"

@@ -7,14 +7,18 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import pandas as pd
 
 from nas.data.csv_files import MISSING, read_csv, refuse_duplicates
+from nas.data.forms import READERS, dense_frame, refuse_large_gzip, refuse_large_parquet
 from nas.data.samples import to_numpy
 from nas.task import InputError
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq")
+SUFFIXES = (
+    ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq", *READERS
+)  # fmt: skip
 
 
 def is_table(path: Path) -> bool:
@@ -27,12 +31,18 @@ def read_table(
     missing: Sequence[str] = MISSING,
     as_written: Collection[str] = (),
 ) -> pd.DataFrame:
-    """The rows (or the first of them) of one CSV, TSV or JSONL (also .gz) or Parquet file,
-    under unique column names. ``missing`` are the texts of a CSV for a value that is not there;
-    ``as_written`` its columns of labels, see ``read_csv``.
+    """The rows (or the first of them) of one CSV, TSV or JSONL (also .gz), Parquet, Feather, JSON
+    or Excel file, under unique column names. ``missing`` are the texts of a CSV or Excel file for a
+    value that is not there; ``as_written`` its columns of labels, see ``read_csv``.
     """
     try:
-        if path.name.lower().endswith((".parquet", ".pq")):
+        if path.suffix.lower() == ".gz":
+            refuse_large_gzip(path)
+        if reader := READERS.get(path.suffix.lower()):
+            frame = reader(path, rows, missing, as_written)
+            refuse_duplicates(list(frame.columns), str(path))
+        elif path.name.lower().endswith((".parquet", ".pq")):
+            refuse_large_parquet(path)
             frame = pd.read_parquet(path)
             frame = frame if rows is None else frame.head(rows)
         elif path.name.lower().endswith((".jsonl", ".jsonl.gz")):
@@ -46,7 +56,7 @@ def read_table(
         ) from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, csv.Error, BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read: {reason}") from None
     if frame.empty:
@@ -58,7 +68,7 @@ def frame_of(x: Any) -> pd.DataFrame:
     """A frame as it is; the columns of a 2-D array are called x0, x1, …"""
     if isinstance(x, pd.DataFrame):
         refuse_duplicates(list(x.columns), "the table")
-        frame = x.reset_index(drop=True)
+        frame = dense_frame(x).reset_index(drop=True)
         frame.columns = [str(name) for name in frame.columns]
     else:
         array = to_numpy(x)

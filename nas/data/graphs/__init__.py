@@ -11,7 +11,8 @@ Nodes are numbered from 0 within their graph unless they have ids. The forms:
 - a TUDataset folder: NAME_A.txt, NAME_graph_indicator.txt, NAME_graph_labels.txt or
   NAME_graph_attributes.txt, and node and edge labels and attributes where there are any;
 - an object with ``edge_index`` (2, E) and ``x``, ``edge_attr``, ``y``, ``train_mask`` …, as
-  torch_geometric's Data, or a list of them;
+  torch_geometric's Data, or a list of them; graphs of networkx, with attributes that are numbers
+  and the label as y or as the attribute that the target names;
 - .npz of one graph: ``edges`` (E, 2); ``x`` or ``node_feat`` (N, f) or, as CSR matrix,
   ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``; ``node_tag`` (N,), numbers that are
   categories; ``edge_feat`` (E, k) and ``edge_type`` (E,) likewise; ``y`` (N,), negative or NaN
@@ -29,7 +30,7 @@ from typing import Any
 
 from nas.data.graphs.archives import archive_of, from_archive, from_files, is_archive
 from nas.data.graphs.coding import code, encode
-from nas.data.graphs.objects import from_objects, objects_of
+from nas.data.graphs.objects import from_objects, holds_graphs, objects_of
 from nas.data.graphs.tables import from_tables, table_file
 from nas.data.graphs.tudataset import from_tudataset, tudataset_name
 from nas.data.samples import Arrays, Samples
@@ -48,8 +49,7 @@ def recognise(source: Any) -> str:
             return f"{source.name} holds the files of a TUDataset"
         archive, _ = archive_of(source)
         return f"{archive.name} holds edges" if archive else ""
-    objects = objects_of(source)
-    return "objects with edge_index" if objects else ""
+    return "objects with edge_index, or of networkx" if holds_graphs(source) else ""
 
 
 def load(source: Any, target: list[str] | None) -> Samples:
@@ -67,9 +67,11 @@ def load_inputs(source: Any) -> Samples:
 
 def _load(source: Any, target: list[str] | None, predict: bool = False) -> Samples:
     if not isinstance(source, Path):
-        objects = objects_of(source)
+        objects = objects_of(source, target)
         if not objects:
-            raise UsageError(f"{_name(source)}: expected graphs, objects with edge_index")
+            raise UsageError(
+                f"{_name(source)}: expected graphs, objects with edge_index or of networkx"
+            )
         y = source.y if isinstance(source, Arrays) else None
         return from_objects(objects, y, target, predict)
     if source.is_file():

@@ -1,4 +1,5 @@
-"""Objects with ``edge_index``, as those of torch_geometric, alone or in a sequence."""
+"""Objects with ``edge_index``, as those of torch_geometric, and graphs of networkx, alone or in a
+sequence."""
 
 from __future__ import annotations
 
@@ -10,23 +11,46 @@ import pandas as pd
 
 from nas.data.graphs.content import array_features, checked_graphs
 from nas.data.graphs.labels import label_columns, labelled_nodes, part_codes
+from nas.data.graphs.networks import is_network, network_object
 from nas.data.samples import PARTS, Arrays, Samples, to_numpy
 from nas.task import InputError
 
 
-def objects_of(source: Any) -> list[Any]:
-    """The graphs in an object with ``edge_index``, or in a sequence of such, else none."""
+def holds_graphs(source: Any) -> bool:
+    """Whether a source is an object with ``edge_index``, a graph of networkx, or a sequence of
+    either."""
+    return _first(source) is not None
+
+
+def objects_of(source: Any, target: list[str] | None = None) -> list[Any]:
+    """The graphs in a source as objects with ``edge_index``, else none; ``target`` names the
+    attribute of networkx's that is the label."""
+    first = _first(source)
+    if first is None:
+        return []
+    source = source.x if isinstance(source, Arrays) else source
+    found = [source] if first is source else [source[i] for i in range(len(source))]
+    return [network_object(each, target) if is_network(each) else each for each in found]
+
+
+def _first(source: Any) -> Any:
+    """The first graph of a source, or None; a single graph is the source itself."""
     if isinstance(source, Arrays):
         source = source.x
     if isinstance(source, (Path, pd.DataFrame, np.ndarray, str, dict)):
-        return []
+        return None
+    if is_network(source):
+        return source
     if hasattr(source, "edge_index") and not isinstance(source, (list, tuple)):
-        return [source]
+        return source
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__") or not len(source):
-        return []
-    if getattr(source[0], "edge_index", None) is None:
-        return []
-    return [source[i] for i in range(len(source))]
+        return None
+    try:
+        first = source[0]
+    except (KeyError, IndexError, TypeError):
+        return None
+    known = is_network(first) or getattr(first, "edge_index", None) is not None
+    return first if known else None
 
 
 def from_objects(objects: list[Any], y: Any, target: list[str] | None, predict: bool) -> Samples:

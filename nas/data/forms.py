@@ -1,0 +1,214 @@
+"""Files of tables beyond CSV, JSONL and Parquet, and what is said of files that nobody reads."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nas.data import limits
+from nas.data.limits import refuse_larger
+from nas.task import InputError, UsageError
+
+SHEET_BYTES = 10  # that a workbook takes in memory for each byte of its unpacked XML
+_TABLE = "save it as .csv or .parquet"
+_UNPACK = "unpack it and name the folder"
+_SOUND = "convert it to .wav, .flac or .mp3"
+_IMAGE = "convert it to .png or .jpg"
+_CLOUD = "save it as .ply, .pcd or .xyz"
+_ARRAYS = "save its arrays as .npz (numpy.savez) with x and y"
+_PICKLE = f"pickles run code when they are opened and are not read; {_TABLE}, arrays as .npz"
+# What to do with a file of each ending that is not read.
+REPAIRS: dict[str, str] = {
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers", ".dta", ".sav", ".sas7bdat", ".rds",
+                     ".rdata", ".orc", ".avro", ".arff", ".db", ".sqlite", ".sqlite3",
+                     ".duckdb", ".xml", ".html", ".yaml", ".yml"), _TABLE),
+    **dict.fromkeys((".csv.bz2", ".csv.xz", ".csv.zst", ".csv.lz4"),
+                    "save it as .csv, .csv.gz or .parquet"),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib", ".pt", ".pth"), _PICKLE),
+    **dict.fromkeys((".mat", ".tfrecord", ".tfrecords", ".npy", ".safetensors"), _ARRAYS),
+    **dict.fromkeys((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"), _UNPACK),
+    **dict.fromkeys((".m4a", ".aac", ".wma", ".amr"), _SOUND),
+    **dict.fromkeys((".heic", ".heif", ".svg", ".dcm", ".nii", ".nii.gz", ".raw", ".cr2"), _IMAGE),
+    **dict.fromkeys((".las", ".laz", ".e57", ".obj", ".stl", ".gltf", ".glb"), _CLOUD),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "save its frames as images"),
+    **dict.fromkeys((".pdf", ".docx", ".doc", ".rtf"), "save its text in a column of a .csv"),
+    **dict.fromkeys((".graphml", ".gml", ".gexf"), "save nodes.csv and edges.csv in a folder"),
+}  # fmt: skip
+TEXT_LINES = (
+    "one text on each line has no labels to learn from; save a .csv with the columns text and label"
+)
+
+
+def refuse_unread(path: Path, *, predict: bool = False) -> None:
+    """Raise UsageError, with the form to convert to, for a file whose ending nobody reads."""
+    name = path.name.lower()
+    found = [ending for ending in REPAIRS if name.endswith(ending)]
+    if predict and name.endswith(".npy"):
+        return  # one cloud
+    if found:
+        ending = max(found, key=len)
+        raise UsageError(f"{path}: {ending} files are not read; {REPAIRS[ending]}")
+    if name.endswith(".txt") and not predict:
+        raise UsageError(f"{path}: {TEXT_LINES}")
+
+
+# Tables ----------------------------------------------------------------------------------
+
+
+def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
+    """An Arrow IPC file (Feather) or stream."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            reader = pa.ipc.open_stream(source)
+            batches = iter(reader)
+        kept, held, count = [], 0, 0
+        for batch in batches:
+            held += batch.nbytes
+            refuse_larger(held, f"{path} unpacks to", "give fewer rows")
+            kept.append(batch)
+            count += batch.num_rows
+            if rows is not None and count >= rows:
+                break
+        table = pa.Table.from_batches(kept, reader.schema)
+        return arrow_frame(table if rows is None else table.slice(0, rows))
+
+
+def arrow_frame(table: Any) -> pd.DataFrame:
+    """A pandas frame of a pyarrow table; whole numbers with gaps stay whole."""
+    import pyarrow as pa
+
+    whole = {
+        getattr(pa, f"{sign}int{bits}")(): getattr(pd, f"{sign.upper()}Int{bits}Dtype")()
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    }
+    gaps = {name for name in table.column_names if table[name].null_count}
+    frame: pd.DataFrame = table.to_pandas()
+    for name in gaps:
+        kind = table.schema.field(name).type
+        if kind in whole:
+            frame[name] = table[name].to_pandas(types_mapper=whole.get)
+    return frame
+
+
+def read_json(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
+    """A list of rows or a table of columns, in the forms that pandas writes, or lines of rows."""
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if "Extra data" not in str(error):
+            raise
+        content = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply; expected a list of rows") from None
+    if isinstance(content, dict) and {"columns", "data"} <= content.keys():  # orient="split"
+        content = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+    if isinstance(content, dict) and {"schema", "data"} <= content.keys():  # orient="table"
+        content = content["data"]
+    if isinstance(content, dict) and content:
+        values = list(content.values())
+        if all(isinstance(each, list) for each in values):
+            frame = pd.DataFrame(content)
+        elif all(isinstance(each, dict) for each in values):  # by index, as pandas writes
+            frame = pd.DataFrame({name: list(each.values()) for name, each in content.items()})
+        else:
+            frame = pd.DataFrame()
+    elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        frame = pd.DataFrame(content)
+    else:
+        frame = pd.DataFrame()
+    if frame.empty:
+        raise InputError(
+            f'{path} holds no table; expected a list of rows, as [{{"a": 1, "y": "no"}}, …], or'
+            " lists of equal length by the names of the columns"
+        )
+    frame.columns = [str(name) for name in frame.columns]
+    return frame if rows is None else frame.head(rows)
+
+
+def read_workbook(
+    path: Path, rows: int | None, missing: Sequence[str], as_written: Collection[str] = ()
+) -> pd.DataFrame:
+    """The only sheet of an Excel workbook that is not empty; ``missing`` and ``as_written`` as of
+    ``csv_files.read_csv``."""
+    try:
+        import openpyxl
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path} needs openpyxl: pip install 'frontier-nas[formats]', or {_TABLE}"
+        ) from None
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    refuse_larger(SHEET_BYTES * unpacked, f"{path} takes", _TABLE)
+    book = openpyxl.load_workbook(path, read_only=True)
+    try:
+        sheets = [sheet.title for sheet in book.worksheets if _filled(sheet)]
+    finally:
+        book.close()
+    if len(sheets) != 1:
+        raise InputError(
+            f"{path} holds {'the sheets ' + ', '.join(sheets) if sheets else 'no filled sheet'};"
+            " keep the one with the table, or save it as .csv"
+        )
+    frame: pd.DataFrame = pd.read_excel(
+        path, sheet_name=sheets[0], nrows=rows, keep_default_na=False, engine="openpyxl"
+    )
+    frame.columns = [str(name).strip() for name in frame.columns]
+    inputs = [name for name in frame.columns if name not in as_written]
+    frame[inputs] = frame[inputs].replace(list(missing), None).infer_objects()
+    return frame
+
+
+def _filled(sheet: Any) -> bool:
+    return any(cell is not None for row in sheet.iter_rows(values_only=True) for cell in row)
+
+
+READERS: dict[str, Callable[[Path, int | None, Sequence[str], Collection[str]], pd.DataFrame]] = {
+    ".feather": read_arrow, ".arrow": read_arrow, ".ipc": read_arrow, ".json": read_json,
+    ".xlsx": read_workbook, ".xlsm": read_workbook,
+}  # fmt: skip
+
+
+def refuse_large_parquet(path: Path) -> None:
+    """Raise InputError where the rows and columns in the footer take more than the limit."""
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(path)
+    needed = 8 * about.num_rows * about.num_columns
+    refuse_larger(needed, f"{path} unpacks to", "give fewer rows")
+
+
+def refuse_large_gzip(path: Path) -> None:
+    """Raise InputError where a .gz file unpacks to more than the limit."""
+    import gzip
+
+    held = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(2**22):
+            held += len(chunk)
+            if held > limits.memory_limit():
+                refuse_larger(held + 1, f"{path} unpacks to more than", "give fewer rows")
+
+
+def dense_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with pandas's sparse columns as plain ones."""
+    sparse = [i for i, kind in enumerate(frame.dtypes) if isinstance(kind, pd.SparseDtype)]
+    if not sparse:
+        return frame
+    refuse_larger(8 * len(frame) * len(sparse), "the sparse columns take", "give fewer columns")
+    columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
+    for i in sparse:
+        kind: Any = frame.dtypes.iloc[i]
+        columns[i] = columns[i].astype(kind.subtype)
+    return pd.concat(columns, axis=1)
