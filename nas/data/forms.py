@@ -161,13 +161,15 @@ def read_workbook(
             f"{path} holds {'the sheets ' + ', '.join(sheets) if sheets else 'no filled sheet'};"
             " keep the one with the table, or save it as .csv"
         )
+    # As objects, a text that looks like a number stays a text.
     frame: pd.DataFrame = pd.read_excel(
-        path, sheet_name=sheets[0], nrows=rows, keep_default_na=False, engine="openpyxl"
-    )
+        path, sheet_name=sheets[0], nrows=rows, keep_default_na=False, dtype=object,
+        engine="openpyxl",
+    )  # fmt: skip
     frame.columns = [str(name).strip() for name in frame.columns]
     inputs = [name for name in frame.columns if name not in as_written]
-    frame[inputs] = frame[inputs].replace(list(missing), None).infer_objects()
-    return frame
+    frame[inputs] = frame[inputs].replace(list(missing), None)
+    return frame.infer_objects()
 
 
 def _filled(sheet: Any) -> bool:
