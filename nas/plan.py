@@ -27,7 +27,7 @@ FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
 LONGEST = 0.2  # of the wall clock, for one candidate
-PATIENCE = 3.0  # a candidate's time over that of a baseline, for larger networks
+LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
 
@@ -192,7 +192,7 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     ]
     level = affordable[0] if affordable else levels[-1]
     candidate_s = level.seconds(mean_s)
-    limit_s = max(min(PATIENCE * candidate_s, LONGEST * wall_s), min(candidate_s, 0.5 * wall_s))
+    limit_s = max(min(LIMIT_FACTOR * candidate_s, LONGEST * wall_s), min(candidate_s, 0.5 * wall_s))
     fidelity = Fidelity(
         level.epochs,
         level.share,

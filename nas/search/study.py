@@ -328,7 +328,7 @@ class Study:
                     self._enqueue(join_family(family, config), origin="baseline", baseline=name)
 
     def revise(self, candidate: Candidate) -> None:
-        """Replace figures of a finished candidate (its latency on the quiet device)."""
+        """Replace figures of a finished candidate (its latency on the isolated device)."""
         self._keep(candidate)
 
     # -- storage -------------------------------------------------------------------------
