@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -241,3 +243,62 @@ def test_further_frames_are_noted(tmp_path: Path, end: str) -> None:
     frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
     frames[0].save(root / "low" / f"0.{end}", save_all=True, append_images=frames[1:])
     assert any("1 of 40 images have several frames" in note for note in read(root).notes)
+
+
+# Graphs ----------------------------------------------------------------------------------
+
+FAR_FEATURES = {"seconds": 1_717_200_000.0, "northing": 5_411_932.25, "near": 0.0}
+
+
+def graph_arrays(offset: float) -> dict[str, np.ndarray]:
+    """Forty rings of nodes whose features and edges' features lie near ``offset``."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(5, 9, 40)
+    edges = [np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1) for n in sizes]
+    ptr = np.concatenate([[0], np.cumsum(sizes)])
+    total = int(sizes.sum())
+    features = offset + rng.integers(0, 10_000, (total, 1)) / 64
+    return {
+        "edges": np.concatenate(edges), "node_ptr": ptr, "edge_ptr": ptr, "y": np.arange(40) % 2,
+        "node_feat": np.concatenate([features, rng.normal(size=(total, 1))], axis=1),
+        "edge_feat": offset + rng.integers(0, 10_000, (total, 1)) / 64,
+    }  # fmt: skip
+
+
+def graph_source(form: str, path: Path, arrays: dict[str, np.ndarray]) -> object:
+    if form == "archive":
+        np.savez(path / "graphs.npz", **arrays)
+        return path / "graphs.npz"
+    ptr = arrays["node_ptr"]
+    cuts = [slice(a, b) for a, b in itertools.pairwise(ptr)]
+    if form == "objects":
+        return [
+            SimpleNamespace(edge_index=arrays["edges"][c].T, x=arrays["node_feat"][c],
+                            edge_attr=arrays["edge_feat"][c], y=arrays["y"][[i]])
+            for i, c in enumerate(cuts)
+        ]  # fmt: skip
+    graph = np.repeat(np.arange(40), np.diff(ptr))
+    nodes = {"id": np.arange(ptr[-1]), "graph": graph, "y": arrays["y"][graph]}
+    nodes |= {f"f{i}": arrays["node_feat"][:, i] for i in range(2)}
+    pd.DataFrame(nodes).to_csv(path / "nodes.csv", index=False)
+    ends = arrays["edges"] + np.repeat(ptr[:-1], np.diff(ptr))[:, None]
+    edges = {"source": ends[:, 0], "target": ends[:, 1], "w": arrays["edge_feat"][:, 0]}
+    pd.DataFrame(edges).to_csv(path / "edges.csv", index=False)
+    return path
+
+
+@pytest.mark.parametrize("form", ["archive", "objects", "tables"])
+@pytest.mark.parametrize("name", FAR_FEATURES)
+def test_features_of_graphs_far_from_zero_stay_apart(tmp_path: Path, form: str, name: str) -> None:
+    arrays = graph_arrays(FAR_FEATURES[name])
+    source = graph_source(form, tmp_path, arrays)
+    data = read(source)
+    nodes, edges = data.inputs["nodes"], data.inputs["edge_features"]
+    expected = arrays["node_feat"]
+    np.testing.assert_allclose(np.ptp(nodes.values[:, 0]), np.ptp(expected[:, 0]), rtol=1e-6)
+    assert len(np.unique(nodes.values[:, 0])) == len(np.unique(expected[:, 0]))
+    assert len(np.unique(edges.values[:, 0])) == len(np.unique(arrays["edge_feat"]))
+    assert bool(data.profile.channel_shift) == (name != "near")
+    again = encode(source, data.profile, "graphs", data.targets).inputs
+    np.testing.assert_array_equal(again["nodes"].values, nodes.values)
+    np.testing.assert_array_equal(again["edge_features"].values, edges.values)

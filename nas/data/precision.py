@@ -47,6 +47,11 @@ def column_shift(values: np.ndarray) -> float:
     return float(np.float32(middle))
 
 
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """An array (n, k) of numbers as float32, or as float64 where its columns may lose by that."""
+    return values.astype(np.float64 if needs_float64(values) else np.float32)
+
+
 def needs_float64(values: np.ndarray) -> bool:
     """Whether the columns of an array (n, k) may lose by a cast to float32: its grid at the
     largest value is coarser than ``COARSE`` of a column's standard deviation."""

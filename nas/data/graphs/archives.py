@@ -19,6 +19,7 @@ from nas.data.graphs.labels import (
     part_codes,
 )
 from nas.data.limits import read_archive
+from nas.data.precision import narrowed
 from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError
@@ -159,7 +160,7 @@ def _dense(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
     except ValueError as error:
         raise InputError(f"{path}: x is no CSR matrix: {error}") from None
     dense: np.ndarray = matrix.toarray()
-    return dense.astype(np.float32)
+    return narrowed(dense)
 
 
 def _many(

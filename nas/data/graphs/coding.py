@@ -11,6 +11,7 @@ import pandas as pd
 from nas.data.columns import distinct
 from nas.data.dataset import shape_profile
 from nas.data.graphs.content import WIDE, Features, Graphs, take_features
+from nas.data.precision import column_shift
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Samples
 from nas.task import Column, DataProfile, InputError
@@ -42,18 +43,19 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataPro
         seen_edges = np.repeat(known, np.diff(edge_ptr))
     else:
         seen, seen_edges = np.ones(len(nodes.numbers), bool), np.ones(len(edges), bool)
-    columns, mean, std, more = _describe(nodes, seen, "")
+    columns, mean, std, shift, more = _describe(nodes, seen, "")
     notes += more
-    edge_columns, edge_mean, edge_std, more = _describe(features, seen_edges, _EDGE)
+    edge_columns, edge_mean, edge_std, edge_shift, more = _describe(features, seen_edges, _EDGE)
     notes += more
-    x = _coded(nodes, columns, mean)
-    described = _coded(features, edge_columns, edge_mean)
+    x = _coded(nodes, columns, mean, shift)
+    described = _coded(features, edge_columns, edge_mean, edge_shift)
     inputs = _inputs(graphs, x, edges, edge_ptr, described)
     profile = replace(
         shape_profile(inputs, train),
         columns=(*columns, *edge_columns),
         channel_mean=(*mean, *edge_mean),
         channel_std=(*std, *edge_std),
+        channel_shift=(*shift, *edge_shift) if any((*shift, *edge_shift)) else (),
     )
     return inputs, profile, notes
 
@@ -76,11 +78,12 @@ def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:
     features = take_features(graphs.edge_features.settled(plain), origin)
     width = profile.inputs["nodes"][-1]
     mean = profile.channel_mean
-    x = _coded(nodes, columns, mean[:width], width)
+    shift = profile.channel_shift or (0.0,) * len(mean)
+    x = _coded(nodes, columns, mean[:width], shift[:width], width)
     edge_width = profile.inputs["edge_features"][-1] if "edge_features" in profile.inputs else 0
     described = np.zeros((0, edge_width), np.float32)
     if len(edges):  # without any, their features need not be known
-        described = _coded(features, edge_columns, mean[width:], edge_width)
+        described = _coded(features, edge_columns, mean[width:], shift[width:], edge_width)
     return _inputs(graphs, x, edges, edge_ptr, described)
 
 
@@ -148,12 +151,14 @@ def _described_nodes(graphs: Graphs, edges: np.ndarray) -> tuple[Features, list[
 
 def _describe(
     features: Features, seen: np.ndarray, prefix: str
-) -> tuple[list[Column], tuple[float, ...], tuple[float, ...], list[str]]:
-    """Columns, mean and spread of the coded features on the rows ``seen``, and notes."""
+) -> tuple[list[Column], tuple[float, ...], tuple[float, ...], tuple[float, ...], list[str]]:
+    """Columns, mean, spread and shift of the coded features on the rows ``seen``, and notes."""
     columns: list[Column] = []
     notes: list[str] = []
     known = features.numbers[seen].astype(np.float64)
     missing = np.isnan(known)
+    shift = np.array([column_shift(values[~np.isnan(values)]) for values in known.T])
+    known = known - shift if shift.any() else known
     if missing.any():
         notes.append(f"{int(missing.sum())} missing values of features count as the mean")
     filled = np.where(missing, 0.0, known)
@@ -180,14 +185,19 @@ def _describe(
         added += len(kept)
         columns.append(Column(prefix + name, "categorical", categories=tuple(kept)))
     means = (*map(float, mean), *[0.0] * added)
-    return columns, means, (*map(float, std), *[1.0] * added), notes
+    stds = (*map(float, std), *[1.0] * added)
+    return columns, means, stds, (*map(float, shift), *[0.0] * added), notes
 
 
 def _coded(
-    features: Features, columns: Sequence[Column], mean: Sequence[float], width: int | None = None
+    features: Features,
+    columns: Sequence[Column],
+    mean: Sequence[float],
+    shift: Sequence[float],
+    width: int | None = None,
 ) -> np.ndarray:
-    """float32 (n, width): the numbers, missing ones as ``mean``, then each tag one-hot, with zeros
-    for a category that training has not seen."""
+    """float32 (n, width): the numbers less ``shift``, missing ones as ``mean``, then each tag
+    one-hot, with zeros for a category that training has not seen."""
     tags = [c for c in columns if c.kind == "categorical"]
     names = [c.name.removeprefix(_EDGE) for c in columns if c.kind == "numeric"]
     values = features.numbers
@@ -202,6 +212,8 @@ def _coded(
     expected = values.shape[1] if width is None else width - coded
     if values.shape[1] != expected:
         raise InputError(f"{values.shape[1]} numeric features, but {expected} in training")
+    if any(shift[:expected]):
+        values = values.astype(np.float64) - np.asarray(shift[:expected])
     parts = [np.where(np.isnan(values), np.asarray(mean[:expected], np.float32), values)]
     for column in tags:
         name = column.name.removeprefix(_EDGE)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.precision import narrowed
 from nas.data.samples import to_numpy
 from nas.task import Column, InputError
 
@@ -18,8 +19,9 @@ WIDE = 64  # features from which on a table may hold the words of documents
 
 @dataclass(frozen=True)
 class Features:
-    """The features of ``n`` nodes or edges: ``numbers`` float32 (n, p), NaN where missing, whose
-    columns are called ``names`` if the source names them, and ``tags``, categorical columns.
+    """The features of ``n`` nodes or edges: ``numbers`` (n, p), NaN where missing, of float32 or,
+    where that would merge values, float64; their columns are called ``names`` if the source names
+    them; and ``tags``, categorical columns.
 
     ``whole`` lists the columns of numbers that may be categories. The training data decides, as a
     few new graphs may hold too few of the values.
@@ -151,7 +153,7 @@ def array_features(total: int, tags: Any, values: Any, where: str) -> Features:
         if name == "tag":
             found = {f"tag{i}": pd.Series(array[:, i]) for i in range(array.shape[1])}
             continue
-        measured = array.astype(np.float32)
+        measured = narrowed(array)
         if array.dtype.kind in "iu" and array.shape[1] <= WIDE:
             whole = tuple(i for i in range(array.shape[1]) if is_exact(array[:, i]))
     return Features(measured, found, whole=whole)

@@ -12,6 +12,7 @@ import pandas as pd
 from nas.data.columns import ColumnValues
 from nas.data.graphs.content import WIDE, Features, checked_graphs, is_exact, take_features
 from nas.data.graphs.labels import given_parts, is_parts, labelled_nodes, named_targets
+from nas.data.precision import narrowed
 from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError, UsageError
@@ -190,6 +191,6 @@ def _frame_features(frame: pd.DataFrame) -> Features:
         known = column[~np.isnan(column)]
         if frame.shape[1] <= WIDE and (known == np.round(known)).all() and is_exact(known):
             whole.append(len(values))
-        values[name] = column.astype(np.float32)
+        values[name] = column
     stacked = np.stack([*values.values()], axis=1) if values else np.zeros((len(frame), 0))
-    return Features(stacked.astype(np.float32), tags, tuple(values), tuple(whole))
+    return Features(narrowed(stacked), tags, tuple(values), tuple(whole))
