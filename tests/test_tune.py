@@ -164,6 +164,65 @@ def test_an_actor_that_cannot_be_replaced_once_is_tried_again(tmp_path: Path, cl
     assert len(set(actors(tmp_path))) >= 3
 
 
+@pytest.mark.parametrize("limit_s", [None, 90.0])
+def test_an_actor_that_hangs_costs_its_candidate_one_attempt(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, limit_s: float | None
+) -> None:
+    from nas.search import tune, workers
+
+    for module in (workers, tune):
+        monkeypatch.setattr(module, "SILENCE_S", 6.0)
+    monkeypatch.setattr(workers, "SILENCE_FACTOR", 0.0)
+    begin = time.monotonic()
+    candidates = search(tmp_path, cluster, trials=8, limit_s=limit_s, stop_once=[1], hang_once=[2])
+    assert time.monotonic() - begin < 80.0
+    lost = [c for c in candidates if c.reason == "lost"]
+    assert sorted(c.root for c in lost) == [1, 2]
+    assert all("gave no sign of life" in c.detail for c in lost)
+    assert len(finished(candidates)) == 8
+    wait_for(lambda: not any(map(stopped, actors(tmp_path))), seconds=20.0)
+
+
+def stopped(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def test_an_actor_that_stops_while_it_rests_makes_room_for_the_next_call(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.search import tune, workers
+    from nas.search.tune import TuneWorkers
+
+    for module in (workers, tune):
+        monkeypatch.setattr(module, "SILENCE_S", 6.0)
+    with TuneWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, cluster) as pool:
+        pool.call_alone("baselines", on_wait=lambda _: None)
+        os.kill(actors(tmp_path)[0], signal.SIGSTOP)
+        value = pool.call_alone(
+            "baselines", on_wait=lambda _: None, deadline=time.monotonic() + 60.0
+        )
+    assert value[0]["name"] == "majority"
+    assert len(actors(tmp_path)) == 2
+
+
+def test_a_ray_of_our_own_is_this_users_alone(cluster: Any) -> None:
+    import ray
+
+    folder = cluster._folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init({address!r}, log_to_driver=False)"
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    ends = [
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120)
+        for env in (bare, bare | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}, os.environ)
+    ]
+    assert [end.returncode == 0 for end in ends] == [False, False, True]
+
+
 def test_the_deadline_stops_those_that_report_and_ends_those_that_do_not(
     tmp_path: Path, cluster: Any
 ) -> None:

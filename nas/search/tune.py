@@ -20,9 +20,11 @@ import json
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -45,8 +47,10 @@ os.environ.update(
     TUNE_GLOBAL_CHECKPOINT_S="1e9",
     TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S="0",
 )
-if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback
+if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback and asks for a token
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import ray
 from ray import tune
@@ -82,8 +86,9 @@ class Cluster:
 
     Uses the Ray that this process is connected to, else the cluster at ``address`` ("auto" for
     the one on this machine) or of RAY_ADDRESS, else starts one of its own, which listens on
-    loopback only, keeps its files in a temporary folder and ends with ``close``. By default a
-    trial gets half a GPU where there are any: a proxy seldom fills one.
+    loopback only, asks for a token that this process makes up, keeps its files in a folder of
+    this user's and ends with ``close``. By default a trial gets half a GPU where there are any: a
+    proxy seldom fills one.
 
     Raises InputError where nothing answers at the address, UsageError where a trial asks for
     more than any node has.
@@ -132,8 +137,10 @@ class Cluster:
                     " `ray start --head`, or leave --address out"
                 ) from None
             return
+        # Ray opens its folder to all users: it lies in one that is this user's alone.
         self._folder = Path(tempfile.mkdtemp(prefix="nas-ray-"))
-        ray.init("local", **quiet, include_dashboard=False, _temp_dir=str(self._folder))
+        own: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(self._folder / "r")}
+        ray.init("local", **quiet, **own)
 
     def _fit(self) -> int:
         """How many trials the nodes hold at once."""
@@ -364,6 +371,7 @@ class TuneWorkers(Workers):
     def _event(self, kind: str, trial: str, text: str) -> Event | None:
         if kind == "ended":
             self._given.pop(trial, None)
+            self._answers.forget.remote(trial)
             return None
         call = self._given.get(trial)
         if call is None or call.dropped:
@@ -567,9 +575,13 @@ class _Answers:
     async def wait(self, trial: str) -> str | None:
         """The next answer; None where the trial is over."""
         answer = await self._boxes[trial].get()
-        if answer is None:
-            del self._boxes[trial], self._actors[trial], self._processes[trial]
         return answer
+
+    async def forget(self, trial: str) -> None:
+        """Its end has been noticed: it is not to be killed any more."""
+        for known in (self._boxes, self._actors, self._processes):
+            known.pop(trial, None)
+        self._doomed.discard(trial)
 
     async def register(self, trial: str, actor: Any, process: tuple[str, int]) -> None:
         self._actors[trial], self._processes[trial] = actor, process
