@@ -671,8 +671,9 @@ def _guarded(call: Callable[[], Any]) -> int:
     except InputError as error:
         terminal.line(f"error: {error}", err=True)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        terminal.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click raises its own on top of a KeyboardInterrupt that may say what was kept.
+        terminal.line(str(error.__cause__ or error) or "interrupted", err=True)
         return 130
     except BrokenPipeError:  # `nas … | head`: the reader has what it wanted
         sys.stderr.close()

@@ -22,13 +22,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from nas import recipe as recipes
 from nas import rules, terminal

@@ -10,6 +10,8 @@ import copy
 import inspect
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -365,6 +367,26 @@ def test_all_that_is_listed_is_a_class_whose_parameters_take_plain_values(name: 
     assert needed <= marked
 
 
+def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A recipe whose data are there, a table of 60 rows, and the table."""
+    import pandas as pd
+
+    from nas.data import read
+    from nas.driver import make_task
+
+    table = folder / "table.csv"
+    rows = {"a": [float(i) for i in range(60)], "b": [i % 7 for i in range(60)]}
+    labels = ["no" if i < 30 else "yes" for i in range(60)]
+    pd.DataFrame(rows | {"y": labels}).to_csv(table, index=False)
+    task = make_task(read(table, target="y"), budget=Budget(None, 1), device="cpu", epochs=1)
+    config = load_families()["mlp"].baseline(task)
+    candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
+    source = {"source": str(table), "target": ["y"]}
+    good = json.loads(json.dumps(recipe.make(candidate, task, source, {})))
+    good["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    return good, table
+
+
 WALK = """
 import json, os, sys, warnings
 from pathlib import Path
@@ -408,31 +430,18 @@ print(json.dumps({"seen": seen, "ends": ends}))
 
 
 def test_no_text_in_any_parameter_executes_imports_unpickles_or_writes_outside(
-    made: dict[str, Any], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     """Every parameter of every listed class that takes a text is given hostile ones, and what
     still is a recipe is trained; an audit hook of Python (PEP 578) sees what happens."""
-    import pandas as pd
     import torch
-
-    from nas.data import read
-    from nas.driver import make_task
 
     for name in ("out", "code"):
         (tmp_path / name).mkdir()
     (tmp_path / "code" / "evil.py").write_text("raise SystemExit('imported')")
     torch.save({"hyper_parameters": 1}, tmp_path / "out" / "evil.ckpt")
-    rows = {"a": [float(i) for i in range(60)], "b": [i % 7 for i in range(60)]}
-    table = tmp_path / "out" / "table.csv"
-    pd.DataFrame(rows | {"y": ["no" if i < 30 else "yes" for i in range(60)]}).to_csv(table)
-    dataset = read(table, target="y")
-    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
-    config = load_families()["mlp"].baseline(task)
-    metrics = {task.quality.metric: 0.9}
-    candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics=metrics)
-    source = {"source": str(table), "target": ["y"]}
-    good = json.loads(json.dumps(recipe.make(candidate, task, source, {})))
-    good["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    good, _ = trainable(tmp_path / "out")
+    config = good["model"]["init_args"]["config"]
     hostile = (
         "evil",
         f"{{class_path: os.system, init_args: {{command: touch {tmp_path / 'mark'}}}}}",
@@ -506,3 +515,48 @@ def _objects(content: dict[str, Any]) -> list[tuple[str, str]]:
             place = place[int(part)] if part.isdigit() else place[part]
         found.append((key, place["class_path"]))
     return found
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------
+
+
+INTERRUPTED = r"interrupted after {} of \d+ epochs; .* uses it"
+
+
+def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Path) -> None:
+    from nas.train import predict
+
+    good, table = trainable(tmp_path)
+    good["trainer"]["max_epochs"] = 10**6
+    path, out = written(tmp_path, good), tmp_path / "model"
+    command = [sys.executable, "-c", "from nas.cli import main; main()", "train", str(path)]
+    with subprocess.Popen(
+        [*command, "--out", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("epoch 1/")
+        process.send_signal(signal.SIGINT)
+        *_, last = process.stderr.read().splitlines()
+    assert process.returncode == 130, last
+    assert re.fullmatch(INTERRUPTED.format(r"\d+"), last), last
+    assert len(predict(out / "model.ckpt", table)[0]) == 60
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nas.train
+
+    class Impatient(nas.train.EpochLines):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(nas.train, "EpochLines", Impatient)
+    good, table = trainable(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=INTERRUPTED.format(0)):
+            nas.train.train(written(tmp_path, good), tmp_path / "model")
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first on
+    assert len(nas.train.predict(tmp_path / "model" / "model.ckpt", table)[0]) == 60
