@@ -574,8 +574,7 @@ class _Answers:
 
     async def wait(self, trial: str) -> str | None:
         """The next answer; None where the trial is over."""
-        answer = await self._boxes[trial].get()
-        return answer
+        return await self._boxes[trial].get()
 
     async def forget(self, trial: str) -> None:
         """Its end has been noticed: it is not to be killed any more."""
