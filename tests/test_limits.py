@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import zipfile
 import zlib
@@ -102,3 +103,31 @@ def test_an_image_that_takes_too_much_memory_is_named(tmp_path: Path, small_mach
     message = one_line(tmp_path)
     assert "large.png (decoding 3000 x 3000 pixels takes 0.0 GiB" in message
     assert "of this machine's" in message
+
+
+def wav_header(path: Path, rate: int, channels: int, size: int) -> None:
+    """A WAV whose header promises ``size`` bytes of 16-bit values before a hundred."""
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2 % 2**32, 2 * channels, 16)
+    body = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size)
+    path.write_bytes(b"RIFF" + struct.pack("<I", 2**31) + b"WAVE" + body + bytes(range(100)))
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "size"),
+    [(2_000_000_011, 1, 200), (8000, 1, 2**31 - 2), (8000, 1000, 2**31)],
+)
+def test_a_sound_whose_header_lies_takes_no_memory(
+    tmp_path: Path, rate: int, channels: int, size: int
+) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(6):
+            wav_header(tmp_path / label / f"{i}.wav", 8000, 1, 100)
+    wav_header(tmp_path / "a" / "lie.wav", rate, channels, size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read(tmp_path)
+    except InputError as error:
+        assert "lie.wav" in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB

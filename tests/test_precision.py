@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from PIL import Image
 
 from nas.data import Dataset, encode, read
@@ -302,3 +303,35 @@ def test_features_of_graphs_far_from_zero_stay_apart(tmp_path: Path, form: str, 
     again = encode(source, data.profile, "graphs", data.targets).inputs
     np.testing.assert_array_equal(again["nodes"].values, nodes.values)
     np.testing.assert_array_equal(again["edge_features"].values, edges.values)
+
+
+# Sounds ----------------------------------------------------------------------------------
+
+
+def sounds(root: Path, scale: float, subtype: str) -> Path:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            wave = scale * np.sin(np.arange(2000) / rng.uniform(2, 9))
+            soundfile.write(root / name / f"{i}.wav", wave, 8000, subtype=subtype)
+    return root
+
+
+def test_floats_on_another_scale_than_a_waves_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"16 of 16 sounds .*reaches 20000, but sounds of floats"):
+        read(sounds(tmp_path, 20_000, "FLOAT"))
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_24"])
+def test_sounds_that_fade_in_16_bits_are_reported(tmp_path: Path, subtype: str) -> None:
+    notes = read(sounds(tmp_path / "faint", 2e-4, subtype)).notes
+    assert any("16 of 16 sounds of more than 16 bits stay below 32" in note for note in notes)
+    loud = read(sounds(tmp_path / "loud", 0.5, subtype)).notes
+    assert not any("more than 16 bits" in note for note in loud)
+
+
+def test_a_faint_array_is_reported() -> None:
+    waves = [2e-4 * np.sin(np.arange(2000 + i) / (2 + i)).astype(np.float32) for i in range(16)]
+    notes = read((waves, np.arange(16) % 2)).notes
+    assert any("16 of 16 sounds" in note and "louder" in note for note in notes)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nas.data.dataset import shape_profile
 from nas.data.folders import SOUNDS, read_each, refuse_bad
-from nas.data.limits import refuse_larger
+from nas.data.limits import refuse_larger, room_for
 from nas.data.ragged import Ragged
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.rules import WAVE_LONGEST_S
@@ -21,6 +21,10 @@ from nas.task import DataProfile, InputError, UsageError
 
 HIGHEST_RATE = 16_000  # Hz: speech holds little above 8 kHz
 ARRAY_RATE = 16_000  # Hz, of arrays, which do not say theirs
+FASTEST_RATE = 2**20  # Hz: a header that names a higher one lies
+WAVE_BYTES = 24  # that reading and averaging take for each value at the most
+LOUDEST = 1.5  # of floats: what a codec may add to a wave in -1..1, and no scale of its own
+QUIETEST = 32  # of int16, below which a wave of more bits has lost what it had
 SHORTEST_ARRAY = 256  # values on average, above which a list of arrays is one of waves
 
 
@@ -72,6 +76,12 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
         notes.append(f"{mixed} of {len(rates)} sounds have several channels, which are averaged")
     if cut := sum(seconds > WAVE_LONGEST_S for _, _, seconds in formats):
         notes.append(f"{cut} of {len(rates)} sounds are cut after {WAVE_LONGEST_S:g} seconds")
+    faded = map(_has_faded, samples.inputs, waves)
+    if quiet := sum(faded):
+        notes.append(
+            f"{quiet} of {len(rates)} sounds of more than 16 bits stay below {QUIETEST} of the"
+            " 32768 levels that are kept: make them louder"
+        )
     if silent := sum(not wave.any() for wave in waves):
         notes.append(f"{silent} of {len(rates)} sounds are silent")
     inputs = {"wave": Ragged.of(waves)}
@@ -108,10 +118,16 @@ def _wave(sound: Path | np.ndarray, rate: int) -> np.ndarray:
         import soundfile
 
         about = soundfile.info(sound)
+        if about.samplerate > FASTEST_RATE:
+            raise ValueError(f"a rate of {about.samplerate} Hz, more than {FASTEST_RATE} Hz")
         most = math.ceil(WAVE_LONGEST_S * about.samplerate)
         # int16 files come back as they are; floats are scaled to -1..1 by the format itself.
         kind = "int16" if about.subtype == "PCM_16" else "float32"
-        values, found = soundfile.read(sound, frames=most, dtype=kind)
+        held = min(most, about.frames) * about.channels * WAVE_BYTES
+        with room_for(held, "reading it"):
+            values, found = soundfile.read(sound, frames=most, dtype=kind)
+        if kind == "float32" and len(values) and (loudest := np.abs(values).max()) > LOUDEST:
+            raise ValueError(f"it reaches {loudest:g}, but sounds of floats lie in -1..1")
     values = values[: math.ceil(WAVE_LONGEST_S * found)]
     if not len(values):
         raise ValueError("no samples")
@@ -130,6 +146,17 @@ def _wave(sound: Path | np.ndarray, rate: int) -> np.ndarray:
         mono = resample_poly(mono, rate // common, found // common)
     wave: np.ndarray = np.round(mono * scale).clip(-32768, 32767).astype(np.int16)
     return wave[: math.ceil(WAVE_LONGEST_S * rate)]
+
+
+def _has_faded(sound: Path | np.ndarray, wave: np.ndarray) -> bool:
+    """Whether a wave that is not silent was stored with more than 16 bits, and few are left."""
+    if not wave.any() or np.abs(wave.astype(np.int32)).max() >= QUIETEST:
+        return False
+    if isinstance(sound, np.ndarray):
+        return sound.dtype.kind == "f"
+    import soundfile
+
+    return soundfile.info(sound).subtype in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 
 
 def _each(sounds: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
@@ -168,7 +195,7 @@ def _arrays(x: Any) -> list[np.ndarray]:
             if len(wave) and (wave.min() < -32768 or wave.max() > 32767):
                 raise InputError(f"wave {row + 1} of {wave.dtype} is outside of int16; scale it")
             wave = wave.astype(np.int16)
-        elif len(wave) and (loudest := np.abs(wave).max()) > 1.5:
+        elif len(wave) and (loudest := np.abs(wave).max()) > LOUDEST:
             raise InputError(
                 f"wave {row + 1} of {wave.dtype} reaches {loudest:g}; floats are waves in -1..1:"
                 " scale them, or give int16"
