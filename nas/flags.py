@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -47,8 +48,9 @@ def _types(value: Any) -> dict[str, str]:
     """NAME=TYPE, separated by commas; in a YAML file a mapping is one too."""
     if isinstance(value, dict):
         return {str(name): str(kind) for name, kind in value.items()}
-    pairs = [pair.rpartition("=")[::2] for pair in value.split(",")]
-    if not all(name.strip() and kind.strip() for name, kind in pairs):
+    # A name may hold commas, a type never: 'price, EUR=ignore,photo=image'.
+    pairs = re.findall(r"(.+?)=([^,=]*)(?:,|$)", value)
+    if not pairs or not all(name.strip() and kind.strip() for name, kind in pairs):
         raise click.UsageError(f"--columns {value!r} is not of the form NAME=TYPE,NAME=TYPE")
     return {name.strip(): kind.strip() for name, kind in pairs}
 

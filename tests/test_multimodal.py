@@ -433,7 +433,7 @@ def test_new_samples_may_lack_a_member_altogether_but_not_its_column(
         ),
         (
             lambda t: t, {"columns": {"shop": "text"}, "modality": "tabular"}, UsageError,
-            "columns have types in multimodal data",
+            "cannot be of the type 'text' in tabular data",
         ),
     ],
 )  # fmt: skip

@@ -57,6 +57,7 @@ def read(source: Any, **options: Any) -> Dataset:
     from nas.data import split as splits
     from nas.data import targets as labelling
     from nas.data.archives import is_zip, unpacked
+    from nas.data.column_types import check_modality
     from nas.data.readers import reader
 
     if is_zip(source):
@@ -64,16 +65,13 @@ def read(source: Any, **options: Any) -> Dataset:
             return read(folder, **options)
     how = ReadOptions(**options)
     opened = sources.open_source(source)
-    names = sources.target_names(how.target)
+    names = sources.target_names(how.target, opened)
     kind, why = sources.modality_of(opened, how.modality, names, how.columns or {})
     if how.image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
-    if how.columns and kind != "multimodal":
-        raise UsageError(f"columns have types in multimodal data, but the data is {kind}")
-    own: dict[str, Any] = {"image_size": how.image_size} if kind == "images" else {}
-    if kind == "multimodal":
-        own = {"columns": how.columns}
-    samples = reader(kind).load(opened, names)
+    check_modality(how.columns or {}, kind)
+    own = {"image_size": how.image_size} if kind == "images" else {}
+    samples = reader(kind).load(opened, names, how.columns or {})
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"at least {FEWEST_ROWS} samples are needed, got {n}")
@@ -152,7 +150,7 @@ def encode(
     opened = sources.open_source(source, predict=True)
     notes: tuple[str, ...] = getattr(opened, "notes", ())
     read_by = reader(sources.known_modality(modality))
-    samples = read_by.load_inputs(opened)
+    samples = read_by.load_inputs(opened, {*labelling.columns_of(targets), *_categories(profile)})
     if samples.given is not None:
         notes += ("the samples of all parts are predicted, those of training too",)
     notes += samples.notes
@@ -166,3 +164,9 @@ def encode(
             columns = columns.drop(columns=targets[0].name)  # folders of another meaning
     labels = labelling.encode(columns, tuple(targets), samples.place)
     return Encoded(inputs, labels, names, notes)
+
+
+def _categories(profile: DataProfile) -> set[str]:
+    """The categorical columns of a profile and of its members."""
+    own = {column.name for column in profile.columns if column.kind == "categorical"}
+    return own.union(*(_categories(member.profile) for member in profile.members.values()))

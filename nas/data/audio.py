@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.column_types import ignored_only
 from nas.data.dataset import shape_profile
 from nas.data.folders import SOUNDS, read_each, refuse_bad
 from nas.data.limits import refuse_larger, room_for
@@ -34,13 +35,14 @@ def recognise(source: Any) -> str:
     return SOUNDS.recognise(source)
 
 
-def load(source: Any, target: list[str] | None) -> Samples:
+def load(source: Any, target: list[str] | None, columns: Mapping[str, str]) -> Samples:
     """Sound files, or arrays of 16 kHz, with one label column (or those of the table).
 
     A sample of arrays is (length,) or (length, channels), of floats in -1..1 or of int16.
     """
     if not isinstance(source, Arrays):
-        return SOUNDS.load(source, target)
+        return SOUNDS.load(source, target, columns)
+    ignored_only(columns, (), "audio")
     if source.y is None:
         raise UsageError("a list of waves needs its labels; give (waves, labels)")
     waves, labels = _arrays(source.x), label_frame(source.y, target)
@@ -49,10 +51,10 @@ def load(source: Any, target: list[str] | None) -> Samples:
     return Samples(waves, labels, source.given, labels)
 
 
-def load_inputs(source: Any) -> Samples:
+def load_inputs(source: Any, as_written: Collection[str] = ()) -> Samples:
     """Sounds to predict, labelled or not: a folder, a table, one file, or arrays."""
     if not isinstance(source, Arrays):
-        return SOUNDS.load_inputs(source)
+        return SOUNDS.load_inputs(source, as_written)
     waves = _arrays(source.x)
     labels = pd.DataFrame(index=range(len(waves)))
     return Samples(waves, labels if source.y is None else label_frame(source.y, None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.column_types import ignored_only
 from nas.data.limits import THREADS
 from nas.data.samples import PART_NAMES, Samples, read_parts
 from nas.data.tables import is_table, read_table
@@ -81,23 +82,29 @@ class Files:
                 return f"its column {named[0]!r} names {self.noun} files"
         return ""
 
-    def load(self, source: Path | pd.DataFrame, target: list[str] | None) -> Samples:
-        """A list of files, with one label column (or those that ``target`` names)."""
+    def load(
+        self, source: Path | pd.DataFrame, target: list[str] | None, columns: Mapping[str, str]
+    ) -> Samples:
+        """A list of files, with one label column (or those that ``target`` names); ``columns``
+        says which others to ignore."""
         if isinstance(source, pd.DataFrame):
-            return self._listed(source, Path(), "the table", target)
+            return self._listed(self._without(source, columns), Path(), "the table", target)
         if source.is_file() and not is_table(source):
             raise UsageError(
                 f"{source} is one {self.noun} file; give the folder of the files or their table"
             )
         if source.is_file():
-            return self._listed(read_table(source), source.parent, str(source), target)
+            table = self._without(_labels_of(source), columns)
+            return self._listed(table, source.parent, str(source), target)
         inner = self._unwrapped(source)
         if (listing := self.listing(inner)) is not None:
-            return self._listed(read_table(listing), inner, str(listing), target, source)
+            table = self._without(_labels_of(listing), columns)
+            return self._listed(table, inner, str(listing), target, source)
         parts = self._part_folders(inner)
         if not parts:
+            ignored_only(columns, (), self.noun)
             return self._classes(inner, source, target)
-        loaded = [self._part(path, source, target) for path in parts]
+        loaded = [self._part(path, source, target, columns) for path in parts]
         names = [set(part.labels.columns) for part in loaded]
         if any(each != names[0] for each in names):
             raise InputError(f"{source}: the parts differ in their target columns")
@@ -118,7 +125,7 @@ class Files:
             tuple(dict.fromkeys(note for part in loaded for note in part.notes)),
         )
 
-    def load_inputs(self, source: Path | pd.DataFrame) -> Samples:
+    def load_inputs(self, source: Path | pd.DataFrame, as_written: Collection[str] = ()) -> Samples:
         """Files to predict, labelled or not: one, those of a table in its order, or all of a
         folder in the order of their paths, whose names are their labels where all have one."""
         if isinstance(source, pd.DataFrame):
@@ -126,7 +133,8 @@ class Files:
         inner = self._unwrapped(source) if source.is_dir() else source
         listing = self.listing(inner) if inner.is_dir() else source
         if listing is not None and is_table(listing):
-            return self._unlabelled(read_table(listing), listing.parent, str(listing))
+            table = read_table(listing, as_written=as_written)
+            return self._unlabelled(table, listing.parent, str(listing))
         files = self.find(inner) if inner.is_dir() else [source]
         if not files:
             raise InputError(
@@ -181,11 +189,15 @@ class Files:
             )
         return {path: part for path, part in parts.items() if part is not None}
 
-    def _part(self, folder: Path, source: Path, target: list[str] | None) -> Samples:
+    def _part(
+        self, folder: Path, source: Path, target: list[str] | None, columns: Mapping[str, str]
+    ) -> Samples:
         listing = self.listing(folder)
         if listing is None:
+            ignored_only(columns, (), self.noun)
             return self._classes(folder, source, target)
-        return self._listed(read_table(listing), folder, str(listing), target, source)
+        table = self._without(_labels_of(listing), columns)
+        return self._listed(table, folder, str(listing), target, source)
 
     def _classes(self, folder: Path, source: Path, target: list[str] | None) -> Samples:
         if target is not None and len(target) > 1:
@@ -243,6 +255,11 @@ class Files:
         return (f"{len(others)} files are not read as {self.noun} ({_endings(others)})",)
 
     # Tables of files ---------------------------------------------------------------------
+
+    def _without(self, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+        """A table of files without the columns that the user ignores."""
+        others = [name for name in table.columns if name not in FILE_COLUMNS]
+        return table.drop(columns=[*ignored_only(columns, others, self.noun)])
 
     def _listed(
         self,
@@ -403,6 +420,11 @@ def _parts_in_classes(found: dict[Path, list[Path]]) -> np.ndarray | None:
     if 0 not in parts or any(part is None for part in parts):
         return None
     return np.array(parts, np.int8)
+
+
+def _labels_of(path: Path) -> pd.DataFrame:
+    """A table of files; its other columns are labels, and kept as they are written."""
+    return read_table(path, as_written=list(read_table(path, rows=1).columns))
 
 
 def _first_rows(path: Path) -> pd.DataFrame | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nas.data.column_types import ignored_only
 from nas.data.dataset import shape_profile
 from nas.data.folders import IMAGES, read_each, refuse_bad
 from nas.data.limits import refuse_larger, room_for
@@ -35,10 +36,13 @@ def recognise(source: Any) -> str:
     return IMAGES.recognise(source)
 
 
-def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+def load(
+    source: Path | pd.DataFrame | Arrays, target: list[str] | None, columns: Mapping[str, str]
+) -> Samples:
     """Image files or an array of images, with one label column (or those of the table)."""
     if not isinstance(source, Arrays):
-        return IMAGES.load(source, target)
+        return IMAGES.load(source, target, columns)
+    ignored_only(columns, (), "images")
     if source.y is None:
         raise UsageError("an array of images needs its labels; give (X, y)")
     pixels, labels = _channels_first(source.x), label_frame(source.y, target)
@@ -47,10 +51,10 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
     return Samples(pixels, labels, source.given, labels)
 
 
-def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str] = ()) -> Samples:
     """Images to predict, labelled or not: a folder, a table, one file, or an array."""
     if not isinstance(source, Arrays):
-        return IMAGES.load_inputs(source)
+        return IMAGES.load_inputs(source, as_written)
     pixels = _channels_first(source.x)
     labels = pd.DataFrame(index=range(len(pixels)))
     return Samples(pixels, labels if source.y is None else label_frame(source.y, None))

@@ -7,11 +7,10 @@ is read by the module of its modality. ``kind_of_table`` decides which modality 
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from nas.data import graphs, tables, tabular
-from nas.data.columns import ColumnValues, numbers
+from nas.data.column_types import IGNORE, TYPES, check_types
+from nas.data.columns import ColumnValues
 from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS, outside_notes
 from nas.data.ragged import Input, Ragged, Whole
@@ -27,12 +27,6 @@ from nas.data.readers import reader
 from nas.data.samples import Arrays, Samples
 from nas.task import DataProfile, InputError, Member, Modality, UsageError, input_type
 
-# What the user calls a column, and the modality that reads it.
-TYPES: dict[str, Modality] = {
-    "image": "images", "audio": "audio", "text": "text", "pointcloud": "pointclouds",
-    "graph": "graphs", "numeric": "tabular", "categorical": "tabular",
-}  # fmt: skip
-IGNORE = "ignore"
 JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
 # Words on average from which on a column is text; beside such a column a shorter one, as of
 # titles, is text too. And the fraction of different values.
@@ -40,6 +34,12 @@ LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
 FIRST_ROWS = 1_000  # examined to recognise the modality of a table
 _FILES = {"image": IMAGES, "audio": SOUNDS, "pointcloud": CLOUDS}
 _WORD = re.compile(r"[^\W\d_]{2,}")
+# Scripts without spaces between words, and the letters of one word there on average: Chinese and
+# Japanese, then Thai, Lao, Khmer and Burmese.
+_UNSPACED = (
+    (re.compile("[\u2e80-\u2fdf\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 2),
+    (re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"), 5),
+)
 # The content of a member that a sample lacks, by the type of the input.
 _BLANK: dict[str, Any] = {
     "image": np.uint8, "numeric": np.float32, "categorical": np.int32, "tokens": np.int32,
@@ -50,16 +50,19 @@ _BLANK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """The input columns of ``n`` samples, and the folder that relative paths start from."""
+    """The input columns of ``n`` samples, the folder that relative paths start from, and the types
+    of columns that the user gave."""
 
     frame: pd.DataFrame
     folder: Path
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def drop(self, columns: str) -> Manifest:
-        return replace(self, frame=self.frame.drop(columns=columns))
+        types = {name: kind for name, kind in self.types.items() if name != columns}
+        return replace(self, frame=self.frame.drop(columns=columns), types=types)
 
 
 # Recognition -----------------------------------------------------------------------------
@@ -89,25 +92,49 @@ def kind_of_table(
         frame = tables.read_table(file, rows=FIRST_ROWS)
     frame = frame.head(FIRST_ROWS).rename(columns=str)
     if frame.columns.has_duplicates:
-        return "tabular", "rows and columns"  # whose reader names them
+        return "tabular", "rows and columns"  # whose reader says so
     frame = frame.drop(columns=[*(target or ()), "split"], errors="ignore")
     types = infer(frame, columns, _folder(source))
     found = {name: kind for name, kind in types.items() if TYPES[kind] != "tabular"}
     listed = ", ".join(f"{name} ({kind})" for name, kind in [*found.items()][:5])
-    if columns:
-        return "multimodal", "its columns were given types"
-    inputs = len(types) - (target is None)
+    rest = [name for name in types if name in columns or informative(str(name), frame[name])]
+    inputs = len(rest) - (target is None)
     if inputs == 1 and [*found.values()] == ["text"]:
         return "text", f"the only input column is {listed}"
-    if target and [name for name in types if inputs == 1 and _is_text(frame[name], SHORT)]:
-        return "text", f"the only input column is {', '.join(types)}, of several words a row"
-    kinds = ("audio", "pointcloud")  # whose readers take a table of files
+    alone = rest[0] if target and inputs == 1 and not found else ""
+    if alone and alone not in columns and _is_text(frame[alone], SHORT):
+        return "text", f"the only input column is {alone}, of several words a row"
+    kinds = ("image", "audio", "pointcloud")  # whose readers take a table of files
     of_files = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind in kinds]
-    if len(found) == len(of_files) == 1:
+    if len(found) == len(of_files) == 1 and (inputs == 1 or of_files[0] != "image"):
         return TYPES[of_files[0]], f"the column {listed} lists its files"
     if found:
         return "multimodal", f"of its columns are {listed}{' …' if len(found) > 5 else ''}"
+    if columns:
+        return "tabular", "its columns were given types"
     return ("tabular", "columns of numbers and names") if table is source else None
+
+
+def informative(name: str, column: pd.Series) -> bool:
+    """Whether a column may tell something of a sample: not a saved index, empty, constant, or
+    another value in every row, as an id has it."""
+    if tabular.is_index_name(name):
+        return False
+    known = column.dropna()
+    if known.dtype == object or pd.api.types.is_string_dtype(known):
+        known = known[known.astype("str").str.strip() != ""]
+    try:
+        distinct = known.nunique()
+    except TypeError:  # lists, arrays, graphs
+        return True
+    if distinct <= 1:
+        return distinct == 1 and len(known) < len(column)  # a flag: one value or none
+    if distinct < len(known) or _is_text(column, SHORT) or _kind(column, Path()) != "numeric":
+        return True
+    values = ColumnValues(column)
+    if values.is_numeric:
+        return not tabular.identifies(name, values.numbers.values)
+    return False
 
 
 def _table(source: Any) -> Any:
@@ -135,21 +162,7 @@ def infer(frame: pd.DataFrame, columns: Mapping[str, str], folder: Path = Path()
 
     Raises UsageError for a type or a column that does not exist.
     """
-    for name, kind in columns.items():
-        if kind not in TYPES and kind != IGNORE:
-            near = difflib.get_close_matches(kind, [*TYPES, IGNORE], n=1)
-            raise UsageError(
-                f"column {name!r} cannot be of the type {kind!r}"
-                + (f" (did you mean {near[0]}?)" if near else "")
-                + f"; types are {', '.join(TYPES)}, {IGNORE}"
-            )
-        if name not in frame:
-            near = difflib.get_close_matches(name, list(frame.columns), n=1)
-            raise UsageError(
-                f"there is no input column {name!r} to be of the type {kind}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f"; the input columns are {', '.join(map(str, frame.columns))}"
-            )
+    check_types(columns, frame.columns)
     types = {name: columns.get(name) or _kind(frame[name], folder) for name in frame.columns}
     if "text" in types.values():
         for name, kind in types.items():
@@ -192,21 +205,35 @@ def _is_text(column: pd.Series, words: float) -> bool:
     known = _texts(column)
     if not len(known) or known.nunique() < DISTINCT * len(known) or ColumnValues(known).is_numeric:
         return False
-    return bool(known.map(lambda text: len(_WORD.findall(text))).mean() >= words)
+    return bool(known.map(count_words).mean() >= words)
+
+
+def count_words(text: str) -> float:
+    """The words of two letters or more; estimated where a script puts no spaces between them."""
+    total = 0.0
+    for letters, of_word in _UNSPACED:
+        rest = letters.sub(" ", text)
+        if rest != text:
+            total += len(letters.findall(text)) / of_word
+            text = rest
+    return total + len(_WORD.findall(text))
 
 
 # Samples ---------------------------------------------------------------------------------
 
 
-def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
+def load(
+    source: Path | pd.DataFrame | Arrays, target: list[str] | None, columns: Mapping[str, str]
+) -> Samples:
     """The rows of a table, as ``tabular.load`` reads it, with files relative to its folder."""
-    samples = tabular.load(_opened(source), target)
-    return replace(samples, inputs=Manifest(samples.inputs, _folder(source)))
+    samples = tabular.load(_opened(source), target, columns)
+    types = {name: kind for name, kind in columns.items() if kind != IGNORE}
+    return replace(samples, inputs=Manifest(samples.inputs, _folder(source), types))
 
 
-def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str] = ()) -> Samples:
     """Rows to predict, labelled or not."""
-    samples = tabular.load_inputs(_opened(source))
+    samples = tabular.load_inputs(_opened(source), as_written)
     return replace(samples, inputs=Manifest(samples.inputs, _folder(source)))
 
 
@@ -228,24 +255,22 @@ def _folder(source: Any) -> Path:
     return source if source.is_dir() else source.parent
 
 
-def code(
-    samples: Samples, train: np.ndarray, columns: Mapping[str, str] | None = None
-) -> tuple[dict[str, Input], DataProfile, list[str]]:
+def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
     """Each member coded by its modality, on the rows that have it.
 
-    ``columns`` says the types that the user gave. The inputs of a member have its name and
-    a point before theirs; "<member>.present" float32 (n,) is 1 where a sample has it, and
-    where it is 0 the rest is zeros. Raises InputError for a member that no training sample
-    has and for files that do not exist.
+    The inputs of a member have its name and a point before theirs; "<member>.present" float32
+    (n,) is 1 where a sample has it, and where it is 0 the rest is zeros. A table without a column
+    of use is left out. Raises InputError for a member that no training sample has, for files that
+    do not exist, and where no member is left.
     """
     manifest: Manifest = samples.inputs
-    types = infer(manifest.frame, columns or {}, manifest.folder)
+    types = infer(manifest.frame, manifest.types, manifest.folder)
     grouped = _members(types)
     inputs: dict[str, Input] = {}
     members: dict[str, Member] = {}
-    notes = [_describe_members(types, grouped)]
+    notes: list[str] = []
     for member, (modality, names) in grouped.items():
-        rows, content = _content(manifest, modality, names, columns or {}, samples)
+        rows, content = _content(manifest, modality, names, samples)
         if modality not in JOINED and manifest.folder != Path():
             notes += outside_notes(_texts(manifest.frame[names[0]]), f"column {member!r}")
         own = np.flatnonzero(np.isin(rows, train))
@@ -254,16 +279,25 @@ def code(
                 f"column {member!r} is empty in every training sample; fill it, or leave it out"
                 f" with --columns {member}={IGNORE}"
             )
-        with _about(member, modality):
-            coded, profile, more = reader(modality).code(content, own)
+        if modality == "tabular":
+            coded, used, more = tabular.code_columns(content.inputs, own)
+            profile = replace(shape_profile(coded, own), columns=used)
+        else:
+            with _about(member, modality):
+                coded, profile, more = reader(modality).code(content, own)
+        notes += [f"{member}: {note}" for note in more]
+        if not coded:
+            continue
         if any(isinstance(value, Whole) for value in coded.values()):
             raise UsageError(f"column {member!r}: one graph for all samples cannot be a member")
         members[member] = Member(modality, profile)
         inputs |= _spread(member, coded, rows, len(samples.inputs))
-        notes += [f"{member}: {note}" for note in more]
         if len(rows) < len(samples.inputs):
             absent = len(samples.inputs) - len(rows)
             notes.append(f"{member} is missing in {absent} of {len(samples.inputs)} samples")
+    if not members:
+        raise InputError(f"no column can be used as an input: {'; '.join(notes)}")
+    notes.insert(0, _describe_members(types, {name: grouped[name] for name in members}))
     return inputs, replace(shape_profile(inputs, train), members=members), notes
 
 
@@ -282,7 +316,7 @@ def encode(inputs: Manifest, profile: DataProfile) -> dict[str, Input]:
                 f"the table lacks the columns {', '.join(map(repr, absent))} of the training"
                 " data; add them, empty where the samples have none"
             )
-        rows, content = _content(inputs, about.modality, names, {}, None)
+        rows, content = _content(inputs, about.modality, names, None)
         found: Mapping[str, Input] = {}
         if len(rows):
             with _about(member, about.modality):
@@ -334,7 +368,6 @@ def _content(
     manifest: Manifest,
     modality: Modality,
     names: list[str],
-    columns: Mapping[str, str],
     samples: Samples | None,
 ) -> tuple[np.ndarray, Samples]:
     """The rows that have a member, and its samples as the member's module reads them."""
@@ -342,15 +375,7 @@ def _content(
     content: Any
     if modality == "tabular":
         # Missing values of a table are marked one by one; all rows are read.
-        rows, content = np.arange(len(frame)), frame.copy()
-        for name in names:
-            if columns.get(name) == "categorical":
-                content[name] = frame[name].astype("category")
-            elif columns.get(name) == "numeric":
-                read = numbers(frame[name])
-                content[name] = read.values
-                if read.wrong and content[name].isna().all():
-                    raise InputError(f"column {name!r} holds no number ({read.wrong[0]!r})")
+        rows, content = np.arange(len(frame)), frame
     elif modality == "graphs" and _holds_graphs(frame[names[0]]):
         rows = np.flatnonzero(frame[names[0]].notna())
         objects = list(frame[names[0]].iloc[rows])

@@ -6,7 +6,7 @@ Channels are x, y, z and whatever else is known of a point; of two channels z be
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.cloud_files import Cloud, is_text_cloud, read_cloud
+from nas.data.column_types import ignored_only
 from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, Files, read_each, refuse_bad
 from nas.data.limits import npy_shape, refuse_larger
@@ -50,17 +51,18 @@ def recognise(source: Any) -> str:
     return why
 
 
-def load(source: Any, target: list[str] | None) -> Samples:
+def load(source: Any, target: list[str] | None, columns: Mapping[str, str]) -> Samples:
     """Clouds with one label column (or those of the table).
 
     Class folders may hold train and test folders as well as lie in them (ModelNet); HDF5
     files hold ``data`` (n, points, 3) and ``label``, and "train" or "test" in their name says
     their part. Arrays are (n, points, channels), or a list of (points, channels).
     """
-    if isinstance(source, Path) and (files := _hdf5_files(source)):
-        return _load_hdf5(files, target, labelled=True)
-    if not isinstance(source, Arrays):
-        return _files_of(source).load(source, target)
+    if not isinstance(source, Arrays) and not (isinstance(source, Path) and _hdf5_files(source)):
+        return _files_of(source).load(source, target, columns)
+    ignored_only(columns, (), "point cloud")
+    if isinstance(source, Path):
+        return _load_hdf5(_hdf5_files(source), target, labelled=True)
     if source.y is None:
         raise UsageError("a list of clouds needs its labels; give (clouds, labels)")
     clouds, labels = _arrays(source.x), label_frame(source.y, target)
@@ -69,12 +71,12 @@ def load(source: Any, target: list[str] | None) -> Samples:
     return Samples(clouds, labels, source.given, labels)
 
 
-def load_inputs(source: Any) -> Samples:
+def load_inputs(source: Any, as_written: Collection[str] = ()) -> Samples:
     """Clouds to predict, labelled or not: a folder, a table, one file, or arrays."""
     if isinstance(source, Path) and (files := _hdf5_files(source)):
         return _load_hdf5(files, None, labelled=False)
     if not isinstance(source, Arrays):
-        return _files_of(source).load_inputs(source)
+        return _files_of(source).load_inputs(source, as_written)
     clouds = _arrays(source.x)
     labels = pd.DataFrame(index=range(len(clouds)))
     return Samples(clouds, labels if source.y is None else label_frame(source.y, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any, Protocol, get_args
 
@@ -23,12 +24,16 @@ class Reader(Protocol):
         """Why a source plainly is of this modality, as a phrase for people; else ""."""
 
     @staticmethod
-    def load(source: Any, target: list[str] | None) -> Samples:
-        """Labelled samples. Raises InputError or UsageError where the source is no such data."""
+    def load(source: Any, target: list[str] | None, columns: Mapping[str, str]) -> Samples:
+        """Labelled samples; ``columns`` are the types that the user gave to columns.
+
+        Raises InputError or UsageError where the source is no such data.
+        """
 
     @staticmethod
-    def load_inputs(source: Any) -> Samples:
-        """Samples to predict, labelled or not."""
+    def load_inputs(source: Any, as_written: Collection[str] = ()) -> Samples:
+        """Samples to predict, labelled or not; ``as_written`` are columns of labels and
+        categories, of which a file's texts are kept, see ``csv_files.read_csv``."""
 
     @staticmethod
     def code(

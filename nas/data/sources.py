@@ -17,6 +17,7 @@ _UNKNOWN = (
     "holds no data that is read: give a table (.csv, .parquet, .xlsx …), a folder with a folder of"
     " images, sounds, clouds or texts for each class, graphs, or an .npz of x and y"
 )
+MOST_HEADERS = 20  # of the tables in a folder, in search of a column's name
 
 
 def open_source(source: Any, *, predict: bool = False) -> Any:
@@ -128,14 +129,41 @@ def modality_of(
     )
 
 
-def target_names(target: str | Sequence[str] | None) -> list[str] | None:
-    """Target names as a list of texts; integer column names of a frame are given as they are."""
+def target_names(target: Sequence[str] | None, source: Any) -> list[str] | None:
+    """The target columns of an opened source; names that a comma was read into are joined again.
+
+    Raises UsageError where a column is named twice.
+    """
     if target is None:
         return None
-    names = [str(target)] if isinstance(target, (str, int)) else [str(name) for name in target]
+    names = list(target)
+    if len(names) > 1 or any("," in name for name in names):
+        from nas.data.column_types import names_in
+
+        names = names_in(names, _columns(source))
     double = sorted({name for name in names if names.count(name) > 1})
     if double or not names:
         raise UsageError(
             f"target names {', '.join(double) or 'no column'}{' twice' * bool(double)}"
         )
     return names
+
+
+def _columns(source: Any) -> list[str]:
+    """The names of all columns of a source, or of the tables in and one level below a folder."""
+    import pandas as pd
+
+    from nas.data.samples import Arrays
+    from nas.data.tables import is_table, read_table
+
+    if isinstance(source, Arrays):
+        return [*_columns(source.x), *_columns(source.y)]
+    if isinstance(source, pd.Series):
+        return [str(source.name)]
+    if isinstance(source, pd.DataFrame):
+        return list(map(str, source.columns))
+    if not isinstance(source, Path):
+        return []
+    files = [source] if source.is_file() else [*source.glob("*"), *source.glob("*/*")]
+    found = [path for path in files if is_table(path) and path.is_file()][:MOST_HEADERS]
+    return [str(name) for path in found for name in read_table(path, rows=1).columns]

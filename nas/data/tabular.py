@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.data.column_types import apply_types
 from nas.data.columns import ColumnValues, canonical, numbers
 from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
 from nas.data.precision import LOST, column_shift, distinct_lost
 from nas.data.ragged import Input
-from nas.data.samples import PART_NAMES, Arrays, Samples, label_frame, read_parts
+from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts
 from nas.data.tables import frame_of, is_table, read_table
 from nas.task import Column, DataProfile, InputError, UsageError
 
@@ -40,11 +41,17 @@ def recognise(source: Any) -> str:
 def load(
     source: Path | pd.DataFrame | Arrays,
     target: list[str] | None,
+    columns: Mapping[str, str],
     missing: Sequence[str] = MISSING,
 ) -> Samples:
-    """Rows with their target columns; a folder brings one file for each part."""
+    """Rows with their target columns; a folder brings one file for each part.
+
+    ``columns`` are the types of input columns that the user gave: those to ignore are left out.
+    """
     files: tuple[tuple[str, int], ...] = ()
     given: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    written = {*(target or ()), *(c for c, kind in columns.items() if kind == "categorical")}
     if isinstance(source, Arrays):
         frame, given = frame_of(source.x), source.given
         if source.y is not None:
@@ -54,13 +61,13 @@ def load(
             clash = [name for name in labels if name in frame]
             if clash:
                 raise InputError(f"X holds the target column {clash[0]!r}; drop it from X")
-            return Samples(frame, labels, given, frame)
+            return Samples(apply_types(frame, columns), labels, given, frame)
     elif isinstance(source, pd.DataFrame):
         frame = frame_of(source)
     elif source.is_dir():
-        frame, given, files = _load_folder(source, missing, target or ())
+        frame, given, files, notes = _load_folder(source, missing, target or [], written)
     else:
-        frame = read_table(source, missing=missing, as_written=target or ())
+        frame = read_table(source, missing=missing, as_written=written)
         files = ((source.name, len(frame)),)
     where = "the table" if isinstance(source, (pd.DataFrame, Arrays)) else str(source)
     if target is None:
@@ -81,15 +88,20 @@ def load(
             given = read_parts(frame["split"], where)
             frame = frame.drop(columns="split")
     inputs = frame.drop(columns=target)
-    return Samples(inputs, frame[target], given, inputs, files)
+    typed = apply_types(inputs, columns)
+    return Samples(typed, frame[target], given, inputs, files, notes)
 
 
-def load_inputs(source: Path | pd.DataFrame | Arrays, missing: Sequence[str] = MISSING) -> Samples:
+def load_inputs(
+    source: Path | pd.DataFrame | Arrays,
+    as_written: Collection[str] = (),
+    missing: Sequence[str] = MISSING,
+) -> Samples:
     """Rows to predict: every column an input, those of a target among them if present."""
     if isinstance(source, Path):
         if source.is_dir():
             raise UsageError(f"{source} is a folder; name one table in it")
-        frame = read_table(source, missing=missing)
+        frame = read_table(source, missing=missing, as_written=as_written)
         files = ((source.name, len(frame)),)
         return Samples(frame, pd.DataFrame(index=frame.index), None, frame, files)
     frame = frame_of(source.x if isinstance(source, Arrays) else source)
@@ -107,27 +119,63 @@ def part_files(folder: Path) -> dict[Path, int]:
 
 
 def _load_folder(
-    folder: Path, missing: Sequence[str], target: Sequence[str]
-) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...]]:
+    folder: Path, missing: Sequence[str], target: list[str], written: Collection[str]
+) -> tuple[pd.DataFrame, np.ndarray, tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """The rows of the tables for each part, their parts, their files, and notes.
+
+    A table without the target, as in a contest, is for predictions, and left out.
+    """
     found = part_files(folder)
-    for part, name in enumerate(("train", "val", "test")):
+    for part, name in enumerate(PARTS):
         same = [path.name for path in found if found[path] == part]
         if len(same) > 1:
             raise InputError(f"{folder} holds {' and '.join(same)} for the {name} part; keep one")
     if 0 not in found.values():
         raise UsageError(f"{folder} holds no train.csv, .tsv or .parquet; name the table itself")
-    frames = {path: read_table(path, missing=missing, as_written=target) for path in found}
+    frames = {path: read_table(path, missing=missing, as_written=written) for path in found}
     first, *rest = frames
+    notes: list[str] = []
     for path in rest:
         differing = sorted(set(map(str, frames[first])) ^ set(map(str, frames[path])))
-        if differing:
+        if target and not set(target) & set(frames[path]) and set(target) <= set(frames[first]):
+            del frames[path]
+            more = [name for name in differing if name not in target]
+            notes.append(
+                f"{path.name} has no column {target[0]!r} and is not read: predict it with the"
+                " trained model"
+                + (
+                    f"; the columns {', '.join(map(repr, more[:5]))} are in only one of"
+                    f" {first.name} and {path.name}: ignore those that it lacks"
+                    if more
+                    else ""
+                )
+            )
+        elif differing:
             raise InputError(
                 f"{folder}: the columns {', '.join(map(repr, differing[:5]))} are in only one of"
                 f" {first.name} and {path.name}; both need the same columns"
             )
-    given = np.concatenate([np.full(len(frames[path]), found[path], np.int8) for path in found])
+    _read_alike(frames, missing, written)
+    given = np.concatenate([np.full(len(frames[path]), found[path], np.int8) for path in frames])
     files = tuple((path.name, len(frame)) for path, frame in frames.items())
-    return pd.concat(frames.values(), ignore_index=True), given, files
+    return pd.concat(frames.values(), ignore_index=True), given, files, tuple(notes)
+
+
+def _read_alike(
+    frames: dict[Path, pd.DataFrame], missing: Sequence[str], written: Collection[str]
+) -> None:
+    """Read again, as they are written, columns that are numbers in only some of the files: of
+    01 and A1 in one file and 01 alone in another, that is no 1."""
+    numeric: list[set[str]] = [
+        {str(name) for name in frame if pd.api.types.is_numeric_dtype(frame[name])}
+        for frame in frames.values()
+    ]
+    mixed = set().union(*numeric) - numeric[0].intersection(*numeric) - set(written)
+    for path in [*frames] if mixed else ():
+        again = read_table(path, missing=missing, as_written={*written, *mixed})
+        words = again[[*mixed]]
+        again[[*mixed]] = words.mask(words.isin(missing))
+        frames[path] = again
 
 
 # Columns ---------------------------------------------------------------------------------
@@ -221,7 +269,7 @@ def _described_numeric(
             f"column {name!r}: float32 merges {100 * lost:.0f} % of its different values, which lie"
             " far apart beside their steps; divide it into columns of nearer values"
         )
-    if not dates and _identifies(name, values):
+    if not dates and identifies(name, values):
         notes.append(
             f"column {name!r} holds another whole number in every row: drop it if it numbers or"
             " names the rows and tells nothing of new ones"
@@ -249,9 +297,9 @@ def _amounts_note(name: str, column: ColumnValues) -> str:
     return f"column {name!r} is read as numbers: {texts[codes[row]]!r} is {value:.15g}"
 
 
-def _identifies(name: str, values: np.ndarray) -> bool:
-    """Whether a column may be an identifier: whole numbers without a repetition, where as many
-    random ones of their range would have had ten, or where the name of the column says so."""
+def identifies(name: str, values: np.ndarray) -> bool:
+    """Whether a column of numbers may be an identifier: whole numbers without a repetition, where
+    as many random ones of their range would have had ten, or where the column's name says so."""
     if not np.array_equal(values[:1000], np.round(values[:1000])):  # most columns end here
         return False
     if len(np.unique(values)) < len(values) or not np.array_equal(values, np.round(values)):
@@ -269,14 +317,14 @@ def _edges(ordered: np.ndarray) -> np.ndarray:
     and again, and leave the tail, where trees find their splits, without bins.
     """
     starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1])
-    values, counts = ordered[starts], np.diff(starts, append=len(ordered))
+    values: np.ndarray = ordered[starts]
+    counts = np.diff(starts, append=len(ordered))
     if len(values) <= EDGES:
         return values
     heavy = values[counts > len(ordered) / (EDGES - 1)]
     rest = ordered[~np.isin(ordered, heavy)] if len(heavy) else ordered
     quantiles = np.quantile(rest, np.linspace(0, 1, EDGES - len(heavy)))
-    edges: np.ndarray = np.unique(np.concatenate([heavy, quantiles]))
-    return edges
+    return np.unique(np.concatenate([heavy, quantiles]))
 
 
 def _described_categorical(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from nas import rules
 from nas.data import tabular
+from nas.data.column_types import IGNORE
 from nas.data.columns import ColumnValues
 from nas.data.dataset import shape_profile
 from nas.data.ragged import Ragged, percentiles
@@ -38,14 +39,18 @@ def recognise(source: Any) -> str:
     return ""
 
 
-def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samples:
-    """Rows of a table or a list, with their target columns; ``inputs`` are the columns of text.
+def load(
+    source: Path | pd.DataFrame | Arrays, target: list[str] | None, columns: Mapping[str, str]
+) -> Samples:
+    """Rows of a table or a list, with their target columns; ``inputs`` are the columns of text,
+    those that ``columns`` calls so or that look like it.
 
     Words such as "null" are words here. Raises InputError where no column holds texts, and
     for a sample without any.
     """
-    samples = tabular.load(_framed(source), target, missing=())
-    names = _text_columns(samples.inputs)
+    samples = tabular.load(_framed(source), target, columns, missing=())
+    types = {name: kind for name, kind in columns.items() if kind != IGNORE}
+    names = _text_columns(samples.inputs, types)
     frame = samples.inputs[names].map(_text)
     empty = np.flatnonzero((frame == "").all(axis=1))
     if len(empty):
@@ -53,10 +58,10 @@ def load(source: Path | pd.DataFrame | Arrays, target: list[str] | None) -> Samp
             f"the text ({', '.join(names)}) is empty in {len(empty)} of {len(frame)} samples,"
             f" first in {samples.place(int(empty[0]))}; fill or drop these"
         )
-    return Samples(frame, samples.labels, samples.given, samples.columns, samples.files)
+    return replace(samples, inputs=frame)
 
 
-def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
+def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str] = ()) -> Samples:
     """Rows to predict; a .txt file holds one text a line."""
     if isinstance(source, Path) and source.suffix.lower() == ".txt":
         try:
@@ -69,7 +74,7 @@ def load_inputs(source: Path | pd.DataFrame | Arrays) -> Samples:
             raise InputError(f"{source} is empty; expected one text a line")
         frame = pd.DataFrame({"text": lines})
         return Samples(frame, pd.DataFrame(index=frame.index), files=((source.name, len(frame)),))
-    return tabular.load_inputs(_framed(source), missing=())
+    return tabular.load_inputs(_framed(source), as_written, missing=())
 
 
 def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
@@ -141,12 +146,18 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else "" if pd.isna(value) else str(value)
 
 
-def _text_columns(frame: pd.DataFrame) -> list[str]:
+def _text_columns(frame: pd.DataFrame, types: Mapping[str, str]) -> list[str]:
     """The columns that hold texts, or the only one of strings."""
-    from nas.data.multimodal import infer
+    from nas.data.multimodal import infer, informative
 
-    names = [str(name) for name, kind in infer(frame, {}).items() if kind == "text"]
-    strings = [str(name) for name in frame.columns if not ColumnValues(frame[name]).is_numeric]
+    names = [str(name) for name, kind in infer(frame, types).items() if kind == "text"]
+    strings = [
+        str(name)
+        for name in frame.columns
+        if name not in types
+        and not ColumnValues(frame[name]).is_numeric
+        and informative(str(name), frame[name])
+    ]
     if not names and len(strings) != 1:
         found = ", ".join(map(repr, strings or map(str, frame.columns)))
         raise InputError(

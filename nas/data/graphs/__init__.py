@@ -25,13 +25,16 @@ Nodes are numbered from 0 within their graph unless they have ids. The forms:
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.data.column_types import ignored_only
 from nas.data.graphs.archives import archive_of, from_archive, from_files, is_archive
 from nas.data.graphs.coding import code, encode
 from nas.data.graphs.objects import from_objects, holds_graphs, objects_of
-from nas.data.graphs.tables import from_tables, table_file
+from nas.data.graphs.tables import TARGETS, from_tables, table_file
 from nas.data.graphs.tudataset import from_tudataset, tudataset_name
 from nas.data.samples import Arrays, Samples
 from nas.task import InputError, UsageError
@@ -52,20 +55,29 @@ def recognise(source: Any) -> str:
     return "objects with edge_index, or of networkx" if holds_graphs(source) else ""
 
 
-def load(source: Any, target: list[str] | None) -> Samples:
-    """Labelled graphs, or the labelled nodes of one."""
+def load(source: Any, target: list[str] | None, columns: Mapping[str, str]) -> Samples:
+    """Labelled graphs, or the labelled nodes of one; ``columns`` says which features to ignore."""
     samples = _load(source, target)
+    features = samples.inputs.feature_names
+    samples = replace(
+        samples, inputs=samples.inputs.without(ignored_only(columns, features, "graph"))
+    )
     if samples.labels.empty:
         raise UsageError(f"{_name(source)} holds no labels; give y, or name the target column")
     return samples
 
 
-def load_inputs(source: Any) -> Samples:
+def load_inputs(source: Any, as_written: Collection[str] = ()) -> Samples:
     """Graphs to predict, or all nodes of one graph."""
-    return _load(source, None, predict=True)
+    return _load(source, None, predict=True, written=as_written)
 
 
-def _load(source: Any, target: list[str] | None, predict: bool = False) -> Samples:
+def _load(
+    source: Any,
+    target: list[str] | None,
+    predict: bool = False,
+    written: Collection[str] = (),
+) -> Samples:
     if not isinstance(source, Path):
         objects = objects_of(source, target)
         if not objects:
@@ -77,7 +89,7 @@ def _load(source: Any, target: list[str] | None, predict: bool = False) -> Sampl
     if source.is_file():
         return from_archive(source, None, target, predict)
     if table_file(source, "nodes") and table_file(source, "edges"):
-        return from_tables(source, target, predict)
+        return from_tables(source, target, predict, written or target or TARGETS)
     if tudataset_name(source):
         return from_tudataset(source, target)
     archive, table = archive_of(source)

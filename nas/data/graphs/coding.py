@@ -10,14 +10,13 @@ import pandas as pd
 
 from nas.data.columns import distinct
 from nas.data.dataset import shape_profile
-from nas.data.graphs.content import WIDE, Features, Graphs, take_features
+from nas.data.graphs.content import EDGE, WIDE, Features, Graphs, take_features
 from nas.data.precision import column_shift
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.samples import Samples
 from nas.task import Column, DataProfile, InputError
 
 MOST_CATEGORIES = 256  # the most frequent ones of a feature are kept
-_EDGE = "edges."  # before the names of the edges' features
 
 
 def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
@@ -45,7 +44,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataPro
         seen, seen_edges = np.ones(len(nodes.numbers), bool), np.ones(len(edges), bool)
     columns, mean, std, shift, more = _describe(nodes, seen, "")
     notes += more
-    edge_columns, edge_mean, edge_std, edge_shift, more = _describe(features, seen_edges, _EDGE)
+    edge_columns, edge_mean, edge_std, edge_shift, more = _describe(features, seen_edges, EDGE)
     notes += more
     x = _coded(nodes, columns, mean, shift)
     described = _coded(features, edge_columns, edge_mean, edge_shift)
@@ -71,9 +70,9 @@ def encode(graphs: Graphs, profile: DataProfile) -> dict[str, Input]:
     if not by_node and graphs.rows is not None:
         graphs = replace(graphs, rows=None)  # a single graph is a sample as well
     edges, origin, edge_ptr, _ = _undirected(graphs)
-    columns = [c for c in profile.columns if not c.name.startswith(_EDGE)]
-    edge_columns = [c for c in profile.columns if c.name.startswith(_EDGE)]
-    plain = [replace(c, name=c.name.removeprefix(_EDGE)) for c in edge_columns]
+    columns = [c for c in profile.columns if not c.name.startswith(EDGE)]
+    edge_columns = [c for c in profile.columns if c.name.startswith(EDGE)]
+    plain = [replace(c, name=c.name.removeprefix(EDGE)) for c in edge_columns]
     nodes = _described_nodes(graphs, edges)[0].settled(columns)
     features = take_features(graphs.edge_features.settled(plain), origin)
     width = profile.inputs["nodes"][-1]
@@ -199,7 +198,7 @@ def _coded(
     """float32 (n, width): the numbers less ``shift``, missing ones as ``mean``, then each tag
     one-hot, with zeros for a category that training has not seen."""
     tags = [c for c in columns if c.kind == "categorical"]
-    names = [c.name.removeprefix(_EDGE) for c in columns if c.kind == "numeric"]
+    names = [c.name.removeprefix(EDGE) for c in columns if c.kind == "numeric"]
     values = features.numbers
     if names:
         absent = [name for name in names if name not in features.names]
@@ -216,7 +215,7 @@ def _coded(
         values = values.astype(np.float64) - np.asarray(shift[:expected])
     parts = [np.where(np.isnan(values), np.asarray(mean[:expected], np.float32), values)]
     for column in tags:
-        name = column.name.removeprefix(_EDGE)
+        name = column.name.removeprefix(EDGE)
         if name not in features.tags:
             raise InputError(f"the feature {name!r} of the training data is absent")
         codes, texts = distinct(features.tags[name])

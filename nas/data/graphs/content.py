@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from nas.data.samples import to_numpy
 from nas.task import Column, InputError
 
 MOST_CODES = 20  # distinct whole numbers of a column that are categories rather than amounts
+EDGE = "edges."  # before the names of the edges' features
 WIDE = 64  # features from which on a table may hold the words of documents
 
 
@@ -36,17 +37,34 @@ class Features:
     def empty(self) -> bool:
         return not self.numbers.shape[1] and not self.tags
 
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        """The names of the numbers; feature0, feature1, … where the source has none."""
+        return self.names or tuple(f"feature{i}" for i in range(self.numbers.shape[1]))
+
+    def without(self, ignored: Collection[str]) -> Features:
+        """Without the columns of these names."""
+        kept = [i for i, name in enumerate(self.number_names) if name not in ignored]
+        return Features(
+            self.numbers[:, kept],
+            {name: tag for name, tag in self.tags.items() if name not in ignored},
+            tuple(self.number_names[i] for i in kept) if self.names else (),
+            tuple(kept.index(i) for i in self.whole if i in kept),
+        )
+
     def settled(self, columns: Sequence[Column] | None = None) -> Features:
         """The features with each column of ``whole`` decided: it is categorical where ``columns``,
         those of the training data, say so; without them, where it has few distinct values."""
         known = None if columns is None else {c.name for c in columns if c.kind == "categorical"}
-        names = self.names or tuple(f"feature{i}" for i in range(self.numbers.shape[1]))
+        names = self.number_names
 
         def is_category(i: int) -> bool:
             if known is not None:
                 return names[i] in known
-            values = self.numbers[:, i]
-            return 2 < len(np.unique(values[~np.isnan(values)])) <= MOST_CODES
+            missing = np.isnan(self.numbers[:, i])
+            distinct = len(np.unique(self.numbers[~missing, i]))
+            flag = distinct == 1 and bool(missing.any())  # of one value or none
+            return flag or 2 < distinct <= MOST_CODES
 
         tags = [i for i in self.whole if is_category(i)]
         kept = [i for i in range(len(names)) if i not in tags]
@@ -70,6 +88,19 @@ class Graphs:
     edge_ptr: np.ndarray
     rows: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features of the nodes, and those of the edges after "edges."."""
+        of_edges = (*self.edge_features.number_names, *self.edge_features.tags)
+        named = (f"{EDGE}{name}" for name in of_edges)
+        return (*self.nodes.number_names, *self.nodes.tags, *named)
+
+    def without(self, ignored: Collection[str]) -> Graphs:
+        """Without the features of these names, see ``feature_names``."""
+        of_edges = {name.removeprefix(EDGE) for name in ignored if name.startswith(EDGE)}
+        nodes, edge_features = self.nodes.without(ignored), self.edge_features.without(of_edges)
+        return replace(self, nodes=nodes, edge_features=edge_features)
 
     def __len__(self) -> int:
         return len(self.node_ptr) - 1 if self.rows is None else len(self.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError, UsageError
 
-_TARGETS = ("target", "label", "y")
+TARGETS = ("target", "label", "y")
 _GRAPH = ("graph", "graph_id")
 
 
@@ -25,11 +25,14 @@ def table_file(folder: Path, name: str) -> Path | None:
     return next((f for suffix in SUFFIXES if (f := folder / f"{name}{suffix}").is_file()), None)
 
 
-def from_tables(folder: Path, target: list[str] | None, predict: bool) -> Samples:
+def from_tables(
+    folder: Path, target: list[str] | None, predict: bool, written: Collection[str]
+) -> Samples:
+    """The graphs of a folder's tables; the columns ``written`` are labels, kept as they are."""
     node_file, edge_file = table_file(folder, "nodes"), table_file(folder, "edges")
     assert node_file is not None
     assert edge_file is not None
-    nodes, edges = read_table(node_file), read_table(edge_file)
+    nodes, edges = read_table(node_file, as_written=written), read_table(edge_file)
     by = _find(nodes, _GRAPH)
     identity = _column(nodes, ("id", "node_id", "node"), node_file)
     ends = [
@@ -56,14 +59,14 @@ def from_tables(folder: Path, target: list[str] | None, predict: bool) -> Sample
     # Whose labels are they?
     per_graph: pd.DataFrame | None = None
     if graph_file is not None:
-        per_graph = _graph_table(graph_file, names)
+        per_graph = _graph_table(graph_file, names, written)
         target = target or ([] if predict else _target(per_graph, graph_file))
     else:
         candidates = [c for c in rest if not is_parts(rest[c])]
         target = target or ([] if predict else _target(nodes[candidates], node_file))
         named_targets(nodes, target, str(node_file))
         if by is not None:
-            checked = nodes[target or [c for c in _TARGETS if c in nodes]]
+            checked = nodes[target or [c for c in TARGETS if c in nodes]]
             if (checked.groupby(codes).nunique(dropna=False) <= 1).all(axis=None):
                 first = np.asarray(node_ptr[:-1], int)
                 per_graph = nodes.iloc[first].reset_index(drop=True)
@@ -150,9 +153,9 @@ def _ends(
     return pairs
 
 
-def _graph_table(file: Path, names: np.ndarray) -> pd.DataFrame:
+def _graph_table(file: Path, names: np.ndarray, written: Collection[str]) -> pd.DataFrame:
     """The rows of graphs.csv in the order of the graphs."""
-    table = read_table(file)
+    table = read_table(file, as_written=written)
     identity = _column(table, (*_GRAPH, "id"), file)
     if not len(names):
         raise InputError(f"{file} is there, but the nodes have no column graph")
@@ -169,7 +172,7 @@ def _graph_table(file: Path, names: np.ndarray) -> pd.DataFrame:
 
 
 def _target(frame: pd.DataFrame, file: Path) -> list[str]:
-    found = [str(column) for column in frame if str(column).lower() in _TARGETS]
+    found = [str(column) for column in frame if str(column).lower() in TARGETS]
     if len(found) != 1:
         raise UsageError(
             f"{file}: name the target column, one of {', '.join(map(str, frame)) or 'none'}"
