@@ -22,7 +22,7 @@ def text_folder(folder: Path, *, predict: bool = False) -> Arrays | None:
         return None
     if any(kind.find(folder) for kind in (IMAGES, SOUNDS, CLOUDS)) or is_text_cloud(files[0]):
         return None
-    samples = (TEXTS.load_inputs if predict else TEXTS.load)(folder, *([] if predict else [None]))
+    samples = TEXTS.load_inputs(folder) if predict else TEXTS.load(folder, None, {})
 
     def text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
