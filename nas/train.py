@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -34,8 +35,9 @@ from nas import recipe as recipes
 from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import encode
+from nas.data.targets import LISTS
 from nas.files import write_whole
-from nas.task import InputError, SelfCheckFailed, Task, UsageError
+from nas.task import InputError, SelfCheckFailed, Target, Task, UsageError
 from nas.training.batches import Batch
 from nas.training.cost import parameters
 from nas.training.fit import folds, train_folds
@@ -425,7 +427,11 @@ def predict(
 ) -> tuple[Any, dict[str, float]]:
     """Predict on new files; returns a data frame with one row for each sample, and the
     scores where ``source`` holds all targets (empty where it does not). ``on_note``
-    receives what was inferred from the source."""
+    receives what was inferred from the source.
+
+    Predicted labels have the type of the labels that the network was trained on: integers come
+    back as integers, and labels that stood in one cell (``a;c``, lists) in one cell.
+    """
     import pandas as pd
 
     module = load_proxy(checkpoint)
@@ -436,20 +442,34 @@ def predict(
     predicted = network_predictions(module, encoded.inputs)
     columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
     for target in task.targets:
-        values = predicted[target.name]
-        if target.kind == "regression":
-            columns[target.name] = values
-        elif target.kind == "multilabel":
-            for k, label in enumerate(target.classes):
-                columns[label] = (values[:, k] >= 0.5).astype(int)
-                columns[f"probability[{label}]"] = values[:, k]
-        else:
-            columns[target.name] = [target.classes[k] for k in values.argmax(axis=1)]
-            several = f"{target.name}=" if len(task.targets) > 1 else ""
-            for k, label in enumerate(target.classes):
-                columns[f"probability[{several}{label}]"] = values[:, k]
+        columns |= _answers(target, predicted[target.name], len(task.targets) > 1)
     known = all(t.name in encoded.labels for t in task.targets)
     return pd.DataFrame(columns), score(task, encoded.labels, predicted) if known else {}
+
+
+def _answers(target: Target, values: np.ndarray, several: bool) -> dict[str, Any]:
+    """The columns of one target: what is predicted, and the probability of each label.
+
+    ``values`` as in ``Proxy.predictions``; with ``several`` targets theirs names the column.
+    """
+    if target.kind == "regression":
+        return {target.name: values}
+    prefix = f"{target.name}=" if several else ""
+    probabilities = {
+        f"probability[{prefix}{label}]": values[:, k] for k, label in enumerate(target.classes)
+    }
+    if target.kind != "multilabel":
+        return {target.name: [target.labels[k] for k in values.argmax(axis=1)]} | probabilities
+    chosen = values >= 0.5
+    if target.separator:
+        labels = [[target.labels[k] for k in np.flatnonzero(row)] for row in chosen]
+        joined = [target.separator.join(map(str, row)) for row in labels]
+        return {target.name: labels if target.separator == LISTS else joined} | probabilities
+    columns: dict[str, Any] = {}
+    for k, label in enumerate(target.classes):
+        columns[label] = chosen[:, k].astype(int)
+        columns[f"probability[{label}]"] = values[:, k]
+    return columns
 
 
 def _run(args: Sequence[str]) -> int:

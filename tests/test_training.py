@@ -25,6 +25,7 @@ from nas.data import Dataset, read
 from nas.family import load_families
 from nas.task import Fidelity, InputError, Target, Task
 from nas.testing import example_datasets, sample_inputs
+from nas.train import predict as predictions
 from nas.training import baselines as simple
 from nas.training import cost, latency
 from nas.training.augment import KINDS, augment_images
@@ -773,3 +774,71 @@ def test_boosting_learns_from_forty_rows() -> None:
     *_, boosted = simple.baselines(dataset, make_task(dataset))
     assert boosted["name"] == "HistGradientBoosting"
     assert boosted["metrics"]["auc"] != 0.5  # one leaf for all gives everybody the same
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+LABEL_VALUES: dict[str, list[Any]] = {
+    "integers": [0, 1, 2],
+    "negative integers": [-1, 1],
+    "numbers": [0.5, 1.5, 2.5],
+    "booleans": [False, True],
+    "texts": ["no", "yes"],
+    "texts of digits": ["01", "007", "1E5"],
+    "texts that look missing": ["NA", "SA", "EU"],
+}
+
+
+def labelled(values: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame({"x": np.linspace(-1, 1, 60), "y": (values * 60)[:60]})
+
+
+def untrained(
+    source: Any, folder: Path, problem: str | None = "classification"
+) -> tuple[Path, Target]:
+    """A checkpoint of an untrained network for the target y."""
+    task = make_task(read(source, target="y", problem=problem))
+    proxy = Proxy("mlp", dict(load_families()["mlp"].baseline(task)), task)
+    content = {"hyper_parameters": dict(proxy.hparams), "state_dict": proxy.state_dict()}
+    torch.save(content, folder / "model.ckpt")
+    return folder / "model.ckpt", task.targets[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, form) for name in LABEL_VALUES for form in ("frame", "categorical", "csv")
+     if form != "csv" or "texts " not in name],
+)  # fmt: skip
+def test_a_label_comes_back_as_it_went_in(name: str, form: str, tmp_path: Path) -> None:
+    values = LABEL_VALUES[name]
+    frame = labelled(values)
+    if form == "categorical":
+        frame["y"] = frame["y"].astype("category")
+    source: Any = frame
+    if form == "csv":
+        source = tmp_path / "t.csv"
+        frame.to_csv(source, index=False)
+    predicted, scores = predictions(untrained(source, tmp_path)[0], source)
+    assert scores, "the labels of the data were understood"
+    if form != "csv":
+        found = predicted["y"].tolist()
+        assert {type(value) for value in found} == {type(values[0])}
+        assert set(found) <= set(values)
+    predicted.to_csv(tmp_path / "p.csv", index=False)
+    texts = pd.read_csv(tmp_path / "p.csv", dtype=str, keep_default_na=False)["y"]
+    assert set(texts) <= {str(value) for value in values}
+
+
+TAGS = [["a", "c"], ["a"], ["c", "d"], ["b", "d"], ["b"], ["a", "b", "d"]]
+
+
+@pytest.mark.parametrize("cells", [TAGS, [";".join(tags) for tags in TAGS]], ids=["lists", "texts"])
+def test_labels_of_one_cell_come_back_in_one_cell(cells: list[Any], tmp_path: Path) -> None:
+    frame = labelled(cells)
+    checkpoint, target = untrained(frame, tmp_path, problem=None)
+    predicted, scores = predictions(checkpoint, frame)
+    assert scores, "the labels of the data were understood"
+    assert {type(cell) for cell in predicted["y"]} == {type(cells[0])}
+    for label in target.classes:
+        chosen = [label in cell for cell in predicted["y"]]
+        assert chosen == (predicted[f"probability[{label}]"] >= 0.5).tolist()
