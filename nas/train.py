@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import shutil
+import statistics
 import sys
 import time
 import warnings
@@ -70,6 +71,11 @@ _CLASSES: dict[str, Callable[..., Any]] = {
     "pytorch_lightning.callbacks.StochasticWeightAveraging": StochasticWeightAveraging,
     "pytorch_lightning.loggers.CSVLogger": CSVLogger,
 }
+
+
+# Several threads are clearly faster where a step of one takes so many times theirs, and an epoch is
+# slow where it takes so many times the fastest.
+FASTER, SLOWER = 1.25, 2.0
 
 
 class _RecipeProxy(Proxy):
@@ -237,26 +243,58 @@ class StopAfter(pl.Callback):
         trainer.should_stop = trainer.current_epoch + 1 == self.epochs
 
 
-def pick_threads(module: Proxy, batch: Batch) -> int:
-    """The number of compute threads (1, 2, 4 … up to all) whose training step is fastest.
+class Threads(pl.Callback):
+    """The number of compute threads of a training on a CPU: one, unless several are clearly faster.
 
-    Small networks are slower with more, and much slower where others use the cores too.
+    Small networks are slower with several, and far slower where other work uses the cores. So it
+    is measured again, and said, where an epoch takes ``SLOWER`` times the fastest one.
     """
-    state = copy.deepcopy(module.state_dict())
-    most = torch.get_num_threads()
-    times: dict[int, float] = {}
-    for threads in sorted({min(2**k, most) for k in range(most.bit_length() + 1)}):
-        torch.set_num_threads(threads)
+
+    def __init__(self, module: Proxy, batch: Batch) -> None:
+        self.batch, self.most = batch, torch.get_num_threads()
+        self.fastest_s, self._begin = math.inf, math.nan
+        torch.set_num_threads(self.pick(module))
+
+    def pick(self, module: Proxy) -> int:
+        """The number (1, 2, 4 … up to all): the smallest that no larger one beats clearly."""
+        state = copy.deepcopy(module.state_dict())
+        chosen, best_s = 1, math.inf
+        for threads in sorted({min(2**k, self.most) for k in range(self.most.bit_length() + 1)}):
+            torch.set_num_threads(threads)
+            step_s = self._step_s(module)
+            if threads == 1 or best_s > FASTER * step_s:
+                chosen, best_s = threads, step_s
+        module.zero_grad(set_to_none=True)
+        module.load_state_dict(state)  # the statistics of BatchNorm have moved
+        return chosen
+
+    def _step_s(self, module: Proxy) -> float:
+        """The median seconds of a step, after one to warm up."""
         laps = []
-        for _ in range(4):
+        for _ in range(6):
             begin = time.perf_counter()
             with torch.random.fork_rng(devices=[]):  # the training's own draws stay the same
-                module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+                module.training_step(self.batch, 0).backward()  # type: ignore[no-untyped-call]
             laps.append(time.perf_counter() - begin)
-        times[threads] = min(laps[1:])
-    module.zero_grad(set_to_none=True)
-    module.load_state_dict(state)  # the statistics of BatchNorm have moved
-    return min(times, key=lambda threads: times[threads])
+        return statistics.median(laps[1:])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        spent_s = time.monotonic() - self._begin
+        self.fastest_s = min(self.fastest_s, spent_s)
+        before = torch.get_num_threads()
+        if before == 1 or spent_s <= max(SLOWER * self.fastest_s, 1.0):
+            return
+        assert isinstance(pl_module, Proxy)
+        torch.set_num_threads(now := self.pick(pl_module))
+        if now != before:
+            terminal.line(
+                f"an epoch took {spent_s:.1f} s instead of {self.fastest_s:.1f} s: other work uses"
+                f" the cores; {now} thread(s) from now on",
+                err=True,
+            )
 
 
 def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
@@ -286,7 +324,7 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         if trainer.strategy.root_device.type == "cpu":
             batch = next(iter(data.train_dataloader()))
-            torch.set_num_threads(pick_threads(module, batch))
+            trainer.callbacks += [Threads(module, batch)]  # type: ignore[attr-defined]
         begin = time.monotonic()
         trainer.callbacks += [EpochLines(), GradientMonitor()]  # type: ignore[attr-defined]
         try:

@@ -8,12 +8,13 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -38,8 +39,8 @@ from nas.search.local import LocalWorkers
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
-from nas.testing import formula, small_spaces, small_task
-from nas.train import EpochLines, check, predict, train
+from nas.testing import example_datasets, formula, small_spaces, small_task
+from nas.train import EpochLines, Threads, check, predict, train
 from nas.train import main as run_recipe
 from nas.training.evaluator import Evaluator, from_folder
 from nas.training.fit import folds, train_folds
@@ -835,3 +836,63 @@ def test_a_wrong_choice_of_executor_or_order_is_told(
     with pytest.raises(UsageError, match=told):
         nas.search(tumours(), "diagnosis", out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+# Threads of a training ---------------------------------------------------------------------------
+
+
+class _Timed(Threads):
+    """Steps that take what ``seconds`` says of a number of threads."""
+
+    seconds: ClassVar[dict[int, float]]
+
+    def _step_s(self, module: Proxy) -> float:
+        return self.seconds[torch.get_num_threads()]
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 1.0, 2: 0.9, 4: 0.85}, 1),  # none is clearly faster
+        ({1: 1.0, 2: 0.5, 4: 0.45}, 2),
+        ({1: 1.0, 2: 0.6, 4: 0.3}, 4),
+        ({1: 1.0, 2: 3.0, 4: 16.0}, 1),  # other work uses the cores
+    ],
+)
+@pytest.mark.usefixtures("four_threads")
+def test_a_training_has_one_thread_unless_several_are_clearly_faster(
+    seconds: dict[int, float], expected: int
+) -> None:
+    module = SimpleNamespace(state_dict=dict, zero_grad=lambda **_: None, load_state_dict=dict)
+    timed = type("Timed", (_Timed,), {"seconds": seconds})
+    timed(module, ({}, {}))
+    assert torch.get_num_threads() == expected
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_threads_are_chosen_again_where_an_epoch_gets_slow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = example_datasets("tabular")["table"]
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    module = Proxy("mlp", load_families("tabular")["mlp"].baseline(task), task)
+    fast, busy = {1: 1.0, 2: 0.6, 4: 0.3}, {1: 1.0, 2: 3.0, 4: 16.0}
+    timed = type("Timed", (_Timed,), {"seconds": fast})
+    threads = timed(module, ({}, {}))
+    assert torch.get_num_threads() == 4
+    clock = iter([0.0, 2.0, 10.0, 12.5, 20.0, 60.0])
+    monkeypatch.setattr("nas.train.time.monotonic", lambda: next(clock))
+    for seconds, expected in ((fast, 4), (busy, 4), (busy, 1)):  # the second is hardly slower
+        timed.seconds = seconds
+        threads.on_train_epoch_start(None, module)
+        threads.on_train_epoch_end(None, module)
+        assert torch.get_num_threads() == expected
+    assert "an epoch took 40.0 s instead of 2.0 s" in capsys.readouterr().err
