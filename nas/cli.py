@@ -12,6 +12,7 @@ import difflib
 import errno
 import gc
 import json
+import re
 import signal
 import sys
 from collections import Counter
@@ -66,7 +67,10 @@ class _Group(click.Group):
 def _run_folder(ctx: click.Context, _: click.Parameter, out: Path | None) -> Path:
     from nas.run import default_folder
 
-    return out or default_folder(ctx.params["data"])
+    data = ctx.params.get("data")
+    if out is None and data is None:
+        raise click.UsageError("give DATA, or the folder of a search with --out and --resume", ctx)
+    return out or default_folder(data)
 
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
@@ -83,7 +87,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=click.Path(path_type=Path))
 @flags.options(SearchOptions, sampler=flags.SAMPLER)
 @click.option(
     "--out",
@@ -101,7 +105,7 @@ def cli() -> None:
     expose_value=False,
     help="YAML file of these options.",
 )
-def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -> None:
+def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options: Any) -> None:
     """Search networks for DATA.
 
     DATA is a table (.csv, .tsv, .parquet, .jsonl) of numbers, names or texts, a folder with
@@ -116,13 +120,16 @@ def search(data: Path, as_json: bool, out: Path, resume: bool, **options: Any) -
     nas search shop.csv --target sold --columns photo=image,note=text,id=ignore
     nas search adult/ --target income --resume --time-limit 20m
 
-    Ctrl-C keeps all that is finished; the same command with --resume goes on.
+    Ctrl-C keeps all that is finished; the same command with --resume goes on. DATA may be left
+    out then: the folder of the run (--out) has a copy.
     """
     from nas import driver
     from nas.run import Run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    display = show.Display(data)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # of kill, and of a terminal that is closed
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
+    display = show.Display(data or out)
     try:
         run = driver.search(
             data,
@@ -275,7 +282,7 @@ def latency(
     }
     if run is not None:
         found = Run(run).measure_latency(number, **how)
-        out = out or run / f"latency-{name}.json"
+        out = out or run / f"latency-{_file_name(name)}.json"
     else:
         assert recipe is not None
         found = measure_recipe(recipe, **how)
@@ -291,6 +298,11 @@ def latency(
             terminal.echo(f"\nfile    {out}")
     if not any("latency" in row for row in found["candidates"].values()):
         raise InputError(f"{backend} measured none of them")
+
+
+def _file_name(name: str) -> str:
+    """A name as a part of a file name, which stays in its folder."""
+    return re.sub(r"[^\w.-]+|^\.+", "-", name)[:100]
 
 
 @cli.command()
@@ -313,7 +325,12 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
 @_RUN
 @click.option("--number", "-n", type=int, help="Candidate; default: the best quality.")
 @click.option(
-    "--limit", "-c", multiple=True, help="Best inside this limit: 'latency_ms<=1' (repeatable)."
+    "--constraint",
+    "--limit",
+    "-c",
+    "limit",
+    multiple=True,
+    help="Best inside this limit: 'latency_ms<=1' (repeatable).",
 )
 @click.option("--out", type=_FILE, help="Default: RUN/recipe.yaml.")
 @_LATENCY
@@ -335,7 +352,7 @@ def export(
 
     opened = Run(run, latency)
     if number is not None and limit:
-        raise click.UsageError("give --number or --limit, not both")
+        raise click.UsageError("give --number or --constraint, not both")
     terminal.echo(opened.export(out, opened.best(*limit).number if limit else number))
 
 
@@ -388,16 +405,22 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
+)
 @click.option("--out", type=_FILE, help="CSV file; default: standard output.")
-def predict(model: Path, data: Path, out: Path | None) -> None:
+def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) -> None:
     """Predict on new DATA with a trained MODEL (its folder or checkpoint).
 
-    Writes one row for each sample: the file of an image, the prediction, and for classes
-    the probability of each. Where DATA holds the targets, their scores go to standard error.
-    Of an .npz file with x_train and x_test only x_test is predicted.
+    Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
+    else the number of its row (from 1), the prediction, and for classes the probability of
+    each. Where DATA holds the targets, their scores go to standard error. Of an .npz file with
+    x_train and x_test only x_test is predicted. Names that a spreadsheet would take for a
+    formula begin with an apostrophe.
 
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
+    nas predict runs/adult/model new.csv --keep customer_id
     """
     from nas.task import InputError, UsageError
 
@@ -408,16 +431,12 @@ def predict(model: Path, data: Path, out: Path | None) -> None:
     checkpoint = next((place for place in places if place.is_file()), None)
     if checkpoint is None:
         raise InputError(f"no checkpoint at {model}; `nas train` makes one")
-    from nas.files import write_whole
     from nas.train import predict as run_prediction
 
     frame, scores = run_prediction(
-        checkpoint, data, lambda note: terminal.echo(f"note: {note}", err=True)
+        checkpoint, data, lambda note: terminal.line(f"note: {note}", err=True), keep
     )
-    if out is not None:
-        write_whole(out, frame.to_csv(index=False))
-    else:
-        frame.to_csv(sys.stdout, index=False)
+    show.predictions(frame, out, numbered=not keep and "file_name" not in frame)
     if scores:
         terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
 

@@ -24,7 +24,7 @@ from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
-from nas.run import Finished, Run, create, default_folder, refuse_used
+from nas.run import Finished, Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
 from nas.space import Float, Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
@@ -51,7 +51,8 @@ class Progress:
     running: tuple[Candidate, ...]
     spent_s: float
     budget: Budget
-    # "start", "learning-rates:1/3" (tests that are over), "pace:1/3", "search" or "measure"
+    # "start:1/2" (workers that are ready), "learning-rates:1/3" (tests that are over), "pace:1/3",
+    # "search" or "measure"
     phase: str
     calls: tuple[str, ...] = ()  # what workers do beside candidates
 
@@ -79,7 +80,8 @@ def search(
         target: Name or names of the columns to predict.
         out: Folder of the run. Default: runs/NAME.
         resume: Go on with the search in ``out``. Its data, spaces and objectives stay, and the
-            budget is for both together.
+            budget is for both together. ``data`` may be left out; where it is given, it must be
+            what the search was begun with.
         on_progress: Is called with the state of the search, some times a second.
         on_start: Is called with the run when its data is read, before the first candidate.
         {options}
@@ -108,6 +110,8 @@ def search(
     if begun and not resume:
         refuse_used(folder)
     run = Run(folder) if begun else None
+    if run and data is not None:
+        _check_same_data(run, data)
     chosen = replace(run.options.resumed(given), device=run.task.device) if run else given
     limits = chosen.budget()
     if run is None:
@@ -115,6 +119,7 @@ def search(
         chosen = _named(chosen, folder)
         if data is None:
             raise UsageError("give the data to search on")
+        files = stamp(data)
         dataset = read(data, **chosen.reading())
         families = pick_families(dataset.modality, chosen.families)
     with open_machine(chosen) as machine:
@@ -131,12 +136,35 @@ def search(
                 deterministic=chosen.deterministic,
             )
             spaces = {name: family.space(task) for name, family in families.items()}
-            source = str(Path(data).resolve()) if isinstance(data, (str, Path)) else None
+            source = Source(str(Path(data).resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)
         # The head of a cluster need not have what its workers have.
         finish = chosen.finish and chosen.executor == "local"
         drive_run(run, budget, machine, on_start, on_progress, finish)
     return run
+
+
+def _check_same_data(run: Run, data: Any) -> None:
+    """Raise InputError where ``data`` is not what the search in ``run`` was begun with.
+
+    Files of the same names, sizes and times are not read again.
+    """
+    repair = f"leave the data out to go on with the copy in {run.folder / 'data'}"
+    if isinstance(data, (str, Path)) and not Path(data).expanduser().exists():
+        raise UsageError(f"{data} does not exist; {repair}")
+    if run.data_files and run.data_files == stamp(data):
+        return
+    how = run.options.reading() | {"modality": run.source["modality"]}
+    found, first = read(data, **how).profile, run.task.profile
+    if (found.fingerprint, found.split) == (first.fingerprint, first.split):
+        return
+    sizes = [p.n_train + p.n_val + p.n_test for p in (found, first)]
+    differs = "{:,} samples, not {:,}".format(*sizes) if len(set(sizes)) > 1 else "other values"
+    name = data if isinstance(data, (str, Path)) else "the data"
+    raise InputError(
+        f"{name} is not what the search in {run.folder} was begun with ({differs}); {repair}, or"
+        " start another search with --out"
+    )
 
 
 def _named(options: SearchOptions, folder: Path) -> SearchOptions:
@@ -294,7 +322,7 @@ class _Session:
             ]
 
             def show(over: int) -> None:
-                self.show_phase(f"learning-rates:{over}/{len(calls)}")
+                self.show_phase(self._starting() or f"learning-rates:{over}/{len(calls)}")
 
             results = self.workers.map("range_test", calls, on_wait=show)
             tests = {n: _tested(rates[n], t) for n, t in zip(rates, results, strict=True)}
@@ -320,7 +348,7 @@ class _Session:
         ]
 
         def show(over: int) -> None:
-            self.show_phase(f"pace:{over}/{len(calls)}")
+            self.show_phase(self._starting() or f"pace:{over}/{len(calls)}")
 
         found = self.workers.map("pace", calls, on_wait=show)
         paces = {
@@ -333,6 +361,11 @@ class _Session:
             if left.time_limit_s is not None:
                 left = replace(left, time_limit_s=max(1.0, self.end - time.monotonic()))
             run.adopt(plan_search(replace(task, budget=left), paces, finish=self.finish))
+
+    def _starting(self) -> str:
+        """The phase while workers start: how many of them are ready; "" when all are."""
+        ready, count = self.workers.ready, self.run.task.budget.workers
+        return f"start:{ready}/{count}" if ready < count else ""
 
     def search(self) -> None:
         """Search candidates, then measure the latencies of the front again."""
@@ -355,7 +388,7 @@ class _Session:
                 spent = earlier + time.monotonic() - self.begin
                 nonlocal begun
                 begun = begun or bool(jobs)
-                now = phase if begun else "start"  # until the first worker is ready
+                now = phase if begun else self._starting() or phase
                 study.clock.write(spent)
                 self.on_progress(Progress(study, running, spent, budget, now, calls))
 

@@ -9,6 +9,7 @@ says where.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import platform
 import re
@@ -45,18 +46,43 @@ if TYPE_CHECKING:
 _CREATING = ".creating"
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the data of a run was read."""
+
+    path: str
+    files: str  # ``stamp`` of the path
+
+
+def stamp(data: Any) -> str:
+    """A hash of names, sizes and times of the files at a path: it changes where the data may have.
+    Empty for data that is no path, and for a pipe."""
+    if not isinstance(data, (str, Path)):
+        return ""
+    path = Path(data).expanduser()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if not file.is_file():
+            return ""
+        about = file.stat()
+        name = file.relative_to(path) if path.is_dir() else ""
+        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode(errors="replace"))
+    return digest.hexdigest()[:16]
+
+
 def create(
     folder: Path,
     task: Task,
     dataset: Dataset,
     spaces: dict[str, Space],
-    source: str | None,
+    source: Source | None,
     options: SearchOptions,
 ) -> Run:
     """Begin a run in ``folder``: its data set, run.json and, last, task.json.
 
-    ``source`` is the path of the data; None for data of a Python session, which a recipe then
-    reads from the folder. Raises InputError where the folder is in use.
+    ``source`` is None for data of a Python session, which a recipe then reads from the folder.
+    Raises InputError where the folder is in use.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / _CREATING
@@ -68,10 +94,11 @@ def create(
             "options": options.kept(),
             "spaces": {name: space.to_dict() for name, space in spaces.items()},
             "source": {
-                "source": source or str((folder / "data").resolve()),
+                "source": source.path if source else str((folder / "data").resolve()),
                 **options.reading(),
                 "modality": dataset.modality,
             },
+            "files": source.files if source else "",
             "versions": versions(),
         }
         write_whole(folder / "run.json", json.dumps(record))
@@ -137,6 +164,17 @@ class Run:
                 f"{folder} holds no search; `nas search DATA --out {folder}` makes one"
             )
 
+    def __repr__(self) -> str:
+        """Where it is, on what, and how far: nas.Run('runs/adult', tabular, target income, …)."""
+        try:
+            targets = ", ".join(target.name for target in self.task.targets[:3])
+            more = ", …" * (len(self.task.targets) > 3)
+            about = f", {self.task.modality}, target {targets}{more}"
+            about += f", {len(self.candidates())} candidates, {len(self.front())} on the front"
+        except InputError as error:
+            about = f", damaged: {error}"
+        return f"nas.Run({str(self.folder)!r}{about})"
+
     @cached_property
     def task(self) -> Task:
         """What the search solves: data profile, targets, objectives, constraints, budget."""
@@ -162,6 +200,11 @@ class Run:
         """The arguments of ``nas.data.read`` that give this run's data again."""
         source: dict[str, Any] = self._record["source"]
         return source
+
+    @property
+    def data_files(self) -> str:
+        """The ``stamp`` of the files that the data was read from; empty where there is none."""
+        return str(self._record.get("files", ""))
 
     @property
     def versions(self) -> dict[str, str]:

@@ -20,6 +20,8 @@ from nas import terminal
 from nas.rules import BASELINE_TIME_FACTOR, folds
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nas.candidate import Candidate, Latency
     from nas.design import Design
     from nas.driver import Progress
@@ -116,6 +118,41 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
         terminal.line(text)
 
 
+def predictions(frame: pd.DataFrame, out: Path | None, *, numbered: bool) -> None:
+    """Write predictions as CSV to a file or to standard output, with the number of each row where
+    they are to be ``numbered``."""
+    from nas.files import write_whole
+
+    frame = frame.rename(columns=lambda name: no_formula(str(name)))
+    for name, column in frame.items():
+        if column.dtype == object or str(column.dtype).startswith(("str", "category")):
+            frame[name] = column.map(no_formula)
+    if numbered and "row" not in frame:
+        frame.insert(0, "row", range(1, len(frame) + 1))
+    if out is not None:
+        write_whole(out, frame.to_csv(index=False))
+    elif sys.stdout.isatty():
+        terminal.echo(frame.to_csv(index=False).rstrip("\n"))
+    else:
+        frame.to_csv(sys.stdout, index=False)
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell that no spreadsheet runs: an apostrophe before text that begins like a formula.
+    Numbers stay as they are (OWASP, CSV Injection).
+
+    >>> no_formula("=cmd|x"), no_formula("-1.5"), no_formula("cat")
+    ("'=cmd|x", '-1.5', 'cat')
+    """
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def _contended_mark(latency: Latency) -> str:
     """The mark of a latency that was measured beside trainings."""
     return "" if latency.isolated else " †"
@@ -135,6 +172,8 @@ class Display:
         self._live: Any = None
         self._last = 0.0
         self._phase = ""
+        self._seconds: dict[str, float] = {}  # spent in each phase
+        self._spent_s: float | None = None
         # Of large data; what is read at once needs no word.
         self._reading = threading.Timer(2.0, terminal.line, (f"reading {data}",), {"err": True})
         self._reading.daemon = True
@@ -163,6 +202,7 @@ class Display:
             f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
             f"{folded}, {task.budget.workers} workers on {task.device}",
             f"folder: {run.folder}",
+            "start: each worker imports torch and loads the data; the time limit counts this",
         ):
             terminal.line(line, err=True)
 
@@ -170,6 +210,9 @@ class Display:
         now = time.monotonic()
         live = sys.stderr.isatty()
         phase = progress.phase.partition(":")[0]
+        before = progress.spent_s if self._spent_s is None else self._spent_s
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + progress.spent_s - before
+        self._spent_s = progress.spent_s
         wait = 0.5 if live else self.EVERY
         if now - self._last < wait and phase == self._phase:
             return
@@ -204,10 +247,16 @@ class Display:
         self._live.update(Group(head, table))
 
     def close(self) -> None:
+        """End the display, and say where the time went."""
         self._reading.cancel()
         if self._live is not None:
             self._live.stop()
             self._live = None
+        spent = {phase: seconds for phase, seconds in self._seconds.items() if seconds >= 0.5}
+        if spent:
+            phases = ", ".join(f"{phase} {duration(s)}" for phase, s in spent.items())
+            terminal.line(f"time: {phases}", err=True)
+        self._seconds = {}
 
 
 def _summary(progress: Progress) -> dict[str, str]:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -461,11 +461,17 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def predict(
-    checkpoint: Path, source: Any, on_note: Callable[[str], object] = lambda note: None
+    checkpoint: Path,
+    source: Any,
+    on_note: Callable[[str], object] = lambda note: None,
+    keep: Sequence[str] = (),
 ) -> tuple[Any, dict[str, float]]:
-    """Predict on new files; returns a data frame with one row for each sample, and the
-    scores where ``source`` holds all targets (empty where it does not). ``on_note``
-    receives what was inferred from the source.
+    """Predict on new files; returns a data frame with one row for each sample, in the order of
+    ``source``, and the scores where ``source`` holds all targets (empty where it does not).
+    ``on_note`` receives what was inferred from the source. ``keep`` names columns of the source
+    to put beside the predictions.
+
+    Raises UsageError for a column that the source does not have.
 
     Predicted labels have the type of the labels that the network was trained on: integers come
     back as integers, and labels that stood in one cell (``a;c``, lists) in one cell.
@@ -481,6 +487,7 @@ def predict(
     columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
     for target in task.targets:
         columns |= _answers(target, predicted[target.name], len(task.targets) > 1)
+    columns = _kept(encoded.columns, keep, columns) | columns
     known = all(t.name in encoded.labels for t in task.targets)
     return pd.DataFrame(columns), score(task, encoded.labels, predicted) if known else {}
 
@@ -508,6 +515,17 @@ def _answers(target: Target, values: np.ndarray, several: bool) -> dict[str, Any
         columns[label] = chosen[:, k].astype(int)
         columns[f"probability[{label}]"] = values[:, k]
     return columns
+
+
+def _kept(found: Any, keep: Sequence[str], predicted: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of new files to keep; one that is predicted too is called "NAME (data)"."""
+    known = {str(name): name for name in found.columns}
+    for name in keep:
+        if name not in known:
+            near = ", ".join(map(repr, known)) or "none"
+            raise UsageError(f"there is no column {name!r} to keep; the columns are {near}")
+    values = {name: found[known[name]].to_numpy() for name in keep}
+    return {f"{name} (data)" if name in predicted else name: v for name, v in values.items()}
 
 
 def _run(args: Sequence[str]) -> int:

@@ -115,6 +115,7 @@ class Encoded:
     labels: dict[str, np.ndarray]
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: Any = None  # the columns of the source as they were read, one row a sample
 
 
 def encode(
@@ -163,7 +164,7 @@ def encode(
         if names and not set(columns[targets[0].name]) <= set(targets[0].classes):
             columns = columns.drop(columns=targets[0].name)  # folders of another meaning
     labels = labelling.encode(columns, tuple(targets), samples.place)
-    return Encoded(inputs, labels, names, notes)
+    return Encoded(inputs, labels, names, notes, samples.columns)
 
 
 def _categories(profile: DataProfile) -> set[str]:

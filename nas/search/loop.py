@@ -159,8 +159,9 @@ class _Loop:
 
 
 class _Interrupts:
-    """Notes a Ctrl-C instead of raising it anywhere: in the middle of a write, or in code
-    that swallows exceptions, where it would be lost. A second one is raised at once.
+    """Notes a Ctrl-C, or a terminal that is closed, instead of raising it anywhere: in the middle
+    of a write, or in code that swallows exceptions, where it would be lost. A second one is
+    raised at once.
 
     Signals that the caller handles in its own way, and other threads, are left alone.
     """
@@ -176,7 +177,7 @@ class _Interrupts:
 
     def __enter__(self) -> _Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is signal.default_int_handler:
                     signal.signal(number, self._note)
                     self._signals.append(number)
@@ -217,7 +218,7 @@ def _give_up(study: Study, candidate: Candidate, reason: Reason, detail: str) ->
         state=State.FAILED,
         reason=reason,
         detail=detail,
-        seconds=max(0.0, time.time() - candidate.started),
+        seconds=study.training_s(candidate.number),
     )
     # A configuration that takes its worker with it a second time is left alone.
     if reason is Reason.INTERRUPTED or (reason is Reason.LOST and not lost):

@@ -113,6 +113,7 @@ class Study:
         self._rungs: dict[int, dict[int, tuple[Floats, bool]]] = {}
         self._guess = constant_guess(task, first_fold=True)
         self._handles: dict[int, optuna.Trial] = {}
+        self._asked_at: dict[int, float] = {}  # of time.monotonic, by number
         # Where candidates are in their training: the fold and the epoch that is over.
         self.reached: dict[int, tuple[int, int]] = {}
         with keeping_all():
@@ -140,10 +141,16 @@ class Study:
     def hours(self, device: str) -> float:
         """CPU-hours ("cpu") or GPU-hours ("gpu") spent on candidates, whatever became of them,
         in this run and earlier ones: seconds by the fraction of a device that each has had."""
-        seconds, now = self._seconds[device], time.time()
+        seconds = self._seconds[device]
         for candidate in map(self.__getitem__, self._running):
-            seconds += replace(candidate, seconds=now - candidate.started).device_seconds[device]
+            until_now = replace(candidate, seconds=self.training_s(candidate.number))
+            seconds += until_now.device_seconds[device]
         return seconds / 3600
+
+    def training_s(self, number: int) -> float:
+        """Seconds that a candidate of this session has been in training, by a clock that nobody
+        adjusts and that stands still while the machine is suspended."""
+        return time.monotonic() - self._asked_at.get(number, time.monotonic())
 
     @property
     def out_of_hours(self) -> bool:
@@ -192,9 +199,10 @@ class Study:
                 worker=worker,
                 cpus=self.task.budget.cpus,
                 gpus=self.task.budget.gpus,
-                started=time.time(),
+                started=time.time(),  # seconds of the wall clock since the epoch
             )
             self._handles[trial.number] = trial
+            self._asked_at[trial.number] = time.monotonic()
             twin = self._seen.get(config_key(family, config), root)
             if twin == root:
                 self._keep(candidate)
@@ -293,7 +301,8 @@ class Study:
     def settle(self, detail: str, until: float | None = None) -> None:
         """End all that is in training as interrupted and queue it again, and finish in Optuna what
         is stored but not finished there. ``until``: when it ended, if not now (epoch seconds)."""
-        until = time.time() if until is None else until
+        # No candidate has taken longer than all searches here, whatever the wall clock says.
+        spent_s = self.clock.read() or math.inf
         for frozen in self._trials(TrialState.RUNNING):
             trial = self._handles.pop(frozen.number, None)
             trial = trial or optuna.Trial(self._study, frozen._trial_id)
@@ -308,12 +317,16 @@ class Study:
                 continue
             if candidate.state == State.RUNNING:
                 self.requeue(candidate)
+                if until is None:
+                    seconds = self.training_s(candidate.number)
+                else:
+                    seconds = min(max(0.0, until - candidate.started), spent_s)
                 candidate = replace(
                     candidate,
                     state=State.FAILED,
                     reason=Reason.INTERRUPTED,
                     detail=detail,
-                    seconds=max(0.0, until - candidate.started),
+                    seconds=seconds,
                 )
                 self._keep(candidate, trial)
             self._finish(candidate, trial)

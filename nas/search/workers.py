@@ -106,6 +106,11 @@ class Workers:
             for index in sorted(over):
                 yield over[index]
 
+    @property
+    def ready(self) -> int:
+        """How many workers are ready; the others are still starting."""
+        return sum(worker.ready for worker in self._workers)
+
     # -- signs of life -------------------------------------------------------------------
 
     def _signs(self, worker: Worker) -> None:
