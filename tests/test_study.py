@@ -521,13 +521,33 @@ def test_a_driver_killed_while_it_requeues_does_so_once(tmp_path: Path, call: st
 
 
 def test_what_was_in_training_has_cost_until_the_driver_was_last_alive(tmp_path: Path) -> None:
-    kill_while(tmp_path, "study.ask()\nstudy.clock.write(7.0)")
+    kill_while(tmp_path, "study.ask()\nstudy.clock.write(70.0)")
     alive = time.time() + 40
     os.utime(tmp_path / "clock", (alive, alive))
     study = opened(tmp_path)
-    assert study.clock.read() == 7.0
+    assert study.clock.read() == 70.0
     assert study[0].seconds == pytest.approx(alive - study[0].started)
     assert study.hours("cpu") == pytest.approx(study[0].seconds / 3600)
+
+
+@pytest.mark.parametrize("adjusted_s", [-86400, 86400])
+def test_a_wall_clock_that_is_adjusted_costs_no_device_hours(
+    adjusted_s: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    study = opened(tmp_path)
+    candidate = study.ask()
+    assert candidate is not None
+    monkeypatch.setattr(time, "time", lambda: now + adjusted_s)
+    assert 0 <= study.hours("cpu") * 3600 < 60
+    study.clock.write(5.0)
+    study.settle("stopped")
+    assert 0 <= study[0].seconds < 60
+    study.ask()
+    study.close()
+    later = now + 10 * abs(adjusted_s)  # the driver is killed, and the clock set, in either order
+    os.utime(tmp_path / "clock", (later, later))
+    assert opened(tmp_path).hours("cpu") * 3600 < 60 + 5
 
 
 def test_a_candidate_popped_twice_by_drivers_that_died_waits_once(tmp_path: Path) -> None:
