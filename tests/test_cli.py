@@ -19,6 +19,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from nas import cli, show
@@ -226,8 +227,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("cli")
     table(200, empty=np.nan, same=1).to_csv(folder / "data.csv", index=False)
     command = [sys.executable, "-c", "from nas.cli import main; main()"]
-    # Flags, a variable and a file, as --help names the options.
-    (folder / "options.yaml").write_text("{json: true, family: [mlp], epochs: 3, trials: 9}")
+    # Flags, a variable and a file, as --help names the options. A random search measures no costs.
+    (folder / "options.yaml").write_text(
+        "{json: true, family: [mlp], epochs: 3, trials: 9, sampler: random}"
+    )
     search = "search data.csv -t label --trials 3 --device cpu --config options.yaml"
     process = subprocess.Popen(
         [*command, *search.split(), "--out", "run"],
@@ -240,10 +243,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     during = []
     while process.poll() is None:
         if (folder / "run" / "task.json").exists():
-            asked = subprocess.run(
-                [*command, "status", "run", "--json"], cwd=folder, capture_output=True, check=True
-            )
-            during.append(json.loads(asked.stdout)["candidates"])
+            shown = CliRunner().invoke(cli.cli, ["status", str(folder / "run"), "--json"])
+            assert shown.exit_code == 0, shown.output
+            during.append(json.loads(shown.stdout)["candidates"])
         time.sleep(0.1)
     out, err = process.communicate()
     return Searched(folder, Ended(process.returncode, out, err), during)
@@ -543,7 +545,7 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
 
 def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:
     begin = time.monotonic()
-    search = "search good.csv -t label -f mlp -c params<=1 --device cpu --out run"
+    search = "search good.csv -t label -f mlp -c params<=1 --device cpu --workers 1 --out run"
     ended = nas(*search.split())
     assert (ended.code, len(ended.errors)) == (3, 1)
     assert re.search(r"meets params<=1 \(.*the nearest params was \d+\)", ended.errors[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.family import load_families
-from nas.testing import check_family, check_sampler
+from nas.testing import check_family, check_sampler, example_datasets
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -63,7 +63,7 @@ def test_each_example_has_at_most_forty_lines(topic: str) -> None:
 
 def test_the_family_is_found_and_keeps_the_contract(package: Path) -> None:
     family = load_families("images")["one_conv"]
-    check_family(family, draws=1, export=False)
+    check_family(family, list(example_datasets("images").values())[:1], draws=1, export=False)
 
 
 @pytest.mark.usefixtures("package")

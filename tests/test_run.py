@@ -35,6 +35,7 @@ from nas.family import load_families
 from nas.options import SearchOptions, parse_duration
 from nas.plan import make_task
 from nas.run import Run
+from nas.search import ehvi
 from nas.search.local import LocalWorkers
 from nas.search.study import Study
 from nas.space import Space
@@ -56,6 +57,14 @@ FAST: dict[str, Any] = {"epochs": 2, "workers": 2, "time_limit": None, "device":
 def tumours() -> pd.DataFrame:
     x, y = load_breast_cancer(return_X_y=True, as_frame=True)
     return x.assign(diagnosis=np.where(y == 1, "benign", "malignant"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_costs() -> Iterator[None]:
+    """A search measures 200 costs when it begins; 24 are enough for these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ehvi, "INITIAL_COSTS", 24)
+        yield
 
 
 @pytest.fixture(scope="module")
