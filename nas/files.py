@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nas.task import InputError
+from nas.task import InputError, wrong_field
 
 if TYPE_CHECKING:
     import numpy as np
+
+# What can be done about a file that nothing can make again.
+COPY = "copy the folder again from where it is whole"
 
 
 def write_whole(path: str | Path, text: str) -> None:
@@ -51,24 +55,84 @@ def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The value in a file of a run. Raises InputError where the file is absent or damaged."""
-    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+def read_json(path: Path, kind: Any = Any, *, repair: str = COPY) -> Any:
+    """The value in a JSON file of a run.
+
+    Args:
+        kind: The type of the value, as pydantic reads it: a record, ``dict[str, int]`` ...
+        repair: What the user can do where the file is missing or damaged.
+
+    Raises:
+        InputError: The file is missing, no JSON in UTF-8, or of another type: one line that names
+            the file, what was found and the repair.
+
+    >>> read_json(Path("runs/flowers/run.json"))["versions"]["python"]
+    '3.11.7'
+    """
+    from pydantic import ValidationError
+
+    content = _read(path, path.read_bytes, repair)
+    try:
+        value = json.loads(content.decode())
+        return value if kind is Any else _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        wrong = f"{wrong_field(error)} (or another version wrote it)"
+    except UnicodeDecodeError as error:
+        wrong = f"its byte {error.start + 1} ({content[error.start]:#04x}) is not UTF-8"
+    except RecursionError:
+        wrong = "it is nested too deeply"
+    except ValueError as error:
+        wrong = f"it is not JSON ({_first_line(error)})"
+        if not content.strip():
+            wrong = "it is empty"
+        elif not content.strip(b"\0"):
+            wrong = "it holds NUL bytes alone"
+    raise damaged(path, wrong, repair)
 
 
 def read_array(path: Path, *, mapped: bool = True) -> np.ndarray:
-    """The array in a file of a run; ``mapped`` it stays there. Raises InputError likewise."""
-    from numpy import load  # not for `nas --help`
+    """The array in a .npy file of a run; ``mapped`` it stays there and is read-only.
 
-    array: np.ndarray = _read(path, lambda: load(path, mmap_mode="r" if mapped else None))
+    Raises:
+        InputError: The file is missing, no array, or shorter than its header says.
+    """
+    from numpy import load  # not for `nas --help`
+    from numpy.lib.format import MAGIC_PREFIX
+
+    def read() -> np.ndarray:
+        try:
+            with path.open("rb") as file:
+                if not file.read(6).startswith(MAGIC_PREFIX):  # a ZIP archive, a pickle ...
+                    raise ValueError("it does not begin like one")
+            found: np.ndarray = load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            return found
+        except OSError:
+            raise
+        except Exception as error:  # a header is parsed as Python: many kinds of errors
+            raise damaged(path, f"it is no whole .npy file ({_first_line(error)})") from None
+
+    array: np.ndarray = _read(path, read, COPY)
     return array
 
 
-def _read(path: Path, read: Callable[[], Any]) -> Any:
+def damaged(path: Path, wrong: str, repair: str = COPY) -> InputError:
+    """The error about a file of a run whose content is wrong, to be raised."""
+    return InputError(f"{path} is damaged: {wrong}; {repair}")
+
+
+def _read(path: Path, read: Callable[[], Any], repair: str) -> Any:
     try:
         return read()
     except FileNotFoundError:
-        wrong = "missing"
-    except (ValueError, EOFError):  # what is written whole was cut short since
-        wrong = "damaged"
-    raise InputError(f"{path} is {wrong}; copy the folder again from where it is whole")
+        raise InputError(f"{path} is missing; {repair}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

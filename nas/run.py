@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import platform
 import re
 from collections import Counter
@@ -22,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.candidate import Candidate, Latency, Reason, State
+from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
 from nas.files import read_json, write_whole
 from nas.front import best, constant_guess, pareto
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
+from nas.records import Baseline, LatencyFile, LayerRow, RateTest, RunRecord
 from nas.space import Space
 from nas.task import (
     Budget,
@@ -90,18 +90,11 @@ def create(
         fcntl.flock(file, fcntl.LOCK_EX)  # of two that start at once, the second waits here
         refuse_used(folder)
         dataset.save(folder / "data")
-        record = {
-            "options": options.kept(),
-            "spaces": {name: space.to_dict() for name, space in spaces.items()},
-            "source": {
-                "source": source.path if source else str((folder / "data").resolve()),
-                **options.reading(),
-                "modality": dataset.modality,
-            },
-            "files": source.files if source else "",
-            "versions": versions(),
-        }
-        write_whole(folder / "run.json", json.dumps(record))
+        reading = options.reading() | {"modality": dataset.modality}
+        path = source.path if source else str((folder / "data").resolve())
+        files = source.files if source else ""
+        record = RunRecord(options, spaces, {"source": path, **reading}, versions(), files)
+        write_whole(folder / "run.json", record.written())
         write_whole(folder / "task.json", task.to_json())  # last: it marks the run as begun
         marker.unlink(missing_ok=True)
     return Run(folder)
@@ -163,6 +156,12 @@ class Run:
             raise InputError(
                 f"{folder} holds no search; `nas search DATA --out {folder}` makes one"
             )
+        # All files but those of single candidates, so that every command says the same about
+        # a folder with a damaged one.
+        _ = self.task, self._record, self.rate_tests(), self.baselines(), self.spent_s
+        _ = self.plan, self.finished
+        if (self.folder / "data").exists():  # a copy for another device may lack it
+            _ = self.notes
 
     def __repr__(self) -> str:
         """Where it is, on what, and how far: nas.Run('runs/adult', tabular, target income, …)."""
@@ -178,47 +177,38 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """What the search solves: data profile, targets, objectives, constraints, budget."""
-        file = self.folder / "task.json"
-        content = read_json(file)
-        try:
-            return Task.from_dict(content)
-        except InputError as error:
-            raise InputError(f"{file}: {error}; was it written by another version?") from None
+        task: Task = read_json(self.folder / "task.json", Task)
+        return task
 
     @cached_property
-    def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = read_json(self.folder / "run.json")
+    def _record(self) -> RunRecord:
+        record: RunRecord = read_json(self.folder / "run.json", RunRecord)
         return record
 
-    @cached_property
+    @property
     def spaces(self) -> dict[str, Space]:
         """The search space of each family, by the family's name."""
-        return {name: Space.from_dict(s) for name, s in self._record["spaces"].items()}
+        return dict(self._record.spaces)
 
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of ``nas.data.read`` that give this run's data again."""
-        source: dict[str, Any] = self._record["source"]
-        return source
+        return dict(self._record.source)
 
     @property
     def data_files(self) -> str:
         """The ``stamp`` of the files that the data was read from; empty where there is none."""
-        return str(self._record.get("files", ""))
+        return self._record.files
 
     @property
     def versions(self) -> dict[str, str]:
         """The versions of Python and of the libraries that the search began with."""
-        return dict(self._record["versions"])
+        return dict(self._record.versions)
 
-    @cached_property
+    @property
     def options(self) -> SearchOptions:
         """What the search was asked for; how long and where are those of no earlier search."""
-        options = self._record["options"]
-        try:
-            return SearchOptions.from_dict(options)
-        except InputError as error:
-            raise InputError(f"{self.folder / 'run.json'}: {error}") from None
+        return self._record.options
 
     @property
     def storage(self) -> dict[str, str]:
@@ -237,13 +227,13 @@ class Run:
         """What the time of the search is for; None before it is planned, and where no time ends
         it."""
         file = self.folder / "plan.json"
-        return SearchPlan.from_dict(read_json(file)) if file.exists() else None
+        return read_json(file, SearchPlan) if file.exists() else None
 
     @property
     def finished(self) -> Finished | None:
         """The training of the best candidate that ended the search; None where there was none."""
         file = self.folder / "finished.json"
-        return Finished.from_dict(read_json(file)) if file.exists() else None
+        return read_json(file, Finished) if file.exists() else None
 
     def adopt(self, plan: SearchPlan) -> None:
         """Train candidates from now on as planned."""
@@ -253,9 +243,8 @@ class Run:
 
     def change_spaces(self, spaces: dict[str, Space]) -> None:
         """Write down other spaces of the families."""
-        self.spaces.update(spaces)
-        self._record["spaces"] = {name: space.to_dict() for name, space in self.spaces.items()}
-        write_whole(self.folder / "run.json", json.dumps(self._record))
+        self._record = replace(self._record, spaces=self.spaces | spaces)
+        write_whole(self.folder / "run.json", self._record.written())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -269,12 +258,15 @@ class Run:
         ``nas.training.lr.RangeTest``, or a note that says why there is none. Empty before they
         are over."""
         file = self.folder / "lr.json"
-        return dict(read_json(file)) if file.exists() else {}
+        tests = read_json(file, dict[str, RateTest]) if file.exists() else {}
+        return {name: test.to_dict() for name, test in tests.items()}
 
     def baselines(self) -> list[dict[str, Any]]:
         """The simple models' scores on the validation part; empty until they are fitted."""
         file = self.folder / "baselines.json"
-        return list(read_json(file)) if file.exists() else []
+        repair = "remove it and go on with --resume, which fits the simple models again"
+        rows = read_json(file, list[Baseline], repair=repair) if file.exists() else []
+        return [row.to_dict() for row in rows]
 
     def candidates(self) -> list[Candidate]:
         """All candidates by number, those in training too."""
@@ -284,43 +276,25 @@ class Run:
         return [self._elsewhere(c) for c in found] if self._latency else found
 
     @cached_property
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> LatencyFile:
         """What another device has measured of this run: the file of ``nas latency``."""
         assert self._latency is not None
-        try:
-            found: dict[str, Any] = json.loads(self._latency.read_text())
-            if not {"device", "batches", "candidates"} <= set(found):
-                raise ValueError("it lacks device, batches or candidates")
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{self._latency} is no file of `nas latency` ({error}); measure with"
-                f" `nas latency {self.folder}`"
-            ) from None
-        return found
-
-    @property
-    def measured_on(self) -> str:
-        """The device of ``measured`` in a few words."""
-        device = self.measured["device"]
-        how = f"{device['kind']}, {device['backend']}, batch {self.measured['batches'][0]}"
-        return f"{device['name']} ({how})"
+        expected = f"a file of `nas latency {self.folder}` was expected"
+        measured: LatencyFile = read_json(self._latency, LatencyFile, repair=expected)
+        return measured
 
     def _elsewhere(self, candidate: Candidate) -> Candidate:
         """A candidate with the latency of the first batch size in ``measured``."""
-        row = self.measured["candidates"].get(str(candidate.number), {})
-        if row and (row["family"], row["config"]) != (candidate.family, candidate.config):
+        row = self.measured.candidates.get(str(candidate.number))
+        if row and (row.family, row.config) != (candidate.family, candidate.config):
             raise InputError(
                 f"{self._latency} was measured on another run: its candidate {candidate.number} is"
                 f" another network; measure with `nas latency {self.folder}`"
             )
         metrics = {k: v for k, v in candidate.metrics.items() if k != "latency_ms"}
-        batch = self.measured["batches"][0]
-        found = row.get("latency", {}).get(str(batch))  # a backend may fail at this size alone
-        if found is None:
+        latency = self.measured.latency(candidate.number)
+        if latency is None:
             return replace(candidate, metrics=metrics)
-        threads = self.measured["device"]["threads"]
-        figures = found | {"batch": batch, "device": self.measured_on, "threads": threads}
-        latency = Latency.from_dict(figures)
         return replace(
             candidate,
             metrics=metrics | {"latency_ms": latency.ms},
@@ -330,7 +304,9 @@ class Run:
     def layers(self, number: int) -> tuple[dict[str, Any], ...]:
         """The layers of a candidate: name, type, output shape and parameters of each."""
         file = self.folder / "layers" / f"{number}.json"
-        return tuple(read_json(file)) if file.exists() else ()
+        repair = f"remove it: the report then shows candidate {number} without layers"
+        rows = read_json(file, list[LayerRow], repair=repair) if file.exists() else ()
+        return tuple(row.to_dict() for row in rows)
 
     def frame(self) -> pd.DataFrame:
         """A data frame with one row for each candidate: ``Candidate.row``."""
@@ -448,8 +424,11 @@ class Run:
             spaces=self.spaces,
             rate_tests=self.rate_tests(),
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
-            notes=(*([f"latency on {self.measured_on}"] if self._latency else []), *self.notes),
-            latency_on=self.measured["device"]["name"] if self._latency else "",
+            notes=(
+                *([f"latency on {self.measured.measured_on}"] if self._latency else []),
+                *self.notes,
+            ),
+            latency_on=self.measured.device.name if self._latency else "",
             seconds=self.spent_s,
             versions=self.versions,
         )

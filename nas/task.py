@@ -11,7 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Modality = Literal["tabular", "images", "text", "audio", "graphs", "pointclouds", "multimodal"]
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -46,6 +49,15 @@ def _word(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def wrong_field(error: ValidationError) -> str:
+    """The first field that pydantic refuses, what it holds, and what is wrong, in one line."""
+    wrong = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(map(str, wrong["loc"])) or "the whole"
+    if wrong["type"] == "missing":
+        return f"{where} is missing"
+    return " ".join(f"{where} = {wrong['input']!r:.60}: {wrong['msg']}".split())
 
 
 class JsonRecord:
@@ -106,11 +118,7 @@ class JsonRecord:
         try:
             return validate(data)
         except ValidationError as error:
-            wrong = error.errors(include_url=False)[0]
-            where = ".".join(map(str, wrong["loc"])) or "the whole"
-            raise InputError(
-                f"not a valid {cls.__name__}: {where} = {wrong['input']!r:.60}: {wrong['msg']}"
-            ) from None
+            raise InputError(f"not a valid {cls.__name__}: {wrong_field(error)}") from None
 
     def to_dict(self) -> dict[str, Any]:
         result: dict[str, Any] = self._adapter().dump_python(self, mode="json")

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from nas.candidate import Candidate, State
 from nas.family import load_families
+from nas.options import SearchOptions
 from nas.plan import make_task
+from nas.records import RunRecord
 from nas.run import Run
 from nas.space import Config
 from nas.task import (
@@ -39,7 +41,7 @@ from nas.task import (
     Target,
     Task,
 )
-from nas.testing import example_datasets, sample_inputs, small_task
+from nas.testing import example_datasets, sample_inputs, small_spaces, small_task
 from nas.training import cost, evaluator, latency
 
 CLASSES, SAMPLES = 5, 2
@@ -741,7 +743,8 @@ def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = small_task()
     folder.mkdir()
     (folder / "task.json").write_text(task.to_json())
-    (folder / "run.json").write_text(json.dumps({"options": {}}))
+    record = RunRecord(SearchOptions(), small_spaces(), {"source": "data.csv"}, {})
+    (folder / "run.json").write_text(record.written())
     found = [
         Candidate(
             i, "plain", {"width": 8 * i}, seed=0, state=State.COMPLETE,
@@ -775,9 +778,10 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     elsewhere = Run(tmp_path / "run", file_of(tmp_path, {1: 9.0, 2: 1.5}))
     assert elsewhere.best("latency_ms<=2").number == 2
     assert [c.number for c in elsewhere.front()] == [2], "what was not measured has no rank"
-    assert elsewhere.measured_on == "phone (cpu, onnxruntime, batch 8)"
+    measured_on = elsewhere.measured.measured_on
+    assert measured_on == "phone (cpu, onnxruntime, batch 8)"
     devices = [c.cost.latency and c.cost.latency.device for c in elsewhere.candidates()]
-    assert devices == [None, elsewhere.measured_on, elsewhere.measured_on]
+    assert devices == [None, measured_on, measured_on]
 
 
 def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(
@@ -806,5 +810,5 @@ def test_figures_of_another_run_or_of_no_device_are_refused(
     with pytest.raises(InputError, match="was measured on another run: its candidate 1"):
         other.front()
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="is no file of `nas latency`"):
+    with pytest.raises(InputError, match=r"device is missing.*a file of `nas latency"):
         Run(tmp_path / "run", tmp_path / "x.json").front()

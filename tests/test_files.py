@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nas.files import read_array, read_json, write_array, write_whole
-from nas.task import InputError
+from nas.task import InputError, Objective
 
 
 def test_a_write_that_finds_the_disk_full_leaves_what_was_there_and_names_the_file(
@@ -85,5 +85,38 @@ def test_a_file_that_is_missing_or_cut_short_is_named(tmp_path: Path, kept: floa
         if kept is not None:
             file.write_bytes(content[: int(kept * len(content))])
         read = read_json if file.suffix == ".json" else read_array
-        with pytest.raises(InputError, match=rf"{file.name} is {wrong}; copy the folder again"):
+        with pytest.raises(InputError, match=rf"{file.name} is {wrong}.*; copy the folder again"):
             read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "it is empty"),
+        (b"\0" * 40, "it holds NUL bytes alone"),
+        (b'{"a": 1', "it is not JSON"),
+        (b'{"a": "\xe9"}', r"its byte 8 \(0xe9\) is not UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), r"its byte 1 \(0xff\) is not UTF-8"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b"1" * 9000, "it is not JSON"),
+        (b"[]", r"the whole = \[\]"),
+        (b"{}", "metric is missing"),
+        (b'{"metric": "auc", "direction": "up"}', "direction = 'up'"),
+        (b'{"metric": "auc", "direction": "max", "more": 1}', "more = 1"),
+    ],
+)
+def test_a_damaged_json_file_is_one_line_with_what_was_found_and_the_repair(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.json is damaged: {found}.*; remove it$") as error:
+        read_json(tmp_path / "a.json", Objective, repair="remove it")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("header", [b"\x93NUMPY\x01\x00\xff\xff", b"", b"PK\x03\x04", b"\x80\x04."])
+def test_a_file_that_is_no_array_is_one_line(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(header + b"{'descr': (((" * 3)
+    for mapped in (True, False):
+        with pytest.raises(InputError, match=r"a\.npy is damaged: it is no whole \.npy file"):
+            read_array(tmp_path / "a.npy", mapped=mapped)

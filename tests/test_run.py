@@ -34,6 +34,7 @@ from nas.driver import Progress, drive_run
 from nas.family import load_families
 from nas.options import SearchOptions, parse_duration
 from nas.plan import make_task
+from nas.records import RunRecord
 from nas.run import Run
 from nas.search import ehvi
 from nas.search.local import LocalWorkers
@@ -679,6 +680,8 @@ class Dying(FormulaEvaluator):
     task = small_task()
     (folder := tmp_path / "run").mkdir()
     (folder / "task.json").write_text(task.to_json())
+    record = RunRecord(SearchOptions(), small_spaces(), {"source": "data.csv"}, {})
+    (folder / "run.json").write_text(record.written())
     space = Space.join(small_spaces())
     workers = LocalWorkers(1, "dying:Dying", {"folder": str(folder)}, folder / "logs")
     with closing(Study(folder, task, space)) as study, workers:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from nas.data.ragged import Input, Ragged, Whole, percentiles
-from nas.files import read_array, read_json, write_array, write_whole
-from nas.task import DataProfile, InputError, Modality, Target, input_type
+from nas.data.ragged import Input, Layout, Ragged, Whole, percentiles
+from nas.files import damaged, read_array, read_json, write_array, write_whole
+from nas.task import DataProfile, InputError, JsonRecord, Modality, Target, input_type
 
 UNKNOWN = 1  # the token of a word without a vector
 
@@ -83,28 +83,92 @@ class Dataset:
         file = Path(folder) / "dataset.json"
         if not file.is_file():
             raise InputError(f"{folder} holds no saved data set (dataset.json is absent)")
-        record = read_json(file)
+        record: _Record = read_json(file, _Record)
 
-        def array(about: dict[str, str]) -> Input:
-            values = read_array(file.parent / about["values"], mapped=mapped)
-            if about.get("layout") == "whole":
+        def read(about: _Array) -> Input:
+            values = read_array(file.parent / about.values, mapped=mapped)
+            if about.layout == "whole":
                 return Whole(values)
-            if "offsets" in about:
-                offsets = read_array(file.parent / about["offsets"], mapped=mapped)
-                return Ragged(values, offsets, about["layout"], about["into"])  # type: ignore[arg-type]
+            if about.layout is not None:
+                offsets = read_array(file.parent / about.offsets, mapped=mapped)
+                return Ragged(values, offsets, about.layout, about.into)
             return values
 
-        arrays: dict[str, Any] = {
-            group: {name: array(about) for name, about in found.items()}
-            for group, found in record["arrays"].items()
+        groups: dict[str, Any] = {
+            group: {name: read(about) for name, about in getattr(record.arrays, group).items()}
+            for group in ("inputs", "labels", "parts")
         }
-        return cls(
-            record["modality"],
-            tuple(Target.from_dict(target) for target in record["targets"]),
-            DataProfile.from_dict(record["profile"]),
-            notes=tuple(record["notes"]),
-            **arrays,
-        )
+        loaded = cls(record.modality, record.targets, record.profile, notes=record.notes, **groups)
+        if wrong := loaded._inconsistency():
+            raise damaged(file.parent, wrong)
+        return loaded
+
+    def _inconsistency(self) -> str:
+        """What does not fit together in arrays that were read from files, "" where all does."""
+        rows = {name: len(x) for name, x in self.inputs.items() if not isinstance(x, Whole)}
+        rows |= {f"label {name}": len(label) for name, label in self.labels.items()}
+        if len(set(rows.values())) != 1:
+            return f"its arrays differ in length ({rows})"
+        n = next(iter(rows.values()))
+        if set(self.labels) != {target.name for target in self.targets}:
+            return f"it has labels of {sorted(self.labels)}, not of its targets"
+        for name, x in self.inputs.items():
+            if not isinstance(x, Ragged):
+                continue
+            steps = np.diff(x.offsets) if x.offsets.dtype == np.int64 else np.array([-1])
+            if x.offsets.ndim != 1 or len(steps) == 0 or x.offsets[0] or steps.min() < 0:
+                return f"the offsets of {name} do not grow from 0"
+            if x.offsets[-1] != len(x.values):
+                return f"the offsets of {name} end at {x.offsets[-1]} of {len(x.values)} values"
+        for name, part in self.parts.items():
+            if part.ndim != 1 or part.dtype != np.int64:
+                return f"the part {name} holds no row numbers"
+            if len(part) and not 0 <= part.min() <= part.max() < n:
+                return f"the part {name} names rows outside 0 to {n - 1}"
+        if not {"train", "val", "test"} <= set(self.parts):
+            return f"it has the parts {sorted(self.parts)}, not train, val and test"
+        for target in self.targets:
+            label = self.labels[target.name]
+            if target.kind in ("binary", "multiclass") and (
+                label.dtype != np.int64 or not 0 <= label.min() <= label.max() < target.outputs
+            ):
+                return f"the labels of {target.name} are not its classes"
+        return ""
+
+
+@dataclass(frozen=True)
+class _Array(JsonRecord):
+    """Where the values of an array are, and how they are divided into samples."""
+
+    values: str
+    layout: Layout | Literal["whole"] | None = None
+    offsets: str = ""
+    into: str = ""
+
+    def __post_init__(self) -> None:
+        for file in (self.values, self.offsets):
+            if file != Path(file).name:
+                raise InputError(f"{file!r} is not the name of a file in the folder")
+        if (self.layout in ("padded", "packed")) != bool(self.offsets):
+            raise InputError("a layout goes with offsets")
+
+
+@dataclass(frozen=True)
+class _Arrays(JsonRecord):
+    inputs: dict[str, _Array]
+    labels: dict[str, _Array]
+    parts: dict[str, _Array]
+
+
+@dataclass(frozen=True)
+class _Record(JsonRecord):
+    """What dataset.json holds."""
+
+    modality: Modality
+    targets: tuple[Target, ...]
+    profile: DataProfile
+    notes: tuple[str, ...]
+    arrays: _Arrays
 
 
 def shape_profile(inputs: Mapping[str, Input], train: np.ndarray) -> DataProfile:

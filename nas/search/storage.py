@@ -11,6 +11,7 @@ import fcntl
 import gc
 import hashlib
 import json
+import math
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
+from nas.files import damaged, write_whole
 from nas.task import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -79,10 +81,26 @@ class Clock:
         self.path = folder / "clock"
 
     def read(self) -> float:
-        """0 before the first search."""
-        return float(self.path.read_text()) if self.path.exists() else 0.0
+        """0 before the first search. Raises InputError where the file holds no time."""
+        if not self.path.exists():
+            return 0.0
+        content = self.path.read_bytes()
+        try:
+            seconds = float(content)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < math.inf:
+            raise damaged(
+                self.path,
+                f"it holds {content[:20]!r} in place of the seconds that the search has taken",
+                "write them there, as 120.0, or remove it: the time then counts from 0 again",
+            )
+        return seconds
 
     def write(self, seconds: float) -> None:
+        if not self.path.exists():  # nobody sees it empty
+            write_whole(self.path, f"{seconds:16.1f}\n")
+            return
         # One write of one length, which a killed driver leaves whole.
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nas import rules
 from nas.candidate import Candidate, Cost, Reason, State, curve_point
 from nas.data import Dataset
+from nas.files import read_json
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, Task
 from nas.training import cost, latency, lr
@@ -362,7 +363,7 @@ class Evaluator:
 
 def from_folder(folder: str) -> Evaluator:
     """The evaluator of a run that is on this machine."""
-    task = Task.from_json((Path(folder) / "task.json").read_text())
+    task = read_json(Path(folder) / "task.json", Task)
     return Evaluator(task, Dataset.load(Path(folder) / "data"))
 
 
