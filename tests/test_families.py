@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nas import rules
+from nas.data import Dataset, read
 from nas.family import Family, load_families
 from nas.space import Config, Int, Space, Value
 from nas.task import Column, Constraint, DataProfile, Target, Task
@@ -177,7 +180,52 @@ def test_every_promised_family_is_installed_under_its_modality() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_keeps_the_contract(name: str) -> None:
-    check_family(FAMILIES[name])
+    check_family(FAMILIES[name], extremes=3)
+
+
+@pytest.mark.slow  # two minutes
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_configuration_of_a_space_is_untrainable(name: str) -> None:
+    family = FAMILIES[name]
+    ordinary = example_datasets(family.modality).values()
+    check_family(family, [*ordinary, *unusual_datasets(family.modality)], export=False)
+
+
+def unusual_datasets(modality: str) -> list[Dataset]:
+    """As little of each kind as there can be: one column, one channel, one word, one point, a
+    graph of one node, a graph of one edge, one member."""
+    names = np.array(["a", "b", "c"])[np.arange(60) % 3]
+    rng = np.random.default_rng(0)
+    match modality:
+        case "tabular":
+            frames = [{"size": rng.normal(size=60)}, {"colour": np.roll(names, 7)}]
+            return [read(pd.DataFrame(f | {"label": names}), target="label") for f in frames]
+        case "images":
+            pixels = rng.integers(0, 256, (60, 1, 8, 8)).astype(np.uint8)
+            return [read((pixels, names))]
+        case "text":
+            texts = [f"{name} {name}" if i % 2 else name for i, name in enumerate(names)]
+            return [read((texts, names), modality="text")]
+        case "audio":
+            waves = [rng.uniform(-1, 1, n).astype(np.float32) for n in rng.integers(1, 40, 60)]
+            return [read((waves, names), modality="audio")]
+        case "pointclouds":
+            clouds = [rng.normal(size=(n, 3)).astype(np.float32) for n in 1 + np.arange(60) % 3]
+            return [read((clouds, names), modality="pointclouds")]
+        case "graphs":
+            one, none = np.array([[0], [1]]), np.zeros((2, 0), dtype=np.int64)
+            x = rng.normal(size=(60, 1)).astype(np.float32)
+            labels = np.arange(60) % 3
+            single = [
+                SimpleNamespace(
+                    x=x[: 1 + (i == 0)], edge_index=none if i else one, y=labels[i : i + 1]
+                )
+                for i in range(60)
+            ]
+            return [read(single), read(SimpleNamespace(x=x, edge_index=one, y=labels))]
+    texts = [f"{name} is word {i} of a text, as said" for i, name in enumerate(names)]
+    frame = pd.DataFrame({"review": texts})
+    return [read(frame.assign(label=names), target="label", modality="multimodal")]
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)

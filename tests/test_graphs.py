@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nas import rules
+from nas.candidate import Candidate
 from nas.data import Dataset, encode, read
 from nas.data.ragged import Ragged, Whole
 from nas.family import load_families
@@ -27,10 +28,12 @@ from nas.models.gnn import (
     GraphPool,
     SAGEConv,
 )
+from nas.space import Value
 from nas.task import DataProfile, InputError, Target, Task, UsageError
-from nas.testing import sample_inputs
+from nas.testing import example_datasets, sample_inputs
 from nas.training import cost
 from nas.training.baselines import baselines
+from nas.training.evaluator import Evaluator
 
 RNG = np.random.default_rng(0)
 N = 30  # graphs
@@ -795,3 +798,17 @@ def test_the_real_graphs_have_their_published_parts(
     split = "column=split_random" if name == "esol" else None
     profile = read(data_folder / "graphs" / name, split=split).profile
     assert (profile.n_train, profile.n_val, profile.n_test) == sizes
+
+
+@pytest.mark.parametrize("name", ["gcn", "gat", "graphsage"])
+def test_memory_is_predicted_where_batch_norm_follows_the_read_out_of_nodes(name: str) -> None:
+    dataset = example_datasets("graphs")["nodes"]
+    task = Task("graphs", dataset.targets, dataset.profile).with_objectives()
+    space = load_families("graphs")[name].space(task)
+    evaluator = Evaluator(task, dataset)
+
+    def memory_mb(**changes: Value) -> float:
+        config = space.complete(changes)
+        return evaluator.preflight(Candidate(0, name, config, seed=0)).costs["memory_mb"]
+
+    assert memory_mb(norm="batch", post=1) > memory_mb(norm="batch", post=0) > 0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -23,9 +24,10 @@ from nas.family import Family
 from nas.rules import training
 from nas.search import samplers
 from nas.search.samplers import History, Sampler, generator
-from nas.space import Config, Int, Space
+from nas.space import Choice, Config, Float, Int, Space
 from nas.task import Modality, Task
 from nas.testing import check_family, check_sampler, example_datasets, sample_inputs
+from nas.testing.families import extreme_configs
 from nas.training.batches import batch_inputs, to_tensors
 
 
@@ -55,6 +57,8 @@ class Mean(nn.Module):
             y = y * torch.nan
         if self.flaw == "random":
             y = y + torch.rand_like(y)
+        if self.flaw == "batch" and self.training and len(y) < 3:
+            raise ValueError("three samples are the least")
         if self.flaw == "company":
             y = y - y.mean(0)
         return y
@@ -69,6 +73,11 @@ def family(flaw: str = "") -> Family:
     def build(config: Config, task: Task) -> nn.Module:
         if flaw == "end" and config["width"] == 64:
             raise AssertionError("64 is too wide")
+        wide_and_slow = config["width"] == 64 and float(config["lr"]) < 1e-3
+        if flaw == "pair":  # of values, of which each alone is harmless
+            return Mean(int(config["width"]), task, "batch" if wide_and_slow else "")
+        if flaw == "number" and task.targets[0].kind == "regression":
+            return Mean(int(config["width"]), task, "batch")
         return Mean(int(config["width"]), task, flaw)
 
     return Family("mean", "text", "a paper", space, build)
@@ -90,11 +99,32 @@ def test_a_sound_family_keeps_the_contract() -> None:
         ("features", "features are"),
         ("large", "parameters"),
         ("end", "too wide"),
+        ("pair", "costs cannot be predicted .*three samples"),
+        ("number", "a step of 2 samples fails .*three samples"),
     ],
 )
 def test_a_broken_family_is_reported_by_what_it_breaks(flaw: str, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_family(family(flaw), export=False, draws=1)
+
+
+def test_the_ends_of_any_two_parameters_meet_in_few_configurations() -> None:
+    space = Space(
+        (
+            *(Choice(f"choice{i}", ("a", "b", "c"), default="a") for i in range(8)),
+            Int("depth", 1, 6, default=2),
+            Float("dropout", 0.0, 0.5, default=0.1, when={"choice1": ("a", "b")}),
+        )
+    )
+    configs = extreme_configs(space)
+    ends = {f"choice{i}": "abc" for i in range(8)} | {"depth": (1, 6), "dropout": (0.0, 0.5)}
+    for one, other in combinations(ends, 2):
+        met = {(c[one], c[other]) for c in configs if one in c and other in c}
+        expected = set(product(ends[one], ends[other]))
+        if {one, other} == {"choice1", "dropout"}:
+            expected -= {("c", 0.0), ("c", 0.5)}
+        assert met == expected, (one, other)
+    assert len(configs) < 25  # of 3^8 * 4
 
 
 def test_the_contract_is_checked_on_data_of_ones_own() -> None:

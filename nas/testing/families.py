@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -11,8 +14,8 @@ import numpy as np
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Space, Value
-from nas.task import InputError, Modality, Task
+from nas.space import Choice, Config, Int, Space, Value
+from nas.task import InputError, Modality, Target, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,12 +98,17 @@ def sample_inputs(task: Task, batch: int) -> dict[str, Tensor]:
 
 
 def check_family(
-    family: Family, datasets: Sequence[Dataset] = (), *, draws: int = 4, export: bool = True
+    family: Family,
+    datasets: Sequence[Dataset] = (),
+    *,
+    draws: int = 4,
+    extremes: int | None = None,
+    export: bool = True,
 ) -> None:
     """Raise AssertionError, in a sentence, where a family breaks its contract.
 
     On each data set (``example_datasets`` of its modality where none is given), for its
-    baseline, ``draws`` sampled configurations and each end of each parameter:
+    baseline and ``draws`` sampled configurations:
 
     - the space and every configuration survive JSON, and the bounds hold;
     - the network builds, on the meta device too, and gives logits (B, task.outputs);
@@ -112,6 +120,13 @@ def check_family(
       the network has them, the shapes agree;
     - the baseline exports to ONNX and gives the same logits there (with ``export``, which
       needs onnx, onnxscript and onnxruntime).
+
+    For the first ``extremes`` (all where it is None) of ``extreme_configs``, in which the ends of
+    any two parameters meet:
+
+    - parameters, FLOPs and memory are predicted before the training, as a search does;
+    - a step of two samples, or of a whole graph, trains it, also for two classes, a number and
+      several targets, and a prediction of one sample works after it.
     """
     found = list(datasets) or list(example_datasets(family.modality).values())
     for dataset in found:
@@ -125,11 +140,25 @@ def check_family(
         for config in (space.baseline(), *sampled):
             space.check(config)
             _check_network(family, config, task, dataset)
-        for config in _ends(space):
+        for config in extreme_configs(space)[:extremes]:
             space.check(config)
-            _on_meta(family, config, task)
+            _check_preflight(family, config, task, dataset)
+            _check_step(family, config, task, dataset)
+        for other in _other_targets(dataset):
+            task = replace(task, targets=other)
+            for config in extreme_configs(family.space(task))[:extremes]:
+                _check_step(family, config, task, dataset)
         if export:
             _check_export(family, space.baseline(), task, dataset)
+
+
+def _other_targets(dataset: Dataset) -> Iterator[tuple[Target, ...]]:
+    """Two classes; a number; and several targets at once."""
+    n = len(dataset.parts["train"])
+    number = Target("number", "regression", mean=5.0, std=2.0)
+    two = Target("two", "binary", ("no", "yes"), (n // 2, n - n // 2))
+    tags = Target("tags", "multilabel", ("u", "v", "w"), (n // 2, n // 3, n // 4))
+    yield from ((two,), (number,), (number, two, tags))
 
 
 def _hold(truth: bool, family: Family, config: Config, complaint: str) -> None:
@@ -137,22 +166,37 @@ def _hold(truth: bool, family: Family, config: Config, complaint: str) -> None:
         raise AssertionError(f"{family.name}: {complaint}" + (f", with {config}" if config else ""))
 
 
-def _ends(space: Space) -> list[Config]:
-    """The baseline with one parameter at an end of its domain, for each end of each."""
-    found = []
+def extreme_configs(space: Space, seed: int = 0) -> list[Config]:
+    """Configurations at the ends of a space, few but so that all pairs of values meet.
+
+    Numbers take both ends of their domain, choices all options. Any two such values of two
+    parameters that can occur together are drawn together at least once, up to pairs that hundreds
+    of random draws do not find (pairwise testing: Cohen et al. 1997, "The AETG system").
+    """
+    rng = np.random.default_rng(seed)
+    values: dict[str, tuple[Value, ...]] = {}
     for param in space.params:
-        ends: tuple[Value, ...] = (
-            param.options if isinstance(param, Choice) else (param.low, param.high)
+        ends = (
+            param.options
+            if isinstance(param, Choice)
+            else (param.low, param.snap(param.high) if isinstance(param, Int) else param.high)
         )
-        # A parameter that waits for others needs these first.
-        needed: Config = {}
-        waiting = [param]
-        while waiting:
-            for parent, values in waiting.pop().when.items():
-                needed.setdefault(parent, values[0])
-                waiting.append(space[parent])
-        found += [space.complete(needed | {param.name: end}) for end in ends]
-    return found
+        values[param.name] = tuple(dict.fromkeys(ends))
+
+    def draw() -> Config:
+        some = {name: ends[int(rng.integers(len(ends)))] for name, ends in values.items()}
+        return space.complete(some)
+
+    covered: set[tuple[tuple[str, Value], ...]] = set()
+    configs: list[Config] = []
+    while True:
+        drawn = [draw() for _ in range(20)]
+        new = [set(combinations(sorted(config.items()), 2)) - covered for config in drawn]
+        best = max(range(len(drawn)), key=lambda i: len(new[i]))
+        if not new[best]:
+            return configs
+        covered |= new[best]
+        configs.append(drawn[best])
 
 
 def _on_meta(family: Family, config: Config, task: Task) -> nn.Module:
@@ -214,6 +258,48 @@ def _check_network(family: Family, config: Config, task: Task, dataset: Dataset)
                 f"features are {shape}, not (6, tokens, {network.width})",
             )
             hold(mask is None or tuple(mask.shape) == shape[:2], "the mask is not (6, tokens)")
+
+
+def _check_preflight(family: Family, config: Config, task: Task, dataset: Dataset) -> None:
+    """A search predicts parameters, FLOPs and memory before the training."""
+    from nas.candidate import Candidate
+    from nas.training.evaluator import Evaluator
+
+    class Preflight(Evaluator):
+        """Of a family that need not be installed."""
+
+        def _network(self, candidate: Candidate) -> nn.Module:
+            return family.build(candidate.config, self.task)
+
+    try:
+        costs = Preflight(task, dataset).preflight(Candidate(0, family.name, config, seed=0)).costs
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        _hold(False, family, config, f"its costs cannot be predicted ({error})")
+    _hold(all(map(math.isfinite, costs.values())), family, config, f"its costs are {costs}")
+
+
+def _check_step(family: Family, config: Config, task: Task, dataset: Dataset) -> None:
+    """One training step of two samples, or of a whole graph, and a prediction of one after it."""
+    import torch
+
+    from nas.training.augment import augment
+
+    whole_graph = rules.is_node_level(task)
+    rows = dataset.parts["train"][: task.profile.n_train if whole_graph else 2].tolist()
+    torch.manual_seed(0)
+    network = family.build(config, task).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    try:
+        logits = network(**augment(_batch(dataset, rows), config))
+        loss = logits.float().square().mean() + getattr(network, "auxiliary_loss", 0.0)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            alone = network.eval()(**_batch(dataset, rows[:1]))
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        _hold(False, family, config, f"a step of {len(rows)} samples fails ({error})")
+    _hold(bool(torch.isfinite(loss)), family, config, "the loss of a step is not finite")
+    _hold(bool(torch.isfinite(alone).all()), family, config, "a step makes logits not finite")
 
 
 def _check_export(family: Family, config: Config, task: Task, dataset: Dataset) -> None:

@@ -230,11 +230,14 @@ class Evaluator:
 
     def _training_mb(self, candidate: Candidate, accumulate: int = 1) -> float:
         """The memory of a training whose batches come in ``accumulate`` micro-batches, MiB."""
-        samples = max(1, int(candidate.config["batch_size"]) // accumulate)
-        if rules.is_node_level(self.task):
-            samples = 1  # one batch holds the whole graph
+        whole_graph = rules.is_node_level(self.task)  # and all its labelled nodes in each batch
+        samples = 1 if whole_graph else max(1, int(candidate.config["batch_size"]) // accumulate)
+
+        def largest(batch: int) -> dict[str, Tensor]:
+            return self._largest(self.task.profile.n_train if whole_graph else batch)
+
         change = partial(augment, config=dict(candidate.config))
-        return cost.training_mb(partial(self._network, candidate), self._largest, samples, change)
+        return cost.training_mb(partial(self._network, candidate), largest, samples, change)
 
     def _shortage(self, needed_mb: float) -> str:
         """By how much memory falls short of ``needed_mb``, "" where it suffices. Where it is
