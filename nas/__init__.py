@@ -7,7 +7,10 @@ Importing this package imports neither torch nor optuna.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,11 +46,31 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-# Loading a module binds its name here. Those that are called like a function are loaded now,
-# once, and their names taken back, so that `nas.search` stays the function.
+class _CallablePackage(ModuleType):
+    """A package that is called like the function of its name, and hides nothing that it holds:
+    ``nas.search(...)`` beside ``nas.search.study``."""
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        name = self.__name__.removeprefix("nas.")
+        function: Callable[..., Any] = vars(import_module(_HOME[name]))[name]
+        return function
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._function(*args, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__doc__":
+            return self._function.__doc__  # for help(nas.search)
+        return super().__getattribute__(name)
+
+
 for _name in ("search", "audit"):
-    import_module(f"nas.{_name}")
-    del globals()[_name]
+    import_module(f"nas.{_name}").__class__ = _CallablePackage
 
 
 def __getattr__(name: str) -> Any:

@@ -222,9 +222,7 @@ def _advice(task: Task) -> Iterator[str]:
 def _plans(task: Task, dataset: Dataset, families: dict[str, Family]) -> Iterator[Plan]:
     from nas.training.cost import available_memory_mb
     from nas.training.evaluator import Evaluator
-    from nas.training.proxy import quiet_lightning
 
-    quiet_lightning()
     # All costs are asked for, whatever the objectives.
     asked = replace(task, objectives=tuple(Objective(m, "min") for m in COSTS))
     evaluator = Evaluator(asked, dataset)

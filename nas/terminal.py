@@ -156,4 +156,4 @@ def table(
             made = build()
     # A terminal that is narrower still breaks the lines itself.
     needed = Measurement.get(endless, endless.options, made).minimum + indent
-    console(columns=max(width(), needed)).print(Padding(made, (0, 0, 0, indent)))
+    console(columns=max(width(), needed)).print(Padding(made, (0, 0, 0, indent), expand=False))

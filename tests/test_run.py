@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -366,11 +369,15 @@ def test_the_search_never_looks_at_the_test_part(tabular: Run, tmp_path: Path) -
     assert [b["metrics"] for b in again] == [b["metrics"] for b in tabular.baselines()]
 
 
-def test_the_name_search_stays_a_function(tabular: Run) -> None:
-    import nas.search.study
-
-    assert callable(nas.search)
-    assert nas.search.__module__ == "nas.driver"
+@pytest.mark.parametrize(("name", "part"), [("search", "study"), ("audit", "anatomy")])
+def test_a_package_is_also_the_function_of_its_name(name: str, part: str) -> None:
+    package = getattr(nas, name)
+    module = import_module(f"nas.{name}.{part}")
+    assert package is sys.modules[f"nas.{name}"]
+    assert getattr(package, part) is module
+    assert callable(package)
+    assert "Args:" in package.__doc__ or "Arguments" in package.__doc__ or name == "audit"
+    assert "target" in inspect.signature(package).parameters
 
 
 # -- from the winner to predictions --------------------------------------------------------

@@ -14,9 +14,11 @@ import queue
 import sys
 import threading
 import traceback
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Protocol
 
+from nas import terminal
 from nas.heartbeat import Heartbeat, waiting
 
 
@@ -51,9 +53,30 @@ def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
         heartbeat.active = True
         try:
             method = getattr(evaluator, call["method"])
-            channel.send("result", value=method(report=channel.report, **call["arguments"]))
+            value = method(report=channel.report, **call["arguments"])
+            _log(call, _ending(value))
+            channel.send("result", value=value)
         except Exception:
+            _log(call, f"error\n{traceback.format_exc()}")
             channel.send("error", error=traceback.format_exc())
+
+
+def _ending(value: Any) -> str:
+    """How a candidate ended, in a few words; of other calls there is nothing to say."""
+    if not isinstance(value, dict) or "state" not in value:
+        return "done"
+    words = [str(value["state"]), str(value.get("reason", ""))]
+    words += [f"{len(value.get('curve', ()))} epochs", f"{value.get('seconds', 0.0):.1f} s"]
+    return ", ".join(word for word in words if word)
+
+
+def _log(call: dict[str, Any], ending: str) -> None:
+    """One line of the worker's log."""
+    candidate, what = call["arguments"].get("candidate"), call["method"]
+    if isinstance(candidate, dict):
+        what = f"{what} candidate {candidate.get('number')} ({candidate.get('family')})"
+    stamp = datetime.now().isoformat(timespec="seconds")
+    terminal.echo(f"{stamp} {what}: {ending}", err=True)
 
 
 class _Pipes:

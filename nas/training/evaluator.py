@@ -39,7 +39,7 @@ from nas.training.batches import (
 from nas.training.fit import fit_proxy, folds, train_folds
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
-from nas.training.proxy import Proxy, build_network
+from nas.training.proxy import Proxy, build_network, quiet_lightning
 
 # Measured beside other trainings, a latency may be this many times its limit and still meet it
 # on the isolated device.
@@ -73,6 +73,7 @@ class Evaluator:
 
     def __init__(self, task: Task, dataset: Dataset) -> None:
         torch.set_num_threads(1)
+        quiet_lightning()
         self.task, self.dataset, self.device = task, dataset, task.device
         self._folds = folds(self.dataset, self.task)
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -38,9 +39,11 @@ from nas.training.monitors import TrainingStopped
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's notes about hardware, and its adverts."""
+    """Silence Lightning's notes about hardware, its adverts, its hints about options that were
+    chosen, and what it calls that is deprecated; errors stay."""
     for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning(\.|_|$)")
 
 
 def build_network(family: str, config: Config, task: Task) -> nn.Module:
