@@ -450,6 +450,32 @@ def test_costs_that_were_measured_are_known_to_the_next_driver(tmp_path: Path) -
     assert len(EhviSampler(SPACE, small_task(), tmp_path).measured) == 5
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\0" * 100,
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"{}",
+        b"[1, 2]",
+        b'[{"family": "other"}, {"params": 1.0}]',
+        b'[{"family": "plain", "plain.width": 8, "plain.lr": 0.01}, {"params": "many"}]',
+    ],
+)
+def test_costs_that_are_damaged_are_left_out_with_a_warning(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = EhviSampler(SPACE, small_task(), tmp_path)
+    configs = first.to_measure()[:4]
+    first.learn_costs(configs, [{"params": float(i)} for i in range(4)])
+    file = tmp_path / "costs.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
+    again = EhviSampler(SPACE, small_task(), tmp_path)
+    assert again.measured == [(configs[i], {"params": float(i)}) for i in (0, 1, 3)]
+    assert "costs.jsonl: 1 of 4 lines cannot be read" in caplog.text
+
+
 def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() -> None:
     task = small_task(epochs=4)
     rng = np.random.default_rng(0)

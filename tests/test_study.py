@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, State
 from nas.search.classic import TpeSampler
 from nas.search.samplers import History, stable_seed
-from nas.search.storage import repair_journal
+from nas.search.storage import Clock, repair_journal
 from nas.search.study import Study, load_candidates
 from nas.space import Config, Int, Space, config_key, split_family
 from nas.task import Budget, InputError, Task, UsageError
@@ -658,3 +658,130 @@ def test_a_journal_is_that_of_optuna(tmp_path: Path) -> None:
     complete = [t for t in mine if t.state == TrialState.COMPLETE]
     assert len(complete) == 8
     assert complete[0].values == [study[0].metrics[o.metric] for o in study.task.objectives]
+
+
+# -- damaged files -------------------------------------------------------------------------
+
+ROW = re.compile(rb'"user_attr":\{"candidate":\{"number":(\d+)')
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "garbage": lambda line: bytes(range(128, 256)) * 3 + b"\n",
+    "NULs": lambda line: b"\0" * 4096,
+    "torn": lambda line: line[: len(line) // 2],  # glued to the next
+    "foreign JSON": lambda line: b'{"epoch": 3, "loss": 0.5}\n',
+    "a list": lambda line: b"[1, 2, 3]\n",
+    "a number": lambda line: b"17\n",
+    "not UTF-8": lambda line: line[:40] + b"\xff\xfe" + line[40:],
+    "deep nesting": lambda line: b'{"op_code":' + b"[" * 200_000 + b"\n",
+    "gone": lambda line: b"",
+    "an unknown operation": lambda line: b'{"op_code":99,"worker_id":"x"}\n',
+    "an operation without its fields": lambda line: b'{"op_code":8,"worker_id":"x"}\n',
+}
+
+
+def finished_run(folder: Path) -> tuple[Path, list[bytes]]:
+    """The journal of a search of ten candidates, two of which were in training at its end."""
+    study = run(folder, 8)
+    study.clock.write(120.0)
+    study.ask()
+    study.ask()
+    study.close()
+    journal = folder / "study.journal"
+    return journal, journal.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("place", ["creation", "row", "state"])
+def test_a_journal_that_is_damaged_in_the_middle_keeps_what_its_whole_lines_hold(
+    tmp_path: Path, how: str, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, lines = finished_run(tmp_path)
+    before = {c.number: c for c in load_candidates(tmp_path)}
+    start = {"creation": b'{"op_code":4', "row": b'{"op_code":8', "state": b'{"op_code":6'}[place]
+    fit = [i for i, line in enumerate(lines) if line.startswith(start)]
+    if place == "row":
+        fit = [i for i in fit if ROW.search(lines[i])]
+    at = fit[len(fit) // 2]
+    content = b"".join([*lines[:at], DAMAGES[how](lines[at]), *lines[at + 1 :]])
+    journal.write_bytes(content)
+
+    read = {c.number: c for c in load_candidates(tmp_path)}
+    touched = lines[at : at + 2] if how in ("torn", "NULs") else lines[at : at + 1]
+    hit = {int(found.group(1)) for line in touched if (found := ROW.search(line))}
+    # Of a candidate whose last row is lost an earlier one may be left.
+    assert {n: c for n, c in read.items() if n not in hit} == {
+        n: c for n, c in before.items() if n not in hit
+    }
+    study = opened(tmp_path)
+    resumed = {c.number: c for c in study.candidates()}
+    done = {n for n, c in read.items() if c.state != State.RUNNING}
+    assert len(done) >= 7
+    assert {n: resumed[n] for n in done} == {n: read[n] for n in done}
+    assert {c.number: c for c in load_candidates(tmp_path)} == resumed
+    search(study, study.spent + 2)
+    values = {t.number: t.values for t in study._study.get_trials()}
+    objectives = study.task.objectives
+    for c in study.candidates():
+        if c.state == State.COMPLETE and not (how == "gone" and c.number in hit):
+            assert values[c.number] == [c.metrics[o.metric] for o in objectives]
+    assert all("\n" not in record.message for record in caplog.records)
+    for kept in tmp_path.glob("study.journal.damaged-*"):
+        assert kept.read_bytes() == content
+        assert "study.journal was damaged (" in caplog.text
+        assert f"kept as {kept.name}" in caplog.text
+
+
+def test_a_damaged_journal_is_read_with_one_line_of_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, lines = finished_run(tmp_path)
+    rows = [i for i, line in enumerate(lines) if ROW.search(line)]
+    for at in (rows[3], rows[6]):
+        lines[at] = b"\0\0\0\n"
+    journal.write_bytes(b"".join(lines))
+    load_candidates(tmp_path)
+    load_candidates(tmp_path)
+    [record] = caplog.records
+    assert re.fullmatch(
+        rf"\S+study\.journal: line {rows[3] + 1} and 1 more cannot be read; \d+ candidates are"
+        r" read from the whole lines, .* unless you copy the file again",
+        record.message,
+    )
+
+
+@pytest.mark.parametrize("content", [b"", None, b"\0" * 9000 + b"\n", b"[" * 100_000 + b"\n"])
+def test_a_journal_of_nothing_beside_a_clock_is_one_line(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    journal, _ = finished_run(tmp_path)
+    journal.unlink()
+    if content is not None:
+        journal.write_bytes(content)
+    with pytest.raises(InputError, match=r"study\.journal .*; copy .*--out") as error:
+        opened(tmp_path)
+    assert "\n" not in str(error.value)
+    if not content:
+        with pytest.raises(InputError, match="says that a search took 120 s here"):
+            load_candidates(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"soon", b"\xff\xfe", b"nan", b"-3", b"[]", b"1e999"])
+def test_a_clock_that_holds_no_time_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "clock").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"clock .*the seconds that the search has taken.*write them there"
+    ):
+        Clock(tmp_path).read()
+
+
+def test_a_clock_is_never_there_without_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the disk is full: an empty one would not be a time."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        Clock(tmp_path).write(1.0)
+    assert not list(tmp_path.iterdir())

@@ -26,7 +26,7 @@ from nas.candidate import Candidate, Reason, State
 from nas.front import Floats, expected_guess, is_efficient
 from nas.search.classic import initial_design, needs_initial_design, random_draws
 from nas.search.samplers import History, Sampler, Shortlist, generator
-from nas.search.storage import repair_journal
+from nas.search.storage import repair_journal, warn_once
 from nas.search.surrogate import Encoding, GaussianProcess
 from nas.space import Config, Space
 from nas.task import COSTS, Constraint, Objective, Task, UsageError
@@ -83,10 +83,25 @@ class EhviSampler(Sampler):
         self.measured: list[Measured] = []
         if self._file is not None and self._file.exists():
             repair_journal(self._file)
-            lines = self._file.read_text().splitlines()
-            self.measured = [tuple(json.loads(line)) for line in kept_costs(lines)]
+            lines = self._file.read_bytes().splitlines()
+            found = [self._measured(line) for line in kept_costs(lines)]
+            self.measured = [pair for pair in found if pair is not None]
+            if damaged := len(found) - len(self.measured):
+                warn_once(
+                    f"{self._file}: {damaged} of {len(found)} lines cannot be read; the costs of"
+                    " the other networks are used, and the search goes on"
+                )
         wanted = [o.metric for o in task.objectives] + [c.metric for c in task.constraints]
         self._costs_matter = any(metric in COSTS for metric in wanted)
+
+    def _measured(self, line: bytes) -> Measured | None:
+        """What a line holds; None where that are no costs of a network of this space."""
+        try:
+            config, costs = json.loads(line)
+            self.space.check(config)
+            return config, {str(m): float(value) for m, value in costs.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError, UsageError):
+            return None
 
     @classmethod
     def check_task(cls, task: Task) -> None:

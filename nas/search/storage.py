@@ -11,6 +11,7 @@ import fcntl
 import gc
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -34,14 +35,28 @@ if TYPE_CHECKING:
 # A candidate's row is an attribute of its trial; one that is revised later, of the study,
 # as Optuna refuses to change a finished trial.
 ROW, REVISED = "candidate", "revised:"
-# What Optuna's journal calls the operations that must outlive a power cut.
-_STUDY_ATTR, _TRIAL_STATE = 2, 6
+# What Optuna's journal calls some of its operations.
+_STUDY_ATTR, _TRIAL_CREATION, _TRIAL_STATE, _TRIAL_ATTR = 2, 4, 6, 8
 _CHUNK = 1 << 26  # bytes
 _DIALECT = "postgresql+psycopg://"
 # For the session of a driver that has just died to be noticed, and for a server to restart.
 _LOCK_TIMEOUT_S, _SERVER_TIMEOUT_S = 2, 60
 # A driver whose machine has vanished loses its session, and with it the lock, in a minute.
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning, which Python writes to standard error where nobody asks for it elsewhere."""
+    if message not in _warned:
+        _warned.add(message)
+        logging.getLogger("nas").warning("%s", message)
+
+
+class DamagedJournal(Exception):  # noqa: N818
+    """A journal that Optuna cannot read from end to end: which line, and what is wrong with it."""
 
 
 def study_storage(folder: Path, url: str, name: str) -> Journal | Postgres:
@@ -52,7 +67,7 @@ def study_storage(folder: Path, url: str, name: str) -> Journal | Postgres:
 
 def lock(path: Path) -> IO[str]:
     """Lock the file ``path`` until it is closed; InputError where another process has it."""
-    file = path.open("a+")
+    file = path.open("a+", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -158,15 +173,20 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = -1
-        self._read = 0
+        self._read = self._trials = 0  # bytes, and trials in them
 
     def open(self) -> BaseStorage:
-        """Open for a driver, that holds the folder's lock."""
+        """Open for a driver, that holds the folder's lock. Raises DamagedJournal."""
         repair_journal(self.path)
         # Optuna's own writers leave it where they are killed, and would wait 30 s for it.
         Path(f"{self.path}.lock").unlink(missing_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        return JournalStorage(self)
+        try:
+            return JournalStorage(self)
+        except (DamagedJournal, InputError, OSError):
+            raise
+        except Exception as error:  # operations that do not follow from each other
+            raise DamagedJournal(f"{type(error).__name__}: {error}") from None
 
     def close(self) -> None:
         if self._file >= 0:
@@ -182,17 +202,59 @@ class Journal(BaseJournalBackend):
         """The latest row of each candidate by number, also beside a running driver.
 
         Lines that hold no row are not even parsed: Optuna's own loading takes many times
-        as long.
+        as long. Lines that are damaged are left out, and counted in a warning.
         """
         rows: dict[int, dict[str, Any]] = {}
+        self.check_there()
         if not self.path.exists():
             return rows
-        whole = self.path.read_bytes()
-        start = f'"user_attr":{{"(?:{ROW}|{REVISED}\\d+)":'.encode()
-        for line in re.findall(rb"^.{0,200}?" + start + rb".*\n", whole, flags=re.M):
-            for row in json.loads(line)["user_attr"].values():
-                rows[row["number"]] = row
+        damaged: list[int] = []
+        attributes = tuple(f'{{"op_code":{code},'.encode() for code in (_TRIAL_ATTR, _STUDY_ATTR))
+        has_row = re.compile(rf'.{{0,200}}?"user_attr":{{"(?:{ROW}|{REVISED}\d+)":'.encode())
+        for number, line in enumerate(_whole_lines(self.path.read_bytes()), 1):
+            if not (line.startswith(b'{"op_code":') and line.endswith(b"}\n")):
+                damaged.append(number)
+            elif line.startswith(attributes) and has_row.match(line):
+                try:
+                    for row in _operation(line)["user_attr"].values():
+                        rows[int(row["number"])] = dict(row)
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    damaged.append(number)
+        if damaged:
+            self._warn(damaged, len(rows))
         return rows
+
+    def _warn(self, damaged: list[int], kept: int) -> None:
+        first, more = damaged[0], len(damaged) - 1
+        others = f" and {more} more" if more else ""
+        warn_once(
+            f"{self.path}: line {first}{others} cannot be read; {kept} candidates are read from the"
+            " whole lines, those of the others are lost unless you copy the file again"
+        )
+
+    def check_there(self) -> None:
+        """Raise InputError where there is no journal, but was a search."""
+        if self.path.exists() and self.path.stat().st_size:
+            return
+        clock = Clock(self.path.parent)
+        if clock.path.exists():
+            what = "is empty" if self.path.exists() else "is missing"
+            raise InputError(
+                f"{self.path} {what}, but {clock.path} says that a search took"
+                f" {clock.read():.0f} s here; copy it again from where it is whole, or start"
+                " another search with --out"
+            )
+
+    def replace(self, whole: Journal) -> Path:
+        """Put a ``whole`` journal in the place of this one, whose file is kept; its new path."""
+        self.close()
+        whole.close()
+        kept = (self.path.with_name(f"{self.path.name}.damaged-{n}") for n in range(1, 1000))
+        aside = next(path for path in kept if not path.exists())
+        self.path.rename(aside)
+        whole.path.rename(self.path)
+        self._read = self._trials = 0
+        return aside
 
     # -- what Optuna asks of a journal ---------------------------------------------------
 
@@ -200,8 +262,15 @@ class Journal(BaseJournalBackend):
         """The operations since the last call, which ended before ``log_number_from``."""
         while lines := _whole_lines(os.pread(self._file, _CHUNK, self._read)):
             for line in lines:
+                try:
+                    operation = _operation(line)
+                except ValueError as error:
+                    raise DamagedJournal(f"{str(error)[:80]} (at byte {self._read})") from None
                 self._read += len(line)
-                yield json.loads(line)
+                self._trials += operation["op_code"] == _TRIAL_CREATION
+                if operation.get("trial_id", -1) >= self._trials:
+                    raise DamagedJournal(f"the beginning of trial {self._trials} is missing")
+                yield operation
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         data = b"".join(json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in logs)
@@ -220,7 +289,18 @@ class Journal(BaseJournalBackend):
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
-    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
+
+
+def _operation(line: bytes) -> dict[str, Any]:
+    """A line of a journal. Raises ValueError where it is none."""
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        raise ValueError("deeply nested brackets") from None
+    if not (isinstance(found, dict) and isinstance(found.get("op_code"), int)):
+        raise ValueError(f"no operation of a study: {line[:40]!r}")
+    return found
 
 
 def _must_last(log: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, Reason, State, curve_point
-from nas.files import write_whole
+from nas.files import COPY, damaged, write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.plan import rungs
 from nas.rules import folds
@@ -35,9 +35,13 @@ from nas.search.storage import (
     REVISED,
     ROW,
     Clock,
+    DamagedJournal,
+    Journal,
+    Postgres,
     keeping_all,
     lock,
     study_storage,
+    warn_once,
 )
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import InputError, Task, UsageError
@@ -81,23 +85,100 @@ class Study:
         try:
             self.clock = Clock(folder)
             ended = max(self._storage.written, self.clock.written)
-            with keeping_all():
-                opened = self._storage.open()
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=opened,
-                directions=[
-                    "minimize" if o.direction == "min" else "maximize" for o in task.objectives
-                ],
-                load_if_exists=True,
-            )
-            self._belongs(name)
+            self._layers = folder / "layers"
+            self._layers.mkdir(exist_ok=True)
+            self._open(name)
             self.sampler = sampler(space, task, folder)
         except BaseException:
             self.close()
             raise
-        self._layers = folder / "layers"
-        self._layers.mkdir(exist_ok=True)
+        self._forget()
+        with keeping_all():
+            self._load()
+        self.settle("the driver ended while this candidate was in training", until=ended)
+
+    def _open(self, name: str) -> None:
+        if isinstance(self._storage, Journal):
+            self._storage.check_there()
+        try:
+            with keeping_all():
+                self._study = self._opened(self._storage, name)
+        except DamagedJournal as damage:
+            assert isinstance(self._storage, Journal)
+            self._restore(self._storage, name, str(damage))
+            self._study = self._opened(self._storage, name)
+        self._belongs(name)
+
+    def _opened(self, storage: Journal | Postgres, name: str) -> optuna.Study:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage.open(),
+            directions=[
+                "minimize" if o.direction == "min" else "maximize" for o in self.task.objectives
+            ],
+            load_if_exists=True,
+        )
+        if isinstance(storage, Journal):  # where a line is missing, numbers are others
+            for trial in study.get_trials(deepcopy=False):
+                row = trial.user_attrs.get(ROW)
+                if row is not None and row["number"] != trial.number:
+                    raise DamagedJournal(f"a candidate before number {row['number']} is missing")
+        return study
+
+    def _restore(self, journal: Journal, name: str, damage: str) -> None:
+        """Write a damaged journal anew from the candidates that its whole lines hold. What waited
+        is lost, but for candidates that were to be trained again."""
+        candidates: dict[int, Candidate] = {}
+        for number, row in sorted(journal.rows().items()):
+            try:
+                candidate = Candidate.from_dict(row)
+                self.space.check(candidate.joined)
+            except (InputError, UsageError):  # another study's
+                continue
+            candidates[number] = candidate
+        if not candidates:
+            raise damaged(
+                journal.path,
+                f"{damage}, and no line holds a candidate of this search",
+                f"{COPY}, or start another search with --out",
+            )
+        whole = Journal(journal.path.with_name(f"{journal.path.name}.new"))
+        whole.path.unlink(missing_ok=True)
+        try:
+            self._study = self._opened(whole, name)
+            self._study.sampler = optuna.samplers.RandomSampler()
+            self._forget()
+            for number in range(max(candidates) + 1):
+                self._add(candidates.get(number))
+            for last in {c.root: c for c in candidates.values()}.values():
+                lost = [c.root for c in candidates.values() if c.reason is Reason.LOST]
+                once = last.reason is Reason.LOST and lost.count(last.root) == 1
+                if once or last.reason is Reason.INTERRUPTED:
+                    self.requeue(last)
+            aside = journal.replace(whole)
+        finally:
+            whole.close()
+        warn_once(
+            f"{journal.path} was damaged ({damage}); it is written anew with the"
+            f" {len(candidates)} candidates of its whole lines, and kept as {aside.name}"
+        )
+
+    def _add(self, candidate: Candidate | None) -> None:
+        """Add a candidate to the study as it is; None for one that is lost."""
+        if candidate is None:
+            self._study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+            self._made += 1
+            return
+        self._enqueue(candidate.joined, root=candidate.root)
+        trial = self._study.ask()
+        self._queue.pop(trial.number, None)
+        self.space.suggest(trial)
+        self._keep(candidate, trial)
+        if candidate.state != State.RUNNING:
+            self._finish(candidate, trial)
+
+    def _forget(self) -> None:
+        """Begin with what is known of no candidate."""
         self._rows: dict[int, Candidate] = {}
         self._seen: dict[str, int] = {}
         # Kept beside the rows, so that nothing is counted over all of them at each event.
@@ -111,14 +192,11 @@ class Study:
         # Epoch to root to costs, and whether they are better than a guess: a candidate that is
         # trained again takes its own place.
         self._rungs: dict[int, dict[int, tuple[Floats, bool]]] = {}
-        self._guess = constant_guess(task, first_fold=True)
+        self._guess = constant_guess(self.task, first_fold=True)
         self._handles: dict[int, optuna.Trial] = {}
         self._asked_at: dict[int, float] = {}  # of time.monotonic, by number
         # Where candidates are in their training: the fold and the epoch that is over.
         self.reached: dict[int, tuple[int, int]] = {}
-        with keeping_all():
-            self._load()
-        self.settle("the driver ended while this candidate was in training", until=ended)
 
     # -- state ---------------------------------------------------------------------------
 
@@ -337,8 +415,9 @@ class Study:
         for family, configs in baselines.items():
             for i, config in enumerate(configs):
                 name = f"{family} {i}" if i else family
-                if name not in queued:
-                    self._enqueue(join_family(family, config), origin="baseline", baseline=name)
+                joined = join_family(family, config)
+                if name not in queued and self._is_new(joined):
+                    self._enqueue(joined, origin="baseline", baseline=name)
 
     def revise(self, candidate: Candidate) -> None:
         """Replace figures of a finished candidate (its latency on the isolated device)."""
@@ -448,4 +527,10 @@ def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[C
     before the search has asked for its first."""
     with keeping_all():
         rows = study_storage(folder, storage, name).rows()
-        return [Candidate.from_dict(rows[number]) for number in sorted(rows)]
+        found = []
+        for number in sorted(rows):
+            try:
+                found.append(Candidate.from_dict(rows[number]))
+            except InputError as error:  # a line that is whole, and not what was written
+                warn_once(f"{folder}: candidate {number} cannot be read ({error}); it is left out")
+        return found
