@@ -221,7 +221,8 @@ def test_images_of_whatever_ending_pillow_reads_are_samples(tmp_path: Path, endi
     root = classes(tmp_path / "data", "images")
     for name in "ab":
         with Image.open(root / name / "0.jpg") as image:
-            image.save(root / name / f"other.{ending}")
+            # An icon is saved in the sizes that it is asked for, else not below 16 pixels.
+            image.save(root / name / f"other.{ending}", sizes=[image.size])
     assert size(read(root), "images") == 2 * PER_CLASS + 2
 
 

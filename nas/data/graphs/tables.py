@@ -18,6 +18,8 @@ from nas.data.tables import SUFFIXES, read_table
 from nas.task import InputError, UsageError
 
 TARGETS = ("target", "label", "y")
+# Between the name of a graph and the id of a node. Not NUL: NumPy drops it at the end of a text.
+_BETWEEN = "\x1f"
 _GRAPH = ("graph", "graph_id")
 
 
@@ -122,11 +124,11 @@ def _ends(
     keys = identity.map(_text)
     own = _find(edges, _GRAPH)
     if graph is not None and own is not None:
-        keys = graph.map(_text) + "\0" + keys
+        keys = graph.map(_text) + _BETWEEN + keys
     double = keys[keys.duplicated()]
     if len(double):
         raise InputError(
-            f"{files[0]}: the id {double.iloc[0].split(chr(0))[-1]!r} stands for several nodes"
+            f"{files[0]}: the id {double.iloc[0].split(_BETWEEN)[-1]!r} stands for several nodes"
             + ("" if own else "; add a column graph to both tables if ids repeat between graphs")
         )
     position = pd.Series(np.arange(len(keys)), index=keys.to_numpy())
@@ -134,13 +136,13 @@ def _ends(
     for end in ends:
         names = edges[end].map(_text)
         if graph is not None and own is not None:
-            names = edges[own].map(_text) + "\0" + names
+            names = edges[own].map(_text) + _BETWEEN + names
         found = position.reindex(names.to_numpy()).to_numpy()
         wrong = np.flatnonzero(np.isnan(found))
         if len(wrong):
             raise InputError(
                 f"{files[1]} row {wrong[0] + 1}: {end}"
-                f" {names.iloc[wrong[0]].split(chr(0))[-1]!r} is no node of {files[0].name}"
+                f" {names.iloc[wrong[0]].split(_BETWEEN)[-1]!r} is no node of {files[0].name}"
                 f" ({len(wrong)} such rows)"
             )
         rows.append(found.astype(np.int64))
