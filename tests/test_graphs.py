@@ -812,3 +812,47 @@ def test_memory_is_predicted_where_batch_norm_follows_the_read_out_of_nodes(name
         return evaluator.preflight(Candidate(0, name, config, seed=0)).costs["memory_mb"]
 
     assert memory_mb(norm="batch", post=1) > memory_mb(norm="batch", post=0) > 0
+
+
+HUB = 5_000  # neighbours of node 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gcn", {}),
+        ("gat", {"heads": 2}),
+        ("graphsage", {"aggregation": "mean"}),
+        ("graphsage", {"aggregation": "max"}),
+    ],
+)
+@pytest.mark.parametrize("described", [False, True], ids=["plain", "edge features"])
+def test_a_hub_sees_all_its_neighbours_in_mixed_precision(
+    kind: str, options: dict[str, Any], described: bool
+) -> None:
+    torch.manual_seed(0)
+    edge_input = FeatureInput([0.0] * 2, [1.0] * 2) if described else None
+    front, layers = FeatureInput([0.0] * 16, [1.0] * 16), GNNConfig(kind, 8, 2, **options)
+    net = GNN(front, 3, layers, edge_input=edge_input).eval()
+    with torch.no_grad():
+        net.head.weight.normal_()
+    inputs = {
+        "nodes": 1 + 0.1 * torch.randn(HUB + 1, 16),
+        "edges": torch.stack([torch.arange(1, HUB + 1), torch.zeros(HUB).long()], dim=1),
+        "node": torch.tensor([0]),
+    }
+    if described:
+        inputs["edge_features"] = torch.rand(HUB, 2)
+    with torch.no_grad():
+        exact = net(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = net(**inputs).float()
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
+def test_sums_over_thousands_of_neighbours_and_nodes_are_exact_in_half_precision() -> None:
+    ones, index = torch.ones(HUB, 2).bfloat16(), torch.arange(1, HUB + 1)
+    edges = Edges.of(torch.stack([index, torch.zeros_like(index)], dim=1), HUB + 1)
+    assert edges.sum(ones)[0].tolist() == [HUB, HUB]
+    assert GraphPool("sum", 2)(ones, torch.tensor([HUB])).tolist() == [[HUB, HUB]]
+    assert GraphPool("mean", 2)(ones, torch.tensor([HUB])).tolist() == [[1, 1]]

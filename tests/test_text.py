@@ -576,3 +576,18 @@ def test_sst2_is_read_as_its_parts_with_few_unknown_words(data_folder: Path) -> 
     assert (profile.n_train, profile.n_val, profile.n_test) == (6920, 872, 1821)
     held_out = tokens(dataset).take(dataset.parts["test"]).values
     assert (held_out == 1).mean() < 0.1
+
+
+def test_an_lstm_keeps_its_state_in_float32_under_mixed_precision() -> None:
+    network = shaken(lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2, pooling="last")).eval()
+    seen: list[torch.dtype] = []
+    for module in network.modules():
+        if isinstance(module, nn.LSTM):
+            module.register_forward_hook(lambda _, given, made: seen.append(made[0].dtype))
+    tokens, length = torch.randint(2, 30, (2, 400)), torch.tensor([400, 300])
+    with torch.no_grad():
+        exact = network(tokens, length)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(tokens, length).float()
+    assert set(seen) == {torch.float32}
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)

@@ -54,8 +54,7 @@ class Edges:
         """Messages (E, w), added up where they end, (N, w)."""
         if self.kept is not None:
             messages = messages * self.kept
-        total = messages.new_zeros(len(self.degree), messages.shape[1])
-        return total.index_add(0, self.target, messages)
+        return _add_rows(messages, self.target, len(self.degree))
 
     def max(self, messages: Tensor) -> Tensor:
         """The largest of the messages that end in each node, (N, w); zero where none does."""
@@ -65,6 +64,16 @@ class Edges:
         top = messages.new_full((len(self.degree), messages.shape[1]), -torch.inf)
         top = top.scatter_reduce(0, index, messages, "amax")
         return top.masked_fill(self.degree == 0, 0.0)
+
+
+def _add_rows(values: Tensor, index: Tensor, rows: int) -> Tensor:
+    """Rows (n, w) added up by their index (n,), (rows, w), in float32 at least.
+
+    bfloat16 has eight bits: a sum of equal terms stops growing after 256 of them, and a hub has
+    thousands of neighbours.
+    """
+    values = values.float() if values.dtype.itemsize < 4 else values
+    return values.new_zeros(rows, values.shape[1]).index_add(0, index, values)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -231,8 +240,7 @@ class GraphPool(nn.Module):
         graph = begin.new_zeros(len(x)).index_add(0, begin, torch.ones_like(begin)).cumsum(0)
 
         def add(values: Tensor) -> Tensor:
-            total = values.new_zeros(graphs, values.shape[1])
-            return total.index_add(0, graph, values)
+            return _add_rows(values, graph, graphs)
 
         if self.kind == "sum":
             return add(x) / self.size

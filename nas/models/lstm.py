@@ -34,10 +34,20 @@ class _Direction(nn.Module):
     def forward(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
         """``turn`` (B, T): where each place of the turned sequence comes from, and goes to."""
         if turn is None:
-            y: Tensor = self.lstm(x)[0]
-            return y
-        y = self.lstm(_pick(x, turn))[0]
-        return _pick(y, turn)
+            return self._run(x)
+        return _pick(self._run(_pick(x, turn)), turn)
+
+    def _run(self, x: Tensor) -> Tensor:
+        """In the dtype of its weights under mixed precision too: a state is rounded at every
+        step, and its errors add up over a text."""
+        kind = x.device.type
+        x = x.to(self.lstm.weight_ih_l0.dtype)
+        if kind != "meta" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                y: Tensor = self.lstm(x)[0]
+        else:
+            y = self.lstm(x)[0]
+        return y
 
 
 def _pick(x: Tensor, places: Tensor) -> Tensor:
