@@ -429,6 +429,7 @@ class Run:
                 *self.notes,
             ),
             latency_on=self.measured.device.name if self._latency else "",
+            failures=(*self.infeasible_baselines(), *self.failures()),
             seconds=self.spent_s,
             versions=self.versions,
         )

@@ -139,14 +139,17 @@ class JsonRecord:
         return cls._read(cls._adapter().validate_json, text)
 
 
-def plain(value: Any) -> Any:
-    """Values as JSON for a browser has them: numbers that are not finite are None."""
+def plain(value: Any, text: Callable[[str], str] = str) -> Any:
+    """Values as JSON for a browser has them: numbers that are not finite are None, and ``text``
+    is applied to every string and key."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [plain(item) for item in value]
+        return {text(str(key)): plain(item, text) for key, item in value.items()}
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Iterable):
+        return [plain(item, text) for item in value]
     return value
 
 

@@ -293,6 +293,30 @@ def test_hostile_names_stay_text() -> None:
     assert json.loads(hostile.data)["name"] == HOSTILE
 
 
+STEERING = "a\u202eb\u2066c\x1b[31md\x00\ud800\u2028e"
+
+
+def test_names_cannot_reverse_or_steer_what_stands_around_them(tmp_path: Path) -> None:
+    study = hostile_study()
+    target = replace(study.task.targets[0], name=STEERING, classes=(STEERING, "b", "c"))
+    steered = replace(
+        study,
+        task=replace(study.task, targets=(target,)),
+        candidates=[replace(c, family=STEERING, detail=STEERING) for c in study.candidates],
+        name=STEERING,
+        notes=(STEERING,),
+        failures=(STEERING,),
+    )
+    write(steered, tmp_path / "report.html")  # a lone surrogate has no encoding
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    data = json.loads(Reader(text).data)
+    escaped = r"a\u202eb\u2066c\x1b[31md\x00\ud800\u2028e"
+    assert data["name"] == data["notes"][0] == data["candidates"][0]["family"] == escaped
+    assert data["profile"]["targets"][0]["name"] == escaped
+    assert f"<title>{escaped} " in text
+    assert not set("\u202e\u2066\x1b\x00\u2028") & set(json.dumps(data, ensure_ascii=False))
+
+
 def test_ten_thousand_candidates_stay_under_fifteen_megabytes() -> None:
     text = page(make_study(10_000))
     data = json.loads(Reader(text).data)
@@ -398,6 +422,18 @@ def test_what_was_cut_off_has_a_name_and_a_colour_of_its_own(tmp_path: Path) -> 
     assert "a resume trains it again" in row
     assert 'class="bar cut off"' in row
     assert [int(n) for n in re.findall(r">#(\d+)<", row)] == [5, 4]
+
+
+@browser
+def test_the_page_says_how_often_candidates_failed_with_which_error_and_where_its_log_is(
+    tmp_path: Path,
+) -> None:
+    made = make_study(30).candidates
+    sentence = "3 candidates failed: RuntimeError: <no> memory (see runs/x/logs/worker-0.log)"
+    write(make_study(candidates=made, failures=(sentence,)), tmp_path / "report.html")
+    dom = dump_dom(tmp_path / "report.html")
+    table = dom[dom.index('id="failures"') : dom.index('id="selection"')]
+    assert html.escape(sentence) in table
 
 
 @browser

@@ -24,6 +24,7 @@ from nas.files import write_whole
 from nas.front import beats, by_quality, constant_guess, pareto
 from nas.space import Space
 from nas.task import COSTS, Objective, Task, UsageError, plain
+from nas.terminal import visible
 
 __all__ = ["StudyView", "front", "page", "payload", "ranked", "write"]
 
@@ -45,8 +46,9 @@ class StudyView:
     ``baselines`` are simple models outside the search, each ``{"name", "metrics",
     "seconds"}``, whose costs may be absent. ``spaces`` are keyed by family; ``rules``
     maps the ids in a parameter's ``why`` to (statement, source). ``rate_tests`` are the
-    learning-rate range tests by family, as a run keeps them. ``seconds`` is the
-    wall-clock time spent so far.
+    learning-rate range tests by family, as a run keeps them. ``failures`` are sentences
+    on what ended candidates, the most frequent first. ``seconds`` is the wall-clock time spent
+    so far.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class StudyView:
     rules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rate_tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    failures: Sequence[str] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     latency_on: str = ""  # the device's short name, where it is not that of the search
@@ -97,7 +100,8 @@ def front(study: StudyView) -> list[Candidate]:
 
 
 def payload(study: StudyView) -> dict[str, Any]:
-    """The page's data as plain JSON values; NaN and infinity become null."""
+    """The page's data as plain JSON values; NaN and infinity become null, control characters and
+    marks of writing direction backslash escapes."""
     task, profile = study.task, study.task.profile
     best, guess = front(study), constant_guess(task)
     detailed = _detailed(study, best)
@@ -112,6 +116,7 @@ def payload(study: StudyView) -> dict[str, Any]:
         "latency_on": study.latency_on,
         "seconds": study.seconds,
         "notes": study.notes,
+        "failures": study.failures,
         "versions": dict(study.versions),
         "states": Counter(c.standing[0] for c in study.candidates),
         # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
@@ -139,7 +144,9 @@ def payload(study: StudyView) -> dict[str, Any]:
             "targets": [t.to_dict() for t in task.targets],
         },
     }
-    result: dict[str, Any] = plain(data)
+    # Names come from strangers' files: characters that steer how a line is read are escapes here,
+    # as in a terminal; the page isolates each text, for scripts that run from right to left.
+    result: dict[str, Any] = plain(data, visible)
     return result
 
 
@@ -171,7 +178,7 @@ def page(study: StudyView) -> str:
                 "form-action 'none'",
             ]
         ),
-        "title": html.escape(study.name),
+        "title": html.escape(visible(study.name)),
         "style": _text(here / "explorer.css"),
         "plotly": plotly,
         "data": data.replace("<", "\\u003c"),

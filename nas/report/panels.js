@@ -241,7 +241,8 @@ function drawHeader() {
 function drawFailures() {
   const { data } = view, groups = stopped();
   if (!groups.length) return fill("failures", note("No candidate was stopped, failed or was cut off."));
-  return fill("failures", table(["reason", "", "latest"].map((name) => th(name)), groups.map(({ state, reason, members }) => tr(
+  const sentences = data.failures.map((text) => el("p", { class: "fine" }, text));
+  return fill("failures", ...sentences, table(["reason", "", "latest"].map((name) => th(name)), groups.map(({ state, reason, members }) => tr(
     td(null, el("b", {}, reason ?? state), reason ? ` · ${state}` : "", el("div", { class: "fine" }, data.reasons[reason ?? state] ?? "")),
     td("gauge", count(members.length), bar(members.length / groups[0].members.length, state)),
     td(null, members.slice(-3).reverse().map((c) => picker(c.number)))))));
