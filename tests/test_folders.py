@@ -14,7 +14,7 @@ from PIL import Image
 
 from nas.data import Dataset, encode, read
 from nas.data.folders import CLOUDS, IMAGES, SOUNDS, walk
-from nas.task import InputError
+from nas.task import InputError, UsageError
 
 RNG = np.random.default_rng(0)
 PER_CLASS = 8
@@ -247,5 +247,27 @@ def test_a_class_folder_of_files_that_nobody_reads_says_which(tmp_path: Path) ->
     root = classes(tmp_path / "data", "images")
     (root / "c").mkdir()
     (root / "c" / "0.heic").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"class folder 'c' \(but .heic: 1\)"):
+    with pytest.raises(InputError, match=r"class folder 'c' \(but .heic: 1\); .* to .png"):
         read(root)
+
+
+@pytest.mark.parametrize(
+    ("ending", "modality", "words"),
+    [
+        ("heic", "images", "convert it to .png"),
+        ("m4a", "audio", "convert it to .wav"),
+        ("las", "pointclouds", "save it as .ply"),
+        ("pkl", "tabular", "save it as .csv"),
+    ],
+)
+@pytest.mark.parametrize("said", [True, False], ids=["said", "inferred"])
+def test_class_folders_that_nobody_reads_say_what_to_convert_to(
+    tmp_path: Path, ending: str, modality: str, words: str, said: bool
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            (tmp_path / name / f"{i}.{ending}").write_bytes(b"x")
+    with pytest.raises((InputError, UsageError), match=words) as caught:
+        read(tmp_path, modality=modality if said and modality != "tabular" else None)
+    assert "--modality" not in str(caught.value)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.column_types import ignored_only
+from nas.data.forms import repair_of
 from nas.data.limits import THREADS
 from nas.data.samples import PART_NAMES, Samples, read_parts
 from nas.data.tables import is_table, read_table
@@ -210,6 +211,8 @@ class Files:
             what = f"{len(loose)} {self.noun} files" if loose else f"no {self.noun} file"
             none = ", but none in a folder named for its class" if loose else ""
             there = "" if loose else f"; there are {_endings(walk(folder))}"
+            if not loose and (repair := repair_of(walk(folder))):
+                raise InputError(f"{folder} holds {what}; {repair}")
             raise InputError(
                 f"{folder} holds {what}{none}; expected one folder per class, or a metadata.csv"
                 f" with file_name and a target column ({self.noun} files end in"
@@ -220,7 +223,8 @@ class Files:
             raise InputError(
                 f"{folder}: no {self.noun} file in the class folder"
                 f" {', '.join(repr(path.name) for path in empty[:5])}"
-                f"{f' (but {there})' if there else ''}; fill or remove it"
+                f"{f' (but {there})' if there else ''};"
+                f" {repair_of(walk(empty[0])) or 'fill or remove it'}"
             )
         files = [file for group in found.values() for file in group]
         # A folder is a class, even if it is called 07 or null.

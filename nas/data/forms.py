@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,27 @@ TEXT_LINES = (
 def refuse_unread(path: Path, *, predict: bool = False) -> None:
     """Raise UsageError, with the form to convert to, for a file whose ending nobody reads."""
     name = path.name.lower()
-    found = [ending for ending in REPAIRS if name.endswith(ending)]
     if predict and name.endswith(".npy"):
         return  # one cloud
-    if found:
-        ending = max(found, key=len)
+    if ending := _unread(name):
         raise UsageError(f"{path}: {ending} files are not read; {REPAIRS[ending]}")
     if name.endswith(".txt") and not predict:
         raise UsageError(f"{path}: {TEXT_LINES}")
+
+
+def repair_of(files: Iterable[Path]) -> str:
+    """What to do with the ending that most of the unread files have, as ".heic files are not read:
+    convert it …"; "" where nothing is known of any."""
+    counts = Counter(ending for path in files if (ending := _unread(path.name.lower())))
+    if not counts:
+        return ""
+    ending, _ = counts.most_common(1)[0]
+    return f"{ending} files are not read: {REPAIRS[ending]}"
+
+
+def _unread(name: str) -> str:
+    """The longest ending of ``REPAIRS`` that a file's name has, or ""."""
+    return max((ending for ending in REPAIRS if name.endswith(ending)), key=len, default="")
 
 
 # Tables ----------------------------------------------------------------------------------

@@ -121,6 +121,11 @@ def modality_of(
         return next(iter(claims.items()))
     name = source if isinstance(source, Path) else getattr(source, "name", "the data")
     if not claims and isinstance(source, Path):
+        from nas.data.folders import walk
+        from nas.data.forms import repair_of
+
+        if source.is_dir() and (repair := repair_of(walk(source))):
+            raise UsageError(f"{name} holds no data that is read; {repair}")
         raise UsageError(f"{name} {_UNKNOWN}")
     reasons = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
     raise UsageError(
