@@ -156,7 +156,8 @@ def _text_columns(frame: pd.DataFrame, types: Mapping[str, str]) -> list[str]:
         for name in frame.columns
         if name not in types
         and not ColumnValues(frame[name]).is_numeric
-        and informative(str(name), frame[name])
+        # Of a single column nothing else can be the text.
+        and (frame.shape[1] == 1 or informative(str(name), frame[name]))
     ]
     if not names and len(strings) != 1:
         found = ", ".join(map(repr, strings or map(str, frame.columns)))
