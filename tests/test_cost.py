@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -594,52 +591,7 @@ def test_a_data_dependent_network_is_run_with_few_samples_and_scaled() -> None:
 @pytest.fixture(autouse=True)
 def locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other searches on this machine have theirs."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-def test_a_training_pauses_while_a_front_is_measured_and_continues_after() -> None:
-    steps: list[float] = []
-    over = threading.Event()
-
-    def train() -> None:
-        with latency.WorkLock("cpu") as lock:
-            while not over.is_set():
-                lock.give_way()
-                steps.append(time.monotonic())
-                time.sleep(0.002)
-
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(2):
-            pool.submit(train)
-        while len(steps) < 20:
-            time.sleep(0.01)
-        with latency.isolated("cpu") as alone:
-            begin = time.monotonic()
-            time.sleep(0.3)
-            end = time.monotonic()
-        before = len(steps)
-        while len(steps) < before + 20:
-            time.sleep(0.01)
-        over.set()
-    assert alone
-    assert not [s for s in steps if begin + 0.01 < s < end]
-
-
-def test_work_that_never_gives_way_makes_the_measurement_contended() -> None:
-    with latency.WorkLock("cpu"), latency.isolated("cpu", timeout_s=0.05) as alone:
-        assert not alone
-    with latency.isolated("cpu", timeout_s=0.05) as alone:
-        assert alone
-
-
-def test_a_work_lock_that_is_not_held_blocks_no_measurement() -> None:
-    lock = latency.WorkLock("cpu")
-    lock.give_way()
-    with lock:
-        pass
-    with latency.isolated("cpu", timeout_s=0.05) as alone:
-        lock.give_way()
-        assert alone
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def test_side_by_side_disturbances_pass_over_all_and_the_fast_rounds_count() -> None:

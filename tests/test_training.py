@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -278,28 +277,6 @@ def test_latency_is_sane_and_leaves_the_network_as_it_was() -> None:
     assert 11 <= found.repeats <= 500
     assert (found.batch, found.threads) == (1, torch.get_num_threads())
     assert network.training
-
-
-def _hold(device: str, held: Any, release: Any) -> None:
-    with latency.device_lock(device):
-        held.set()
-        release.wait(20)
-
-
-def test_two_processes_do_not_measure_one_device_at_the_same_time() -> None:
-    context = multiprocessing.get_context("fork")
-    device = f"test:{time.time_ns()}"
-    held, release, second = context.Event(), context.Event(), context.Event()
-    first = context.Process(target=_hold, args=(device, held, release))
-    other = context.Process(target=_hold, args=(device, second, release))
-    first.start()
-    assert held.wait(10)
-    other.start()
-    assert not second.wait(0.3)
-    release.set()
-    assert second.wait(10)
-    for process in (first, other):
-        process.join()
 
 
 # -- batches, schedule, augmentation -----------------------------------------------------------

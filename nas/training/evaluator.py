@@ -37,6 +37,7 @@ from nas.training.batches import (
     typical_rows,
 )
 from nas.training.fit import fit_proxy, folds, train_folds
+from nas.training.locks import WorkLock
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
 from nas.training.proxy import Proxy, build_network, quiet_lightning
@@ -79,7 +80,7 @@ class Evaluator:
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
-        self._lock = latency.WorkLock(self.device)
+        self._lock = WorkLock(self.device)
         self._trims_heap = False
 
     def _adopt(self, fidelity: dict[str, Any] | None) -> None:
@@ -374,7 +375,7 @@ def from_folder(folder: str) -> Evaluator:
 class _GiveWay(pl.Callback):
     """Pauses a training, between two batches, while a front is measured."""
 
-    def __init__(self, lock: latency.WorkLock) -> None:
+    def __init__(self, lock: WorkLock) -> None:
         self._lock = lock
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -10,28 +10,25 @@ trainings of all searches of this user pause between two steps.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas import heartbeat
 from nas.candidate import Latency
 from nas.files import write_whole
 from nas.space import Config
 from nas.task import InputError, Task
 from nas.training.batches import made_up_inputs
+from nas.training.locks import TIMEOUT_S, device_lock, isolated
 from nas.training.proxy import build_network
 
 Inputs = dict[str, Tensor]
@@ -42,79 +39,6 @@ TOLERANCE = 1e-4  # of a backend's logits, relative to the largest or to 1
 ROUNDS, MIN_ROUNDS = 50, 8  # in which networks take turns
 SLICE_S = 0.005  # of a network in a round, at least three passes
 HOLD_S = 1.0  # the longest that trainings are paused at a time
-TIMEOUT_S = 10.0  # for them to pause
-
-
-# -- who may use the device -----------------------------------------------------------------------
-
-
-def _lock_file(device: str, kind: str) -> TextIO:
-    name = f"nas-{kind}-{os.getuid()}-{device.replace(':', '-')}.lock"
-    return (Path(tempfile.gettempdir()) / name).open("a")
-
-
-@contextmanager
-def device_lock(device: str) -> Iterator[None]:
-    """One latency measurement at a time on a device, over all of this user's processes."""
-    with _lock_file(device, "latency") as file:
-        with heartbeat.waiting():
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-class WorkLock:
-    """The shared lock on a device of work that pauses while a front is measured.
-
-    Inside ``with``, call ``give_way()`` between two steps: it returns at once unless a process
-    of this user measures on an isolated device, and then when that is over.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._files: tuple[TextIO, TextIO] | None = None
-
-    def __enter__(self) -> WorkLock:
-        self._files = (_lock_file(self._device, "turn"), _lock_file(self._device, "work"))
-        self.give_way()
-        return self
-
-    def give_way(self) -> None:
-        if self._files is None:
-            return
-        heartbeat.step()
-        turn, work = self._files
-        fcntl.flock(work, fcntl.LOCK_UN)
-        # Who measures holds the turn while it waits for work to end: none begins meanwhile.
-        with heartbeat.waiting():
-            fcntl.flock(turn, fcntl.LOCK_SH)
-            fcntl.flock(work, fcntl.LOCK_SH)
-        fcntl.flock(turn, fcntl.LOCK_UN)
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files or ():
-            file.close()
-        self._files = None
-
-
-@contextmanager
-def isolated(device: str, timeout_s: float = TIMEOUT_S) -> Iterator[bool]:
-    """Pauses all work under a ``WorkLock`` of ``device``; yields False where some of it did not
-    pause within ``timeout_s``: the measurement is then a contended one."""
-    with (
-        device_lock(device),
-        _lock_file(device, "turn") as turn,
-        _lock_file(device, "work") as work,
-    ):
-        with heartbeat.waiting():
-            fcntl.flock(turn, fcntl.LOCK_EX)
-        end, alone = time.monotonic() + timeout_s, False
-        while not alone and time.monotonic() < end:
-            try:
-                fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                alone = True
-            except BlockingIOError:
-                time.sleep(0.002)
-        yield alone
 
 
 # -- measurements ---------------------------------------------------------------------------------
