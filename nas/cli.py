@@ -9,59 +9,32 @@ from __future__ import annotations
 
 import atexit
 import difflib
-import errno
 import gc
 import json
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, flags, show, terminal
+from nas import __version__, exits, flags, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
     pass
 
 
-# Errors of a write for lack of room; they do not name the file.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What is written to.
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class _Command(click.Command):
-    """A command that adds to the error of a failed write what the user can do about it."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except OSError as error:
-            if repair := _repair(error, ctx.params):
-                error.add_note(repair)
-            raise
-
-
-def _repair(error: OSError, given: dict[str, Any]) -> str:
-    out: Path | None = given.get("out") or given.get("run")
-    if error.errno in _NO_ROOM:
-        begun = "resume" in given and out is not None and (out / "task.json").exists()
-        return "make room" + (", and go on with --resume" if begun else "")
-    if "out" in given and out is not None and error.filename is not None:
-        failed = Path(error.filename)
-        if out.is_relative_to(failed) or failed.is_relative_to(out):
-            return "choose another place with --out"
-    return ""
-
-
 class _Group(click.Group):
-    command_class = _Command
+    command_class = exits.Command
 
 
 def _run_folder(ctx: click.Context, _: click.Parameter, out: Path | None) -> Path:
@@ -583,7 +556,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option(
     "--args", "arguments", help="What makes the network is given these: '{\"depth\": 20}' (JSON)."
 )
@@ -604,7 +577,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 @click.option("--figure", type=_FILE, help="HTML file of the training.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def audit(
-    model: str,
+    model: str | None,
     arguments: str | None,
     shape: tuple[str, ...],
     data: Path | None,
@@ -620,7 +593,10 @@ def audit(
     training is watched too: learning rates, gradients by layer, dead units, the loss at the start,
     one batch memorised. What you do not give (--batch-size, --lr ...) is not judged.
 
+    Without a MODEL, it says what a network for DATA is given, and which outputs it needs.
+
     \b
+    nas audit --data adult/ --target income
     nas audit net.py:Net --shape 3,32,32 --classes 10 --batch-size 8
     nas audit net.py:Net --args '{"depth": 20}' --data photos/ --lr 1e-3 --figure audit.html
     nas audit my_package.models:build --data reviews.csv --target stars --json
@@ -632,6 +608,15 @@ def audit(
     from nas.options import parse_duration
     from nas.task import UsageError
 
+    if model is None:
+        if data is None:
+            raise UsageError("give a MODEL, or --data alone to see what a network is given of it")
+        from nas.audit.feed import described
+        from nas.data import read
+
+        reading = {name: options[name] for name in ("target", "modality")}
+        terminal.echo(described(read(data, **reading)))
+        return
     shapes = [_sides(text) for text in shape]
     if figure is not None and data is None:
         raise UsageError("--figure shows a training: give --data too")
@@ -671,36 +656,5 @@ def main(args: Sequence[str] | None = None) -> None:
     # What is left at the end goes with the process: looking for cycles in it takes a second.
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
-    code = _guarded(lambda: cli.main(words, prog_name="nas", standalone_mode=False))
+    code = exits.guarded(lambda: cli.main(words, prog_name="nas", standalone_mode=False))
     sys.exit(code)
-
-
-def _guarded(call: Callable[[], Any]) -> int:
-    from nas.task import InputError
-
-    try:
-        result = call()
-        return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" (see `{context.command_path} --help`)" if context else ""
-        message = " ".join(error.format_message().split()).rstrip(".")
-        terminal.line(f"error: {message}{hint}", err=True)
-        return error.exit_code
-    except InputError as error:
-        terminal.line(f"error: {error}", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort) as error:
-        # click raises its own on top of a KeyboardInterrupt that may say what was kept.
-        terminal.line(str(error.__cause__ or error) or "interrupted", err=True)
-        return 130
-    except BrokenPipeError:  # `nas … | head`: the reader has what it wanted
-        sys.stderr.close()
-        return 0
-    except OSError as error:  # a full disk, a folder that may not be written
-        if error.filename is None and error.errno not in _NO_ROOM:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        parts = (f"{where}{error.strerror}", *getattr(error, "__notes__", ()))
-        terminal.line(f"error: {'; '.join(parts)}", err=True)
-        return 1

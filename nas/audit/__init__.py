@@ -177,7 +177,8 @@ def audit(
 
         dataset = data if isinstance(data, Dataset) else read(data, target=target, **reading)
         fed = feed.from_dataset(network, dataset, batch_size or BATCH)
-    on_phase("one forward pass")
+    shapes = [tuple(t.shape[1:]) for t in (*fed.args, *fed.kwargs.values()) if hasattr(t, "shape")]
+    on_phase(f"one forward pass of samples of shape {', '.join(map(str, shapes))}")
     net = replace(
         anatomy.anatomy(network, fed.args, fed.kwargs),
         padding_error=feed.padding_error(network, fed),

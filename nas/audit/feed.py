@@ -208,6 +208,33 @@ def from_dataset(network: nn.Module, dataset: Dataset, batch_size: int) -> Feed:
     )
 
 
+def described(dataset: Dataset) -> str:
+    """What a network is given of a data set, and the outputs that it must have, for people who
+    write one: "one sample is (7,): …; 2 outputs (classes of y)"."""
+
+    class Unwritten(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    outputs = " + ".join(
+        f"{t.outputs} ({t.kind} {t.name})"
+        if len(dataset.targets) > 1
+        else f"{t.outputs} ({t.kind})"
+        for t in dataset.targets
+    )
+    try:
+        fed = from_dataset(Unwritten(), dataset, batch_size=2)
+        shape = tuple(fed.args[0].shape[1:])
+        given = f"one sample is {shape}: {fed.note}"
+    except UsageError:
+        given = "forward takes its inputs by name"
+    names = ", ".join(f"{name} {shape}" for name, shape in dataset.profile.inputs.items())
+    return (
+        f"{given}\narguments of forward of these names are given them uncoded: {names}\n"
+        f"outputs: {outputs}"
+    )
+
+
 def some_inputs(batches: Batches, rows: Sequence[int]) -> dict[str, Tensor]:
     """A batch's inputs for these of its samples."""
     chosen = torch.tensor(list(rows))
