@@ -155,7 +155,7 @@ def test_images_of_more_than_8_bits_keep_their_contrast(
 def read_names(root: Path) -> list[tuple[str, int]]:
     from nas.data import images
 
-    return list(images.load(root, None).files)
+    return list(images.load(root, None, {}).files)
 
 
 def test_the_range_is_that_of_the_training_part() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +24,6 @@ from nas.task import InputError
 DELIMITERS = ",;\t|"
 MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
 CHUNK_BYTES = 2**23
-CHUNK_ROWS = 2**17  # read at once: what pandas needs beside its result grows with it
 MOST_CLASSES = 1000  # distinct numbers up to which a column of labels is kept as it is written
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
 _DECLARED = re.compile(r"""^["']?sep=(.|\\t)["']?\s*$""")  # a first line for spreadsheets
@@ -61,7 +61,7 @@ def read_csv(
     check_names(names, str(path))
     _check_rows(path, layout, rows)
     texts = [name for name in names if name in as_written]
-    found = _parse(path, layout, names, texts, rows, missing)
+    found = _parse(path, layout, texts, rows, missing)
     if layout.delimiter == ";":  # spreadsheets write semicolons where commas mark the decimals
         words = [
             name
@@ -203,9 +203,11 @@ def _is_even(path: Path, layout: Layout) -> bool:
                 begun += int(np.count_nonzero(commas))
                 line_bytes += len(chunk)
                 continue
-            before = np.searchsorted(np.flatnonzero(commas), at)
-            counts = np.diff(before, prepend=0)
-            counts[0] += begun
+            # The delimiters from each line's end to the next; those before the first are added.
+            counts = np.add.reduceat(commas, at, dtype=np.int32)
+            last = int(counts[-1])
+            counts[1:] = counts[:-1]
+            counts[0] = begun + np.count_nonzero(commas[: at[0]])
             lengths = np.diff(at, prepend=-1) - 1
             lengths[0] += line_bytes
             returns = (at > 0) & (signs[np.maximum(at - 1, 0)] == 13)
@@ -214,7 +216,7 @@ def _is_even(path: Path, layout: Layout) -> bool:
             left = max(0, left - len(at))
             if odd.any():
                 return False
-            begun = int(np.count_nonzero(commas)) - int(before[-1])
+            begun = last
             line_bytes = len(chunk) - 1 - int(at[-1])
     return not open_quote and (line_bytes == 0 or begun == expected)
 
@@ -223,53 +225,34 @@ def _is_even(path: Path, layout: Layout) -> bool:
 
 
 def _parse(
-    path: Path,
-    layout: Layout,
-    columns: list[str],
-    texts: list[str],
-    rows: int | None,
-    missing: Sequence[str],
+    path: Path, layout: Layout, texts: list[str], rows: int | None, missing: Sequence[str]
 ) -> pd.DataFrame:
-    """The frame in pieces, so that the parser's memory stays small beside it; a column that is
-    not of one type in all of them is read again as a whole."""
+    """The frame, parsed in pieces, which takes less memory; columns that are not of one type in all
+    of them are read again as a whole."""
 
-    def reader(usecols: list[str] | None, chunk: int | None) -> object:
+    def parsed(columns: list[str] | None, in_pieces: bool) -> pd.DataFrame:
         return pd.read_csv(
             path, sep=layout.delimiter, names=layout.names, header=0,
-            skiprows=layout.skipped_lines, index_col=False, usecols=usecols,
+            skiprows=layout.skipped_lines, index_col=False, usecols=columns,
             dtype=dict.fromkeys(texts, "str"), skipinitialspace=True, nrows=rows,
-            keep_default_na=False, encoding="utf-8-sig", low_memory=False, chunksize=chunk,
+            keep_default_na=False, encoding="utf-8-sig", low_memory=in_pieces,
             na_values={name: [""] if name in texts else list(missing) for name in layout.names},
         )  # fmt: skip
 
-    pieces = list(cast("Iterator[pd.DataFrame]", reader(None, CHUNK_ROWS)))
-    if not pieces:
-        return pd.DataFrame(columns=columns)
-    kinds = {name: {_kind(piece[name]) for piece in pieces} for name in columns}
-    mixed = [
-        name for name, found in kinds.items() if len(found) > 1 and found != {"number", "empty"}
-    ]
-    if not mixed:
-        return pieces[0] if len(pieces) == 1 else pd.concat(pieces, ignore_index=True)
-    frame = pd.concat([piece.drop(columns=mixed) for piece in pieces], ignore_index=True)
-    again = cast(pd.DataFrame, reader(mixed, None))
-    return pd.concat([frame, again], axis=1)[columns]
-
-
-def _kind(column: pd.Series) -> str:
-    """Types that differ by more than what pandas joins without a change of values."""
-    if column.isna().all():
-        return "empty"
-    if pd.api.types.is_bool_dtype(column):
-        return "bool"
-    return "number" if pd.api.types.is_numeric_dtype(column) else "text"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+        frame = parsed(None, True)
+    mixed = [name for name in layout.names if frame[name].dtype == object]
+    if mixed:
+        frame[mixed] = parsed(mixed, False)[mixed]
+    return frame
 
 
 def _labels(column: pd.Series) -> pd.Series:
     """A column that was read as text: numbers where all values are written plainly as such, else
     the text as it is, of which only an empty one is missing."""
-    codes, found = pd.factorize(column.str.strip())
-    texts = [str(text) for text in found]
+    codes, found = pd.factorize(column)
+    texts = [str(text).strip() for text in found]
     empty = [text in MISSING for text in texts]
     known = [text for text, absent in zip(texts, empty, strict=True) if not absent]
     whole = all(map(_WHOLE.fullmatch, known))

@@ -24,6 +24,8 @@ from nas.task import Column, DataProfile, InputError, UsageError
 
 CATEGORIES = 1000  # the most frequent ones of the training part are kept
 EDGES = 49  # quantile edges: 48 bins
+EDGE_ROWS = 2**18  # that the edges come from; up to twice as many are all taken
+BLOCK_ROWS = 2**14  # written at once, so that rows of columns side by side stay in the cache
 ENOUGH_ROWS = 10  # without a number, from which on a column is another than in training
 _LIKE_NUMBERS = re.compile(r"\W*\d[\d\s.,/:%€$£-]*$")  # 1,234  12 %  $5  31/01/2024
 
@@ -200,16 +202,35 @@ def code_columns(
 ) -> tuple[dict[str, Input], tuple[Column, ...], list[str]]:
     """As ``code``; there may be no column of use."""
     columns: list[Column] = []
-    inputs: dict[str, list[np.ndarray]] = {}
     notes: list[str] = []
+    kept: list[ColumnValues] = []
     for name in frame.columns:
         values = ColumnValues(frame[name])
         column = _described(str(name), values, train, notes)
         if column is not None:
             columns.append(column)
-            inputs.setdefault(column.kind, []).append(_coded(values, column))
-    stacked: dict[str, Input] = {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
-    return stacked, tuple(columns), notes
+            # Numbers are read again without effort, texts are not.
+            plain = pd.api.types.is_numeric_dtype(values.column)
+            kept.append(ColumnValues(frame[name]) if plain else values)
+    return _side_by_side(kept, columns, len(frame)), tuple(columns), notes
+
+
+def _side_by_side(
+    values: Sequence[ColumnValues], columns: Sequence[Column], rows: int
+) -> dict[str, Input]:
+    """The coded columns by their kind, (rows, columns of the kind)."""
+    inputs: dict[str, Input] = {}
+    for kind in dict.fromkeys(column.kind for column in columns):
+        own = [(v, c) for v, c in zip(values, columns, strict=True) if c.kind == kind]
+        coded = np.empty((rows, len(own)), np.float32 if kind == "numeric" else np.int32)
+        for first in range(0, len(own), 4):
+            parts = [_coded(v, c) for v, c in own[first : first + 4]]
+            for start in range(0, rows, BLOCK_ROWS):
+                block = coded[start : start + BLOCK_ROWS]
+                for i, part in enumerate(parts):
+                    block[:, first + i] = part[start : start + BLOCK_ROWS]
+        inputs[kind] = coded
+    return inputs
 
 
 def _described(
@@ -219,7 +240,7 @@ def _described(
     if is_index_name(name):
         notes.append("a column without a name (a saved index) is dropped")
         return None
-    if values.column.iloc[train].isna().all():
+    if values.column.isna().to_numpy()[train].all():
         notes.append(f"column {name!r} is dropped: every training value is missing")
         return None
     if values.is_numeric:
@@ -246,24 +267,24 @@ def _described_numeric(
             f"column {name!r} holds {'dates' if dates else 'numbers'}, but also"
             f" {', '.join(map(repr, read.wrong[:3]))}: counted as missing"
         )
-    finite = np.isfinite(values[train])
-    shift = column_shift(values[train][finite])
+    finite = values[train]
+    finite = finite[np.isfinite(finite)]
+    shift = column_shift(finite)
     coded = _finite(values - shift)
     infinite = int((np.isnan(coded) & ~np.isnan(values)).sum())
     if infinite:
         notes.append(
             f"column {name!r}: {infinite} values that are infinite in float32 count as missing"
         )
-    used = coded[train].astype(np.float64)
-    known = used[~np.isnan(used)]
-    ordered = np.sort(known)
-    if not len(known) or ordered[0] == ordered[-1]:
+    used = coded[train]
+    known = used[~np.isnan(used)].astype(np.float64)
+    if not len(known) or known.min() == known.max():
         if 0 < len(known) < len(used):
             return _flag(name, column, train)
-        what = f"{values[train][finite][0]:.15g} wherever it is known" if len(known) else "missing"
+        what = f"{finite[0]:.15g} wherever it is known" if len(known) else "missing"
         notes.append(f"column {name!r} is dropped: it is {what} in every training row")
         return None
-    lost = distinct_lost(values[train][finite] - shift)
+    lost = distinct_lost(finite - shift)
     if lost > LOST:
         notes.append(
             f"column {name!r}: float32 merges {100 * lost:.0f} % of its different values, which lie"
@@ -275,7 +296,8 @@ def _described_numeric(
             " names the rows and tells nothing of new ones"
         )
     missing = 1 - len(known) / len(used)
-    mean, std, edges = float(known.mean()), float(known.std()), tuple(_edges(ordered).tolist())
+    mean, std = float(known.mean()), float(known.std())
+    edges = tuple(_edges(known).tolist())
     return Column(name, "numeric", missing, mean, std, edges, shift=shift, form=read.form)
 
 
@@ -300,8 +322,9 @@ def _amounts_note(name: str, column: ColumnValues) -> str:
 def identifies(name: str, values: np.ndarray) -> bool:
     """Whether a column of numbers may be an identifier: whole numbers without a repetition, where
     as many random ones of their range would have had ten, or where the column's name says so."""
-    if not np.array_equal(values[:1000], np.round(values[:1000])):  # most columns end here
-        return False
+    first = values[:1000]
+    if len(np.unique(first)) < len(first) or not np.array_equal(first, np.round(first)):
+        return False  # most columns end here
     if len(np.unique(values)) < len(values) or not np.array_equal(values, np.round(values)):
         return False
     doubles_by_chance = len(values) ** 2 / (2 * (np.ptp(values) + 1))
@@ -309,13 +332,16 @@ def identifies(name: str, values: np.ndarray) -> bool:
     return bool(doubles_by_chance >= 10 or (named and len(values) >= 10))
 
 
-def _edges(ordered: np.ndarray) -> np.ndarray:
-    """At most ``EDGES`` distinct, increasing values that cut a column, given sorted, into bins.
+def _edges(known: np.ndarray) -> np.ndarray:
+    """At most ``EDGES`` distinct, increasing values that cut a column into bins; of a long column
+    every so many rows decide, beside its smallest and largest value.
 
     A value that alone fills a bin (the zeros of a capital gain) is an edge of its own, and
     the quantiles are those of the other values: taken over all they would fall on it again
     and again, and leave the tail, where trees find their splits, without bins.
     """
+    ordered = np.sort(known[:: max(1, len(known) // EDGE_ROWS)])
+    ordered[0], ordered[-1] = known.min(), known.max()
     starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1])
     values: np.ndarray = ordered[starts]
     counts = np.diff(starts, append=len(ordered))
@@ -383,11 +409,8 @@ def encode(frame: pd.DataFrame, profile: DataProfile) -> dict[str, Input]:
             f"the table lacks the columns {', '.join(map(repr, absent))} of the training data"
             + (f"; it has {', '.join(map(repr, extra[:10]))} instead" if extra else "")
         )
-    inputs: dict[str, list[np.ndarray]] = {}
-    for column in columns:
-        coded = _coded(ColumnValues(frame[column.name]), column)
-        inputs.setdefault(column.kind, []).append(coded)
-    return {kind: np.stack(parts, axis=1) for kind, parts in inputs.items()}
+    values = [ColumnValues(frame[column.name]) for column in columns]
+    return _side_by_side(values, columns, len(frame))
 
 
 def _coded(values: ColumnValues, column: Column) -> np.ndarray:

@@ -22,6 +22,7 @@ LEAK = 0.98  # of a constant guess's error removed by one column: it may hold th
 FEWEST_ERRORS = 10  # of the constant guess, below which there is no warning of a leak
 MOSTLY_MISSING = 0.5  # fraction of missing values
 NEARLY_CONSTANT = 0.995  # fraction of the rows that have the same value
+SAMPLED_ROWS, MAYBE_CONSTANT = 10_000, 0.9  # where fewer of these rows have it, it is not searched
 IMBALANCED = 10.0  # largest class over smallest
 RARE = 10  # training samples of a class
 LEAKED_SAMPLES = 0.01  # fraction of val and test samples that also are in the training part
@@ -73,6 +74,9 @@ def _constant(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[s
     train = dataset.parts["train"]
     found = []
     for column, values in _values(dataset, member, profile):
+        sample = values[train[:: max(1, len(train) // SAMPLED_ROWS)]]
+        if np.unique(sample, return_counts=True)[1].max() < MAYBE_CONSTANT * len(sample):
+            continue  # most columns, without sorting them
         _, counts = np.unique(values[train], return_counts=True)
         if counts.max() >= NEARLY_CONSTANT * len(train) and column.missing < MOSTLY_MISSING:
             found.append(f"{column.name!r} ({_percent(counts.max() / len(train))})")
