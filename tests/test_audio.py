@@ -244,7 +244,7 @@ def no_sounds(root: Path) -> None:
         (no_sounds, r"holds no audio file; expected one folder per class"),
     ],
 )
-def test_bad_input_is_told_in_one_line(tmp_path: Path, spoil: Any, said: str) -> None:
+def test_bad_input_is_refused_in_one_line(tmp_path: Path, spoil: Any, said: str) -> None:
     spoil(class_folders(tmp_path))
     with pytest.raises(InputError, match=said) as caught:
         read(tmp_path, modality="audio")

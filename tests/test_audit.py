@@ -754,7 +754,7 @@ def own(module: nn.Module) -> Any:
     return module.parameters(recurse=False)
 
 
-def test_dropout_is_seen_in_functions_and_paths_are_told_from_units() -> None:
+def test_dropout_is_seen_in_functions_and_paths_are_distinguished_from_units() -> None:
     class Dropped(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             x = F.dropout(x, 0.25, self.training)
@@ -768,7 +768,7 @@ def test_dropout_is_seen_in_functions_and_paths_are_told_from_units() -> None:
     ]
 
 
-def test_norms_are_told_apart_by_what_they_do() -> None:
+def test_norms_are_distinguished_by_what_they_do() -> None:
     class RMSNorm(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
@@ -936,7 +936,7 @@ def test_what_is_serious_ends_in_exit_code_4(
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_a_training_is_told_as_text_json_and_a_page(
+def test_a_training_is_reported_as_text_json_and_a_page(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkups, "TRAINING_STEPS", 40)
@@ -1010,7 +1010,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert "Traceback" not in err
 
 
-def test_from_python_a_mistake_is_told_too() -> None:
+def test_from_python_a_mistake_is_an_error_with_a_message_too() -> None:
     with pytest.raises(UsageError, match="one of: samples, their shape, a data set"):
         nas.audit(plain(1))
     with pytest.raises(UsageError, match=r"takes a torch\.nn\.Module, not str"):

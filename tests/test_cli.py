@@ -487,7 +487,7 @@ def test_a_finished_search_is_not_written_over(
         (["-n", "1", "-c", "params<=1"], 2, "not both"),
     ],
 )
-def test_export_tells_what_it_cannot_export(
+def test_export_says_what_it_cannot_export(
     searched: Searched, nas: Callable[..., Ended], options: list[str], code: int, told: str
 ) -> None:
     ended = nas("export", str(searched.folder / "run"), *options)

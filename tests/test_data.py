@@ -181,7 +181,7 @@ def test_dates_and_amounts_in_another_notation_are_categories_and_say_so(texts):
     assert "'odd'" in note
 
 
-def test_a_column_that_numbers_the_rows_is_told():
+def test_a_column_that_numbers_the_rows_is_noted():
     order = np.random.default_rng(0).permutation(60)
     table = frame().assign(key=order + 7, gaps=2 * order, holes=np.where(order, order, np.nan))
     notes = [note for note in read(table, target="label").notes if "another whole number" in note]

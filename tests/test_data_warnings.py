@@ -42,7 +42,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_column_that_tells_the_target_alone_is_named(leak: str) -> None:
+def test_a_column_that_gives_the_target_away_is_named(leak: str) -> None:
     (note,) = notes(table(late=LEAKS[leak]), "alone predicts")
     assert "'late'" in note
     assert "'y'" in note
@@ -106,14 +106,14 @@ def test_rare_classes_are_named_and_unequal_ones_are_not() -> None:
     assert not notes(table(y=np.array(["a"] * 450 + ["b"] * 150)), "rare classes")
 
 
-def test_few_samples_are_told_with_the_error_that_a_score_has() -> None:
+def test_few_samples_are_noted_with_the_standard_error_of_a_score() -> None:
     (note,) = notes(table().iloc[:100], "few samples")
     assert "rests on 85" in note  # all but the test part, in folds
     assert "5.4 points" in note  # the root of a quarter over 85
     assert not notes(pd.concat([table()] * 10).reset_index(drop=True), "few samples")
 
 
-def test_doubles_across_parts_are_told_where_they_are_many() -> None:
+def test_duplicates_across_parts_are_noted_where_they_are_many() -> None:
     frame = table()
     twice = pd.concat([frame, frame.iloc[:200]], ignore_index=True)
     assert notes(twice, "also occur in train")
@@ -130,7 +130,7 @@ def test_texts_that_differ_in_unknown_words_alone_are_no_doubles() -> None:
     assert [n for n in read((again, labels), modality="text").notes if "also occur" in n]
 
 
-def test_long_texts_are_told() -> None:
+def test_long_texts_are_noted() -> None:
     texts = [" ".join(["word", "other"] * (20 if i % 8 else 150)) for i in range(200)]
     labels = ["x", "y"] * 100
     assert [n for n in read((texts, labels), modality="text").notes if "long-sequences" in n]

@@ -104,7 +104,7 @@ def test_the_figure_is_the_text(flowers: Path) -> None:
         (("families", "resnet", "--data", "FLOWERS", "-t", "target"), 2, "is for images"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_one_line(
     args: tuple[str, ...],
     code: int,
     told: str,
@@ -151,7 +151,7 @@ def test_a_proxy_that_is_too_slow_is_named_and_counted_with_its_limit() -> None:
     assert of(changes, 1.0).cut == ()
 
 
-def test_the_limit_of_a_candidate_is_told_and_counted_for_all_folds_together() -> None:
+def test_the_limit_of_a_candidate_is_shown_and_counted_for_all_folds_together() -> None:
     """Ten epochs of 3 s are done in time on one fold, and are not on five."""
     changes = {"budget": Budget(1_000), "fidelity": Fidelity(10, time_limit_s=60)}
     one = of(changes, 3.0)
@@ -180,7 +180,7 @@ def test_real_numbers_are_left_out_where_settings_are_counted() -> None:
 
 
 @pytest.mark.parametrize("modality", rulebook._PROFILES)
-def test_data_of_every_modality_is_told_in_words(modality: Any) -> None:
+def test_data_of_every_modality_is_described_in_words(modality: Any) -> None:
     for dataset in example_datasets(modality).values():
         task = replace(typical_task(modality), profile=dataset.profile, targets=dataset.targets)
         told = list(described(task))
@@ -188,7 +188,7 @@ def test_data_of_every_modality_is_told_in_words(modality: Any) -> None:
         assert f"{dataset.profile.n_train} samples" in told[0]
 
 
-def test_the_pace_foretells_an_epoch() -> None:
+def test_the_pace_predicts_an_epoch() -> None:
     """Of a training long enough to have many steps, by the seconds of the process."""
     import pytorch_lightning as pl
     import torch

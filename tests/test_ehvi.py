@@ -354,7 +354,7 @@ def test_what_misses_a_limit_takes_no_volume_and_is_no_parent() -> None:
 
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "params"]])
-def test_where_nothing_reaches_a_limit_yet_it_goes_on(objectives: list[str]) -> None:
+def test_where_nothing_reaches_a_limit_yet_it_still_proposes(objectives: list[str]) -> None:
     task = small_task(epochs=1, objectives=objectives, constraints=["accuracy>=0.9999"])
     rng = np.random.default_rng(0)
     assert Ehvi(SPACE, task).propose(complete(20, rng), [], rng).configs

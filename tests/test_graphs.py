@@ -354,7 +354,7 @@ def test_prediction_on_one_graph_is_for_all_of_its_nodes(tmp_path: Path) -> None
     np.testing.assert_array_equal(found.labels["y"], labels)
 
 
-def test_nodes_without_features_are_told_apart_by_their_degrees(tmp_path: Path) -> None:
+def test_nodes_without_features_are_distinguished_by_their_degrees(tmp_path: Path) -> None:
     arrays = archive()
     del arrays["node_tag"], arrays["node_feat"], arrays["edge_type"]
     arrays["edges"][0:2] = [[0, 2], [2, 0]]

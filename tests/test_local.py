@@ -162,7 +162,7 @@ def test_an_unknown_evaluator_is_reported(tmp_path: Path) -> None:
         pool.call_alone("baselines", on_wait=lambda _: None)
 
 
-def test_an_error_is_kept_with_its_traceback_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_an_error_is_kept_with_its_traceback_and_the_search_continues(tmp_path: Path) -> None:
     candidates = search(tmp_path, trials=5, fail=[1])
     wrong = candidates[1]
     assert (wrong.state, wrong.reason) == (State.FAILED, "error")

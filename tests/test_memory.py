@@ -330,7 +330,7 @@ print(json.dumps([first, *ends]))
 
 @pytest.mark.slow
 @LINUX
-def test_a_worker_at_its_limit_halves_gives_up_and_goes_on() -> None:
+def test_a_worker_at_its_memory_limit_halves_the_batch_gives_up_and_continues() -> None:
     """600 MiB are left. Whole batches of the second take 256 MiB and twice as much again in the
     backward pass; halves half of it; those of the third 2 GiB and more in each."""
     said = subprocess.run(

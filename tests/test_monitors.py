@@ -318,7 +318,7 @@ def test_a_loss_that_never_falls_is_a_plateau_after_a_quarter_of_the_steps(known
     assert monitor.finding.value == pytest.approx(math.log(CLASSES), rel=0.02)
 
 
-def test_a_monitor_that_does_not_stop_keeps_its_first_finding_and_the_run_goes_on() -> None:
+def test_a_monitor_that_does_not_stop_keeps_its_first_finding_and_the_run_continues() -> None:
     monitor = GradientMonitor(stop=False)
     trainer = fit(Foreign(stack(3, nn.ReLU)), spoil("network.4", 33, math.nan), monitor, steps=80)
     assert trainer.global_step == 80

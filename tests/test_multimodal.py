@@ -665,7 +665,7 @@ DATA = os.environ.get("NAS_DATA", "")
         ("audio/fsdd", "label", "audio"),
     ],
 )
-def test_the_kind_of_real_tables_is_told_by_their_columns(
+def test_the_kind_of_real_tables_follows_from_their_columns(
     path: str, target: str, expected: str
 ) -> None:
     dataset = read(Path(DATA) / path, target=target)

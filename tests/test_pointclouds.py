@@ -648,7 +648,7 @@ def test_dropped_points_become_the_clouds_first() -> None:
     assert 0 < (~same).float().mean() < 0.5
 
 
-def test_the_simple_model_tells_balls_from_rods() -> None:
+def test_the_simple_model_distinguishes_balls_from_rods() -> None:
     rng = np.random.default_rng(0)
     x = [ball(int(rng.integers(20, 60)), (1, 1, 1 + 4 * (i % 2)), seed=i) for i in range(120)]
     dataset = read_clouds(x)

@@ -157,7 +157,7 @@ def test_the_report_is_one_page_that_names_each_candidate(run: Run) -> None:
     assert 'src="http' not in page
 
 
-def test_a_limit_that_nothing_meets_is_told_with_the_nearest(run: Run) -> None:
+def test_a_limit_that_nothing_meets_is_reported_with_the_nearest(run: Run) -> None:
     smallest = min(c.metrics["params"] for c in run.front())
     assert run.best(f"params<={smallest:.0f}").metrics["params"] == smallest
     with pytest.raises(NoFeasibleCandidate, match="params<=1 "):
@@ -251,7 +251,7 @@ def test_a_resume_that_asks_for_another_search_is_refused(tabular: Run) -> None:
     assert Run(tabular.folder).task == tabular.task
 
 
-def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> None:
+def test_a_resume_continues_and_repeats_nothing(tabular: Run, tmp_path: Path) -> None:
     shutil.copytree(tabular.folder, folder := tmp_path / "run")
     stamp = (folder / "baselines.json").stat().st_mtime_ns
     more = nas.search(out=folder, resume=True, trials=6, **(FAST | {"epochs": None}))
@@ -265,7 +265,7 @@ def test_a_resume_goes_on_and_repeats_nothing(tabular: Run, tmp_path: Path) -> N
     assert (folder / "baselines.json").stat().st_mtime_ns == stamp
 
 
-def test_the_clock_goes_on_over_a_resume_and_a_limit_that_is_spent_trains_no_more(
+def test_the_clock_continues_over_a_resume_and_a_limit_that_is_spent_trains_no_more(
     tabular: Run, tmp_path: Path
 ) -> None:
     shutil.copytree(tabular.folder, folder := tmp_path / "run")
@@ -311,7 +311,7 @@ def gone_back(run: Run, folder: Path) -> Run:
     return Run(folder)
 
 
-def test_a_driver_that_was_killed_after_the_range_tests_goes_on_with_them(
+def test_a_driver_that_was_killed_after_the_range_tests_continues_with_them(
     tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = gone_back(tabular, tmp_path / "run")
@@ -322,7 +322,7 @@ def test_a_driver_that_was_killed_after_the_range_tests_goes_on_with_them(
     assert run.spaces == Run(run.folder).spaces == tabular.spaces
 
 
-def test_a_family_whose_range_test_fails_or_tells_nothing_keeps_its_bounds_and_says_why(
+def test_a_family_whose_range_test_fails_or_is_unclear_keeps_its_bounds_and_says_why(
     tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = gone_back(tabular, tmp_path / "run")
@@ -544,7 +544,7 @@ def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path)
         assert set(baseline["metrics"]) == expected
 
 
-def test_a_later_fold_is_told_of_now_and_then_and_can_be_stopped() -> None:
+def test_a_later_fold_is_reported_now_and_then_and_can_be_stopped() -> None:
     dataset = read(small_table()[["p", "q", "r", "colour"]], target="colour")
     task = make_task(dataset, budget=Budget(trials=1), device="cpu", epochs=12)
     config = nas.load_families("tabular")["mlp"].baseline(task)
@@ -774,7 +774,7 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
         ({"resume": True}, "holds no search to resume"),
     ],
 )
-def test_a_wrong_call_is_told_and_leaves_no_folder(
+def test_a_wrong_call_is_refused_and_leaves_no_folder(
     options: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=told):
@@ -849,7 +849,7 @@ def test_a_time_limit_is_kept(tmp_path: Path) -> None:
         ({"executor": "ray", "device": "cpu", "gpus_per_trial": 1.0}, "needs another --device"),
     ],
 )
-def test_a_wrong_choice_of_executor_or_order_is_told(
+def test_a_wrong_choice_of_executor_or_order_is_refused(
     options: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=told):

@@ -398,7 +398,7 @@ def test_an_error_is_reported_as_bad_and_not_as_unknown(tmp_path: Path) -> None:
     assert {reported[number] for number in wrong} == {("PRUNED", 1.0)}
 
 
-def test_a_study_of_failures_alone_goes_on(tmp_path: Path) -> None:
+def test_a_study_of_failures_alone_continues(tmp_path: Path) -> None:
     study = opened(tmp_path)
     for reason in ("error", "lost", "nan", "halving", "oom") * 4:
         candidate = study.ask()
@@ -457,7 +457,7 @@ def test_an_unknown_sampler_is_refused(tmp_path: Path) -> None:
 # -- after a crash -------------------------------------------------------------------------
 
 
-def test_a_torn_last_line_is_cut_off_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_cut_off_and_the_study_continues(tmp_path: Path) -> None:
     run(tmp_path, 3).close()
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()

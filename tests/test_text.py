@@ -154,7 +154,7 @@ def test_words_that_are_mostly_new_are_cut_into_pieces() -> None:
     assert 1 in new[1].tolist()
 
 
-def test_long_texts_are_cut_and_the_user_is_told() -> None:
+def test_long_texts_are_cut_with_a_note() -> None:
     table = frame(split=["train"] * 24 + ["val"] * 6 + ["test"] * 6)
     table.loc[5, "text"] = "warm film " * 60
     table.loc[30, "text"] = "warm film " * 80

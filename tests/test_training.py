@@ -403,7 +403,7 @@ def fit(dataset: Dataset, config: dict[str, Any], epochs: int, *callbacks: pl.Ca
     return proxy
 
 
-def test_a_run_over_its_time_is_stopped_and_a_hopeless_one_early() -> None:
+def test_a_run_over_its_time_is_stopped_and_one_without_a_chance_early() -> None:
     dataset = table(names=["binary"])
     with pytest.raises(TrainingStopped, match="after 0 s at step 1 of 24") as stopped:
         fit(dataset, MLP, 4, TimeLimit(0.0))
@@ -706,7 +706,7 @@ def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero() -> 
     assert all(abs(b["samples"] - size) < 3 for b in simple.baselines(dataset, halved))
 
 
-def test_a_simple_model_that_fails_is_recorded_and_the_others_go_on(
+def test_a_simple_model_that_fails_is_recorded_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -248,7 +248,9 @@ def test_more_workers_than_the_cluster_holds_wait_and_none_is_forgotten(
     assert {c.reason for c in candidates} <= {"", "halving"}
 
 
-def test_calls_and_quiet_measurements_work_as_with_processes(tmp_path: Path, cluster: Any) -> None:
+def test_calls_and_isolated_measurements_work_as_with_processes(
+    tmp_path: Path, cluster: Any
+) -> None:
     from nas.search.tune import TuneWorkers
 
     results: list[Any] = []
