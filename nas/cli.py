@@ -657,4 +657,5 @@ def main(args: Sequence[str] | None = None) -> None:
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     code = exits.guarded(lambda: cli.main(words, prog_name="nas", standalone_mode=False))
+    terminal.let_go()
     sys.exit(code)

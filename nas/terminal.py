@@ -8,6 +8,7 @@ markup. Everything that the commands print goes through here, where it is shown 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -67,6 +68,16 @@ def write(call: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
+
+
+def let_go() -> None:
+    """Give up what could not be printed, so that Python does not try again as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if not stream.closed:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def width() -> int:
