@@ -499,9 +499,11 @@ def measure_recipe(path: Path, **how: Any) -> dict[str, Any]:
     not needed, inputs are made up from their profile."""
     from nas import recipe as recipes
     from nas.training import latency
+    from nas.training.proxy import Proxy, proxy_of
 
     found = recipes.load(path)
     model = found["model"]["init_args"]
+    proxy_of(model, str(path), Proxy)  # a configuration that does not fit is one line
     number = found["provenance"]["candidate"]
     subject = latency.Subject(number, model["family"], model["config"])
     return latency.measure([subject], Task.from_dict(model["task"]), None, **how)
