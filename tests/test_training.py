@@ -20,15 +20,18 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.task import Fidelity, InputError, Target, Task
 from nas.testing import example_datasets, sample_inputs
+from nas.testing.families import extreme_configs
 from nas.train import predict as predictions
 from nas.training import baselines as simple
 from nas.training import cost, latency
 from nas.training.augment import KINDS, augment_images
 from nas.training.batches import Batches, to_tensors
+from nas.training.evaluator import Evaluator
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score, score_target
 from nas.training.monitors import TimeLimit, TrainingStopped
@@ -816,3 +819,28 @@ def test_labels_of_one_cell_come_back_in_one_cell(cells: list[Any], tmp_path: Pa
     for label in target.classes:
         chosen = [label in cell for cell in predicted["y"]]
         assert chosen == (predicted[f"probability[{label}]"] >= 0.5).tolist()
+
+
+# -- few columns, small batches --------------------------------------------------------------------
+
+ONE_COLUMN = {
+    "a number": np.linspace(-1, 1, 60),
+    "a number that is missing": np.where(np.arange(60) % 3, np.nan, 1.0 * np.arange(60)),
+    "a category": np.array(["red", "green", "blue"] * 20),
+}
+
+
+@pytest.mark.parametrize("column", ONE_COLUMN)
+@pytest.mark.parametrize("name", load_families("tabular"))
+def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_end(
+    name: str, column: str
+) -> None:
+    frame = pd.DataFrame({"x": ONE_COLUMN[column], "y": ["no", "yes"] * 30})
+    dataset = read(frame, target="y")
+    task = replace(make_task(dataset), fidelity=Fidelity(1, 1.0, None))
+    space = load_families()[name].space(task)
+    evaluator = Evaluator(task, dataset)
+    for config in (space.baseline(), *extreme_configs(space)[:2]):
+        asked = Candidate(0, name, dict(config) | {"batch_size": 2}, seed=1, epochs=1)
+        end = Candidate.from_dict(evaluator.evaluate(asked.to_dict(), lambda *_: ""))
+        assert (end.state, end.detail) == (State.COMPLETE, "")
