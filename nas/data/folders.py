@@ -27,8 +27,12 @@ FILE_COLUMNS = ("file_name", "file", "path")
 HIDDEN = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
           "lost+found", "Thumbs.db", "desktop.ini"}  # fmt: skip
 _ENDING = re.compile(r"\.[a-z][a-z0-9_]{0,5}$")
-# Endings that no library for images or sounds claims: not worth importing one to ask.
-_PLAIN = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npz", ".npy", ".gz", ".md"}
+# Endings whose modality is known: not worth importing a library to ask whether it claims them.
+_KNOWN = {
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npz", ".gz", ".md",
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".wav", ".flac", ".ogg", ".off", ".ply", ".npy", ".pcd", ".xyz",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,19 @@ class Files:
         if text.endswith(self.common):
             return True
         ending = _ENDING.search(text)
-        return ending is not None and ending[0] not in _PLAIN and ending[0] in self.suffixes
+        return ending is not None and ending[0] not in _KNOWN and ending[0] in self.suffixes
 
     def find(self, folder: Path) -> list[Path]:
         """All files of the modality below a folder, in the order of their paths; what is hidden
         is left out, and links are followed."""
-        return sorted(path for path in walk(folder) if self.has(path.name) and path.is_file())
+        return sorted(Path(entry.path) for entry in self._matches(folder))
+
+    def any_in(self, folder: Path) -> bool:
+        """Whether ``find`` finds a file."""
+        return next(self._matches(folder), None) is not None
+
+    def _matches(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        return (e for e in _entries(folder) if self.has(e.name) and e.is_file())
 
     def recognise(self, source: object) -> str:
         """Why a path or a frame plainly holds such files, or ""."""
@@ -74,7 +85,7 @@ class Files:
             listing = self.listing(source)
             if listing is not None:
                 return self.recognise(listing)
-            return f"{source.name} holds {self.noun} files" if self.find(source) else ""
+            return f"{source.name} holds {self.noun} files" if self.any_in(source) else ""
         if isinstance(source, Path) and is_table(source):
             source = _first_rows(source)
         if isinstance(source, pd.DataFrame):
@@ -206,7 +217,8 @@ class Files:
                 f"{folder}: class folders are one target; name one, or add metadata.csv"
             )
         found = {path: self.find(path) for path in subfolders(folder)}
-        loose = [path for path in walk(folder) if path.parent == folder and self.has(path.name)]
+        beside = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+        loose = [path for path in beside if self.has(path.name) and path.is_file()]
         if not any(found.values()):
             what = f"{len(loose)} {self.noun} files" if loose else f"no {self.noun} file"
             none = ", but none in a folder named for its class" if loose else ""
@@ -249,10 +261,10 @@ class Files:
     def _ignored(self, folders: Sequence[Path]) -> tuple[str, ...]:
         """A note that counts the files of folders that are not of this modality."""
         others = [
-            path
+            Path(entry.path)
             for folder in folders
-            for path in walk(folder)
-            if not (self.has(path.name) and path.is_file())
+            for entry in _entries(folder)
+            if not (self.has(entry.name) and entry.is_file())
         ]
         if not others:
             return ()
@@ -291,12 +303,13 @@ class Files:
             if known.any():
                 given = read_parts(table["split"], where)
         if source is not None:  # a folder: all of its files were meant
-            listed = {os.path.normpath(file) for file in files}
-            left = [path for path in self.find(base) if os.path.normpath(path) not in listed]
+            listed = set(map(os.path.normpath, map(str, files)))
+            found = (os.path.normpath(entry.path) for entry in self._matches(base))
+            left = [path for path in found if path not in listed]
             if left:
                 notes += (
                     f"{len(left)} {self.noun} files are not named in {where} and not read, as"
-                    f" {left[0].relative_to(base)}",
+                    f" {os.path.relpath(min(left), base)}",
                 )
         names = _names(files, source or base)
         return Samples(files, table[target], given, table, names, notes)
@@ -392,19 +405,29 @@ def subfolders(folder: Path) -> list[Path]:
 def walk(folder: Path) -> Iterator[Path]:
     """All files below a folder that are not hidden. Links to folders are followed, except to one
     that they lie in."""
+    return (Path(entry.path) for entry in _entries(folder))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What ``walk`` finds, and broken links, as the system lists it: a folder of thousands of
+    files is searched several times, and a Path of each takes longer than the search."""
     top = folder.resolve()
-    within = {folder: frozenset(map(str, (top, *top.parents)))}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place)
-        around = within.pop(here)
-        kept = []
-        for name in folders:
-            real = os.path.realpath(here / name)
-            if not is_hidden(name) and real not in around:
-                within[here / name] = around | {real}
-                kept.append(name)
-        folders[:] = kept
-        yield from (here / name for name in files if not is_hidden(name))
+    # Each folder to search, where it really lies, and the folders that it lies in.
+    waiting = [(str(folder), str(top), frozenset(map(str, top.parents)))]
+    while waiting:
+        place, real, parents = waiting.pop()
+        around = parents | {real}
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if not entry.is_dir():
+                    yield entry
+                    continue
+                linked = entry.is_symlink()
+                below = os.path.realpath(entry.path) if linked else os.path.join(real, entry.name)
+                if below not in around:
+                    waiting.append((entry.path, below, around))
 
 
 def _endings(files: Iterable[Path]) -> str:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,7 @@ THREADS = 8  # that read files at the same time, at the most
 _ONE_LARGE = threading.Lock()
 
 
+@cache
 def memory_limit() -> int:
     """Bytes that a data set may take: half of the machine's memory, or of the container's."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

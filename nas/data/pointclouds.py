@@ -356,7 +356,7 @@ def _files_of(source: Any) -> Files:
     if isinstance(source, Path) and source.is_file():
         return TEXTS if TEXTS.has(source.name) else CLOUDS
     if isinstance(source, Path):
-        texts = [] if CLOUDS.find(source) else TEXTS.find(source)
+        texts = [] if CLOUDS.any_in(source) else TEXTS.find(source)
         return TEXTS if texts and texts[0].parent != source and is_text_cloud(texts[0]) else CLOUDS
     return TEXTS if TEXTS.recognise(source) else CLOUDS
 

@@ -20,7 +20,7 @@ def text_folder(folder: Path, *, predict: bool = False) -> Arrays | None:
     files = TEXTS.find(folder)
     if not files or (files[0].parent == folder and not predict):
         return None
-    if any(kind.find(folder) for kind in (IMAGES, SOUNDS, CLOUDS)) or is_text_cloud(files[0]):
+    if any(kind.any_in(folder) for kind in (IMAGES, SOUNDS, CLOUDS)) or is_text_cloud(files[0]):
         return None
     samples = TEXTS.load_inputs(folder) if predict else TEXTS.load(folder, None, {})
 
