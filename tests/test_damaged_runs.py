@@ -27,10 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::
 ORIGINAL = Path(__file__).with_name("earlier_format") / "run"
 # Of single candidates: read where all figures are shown.
 LAYERS = "layers/1.json"
-LATENCY = "latency-phone.json"
+LATENCY, JOURNAL = "latency-phone.json", "study.journal"
 FILES = (
     *("task.json", "run.json", "plan.json", "lr.json", "baselines.json", "finished.json", "clock"),
-    *(LAYERS, LATENCY),
+    *(LAYERS, LATENCY, JOURNAL, "costs.jsonl"),
     *("data/dataset.json", "data/inputs-0.npy", "data/labels-0.npy", "data/parts-1.npy"),
 )
 RATE_TEST = {
@@ -87,12 +87,23 @@ def damage(content: bytes, seed: str) -> bytes:
     return rng.choice(ways)()
 
 
-def _other_json(content: bytes, rng: random.Random) -> bytes:
-    """Valid JSON in which a value is another or missing."""
+def _is_json(content: bytes) -> bool:
     try:
-        value = json.loads(content)
+        json.loads(content)
     except ValueError:
+        return False
+    return True
+
+
+def _other_json(content: bytes, rng: random.Random) -> bytes:
+    """JSON in which a value is another or missing; of JSON lines, in one of them."""
+    if (lines := content.splitlines(keepends=True))[1:] and content.startswith(b"{"):
+        at = rng.randrange(len(lines))
+        if _is_json(lines[at]):
+            return b"".join([*lines[:at], _other_json(lines[at], rng) + b"\n", *lines[at + 1 :]])
+    if not _is_json(content):
         return content[::-1]
+    value = json.loads(content)
     if not isinstance(value, (dict, list)):
         return json.dumps(rng.choice(ODD)).encode()
     places: list[tuple[Any, Any]] = []
@@ -110,6 +121,16 @@ def _other_json(content: bytes, rng: random.Random) -> bytes:
     else:
         node[key] = rng.choice(ODD)
     return json.dumps(value).encode()
+
+
+def last_lines(journal: bytes) -> dict[int, bytes]:
+    """The line of the latest row of each candidate, by its number."""
+    found = {}
+    for line in journal.splitlines(keepends=True):
+        for row in json.loads(line).get("user_attr", {}).values():
+            if isinstance(row, dict) and "number" in row:
+                found[row["number"]] = line
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +208,20 @@ def attack(
     content = (folder / name).read_bytes()
     damaged = damage(content, f"{name} {number}")
     (folder / name).write_bytes(damaged)
-    found = outcomes(folder)
-    named = {command for command, error in found.items() if f"/{name} is damaged" in error}
+    said = outcomes(folder)
+    named = {command for command, error in said.items() if f"/{name} is " in error}
     readers = {LAYERS: {"report", "report --latency"}}
     readers[LATENCY] = {"report --latency", "export --latency"}
+    if name == JOURNAL and not named:
+        whole = set(damaged.splitlines(keepends=True))
+        last = last_lines(content)
+        kept = [number for number, line in last.items() if line in whole]
+        found, expected = (
+            [c for c in Run(run).candidates() if c.number in kept] for run in (folder, sound)
+        )
+        assert found == expected
     if named:
-        assert named == readers.get(name, set(found)), found
+        assert named == readers.get(name, set(said)), (number, said)
         assert (folder / name).read_bytes() == damaged
     # The finished candidates are still there as soon as the file is whole again.
     (folder / name).write_bytes(content)

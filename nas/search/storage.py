@@ -26,7 +26,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
-from nas.files import damaged, write_whole
+from nas.files import COPY, damaged, write_whole
 from nas.task import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ def warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         logging.getLogger("nas").warning("%s", message)
+
+
+# The repair of a journal without a candidate.
+NEW = f"{COPY}, or start another search with --out"
 
 
 class DamagedJournal(Exception):  # noqa: N818
@@ -208,24 +212,28 @@ class Journal(BaseJournalBackend):
         self.check_there()
         if not self.path.exists():
             return rows
-        damaged: list[int] = []
+        lines: list[int] = []  # that are damaged
         attributes = tuple(f'{{"op_code":{code},'.encode() for code in (_TRIAL_ATTR, _STUDY_ATTR))
         has_row = re.compile(rf'.{{0,200}}?"user_attr":{{"(?:{ROW}|{REVISED}\d+)":'.encode())
         for number, line in enumerate(_whole_lines(self.path.read_bytes()), 1):
             if not (line.startswith(b'{"op_code":') and line.endswith(b"}\n")):
-                damaged.append(number)
+                lines.append(number)
             elif line.startswith(attributes) and has_row.match(line):
                 try:
                     for row in _operation(line)["user_attr"].values():
                         rows[int(row["number"])] = dict(row)
                 except (ValueError, TypeError, KeyError, AttributeError):
-                    damaged.append(number)
-        if damaged:
-            self._warn(damaged, len(rows))
+                    lines.append(number)
+        if lines and not rows:
+            raise damaged(
+                self.path, f"line {lines[0]} cannot be read, and none holds a candidate", NEW
+            )
+        if lines:
+            self._warn(lines, len(rows))
         return rows
 
-    def _warn(self, damaged: list[int], kept: int) -> None:
-        first, more = damaged[0], len(damaged) - 1
+    def _warn(self, lines: list[int], kept: int) -> None:
+        first, more = lines[0], len(lines) - 1
         others = f" and {more} more" if more else ""
         warn_once(
             f"{self.path}: line {first}{others} cannot be read; {kept} candidates are read from the"

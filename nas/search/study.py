@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nas.candidate import Candidate, Reason, State, curve_point
-from nas.files import COPY, damaged, write_whole
+from nas.files import damaged, write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
 from nas.plan import rungs
 from nas.rules import folds
@@ -32,6 +32,7 @@ from nas.search.classic import RandomSampler
 from nas.search.halving import is_promoted
 from nas.search.samplers import History, Sampler, stable_seed
 from nas.search.storage import (
+    NEW,
     REVISED,
     ROW,
     Clock,
@@ -118,11 +119,12 @@ class Study:
             ],
             load_if_exists=True,
         )
-        if isinstance(storage, Journal):  # where a line is missing, numbers are others
-            for trial in study.get_trials(deepcopy=False):
-                row = trial.user_attrs.get(ROW)
-                if row is not None and row["number"] != trial.number:
-                    raise DamagedJournal(f"a candidate before number {row['number']} is missing")
+        try:
+            self._stored = _stored(study)
+        except (InputError, TypeError, KeyError) as error:  # lines that are whole and foreign
+            if not isinstance(storage, Journal):
+                raise
+            raise DamagedJournal(str(error)) from None
         return study
 
     def _restore(self, journal: Journal, name: str, damage: str) -> None:
@@ -140,7 +142,7 @@ class Study:
             raise damaged(
                 journal.path,
                 f"{damage}, and no line holds a candidate of this search",
-                f"{COPY}, or start another search with --out",
+                NEW,
             )
         whole = Journal(journal.path.with_name(f"{journal.path.name}.new"))
         whole.path.unlink(missing_ok=True)
@@ -505,12 +507,8 @@ class Study:
         self._made = len(trials)
         waiting = [t for t in trials if t.state == TrialState.WAITING]
         self._queue.update({t.number: t.user_attrs.get("root") for t in waiting})
-        rows = {t.number: t.user_attrs[ROW] for t in trials if ROW in t.user_attrs}
-        for key, row in self._study.user_attrs.items():
-            if key.startswith(REVISED):
-                rows[row["number"]] = row
-        for number in sorted(rows):
-            candidate = Candidate.from_dict(rows[number])
+        for number in sorted(self._stored):
+            candidate = self._stored[number]
             self._take(candidate)
             levels = rungs(candidate.epochs)
             for point in candidate.curve:
@@ -520,6 +518,21 @@ class Study:
                 reached = replace(candidate, metrics=candidate.metrics | point)
                 if not self._unmeasured(reached):
                     self._add_to_rung(epoch, reached)
+
+
+def _stored(study: optuna.Study) -> dict[int, Candidate]:
+    """The latest row of each candidate by number. Raises InputError, TypeError or KeyError where
+    one is foreign, or of another trial: then a line before it is missing."""
+    found = {}
+    for trial in study.get_trials(deepcopy=False):
+        if (row := trial.user_attrs.get(ROW)) is not None:
+            found[trial.number] = Candidate.from_dict(row)
+            if row["number"] != trial.number:
+                raise InputError(f"a candidate before number {row['number']} is missing")
+    for key, row in study.user_attrs.items():
+        if key.startswith(REVISED):
+            found[row["number"]] = Candidate.from_dict(row)
+    return found
 
 
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:
