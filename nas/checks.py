@@ -16,6 +16,7 @@ from typing import Literal
 from nas.candidate import Reason
 from nas.rules import (
     LEAST_DECAY,
+    LEAST_DROPOUT,
     MOST_DECAY,
     MOST_DROPOUT,
     MOST_TOKENS,
@@ -33,9 +34,10 @@ FAR_OVER = 10  # times the cap on parameters, or the tokens: no longer a matter 
 BAD_START = 2.0  # times the loss of a network that knows nothing
 LEARNS_BELOW = 0.9  # of that loss, below which a training has begun to learn
 MEMORISED_AT = 0.5  # of it, at which one batch counts as memorised
+SATURATING = ("sigmoid", "tanh", "hardsigmoid", "hardtanh", "softsign")
 HALF_DEAD = 0.5  # of the units of a layer
 FAR_BELOW = 100  # times below the steepest rate of a range test: steps too small to matter
-PADDING_ERROR = 1e-3  # of the size of the output
+OUTPUT_ERROR = 1e-3  # of the size of the output: more is no rounding
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Anatomy:
     # gradient, and how many values each has
     pretrained: str = ""  # where weights for it can be had
     padding_error: float | None = None  # what padding changes, over the size of the output
+    noise: float = 0.0  # what a second prediction changes, over the size of the output
+    company_error: float | None = None  # what another sample changes; infinite: alone it fails
     samples: int | None = None  # of training
     classes: int | None = None  # 0 for a regression
     batch_size: int | None = None  # on one device
@@ -316,8 +320,7 @@ def _relu_in_transformer(net: Anatomy) -> Iterator[Finding]:
 @_checks("saturating-activations")
 def _saturating(net: Anatomy) -> Iterator[Finding]:
     def saturates(layer: Layer) -> bool:
-        squashes = layer.kind == "activation" and layer.type in ("sigmoid", "tanh", "hardsigmoid")
-        return squashes and not layer.gate
+        return layer.kind == "activation" and layer.type in SATURATING and not layer.gate
 
     path = net.stretch(lambda layer: int(saturates(layer)))
     found = [layer for layer in path if saturates(layer)]
@@ -354,7 +357,8 @@ def _unnormalised(net: Anatomy) -> Iterator[Finding]:
 def _linear_network(net: Anatomy) -> Iterator[Finding]:
     weighted = [layer for layer in net.layers if layer.weighted]
     bends = ("activation", "attention", "recurrent")
-    if any(x.kind in bends or (x.kind == "join" and x.type == "mul") for x in net.layers):
+    # A product or a quotient of data bends too: gates, softsign.
+    if any(x.kind in bends or (x.kind == "join" and x.type in ("mul", "div")) for x in net.layers):
         return
     # LayerNorm, a maximum or a product of data bend too, but nobody means these to be all.
     if len(weighted) > 1:
@@ -388,20 +392,42 @@ def _dropout_in_block(net: Anatomy) -> Iterator[Finding]:
         if layer.kind != "dropout" or layer.type == "path" or not layer.rate:
             continue
         before, after = net.upstream(place, "norm", "conv"), net.downstream(place, "norm", "conv")
-        if all(
+        inside = all(
             any(x.kind == "conv" for x in part) and any(x.type == "batch" for x in part)
             for part in (before, after)
-        ):
+        )
+        if inside or _meets_batch_norm(net, place):
             found.append(layer)
     if found:
         yield Finding(
             "no-dropout-after-batchnorm",
             "advice",
             _named(found),
-            f"dropout of {max(x.rate for x in found):.3g} stands between BatchNorm layers: in"
-            " prediction these meet another variance than in training",
+            f"dropout of {max(x.rate for x in found):.3g} comes before BatchNorm, which meets"
+            " another variance in prediction than in training",
             "drop before the last layer alone, or whole branches (drop path)",
         )
+
+
+def _meets_batch_norm(net: Anatomy, place: int) -> bool:
+    """Whether a BatchNorm normalises what the dropout at ``place`` has left, by way of layers of
+    any kind. Another norm restores the variance, and a shortcut brings values that were kept; of
+    attention weights only the mean counts. A dropout of 0.1 widens what follows a ReLU by less
+    than a tenth (of x ≥ 0 half normal: √((0.5 / 0.9 - 1 / 2π) / (0.5 - 1 / 2π)) = 1.08)."""
+    layers = net.layers
+    weights = any(layers[i].kind == "attention" for i in layers[place].reads)
+    if weights or layers[place].rate <= LEAST_DROPOUT:
+        return False
+    reached = {place}
+    for i, layer in enumerate(layers):
+        if reached.isdisjoint(layer.reads):
+            continue
+        if layer.kind == "norm":
+            if layer.type == "batch":
+                return True
+        elif not (layer.kind == "join" and layer.shortcut):
+            reached.add(i)
+    return False
 
 
 @_checks("global-pooling")
@@ -506,11 +532,42 @@ def _outputs(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("logits")
 def _normalised_output(net: Anatomy) -> Iterator[Finding]:
-    if net.classes == 0 or net.ends not in ("softmax", "sigmoid") or net.outputs is None:
+    if net.classes == 0 or not net.ends or net.outputs is None:
         return
     wide = net.outputs > 1
+    if net.ends == "softmax over the batch":
+        yield Finding(
+            "logits",
+            "serious",
+            "the output",
+            f"the {net.outputs} outputs of each class sum to 1 over the samples, not over classes",
+            "take the softmax over the last axis, dim=-1, and only in prediction",
+        )
+        return
+    if net.ends == "relu":
+        if net.classes:
+            yield Finding(
+                "logits",
+                "advice",
+                "the output",
+                f"the network ends in a {net.ends}: none of its {net.outputs} logits can be"
+                " negative, and a class whose logit is 0 gets no gradient",
+                "leave the last activation out",
+            )
+        return
+    if wide and net.ends == "sigmoid" and not net.classes:
+        return  # several yes/no questions
     if wide and net.ends == "sigmoid":
-        return  # several yes/no questions, or a loss that takes probabilities
+        yield Finding(
+            "logits",
+            "advice",
+            "the output",
+            f"the network ends in a sigmoid of each of its {net.outputs} classes: a cross-entropy"
+            " of values between 0 and 1 cannot fall far",
+            "leave the sigmoid out and use the cross-entropy; for several answers at once use the"
+            " binary cross-entropy of logits",
+        )
+        return
     yield Finding(
         "logits",
         "serious" if net.classes else "advice",
@@ -524,7 +581,7 @@ def _normalised_output(net: Anatomy) -> Iterator[Finding]:
 
 @_checks("padding-masks")
 def _padding(net: Anatomy) -> Iterator[Finding]:
-    if net.padding_error is not None and net.padding_error > PADDING_ERROR:
+    if net.padding_error is not None and net.padding_error > OUTPUT_ERROR:
         yield Finding(
             "padding-masks",
             "serious",
@@ -533,6 +590,38 @@ def _padding(net: Anatomy) -> Iterator[Finding]:
             " stands in its batch",
             "mask what is padding in attention, pooling and statistics; pack recurrent input",
         )
+
+
+@_checks("no-noise-in-prediction")
+def _noisy(net: Anatomy) -> Iterator[Finding]:
+    if net.noise > OUTPUT_ERROR:
+        yield Finding(
+            "no-noise-in-prediction",
+            "serious",
+            "the output",
+            f"two predictions of the same samples differ by {net.noise:.1%} of their size, though"
+            " the network is in eval mode",
+            "pass training=self.training to F.dropout, and draw no random numbers in eval mode",
+        )
+
+
+@_checks("independent-samples")
+def _dependent(net: Anatomy) -> Iterator[Finding]:
+    if net.company_error is None or net.company_error <= OUTPUT_ERROR:
+        return
+    alone = (
+        f"changes by {net.company_error:.1%} of its size where another one is in its batch"
+        if math.isfinite(net.company_error)
+        else "cannot be had in a batch of 1: forward fails, or its output has another shape"
+    )
+    yield Finding(
+        "independent-samples",
+        "serious",
+        "the output",
+        f"in eval mode a sample's output {alone}",
+        "give F.batch_norm training=self.training, take means and softmax over axes other than the"
+        " first, and name the axis of squeeze",
+    )
 
 
 @_checks("gradient-for-all")

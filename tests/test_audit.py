@@ -22,7 +22,7 @@ from nas import cli, rules
 from nas.audit import Audit, audit, load
 from nas.audit import checkup as checkups
 from nas.audit.anatomy import anatomy, trace
-from nas.audit.feed import from_dataset, from_tensors, padding_error
+from nas.audit.feed import company_error, from_dataset, from_tensors, padding_error
 from nas.candidate import Reason
 from nas.checks import CHECKS, Anatomy, Layer, Observed, check
 from nas.data import read
@@ -114,6 +114,17 @@ class Transformer(nn.Module):
         x = x + self.attend(self.norm(x))
         y: Tensor = self.head((x + self.feed(self.last(x))).mean(1))
         return y
+
+
+class Function(nn.Module):
+    """Any function as a layer without weights."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Detached(nn.Module):
@@ -303,6 +314,24 @@ STATIC = [
         "serious",
     ),
     Case(
+        "no-noise-in-prediction",
+        lambda: nn.Sequential(plain(1), Function(lambda x: F.dropout(x, 0.2))),
+        lambda: nn.Sequential(plain(1), nn.Dropout(0.2)),
+        ROWS,
+        "the output",
+        "serious",
+    ),
+    Case(
+        "independent-samples",
+        lambda: nn.Sequential(
+            Function(lambda x: F.batch_norm(x, None, None, training=True)), plain(1)
+        ),
+        lambda: nn.Sequential(nn.BatchNorm1d(16, affine=False), plain(1)),
+        ROWS,
+        "the output",
+        "serious",
+    ),
+    Case(
         "gradient-for-all",
         lambda: Detached(cut=True),
         lambda: Detached(cut=False),
@@ -327,6 +356,197 @@ STATIC = [
         "the whole network",
     ),
 ]
+
+
+# Further members of the kinds above: other layers, other ways to write them ---------------------
+
+
+def stack(
+    depth: int, conv: Callable[..., nn.Module], act: Callable[[], nn.Module]
+) -> nn.Sequential:
+    layers = [m for i in range(depth) for m in (conv(4 if i else 2, 4, 3, padding=1), act())]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+def by_function(depth: int, function: Callable[[Tensor], Tensor]) -> nn.Sequential:
+    return plain(depth, lambda: Function(function))
+
+
+def dropped_head(norm: nn.Module, drop: nn.Module, *first: nn.Module) -> nn.Sequential:
+    """A fully connected head whose norm follows a dropout."""
+    return nn.Sequential(
+        *first, nn.Linear(16, 16), nn.ReLU(), drop, nn.Linear(16, 16), norm, nn.ReLU(), plain(0)
+    )
+
+
+WAVES = {"shape": (2, 20), "classes": CLASSES}
+VOLUMES = {"shape": (2, 4, 4, 4), "classes": CLASSES}
+KINDS: dict[str, tuple[str, Callable[[], nn.Module], dict[str, Any]]] = {
+    "12 plain 1-D convolutions": ("residual-from-10", lambda: stack(12, nn.Conv1d, nn.ReLU), WAVES),
+    "12 plain 3-D convolutions": (
+        "residual-from-10", lambda: stack(12, nn.Conv3d, nn.ReLU), VOLUMES,
+    ),
+    "12 transposed convolutions": (
+        "residual-from-10", lambda: stack(12, nn.ConvTranspose1d, nn.ReLU), WAVES,
+    ),
+    "tanh between 3-D convolutions": (
+        "saturating-activations", lambda: stack(6, nn.Conv3d, nn.Tanh), VOLUMES,
+    ),
+    "torch.sigmoid": ("saturating-activations", lambda: by_function(6, torch.sigmoid), ROWS),
+    "Tensor.tanh": ("saturating-activations", lambda: by_function(6, lambda x: x.tanh()), ROWS),
+    "F.hardtanh": ("saturating-activations", lambda: by_function(6, F.hardtanh), ROWS),
+    "BatchNorm3d of few": (
+        "groupnorm-for-small-batches",
+        lambda: nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten()),
+        {"shape": (2, 4, 4, 4), "batch_size": 4},
+    ),
+    "SyncBatchNorm of few": (
+        "groupnorm-for-small-batches",
+        lambda: nn.Sequential(nn.Linear(16, 4), nn.SyncBatchNorm(4)),
+        {"shape": (16,), "batch_size": 4},
+    ),
+    "LazyBatchNorm of few": (
+        "groupnorm-for-small-batches",
+        lambda: nn.Sequential(nn.Linear(16, 4), nn.LazyBatchNorm1d()),
+        {"shape": (16,), "batch_size": 4},
+    ),
+    "F.batch_norm of few": (
+        "groupnorm-for-small-batches",
+        lambda: nn.Sequential(
+            nn.Linear(16, 4), Function(lambda x: F.batch_norm(x, None, None, training=True))
+        ),
+        {"shape": (16,), "batch_size": 4},
+    ),
+    "dropout before BatchNorm1d in a head": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(nn.BatchNorm1d(16), nn.Dropout(0.3)),
+        ROWS,
+    ),
+    "dropout before BatchNorm1d after convolutions": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(
+            nn.BatchNorm1d(16), nn.Dropout(0.3), *convolutions(2), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 16),
+        ),
+        IMAGES,
+    ),
+    "dropout right before BatchNorm1d": (
+        "no-dropout-after-batchnorm",
+        lambda: nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.3), nn.BatchNorm1d(16), plain(0)),
+        ROWS,
+    ),
+    "F.dropout before LazyBatchNorm1d": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(nn.LazyBatchNorm1d(), Functional(0.3)),
+        ROWS,
+    ),
+    "AlphaDropout before BatchNorm1d": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(nn.BatchNorm1d(16), nn.AlphaDropout(0.3)),
+        ROWS,
+    ),
+    "Dropout3d before BatchNorm3d": (
+        "no-dropout-after-batchnorm",
+        lambda: nn.Sequential(
+            nn.Conv3d(2, 4, 3, padding=1), nn.Dropout3d(0.3), nn.Conv3d(4, 4, 3),
+            nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(CLASSES),
+        ),
+        VOLUMES,
+    ),
+    "a softmax over the batch": (
+        "logits", lambda: plain(1, nn.ReLU, nn.Softmax(dim=0)), ROWS,
+    ),
+    "a sigmoid of each class": ("logits", lambda: plain(1, nn.ReLU, nn.Sigmoid()), ROWS),
+    "a ReLU at the end": ("logits", lambda: plain(1, nn.ReLU, nn.ReLU()), ROWS),
+    "a softmax by hand": (
+        "logits",
+        lambda: nn.Sequential(plain(1), Function(lambda x: x.exp() / x.exp().sum(-1)[:, None])),
+        ROWS,
+    ),
+    "a mean over the batch": (
+        "independent-samples",
+        lambda: nn.Sequential(plain(1), Function(lambda x: x - x.mean(0))),
+        ROWS,
+    ),
+    "a squeeze of every axis": (
+        "independent-samples",
+        lambda: nn.Sequential(plain(1), Function(lambda x: x[:, None].squeeze())),
+        ROWS,
+    ),
+    "noise without a look at training": (
+        "no-noise-in-prediction",
+        lambda: nn.Sequential(plain(1), Function(lambda x: x + 0.1 * torch.randn_like(x))),
+        ROWS,
+    ),
+}  # fmt: skip
+
+
+class Functional(nn.Module):
+    """Dropout by a function, and only in training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.rate, self.training)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_pitfall_is_found_beyond_the_layer_that_a_rule_was_written_for(name: str) -> None:
+    rule, make, known = KINDS[name]
+    assert rule in rules_of(audited(make, known))
+
+
+HARMLESS: dict[str, tuple[str, Callable[[], nn.Module], dict[str, Any]]] = {
+    "dropout after the last BatchNorm": (
+        "no-dropout-after-batchnorm",
+        lambda: nn.Sequential(
+            *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3)), plain(0)
+        ),
+        ROWS,
+    ),
+    "dropout before LayerNorm": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(nn.LayerNorm(16), nn.Dropout(0.3)),
+        ROWS,
+    ),
+    "dropout of little": (
+        "no-dropout-after-batchnorm",
+        lambda: dropped_head(nn.BatchNorm1d(16), nn.Dropout(0.1)),
+        ROWS,
+    ),
+    "a log-softmax for NLL": ("logits", lambda: plain(1, nn.ReLU, nn.LogSoftmax(-1)), ROWS),
+    "a ReLU that is not the end": ("logits", lambda: plain(3), ROWS),
+    "11 residual 1-D convolutions": (
+        "residual-from-10",
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 1),
+            *(Residual(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU())) for _ in range(11)),
+            nn.Flatten(),
+            nn.LazyLinear(CLASSES),
+        ),
+        WAVES,
+    ),
+}
+for name, function in {
+    "softsign": F.softsign,
+    "a product with its sign": lambda x: x * (x > 0),
+    "a choice by its sign": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "a sine": torch.sin,
+    "a gated linear unit": lambda x: F.glu(torch.cat([x, x], dim=-1)),
+    "softshrink": F.softshrink,
+    "the larger of it and zero": lambda x: torch.maximum(x, torch.zeros(1)),
+    "its absolute value": torch.abs,
+    "randomised leaky ReLU": lambda x: F.rrelu(x),
+}.items():
+    HARMLESS[name] = ("non-linear", lambda f=function: by_function(2, f), ROWS)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_only_looks_like_a_pitfall_is_not_reported(name: str) -> None:
+    rule, make, known = HARMLESS[name]
+    assert rule not in rules_of(audited(make, known))
 
 
 def clusters(scale: float = 1.0, noise: bool = False) -> dict[str, Tensor]:
@@ -616,7 +836,7 @@ FAMILIES = [(family.modality, name) for name, family in load_families().items()]
 
 
 @pytest.mark.parametrize(("modality", "name"), FAMILIES)
-def test_nothing_serious_is_found_in_the_baseline_of_a_family(modality: Any, name: str) -> None:
+def test_nothing_is_found_in_the_baseline_of_a_family(modality: Any, name: str) -> None:
     dataset = next(iter(example_datasets(modality, samples=120).values()))
     task = make_task(dataset, budget=Budget(60), device="cpu")
     family = load_families()[name]
@@ -627,13 +847,14 @@ def test_nothing_serious_is_found_in_the_baseline_of_a_family(modality: Any, nam
     net = replace(
         anatomy(network, fed.args, fed.kwargs),
         padding_error=padding_error(network, fed),
+        company_error=company_error(network, fed),
         samples=fed.samples,
         classes=fed.classes,
         batch_size=int(config["batch_size"]),
         weight_decay=None if fed.whole_graph else float(config["weight_decay"]),
         whole_graph=fed.whole_graph,
     )
-    assert not [f for f in check(net) if f.severity == "serious"]
+    assert not check(net)
 
 
 # How a network is read ----------------------------------------------------------------------------

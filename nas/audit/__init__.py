@@ -182,6 +182,7 @@ def audit(
     net = replace(
         anatomy.anatomy(network, fed.args, fed.kwargs),
         padding_error=feed.padding_error(network, fed),
+        company_error=feed.company_error(network, fed),
         samples=fed.samples if samples is None else samples,
         classes=fed.classes if classes is None else classes,
         batch_size=batch_size,

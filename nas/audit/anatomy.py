@@ -9,6 +9,7 @@ different numbers of layers are the two ends of a shortcut.
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +57,17 @@ _ACTIVATIONS = {
     "_softmax": "softmax",
     "_safe_softmax": "softmax",
     "_log_softmax": "log softmax",
+    "glu": "glu",
+    "hardshrink": "hardshrink",
+    "softshrink": "softshrink",
+    "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+    "sin": "sine",
+    "cos": "sine",
+    "abs": "absolute value",
 }
+# A product with, or a choice by, which data are positive: an activation written by hand.
+_COMPARISONS = {"gt", "ge", "lt", "le", "sign", "heaviside"}
 _NORMS = {"batch_norm": "batch", "layer_norm": "layer", "group_norm": "group", "rms_norm": "rms"}
 NORM_CLASS = re.compile(r"(Batch|Layer|Group|Instance|RMS)_?Norm", re.IGNORECASE)
 # Sums and their like, whose gradient reaches each part as it is.
@@ -107,14 +118,16 @@ def anatomy(
         network.eval()
         output = forward(network, args, kwargs)
         reached |= _reached(output, trained)
-        main = main_output(output)
-        values = main.detach().float()
-        ends = _ends(layers, values)
+        values = main_output(output).detach().float()
+        with torch.no_grad():
+            # A few more passes: a mask that is drawn may be the same twice.
+            others = [main_output(forward(network, args, kwargs)).float() for _ in range(3)]
     return Anatomy(
         layers=layers,
         params=sum(p.numel() for p in network.parameters()),
-        outputs=int(main.shape[-1]) if main.ndim > 1 else 1,
-        ends=ends,
+        outputs=int(values.shape[-1]) if values.ndim > 1 else 1,
+        ends=_ends(layers, values),
+        noise=max(relative_change(values, other) for other in others),
         unreached={name: p.numel() for name, p in trained.items() if name not in reached},
         pretrained=_weights_for(network),
     )
@@ -167,15 +180,27 @@ def _reached(output: Any, trained: Mapping[str, nn.Parameter]) -> set[str]:
     return {name for name, grad in zip(trained, grads, strict=True) if grad is not None}
 
 
+def relative_change(one: Tensor, other: Tensor) -> float:
+    """The norm of the difference of two outputs over that of the second; infinite where their
+    shapes differ."""
+    if one.shape != other.shape:
+        return math.inf
+    return float((one - other).norm() / other.norm().clamp(min=1e-12))
+
+
 def _ends(layers: Sequence[Layer], output: Tensor) -> str:
-    """The activation that the output is: by its values, and a sigmoid by its place too."""
+    """The activation that the output is: by its values, a sigmoid and a ReLU by their place too."""
     rows = output.flatten(end_dim=-2) if output.ndim > 1 else output.unsqueeze(1)
+    read = {place for layer in layers for place in layer.reads}
+    last = [x.type for i, x in enumerate(layers) if i not in read and x.kind == "activation"]
+    if last in (["relu"], ["relu6"]):
+        return "relu"
     if not bool(((rows >= 0) & (rows <= 1)).all()):
         return ""
     if rows.shape[1] > 1 and bool(((rows.sum(1) - 1).abs() < 1e-3).all()):
         return "softmax"
-    read = {place for layer in layers for place in layer.reads}
-    last = [x.type for i, x in enumerate(layers) if i not in read and x.kind == "activation"]
+    if last == ["softmax"] and bool(((output.sum(0) - 1).abs() < 1e-3).all()):
+        return "softmax over the batch"
     return "sigmoid" if last == ["sigmoid"] else ""
 
 
@@ -237,6 +262,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights: dict[int, frozenset[str]] = {}  # storage of weights → parameters
         self._noise: dict[int, float] = {}  # storage → fraction of ones in it
         self._scores: set[int] = set()  # storages of products of data with data
+        self._signs: set[int] = set()  # storages of what says where data are positive
         self._above: list[int] = []  # for each layer the bits of all it was made from, and its own
         self._depth: list[int] = []  # weighted layers on the longest way to it
         self._uses: dict[frozenset[str], list[int]] = {}
@@ -305,8 +331,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if noise:
                 self._mark(made, self._noise, noise[0])
             return
+        if op in _COMPARISONS and any(t.is_floating_point() for t in given):
+            self._hold_all(made, self._signs)
+            if made and made[0].dtype == torch.bool:
+                return
         made = [t for t in made if t.dtype != torch.bool]
         if not made:
+            return
+        by_sign = any(_key(t) in self._signs for t in given)
+        if by_sign and len(data) == 1 and op in ("mul", "where", "masked_fill"):
+            self._record("activation", "by sign", data, made[:1])
             return
         if op in _PRODUCTS:
             self._product(op, args, data, made)
@@ -317,7 +351,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # torch normalises instances as channels of a batch of one
             one = norm == "batch" and given[0].shape[0] == 1 < given[0].ndim - 1
             self._record("norm", "instance" if one else norm, data, made[:1], weights=own)
-        elif op in _ACTIVATIONS or (op in ("clamp", "clamp_min") and _is_zero(args[1])):
+        elif (
+            op in _ACTIVATIONS
+            or (op in ("clamp", "clamp_min") and _is_zero(args[1]))
+            or (op in ("maximum", "minimum") and len(data) == 1)
+        ):
             self._activation(op, args, data, made)
         elif op == "native_dropout":
             self._record("dropout", "", data, made[:1], rate=float(args[1]))
@@ -460,6 +498,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self._hold(tensor)
             marks[_key(tensor)] = value
+
+    def _hold_all(self, tensors: Iterable[Tensor], marks: set[int]) -> None:
+        for tensor in tensors:
+            self._hold(tensor)
+            marks.add(_key(tensor))
 
     def _hold(self, tensor: Tensor) -> None:
         self._held.append(tensor.untyped_storage())

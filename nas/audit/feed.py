@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.audit.anatomy import forward, kept, main_output
+from nas.audit.anatomy import forward, kept, main_output, relative_change
 from nas.data import Dataset
 from nas.task import InputError, Target, UsageError, input_type
 from nas.training.batches import Batch, Batches, batch_inputs, part_tensors
@@ -262,8 +262,30 @@ def padding_error(network: nn.Module, feed: Feed) -> float | None:
         for some in (rows, rows[:1]):
             args, kwargs = feed.problem.call(some_inputs(feed.batches, some))
             outputs.append(main_output(forward(network, args, kwargs))[0].float())
-    together, alone = outputs
-    return float((together - alone).norm() / alone.norm().clamp(min=1e-12))
+    return relative_change(*outputs)
+
+
+@torch.no_grad()
+def company_error(network: nn.Module, feed: Feed) -> float | None:
+    """By how much the output of a sample changes, over its size, where another one stands in its
+    batch; infinite where it has none alone, None where inputs are not cut by samples."""
+    tensors = [t for t in (*feed.args, *feed.kwargs.values()) if isinstance(t, Tensor)]
+    sizes = {len(t) if t.ndim else 0 for t in tensors}
+    if feed.whole_graph or len(sizes) != 1 or min(sizes) < 2:
+        return None
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) else value
+
+    with kept(network):
+        network.eval()
+        together = main_output(forward(network, feed.args, feed.kwargs)).float()
+        kwargs = {name: first(value) for name, value in feed.kwargs.items()}
+        try:
+            alone = main_output(forward(network, [first(value) for value in feed.args], kwargs))
+        except InputError:
+            return math.inf
+    return relative_change(together[:1], alone.float())
 
 
 def _tensor(value: Any, what: str) -> Tensor:

@@ -41,7 +41,7 @@ class _Direction(nn.Module):
         """In the dtype of its weights under mixed precision too: a state is rounded at every
         step, and its errors add up over a text."""
         kind = x.device.type
-        x = x.to(self.lstm.weight_ih_l0.dtype)
+        x = x.to(next(self.lstm.parameters()).dtype)
         if kind != "meta" and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 y: Tensor = self.lstm(x)[0]

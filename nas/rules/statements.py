@@ -119,8 +119,9 @@ _ALL = (
     ),
     Rule(
         "no-dropout-after-batchnorm",
-        "Convolutional blocks with BatchNorm have no dropout inside; it comes before the head.",
-        "Li et al. 2019 (variance shift), sec. 4",
+        "Convolutional blocks with BatchNorm have no dropout inside; it comes after the last"
+        " BatchNorm, before the head.",
+        "Li et al. 2019 (variance shift), sec. 3 and 4",
     ),
     Rule(
         "weight-decay-from-risk",
@@ -508,6 +509,16 @@ _ALL = (
         "logits",
         "A classifier returns logits: the cross-entropy takes the softmax itself.",
         "Goodfellow et al. 2016, Deep Learning, sec. 6.2.2.3",
+    ),
+    Rule(
+        "no-noise-in-prediction",
+        "A prediction is the same each time: dropout and other noise are for training.",
+        "Srivastava et al. 2014, sec. 4 (no unit is left out at test time)",
+    ),
+    Rule(
+        "independent-samples",
+        "A prediction does not depend on the other samples of its batch.",
+        "Ioffe & Szegedy 2015, sec. 3.1 (statistics of the population in inference)",
     ),
     Rule(
         "gradient-for-all",
