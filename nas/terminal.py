@@ -97,9 +97,28 @@ def text(content: object, style: str = "") -> Text:
 def console(*, err: bool = False, columns: int | None = None) -> Console:
     """A Rich console that takes every string as plain text; ``text`` gives it styled ones."""
     found: Console = _console_class()(
-        stderr=err, width=columns if columns or err else width(), highlight=False, emoji=False
+        file=_Stream(sys.stderr if err else sys.stdout),
+        width=columns if columns or err else width(),
+        highlight=False,
+        emoji=False,
     )
     return found
+
+
+class _Stream:
+    """A stream to which Rich writes as ``write`` does, from its threads too."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        write(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        write(self._stream.flush)
 
 
 @cache
@@ -112,9 +131,6 @@ def _console_class() -> Any:
             found = Text(visible(text), style=style)
             found.justify, found.overflow = more.get("justify"), more.get("overflow")
             return found
-
-        def print(self, *objects: Any, **more: Any) -> None:
-            write(lambda: Console.print(self, *objects, **more))
 
     return PlainConsole
 

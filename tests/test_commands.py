@@ -270,16 +270,7 @@ def test_predictions_carry_their_row_or_the_columns_to_keep(
     def predicted(*words: str) -> pd.DataFrame:
         out = tmp_path / "p.csv"
         with pytest.raises(SystemExit) as end:
-            cli.main(
-                [
-                    "predict",
-                    str(EARLIER / "model"),
-                    str(tmp_path / "new.csv"),
-                    "--out",
-                    str(out),
-                    *words,
-                ]
-            )
+            cli.main([*command, "--out", str(out), *words])
         assert end.value.code == 0
         return pd.read_csv(out)
 
@@ -292,9 +283,7 @@ def test_predictions_carry_their_row_or_the_columns_to_keep(
     assert "row" not in kept
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        cli.main(
-            ["predict", str(EARLIER / "model"), str(tmp_path / "new.csv"), "--keep", "costumer"]
-        )
+        cli.main([*command, "--keep", "costumer"])
     assert end.value.code == 2
     assert (
         "there is no column 'costumer' to keep; the columns are 'customer'"
