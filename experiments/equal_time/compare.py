@@ -63,13 +63,13 @@ def by_script(
 
 
 def version() -> str:
-    told = subprocess.run(
+    done = subprocess.run(
         ["git", "-C", str(HERE), "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return told.stdout.strip() or "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def load(results: Path) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def trace(
 def anatomy(
     network: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Anatomy:
-    """What one pass of a few samples tells of a network. Its parameters, buffers and mode are
+    """What one pass of a few samples shows of a network. Its parameters, buffers and mode are
     the same afterwards.
 
     Raises InputError where ``forward`` fails, its output holds no numbers, or the network is on
@@ -523,7 +523,7 @@ def _bias(op: str, args: Sequence[Any]) -> Tensor | None:
 
 @contextmanager
 def _hooked(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
-    """Tells the tracer which module is at work."""
+    """Sets the module at work in the tracer."""
     begun: list[int] = []
     hooks = []
 

@@ -90,7 +90,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
     Raises InputError where it is none, and where its arrays are larger than the memory limit
     or than the archive holds.
     """
-    # NumPy takes what is no archive for a pickle, and tells how to load that.
+    # NumPy takes what is no archive for a pickle, and its message says how to load that.
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read as .npz: it is not an archive of numpy.savez")
     try:

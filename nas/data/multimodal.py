@@ -116,7 +116,7 @@ def kind_of_table(
 
 
 def informative(name: str, column: pd.Series) -> bool:
-    """Whether a column may tell something of a sample: not a saved index, empty, constant, or
+    """Whether a column may say something about a sample: not a saved index, empty, constant, or
     another value in every row, as an id has it."""
     if tabular.is_index_name(name):
         return False

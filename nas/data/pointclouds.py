@@ -44,7 +44,7 @@ def recognise(source: Any) -> str:
         return f"{source.name} holds HDF5 files"
     why = _files_of(source).recognise(source)
     if why and isinstance(source, Path) and source.is_dir():
-        # An .npy file may hold anything: its header tells.
+        # An .npy file may hold anything: its header decides.
         first = next(iter(CLOUDS.find(source)), None)
         if first is not None and first.suffix.lower() == ".npy" and not _npy_is_cloud(first):
             return ""

@@ -293,7 +293,7 @@ def _described_numeric(
     if not dates and identifies(name, values):
         notes.append(
             f"column {name!r} holds another whole number in every row: drop it if it numbers or"
-            " names the rows and tells nothing of new ones"
+            " names the rows and says nothing about new ones"
         )
     missing = 1 - len(known) / len(used)
     mean, std = float(known.mean()), float(known.std())

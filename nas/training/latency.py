@@ -82,20 +82,20 @@ def side_by_side(
     isolated_throughout = True
     end = time.monotonic() + budget_s * len(passes)
 
-    def goes_on() -> bool:
+    def continues() -> bool:
         rounds = len(fastest[-1])
         return rounds < ROUNDS and (rounds < MIN_ROUNDS or time.monotonic() < end)
 
     with torch.inference_mode():
         for once in passes:
             _repeat(once, SLICE_S, least=3)  # warm-up
-        while goes_on():
+        while continues():
             with isolated(
                 device, TIMEOUT_S if isolated_throughout else 0.0
             ) as held:  # the wait is for the first block only
                 isolated_throughout = isolated_throughout and held
                 block = time.monotonic() + HOLD_S
-                while goes_on() and time.monotonic() < block:
+                while continues() and time.monotonic() < block:
                     for once, found in zip(passes, fastest, strict=True):
                         once()  # the others have displaced its weights from the caches
                         found.append(min(_repeat(once, SLICE_S, least=3)))
