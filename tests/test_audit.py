@@ -1163,12 +1163,14 @@ def test_a_training_is_reported_as_text_json_and_a_page(
     monkeypatch.setattr(checkups, "TRAINING_STEPS", 40)
     call = ("net.py:Net", "--data", "rows.npz", "--figure", "out/audit.html", "--json")
     assert command(*call, "--lr", "1e-6", "--batch-size", "16") == 4
-    told = json.loads(capsys.readouterr().out)
-    assert told["serious"] == len([f for f in told["findings"] if f["severity"] == "serious"])
-    assert "learning-rate-first" in {f["rule"] for f in told["findings"]}
-    assert all(f["why"] and f["where"] and f["evidence"] and f["change"] for f in told["findings"])
-    assert told["training"]["lr"] == 1e-6
-    assert len(told["training"]["range_test"]["rates"]) > 10
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["serious"] == len([f for f in printed["findings"] if f["severity"] == "serious"])
+    assert "learning-rate-first" in {f["rule"] for f in printed["findings"]}
+    assert all(
+        f["why"] and f["where"] and f["evidence"] and f["change"] for f in printed["findings"]
+    )
+    assert printed["training"]["lr"] == 1e-6
+    assert len(printed["training"]["range_test"]["rates"]) > 10
     page = Path("out/audit.html").read_text()
     assert '"showSendToCloud": false' in page
     assert "Learning-rate range test" in page
@@ -1219,15 +1221,15 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("call", "code", "told"), WRONG, ids=[call for call, *_ in WRONG])
+@pytest.mark.parametrize(("call", "code", "printed"), WRONG, ids=[call for call, *_ in WRONG])
 def test_a_mistake_is_one_line_and_an_exit_code(
-    here: Path, capsys: pytest.CaptureFixture[str], call: str, code: int, told: str
+    here: Path, capsys: pytest.CaptureFixture[str], call: str, code: int, printed: str
 ) -> None:
     assert command(*call.split()) == code
     err = capsys.readouterr().err
     errors = re.findall(r"^(?:error|Error): (.*)$", err, flags=re.M)
     assert len(errors) == 1
-    assert re.search(told, errors[0])
+    assert re.search(printed, errors[0])
     assert "Traceback" not in err
 
 

@@ -155,14 +155,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("command", "code", "told"), WRONG, ids=[row[0] for row in WRONG])
+@pytest.mark.parametrize(("command", "code", "printed"), WRONG, ids=[row[0] for row in WRONG])
 def test_a_mistake_is_one_line_and_an_exit_code(
-    here: Path, nas: Callable[..., Ended], command: str, code: int, told: str
+    here: Path, nas: Callable[..., Ended], command: str, code: int, printed: str
 ) -> None:
     ended = nas(*command.split())
     assert "Traceback" not in ended.err
     assert len(ended.errors) == 1, ended.err
-    assert re.search(told, ended.errors[0]), ended.errors[0]
+    assert re.search(printed, ended.errors[0]), ended.errors[0]
     assert ended.code == code
     assert ended.out == ""
     assert not (here / "runs").exists()
@@ -258,10 +258,10 @@ def test_a_search_prints_one_json_object_and_its_progress_elsewhere(searched: Se
     assert {row["state"] for row in found["front"]} == {"complete"}
     assert all(Path(searched.folder, found[name]).is_file() for name in ("report", "recipe"))
     assert [b["name"] for b in found["baselines"]]
-    told = searched.ended.err
-    assert "note: column 'empty'" in told
-    assert "note: column 'same'" in told
-    assert "tabular: 140 train, 30 validation, 30 test samples" in told
+    printed = searched.ended.err
+    assert "note: column 'empty'" in printed
+    assert "note: column 'same'" in printed
+    assert "tabular: 140 train, 30 validation, 30 test samples" in printed
     assert not searched.ended.errors
 
 
@@ -353,8 +353,8 @@ def test_the_verdict_of_a_check_names_the_mean_of_folds(
     found = {"objective": "accuracy", "folds": folds, **figures}
     monkeypatch.setattr("nas.train.check", lambda recipe: found)
     monkeypatch.setattr("nas.recipe.load", lambda recipe: {})
-    told = nas("train", str(tmp_path / "recipe.yaml"), "--check").out
-    assert told == f"accuracy{mean}: measured 0.96078  again 0.96078  tolerance 0.01\n"
+    printed = nas("train", str(tmp_path / "recipe.yaml"), "--check").out
+    assert printed == f"accuracy{mean}: measured 0.96078  again 0.96078  tolerance 0.01\n"
 
 
 def test_a_write_without_room_is_one_line_and_only_a_search_that_began_can_be_resumed(
@@ -454,8 +454,8 @@ def test_a_run_of_another_version_names_the_field_that_is_wrong(
 ) -> None:
     shutil.copytree(searched.folder / "run", run := tmp_path / "run")
     (run / "task.json").write_text('{"modality": "smells"}')
-    (told,) = nas("status", str(run)).errors
-    assert re.search(r"task\.json is damaged: modality = 'smells'.*or another version", told)
+    (printed,) = nas("status", str(run)).errors
+    assert re.search(r"task\.json is damaged: modality = 'smells'.*or another version", printed)
 
 
 def test_a_folder_in_use_is_refused(
@@ -480,7 +480,7 @@ def test_a_finished_search_is_not_written_over(
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "printed"),
     [
         (["-n", "99"], 2, "no candidate 99"),
         (["-c", "params<=1"], 3, "no candidate is complete and meets params<=1"),
@@ -488,11 +488,11 @@ def test_a_finished_search_is_not_written_over(
     ],
 )
 def test_export_says_what_it_cannot_export(
-    searched: Searched, nas: Callable[..., Ended], options: list[str], code: int, told: str
+    searched: Searched, nas: Callable[..., Ended], options: list[str], code: int, printed: str
 ) -> None:
     ended = nas("export", str(searched.folder / "run"), *options)
     assert (ended.code, len(ended.errors)) == (code, 1)
-    assert told in ended.errors[0]
+    assert printed in ended.errors[0]
 
 
 def test_export_train_and_predict_follow_one_another(
@@ -542,8 +542,8 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     assert nas("report", str(searched.folder / "run"), "--out", str(page)).code == 0
     assert page.stat().st_size > 0
     ended = nas("report", str(searched.folder / "run"), "--out", str(tmp_path))
-    told = f"Invalid value for '--out': File '{tmp_path}' is a directory."
-    assert (ended.code, ended.errors) == (2, [told])
+    printed = f"Invalid value for '--out': File '{tmp_path}' is a directory."
+    assert (ended.code, ended.errors) == (2, [printed])
 
 
 def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:

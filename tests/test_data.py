@@ -474,8 +474,8 @@ def test_samples_shared_by_train_and_test_are_counted(tmp_path):
     _write(pd.concat([frame(40, 1), train.head(7)]), tmp_path / "test.csv")
     _write(frame(20, 2), tmp_path / "val.csv")
     notes = read(tmp_path, target="label").notes
-    told = "7 of 67 samples of val and test (10 %) also occur"
-    assert any(note.startswith(told) for note in notes)
+    printed = "7 of 67 samples of val and test (10 %) also occur"
+    assert any(note.startswith(printed) for note in notes)
 
 
 # Images ----------------------------------------------------------------------------------

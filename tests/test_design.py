@@ -1,4 +1,4 @@
-"""`nas design`, `nas rules` and `nas families FAMILY`: what is told without a search."""
+"""`nas design`, `nas rules` and `nas families FAMILY`: what is shown without a search."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_figure_is_the_text(flowers: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "printed"),
     [
         (("design", "nowhere.csv"), 2, "does not exist"),
         (("design", "FLOWERS", "-t", "petal"), 2, "no target column"),
@@ -107,7 +107,7 @@ def test_the_figure_is_the_text(flowers: Path) -> None:
 def test_mistakes_are_one_line(
     args: tuple[str, ...],
     code: int,
-    told: str,
+    printed: str,
     flowers: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -115,7 +115,7 @@ def test_mistakes_are_one_line(
         main([str(flowers) if a == "FLOWERS" else a for a in args])
     assert end.value.code == code
     error = capsys.readouterr().err
-    assert told in error
+    assert printed in error
     assert error.count("\n") == 1
 
 
@@ -146,8 +146,8 @@ def test_a_proxy_that_is_too_slow_is_named_and_counted_with_its_limit() -> None:
     slow = of(changes, 30.0)
     assert slow.cut == ("mlp",)
     assert (slow.candidates or (0, 0))[0] == int(950 / 60.5)
-    *_, told = show._search_words(slow)
-    assert "one of mlp would train for longer than it may, 60 s (a baseline 120 s)" in told
+    *_, printed = show._search_words(slow)
+    assert "one of mlp would train for longer than it may, 60 s (a baseline 120 s)" in printed
     assert of(changes, 1.0).cut == ()
 
 
@@ -160,8 +160,8 @@ def test_the_limit_of_a_candidate_is_shown_and_counted_for_all_folds_together() 
     assert (one.cut, five.cut) == ((), ("mlp",))
     assert (one.candidates or (0, 0))[0] == int(950 / 30.5)
     assert (five.candidates or (0, 0))[0] == int(950 / 60.5)
-    *_, told = show._search_words(five)
-    assert "longer than it may, 60 s for all folds (a baseline 120 s)" in told
+    *_, printed = show._search_words(five)
+    assert "longer than it may, 60 s for all folds (a baseline 120 s)" in printed
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": -2}, {"epochs": 0}])
@@ -183,9 +183,9 @@ def test_real_numbers_are_left_out_where_settings_are_counted() -> None:
 def test_data_of_every_modality_is_described_in_words(modality: Any) -> None:
     for dataset in example_datasets(modality).values():
         task = replace(typical_task(modality), profile=dataset.profile, targets=dataset.targets)
-        told = list(described(task))
-        assert len(told) >= 3
-        assert f"{dataset.profile.n_train} samples" in told[0]
+        printed = list(described(task))
+        assert len(printed) >= 3
+        assert f"{dataset.profile.n_train} samples" in printed[0]
 
 
 def test_the_pace_predicts_an_epoch() -> None:

@@ -230,10 +230,10 @@ def simulated(kind: Kind, shares: Floats, samples: int) -> dict[str, Floats]:
     f1 = np.where(pick, 2 * n / (n + samples), 0.0)
     scores = {"accuracy": right, "f1": f1[:, 1] if kind == "binary" else f1.mean(axis=1)}
     if kind != "multilabel":
-        told = RNG.integers(classes, size=truth.shape)[..., None] == each
+        predicted = RNG.integers(classes, size=truth.shape)[..., None] == each
         ranks = 1 + RNG.random(truth.shape).argsort(axis=1)
         above = np.where(asked, ranks[..., None], 0).sum(axis=1) - n * (n + 1) / 2
-        scores["balanced_accuracy"] = ((asked & told).sum(axis=1) / n).mean(axis=1)
+        scores["balanced_accuracy"] = ((asked & predicted).sum(axis=1) / n).mean(axis=1)
         scores["auc"] = (above / (n * (samples - n)))[:, 1]
     return scores
 

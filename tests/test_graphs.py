@@ -266,10 +266,10 @@ def test_edges_given_once_are_read_in_both_directions_and_loops_and_doubles_drop
     for i in (0, 4):
         pairs = [tuple(e) for e in ragged(data, "edges")[i].tolist()]
         assert sorted(pairs) == sorted(map(tuple, ring(SIZES[i]).tolist()))
-    told = " ".join(data.notes)
-    assert "one direction" in told
-    assert "itself" in told
-    assert "twice" in told
+    shown = " ".join(data.notes)
+    assert "one direction" in shown
+    assert "itself" in shown
+    assert "twice" in shown
 
 
 def test_statistics_come_from_the_training_graphs_and_names_unseen_there_are_zeros(
@@ -300,8 +300,8 @@ def test_new_graphs_are_coded_as_those_of_training(tmp_path: Path) -> None:
         assert value.into == ragged(data, name).into
     assert not again.notes
     parts = save(tmp_path / "d", **arrays, fold=np.arange(N) % 3)
-    told = "the samples of all parts are predicted, those of training too"
-    assert encode(parts, data.profile, "graphs").notes == (told,)
+    shown = "the samples of all parts are predicted, those of training too"
+    assert encode(parts, data.profile, "graphs").notes == (shown,)
     arrays["node_feat"] = np.concatenate([arrays["node_feat"]] * 2, axis=1)[:, :3]
     wider = save(tmp_path / "c", **arrays)
     with pytest.raises(InputError, match="3 numeric features, but 2 in training"):

@@ -589,7 +589,7 @@ def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> No
     cut = {c.root for c in candidates if c.reason == "interrupted"}
     candidates = search(tmp_path, trials=len(candidates) + 2)
     assert cut <= {c.root for c in finished(candidates)}
-    # A worker may have ended one that the driver had not been told of yet.
+    # A worker may have ended one that the driver did not know of yet.
     twice = {int(line.split()[1]) for line, n in trained(tmp_path).items() if n > 1}
     assert twice <= cut
 

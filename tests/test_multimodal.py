@@ -308,7 +308,7 @@ def test_an_archive_is_a_graph_only_if_it_holds_edges(tmp_path: Path) -> None:
     manifest = with_molecules(tmp_path)
     table = pd.read_csv(manifest).drop(columns="label")
     assert infer(table, {}, tmp_path)["molecule"] == "graph"
-    (tmp_path / "1.npz").write_bytes(b"torn")  # which is told, not taken for a name
+    (tmp_path / "1.npz").write_bytes(b"torn")  # which is an error, not taken for a name
     assert infer(table, {}, tmp_path)["molecule"] == "graph"
     for i in range(N):
         np.savez(tmp_path / f"{i}.npz", embedding=np.zeros(3))
@@ -331,15 +331,15 @@ def test_all_faulty_graphs_of_a_column_are_named_at_once(tmp_path: Path) -> None
     np.savez(tmp_path / "9.npz", edges=[])
     with pytest.raises(InputError) as raised:
         read(manifest, target="label")
-    told = str(raised.value)
-    assert told.startswith("column 'molecule': 7 of 30 graphs cannot be read: ")
+    shown = str(raised.value)
+    assert shown.startswith("column 'molecule': 7 of 30 graphs cannot be read: ")
     for reason in (
         "1.npz (empty)", "2.npz (cannot be read as .npz: it is not an archive of numpy.savez)",
         "3.npz (holds x; expected edges (E, 2))",
         "5.npz (edge 0 joins the nodes 0 and 7", "6.npz (holds node_ptr",
     ):  # fmt: skip
-        assert reason in told
-    assert "\n" not in told
+        assert reason in shown
+    assert "\n" not in shown
     for i in (1, 2, 3, 5, 6, 7, 9):
         np.savez(tmp_path / f"{i}.npz", **molecule(i))
     np.savez(tmp_path / "7.npz", **good | {"x": np.zeros((5, 3))})

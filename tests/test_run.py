@@ -176,8 +176,8 @@ def test_a_recipe_reproduces_the_figure_of_the_search(tabular: Run, tmp_path: Pa
     value = f" accuracy: {found['measured']}"
     assert value in recipe.read_text()
     recipe.write_text(recipe.read_text().replace(value, " accuracy: 0.5"))
-    told = r"accuracy, the mean of 5 folds, is .* now and was 0.5"
-    with pytest.raises(SelfCheckFailed, match=told):
+    printed = r"accuracy, the mean of 5 folds, is .* now and was 0.5"
+    with pytest.raises(SelfCheckFailed, match=printed):
         check(recipe)
 
 
@@ -187,8 +187,8 @@ def test_a_check_by_cross_validation_numbers_its_folds_and_epochs(
     parts = rules.folds(tabular.task)
     assert parts > 1
     found = check(tabular.export(tmp_path / "recipe.yaml"))
-    told = [line.partition("  ")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == [f"fold {f}/{parts} epoch {e}/2" for f in range(1, parts + 1) for e in (1, 2)]
+    printed = [line.partition("  ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert printed == [f"fold {f}/{parts} epoch {e}/2" for f in range(1, parts + 1) for e in (1, 2)]
     assert (found["objective"], found["folds"]) == ("accuracy", parts)
 
 
@@ -274,7 +274,7 @@ def test_the_clock_continues_over_a_resume_and_a_limit_that_is_spent_trains_no_m
     more = nas.search(**again | {"time_limit": 0.5 * tabular.spent_s}, on_progress=seen.append)
     assert len(more.candidates()) == len(tabular.candidates())
     assert 0 < tabular.spent_s < seen[0].spent_s
-    # What is told while it runs is what is told of it later.
+    # What is shown while it runs is what is shown of it later.
     assert Run(folder).spent_s == pytest.approx(seen[-1].spent_s, abs=0.1)
 
 
@@ -572,12 +572,12 @@ def test_a_candidate_whose_time_is_over_in_a_later_fold_ends_without_a_mean(
     limit_s = {"sampled": 17, "baseline": 8.5}[origin]
     task = replace(task, fidelity=replace(task.fidelity, time_limit_s=limit_s))
     config = nas.load_families("tabular")["mlp"].baseline(task)
-    told: list[dict[str, float]] = []
-    clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: float(len(told))})
+    printed: list[dict[str, float]] = []
+    clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: float(len(printed))})
     monkeypatch.setattr("nas.training.monitors.time", clock)
 
     def report(epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
-        told.append(metrics)
+        printed.append(metrics)
         return ""
 
     asked = Candidate(0, "mlp", config, seed=1, epochs=12, origin=origin)
@@ -585,7 +585,7 @@ def test_a_candidate_whose_time_is_over_in_a_later_fold_ends_without_a_mean(
     assert (end.state, end.reason) == (State.PRUNED, "timeout")
     ended = r"after 18 s at step \d+ of \d+ on fold 3 \(the limit is 17 s\)"
     assert re.fullmatch(ended, end.detail)
-    assert end.metrics.items() >= told[11].items()
+    assert end.metrics.items() >= printed[11].items()
 
 
 # -- the folder, the budget and the end -----------------------------------------------------
@@ -677,8 +677,8 @@ from nas.testing import FormulaEvaluator
 class Dying(FormulaEvaluator):
     def latency(self, candidate, report):
         self._note(f"measure {candidate['number']}")
-        told = (self.folder / "evaluated.txt").read_text().split("\\n")
-        if candidate["number"] == 0 or candidate["number"] == 1 and told.count("measure 1") == 1:
+        printed = (self.folder / "evaluated.txt").read_text().split("\\n")
+        if candidate["number"] == 0 or candidate["number"] == 1 and printed.count("measure 1") == 1:
             os._exit(3)
         return {"ms": 0.001, "iqr_ms": 0.0, "isolated": True, "threads": 1, "batch": 1}
 """
@@ -713,8 +713,8 @@ class Dying(FormulaEvaluator):
         latency = other.cost.latency
         assert latency is not None
         assert (other.metrics["latency_ms"], latency.isolated) == (0.001, True)
-    told = (folder / "evaluated.txt").read_text().splitlines()
-    assert told == ["measure 0"] * 3 + ["measure 1"] * 2 + ["measure 2"]
+    printed = (folder / "evaluated.txt").read_text().splitlines()
+    assert printed == ["measure 0"] * 3 + ["measure 1"] * 2 + ["measure 2"]
 
 
 @pytest.mark.parametrize(
@@ -755,7 +755,7 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "printed"),
     [
         ({"sampler": "best"}, "unknown sampler 'best'"),
         ({"trials": None}, "a search needs an end"),
@@ -775,9 +775,9 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_wrong_call_is_refused_and_leaves_no_folder(
-    options: dict[str, Any], told: str, tmp_path: Path
+    options: dict[str, Any], printed: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=printed):
         nas.search(
             tumours(), "diagnosis", **(FAST | {"trials": 2, "out": tmp_path / "run"} | options)
         )
@@ -837,7 +837,7 @@ def test_a_time_limit_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "printed"),
     [
         ({"deterministic": True, "time_limit": "1m"}, "takes --trials and no limit of time"),
         ({"deterministic": True, "trials": 4, "cpu_hours": 1.0}, "no limit of time or device"),
@@ -850,9 +850,9 @@ def test_a_time_limit_is_kept(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_choice_of_executor_or_order_is_refused(
-    options: dict[str, Any], told: str, tmp_path: Path
+    options: dict[str, Any], printed: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=printed):
         nas.search(tumours(), "diagnosis", out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 

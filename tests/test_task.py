@@ -97,7 +97,7 @@ def test_a_constraint_on_an_unknown_metric_is_refused_with_those_that_exist() ->
 
 
 @pytest.mark.parametrize(
-    ("refused", "met", "told"),
+    ("refused", "met", "shown"),
     [
         ("accuracy>=1.01", "accuracy>=1", "accuracy lies between 0 and 1"),
         ("accuracy>=90", "accuracy>=0.9", "90 % are 0.9"),
@@ -112,9 +112,9 @@ def test_a_constraint_on_an_unknown_metric_is_refused_with_those_that_exist() ->
     ],
 )
 def test_a_limit_that_no_value_of_its_metric_meets_is_refused(
-    refused: str, met: str, told: str
+    refused: str, met: str, shown: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"no network can meet '.*{told}"):
+    with pytest.raises(UsageError, match=f"no network can meet '.*{shown}"):
         Constraint.parse(refused)
     Constraint.parse(met)
 
