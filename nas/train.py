@@ -534,6 +534,9 @@ def _run(args: Sequence[str]) -> int:
     except InputError as error:
         terminal.line(f"error: {error}", err=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        terminal.line(f"error: {error.filename or 'output'}: {error.strerror}", err=True)
+        return 1
     except KeyboardInterrupt:
         terminal.echo("interrupted", err=True)
         return 130

@@ -638,6 +638,33 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
         load_proxy(file)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"family": "not_here"}, "the family 'not_here' is not installed here"),
+        ({"family": ["mlp"]}, "is not a checkpoint of"),
+        ({"config": {}}, "is not a checkpoint of"),
+        ({"config": 3}, "is not a checkpoint of"),
+        ({"config": {"width": "wide"}}, "is not a checkpoint of"),
+        ({"task": {}}, "not a valid Task"),
+        ({"task": None}, "not a valid Task"),
+    ],
+)
+def test_a_checkpoint_of_other_contents_is_refused_in_one_line(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    task = make_task(table(names=["binary"]))
+    proxy = Proxy("mlp", dict(load_families()["mlp"].baseline(task)), task)
+    parameters = dict(proxy.hparams) | changes
+    content = {"hyper_parameters": parameters, "state_dict": proxy.state_dict()}
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(InputError) as error:
+        load_proxy(tmp_path / "model.ckpt")
+    assert said in str(error.value)
+    assert "model.ckpt" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # -- the simple baselines ----------------------------------------------------------------------
 
 

@@ -315,7 +315,12 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
         proxy.load_state_dict(content["state_dict"])
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
-    except (KeyError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except InputError as error:  # a family that is not installed here, a task of another version
+        raise InputError(f"{checkpoint}: {error}") from error
+    except (
+        *(AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError),
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(f"{checkpoint} is not a checkpoint of `nas train`") from error
     return proxy.to(device).eval()
 
