@@ -35,8 +35,8 @@ def read(source: Any, **options: Any) -> Dataset:
     training part; the classes, the kinds of columns and the common size of images from all parts.
 
     Args:
-        source: A table (.csv, .tsv, .jsonl, .gz of these, .json, .parquet, .feather, .xlsx); a folder
-            with train and test tables; a folder of class folders (inside train, val and test
+        source: A table (.csv, .tsv, .jsonl, .gz of these, .json, .parquet, .feather, .xlsx); a
+            folder with train and test tables; a folder of class folders (inside train, val and test
             folders or not) or with a metadata.csv; an .npz file; a .zip of any of these; a frame of
             pandas, polars, pyarrow or Hugging Face; (X, y) of NumPy arrays, sparse matrices, pandas
             objects or torch tensors; a torch data set of (x, y); graphs of torch_geometric or
