@@ -23,12 +23,28 @@ GROUP = "nas.families"
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A published network of a family: ``family.build(config, task)`` is that network.
+
+    ``params`` is the published number of its parameters, and ``task`` the data that it was
+    published on. A configuration may lie outside of the spaces that smaller data have.
+    """
+
+    name: str
+    source: str
+    params: int
+    config: Config
+    task: Task
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of networks.
 
     ``build(config, task)`` returns an ``nn.Module`` that takes the task's inputs as
     keyword arguments (batch first) and returns logits of shape (batch, task.outputs).
-    ``good_for`` says in one sentence on which data the family is at home.
+    ``good_for`` says in one sentence on which data the family is at home, and ``references``
+    are its published networks, the smallest first.
     """
 
     name: str
@@ -37,6 +53,7 @@ class Family:
     space: Callable[[Task], Space]
     build: Callable[[Config, Task], nn.Module]
     good_for: str = ""
+    references: tuple[Reference, ...] = ()
 
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""

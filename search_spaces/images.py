@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.family import Family
+from nas.family import Family, Reference
 from nas.space import Choice, Config, Int, Param, Space, When
-from nas.task import Task
+from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _stage(config: Config, i: int) -> dict[str, Any]:
         "norm": str(config[f"norm{i}"]),
         "activation": str(config[f"activation{i}"]),
         "residual": bool(config.get(f"residual{i}", True)),
-        "stride": 1 if i == 1 else 2,
+        "stride": int(config.get(f"stride{i}", 1 if i == 1 else 2)),
     }
 
 
@@ -183,7 +183,9 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
 
     body = ConvNetConfig(
         stem_width=int(config["stem_width"]),
+        stem_kernel=int(config.get("stem_kernel", 3)),
         stem_stride=int(config["stem_stride"]),
+        stem_pool=bool(config.get("stem_pool", False)),
         stages=[
             ResNetStage(**_stage(config, i), bottleneck=bool(config["bottleneck"]))
             for i in range(1, int(config["stages"]) + 1)
@@ -243,7 +245,7 @@ def _build_efficientnet(config: Config, task: Task) -> nn.Module:
     from nas.models.efficientnet import MBConvStage
 
     body = ConvNetConfig(
-        stem_width=int(config["width1"]),
+        stem_width=int(config.get("stem_width", config["width1"])),
         stem_stride=int(config["stem_stride"]),
         stages=[
             MBConvStage(
@@ -333,6 +335,91 @@ def _build_vit(config: Config, task: Task) -> nn.Module:
     )
 
 
+# Published networks --------------------------------------------------------------------------
+
+
+def _imagenet(side: int) -> Task:
+    """ImageNet-1k (Russakovsky et al. 2015), at a resolution."""
+    classes = tuple(f"class {i}" for i in range(1_000))
+    target = Target("class", "multiclass", classes, (1_281,) * 1_000)
+    profile = DataProfile(
+        1_281_167,
+        50_000,
+        100_000,
+        {"image": (3, side, side)},
+        channel_mean=(0.485, 0.456, 0.406),
+        channel_std=(0.229, 0.224, 0.225),
+    )
+    return Task("images", (target,), profile)
+
+
+def _published_resnet(
+    name: str, depths: tuple[int, ...], bottleneck: bool, params: int
+) -> Reference:
+    """He et al. 2016, table 1."""
+    config: Config = {"resolution": 224, "stem_width": 64, "stem_kernel": 7, "stem_stride": 2}
+    config |= {"stem_pool": True, "stages": 4, "bottleneck": bottleneck}
+    for i, depth in enumerate(depths, 1):
+        config |= {f"depth{i}": depth, f"width{i}": 32 * 2**i, f"kernel{i}": 3}
+        config |= {f"norm{i}": "batch", f"activation{i}": "relu"}
+    config |= {"pooling": "avg", "dropout": 0.0, "drop_path": 0.0}
+    return Reference(name, "He et al. 2016, table 1", params, config, _imagenet(224))
+
+
+# Tan & Le 2019, table 1: blocks, width, kernel, expansion and stride of each stage.
+_B0 = (
+    (1, 16, 3, 1, 1), (2, 24, 3, 6, 2), (2, 40, 5, 6, 2), (3, 80, 3, 6, 2),
+    (3, 112, 5, 6, 1), (4, 192, 5, 6, 2), (1, 320, 3, 6, 1),
+)  # fmt: skip
+
+
+def _published_efficientnet(
+    name: str, width: float, depth: float, side: int, dropout: float, params: int
+) -> Reference:
+    """B0 scaled as in Tan & Le 2019, sec. 4; widths are rounded to multiples of 8, by a tenth
+    down at most, as in the authors' code."""
+
+    def rounded(channels: int) -> int:
+        wanted = channels * width
+        near = max(8, int(wanted + 4) // 8 * 8)
+        return near + 8 if near < 0.9 * wanted else near
+
+    config: Config = {"resolution": side, "stem_width": rounded(32), "stem_stride": 2}
+    config |= {"stages": len(_B0), "se_ratio": 0.25, "head_width": rounded(1_280)}
+    for i, (blocks, channels, kernel, expand, stride) in enumerate(_B0, 1):
+        config |= {f"depth{i}": math.ceil(blocks * depth), f"width{i}": rounded(channels)}
+        config |= {f"kernel{i}": kernel, f"expand{i}": expand, f"stride{i}": stride}
+        config |= {f"norm{i}": "batch", f"activation{i}": "silu"}
+    config |= {"pooling": "avg", "dropout": dropout, "drop_path": 0.2}
+    source = "Tan & Le 2019, table 1 and sec. 4"
+    return Reference(name, source, params, config, _imagenet(side))
+
+
+def _published_vit(name: str, source: str, dim: int, heads: int, params: int) -> Reference:
+    config: Config = {"resolution": 224, "patch@224": 16, "dim": dim, "depth": 12, "heads": heads}
+    config |= {"mlp_ratio": 4.0, "stem": "patch", "norm": "layer", "activation": "gelu"}
+    config |= {"pooling": "cls", "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
+    return Reference(name, source, params, config, _imagenet(224))
+
+
+RESNETS = (
+    _published_resnet("ResNet-18", (2, 2, 2, 2), False, 11_689_512),
+    _published_resnet("ResNet-34", (3, 4, 6, 3), False, 21_797_672),
+    _published_resnet("ResNet-50", (3, 4, 6, 3), True, 25_557_032),
+    _published_resnet("ResNet-101", (3, 4, 23, 3), True, 44_549_160),
+)
+EFFICIENTNETS = (
+    _published_efficientnet("EfficientNet-B0", 1.0, 1.0, 224, 0.2, 5_288_548),
+    _published_efficientnet("EfficientNet-B1", 1.0, 1.1, 240, 0.2, 7_794_184),
+    _published_efficientnet("EfficientNet-B2", 1.1, 1.2, 260, 0.3, 9_109_994),
+    _published_efficientnet("EfficientNet-B3", 1.2, 1.4, 300, 0.3, 12_233_232),
+)
+VITS = (
+    _published_vit("ViT-Ti/16", "Touvron et al. 2021 (DeiT), table 1", 192, 3, 5_717_416),
+    _published_vit("ViT-S/16", "Touvron et al. 2021 (DeiT), table 1", 384, 6, 22_050_664),
+    _published_vit("ViT-B/16", "Dosovitskiy et al. 2021, table 1", 768, 12, 86_567_656),
+)
+
 FAMILIES = (
     Family(
         "resnet",
@@ -341,6 +428,7 @@ FAMILIES = (
         _resnet_space,
         _build_resnet,
         "Images of any kind: convolutions need fewer samples than attention.",
+        RESNETS,
     ),
     Family(
         "efficientnet",
@@ -349,6 +437,7 @@ FAMILIES = (
         _efficientnet_space,
         _build_efficientnet,
         "Images under tight limits on parameters and FLOPs: it is frugal with both.",
+        EFFICIENTNETS,
     ),
     Family(
         "vit",
@@ -357,5 +446,6 @@ FAMILIES = (
         _vit_space,
         _build_vit,
         "Many images: it assumes less than convolutions, and needs more samples for that.",
+        VITS,
     ),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas import rules
 from nas.data import Dataset, read
-from nas.family import Family, load_families
+from nas.family import Family, Reference, load_families
 from nas.space import Config, Int, Space, Value
 from nas.task import Column, Constraint, DataProfile, Target, Task
 from nas.testing import check_family, example_datasets, sample_inputs
@@ -175,6 +175,30 @@ def test_every_promised_family_is_installed_under_its_modality() -> None:
     assert {modality: sorted(names) for modality, names in found.items()} == {
         modality: sorted(names) for modality, names in PROMISED.items()
     }
+
+
+REFERENCES = [
+    pytest.param(family, reference, id=reference.name)
+    for family in FAMILIES.values()
+    for reference in family.references
+]
+
+
+@pytest.mark.parametrize(("family", "reference"), REFERENCES)
+def test_a_reference_has_its_published_number_of_parameters(
+    family: Family, reference: Reference
+) -> None:
+    network = on_meta(family, reference.config, reference.task)
+    assert parameters(network) == reference.params
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_references_have_sources_and_go_from_small_to_large(family: Family) -> None:
+    sizes = [reference.params for reference in family.references]
+    assert sizes == sorted(sizes)
+    for reference in family.references:
+        assert re.search(r"\b(19|20)\d\d\b", reference.source), reference.name
+        assert reference.task.modality == family.modality
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
