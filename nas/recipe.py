@@ -93,26 +93,32 @@ def make(
                 }
             ],
         },
-        "provenance": {
-            "format": FORMAT,
-            "candidate": candidate.number,
-            "origin": candidate.origin,
-            "objective": quality.metric,
-            "tolerance": _tolerance(quality.metric, candidate.metrics[quality.metric], task),
-            "proxy": {
-                "epochs": candidate.epochs,
-                "trained": len(candidate.curve),  # fewer where its time was up
-                "share": task.fidelity.share,
-                "seed": candidate.seed,
-                "accumulate": accumulate,
-                "seconds": round(candidate.seconds, 1),
-            },
-            "validation": {k: v for k, v in candidate.metrics.items() if k not in COSTS},
-            "cost": {k: v for k, v in candidate.metrics.items() if k in COSTS},
-            "latency": measured.to_dict() if (measured := candidate.cost.latency) else {},
-            "split_method": task.profile.split_method,
-            "versions": versions,
+        "provenance": _provenance(candidate, task, versions),
+    }
+
+
+def _provenance(candidate: Candidate, task: Task, versions: dict[str, str]) -> dict[str, Any]:
+    """Where a recipe comes from, and what a repetition of its proxy must arrive at."""
+    objective, measured = task.quality.metric, candidate.cost.latency
+    return {
+        "format": FORMAT,
+        "candidate": candidate.number,
+        "origin": candidate.origin,
+        "objective": objective,
+        "tolerance": _tolerance(objective, candidate.metrics[objective], task),
+        "proxy": {
+            "epochs": candidate.epochs,
+            "trained": len(candidate.curve),  # fewer where its time was up
+            "share": task.fidelity.share,
+            "seed": candidate.seed,
+            "accumulate": candidate.cost.accumulate,
+            "seconds": round(candidate.seconds, 1),
         },
+        "validation": {k: v for k, v in candidate.metrics.items() if k not in COSTS},
+        "cost": {k: v for k, v in candidate.metrics.items() if k in COSTS},
+        "latency": measured.to_dict() if measured else {},
+        "split_method": task.profile.split_method,
+        "versions": versions,
     }
 
 
