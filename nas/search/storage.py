@@ -153,13 +153,14 @@ def repair_journal(path: Path) -> int:
     """Cut a torn last line off and return how many bytes went.
 
     A writer killed half-way leaves one; the next write would glue itself to it and make
-    the file unreadable for good.
+    the file unreadable for good. What does not begin as JSON is no journal, or in another
+    encoding: it is left as it is, for its reader to refuse.
     """
     if not path.exists():
         return 0
     with path.open("rb+") as file:
         data = file.read()
-        keep = data.rfind(b"\n") + 1
+        keep = data.rfind(b"\n") + 1 if data.startswith((b"{", b"[")) else len(data)
         if keep < len(data):
             file.truncate(keep)
     return len(data) - keep
@@ -243,6 +244,10 @@ class Journal(BaseJournalBackend):
     def check_there(self) -> None:
         """Raise InputError where there is no journal, but was a search."""
         if self.path.exists() and self.path.stat().st_size:
+            with self.path.open("rb") as file:
+                head = file.read(20)
+                if not head.startswith(b"{") and b'\n{"op_code":' not in file.read():
+                    raise damaged(self.path, f"it begins with {head!r}, not as a journal", NEW)
             return
         clock = Clock(self.path.parent)
         if clock.path.exists():
