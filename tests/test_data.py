@@ -830,7 +830,7 @@ def test_image_folders_without_what_they_need_are_refused(tmp_path):
     for modality in (None, "images"):
         with pytest.raises(InputError, match="is empty: there is no file in it"):
             read(tmp_path, modality=modality)
-    (tmp_path / "a" / "letter.doc").touch()
+    (tmp_path / "a" / "letter.abc").touch()
     with pytest.raises(UsageError, match="holds no data that is read"):
         read(tmp_path)
     with pytest.raises(InputError, match="holds no image file; expected one folder per class"):
