@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-import warnings
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,8 @@ from nas.task import InputError
 
 DELIMITERS = ",;\t|"
 MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
-CHUNK_BYTES = 2**23
+CHUNK_BYTES = 2**23  # of a file whose rows are checked
+PIECE_ROWS = 2**18  # parsed at once
 MOST_CLASSES = 1000  # distinct numbers up to which a column of labels is kept as it is written
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
 _DECLARED = re.compile(r"""^["']?sep=(.|\\t)["']?\s*$""")  # a first line for spreadsheets
@@ -59,9 +60,13 @@ def read_csv(
     layout = _layout(path)
     names = layout.names
     check_names(names, str(path))
-    _check_rows(path, layout, rows)
     texts = [name for name in names if name in as_written]
-    found = _parse(path, layout, texts, rows, missing)
+    with ThreadPoolExecutor(1) as pool:  # both take about as long, and wait for no lock
+        checked = pool.submit(_check_rows, path, layout, rows)
+        try:
+            found = _parse(path, layout, texts, rows, missing)
+        finally:
+            checked.result()  # whose error says more than the parser's
     if layout.delimiter == ";":  # spreadsheets write semicolons where commas mark the decimals
         words = [
             name
@@ -230,22 +235,35 @@ def _parse(
     """The frame, parsed in pieces, which takes less memory; columns that are not of one type in all
     of them are read again as a whole."""
 
-    def parsed(columns: list[str] | None, in_pieces: bool) -> pd.DataFrame:
-        return pd.read_csv(
+    def pieces(columns: list[str] | None, size: int | None) -> Iterator[pd.DataFrame]:
+        found = pd.read_csv(
             path, sep=layout.delimiter, names=layout.names, header=0,
             skiprows=layout.skipped_lines, index_col=False, usecols=columns,
             dtype=dict.fromkeys(texts, "str"), skipinitialspace=True, nrows=rows,
-            keep_default_na=False, encoding="utf-8-sig", low_memory=in_pieces,
+            keep_default_na=False, encoding="utf-8-sig", low_memory=False, chunksize=size,
             na_values={name: [""] if name in texts else list(missing) for name in layout.names},
         )  # fmt: skip
+        return iter([found]) if isinstance(found, pd.DataFrame) else iter(found)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-        frame = parsed(None, True)
-    mixed = [name for name in layout.names if frame[name].dtype == object]
+    parsed = list(pieces(None, PIECE_ROWS))
+    if len(parsed) == 1:
+        return parsed[0]
+    kinds = {name: {_kind(piece[name]) for piece in parsed} for name in layout.names}
+    mixed = [n for n, found in kinds.items() if len(found) > 1 and found != {"number", "empty"}]
+    frame = pd.concat(parsed, ignore_index=True) if parsed else pd.DataFrame(columns=layout.names)
+    del parsed
     if mixed:
-        frame[mixed] = parsed(mixed, False)[mixed]
+        frame[mixed] = next(pieces(mixed, None))[mixed]
     return frame
+
+
+def _kind(column: pd.Series) -> str:
+    """The type of a column in one piece; numbers of all types are joined without a change."""
+    if column.isna().all():
+        return "empty"
+    if pd.api.types.is_bool_dtype(column):
+        return "bool"
+    return "number" if pd.api.types.is_numeric_dtype(column) else "text"
 
 
 def _labels(column: pd.Series) -> pd.Series:
