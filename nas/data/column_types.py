@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -82,25 +82,28 @@ def apply_types(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
     return frame
 
 
-def names_in(names: list[str], columns: Iterable[object]) -> list[str]:
-    """Names that were cut at commas, joined again where a column is called so.
+def names_in(names: Sequence[str], columns: Iterable[object]) -> list[str]:
+    """Names that are separated or cut by commas, as the columns are called; the names as they are
+    where one of them is no column.
 
     >>> names_in(["price", " EUR", "b"], ["price, EUR", "a", "b"])
     ['price, EUR', 'b']
+    >>> names_in(["b,price, EUR"], ["price, EUR", "a", "b"])
+    ['b', 'price, EUR']
     """
     known = {_plain(str(column)): str(column) for column in columns}
+    pieces = [
+        piece for name in names for piece in ([name] if _plain(name) in known else name.split(","))
+    ]
     found: list[str] = []
-    start = 0
-    while start < len(names):
-        for end in range(len(names), start, -1):
-            joined = _plain(",".join(names[start:end]))
-            if joined in known and (end == start + 1 or names[start] not in known.values()):
-                found.append(known[joined])
-                start = end
-                break
-        else:
-            found.append(names[start])
-            start += 1
+    while pieces:
+        joined = [_plain(",".join(pieces[:end])) for end in range(1, len(pieces) + 1)]
+        fitting = [end for end, name in enumerate(joined, 1) if name in known]
+        if not fitting:
+            return list(names)
+        end = 1 if 1 in fitting else fitting[-1]
+        found.append(known[joined[end - 1]])
+        pieces = pieces[end:]
     return found
 
 

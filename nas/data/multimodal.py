@@ -22,6 +22,7 @@ from nas.data.column_types import IGNORE, TYPES, check_types
 from nas.data.columns import ColumnValues
 from nas.data.dataset import shape_profile
 from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS, outside_notes
+from nas.data.pipes import is_kept
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.readers import reader
 from nas.data.samples import Arrays, Samples
@@ -250,7 +251,7 @@ def _opened(source: Any) -> Any:
 
 
 def _folder(source: Any) -> Path:
-    if not isinstance(source, Path):
+    if not isinstance(source, Path) or is_kept(source):
         return Path()
     return source if source.is_dir() else source.parent
 

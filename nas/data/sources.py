@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.data.pipes import is_pipe, kept
 from nas.data.readers import MODALITIES, reader
 from nas.task import InputError, Modality, UsageError
 
@@ -33,6 +34,8 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
                 f"{path} does not exist"
                 + (f"; did you mean {path.parent / near[0]}?" if near else "")
             )
+        if is_pipe(path):
+            path = kept(path)
         if path.is_file():
             from nas.data.forms import refuse_unread
 
