@@ -140,7 +140,7 @@ WRONG = [
     ("search good.csv -t label --config wrong.yaml", 2, "'many' is not a valid integer"),
     ("search good.csv -t label --config other.csv", 2, r"other\.csv"),
     ("search good.csv -t label --config recipe.yaml", 2, r"recipe\.yaml is not YAML"),
-    ("search", 2, "Missing argument 'DATA'"),
+    ("search", 2, "give DATA, or the folder of a search with --out and --resume"),
     ("serch good.csv", 2, "No such command 'serch'"),
     ("status .", 1, "holds no search"),
     ("report nowhere", 1, "nowhere holds no search"),
