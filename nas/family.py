@@ -26,8 +26,9 @@ GROUP = "nas.families"
 class Reference:
     """A published network of a family: ``family.build(config, task)`` is that network.
 
-    ``params`` is the published number of its parameters, and ``task`` the data that it was
-    published on. A configuration may lie outside of the spaces that smaller data have.
+    ``params`` is the published number of its parameters, and ``task`` data like those that it was
+    published on. The network here has ``extra`` parameters more (or, negative, fewer), which
+    ``differs`` accounts for. A configuration may lie outside of the spaces that smaller data have.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Reference:
     params: int
     config: Config
     task: Task
+    extra: int = 0
+    differs: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from nas import rules
-from nas.family import Family
+from nas.family import Family, Reference
 from nas.space import Choice, Config, Param, Space
-from nas.task import Task
+from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
@@ -251,6 +251,41 @@ def _build_wav2vec(config: Config, task: Task) -> nn.Module:
     )
 
 
+# Published networks --------------------------------------------------------------------------
+
+
+def _speech_commands() -> Task:
+    """Speech Commands v2 (Warden 2018): 35 words, a second each at 16 kHz."""
+    words = tuple(f"word {i}" for i in range(35))
+    target = Target("word", "multiclass", words, (2_424,) * 35)
+    lengths: dict[str, tuple[int, ...]] = {
+        "wave": (5_000, 12_000, 16_000, 16_000, 16_000, 16_000, 16_000)
+    }
+    profile = DataProfile(
+        84_843, 9_981, 11_005, {"wave": (16_000,)}, lengths=lengths, sample_rate=16_000
+    )
+    return Task("audio", (target,), profile)
+
+
+def _published_whisper(name: str, dim: int, depth: int, heads: int, params: int) -> Reference:
+    """The encoder alone; 1,500 positions are sinusoids there as here, but counted."""
+    config: Config = {"hop_ms": 10, "n_mels": 80, "normalisation": "sample", "dim": dim}
+    config |= {"depth": depth, "heads": heads, "mlp_ratio": 4.0, "norm": "layer"}
+    config |= {"activation": "gelu", "pooling": "avg", "dropout": 0.0, "attention_dropout": 0.0}
+    config |= {"drop_path": 0.0, "spec_augment": 0}
+    task = _speech_commands()
+    extra = depth * dim + (dim + 1) * task.outputs - 1_500 * dim
+    differs = "biases of the keys and a head, but no table of positions"
+    source = "Radford et al. 2022, table 1 (the encoder, as the authors' code has it)"
+    return Reference(name, source, params, config, task, extra, differs)
+
+
+WHISPERS = (
+    _published_whisper("Whisper tiny encoder", 384, 4, 6, 8_208_384),
+    _published_whisper("Whisper base encoder", 512, 6, 8, 20_590_592),
+    _published_whisper("Whisper small encoder", 768, 12, 12, 88_154_112),
+)
+
 FAMILIES = (
     Family(
         "audio_cnn_transformer",
@@ -275,5 +310,6 @@ FAMILIES = (
         _whisper_space,
         _build_whisper,
         "Speech: attention over a log-mel spectrogram, with little before it.",
+        WHISPERS,
     ),
 )

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import rules
-from nas.family import Family
+from nas.family import Family, Reference
 from nas.space import Choice, Config, Float, Int, Param, Space
-from nas.task import Task
+from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
 
 if TYPE_CHECKING:
@@ -270,6 +270,56 @@ def _build_ngrams(config: Config, task: Task) -> nn.Module:
     )
 
 
+# Published networks --------------------------------------------------------------------------
+
+
+def _texts(vocabulary: int, length: int) -> Task:
+    """Texts of two classes, as SST-2 has them, with a network's vocabulary and longest text."""
+    target = Target("label", "binary", ("negative", "positive"), (29_780, 37_569))
+    lengths: dict[str, tuple[int, ...]] = {"tokens": (2, 4, 8, 13, 24, 40, length)}
+    profile = DataProfile(
+        67_349, 872, 1_821, {"tokens": (length,)}, lengths=lengths, vocabulary=vocabulary
+    )
+    return Task("text", (target,), profile)
+
+
+def _published_bert(
+    name: str, source: str, size: tuple[int, int, int], params: int, *, whole: bool = True
+) -> Reference:
+    """``size`` is width, layers and heads; DistilBERT has no pooler and no segments (not
+    ``whole``)."""
+    dim, depth, heads = size
+    config: Config = {"vocabulary": 30_522, "dim": dim, "depth": depth, "heads": heads}
+    config |= {"mlp_ratio": 4.0, "position": "learned", "placement": "post", "norm": "layer"}
+    config |= {"activation": "gelu", "pooling": "avg", "dropout": 0.1, "attention_dropout": 0.1}
+    config |= {"drop_path": 0.0, "embedding_dropout": 0.1, "token_dropout": 0.0}
+    head, pooler_and_segments = 2 * dim + 2, dim * (dim + 1) + 2 * dim
+    extra, differs = head, "a head of two classes"
+    if whole:
+        extra, differs = head - pooler_and_segments, f"{differs}, but no pooler and no segments"
+    return Reference(name, source, params, config, _texts(30_522, 512), extra, differs)
+
+
+def _published_mamba(name: str, dim: int, depth: int, params: int) -> Reference:
+    config: Config = {"vocabulary": 50_280, "dim": dim, "depth": depth, "expand": 2, "states": 16}
+    config |= {"kernel": 4, "norm": "rms", "pooling": "last", "dropout": 0.0, "drop_path": 0.0}
+    config |= {"embedding_dropout": 0.0, "token_dropout": 0.0}
+    differs = "a head of two classes; that of the words is the embedding's transpose"
+    source = "Gu & Dao 2023, table 12, and the authors' code (a vocabulary of 50,280)"
+    return Reference(name, source, params, config, _texts(50_280, 2_048), 2 * dim + 2, differs)
+
+
+_TURC = "Turc et al. 2019 (Well-Read Students Learn Better), sec. 4"
+BERTS = (
+    _published_bert("BERT-mini", _TURC, (256, 4, 4), 11_170_560),
+    _published_bert("BERT-small", _TURC, (512, 4, 8), 28_763_648),
+    _published_bert(
+        "DistilBERT", "Sanh et al. 2019 (DistilBERT), sec. 3", (768, 6, 12), 66_362_880, whole=False
+    ),
+    _published_bert("BERT-base", "Devlin et al. 2019, sec. 3", (768, 12, 12), 109_482_240),
+)
+MAMBAS = (_published_mamba("Mamba-130M", 768, 24, 129_135_360),)
+
 FAMILIES = (
     Family(
         "transformer",
@@ -278,6 +328,7 @@ FAMILIES = (
         _transformer_space,
         _build_transformer,
         "Texts whose words relate over a distance; its cost grows with length or window.",
+        BERTS,
     ),
     Family(
         "lstm",
@@ -294,6 +345,7 @@ FAMILIES = (
         _mamba_space,
         _build_mamba,
         "Long texts: it reads in time linear in the length, with states the text selects.",
+        MAMBAS,
     ),
     Family(
         "ngrams",

@@ -189,7 +189,8 @@ def test_a_reference_has_its_published_number_of_parameters(
     family: Family, reference: Reference
 ) -> None:
     network = on_meta(family, reference.config, reference.task)
-    assert parameters(network) == reference.params
+    assert parameters(network) == reference.params + reference.extra
+    assert bool(reference.extra) == bool(reference.differs)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
