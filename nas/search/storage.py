@@ -308,7 +308,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
 def _operation(line: bytes) -> dict[str, Any]:
     """A line of a journal. Raises ValueError where it is none."""
     try:
-        found = json.loads(line)
+        found = json.loads(line.decode())  # of bytes it would guess at encodings
     except RecursionError:
         raise ValueError("deeply nested brackets") from None
     if not (isinstance(found, dict) and isinstance(found.get("op_code"), int)):
