@@ -101,6 +101,7 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
         [(name, "left" if name == "family" else "right") for name in names],
         rows,
         optional=("s", "epochs", "FLOPs", *reversed(heads[1:])),
+        elsewhere=120,
         title=f"Pareto front of {run.folder.name} (validation)",
         title_justify="left",
     )

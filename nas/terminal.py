@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Where output is no terminal.
-WIDTH = 120
+WIDTH = 100
+# The least width of a column of text.
+_TEXT_WIDTH = 12
 # Marks of writing direction that change how the rest of a line is read (UAX #9, table 1).
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LINE_ENDS = frozenset("\u2028\u2029")
@@ -80,10 +82,10 @@ def let_go() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def width() -> int:
-    """Columns of standard output: the terminal's, else ``WIDTH``."""
+def width(elsewhere: int = WIDTH) -> int:
+    """Columns of standard output: the terminal's, or those for ``elsewhere``."""
     if not sys.stdout.isatty():
-        return WIDTH
+        return elsewhere
     return int(_console_class()().width)
 
 
@@ -141,6 +143,7 @@ def table(
     *,
     optional: Sequence[str] = (),
     indent: int = 0,
+    elsewhere: int = WIDTH,
     **look: Any,
 ) -> None:
     """Print a table that fits into the terminal: no figure is ever cut, columns are left out.
@@ -150,17 +153,18 @@ def table(
         rows: Cells for all columns; None for a rule between rows.
         optional: Heads of the columns that may be left out, the first one first.
         indent: Columns of space before the table.
+        elsewhere: Columns that there are where output is no terminal.
         **look: Arguments of Rich's ``Table``.
     """
     from rich.measure import Measurement
     from rich.padding import Padding
     from rich.table import Table
 
-    room = width() - indent
+    room = width(elsewhere) - indent
     endless = console(columns=10_000)
     shown = [head for head, _ in columns]
 
-    def build() -> Table:
+    def build(shown: Sequence[str]) -> Table:
         found = Table(**look)
         for head, justify in columns:
             if head in shown:
@@ -174,13 +178,17 @@ def table(
             found.add_row(*(cell for (head, _), cell in cells if head in shown))
         return found
 
-    made = build()
+    made = build(shown)
     for head in optional:
         if Measurement.get(endless, endless.options, made).maximum <= room:
             break
         if head in shown:
             shown.remove(head)
-            made = build()
+            made = build(shown)
     # A terminal that is narrower still breaks the lines itself.
-    needed = Measurement.get(endless, endless.options, made).minimum + indent
-    console(columns=max(width(), needed)).print(Padding(made, (0, 0, 0, indent), expand=False))
+    figures = [head for head, justify in columns if head in shown and justify == "right"]
+    needed = Measurement.get(endless, endless.options, build(figures)).maximum if figures else 0
+    needed += indent + _TEXT_WIDTH * (len(shown) - len(figures))
+    console(columns=max(width(elsewhere), needed)).print(
+        Padding(made, (0, 0, 0, indent), expand=False)
+    )

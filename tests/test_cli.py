@@ -463,8 +463,10 @@ def test_a_folder_in_use_is_refused(
 ) -> None:
     shutil.copytree(searched.folder / "run", run := tmp_path / "run")
     (run / "study.journal").unlink()
+    (run / "clock").unlink()
     study = Study(run, small_task(), Space.join(small_spaces()))
-    ended = nas("search", "data.csv", "-t", "label", "--resume", "--out", str(run))
+    data = str(searched.folder / "data.csv")
+    ended = nas("search", data, "-t", "label", "--resume", "--out", str(run))
     study.close()
     assert (ended.code, len(ended.errors)) == (1, 1)
     assert "is in use by another search (process " in ended.errors[0]
@@ -511,7 +513,7 @@ def test_export_train_and_predict_follow_one_another(
     written = tmp_path / "new" / "predictions.csv"
     assert nas("predict", model, str(tmp_path / "new.csv"), "--out", str(written)).code == 0
     assert written.read_text().splitlines() == lines
-    assert lines[0] == "label,probability[no],probability[yes]"
+    assert lines[0] == "row,label,probability[no],probability[yes]"
     new.drop(columns="p").to_csv(tmp_path / "lacking.csv", index=False)
     ended = nas("predict", model, str(tmp_path / "lacking.csv"))
     assert (ended.code, len(ended.errors)) == (1, 1)
@@ -523,7 +525,9 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
 ) -> None:
     from nas import train
 
-    def predict(checkpoint: Path, source: Path, on_note: Callable[[str], object]) -> Any:
+    def predict(
+        checkpoint: Path, source: Path, on_note: Callable[[str], object], keep: tuple[str, ...]
+    ) -> Any:
         on_note("of x_train, x_test only x_test is predicted")
         return pd.DataFrame({"label": ["no"]}), {}
 
@@ -531,7 +535,7 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
     for name in ("model.ckpt", "d.npz"):
         (tmp_path / name).touch()
     ended = nas("predict", str(tmp_path / "model.ckpt"), str(tmp_path / "d.npz"))
-    assert ended.out.splitlines() == ["label", "no"]
+    assert ended.out.splitlines() == ["row,label", "1,no"]
     assert ended.err.strip() == "note: of x_train, x_test only x_test is predicted"
 
 
@@ -542,7 +546,9 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     assert nas("report", str(searched.folder / "run"), "--out", str(page)).code == 0
     assert page.stat().st_size > 0
     ended = nas("report", str(searched.folder / "run"), "--out", str(tmp_path))
-    printed = f"Invalid value for '--out': File '{tmp_path}' is a directory."
+    printed = (
+        f"Invalid value for '--out': File '{tmp_path}' is a directory (see `nas report --help`)"
+    )
     assert (ended.code, ended.errors) == (2, [printed])
 
 

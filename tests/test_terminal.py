@@ -108,7 +108,7 @@ def test_nothing_else_in_the_package_prints() -> None:
 def test_the_front_never_cuts_a_figure(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "width", lambda: columns)
+    monkeypatch.setattr(terminal, "width", lambda *_: columns)
     run = Run(EARLIER / "run")
     show.front(run, front := run.front())
     printed = capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_the_front_never_cuts_a_figure(
 def test_tables_of_rules_and_spaces_fit_into_the_terminal(
     command: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "width", lambda: columns)
+    monkeypatch.setattr(terminal, "width", lambda *_: columns)
     printed = CliRunner().invoke(cli.cli, command.split(), catch_exceptions=False).output
     assert not CUT.search(printed)
     assert max(map(len, printed.splitlines())) <= columns
@@ -140,7 +140,7 @@ def test_tables_of_rules_and_spaces_fit_into_the_terminal(
 def test_a_design_fits_into_the_terminal(
     columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "width", lambda: columns)
+    monkeypatch.setattr(terminal, "width", lambda *_: columns)
     table("a").to_csv(tmp_path / "data.csv", index=False)
     words = ["design", str(tmp_path / "data.csv"), "-t", "y"]
     printed = CliRunner().invoke(cli.cli, words, catch_exceptions=False).output
