@@ -24,9 +24,10 @@ from nas.audit import checkup as checkups
 from nas.audit.anatomy import anatomy, trace
 from nas.audit.feed import company_error, from_dataset, from_tensors, padding_error
 from nas.candidate import Reason
-from nas.checks import CHECKS, Anatomy, Layer, Observed, check
+from nas.checks import CHECKS, check
 from nas.data import read
 from nas.family import load_families
+from nas.layers import Anatomy, Layer, Observed
 from nas.plan import make_task
 from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets

@@ -73,7 +73,8 @@ def test_the_sampler_is_found_and_keeps_the_contract() -> None:
 
 def test_the_rule_is_listed_and_found_in_a_network(project: Path) -> None:
     code = """
-from nas.checks import Anatomy, Layer, check
+from nas.checks import check
+from nas.layers import Anatomy, Layer
 from nas.rulebook import uses
 assert uses()["inputs-keep-most"].checked
 for rate in (0.2, 0.3):

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.checks import Anatomy, Finding, check
+from nas.checks import Finding, check
 from nas.files import write_whole
+from nas.layers import Anatomy
 from nas.task import InputError, UsageError, plain
 
 if TYPE_CHECKING:

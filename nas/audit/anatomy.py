@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.checks import Anatomy, Layer
+from nas.layers import Anatomy, Layer
 from nas.task import InputError
 
 # Where the operands stand in the arguments of ATen's products.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from nas.audit.anatomy import NORM_CLASS, kept
 from nas.audit.feed import Problem
 from nas.candidate import Reason
-from nas.checks import MEMORISED_AT, Observed
+from nas.checks import MEMORISED_AT
+from nas.layers import Observed
 from nas.rules import GRADIENT_CLIP
 from nas.training.batches import Batch, Batches
 from nas.training.lr import STEPS as RATE_STEPS
