@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.candidate import Candidate, Latency
-from nas.data import read
+from nas.data import Dataset, read
 from nas.family import pick_families
 from nas.files import write_whole
 from nas.front import constant_guess, pareto
@@ -27,7 +27,7 @@ from nas.plan import Pace, make_task, plan_search
 from nas.run import Finished, Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
 from nas.space import Float, Space
-from nas.task import Budget, InputError, NoFeasibleCandidate, UsageError
+from nas.task import Budget, InputError, NoFeasibleCandidate, Task, UsageError
 
 if TYPE_CHECKING:
     from nas.search.study import Study
@@ -125,16 +125,7 @@ def search(
     with open_machine(chosen) as machine:
         budget = machine.budget(limits, chosen.workers)
         if run is None:
-            task = make_task(
-                dataset,
-                objectives=chosen.objectives,
-                constraints=chosen.limits,
-                budget=budget,
-                device=machine.device,
-                epochs=chosen.epochs,
-                seed=chosen.seed,
-                deterministic=chosen.deterministic,
-            )
+            task = _task(dataset, chosen, budget, machine.device)
             spaces = {name: family.space(task) for name, family in families.items()}
             source = Source(str(Path(data).resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)
@@ -142,6 +133,19 @@ def search(
         finish = chosen.finish and chosen.executor == "local"
         drive_run(run, budget, machine, on_start, on_progress, finish)
     return run
+
+
+def _task(dataset: Dataset, options: SearchOptions, budget: Budget, device: str) -> Task:
+    return make_task(
+        dataset,
+        objectives=options.objectives,
+        constraints=options.limits,
+        budget=budget,
+        device=device,
+        epochs=options.epochs,
+        seed=options.seed,
+        deterministic=options.deterministic,
+    )
 
 
 def _check_same_data(run: Run, data: Any) -> None:
