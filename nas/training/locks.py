@@ -13,13 +13,12 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas import heartbeat
+from nas import heartbeat, terminal
 from nas.task import InputError
 
 TIMEOUT_S = 10.0  # for trainings to pause
@@ -101,11 +100,11 @@ class _Lock:
         if self.take(how, LOCK_TIMEOUT_S) or known:
             return
         self._waited_in_vain = True
-        print(
+        terminal.line(
             f"the lock {self.path} is held by {self.holders()} for more than"
             f" {LOCK_TIMEOUT_S:.0f} s; going on without it: latencies may be those of a busy"
             " device. End that process to mend this",
-            file=sys.stderr,
+            err=True,
         )
 
     def holders(self) -> str:
