@@ -96,7 +96,8 @@ def search(
 
     Example:
         >>> import nas
-        >>> run = nas.search("flowers.csv", "species", trials=2, epochs=1, out="run")
+        >>> short = {"families": "mlp", "trials": 2, "epochs": 1}
+        >>> run = nas.search("flowers.csv", "species", out="run", **short)
         >>> run.best().number in (0, 1)
         True
     """

@@ -798,7 +798,6 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.slow
 def test_a_search_ends_with_the_best_candidate_trained_and_tested(tmp_path: Path) -> None:
     seen: list[Progress] = []
     given = FAST | {"trials": 2, "time_limit": 120, "families": ["mlp"], "on_progress": seen.append}
@@ -815,6 +814,7 @@ def test_a_search_ends_with_the_best_candidate_trained_and_tested(tmp_path: Path
     assert scores["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_search_without_finish_leaves_the_training_to_the_user(tmp_path: Path) -> None:
     given = FAST | {"trials": 1, "time_limit": 120, "families": ["mlp"], "finish": False}
     run = nas.search(tumours(), "diagnosis", out=tmp_path / "run", **given)
@@ -822,6 +822,7 @@ def test_a_search_without_finish_leaves_the_training_to_the_user(tmp_path: Path)
     assert not (run.folder / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_kept(tmp_path: Path) -> None:
     begin = time.monotonic()
     run = nas.search(
