@@ -131,7 +131,9 @@ def test_a_signal_keeps_report_and_recipe(
     for name in ("report.html", "recipe.yaml"):
         (run.folder / name).unlink(missing_ok=True)
     before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    # Under nohup, or in the background of a script, both would be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with pytest.raises(SystemExit) as end:
             cli.main(["search", "--resume", "--out", str(run.folder)])

@@ -531,7 +531,10 @@ def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Pat
     good, table = trainable(tmp_path)
     good["trainer"]["max_epochs"] = 10**6
     path, out = written(tmp_path, good), tmp_path / "model"
-    command = [sys.executable, "-c", "from nas.cli import main; main()", "train", str(path)]
+    # Where the tests run in the background of a script, their children would ignore Ctrl-C.
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code = f"{listens} from nas.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", str(path)]
     with subprocess.Popen(
         [*command, "--out", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
