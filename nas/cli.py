@@ -467,7 +467,6 @@ def rules(rule: str | None, as_json: bool) -> None:
         show.rule(found[rule])
 
 
-_KIND = {"type": str, "help": "Only its families; with --data: that of the data."}
 _PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Of the search to be."}
 
 

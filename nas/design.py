@@ -19,13 +19,12 @@ from nas.data import Dataset, read
 from nas.family import Family, pick_families
 from nas.machine import local_room
 from nas.options import PlanOptions, takes
-from nas.plan import Pace, SearchPlan, make_task, plan_search, rungs
+from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, plan_search, rungs
 from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
 
 PACED_S = 0.25  # of timed steps for each family
-BESIDE_S = 0.5  # a candidate's seconds beside its epochs: counts, a latency, a start
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,12 @@ class Design:
         worker_s = self.task.budget.worker_s
         if not paces or worker_s is None:
             return None
+        if self.plan is not None:  # the training of the best is within the time
+            worker_s -= self.plan.finish_s * self.task.budget.workers
         counts = []
         for fraction in (1.0, self._fraction_of_epochs()):
             each = [self._candidate_s(pace, fraction) for pace in paces]
-            counts.append(int(0.95 * worker_s * len(each) / sum(each)))
+            counts.append(int(USED * worker_s * len(each) / sum(each)))
         return min(counts), max(counts)
 
     @property

@@ -247,11 +247,14 @@ def _train_best(run: Run, session: _Session) -> None:
 
 
 def _epoch_s(run: Run, candidate: Candidate) -> float:
-    """Seconds of an epoch of a candidate on all training data, by its steps as a proxy."""
+    """Seconds of an epoch of a candidate on all training data, by its steps as a proxy, or, of one
+    that ran out of time, by its epochs."""
+    if candidate.cost.step_ms is None:
+        return candidate.seconds / max(1, len(candidate.curve)) / run.task.fidelity.share
     accumulate = candidate.cost.accumulate
     micro = int(candidate.config["batch_size"]) // accumulate
     steps = rules.steps_per_epoch(run.task.profile.n_train, micro, accumulate)
-    return max(1e-3, steps * (candidate.cost.step_ms or 0.0) / 1e3)
+    return max(1e-3, steps * candidate.cost.step_ms / 1e3)
 
 
 def _in_process(command: list[str], log: Path, session: _Session) -> tuple[dict[str, Any], str]:
@@ -275,7 +278,10 @@ def _in_process(command: list[str], log: Path, session: _Session) -> tuple[dict[
                         late, deadline = True, deadline + _START_S
         except BaseException:
             process.send_signal(signal.SIGINT)
-            process.wait()
+            try:
+                process.wait(_START_S)
+            except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in the background of a script
+                process.kill()
             raise
     if late:
         return {}, "it took longer than the time that was kept for it"

@@ -6,7 +6,7 @@ For each data set and seed three contenders run one after the other, with the ma
 themselves: `nas` (search, then training of the winner, then the test part), `rival` (rival.py for
 the same time) and `simple` (a scikit-learn model). Each finished run is one line of
 WORK/results.jsonl with the commit it was made by; what stands there is not run again, so that an
-interrupted comparison goes on. --table only prints what is there.
+interrupted comparison continues. --table only prints what is there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Locks on a device, by which all searches of one user on a machine take turns.
 
 They only make measurements better, so nothing waits for them for ever: a wait that is over says
-on standard error who holds the lock, and goes on without it.
+on standard error who holds the lock, and continues without it.
 
 The files lie in a folder of the user's own (see ``folder``), whatever TMPDIR is, so that another
 user can neither hold them nor put something else in their place. Processes on other machines, of
