@@ -81,12 +81,14 @@ class Baseline(JsonRecord):
 @dataclass(frozen=True)
 class LayerRow(JsonRecord):
     """One layer of a candidate: its name in the network, its class, the shape of its output
-    without the batch, and how many parameters it owns."""
+    without the batch, how many parameters it owns, and the places of the layers from which
+    shortcuts end behind it (-1: the input)."""
 
     name: str
     type: str
     output: tuple[int, ...] = ()
     params: int = 0
+    skips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,18 +49,19 @@ def analyse(build: Callable[[], nn.Module], inputs: Inputs) -> dict[str, Any]:
     Returns ``params``, those that are ``trainable``, and ``components``: the parameters of each
     part of the network by its name; ``flops`` of the pass (see the top of this file for what
     counts); and ``layers``: name, type, output shape without the batch, parameters, in the order
-    of execution.
+    of execution, and ``skips`` where shortcuts end, see ``_Shortcuts``.
     """
     network, real = _built(build)
     given = _placed(network, inputs, real)
     layers: list[dict[str, Any]] = []
+    shortcuts = _Shortcuts(layers, given.values())
     hooks = [
-        module.register_forward_hook(_recorder(layers, name))
+        module.register_forward_hook(_recorder(layers, name, shortcuts))
         for name, module in network.named_modules()
         if name and not any(True for _ in module.children())
     ]
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
-    with _FusedOps(), counter:
+    with _FusedOps(), shortcuts, counter:
         network.train()
         network(**given)
     for hook in hooks:
@@ -239,14 +240,82 @@ _FLOPS: dict[Any, Any] = {
 }
 
 
-def _recorder(layers: list[dict[str, Any]], name: str) -> Callable[..., None]:
-    def record(module: nn.Module, _: Any, output: Any) -> None:
+class _Shortcuts(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Finds the sums in which data meet again: a row of ``layers`` gets ``skips``, the places of
+    the rows after which the two parted (-1: an input), where one way has fewer weighted layers.
+
+    Each tensor of data is known by the rows that it was made by, as the bits of a number.
+    """
+
+    def __init__(self, layers: list[dict[str, Any]], inputs: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.layers = layers
+        # Storages are held, so that no number of one is given to another.
+        self._made: dict[int, tuple[Any, int]] = {}
+        for tensor in inputs:
+            self._mark(tensor, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        found = [bits for t in tree_leaves((args, kwargs)) if (bits := self._bits(t)) is not None]
+        if str(func.overloadpacket) in ("aten.add", "aten.add_") and len(found) == 2:
+            self._meet(*found)
+        if found:
+            bits = 0
+            for each in found:
+                bits |= each
+            for tensor in tree_leaves(result):
+                self._mark(tensor, bits)
+        return result
+
+    def _meet(self, one: int, other: int) -> None:
+        """Of two ways from where they part the one with fewer weighted layers is a shortcut."""
+        last = (one | other).bit_length() - 1
+        if last >= 0 and self._weighted(one & ~other) != self._weighted(other & ~one):
+            self.layers[last].setdefault("skips", []).append((one & other).bit_length() - 1)
+
+    def _weighted(self, bits: int) -> int:
+        return sum(bits >> i & 1 for i, row in enumerate(self.layers) if row["params"])
+
+    def made(self, given: Any, output: Any) -> None:
+        """The last row of ``layers`` has this output; one that returns what it was given is no
+        step of the way."""
+        own = {
+            storage._cdata for storage in map(_storage, tree_leaves(given)) if storage is not None
+        }
+        for tensor in tree_leaves(output):
+            storage, bits = _storage(tensor), self._bits(tensor)
+            if storage is not None and storage._cdata not in own and bits is not None:
+                self._mark(tensor, bits | 1 << len(self.layers) - 1)
+
+    def _bits(self, value: Any) -> int | None:
+        storage = _storage(value)
+        found = None if storage is None else self._made.get(storage._cdata)
+        return None if found is None else found[1]
+
+    def _mark(self, value: Any, bits: int) -> None:
+        storage = _storage(value)
+        if storage is not None:
+            self._made[storage._cdata] = (storage, bits)
+
+
+def _storage(value: Any) -> torch.UntypedStorage | None:
+    """Where a dense tensor's values are; None for all else."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return value.untyped_storage() if dense else None
+
+
+def _recorder(
+    layers: list[dict[str, Any]], name: str, shortcuts: _Shortcuts
+) -> Callable[..., None]:
+    def record(module: nn.Module, given: Any, output: Any) -> None:
         shape = list(output.shape[1:]) if isinstance(output, Tensor) else []
         again = any(layer["name"] == name for layer in layers)
         params = 0 if again else sum(p.numel() for p in module.parameters())
         layers.append(
             {"name": name, "type": type(module).__name__, "output": shape, "params": params}
         )
+        shortcuts.made(given, output)
 
     return record
 

@@ -1,0 +1,1 @@
+"""What leaves a search: pictures, documents and files that need nothing of this project."""
