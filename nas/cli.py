@@ -417,8 +417,13 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
 @cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @flags.options(PlanOptions, sampler=flags.SAMPLER)
+@click.option(
+    "--pace",
+    type=click.Path(path_type=Path),
+    help="Of another machine: JSON with the seconds of an epoch by family. Nothing is timed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def design(data: Path, as_json: bool, **options: Any) -> None:
+def design(data: Path, pace: Path | None, as_json: bool, **options: Any) -> None:
     """Say what a search of DATA would do: seconds, and no training.
 
     The data in words and what looks wrong in it, the families with their baselines' costs and
@@ -428,10 +433,11 @@ def design(data: Path, as_json: bool, **options: Any) -> None:
     \b
     nas design adult/ --target income
     nas design photos/ -c 'params<=100000' --time-limit 1h
+    nas design runs/photos --pace a100.json --device cuda --workers 64 --time-limit 24h
     """
     from nas.design import design as make
 
-    found = make(data, **flags.given(PlanOptions, options))
+    found = make(data, pace=pace, **flags.given(PlanOptions, options))
     if as_json:
         terminal.echo(json.dumps(found.to_dict()))
     else:
@@ -476,7 +482,7 @@ _PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Of t
 @flags.options(
     ReadOptions, modality={"type": str, "help": "Only its families; of DATA: its modality."}
 )
-@flags.options(PlanOptions, "constraints", "device", device=_PLACE)
+@flags.options(PlanOptions, "constraints", "time_limit", "workers", "device", device=_PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def families(
     family: str | None, data: Path | None, modality: str | None, as_json: bool, **options: Any
@@ -484,11 +490,13 @@ def families(
     """List the families of networks, or show the space of one FAMILY.
 
     Each parameter with its bounds, its default, where it applies, and the rules that set it:
-    for DATA, or for ordinary data of its modality.
+    for DATA, or for ordinary data of its modality. Then the published networks of the family:
+    those that the space holds, and why the others are left out.
 
     \b
     nas families --modality images
     nas families resnet
+    nas families resnet --data photos/ --time-limit 24h --workers 64 --device cuda
     nas families mlp --data adult/ --target income
     """
     from nas.family import load_families
@@ -519,6 +527,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 
     from nas import rulebook
     from nas.family import load_families
+    from nas.machine import local_room
     from nas.task import Budget, UsageError
 
     chosen = PlanOptions(**flags.given(PlanOptions, options))
@@ -528,6 +537,8 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise UsageError(f"unknown family {name!r}; {hint}")
     family, limits, device = known[name], chosen.limits, chosen.device
+    gpus = int(device == "cuda")
+    budget = local_room(gpus).budget(Budget(chosen.time_limit_s), chosen.workers)
     if data is not None:
         from nas.data import read
         from nas.plan import make_task
@@ -535,10 +546,11 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
         dataset = read(data, **chosen.reading())
         if dataset.modality != family.modality:
             raise UsageError(f"{name} is for {family.modality}, but {data} is {dataset.modality}")
-        task = make_task(dataset, constraints=limits, budget=Budget(), device=device)
+        task = make_task(dataset, constraints=limits, budget=budget, device=device)
         about = f"Bounds for {data}: {task.profile.n_train:,} training samples."
     else:
-        task = replace(rulebook.typical_task(family.modality), constraints=limits, device=device)
+        typical = rulebook.typical_task(family.modality)
+        task = replace(typical, constraints=limits, budget=budget, device=device)
         about = (
             f"Bounds for {task.profile.n_train:,} samples of {rulebook.described(family.modality)};"
             " ten classes. With --data they are yours."
@@ -548,10 +560,16 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
         parameters = [
             {**param.to_dict(), "where": rulebook.condition(param, space)} for param in space.params
         ]
-        terminal.echo(json.dumps({"name": name, "data": about, "parameters": parameters}))
+        published = [
+            {"name": r.name, "params": r.params, "source": r.source, "left_out": r.left_out(task)}
+            for r in family.references
+        ]
+        listed = {"name": name, "data": about, "parameters": parameters, "references": published}
+        terminal.echo(json.dumps(listed))
         return
     heading = f"{name}: {family.paper}"
     show.space(space, heading, f"{family.good_for}\n{about}")
+    show.references(family, task)
 
 
 @cli.command()

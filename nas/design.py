@@ -6,6 +6,7 @@ and pace, the spaces that the rules leave, and the search with what it can be ex
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -17,9 +18,10 @@ from typing import Any
 from nas import rules
 from nas.data import Dataset, read
 from nas.family import Family, pick_families
+from nas.files import read_json
 from nas.machine import local_room
 from nas.options import PlanOptions, takes
-from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, plan_search, rungs
+from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, mean_fraction, plan_search, rungs
 from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
@@ -66,7 +68,7 @@ class Design:
     @property
     def candidates(self) -> tuple[int, int] | None:
         """How many of the baselines' size the time limit is for: all trained to the end, and
-        all but the best third stopped at each rung. None where no pace or no end is known."""
+        as many stopped at each rung as the plan expects. None where no pace or no end is known."""
         paces = [plan.pace for plan in self.plans if plan.pace]
         worker_s = self.task.budget.worker_s
         if not paces or worker_s is None:
@@ -74,7 +76,7 @@ class Design:
         if self.plan is not None:  # the training of the best is within the time
             worker_s -= self.plan.finish_s * self.task.budget.workers
         counts = []
-        for fraction in (1.0, self._fraction_of_epochs()):
+        for fraction in (1.0, mean_fraction(self.task)):
             each = [self._candidate_s(pace, fraction) for pace in paces]
             counts.append(int(USED * worker_s * len(each) / sum(each)))
         return min(counts), max(counts)
@@ -92,15 +94,6 @@ class Design:
         fidelity = self.task.fidelity
         training_s = fraction * rules.folds(self.task) * fidelity.epochs * pace.epoch_s
         return BESIDE_S + min(training_s, fidelity.time_limit_s or math.inf)
-
-    def _fraction_of_epochs(self, eta: int = 3) -> float:
-        """Of a candidate's epochs, where each rung lets a third go on; other folds than the
-        first are for those that reach its end."""
-        epochs, folds = self.task.fidelity.epochs, rules.folds(self.task)
-        spent, reach, before = 0.0, 1.0, 0
-        for rung in (*rungs(epochs, eta), epochs):
-            spent, reach, before = spent + reach * (rung - before), reach / eta, rung
-        return (spent + reach * eta * (folds - 1) * epochs) / (folds * epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """What ``nas design --json`` prints."""
@@ -138,19 +131,25 @@ class Design:
 
 
 @takes(PlanOptions)
-def design(data: Any, target: Any = None, **options: Any) -> Design:
+def design(
+    data: Any, target: Any = None, *, pace: str | Path | None = None, **options: Any
+) -> Design:
     """What a search of a data set would do. Trains nothing.
 
     A few steps of each family's baseline are timed, at most half a second each where a step is
     not slower than that.
 
     Args:
-        data: What ``nas.data.read`` reads: a path, a DataFrame, or (X, y).
+        data: What ``nas.data.read`` reads: a path, a DataFrame, or (X, y). Or the folder of a
+            run, whose data another search is planned for; with ``pace`` its task.json is enough.
         target: Name or names of the columns to predict.
+        pace: Of another machine: a JSON file with, for each family, the seconds that an epoch of
+            its baseline over all training data takes one worker. Nothing is timed then.
         {options}
 
     Raises:
-        InputError: What a search would raise for the same data and options.
+        InputError: What a search would raise for the same data and options; a file of paces that
+            is none.
 
     Example:
         >>> from nas.design import design
@@ -161,21 +160,28 @@ def design(data: Any, target: Any = None, **options: Any) -> Design:
     begin = time.monotonic()
     chosen = PlanOptions(target=target, **options)
     samplers.check(chosen.sampler)
-    dataset = read(data, **chosen.reading())
-    families = pick_families(dataset.modality, chosen.families)
-    place, room, part = local_room(_gpus(chosen.device))
-    workers = chosen.workers or room
-    cpus, gpus = part(workers)
+    epoch_s = None if pace is None else read_pace(Path(pace))
+    run = _of_run(data)
+    dataset = None if epoch_s and run else _data(data, run, chosen)
+    about = dataset or run
+    assert about is not None  # one of both is there
+    families = pick_families(about.modality, chosen.families)
+    if epoch_s is None:
+        room = local_room(_gpus(chosen.device))
+    else:
+        room = local_room(int(chosen.device == "cuda"))
+        if missing := [name for name in families if name not in epoch_s]:
+            raise InputError(f"{pace} has no pace of {', '.join(missing)}: add it, or --family")
     task = make_task(
-        dataset,
+        about,
         objectives=chosen.objectives,
         constraints=chosen.limits,
-        budget=Budget(chosen.time_limit_s, workers=workers, cpus=cpus, gpus=gpus),
-        device=place,
+        budget=room.budget(Budget(chosen.time_limit_s), chosen.workers),
+        device=room.device,
         epochs=chosen.epochs,
         seed=chosen.seed,
     )
-    plans = tuple(_plans(task, dataset, families))
+    plans = tuple(_plans(task, dataset, families, epoch_s))
     planned = None
     paces = {plan.family.name: plan.pace for plan in plans if plan.pace}
     if paces and chosen.epochs is None and task.budget.worker_s is not None:
@@ -188,12 +194,41 @@ def design(data: Any, target: Any = None, **options: Any) -> Design:
     return Design(
         name,
         task,
-        (*dataset.notes, *_advice(task)),
+        (*(dataset.notes if dataset else ()), *_advice(task)),
         plans,
         samplers.resolve(chosen.sampler, task),
         time.monotonic() - begin,
         planned,
     )
+
+
+def _of_run(data: Any) -> Task | None:
+    """The task of a run, where ``data`` is its folder."""
+    if not isinstance(data, (str, Path)) or not (Path(data) / "task.json").is_file():
+        return None
+    task: Task = read_json(Path(data) / "task.json", Task)
+    return task
+
+
+def _data(data: Any, run: Task | None, chosen: PlanOptions) -> Dataset:
+    return read(data, **chosen.reading()) if run is None else Dataset.load(Path(data) / "data")
+
+
+def read_pace(file: Path) -> dict[str, float]:
+    """Seconds of an epoch by family, from a JSON file; InputError where it holds something else."""
+    try:
+        content = json.loads(file.read_text())
+        paces = {str(name): float(seconds) for name, seconds in content.items()}
+        if not all(0 < seconds < math.inf for seconds in paces.values()):
+            raise ValueError("seconds are above 0")
+        return paces
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} is not a file of paces ({error}); expected is one JSON object of seconds an"
+            ' epoch by family, like {"resnet": 120}'
+        ) from None
 
 
 def _with_epochs(plan: Plan, times: float) -> Plan:
@@ -220,29 +255,56 @@ def _advice(task: Task) -> Iterator[str]:
         )
 
 
-def _plans(task: Task, dataset: Dataset, families: dict[str, Family]) -> Iterator[Plan]:
+def _plans(
+    task: Task,
+    dataset: Dataset | None,
+    families: dict[str, Family],
+    epoch_s: dict[str, float] | None,
+) -> Iterator[Plan]:
+    """Each family's; without a data set the baseline's parameters alone are known of its costs."""
     from nas.training.cost import available_memory_mb
     from nas.training.evaluator import Evaluator
 
     # All costs are asked for, whatever the objectives.
     asked = replace(task, objectives=tuple(Objective(m, "min") for m in COSTS))
-    evaluator = Evaluator(asked, dataset)
+    evaluator = Evaluator(asked, dataset) if dataset else None
     for name, family in families.items():
         space = family.space(task)
         config = join_family(name, space.baseline())
-        (costs,) = evaluator.costs([config], None, lambda *_: "")
+        if evaluator:
+            (costs,) = evaluator.costs([config], None, lambda *_: "")
+        else:
+            costs = {"params": float(_parameters(family, space.baseline(), task))}
         misses = tuple(
             f"{c.metric} {costs[c.metric]:.4g}, not {c}"
             for c in task.constraints
             if c.metric in costs and not c.met(costs)
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # hints about options that were chosen
-            pace = None
-            if costs["memory_mb"] <= available_memory_mb(task.device):
-                found = evaluator.pace(name, space.baseline(), PACED_S, lambda *_: "")
-                pace = Pace(**found)
+        pace = None
+        if epoch_s is not None:
+            pace = _given_pace(epoch_s[name], space.baseline(), task)
+        elif evaluator and costs["memory_mb"] <= available_memory_mb(task.device):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # hints about options that were chosen
+                pace = Pace(**evaluator.pace(name, space.baseline(), PACED_S, lambda *_: ""))
         yield Plan(family, space, costs, pace, misses)
+
+
+def _parameters(family: Family, config: Config, task: Task) -> int:
+    import torch
+
+    from nas.training.cost import parameters
+
+    with torch.device("meta"):
+        return parameters(family.build(config, task))
+
+
+def _given_pace(epoch_s: float, config: Config, task: Task) -> Pace:
+    """Of a proxy, from the seconds of an epoch over all training data."""
+    share = task.fidelity.share
+    samples = round(share * task.profile.n_train)
+    steps = rules.steps_per_epoch(samples, int(config["batch_size"]))
+    return Pace(1e3 * share * epoch_s / steps, 0.0, 0, share * epoch_s)
 
 
 # Words -----------------------------------------------------------------------------------

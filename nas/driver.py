@@ -124,9 +124,9 @@ def search(
         dataset = read(data, **chosen.reading())
         families = pick_families(dataset.modality, chosen.families)
     with open_machine(chosen) as machine:
-        budget = machine.budget(limits, chosen.workers)
+        budget = machine.room.budget(limits, chosen.workers)
         if run is None:
-            task = _task(dataset, chosen, budget, machine.device)
+            task = _task(dataset, chosen, budget, machine.room.device)
             spaces = {name: family.space(task) for name, family in families.items()}
             source = Source(str(Path(data).resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)
@@ -342,7 +342,7 @@ class _Session:
         for name, test in tests.items():
             rate = Float.from_dict(rates[name].to_dict() | test["bounds"])
             params = (rate if p.name == rate.name else p for p in run.spaces[name].params)
-            spaces[name] = Space(tuple(params))
+            spaces[name] = replace(run.spaces[name], params=tuple(params))
         run.change_spaces(spaces)
 
     def plan(self) -> None:

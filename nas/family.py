@@ -7,7 +7,7 @@ through the entry point group ``nas.families``; ours and a third party's are ali
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -26,9 +26,10 @@ GROUP = "nas.families"
 class Reference:
     """A published network of a family: ``family.build(config, task)`` is that network.
 
-    ``params`` is the published number of its parameters, and ``task`` data like those that it was
-    published on. The network here has ``extra`` parameters more (or, negative, fewer), which
-    ``differs`` accounts for. A configuration may lie outside of the spaces that smaller data have.
+    ``params`` is the published number of its parameters, ``task`` data like those that it was
+    published on, and ``macs`` the multiply-adds of one sample of them, at ``efficiency`` of the
+    speed that dense convolutions and matrices reach. The network here has ``extra`` parameters
+    more (or, negative, fewer), which ``differs`` accounts for.
     """
 
     name: str
@@ -38,6 +39,50 @@ class Reference:
     task: Task
     extra: int = 0
     differs: str = ""
+    macs: float = 0.0
+    efficiency: float = 1.0
+
+    def left_out(self, task: Task) -> str:
+        """Why the space of ``task`` does not hold it (rule "references"), in a sentence; "" where
+        it does.
+
+        The cost of a training is three passes of two operations each for a multiply-add, in
+        proportion to the size of a sample.
+        """
+        data, budget = task.profile, task.budget
+        if self.params > rules.REFERENCE_PARAMS_PER_SAMPLE * data.n_train:
+            return f"{self.params:,} parameters are more than {data.n_train:,} samples carry"
+        if self.params > (most := rules.params_limit(task)):
+            return f"{self.params:,} parameters exceed the limit of {most:,.0f}"
+        if budget.memory_mb is not None and 16 * self.params / 2**20 > budget.memory_mb:
+            return f"{self.params:,} parameters and AdamW exceed {budget.memory_mb:,.0f} MiB"
+        size = min(1.0, _volume(task) / _volume(self.task))
+        speed = self.efficiency * rules.TRAINING_FLOPS[task.device]
+        epochs = rules.REFERENCE_EPOCHS
+        needed_s = epochs * 6 * self.macs * size * data.n_train / speed
+        if budget.time_limit_s is not None and needed_s > budget.time_limit_s / 5:
+            return f"{epochs} epochs take a worker {_hours(needed_s)}, over a fifth of the time"
+        if budget.worker_s is not None and needed_s > budget.worker_s / 3:
+            return f"{epochs} epochs take a worker {_hours(needed_s)}, over a third of the budget"
+        return ""
+
+
+def _volume(task: Task) -> float:
+    """Positions of a usual sample: pixels, or the length that nineteen of twenty do not exceed."""
+    if "image" in task.profile.inputs:
+        _, height, width = task.profile.inputs["image"]
+        return float(height * width)
+    return float(max([1, *(lengths[5] for lengths in task.profile.lengths.values())]))
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2g} h" if seconds >= 360 else f"{seconds:,.2g} s"
+
+
+@rules.sets("references", "published networks that a space holds")
+def carried(references: Sequence[Reference], task: Task) -> list[Reference]:
+    """Those of the published networks that the space of ``task`` holds, the smallest first."""
+    return [reference for reference in references if not reference.left_out(task)]
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,33 @@ _WORKERS_PER_GPU = 2
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A place for workers, and how to start them there."""
+class Room:
+    """What a place has for workers."""
 
     device: str  # "cpu" or "cuda"
-    room: int  # the number of workers that fit at once
+    workers: int  # that fit at once
     part: Callable[[int], tuple[float, float]]  # workers -> CPUs and GPUs of each
-    start: Callable[[Run], Workers]
+    memory_mb: float | None = None  # of a GPU, or of the machine; None where unknown
 
     def budget(self, limits: Budget, workers: int | None) -> Budget:
         """``limits`` with the number of workers (default: as many as fit) and what each of them
         gets of the machine."""
         if limits.gpu_hours is not None and self.device == "cpu":
             raise UsageError("a search on the CPU spends no GPU-hours; give CPU-hours")
-        workers = workers or self.room
+        workers = workers or self.workers
         cpus, gpus = self.part(workers)
-        return replace(limits, workers=workers, cpus=cpus, gpus=gpus)
+        memory = self.memory_mb
+        if memory is not None:
+            memory *= gpus if self.device == "cuda" else 1 / workers
+        return replace(limits, workers=workers, cpus=cpus, gpus=gpus, memory_mb=memory)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A place for workers, and how to start them there."""
+
+    room: Room
+    start: Callable[[Run], Workers]
 
 
 @contextmanager
@@ -52,7 +63,7 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
         raise UsageError(
             "--address, --cpus-per-trial and --gpus-per-trial are for Ray: give --executor ray"
         )
-    visible = visible_gpus(options.device)
+    visible, memory_mb = visible_gpus(options.device)
 
     def start(run: Run) -> Workers:
         from nas.search.local import LocalWorkers
@@ -61,16 +72,17 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
         count, logs = run.task.budget.workers, run.folder / "logs"
         return LocalWorkers(count, evaluator, settings, logs, visible, options.deterministic)
 
-    yield Machine(*local_room(len(visible)), start)
+    yield Machine(local_room(len(visible), memory_mb), start)
 
 
-def local_room(gpus: int) -> tuple[str, int, Callable[[int], tuple[float, float]]]:
-    """The first three fields of this machine's ``Machine``, with ``gpus`` to use."""
+def local_room(gpus: int, gpu_memory_mb: float | None = None) -> Room:
+    """This machine, with ``gpus`` to use, of which each has ``gpu_memory_mb``."""
     cores = _cores()
-    return (
+    return Room(
         "cuda" if gpus else "cpu",
         gpus * _WORKERS_PER_GPU or cores,
         lambda workers: (min(1.0, cores / workers), min(1.0, gpus / workers)),
+        gpu_memory_mb if gpus else _memory_mb(),
     )
 
 
@@ -99,35 +111,46 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
             count, lockstep = run.task.budget.workers, options.deterministic
             return TuneWorkers(count, evaluator, settings, cluster, lockstep)
 
-        yield Machine(
-            "cuda" if part["gpu"] else "cpu",
-            cluster.workers,
-            lambda workers: (part["cpu"], part["gpu"]),
-            start,
-        )
+        device = "cuda" if part["gpu"] else "cpu"
+        room = Room(device, cluster.workers, lambda workers: (part["cpu"], part["gpu"]))
+        yield Machine(room, start)
 
 
-def visible_gpus(device: str) -> list[str]:
-    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; none for "cpu". torch is imported in
-    a process of its own, so that the driver does without.
+def visible_gpus(device: str) -> tuple[list[str], float | None]:
+    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them, and the memory of the smallest, MiB;
+    none for "cpu". torch is imported in a process of its own, so that the driver does without.
 
     Raises InputError for "cuda" where there is none.
     """
     if device == "cpu":
-        return []
-    code = "import torch; print('gpus', torch.cuda.device_count())"
+        return [], None
+    code = (
+        "import torch; n = torch.cuda.device_count(); "
+        "sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(n)]; "
+        "print('gpus', n, min(sizes, default=0) / 2**20)"
+    )
     asked = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
     )
     if asked.returncode:
         last = asked.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise InputError(f"torch does not work here ({last[0]}); install it again")
-    count = int(asked.stdout.split()[-1])
+    found, memory = asked.stdout.split()[-2:]
+    count = int(found)
     if device == "cuda" and not count:
         raise InputError("no CUDA device is visible here; choose --device cpu")
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return named[:count] if named != [""] else [str(i) for i in range(count)]
+    names = named[:count] if named != [""] else [str(i) for i in range(count)]
+    return names, float(memory) if count else None
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_mb() -> float | None:
+    """The machine's memory, MiB; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return None

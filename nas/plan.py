@@ -15,7 +15,8 @@ of them, and the training of the winner in full. ``plan_search`` divides the tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nas import rules
@@ -26,7 +27,6 @@ KEPT_BACK = 0.35  # of the wall clock, at most, for the winner's training in ful
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
-LONGEST = 0.2  # of the wall clock, for one candidate
 LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
@@ -50,8 +50,16 @@ def mean_epochs(epochs: int) -> float:
     return mean
 
 
+def mean_fraction(task: Task) -> float:
+    """The mean over candidates of the fraction of their epochs that they are trained for; other
+    folds than the first are for those that reach its end."""
+    epochs, folds = task.fidelity.epochs, rules.folds(task)
+    complete = PROMOTED ** len(rungs(epochs))
+    return (mean_epochs(epochs) + complete * (folds - 1) * epochs) / (folds * epochs)
+
+
 def make_task(
-    dataset: Dataset,
+    dataset: Dataset | Task,
     *,
     objectives: tuple[str, ...] = (),
     constraints: tuple[Constraint, ...] = (),
@@ -64,7 +72,7 @@ def make_task(
     """The task of a data set.
 
     Args:
-        dataset: What ``nas.data.read`` returns.
+        dataset: What ``nas.data.read`` returns, or an earlier task on the same data.
         objectives: Metrics to optimise; none for a quality, latency and parameters. FLOPs take
             the place of latency in a ``deterministic`` search.
         constraints: Limits that every answer must meet.
@@ -179,26 +187,35 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     # Of an epoch over all training data, beside the other workers.
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
     wall_s = worker_s / budget.workers
-    longest_recipe = _recipe_epochs(task)
-    full_s = longest_recipe * mean_s
-    finish_s = min(1.2 * full_s, KEPT_BACK * wall_s) if finish else 0.0
+
+    def kept_s(recipe: int) -> float:
+        return min(1.2 * recipe * mean_s, KEPT_BACK * wall_s) if finish else 0.0
+
+    def affordable(level: _Level, recipe: int) -> bool:
+        room_s = USED * worker_s - kept_s(recipe) * budget.workers
+        wanted_s = level.wanted * level.mean_seconds(mean_s)
+        return wanted_s <= room_s and level.seconds(mean_s) <= rules.LONGEST_CANDIDATE * wall_s
+
+    recipe = _recipe_epochs(
+        task,
+        lambda epochs: affordable(_Level(MANY * families, rules.folds(task), epochs, 1.0), epochs),
+    )
+    full_s, finish_s = recipe * mean_s, kept_s(recipe)
     room_s = USED * worker_s - finish_s * budget.workers
-    levels = list(_levels(task, families, longest_recipe))
-    affordable = [
-        level
-        for level in levels
-        if level.wanted * level.mean_seconds(mean_s) <= room_s
-        and level.seconds(mean_s) <= LONGEST * wall_s
-    ]
-    level = affordable[0] if affordable else levels[-1]
+    levels = list(_levels(task, families, recipe))
+    level = next((level for level in levels if affordable(level, recipe)), None)
+    short = level is None
+    level = level or levels[-1]
     candidate_s = level.seconds(mean_s)
-    limit_s = max(min(LIMIT_FACTOR * candidate_s, LONGEST * wall_s), min(candidate_s, 0.5 * wall_s))
+    most_s = rules.LONGEST_CANDIDATE * wall_s
+    limit_s = max(min(LIMIT_FACTOR * candidate_s, most_s), min(candidate_s, 0.5 * wall_s))
     fidelity = Fidelity(
         level.epochs,
         level.share,
         time_limit_s=limit_s,
         folds=level.folds,
         rule_epochs=rule.rule_epochs or rule.epochs,
+        recipe_epochs=recipe,
     )
     return SearchPlan(
         fidelity,
@@ -206,12 +223,18 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
         candidate_s=candidate_s,
         finish_s=finish_s,
         full_s=full_s,
-        reasons=tuple(_reasons(task, level, longest_recipe, finish_s, full_s, not affordable)),
+        reasons=tuple(_reasons(task, level, recipe, finish_s, full_s, short)),
     )
 
 
-def _recipe_epochs(task: Task) -> int:
-    """Epochs of the recipe at the default batch size."""
+def _recipe_epochs(task: Task, affordable: Callable[[int], bool]) -> int:
+    """Epochs of the recipe: from as many as help (``rules.longest_epochs``) down to a proxy's, the
+    most by which the search's candidates can be trained too; else what the rules say."""
+    most = rules.longest_epochs(task)
+    least = min(task.fidelity.epochs, most)
+    for i in range(16, -1, -1):
+        if affordable(epochs := round(least * math.pow(most / least, i / 16))):
+            return epochs
     return rules.full_epochs(task, rules.batch_sizes(task)[1])
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import terminal
-from nas.rules import BASELINE_TIME_FACTOR, folds
+from nas.rules import folds, time_limit_s
+from nas.task import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from nas.candidate import Candidate, Latency
     from nas.design import Design
     from nas.driver import Progress
+    from nas.family import Family
     from nas.rulebook import Use
     from nas.run import Run
     from nas.space import Space
+    from nas.task import Task
 
 
 def finished(run: Run, as_json: bool) -> None:
@@ -391,17 +394,19 @@ def _plans(found: Design) -> None:
     heads = ("params", "FLOPs", "latency ms", "train MiB", "run MiB", "step ms", "epoch s")
     rows = []
     for plan in found.plans:
-        c, pace = plan.costs, plan.pace
-        spread = f"±{_short(round(pace.spread_ms / 2, 1))}" if pace else ""
+        pace = plan.pace
+        c = {name: plan.costs.get(name) for name in ("params", *COSTS)}  # a task alone has few
+        spread = f"±{_short(round(pace.spread_ms / 2, 1))}" if pace and pace.steps else ""
         rows.append(
             [
                 plan.family.name,
-                f"{c['params']:,.0f}",
-                _short(c["flops"]),
-                f"{c['latency_ms']:.3g}",
-                f"{c['memory_mb']:,.3g}",
-                f"{c['inference_mb']:,.3g}",
-                f"{pace.step_ms:.3g} {spread}" if pace else "no memory",
+                f"{plan.costs['params']:,.0f}",
+                "" if c["flops"] is None else _short(c["flops"]),
+                *(
+                    "" if value is None else f"{value:,.3g}"
+                    for value in (c["latency_ms"], c["memory_mb"], c["inference_mb"])
+                ),
+                f"{pace.step_ms:.3g} {spread}".rstrip() if pace else "no memory",
                 f"{pace.epoch_s:.2g}" if pace else "",
             ]
         )
@@ -438,13 +443,13 @@ def _search_words(found: Design) -> Iterator[str]:
         few, many = found.candidates
         slow = ""
         if found.cut:
-            limit_s = fidelity.time_limit_s or math.inf
+            limit_s, longer_s = (time_limit_s(task, baseline=b) or math.inf for b in (False, True))
             slow = (
                 f"; one of {' or '.join(found.cut)} would train for longer than it may,"
                 f" {limit_s:.0f} s{' for all folds' * (parts > 1)} (a baseline"
-                f" {BASELINE_TIME_FACTOR * limit_s:.0f} s)"
+                f" {longer_s:.0f} s)"
             )
-        stopped = f", or {many:,} if rungs stop two of three" if stops else ""
+        stopped = f", or {many:,} if rungs stop some" if stops else ""
         yield (
             f"in {budget.time_limit_s:.0f} s about {few:,} candidates of the baselines' size, each"
             f" trained to its end{stopped}; smaller ones take less{slow}"
@@ -539,3 +544,23 @@ def space(found: Space, heading: str, about: str) -> None:
     for name in dict.fromkeys(rule for param in found.params for rule in param.why):
         console.print(terminal.text(name, "bold"))
         console.print(Padding(RULES[name].statement, (0, 0, 0, 4)))
+
+
+def references(family: Family, task: Task) -> None:
+    """Print the published networks of a family, and which of them the space of ``task`` holds."""
+    if not family.references:
+        return
+    heading = "published networks, and why the space is without them"
+    terminal.console().print(terminal.text(f"\n{heading}", "dim"))
+    rows = [
+        [r.name, f"{r.params:,}", r.left_out(task) or "in the space", r.source]
+        for r in family.references
+    ]
+    terminal.table(
+        [("network", "left"), ("parameters", "right"), ("", "left"), ("source", "left")],
+        rows,
+        optional=("source",) if terminal.width() < 100 else (),
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )

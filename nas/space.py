@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nas.task import JsonRecord, UsageError
 
@@ -194,6 +194,21 @@ class Choice(JsonRecord):
 Param = Int | Float | Choice
 
 
+def _holding(param: Param, values: Sequence[Value]) -> Param:
+    """``param`` with bounds or options that hold ``values`` too."""
+    missing = [value for value in values if not param.contains(value)]
+    if not missing:
+        return param
+    if isinstance(param, Choice):
+        return replace(param, options=tuple(dict.fromkeys((*param.options, *missing))))
+    low, high = min(param.low, *missing), max(param.high, *missing)
+    if isinstance(param, Float):
+        return replace(param, low=float(low), high=float(high))
+    # The grid goes through all of them, and where it began.
+    step = math.gcd(param.step, *(int(value) - int(low) for value in (param.low, *values)))
+    return replace(param, low=int(low), high=int(high), step=max(1, step))
+
+
 @dataclass(frozen=True)
 class Space(JsonRecord):
     """An ordered set of parameters; one that has ``when`` follows those it names.
@@ -209,9 +224,15 @@ class Space(JsonRecord):
     {'depth': 2, 'residual': True}
     >>> space.complete({"depth": 3})
     {'depth': 3}
+
+    ``ladder`` holds configurations that are trained before the baseline, the smallest first; what
+    they leave open is at its default.
     """
 
+    SPARSE: ClassVar[bool] = True
+
     params: tuple[Param, ...]
+    ladder: tuple[Config, ...] = ()
 
     def __post_init__(self) -> None:
         seen: dict[str, Param] = {}
@@ -235,6 +256,8 @@ class Space(JsonRecord):
                         f" but {parent} is {seen[parent].domain}"
                     )
             seen[param.name] = param
+        for config in self.ladder:
+            self.check(self.complete(config))
 
     def __getitem__(self, name: str) -> Param:
         for param in self.params:
@@ -262,14 +285,40 @@ class Space(JsonRecord):
         return config
 
     def starts(self) -> list[Config]:
-        """The baseline, and with each other option of a choice that is marked ``each``."""
-        starts = [self.baseline()]
+        """The ladder, the baseline, and the baseline with each other option of a choice that is
+        marked ``each``."""
+        baseline = self.baseline()
+        starts = [*map(self.complete, self.ladder), baseline]
         for choice in self.params:
-            if not (isinstance(choice, Choice) and choice.each and choice.name in starts[0]):
+            if not (isinstance(choice, Choice) and choice.each and choice.name in baseline):
                 continue
             others = (option for option in choice.options if option != choice.default)
             starts += [self.complete({choice.name: option}) for option in others]
         return starts
+
+    def holding(self, configs: Sequence[Config], why: str) -> Space:
+        """This space with bounds as wide as ``configs`` need, the smallest network first.
+
+        The last one's values become the defaults. What was the baseline, and the others, are the
+        ladder to it. A parameter whose bounds move has the rule ``why`` among its reasons. What a
+        configuration leaves open keeps its default.
+
+        >>> space = Space((Int("depth", 1, 3, default=2), Float("lr", 0.1, 1.0, default=0.3)))
+        >>> wide = space.holding([{"depth": 6}], why="references")
+        >>> wide["depth"].domain, wide.baseline(), wide.ladder
+        ('1 … 6', {'depth': 6, 'lr': 0.3}, ({'depth': 2},))
+        """
+        if not configs:
+            return self
+        params: list[Param] = []
+        for param in self.params:
+            wide = _holding(param, [c[param.name] for c in configs if param.name in c])
+            if wide != param:
+                wide = replace(wide, why=(*param.why, why))
+            default = configs[-1].get(param.name, param.default)
+            params.append(replace(wide, default=default))  # type: ignore[arg-type]
+        moved = {o.name: o.default for o, p in zip(self.params, params, strict=True) if o != p}
+        return Space(tuple(params), (moved, *configs[:-1]))
 
     def sample(self, rng: np.random.Generator) -> Config:
         """A random configuration: a value for each active parameter."""

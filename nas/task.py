@@ -374,6 +374,7 @@ class Budget(JsonRecord):
     workers: int = 1
     cpus: float = 1.0  # of the machine, for each worker
     gpus: float = 0.0
+    memory_mb: float | None = None  # MiB of the device, for each worker; None where unknown
 
     @property
     def device_hours(self) -> dict[str, float]:
@@ -400,6 +401,7 @@ class Fidelity(JsonRecord):
     time_limit_s: float | None = None  # for the training of one candidate, all folds together
     folds: int | None = None  # that score it; None for what the rules say of the data
     rule_epochs: int | None = None  # that the length of a recipe follows from; None for ``epochs``
+    recipe_epochs: int | None = None  # of a recipe, as the search's plan says
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nas import rules
-from nas.family import Family, Reference
+from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Param, Space
 from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
@@ -31,6 +31,19 @@ def _step(task: Task, name: str, shortest: int, frames: int = 1) -> Choice:
     while _seconds(task) * 1000 / (step * frames) > rules.MOST_TOKENS:
         step *= 2
     return Choice(name, (step, 2 * step), default=step, why=("frame-rate", "wave-length"))
+
+
+def _published(task: Task, references: tuple[Reference, ...], front: list[Param]) -> list[Config]:
+    """The published networks that the space of ``task`` holds; of the parameters in ``front``,
+    which follow from the sounds, theirs only where the sounds allow them."""
+    return [
+        {
+            name: value
+            for name, value in reference.config.items()
+            if all(param.contains(value) for param in front if param.name == name)
+        }
+        for reference in carried(references, task)
+    ]
 
 
 def _window(task: Task, hop_ms: int) -> tuple[int, int]:
@@ -170,13 +183,14 @@ def _whisper_space(task: Task) -> Space:
     spectrogram = _spectrogram(task)
     layers = 3 if rules.params_limit(task) > 20_000 else 2
     bands = int(spectrogram[1].default)
-    return Space(
+    space = Space(
         (
             *spectrogram,
             *_transformer(task, layers=layers, inputs=3 * bands, squares=3),
             *_head(task, lr=2e-3),
         )
     )
+    return space.holding(_published(task, WHISPERS, spectrogram), "references")
 
 
 def _build_whisper(config: Config, task: Task) -> nn.Module:
@@ -277,7 +291,10 @@ def _published_whisper(name: str, dim: int, depth: int, heads: int, params: int)
     extra = depth * dim + (dim + 1) * task.outputs - 1_500 * dim
     differs = "biases of the keys and a head, but no table of positions"
     source = "Radford et al. 2022, table 1 (the encoder, as the authors' code has it)"
-    return Reference(name, source, params, config, task, extra, differs)
+    # Half as many tokens as frames; a layer's weights are 12 d².
+    tokens = 50
+    macs = tokens * (3 * 80 * dim * 2 + 3 * dim**2 + depth * (12 * dim**2 + 2 * tokens * dim))
+    return Reference(name, source, params, config, task, extra, differs, macs)
 
 
 WHISPERS = (

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.family import Family, Reference
+from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Int, Param, Space, When
 from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 def _shape(task: Task) -> tuple[int, int, int]:
     channels, height, width = task.profile.inputs["image"]
     return channels, height, width
+
+
+def _published(task: Task, references: tuple[Reference, ...]) -> list[Config]:
+    """The published networks that the space of ``task`` holds, at its images' resolution where
+    that is less than theirs."""
+    longer = max(_shape(task)[1:])
+    found = []
+    for reference in carried(references, task):
+        config = dict(reference.config)
+        resolution = int(config["resolution"])
+        if resolution > longer:
+            config["resolution"] = longer
+        if (patch := config.pop(f"patch@{resolution}", None)) is not None:
+            config[f"patch@{config['resolution']}"] = patch
+        found.append(config)
+    return found
 
 
 def _resolution(task: Task) -> Choice:
@@ -145,12 +161,14 @@ def _conv_net(config: Config, task: Task, body: ConvNetConfig) -> ConvNet:
 
 
 def _resnet_space(task: Task) -> Space:
-    most = _stages(task)
+    published = _published(task, RESNETS)
+    most = max([_stages(task), *(int(config["stages"]) for config in published)])
     # Two 3x3 convolutions of w channels are 18 w² weights; with a half as wide input, 14 w².
     stages, first = _start(task, (18 + 14 * 4, 18 + 14 * 4 + 14 * 16))
     params: list[Param] = [
         _resolution(task),
         rules.width(task, "stem_width", low=8, base=16, default=first, weights=9),
+        *_published_stem(published),
         _stem_stride(task),
         Int("stages", 2, most, default=stages, why=("stages",)),
         Choice("bottleneck", (False, True), default=False, why=("bottleneck",)),
@@ -169,12 +187,17 @@ def _resnet_space(task: Task) -> Space:
                     why=("residual-from-10",),
                 )
             )
-    return Space(
-        (
-            *params,
-            *_conv_head(task),
-        )
-    )
+    return Space((*params, *_conv_head(task))).holding(published, "references")
+
+
+def _published_stem(published: list[Config]) -> list[Param]:
+    """The larger kernel and the pooling in the stem of published networks, where there are any."""
+    if not published:
+        return []
+    return [
+        Choice("stem_kernel", (3, 7), default=3, why=("references", "kernel")),
+        Choice("stem_pool", (False, True), default=False, why=("references", "early-downsampling")),
+    ]
 
 
 def _build_resnet(config: Config, task: Task) -> nn.Module:
@@ -196,7 +219,8 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
 
 
 def _efficientnet_space(task: Task) -> Space:
-    most = _stages(task)
+    published = _published(task, EFFICIENTNETS)
+    most = max([_stages(task), *(int(config["stages"]) for config in published)])
     # A block that widens its input fourfold: 10 w² weights, with a half as wide input 3.5 w².
     stages, first = _start(task, (10 + 3.5 * 4, 10 + 3.5 * 4 + 3.5 * 16))
     params: list[Param] = [
@@ -204,6 +228,8 @@ def _efficientnet_space(task: Task) -> Space:
         _stem_stride(task),
         Int("stages", 2, most, default=stages, why=("stages",)),
     ]
+    if published:  # else as wide as the first stage
+        params.append(rules.width(task, "stem_width", low=8, base=16, default=first, weights=9))
     for i in range(1, most + 1):
         when: When = {} if i <= 2 else {"stages": tuple(range(i, most + 1))}
         # Only a block that keeps width and resolution has a shortcut: the first, as the stem
@@ -214,6 +240,13 @@ def _efficientnet_space(task: Task) -> Space:
             task, i, first, when, activations=("silu", "relu"), weights=8, blocks=blocks
         )
         params.append(Choice(f"expand{i}", (1, 2, 4, 6), default=4, when=when, why=("expansion",)))
+        if published:
+            stride = 1 if i == 1 else 2
+            params.append(
+                Choice(
+                    f"stride{i}", (1, 2), default=stride, when=when, why=("references", "stages")
+                )
+            )
     deeper = tuple(range(2, _most_blocks(task) + 1))
     params.append(
         Choice(
@@ -237,7 +270,7 @@ def _efficientnet_space(task: Task) -> Space:
             ),
             *_conv_head(task),
         )
-    )
+    ).holding(published, "references")
 
 
 def _build_efficientnet(config: Config, task: Task) -> nn.Module:
@@ -315,7 +348,7 @@ def _vit_space(task: Task) -> Space:
             rules.drop_path(task, default=0.05),
             *_image_training(task, lr=1e-3),
         )
-    )
+    ).holding(_published(task, VITS), "references")
 
 
 def _build_vit(config: Config, task: Task) -> nn.Module:
@@ -354,7 +387,7 @@ def _imagenet(side: int) -> Task:
 
 
 def _published_resnet(
-    name: str, depths: tuple[int, ...], bottleneck: bool, params: int
+    name: str, depths: tuple[int, ...], bottleneck: bool, params: int, macs: float
 ) -> Reference:
     """He et al. 2016, table 1."""
     config: Config = {"resolution": 224, "stem_width": 64, "stem_kernel": 7, "stem_stride": 2}
@@ -363,7 +396,7 @@ def _published_resnet(
         config |= {f"depth{i}": depth, f"width{i}": 32 * 2**i, f"kernel{i}": 3}
         config |= {f"norm{i}": "batch", f"activation{i}": "relu"}
     config |= {"pooling": "avg", "dropout": 0.0, "drop_path": 0.0}
-    return Reference(name, "He et al. 2016, table 1", params, config, _imagenet(224))
+    return Reference(name, "He et al. 2016, table 1", params, config, _imagenet(224), macs=macs)
 
 
 # Tan & Le 2019, table 1: blocks, width, kernel, expansion and stride of each stage.
@@ -374,10 +407,15 @@ _B0 = (
 
 
 def _published_efficientnet(
-    name: str, width: float, depth: float, side: int, dropout: float, params: int
+    name: str,
+    scaled: tuple[float, float, int],
+    dropout: float,
+    params: int,
+    macs: float,
 ) -> Reference:
     """B0 scaled as in Tan & Le 2019, sec. 4; widths are rounded to multiples of 8, by a tenth
-    down at most, as in the authors' code."""
+    down at most, as in the authors' code; ``scaled`` by width, depth and resolution."""
+    width, depth, side = scaled
 
     def rounded(channels: int) -> int:
         wanted = channels * width
@@ -392,32 +430,36 @@ def _published_efficientnet(
         config |= {f"norm{i}": "batch", f"activation{i}": "silu"}
     config |= {"pooling": "avg", "dropout": dropout, "drop_path": 0.2}
     source = "Tan & Le 2019, table 1 and sec. 4"
-    return Reference(name, source, params, config, _imagenet(side))
+    # Depthwise convolutions wait for memory (Tan & Le 2021, EfficientNetV2, sec. 3.2).
+    task, slow = _imagenet(side), 0.2
+    return Reference(name, source, params, config, task, macs=macs, efficiency=slow)
 
 
-def _published_vit(name: str, source: str, dim: int, heads: int, params: int) -> Reference:
+def _published_vit(
+    name: str, source: str, dim: int, heads: int, params: int, macs: float
+) -> Reference:
     config: Config = {"resolution": 224, "patch@224": 16, "dim": dim, "depth": 12, "heads": heads}
     config |= {"mlp_ratio": 4.0, "stem": "patch", "norm": "layer", "activation": "gelu"}
     config |= {"pooling": "cls", "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
-    return Reference(name, source, params, config, _imagenet(224))
+    return Reference(name, source, params, config, _imagenet(224), macs=macs)
 
 
 RESNETS = (
-    _published_resnet("ResNet-18", (2, 2, 2, 2), False, 11_689_512),
-    _published_resnet("ResNet-34", (3, 4, 6, 3), False, 21_797_672),
-    _published_resnet("ResNet-50", (3, 4, 6, 3), True, 25_557_032),
-    _published_resnet("ResNet-101", (3, 4, 23, 3), True, 44_549_160),
+    _published_resnet("ResNet-18", (2, 2, 2, 2), False, 11_689_512, 1.8e9),
+    _published_resnet("ResNet-34", (3, 4, 6, 3), False, 21_797_672, 3.6e9),
+    _published_resnet("ResNet-50", (3, 4, 6, 3), True, 25_557_032, 3.8e9),
+    _published_resnet("ResNet-101", (3, 4, 23, 3), True, 44_549_160, 7.6e9),
 )
 EFFICIENTNETS = (
-    _published_efficientnet("EfficientNet-B0", 1.0, 1.0, 224, 0.2, 5_288_548),
-    _published_efficientnet("EfficientNet-B1", 1.0, 1.1, 240, 0.2, 7_794_184),
-    _published_efficientnet("EfficientNet-B2", 1.1, 1.2, 260, 0.3, 9_109_994),
-    _published_efficientnet("EfficientNet-B3", 1.2, 1.4, 300, 0.3, 12_233_232),
+    _published_efficientnet("EfficientNet-B0", (1.0, 1.0, 224), 0.2, 5_288_548, 0.39e9),
+    _published_efficientnet("EfficientNet-B1", (1.0, 1.1, 240), 0.2, 7_794_184, 0.70e9),
+    _published_efficientnet("EfficientNet-B2", (1.1, 1.2, 260), 0.3, 9_109_994, 1.0e9),
+    _published_efficientnet("EfficientNet-B3", (1.2, 1.4, 300), 0.3, 12_233_232, 1.8e9),
 )
 VITS = (
-    _published_vit("ViT-Ti/16", "Touvron et al. 2021 (DeiT), table 1", 192, 3, 5_717_416),
-    _published_vit("ViT-S/16", "Touvron et al. 2021 (DeiT), table 1", 384, 6, 22_050_664),
-    _published_vit("ViT-B/16", "Dosovitskiy et al. 2021, table 1", 768, 12, 86_567_656),
+    _published_vit("ViT-Ti/16", "Touvron et al. 2021 (DeiT), table 1", 192, 3, 5_717_416, 1.3e9),
+    _published_vit("ViT-S/16", "Touvron et al. 2021 (DeiT), table 1", 384, 6, 22_050_664, 4.6e9),
+    _published_vit("ViT-B/16", "Dosovitskiy et al. 2021, table 1", 768, 12, 86_567_656, 17.6e9),
 )
 
 FAMILIES = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import rules
-from nas.family import Family, Reference
+from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, Target, Task
 from search_spaces.transformers import transformer_layers
@@ -23,6 +23,16 @@ _BAG_DIM = 8  # of a bag of n-grams, whose rows are many and read alone
 
 def _length(task: Task) -> int:
     return task.profile.inputs["tokens"][0]
+
+
+def _published(task: Task, references: tuple[Reference, ...]) -> list[Config]:
+    """The published networks that the space of ``task`` holds, with its texts' vocabulary where
+    that is smaller than theirs."""
+    most = _vocabulary(task).high
+    return [
+        {**reference.config, "vocabulary": min(most, int(reference.config["vocabulary"]))}
+        for reference in carried(references, task)
+    ]
 
 
 def _vocabulary(task: Task) -> Int:
@@ -111,7 +121,7 @@ def _transformer_space(task: Task) -> Space:
             rules.drop_path(task),
             *_regularised(task, lr=2e-3),
         )
-    )
+    ).holding(_published(task, BERTS), "references")
 
 
 def _build_transformer(config: Config, task: Task) -> nn.Module:
@@ -195,7 +205,7 @@ def _mamba_space(task: Task) -> Space:
             rules.drop_path(task),
             *_regularised(task, lr=2e-3),
         )
-    )
+    ).holding(_published(task, MAMBAS), "references")
 
 
 def _build_mamba(config: Config, task: Task) -> nn.Module:
@@ -297,7 +307,10 @@ def _published_bert(
     extra, differs = head, "a head of two classes"
     if whole:
         extra, differs = head - pooler_and_segments, f"{differs}, but no pooler and no segments"
-    return Reference(name, source, params, config, _texts(30_522, 512), extra, differs)
+    # Of a usual text: a layer's weights are 12 d², and attention to each other token.
+    length = _texts(30_522, 512).profile.lengths["tokens"][5]
+    macs = length * depth * (12 * dim**2 + 2 * length * dim)
+    return Reference(name, source, params, config, _texts(30_522, 512), extra, differs, macs)
 
 
 def _published_mamba(name: str, dim: int, depth: int, params: int) -> Reference:
@@ -306,7 +319,9 @@ def _published_mamba(name: str, dim: int, depth: int, params: int) -> Reference:
     config |= {"embedding_dropout": 0.0, "token_dropout": 0.0}
     differs = "a head of two classes; that of the words is the embedding's transpose"
     source = "Gu & Dao 2023, table 12, and the authors' code (a vocabulary of 50,280)"
-    return Reference(name, source, params, config, _texts(50_280, 2_048), 2 * dim + 2, differs)
+    task = _texts(50_280, 2_048)
+    macs = task.profile.lengths["tokens"][5] * (params - 50_280 * dim)
+    return Reference(name, source, params, config, task, 2 * dim + 2, differs, macs)
 
 
 _TURC = "Turc et al. 2019 (Well-Read Students Learn Better), sec. 4"

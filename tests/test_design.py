@@ -135,9 +135,9 @@ def test_the_candidates_are_those_that_the_worker_time_is_for() -> None:
     few, many = of(changes, 1.0, 2.0).candidates or (0, 0)
     # Of 9 epochs of 1 or 2 seconds, and half a second beside; a twentieth is for the end.
     assert few == int(0.95 * 2_000 / ((9.5 + 18.5) / 2))
-    # Judged after 3 alone (9/9 is fewer than it takes): a third goes on.
+    # Judged after 3 alone (9/9 is fewer than it takes): half of them go on for 6 more.
     assert rungs(9) == (3,)
-    assert many == int(0.95 * 2_000 / ((5.5 + 10.5) / 2))
+    assert many == int(0.95 * 2_000 / ((6.5 + 12.5) / 2))
     none = of({"budget": Budget(None, 10), "fidelity": Fidelity(9)}, 1.0)
     assert none.candidates is None
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nas import rules
 from nas.data import Dataset, read
-from nas.family import Family, Reference, load_families
+from nas.family import Family, Reference, carried, load_families
 from nas.space import Config, Int, Space, Value
-from nas.task import Column, Constraint, DataProfile, Target, Task
+from nas.task import Budget, Column, Constraint, DataProfile, Target, Task
 from nas.testing import check_family, example_datasets, sample_inputs
 from nas.training.cost import parameters
 
@@ -200,6 +200,46 @@ def test_references_have_sources_and_go_from_small_to_large(family: Family) -> N
     for reference in family.references:
         assert re.search(r"\b(19|20)\d\d\b", reference.source), reference.name
         assert reference.task.modality == family.modality
+
+
+def on_a_cluster(task: Task, n_train: int = 1_000_000, **changes: float | None) -> Task:
+    """A week of 64 GPUs, for a million samples of the same kind."""
+    budget = Budget(7 * 86_400.0, workers=64, gpus=1.0, memory_mb=80_000.0)
+    profile = replace(task.profile, n_train=n_train)
+    return replace(task, device="cuda", profile=profile, budget=replace(budget, **changes))
+
+
+@pytest.mark.parametrize(("family", "reference"), REFERENCES)
+def test_a_space_holds_exactly_the_references_that_its_task_carries(
+    family: Family, reference: Reference
+) -> None:
+    large = on_a_cluster(reference.task)
+    assert reference.left_out(large) == ""
+    space = family.space(large)
+    config = space.complete(reference.config)
+    space.check(config)
+    assert config.items() >= reference.config.items()
+    network = on_meta(family, config, large)
+    assert parameters(network) == reference.params + reference.extra
+    for little, reason in (
+        (on_a_cluster(reference.task, n_train=reference.params // 1_000), "samples carry"),
+        (on_a_cluster(reference.task, memory_mb=1.0), "MiB"),
+        (on_a_cluster(reference.task, time_limit_s=0.01), "of the time"),
+        (on_a_cluster(reference.task, time_limit_s=None, gpu_hours=1e-6), "of the budget"),
+    ):
+        assert reason in reference.left_out(little)
+        assert reference not in carried(family.references, little)
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES.values() if f.references], ids=lambda family: family.name
+)
+def test_the_largest_reference_is_the_baseline_and_the_ladder_leads_to_it(family: Family) -> None:
+    large = on_a_cluster(family.references[0].task)
+    sizes = [parameters(on_meta(family, c, large)) for c in family.space(large).starts()]
+    held = carried(family.references, large)
+    assert sizes[: len(held) + 1] == sorted(sizes[: len(held) + 1])
+    assert sizes[len(held)] == held[-1].params + held[-1].extra
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own

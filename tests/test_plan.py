@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas import plan as plans
 from nas import rules
-from nas.plan import LONGEST, Pace, SearchPlan, mean_epochs, plan_search, rungs
+from nas.plan import Pace, SearchPlan, mean_epochs, plan_search, rungs
 from nas.task import Budget, DataProfile, Fidelity, Task
 from nas.testing import small_task
 
@@ -80,8 +80,7 @@ def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs()
 
 def test_where_time_is_plenty_candidates_are_trained_as_long_as_the_recipe() -> None:
     plan = planned(24 * 3600.0, epoch_s=0.5)
-    recipe = rules.full_epochs(task(), rules.batch_sizes(task())[1])
-    assert plan.fidelity.epochs == recipe
+    assert plan.fidelity.epochs == plan.fidelity.recipe_epochs == rules.longest_epochs(task())
     assert plan.fidelity.share == 1.0
     assert plan.fidelity.folds == 5
     assert any("as long as the recipe" in reason for reason in plan.reasons)
@@ -96,13 +95,13 @@ def test_a_cluster_sees_all_of_a_large_data_set_and_two_hours_of_it_a_part() -> 
         plan_search(t, dict.fromkeys(names, pace(120.0 * t.fidelity.share))) for t in (day, short)
     )
     assert long.candidates >= 10
-    recipe_s = rules.full_epochs(day, rules.batch_sizes(day)[1]) * 120.0
-    assert long.candidate_s >= 0.8 * recipe_s
+    assert long.fidelity.recipe_epochs is not None
+    assert long.candidate_s >= 0.8 * long.fidelity.recipe_epochs * 120.0
     assert 0 < little.candidate_s < long.candidate_s
     assert little.candidates >= 10
     for plan, seconds in ((long, 24 * 3600.0), (little, 2 * 3600.0)):
         assert plan.fidelity.time_limit_s is not None
-        assert plan.fidelity.time_limit_s <= LONGEST * seconds
+        assert plan.fidelity.time_limit_s <= rules.LONGEST_CANDIDATE * seconds
 
 
 def test_a_plan_says_where_the_time_is_hardly_enough() -> None:

@@ -745,9 +745,10 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
         (1, ("0", "1"), (1, 1.0, 1.0)),
         (8, ("0", "1"), (8, 0.5, 0.25)),
     ):
-        monkeypatch.setattr(machine, "visible_gpus", lambda _, gpus=gpus: list(gpus))
+        found = (list(gpus), 8_000.0 if gpus else None)
+        monkeypatch.setattr(machine, "visible_gpus", lambda _, found=found: found)
         with machine.open_machine(SearchOptions()) as place:
-            budget = place.budget(Budget(60), workers)
+            budget = place.room.budget(Budget(60), workers)
         assert (budget.workers, budget.cpus, budget.gpus) == expected
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 
 from nas.rules.bounds import batch_sizes, is_node_level
 from nas.rules.statements import (
+    BASELINE_TIME_FACTOR,
     CROSS_VALIDATED,
     GRADIENT_CLIP,
+    LONGEST_CANDIDATE,
+    LONGEST_STEPS,
     PRETRAINED_BELOW,
     VALIDATION_MOST,
     WARMUP,
@@ -48,18 +51,22 @@ class Effort:
     samples: int  # a proxy's, at most
     cpu_steps: int
     gpu_steps: int
-    full_steps: int  # of a recipe
+    full_steps: int  # of a recipe, where the budget pays for no more
+    longest: int  # epochs of a recipe, where the budget pays for all that help
     least: float = 1.0  # epochs of a recipe: at least as often as a proxy's
 
 
+# The longest trainings: 200 epochs of CIFAR-10 in Zagoruyko & Komodakis 2016, sec. 3; 250 of clouds
+# in Wang et al. 2019, sec. 5.1; 350 of graphs in Xu et al. 2019, sec. 7. Few texts are soon
+# memorised (25 epochs in Kim 2014's code).
 EFFORT = {
-    "tabular": Effort(32_000, 1_600, 1_600, 3_000),
-    "images": Effort(8_000, 500, 1_600, 6_000, least=2.0),
-    "text": Effort(16_000, 700, 1_000, 800),  # few texts are soon memorised
-    "audio": Effort(8_000, 500, 1_600, 3_000, least=2.0),
-    "graphs": Effort(8_000, 800, 1_600, 3_000),
-    "pointclouds": Effort(8_000, 500, 1_600, 3_000, least=2.0),
-    "multimodal": Effort(4_000, 300, 1_600, 1_000),
+    "tabular": Effort(32_000, 1_600, 1_600, 3_000, longest=100),
+    "images": Effort(8_000, 500, 1_600, 6_000, longest=200, least=2.0),
+    "text": Effort(16_000, 700, 1_000, 800, longest=25),
+    "audio": Effort(8_000, 500, 1_600, 3_000, longest=100, least=2.0),
+    "graphs": Effort(8_000, 800, 1_600, 3_000, longest=200),
+    "pointclouds": Effort(8_000, 500, 1_600, 3_000, longest=250, least=2.0),
+    "multimodal": Effort(4_000, 300, 1_600, 1_000, longest=50),
 }
 
 
@@ -87,6 +94,17 @@ def fidelity(task: Task) -> Fidelity:
     # the fifteenth does not, as folds are for few data, which train fast.
     least = 20.0 * folds(replace(task, fidelity=chosen))
     return replace(chosen, time_limit_s=max(least, worker_s / 15))
+
+
+def time_limit_s(task: Task, *, baseline: bool = False) -> float | None:
+    """Seconds that a candidate's training may take, all folds together; None without a limit. A
+    baseline, which all are compared with, gets ``BASELINE_TIME_FACTOR`` times that within
+    ``LONGEST_CANDIDATE`` of the search."""
+    limit, budget = task.fidelity.time_limit_s, task.budget
+    if limit is None or not baseline:
+        return limit
+    most = math.inf if budget.worker_s is None else budget.worker_s / budget.workers
+    return max(limit, min(BASELINE_TIME_FACTOR * limit, LONGEST_CANDIDATE * most))
 
 
 @sets("cross-validation", "folds of a proxy")
@@ -128,8 +146,11 @@ def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
 
 
 def full_epochs(task: Task, batch_size: int) -> int:
-    """Epochs of a recipe at full scale: the steps that ``EFFORT`` says, but at least as many
-    epochs as a proxy had (or twice as many) and at most three times as many."""
+    """Epochs of a recipe at full scale: those of the search's plan, if it has one. Else the steps
+    that ``EFFORT`` says, but at least as many epochs as a proxy had (or twice as many) and at
+    most three times as many."""
+    if task.fidelity.recipe_epochs is not None:
+        return task.fidelity.recipe_epochs
     proxy = task.fidelity.rule_epochs or task.fidelity.epochs
     effort = EFFORT[task.modality]
     if is_node_level(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
@@ -137,3 +158,14 @@ def full_epochs(task: Task, batch_size: int) -> int:
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     wanted = math.ceil(effort.full_steps / steps)
     return min(max(wanted, round(effort.least * proxy)), 3 * proxy)
+
+
+def longest_epochs(task: Task) -> int:
+    """Epochs of a recipe where the budget pays for all that help: ``EFFORT``'s, of at most
+    ``LONGEST_STEPS`` steps, and no fewer than ``full_epochs``."""
+    batch = batch_sizes(task)[1]
+    least = full_epochs(task, batch)
+    if is_node_level(task):
+        return least
+    most = LONGEST_STEPS // max(1, steps_per_epoch(task.profile.n_train, batch))
+    return max(least, min(EFFORT[task.modality].longest, most))

@@ -15,6 +15,14 @@ RESIDUAL_FROM = 10  # weighted layers from which on a network has residual conne
 SMALL_BATCH = 16  # samples of a batch below which GroupNorm replaces BatchNorm
 MOST_TOKENS = 256  # that attention spans before it is local, or the model linear in them
 FREE_PARAMS, PARAMS_PER_SAMPLE = 500_000, 2_000  # a network's at most, whichever is more
+REFERENCE_PARAMS_PER_SAMPLE = 750  # of a published network that a space holds, at most
+# That one worker must train it for in a fifth of the time, and all in a third of the budget
+REFERENCE_EPOCHS = 20
+# Floating-point operations a second in training with dense convolutions or matrices: of a CPU core
+# as measured here, and of an A100 in mixed precision by NVIDIA's published figures of ResNet-50.
+# Only whether a published network is within reach depends on them.
+TRAINING_FLOPS = {"cpu": 2e10, "cuda": 5e13}
+LONGEST_STEPS = 450_000  # of a recipe: 90 epochs of ImageNet in batches of 256
 LEAST_DROPOUT, MOST_DROPOUT = 0.1, 0.5  # the bound where data abound, and where they are few
 MOST_DROP_PATH = 0.2  # of whole branches, and of attention's weights
 SATURATING_MOST = 4  # layers of sigmoid or tanh in a row
@@ -35,6 +43,7 @@ WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
 TEXT_LONGEST = 1_024  # tokens of a text that are kept
 NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
 LR_TEST = False  # whether a search begins with range tests; measured in experiments/LOG.md
+LONGEST_CANDIDATE = 0.2  # of the wall clock
 BASELINE_TIME_FACTOR = 2.0  # a baseline's time limit over a candidate's: all are compared with it
 RATE_TOLERANCE = 3.0  # a range test finds a learning rate within this factor
 
@@ -58,6 +67,15 @@ _ALL = (
         "baseline-first",
         "Each family's proven configuration, scaled to the data, is trained before any sample.",
         "Feurer et al. 2015 (a search starts from configurations that proved good elsewhere)",
+    ),
+    Rule(
+        "references",
+        "A space holds a published network of its family where the data"
+        f" (1 sample for {REFERENCE_PARAMS_PER_SAMPLE} parameters), the limits, the memory and the"
+        " budget carry it, and the largest of them is the baseline.",
+        "He et al. 2016, table 6, and Zagoruyko & Komodakis 2016, table 4, train 5 to 730 for each"
+        " sample of CIFAR-10; He et al. 2016, sec. 3.4 (the length of a training on ImageNet); what"
+        " a budget carries is ours",
     ),
     Rule(
         "pretrained-first",

@@ -315,8 +315,8 @@ class Evaluator:
         """Train on the first fold, whose epochs the driver hears of, then on the others if any."""
         asked, task = progress.candidate, self.task
         watching: list[pl.Callback] = [_GiveWay(self._lock)]
-        if (limit_s := task.fidelity.time_limit_s) is not None:
-            limit_s *= rules.BASELINE_TIME_FACTOR if asked.origin == "baseline" else 1.0
+        limit_s = rules.time_limit_s(task, baseline=asked.origin == "baseline")
+        if limit_s is not None:
             watching.append(TimeLimit(limit_s, len(self._folds)))
         monitor = GradientMonitor()
         first, *others = self._folds
