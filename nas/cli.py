@@ -334,8 +334,16 @@ def export(
 @click.option("--out", type=_FOLDER, help="Folder; default: beside RECIPE.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
+@click.option(
+    "--test",
+    type=click.Choice(["after", "no", "only"]),
+    default="after",
+    help="Score the test part after the training, not at all, or only (of what is trained).",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_json: bool) -> None:
+def train(
+    recipe: Path, out: Path | None, epochs: int | None, check: bool, test: str, as_json: bool
+) -> None:
     """Train RECIPE at full scale and score it once on the test part.
 
     RECIPE is a file, or the folder of a run for its recipe.yaml.
@@ -360,14 +368,18 @@ def train(recipe: Path, out: Path | None, epochs: int | None, check: bool, as_js
             figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
             terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
         return
-    from nas.train import train as run_training
+    from nas import train as training
 
-    result = run_training(recipe, out or recipe.parent / "model", epochs)
+    out = out or recipe.parent / "model"
+    if test == "only":
+        result = training.score_once(recipe, out)
+    else:
+        result = training.train(recipe, out, epochs, test == "after")
     if as_json:
         terminal.echo(json.dumps(result))
         return
-    metrics = [m for m in result["test"] if m != "loss"]
-    for part in ("validation", "test"):
+    metrics = [m for m in result["test"] or result["validation"] if m != "loss"]
+    for part in ("validation", *(("test",) if result["test"] else ())):
         shown = "  ".join(
             f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
         )

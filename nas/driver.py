@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -20,11 +17,12 @@ from nas.candidate import Candidate, Latency
 from nas.data import Dataset, read
 from nas.family import pick_families
 from nas.files import write_whole
+from nas.finals import train_finalists
 from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
-from nas.run import Finished, Run, Source, create, default_folder, refuse_used, stamp
+from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
 from nas.space import Float, Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, Task, UsageError
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 _MEASURING = 0.01
 # Seconds of timed steps of each family's baseline, from which the search is planned.
 _PACED_S = 0.5
-# Seconds until a training's first step: imports, and the data.
-_START_S = 10.0
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
 
@@ -223,72 +219,7 @@ def drive_run(
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
     if finish:
-        _train_best(run, session)
-
-
-def _train_best(run: Run, session: _Session) -> None:
-    """Train the best candidate at full scale in what is left of the time, in a process that has
-    all cores; an error is kept with the run, and does not end the search."""
-    recipe, best = run.export(), run.best()
-    epochs = rules.full_epochs(run.task, int(best.config["batch_size"]))
-    left_s = session.end - time.monotonic() - _START_S
-    trained = min(epochs, int(left_s / _epoch_s(run, best)))
-    result: dict[str, Any] = {}
-    error = f"no time was left for an epoch; `nas train {recipe}` trains it"
-    if trained >= 1:
-        command = [sys.executable, "-P", "-m", "nas", "train", str(recipe), "--json"]
-        command += ["--out", str(run.folder / "model"), "--epochs", str(trained)]
-        log = run.folder / "logs" / "finish.log"
-        result, error = _in_process(command, log, session)
-    else:
-        trained = 0
-    kept = Finished(best.number, trained, epochs, result, error)
-    write_whole(run.folder / "finished.json", kept.to_json())
-
-
-def _epoch_s(run: Run, candidate: Candidate) -> float:
-    """Seconds of an epoch of a candidate on all training data, by its steps as a proxy, or, of one
-    that ran out of time, by its epochs."""
-    if candidate.cost.step_ms is None:
-        return candidate.seconds / max(1, len(candidate.curve)) / run.task.fidelity.share
-    accumulate = candidate.cost.accumulate
-    micro = int(candidate.config["batch_size"]) // accumulate
-    steps = rules.steps_per_epoch(run.task.profile.n_train, micro, accumulate)
-    return max(1e-3, steps * candidate.cost.step_ms / 1e3)
-
-
-def _in_process(command: list[str], log: Path, session: _Session) -> tuple[dict[str, Any], str]:
-    """The JSON that a command prints, and the last line of its log where it fails. It is
-    interrupted, as Ctrl-C does, where it takes half as long again as it has."""
-    deadline = session.end + 0.5 * max(0.0, session.end - time.monotonic()) + _START_S
-    late = False
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        )
-        try:
-            while True:
-                try:
-                    output, _ = process.communicate(timeout=0.5)
-                    break
-                except subprocess.TimeoutExpired:
-                    session.show_phase("finish")
-                    if time.monotonic() > deadline:
-                        process.send_signal(signal.SIGKILL if late else signal.SIGINT)
-                        late, deadline = True, deadline + _START_S
-        except BaseException:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_START_S)
-            except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in the background of a script
-                process.kill()
-            raise
-    if late:
-        return {}, "it took longer than the time that was kept for it"
-    if process.returncode:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-        return {}, f"{lines[-1]} (see {log})"
-    return dict(json.loads(output)), ""
+        train_finalists(run, session.end, session.show_phase)
 
 
 @dataclass

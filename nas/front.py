@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nas import rules
 from nas.candidate import Candidate
-from nas.task import Constraint, Objective, Target, Task
+from nas.task import COSTS, Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
 
@@ -172,6 +172,59 @@ def pareto(
     costs = to_costs(feasible, objectives)
     keep = np.flatnonzero(is_efficient(costs))
     return [feasible[i] for i in keep[np.lexsort(costs[keep].T[::-1])]]
+
+
+# -- noise -------------------------------------------------------------------------------
+
+
+def standard_error(task: Task, metric: str, value: float) -> float:
+    """The standard error of a quality that is measured by the samples that score a proxy.
+
+    Of a fraction p the binomial √(p (1 - p) / n), also for F1 and AUC; of an RMSE, an MAE or a
+    loss value/√n: Gaussian errors have 1/√(2n) of it, heavier tails more; of R² and the score of
+    several targets 2 (1 - value)/√n, as R² is 1 - MSE/variance.
+    """
+    samples = max(1, rules.scored_samples(task))
+    kind = metric.split("[")[0]
+    if kind in ("rmse", "mae", "val_loss"):
+        return abs(value) / math.sqrt(samples)
+    if kind in ("r2", "score"):
+        return 2 * max(0.0, 1 - value) / math.sqrt(samples)
+    return math.sqrt(max(value * (1 - value), 0.0) / samples)
+
+
+def within_noise(front: Sequence[Candidate], task: Task) -> dict[int, int]:
+    """The points of a front that another one equals within noise in all objectives and clearly
+    beats in one: their numbers, and the other's.
+
+    Noise is one standard error of a quality, the spread of a latency (half its interquartile range)
+    and nothing of a count. The points that are left are clearly different from each other, but
+    for the best in quality, which always stays.
+    """
+    noise = [[_noise(c, o, task) for o in task.objectives] for c in front]
+    costs, left = to_costs(front, task.objectives), list(range(len(front)))
+    found: dict[int, int] = {}
+    kept = best(front, task.quality) if front else None
+    for i, candidate in enumerate(front):
+        if candidate is kept:
+            continue
+        for j in left:
+            gain = costs[i] - costs[j]  # of j over i
+            unsure = np.maximum(noise[i], noise[j])
+            if i != j and np.any(gain > unsure) and not np.any(-gain > unsure):
+                found[candidate.number] = front[j].number
+                left.remove(i)
+                break
+    return found
+
+
+def _noise(candidate: Candidate, objective: Objective, task: Task) -> float:
+    if objective.metric == "latency_ms":
+        latency = candidate.cost.latency
+        return latency.iqr_ms / 2 if latency else 0.0
+    if objective.metric in COSTS:
+        return 0.0
+    return standard_error(task, objective.metric, candidate.metrics[objective.metric])
 
 
 # -- the constant guess ------------------------------------------------------------------

@@ -4,7 +4,8 @@ budget to the training that each candidate gets. No torch.
 Three amounts compete for the time of the workers: how many candidates are trained, how long each
 of them, and the training of the winner in full. ``plan_search`` divides the time by three rules:
 
-- The winner's training comes first: its time is kept back, up to ``KEPT_BACK`` of the search.
+- Trainings in full come first (nas.finals): time for ``FINALISTS`` of the best candidates is kept
+  back, up to ``KEPT_BACK`` of the search.
 - Some candidates for each family come before long trainings: a model of quality learns from
   ``FEW`` of each, and where these are affordable the next ``MANY`` come before longer training.
 - Where even few are too expensive, what scores a candidate is made cheaper step by step: fewer
@@ -23,7 +24,8 @@ from nas import rules
 from nas.data import Dataset
 from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 
-KEPT_BACK = 0.35  # of the wall clock, at most, for the winner's training in full
+KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
+FINALISTS = 4  # that are trained in full, where there is time
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
@@ -123,7 +125,7 @@ class SearchPlan(JsonRecord):
         fidelity: The training of each candidate.
         candidates: How many the time is for, where candidates are of the baselines' size.
         candidate_s: Seconds of one that is trained to its end, on one worker.
-        finish_s: Seconds of the wall clock that are kept back for the winner's training.
+        finish_s: Seconds of the wall clock that are kept back for trainings at full scale.
         full_s: Seconds that the winner's training takes by the recipe, on one worker.
         reasons: What the plan follows from, a sentence each.
     """
@@ -189,7 +191,8 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     wall_s = worker_s / budget.workers
 
     def kept_s(recipe: int) -> float:
-        return min(1.2 * recipe * mean_s, KEPT_BACK * wall_s) if finish else 0.0
+        rounds = math.ceil(FINALISTS / max(1.0, budget.workers * (budget.gpus or budget.cpus)))
+        return min(1.2 * rounds * recipe * mean_s, KEPT_BACK * wall_s) if finish else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
         room_s = USED * worker_s - kept_s(recipe) * budget.workers
@@ -253,16 +256,15 @@ def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
         yield _Level(wanted, folds, rule.epochs, rule.share)
     for fewer in (n for n in (3, 1) if n < folds):
         yield _Level(some, fewer, rule.epochs, rule.share)
-    # Fewer epochs, then a smaller part of the data, for fewer and fewer candidates.
+    # Then fewer of them, fewer epochs, and last a smaller part of the data.
     least = min(FEWEST_EPOCHS, rule.epochs)
     smallest = min(1.0, max(FEWEST_SAMPLES / task.profile.n_train, 0.01), rule.share)
-    for wanted in (some, few):
-        for i in range(1, 5):
-            epochs = round(rule.epochs * (least / rule.epochs) ** (i / 4))
-            yield _Level(wanted, 1, epochs, rule.share)
-        for i in range(1, 5):
-            share = rule.share * (smallest / rule.share) ** (i / 4)
-            yield _Level(wanted, 1, least, share)
+    for wanted in ((some + few) // 2, few):
+        yield _Level(wanted, 1, rule.epochs, rule.share)
+    for i in range(1, 5):
+        yield _Level(few, 1, round(rule.epochs * (least / rule.epochs) ** (i / 4)), rule.share)
+    for i in range(1, 5):
+        yield _Level(few, 1, least, rule.share * (smallest / rule.share) ** (i / 4))
     for epochs in range(least - 1, 0, -1):
         yield _Level(families, 1, epochs, smallest)
     yield _Level(1, 1, 1, smallest)
@@ -285,8 +287,8 @@ def _reasons(
         )
     if finish_s and finish_s < full_s:
         yield (
-            f"the winner is trained for {finish_s:.0f} s, and would be for {full_s:.0f} s by its"
-            " recipe; `nas train` does the whole"
+            f"the best are trained for {finish_s:.0f} s, and would be for {full_s:.0f} s by their"
+            " recipes; `nas train` does the whole"
         )
     if short:
         yield (

@@ -24,7 +24,7 @@ from nas import rules
 from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
 from nas.files import read_json, write_whole
-from nas.front import best, constant_guess, pareto
+from nas.front import best, by_quality, constant_guess, pareto, standard_error, within_noise
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
 from nas.records import Baseline, LatencyFile, LayerRow, RateTest, RunRecord
@@ -111,7 +111,7 @@ def refuse_used(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Finished(JsonRecord):
-    """The training at full scale that ends a search.
+    """The trainings at full scale that end a search, and the winner's score.
 
     Args:
         candidate: Its number.
@@ -119,6 +119,8 @@ class Finished(JsonRecord):
         recipe_epochs: That its recipe says.
         result: What ``nas train`` returns: test and validation metrics, seconds, the checkpoint.
         error: Why there is no result.
+        finalists: What was trained: ``candidate``, ``epochs``, and ``validation`` (the quality) and
+            ``seconds``, or the ``error``.
     """
 
     candidate: int
@@ -126,6 +128,7 @@ class Finished(JsonRecord):
     recipe_epochs: int
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    finalists: tuple[dict[str, Any], ...] = ()
 
 
 class Run:
@@ -337,6 +340,36 @@ class Run:
         needed = {o.metric for o in self.task.objectives} | {c.metric for c in constraints}
         return [c for c in found if c.state != State.COMPLETE or needed <= set(c.metrics)]
 
+    def ranked(self) -> list[Candidate]:
+        """The complete candidates inside the run's constraints, the best quality first."""
+        met = [c for c in self._ranked(self.task.constraints) if c.feasible(self.task.constraints)]
+        return by_quality(met, self.task.quality)
+
+    def within_noise(self) -> dict[int, int]:
+        """Which points of the front are there by noise alone: the number of each, and of the point
+        that is as good and clearly cheaper, or clearly better (``nas.front.within_noise``)."""
+        return within_noise(self.front(), self.task)
+
+    def verdict(self) -> str:
+        """How the best network and the best simple model compare on the validation part, in one
+        sentence; "" where one of them is missing."""
+        quality, front = self.task.quality, self.front()
+        rows = [b for b in self.baselines() if quality.metric in b["metrics"]]
+        if not rows or not front:
+            return ""
+        sign = 1 if quality.direction == "max" else -1
+        simple = max(rows, key=lambda b: sign * b["metrics"][quality.metric])
+        network, metric = best(front, quality), quality.metric
+        ours, theirs = network.metrics[metric], simple["metrics"][metric]
+        error = standard_error(self.task, metric, ours)
+        figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs:.4g}"
+        gain = sign * (ours - theirs)
+        if gain > error:
+            return f"candidate {network.number} beats {simple['name']} ({figures})"
+        if gain >= -error:
+            return f"no network here is clearly better than {simple['name']} ({figures})"
+        return f"no network here beats {simple['name']} ({figures})"
+
     def best(self, *limits: str) -> Candidate:
         """The candidate of the front with the best quality (the first objective that is no
         cost). Arguments as for ``front``.
@@ -441,7 +474,8 @@ class Run:
 
         Args:
             path: Default: recipe.yaml in the run's folder.
-            number: Of the candidate; default: the best.
+            number: Of the candidate; default: the one that was trained at full scale, else the
+                best.
 
         Raises:
             UsageError: There is no such candidate.
@@ -450,8 +484,11 @@ class Run:
         """
         from nas import recipe
 
+        if number is None and not self._latency and self.finished and self.finished.result:
+            number = self.finished.candidate
         candidate = self.best() if number is None else self._candidate(number)
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
         recipe.write(recipe.make(candidate, self.task, self.source, self.versions), path)
         return path
 

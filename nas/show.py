@@ -53,8 +53,9 @@ def finished(run: Run, as_json: bool) -> None:
             )
         )
         return
-    terminal.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {run.best().number})")
     trained = run.finished
+    number = trained.candidate if trained and trained.result else run.best().number
+    terminal.echo(f"\nreport  {report}\nrecipe  {recipe}  (candidate {number})")
     if trained is None:
         terminal.echo(f"next    nas train {recipe}")
     elif trained.error:
@@ -62,16 +63,18 @@ def finished(run: Run, as_json: bool) -> None:
     else:
         metric = run.task.quality.metric
         value = figure(trained.result["test"][metric])
+        others = len(trained.finalists) - 1
+        among = f", the best of {others + 1} by validation" if others > 0 else ""
         terminal.echo(
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
-            f" {trained.recipe_epochs} epochs at full scale: test {metric} {value})"
+            f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
 
 
 def front(run: Run, candidates: Sequence[Candidate]) -> None:
     """Print the front of a run, the simple models beside it, and what limits its figures."""
-    from nas.front import beats, constant_guess
+    from nas.front import beats, constant_guess, within_noise
 
     quality = run.task.quality.metric
     more = [m for m in ("balanced_accuracy", "auc", "f1", "mae", "r2") if m != quality]
@@ -79,7 +82,8 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
     heads = [m.replace("balanced_accuracy", "balanced") for m in (quality, *more)]
     names = ("#", "family", *heads, "latency ms", "params", "FLOPs", "epochs", "s")
     rows: list[list[Any] | None] = []
-    for c in candidates:
+    noise = within_noise(candidates, run.task)
+    for c in (c for c in candidates if c.number not in noise):
         latency = c.cost.latency
         assert latency is not None  # of every complete candidate
         scores = [figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)]
@@ -108,6 +112,11 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
         title=f"Pareto front of {run.folder.name} (validation)",
         title_justify="left",
     )
+    if noise:
+        each = ", ".join(f"{number} of {other}" for number, other in sorted(noise.items()))
+        terminal.line(f"left out, as within noise of a better or cheaper one: {each}")
+    if verdict := run.verdict():
+        terminal.line(verdict)
     guess = constant_guess(run.task)
     if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
         terminal.echo("none is clearly better than a constant guess, which looks at no input")

@@ -37,7 +37,7 @@ from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import encode
 from nas.data.targets import LISTS
-from nas.files import write_whole
+from nas.files import read_json, write_whole
 from nas.task import InputError, SelfCheckFailed, Target, Task, UsageError
 from nas.training.batches import Batch
 from nas.training.cost import parameters
@@ -297,8 +297,8 @@ class Threads(pl.Callback):
             )
 
 
-def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
-    """Train a recipe, then score the best epoch once on the test part.
+def train(path: Path, out: Path, epochs: int | None = None, test: bool = True) -> dict[str, Any]:
+    """Train a recipe, then score the best epoch once on the test part (not without ``test``).
 
     Writes ``model.ckpt``, ``recipe.yaml`` and ``result.json`` into ``out`` and returns the
     result: test and validation metrics, epochs, seconds, parameters. ``epochs`` replaces the
@@ -336,11 +336,11 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
         if score_of_best is None:
             raise InputError(f"{path}: no epoch was trained (trainer.max_epochs is too low)")
         shutil.copyfile(best, out / "model.ckpt")
-        module = load_proxy(out / "model.ckpt")
-        tested = trainer.test(module, data, verbose=False)[0]
-    (out / "recipe.yaml").write_bytes(path.read_bytes())
+        tested = _tested(training, out / "model.ckpt") if test else {}
+    if path.resolve() != (out / "recipe.yaml").resolve():
+        shutil.copyfile(path, out / "recipe.yaml")
     result = {
-        "test": {name.removeprefix("test_"): value for name, value in tested.items()},
+        "test": tested,
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "proxy_validation": recipe["provenance"]["validation"],
         "epochs": trainer.max_epochs,
@@ -350,6 +350,29 @@ def train(path: Path, out: Path, epochs: int | None = None) -> dict[str, Any]:
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
+
+
+def score_once(path: Path, out: Path) -> dict[str, Any]:
+    """Score a trained recipe, ``out``/model.ckpt, on the test part; training and figures are as in
+    ``out``/result.json, which is written again with the score and returned.
+
+    Raises InputError where one of the two is not there.
+    """
+    recipe = recipes.load(path, out)
+    result: dict[str, Any] = read_json(out / "result.json", dict[str, Any])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        training = build(recipe, str(path))
+        training.data.setup()
+        result["test"] = _tested(training, out / "model.ckpt")
+    result["checkpoint"] = str(out / "model.ckpt")
+    write_whole(out / "result.json", json.dumps(result, indent=1))
+    return result
+
+
+def _tested(training: Training, checkpoint: Path) -> dict[str, float]:
+    tested = training.trainer.test(load_proxy(checkpoint), training.data, verbose=False)[0]
+    return {name.removeprefix("test_"): value for name, value in tested.items()}
 
 
 def _shorten(recipe: dict[str, Any], epochs: int) -> None:

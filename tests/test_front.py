@@ -13,19 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import (
     CLEAR,
     beats,
+    best,
     constant_guess,
     farthest_first,
     front_ranks,
     hypervolume,
     is_efficient,
     pareto,
+    standard_error,
     to_costs,
+    within_noise,
 )
 from nas.task import Constraint, DataProfile, Fidelity, Kind, Objective, Target, Task
+from nas.testing import small_task
 
 Floats = NDArray[np.float64]
 
@@ -303,3 +307,67 @@ def test_a_guess_dominates_what_is_no_better_unless_that_is_all_there_is() -> No
     guess = {"accuracy": 0.6}
     assert [c.number for c in pareto([*CANDIDATES, cheap], OBJECTIVES, (), guess)] == [3, 1, 5, 0]
     assert [c.number for c in pareto([cheap], OBJECTIVES, (), guess)] == [7]
+
+
+# -- noise ---------------------------------------------------------------------------------
+
+
+def measured(number: int, accuracy: float, latency_ms: float, params: float) -> Candidate:
+    latency = Latency(ms=latency_ms, iqr_ms=0.02, isolated=True, device="cpu", threads=1, batch=1)
+    return Candidate(
+        number=number,
+        family="mlp",
+        config={},
+        seed=0,
+        state=State.COMPLETE,
+        metrics={"accuracy": accuracy, "latency_ms": latency_ms, "params": params},
+        cost=Cost(latency=latency),
+    )
+
+
+def noisy_task() -> Task:
+    """400 samples score it: a standard error of two points at an accuracy of 0.8."""
+    task = small_task().with_objectives()
+    return replace(task, profile=replace(task.profile, n_val=400))
+
+
+def test_a_point_that_is_on_the_front_by_noise_alone_is_within_noise_of_a_clear_one() -> None:
+    points = [
+        measured(0, 0.80, 1.000, 100.0),
+        measured(1, 0.79, 0.995, 300.0),  # faster by less than the spread
+        measured(2, 0.70, 0.500, 50.0),  # worse and faster, both clearly
+        measured(3, 0.71, 0.505, 49.0),  # as 2, and smaller
+    ]
+    assert within_noise(points, noisy_task()) == {1: 0, 2: 3}
+
+
+def test_the_best_quality_always_stays_on_the_front() -> None:
+    points = [measured(0, 0.80, 1.0, 300.0), measured(1, 0.79, 1.0, 100.0)]
+    assert within_noise(points, noisy_task()) == {}
+    assert within_noise([], noisy_task()) == {}
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 1.0), st.floats(0.1, 2.0), st.integers(1, 9)), min_size=1,
+        max_size=12,
+    )
+)  # fmt: skip
+def test_what_is_left_of_a_front_covers_all_that_is_left_out(points: list[Any]) -> None:
+    task = noisy_task()
+    front = pareto([measured(i, *p) for i, p in enumerate(points)], task.objectives)
+    noise = within_noise(front, task)
+    left = [c for c in front if c.number not in noise]
+    assert left
+    assert set(noise) <= {c.number for c in front}
+    assert best(front, task.quality) in left
+
+
+def test_a_standard_error_is_that_of_the_samples_that_score() -> None:
+    task = noisy_task()
+    assert standard_error(task, "accuracy", 0.8) == pytest.approx(0.02)
+    assert standard_error(task, "rmse", 4.0) == pytest.approx(0.2)
+    assert standard_error(task, "r2", 0.5) == pytest.approx(0.05)
+    rng = np.random.default_rng(0)
+    hits = rng.random((2_000, 400)) < 0.8
+    assert hits.mean(axis=1).std() == pytest.approx(standard_error(task, "accuracy", 0.8), rel=0.1)

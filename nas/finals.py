@@ -1,0 +1,270 @@
+"""The last part of a search: its best candidates are trained at full scale, side by side, and the
+one that is best on the validation part is scored once on the test part.
+
+Proxies rank networks by a part of a training, and the best of many is partly luck. So several are
+trained by their recipes: the best, the best of each other family where that costs little or its
+proxy is within the noise, then the others by quality. Each is a process of its own (``nas train``)
+with a core or a GPU; a round begins only while there is time for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nas import rules
+from nas.candidate import Candidate
+from nas.files import write_whole
+from nas.front import standard_error
+from nas.machine import visible_gpus
+from nas.run import Finished, Run
+from nas.task import Objective, Task
+
+START_S = 10.0  # until a training's first step, and until the test part is scored: imports, data
+CHEAP = 0.1  # of the time that is left: what another family's best may take
+MOST = 6  # finalists; on more cores or GPUs one for each
+NEAR = 3.0  # standard errors: another family's best may be this much worse
+LATE = 0.5  # of the time that it had: what a training may take beyond
+
+
+def train_finalists(run: Run, end: float, show: Callable[[str], None]) -> Finished:
+    """Train the best candidates of ``run`` until ``end`` (of ``time.monotonic``), keep the winner
+    in RUN/model and what became of all in RUN/finished.json. What fails says why there, and
+    does not end the search. ``show`` receives the phase, some times a second."""
+    places = list(_places(run.task))
+    waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, len(places))
+    trained: list[Finalist] = []
+    while waiting and len(trained) < max(MOST, len(places)):
+        left_s = end - time.monotonic() - 2 * START_S
+        entries = _round(run, waiting, left_s, len(places), first=not trained)
+        if not entries:
+            break
+        waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
+        trained += _train(entries, places, end - START_S, show)
+    found = _finished(run, trained, end, show)
+    write_whole(run.folder / "finished.json", found.to_json())
+    return found
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that is trained at full scale: for ``epochs`` of the recipe's, in ``folder``."""
+
+    candidate: Candidate
+    epochs: int
+    recipe_epochs: int
+    folder: Path
+    result: dict[str, Any] | None = None
+    error: str = ""
+
+
+def order(
+    candidates: Sequence[Candidate], task: Task, left_s: float, places: int
+) -> list[Candidate]:
+    """Candidates, the best by quality first, in the order in which they are worth a training at
+    full scale: the best of all; the best of each other family that is cheap or near; the rest."""
+    if not candidates:
+        return []
+    quality, best = task.quality, candidates[0]
+    noise = standard_error(task, quality.metric, best.metrics[quality.metric])
+
+    def worth(candidate: Candidate) -> bool:
+        cheap_s = CHEAP * left_s * places
+        full_s = _recipe_epochs(task, candidate) * epoch_s(task, candidate)
+        behind = _behind(quality, best, candidate)
+        return full_s <= cheap_s or behind <= NEAR * noise
+
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.label, candidate)
+    early = [c for c in first.values() if c is best or worth(c)]
+    return [*early, *(c for c in candidates if all(c is not e for e in early))]
+
+
+def _behind(quality: Objective, best: Candidate, other: Candidate) -> float:
+    difference = best.metrics[quality.metric] - other.metrics[quality.metric]
+    return difference if quality.direction == "max" else -difference
+
+
+def epoch_s(task: Task, candidate: Candidate) -> float:
+    """Seconds of an epoch of a candidate on all training data, by its steps as a proxy, or, of one
+    that ran out of time, by its epochs."""
+    if candidate.cost.step_ms is None:
+        return candidate.seconds / max(1, len(candidate.curve)) / task.fidelity.share
+    accumulate = candidate.cost.accumulate
+    micro = int(candidate.config["batch_size"]) // accumulate
+    steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate)
+    return max(1e-3, steps * candidate.cost.step_ms / 1e3)
+
+
+def _recipe_epochs(task: Task, candidate: Candidate) -> int:
+    return rules.full_epochs(task, int(candidate.config["batch_size"]))
+
+
+def _round(
+    run: Run, waiting: list[Candidate], left_s: float, places: int, first: bool
+) -> list[Finalist]:
+    """Those to train next, as many as there are places. The first are trained for as many epochs
+    as there is time for; later ones only by their whole recipe."""
+    entries: list[Finalist] = []
+    for candidate in waiting:
+        if len(entries) == places:
+            break
+        epochs = _recipe_epochs(run.task, candidate)
+        affordable = int(left_s / epoch_s(run.task, candidate))
+        if affordable < (1 if first else epochs):
+            continue
+        folder = run.folder / "finalists" / str(candidate.number)
+        entries.append(Finalist(candidate, min(epochs, affordable), epochs, folder))
+        run.export(folder / "recipe.yaml", candidate.number)
+    return entries
+
+
+def _places(task: Task) -> Iterator[dict[str, str]]:
+    """The environment of each training that may run at the same time: a core, or a GPU."""
+    if task.device == "cpu":
+        for _ in range(max(1, int(task.budget.workers * task.budget.cpus))):
+            yield {"OMP_NUM_THREADS": "1"}
+        return
+    for gpu in visible_gpus(task.device)[0]:
+        yield {"CUDA_VISIBLE_DEVICES": gpu}
+
+
+def _train(
+    entries: list[Finalist], places: list[dict[str, str]], end: float, show: Callable[[str], None]
+) -> list[Finalist]:
+    """Train ``entries`` side by side; on a machine for one alone with all that it has."""
+    jobs: list[tuple[list[str], dict[str, str], Path]] = []
+    for entry, place in zip(entries, places, strict=False):
+        command = ["train", str(entry.folder / "recipe.yaml"), "--epochs", str(entry.epochs)]
+        command += ["--out", str(entry.folder), "--test", "no", "--json"]
+        jobs.append((command, place if len(entries) > 1 else {}, entry.folder / "log"))
+    found = _run(jobs, end, show)
+    return [
+        replace(entry, result=result or None, error=error)
+        for entry, (result, error) in zip(entries, found, strict=True)
+    ]
+
+
+def _run(
+    jobs: list[tuple[list[str], dict[str, str], Path]], end: float, show: Callable[[str], None]
+) -> list[tuple[dict[str, Any], str]]:
+    """What ``nas`` commands print as JSON, and why there is none: all at the same time, each with
+    its environment and its log. At ``end`` and ``LATE`` of the time more they are interrupted, as
+    Ctrl-C does."""
+    deadline = end + LATE * max(0.0, end - time.monotonic()) + START_S
+    processes: list[subprocess.Popen[bytes]] = []
+    outputs: list[Path] = []
+    try:
+        for arguments, environment, log in jobs:
+            outputs.append(log.with_suffix(".json"))
+            with log.open("wb") as errors, outputs[-1].open("wb") as output:
+                processes.append(_start(arguments, environment, output, errors))
+        late = False
+        while any(process.poll() is None for process in processes):
+            show("finish")
+            if time.monotonic() > deadline:
+                _signal(processes, signal.SIGKILL if late else signal.SIGINT)
+                late, deadline = True, deadline + START_S
+            time.sleep(0.2)
+    except BaseException:
+        _signal(processes, signal.SIGINT)
+        for process in processes:
+            try:
+                process.wait(START_S)
+            except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in the background of a script
+                process.kill()
+        raise
+    return [
+        _outcome(process, output, log)
+        for process, output, (_, _, log) in zip(processes, outputs, jobs, strict=True)
+    ]
+
+
+def _start(
+    arguments: list[str], environment: dict[str, str], output: BinaryIO, errors: BinaryIO
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "nas", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        env=os.environ | environment,
+        start_new_session=True,
+    )
+
+
+def _signal(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _outcome(
+    process: subprocess.Popen[bytes], output: Path, log: Path
+) -> tuple[dict[str, Any], str]:
+    if process.returncode in (-signal.SIGINT, -signal.SIGKILL, 130):
+        return {}, "it took longer than the time that was kept for it"
+    if process.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+        return {}, f"{lines[-1]} (see {log})"
+    try:
+        return dict(json.loads(output.read_text().strip().splitlines()[-1])), ""
+    finally:
+        output.unlink()
+
+
+def _finished(
+    run: Run, trained: list[Finalist], end: float, show: Callable[[str], None]
+) -> Finished:
+    """The winner by validation, its folder as RUN/model, and its score on the test part."""
+    complete = [e for e in trained if e.result]
+    summary = tuple(_row(entry, run.task.quality) for entry in trained)
+    if not complete:
+        best = trained[0] if trained else None
+        candidate = best.candidate if best else run.best()
+        error = (
+            best.error
+            if best
+            else (f"no time was left for an epoch; `nas train {run.export()}` trains it")
+        )
+        return Finished(
+            candidate.number, 0, _recipe_epochs(run.task, candidate), {}, error, summary
+        )
+    sign = 1 if run.task.quality.direction == "max" else -1
+    winner = max(complete, key=lambda e: (sign * _validation(e, run.task.quality), -e.epochs))
+    model = run.folder / "model"
+    if model.exists():
+        shutil.rmtree(model)
+    shutil.copytree(winner.folder, model, ignore=shutil.ignore_patterns("log", "log.json"))
+    command = ["train", str(model / "recipe.yaml"), "--out", str(model), "--test", "only", "--json"]
+    late = max(end, time.monotonic() + START_S)
+    ((result, error),) = _run([(command, {}, run.folder / "logs" / "test.log")], late, show)
+    return Finished(
+        winner.candidate.number, winner.epochs, winner.recipe_epochs, result, error, summary
+    )
+
+
+def _validation(entry: Finalist, quality: Objective) -> float:
+    value = float((entry.result or {})["validation"][quality.metric])
+    return value if math.isfinite(value) else -math.inf
+
+
+def _row(entry: Finalist, quality: Objective) -> dict[str, Any]:
+    row: dict[str, Any] = {"candidate": entry.candidate.number, "epochs": entry.epochs}
+    if entry.result:
+        with suppress(KeyError):
+            row["validation"] = entry.result["validation"][quality.metric]
+            row["seconds"] = entry.result["seconds"]
+    return row | ({"error": entry.error} if entry.error else {})

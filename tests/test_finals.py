@@ -1,0 +1,146 @@
+"""Which candidates are trained at full scale at the end of a search, and what comes of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import finals
+from nas.candidate import Candidate, Cost, State
+from nas.finals import order, train_finalists
+from nas.run import Finished
+from nas.task import Budget, Fidelity, Task
+from nas.testing import small_task
+
+
+def task() -> Task:
+    made = replace(small_task(), budget=Budget(600.0, workers=2)).with_objectives()
+    return replace(made, fidelity=Fidelity(epochs=5, recipe_epochs=10))
+
+
+def candidate(number: int, family: str, accuracy: float, step_ms: float = 1.0) -> Candidate:
+    return Candidate(
+        number=number,
+        family=family,
+        config={"batch_size": 32},
+        seed=0,
+        state=State.COMPLETE,
+        metrics={"accuracy": accuracy, "latency_ms": 1.0, "params": 10.0},
+        cost=Cost(step_ms=step_ms),
+    )
+
+
+RANKED = [
+    candidate(4, "mlp", 0.80),
+    candidate(2, "mlp", 0.79),
+    candidate(7, "tabnet", 0.785),
+    candidate(1, "ft_transformer", 0.30, step_ms=1e7),
+]
+
+
+def numbers(found: list[Candidate]) -> list[int]:
+    return [c.number for c in found]
+
+
+def test_the_best_is_first_and_another_familys_best_before_the_second_of_its_own() -> None:
+    assert numbers(order(RANKED, task(), left_s=300.0, places=2)) == [4, 7, 2, 1]
+
+
+@pytest.mark.parametrize(("step_ms", "first"), [(1e-3, [4, 7, 1]), (1e7, [4, 7, 2])])
+def test_a_family_far_behind_is_tried_early_only_where_it_costs_little(
+    step_ms: float, first: list[int]
+) -> None:
+    ranked = [*RANKED[:3], candidate(1, "ft_transformer", 0.30, step_ms=step_ms)]
+    assert numbers(order(ranked, task(), left_s=300.0, places=2))[:3] == first
+
+
+def test_nothing_is_ordered_where_nothing_is_complete() -> None:
+    assert order([], task(), left_s=300.0, places=2) == []
+
+
+class FakeRun:
+    """What the finals need of a run; trainings are made up by ``outcomes``."""
+
+    def __init__(self, folder: Path, ranked: list[Candidate]) -> None:
+        self.folder, self.task, self._ranked = folder, task(), ranked
+        (folder / "logs").mkdir()
+
+    def ranked(self) -> list[Candidate]:
+        return self._ranked
+
+    def best(self) -> Candidate:
+        return self._ranked[0]
+
+    def export(self, path: Path | None = None, number: int | None = None) -> Path:
+        path = path or self.folder / "recipe.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+        return path
+
+
+def finish(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[int, float], seconds: float
+) -> tuple[Finished, list[list[str]]]:
+    """The finals of RANKED, whose trainings score as ``validation`` says; others fail."""
+    commands: list[list[str]] = []
+
+    def run(jobs: Any, end: float, show: Any) -> list[tuple[dict[str, Any], str]]:
+        found = []
+        for command, _, _ in jobs:
+            commands.append(command)
+            if "only" in command:
+                found.append(({"test": {"accuracy": 0.7}}, ""))
+                continue
+            number = int(Path(command[1]).read_text())
+            if number not in validation:
+                found.append(({}, "error: no memory"))
+                continue
+            result = {"validation": {"accuracy": validation[number]}, "seconds": 1.0}
+            found.append((result, ""))
+        return found
+
+    monkeypatch.setattr(finals, "_run", run)
+    made = FakeRun(folder, RANKED)
+    found = train_finalists(made, time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
+    assert Finished.from_dict(json.loads((folder / "finished.json").read_text())) == found
+    return found, commands
+
+
+def test_the_best_by_validation_wins_and_the_test_part_is_scored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, commands = finish(tmp_path, monkeypatch, {4: 0.81, 7: 0.83, 2: 0.82}, seconds=300.0)
+    assert found.candidate == 7
+    assert found.result["test"] == {"accuracy": 0.7}
+    assert [row["candidate"] for row in found.finalists] == [4, 7, 2]
+    assert [command[-2] for command in commands] == ["no", "no", "no", "only"]
+    assert (tmp_path / "model" / "recipe.yaml").read_text() == "7"
+
+
+def test_a_training_that_fails_leaves_the_others_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = finish(tmp_path, monkeypatch, {7: 0.5}, seconds=300.0)
+    assert (found.candidate, found.error) == (7, "")
+    assert found.finalists[0] == {"candidate": 4, "epochs": 10, "error": "error: no memory"}
+
+
+def test_where_all_fail_the_first_error_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = finish(tmp_path, monkeypatch, {}, seconds=300.0)
+    assert (found.result, found.error) == ({}, "error: no memory")
+
+
+def test_without_time_for_an_epoch_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, commands = finish(tmp_path, monkeypatch, {}, seconds=1.0)
+    assert commands == []
+    assert found.epochs == 0
+    assert "no time was left" in found.error
