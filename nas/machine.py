@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
 from typing import TYPE_CHECKING
 
 from nas.data import Dataset
@@ -124,6 +127,27 @@ def visible_gpus(device: str) -> tuple[list[str], float | None]:
     """
     if device == "cpu":
         return [], None
+    count, memory = _ask_torch() if _torch_is_built_for_gpus() else (0, None)
+    if device == "cuda" and not count:
+        raise InputError("no CUDA device is visible here; choose --device cpu")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = named[:count] if named != [""] else [str(i) for i in range(count)]
+    return names, memory
+
+
+def _torch_is_built_for_gpus() -> bool:
+    """Read from torch's own file of versions, as an import of torch takes seconds; where there is
+    no such file, torch has to be asked."""
+    torch = find_spec("torch")
+    file = Path(torch.origin or "").with_name("version.py") if torch else None
+    if file is None or not file.is_file():
+        return True
+    version = run_path(str(file))
+    return bool(version.get("cuda") or version.get("hip"))
+
+
+def _ask_torch() -> tuple[int, float | None]:
+    """The number of GPUs, and MiB of the smallest."""
     code = (
         "import torch; n = torch.cuda.device_count(); "
         "sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(n)]; "
@@ -136,12 +160,7 @@ def visible_gpus(device: str) -> tuple[list[str], float | None]:
         last = asked.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise InputError(f"torch does not work here ({last[0]}); install it again")
     found, memory = asked.stdout.split()[-2:]
-    count = int(found)
-    if device == "cuda" and not count:
-        raise InputError("no CUDA device is visible here; choose --device cpu")
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = named[:count] if named != [""] else [str(i) for i in range(count)]
-    return names, float(memory) if count else None
+    return int(found), float(memory) if int(found) else None
 
 
 def _cores() -> int:

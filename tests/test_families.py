@@ -19,6 +19,7 @@ from nas.space import Config, Int, Space, Value
 from nas.task import Budget, Column, Constraint, DataProfile, Target, Task
 from nas.testing import check_family, example_datasets, sample_inputs
 from nas.training.cost import parameters
+from nas.training.latency import prepare
 
 FAMILIES = load_families()
 GRIDDED = [f.name for f in FAMILIES.values() if f.modality in ("tabular", "images")]
@@ -242,18 +243,43 @@ def test_the_largest_reference_is_the_baseline_and_the_ladder_leads_to_it(family
     assert sizes[len(held)] == held[-1].params + held[-1].extra
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_keeps_the_contract(name: str) -> None:
-    check_family(FAMILIES[name], extremes=3)
+    check_family(FAMILIES[name], extremes=3, export=False)
+
+
+def shallow(space: Space) -> Config:
+    """The baseline with as few layers of each kind as the space has."""
+    baseline = space.baseline()
+    counts = re.compile(r"(.*\.)?(.*depth\d?|steps|n_shared|n_independent)")
+    fewest = {
+        p.name: p.low
+        for p in space.params
+        if isinstance(p, Int) and p.name in baseline and counts.fullmatch(p.name)
+    }
+    return space.complete(baseline | fewest)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_logits_in_onnxruntime(name: str) -> None:
+    """The baseline of each, with one layer instead of several alike; the slow test has them all."""
+    family = FAMILIES[name]
+    for dataset in example_datasets(family.modality).values():
+        task = Task(family.modality, dataset.targets, dataset.profile).with_objectives()
+        torch.manual_seed(0)
+        network = family.build(shallow(family.space(task)), task)
+        prepare(network, sample_inputs(task, 3), "onnxruntime", "cpu", threads=1)
 
 
 @pytest.mark.slow  # two minutes
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_configuration_of_a_space_is_untrainable(name: str) -> None:
     family = FAMILIES[name]
     ordinary = example_datasets(family.modality).values()
-    check_family(family, [*ordinary, *unusual_datasets(family.modality)], export=False)
+    check_family(family, ordinary)
+    check_family(family, unusual_datasets(family.modality), export=False)
 
 
 def unusual_datasets(modality: str) -> list[Dataset]:

@@ -752,6 +752,30 @@ def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
         assert (budget.workers, budget.cpus, budget.gpus) == expected
 
 
+@pytest.mark.parametrize(
+    ("version", "asked"),
+    [
+        ("cuda = None\nhip = None", False),
+        ("cuda = '12.6'\nhip = None", True),
+        ("cuda = None\nhip = '6.2'", True),
+        (None, True),
+    ],
+)
+def test_a_torch_that_is_built_for_the_cpu_alone_is_not_asked_for_gpus(
+    version: str | None, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if version is not None:
+        (tmp_path / "version.py").write_text(version)
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(machine, "find_spec", lambda name: {"torch": spec}[name])
+    monkeypatch.setattr(machine, "_ask_torch", lambda: (2, 80_000.0))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.visible_gpus("auto") == ((["0", "1"], 80_000.0) if asked else ([], None))
+    if not asked:
+        with pytest.raises(InputError, match="no CUDA device is visible here"):
+            machine.visible_gpus("cuda")
+
+
 # -- calls that are wrong ------------------------------------------------------------------
 
 
