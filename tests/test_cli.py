@@ -28,6 +28,7 @@ from nas.candidate import Candidate, State
 from nas.data import multimodal
 from nas.driver import Progress
 from nas.files import COPY
+from nas.search import ehvi
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, Modality
@@ -552,7 +553,10 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     assert (ended.code, ended.errors) == (2, [printed])
 
 
-def test_an_impossible_limit_ends_the_search_soon(here: Path, nas: Callable[..., Ended]) -> None:
+def test_an_impossible_limit_ends_the_search_soon(
+    here: Path, nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ehvi, "INITIAL_COSTS", 24)  # of 200
     begin = time.monotonic()
     search = "search good.csv -t label -f mlp -c params<=1 --device cpu --workers 1 --out run"
     ended = nas(*search.split())

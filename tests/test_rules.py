@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -12,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas import rules
+from nas import rulebook, rules
 from nas.family import Family, load_families, pick_families
-from nas.rulebook import typical_task, uses
+from nas.rulebook import typical_task
 from nas.space import Choice, Float, Int, Param, Space
 from nas.task import (
     Budget,
@@ -31,7 +32,7 @@ from nas.training.batches import Batches
 COUNTS = st.integers(10, 10**8)
 YES = Target("y", "binary", ("no", "yes"), (90, 10))
 FAMILIES = list(load_families().values())
-USES = uses()
+uses = cache(rulebook.uses)  # not while the tests are collected
 
 
 def task(n_train: int, modality: str = "tabular", *limits: str) -> Task:
@@ -55,7 +56,7 @@ def test_every_rule_has_a_sentence_and_a_source_with_a_year() -> None:
 
 def test_every_rule_is_at_work_somewhere() -> None:
     idle = [
-        name for name, use in USES.items() if not (use.parameters or use.decides or use.checked)
+        name for name, use in uses().items() if not (use.parameters or use.decides or use.checked)
     ]
     assert not idle
 
@@ -89,7 +90,7 @@ STATEMENTS = {
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_every_statement_of_the_design_has_its_rules_and_they_are_at_work(statement: str) -> None:
     for rule in STATEMENTS[statement]:
-        use = USES[rule]
+        use = uses()[rule]
         assert use.parameters or use.decides or use.checked, rule
 
 
@@ -99,12 +100,12 @@ def test_a_decision_names_a_rule_that_there_is() -> None:
 
 
 def test_uses_are_those_that_the_spaces_name() -> None:
-    heads = USES["heads"].parameters
+    heads = uses()["heads"].parameters
     assert set(heads) == {"heads"}
     assert {"vit", "gat", "whisper", "early_fusion"} <= set(heads["heads"])
     assert "resnet" not in heads["heads"]
-    assert USES["proxy-steps"].decides
-    assert not USES["proxy-steps"].parameters
+    assert uses()["proxy-steps"].decides
+    assert not uses()["proxy-steps"].parameters
 
 
 # Bounds that follow from the data ----------------------------------------------------------

@@ -72,11 +72,19 @@ def fewer_costs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tabular(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def phases() -> list[str]:
+    """What the search of ``tabular`` showed of itself."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tabular(tmp_path_factory: pytest.TempPathFactory, phases: list[str]) -> Run:
+    """A search with a limit of time, which is far off: it ends with a training of the best."""
     folder = tmp_path_factory.mktemp("tabular")
     tumours().to_csv(folder / "tumours.csv", index=False)
-    given = FAST | {"trials": 4, "out": folder / "run", "lr_test": True}
-    return nas.search(folder / "tumours.csv", "diagnosis", **given)
+    given = FAST | {"trials": 4, "time_limit": "1h", "workers": 1, "lr_test": True}
+    shown = {"out": folder / "run", "on_progress": lambda progress: phases.append(progress.phase)}
+    return nas.search(folder / "tumours.csv", "diagnosis", **given, **shown)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +262,8 @@ def test_a_resume_that_asks_for_another_search_is_refused(tabular: Run) -> None:
 def test_a_resume_continues_and_repeats_nothing(tabular: Run, tmp_path: Path) -> None:
     shutil.copytree(tabular.folder, folder := tmp_path / "run")
     stamp = (folder / "baselines.json").stat().st_mtime_ns
-    more = nas.search(out=folder, resume=True, trials=6, **(FAST | {"epochs": None}))
+    again = FAST | {"epochs": None, "workers": 1}
+    more = nas.search(out=folder, resume=True, trials=6, **again)
     before, after = tabular.candidates(), more.candidates()
     assert [(c.family, c.config, c.curve) for c in after[: len(before)]] == [
         (c.family, c.config, c.curve) for c in before
@@ -823,18 +832,17 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
         parse_duration(text)
 
 
-def test_a_search_ends_with_the_best_candidate_trained_and_tested(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    given = FAST | {"trials": 2, "time_limit": 120, "families": ["mlp"], "on_progress": seen.append}
-    run = nas.search(tumours(), "diagnosis", out=tmp_path / "run", **given)
-    trained = run.finished
+def test_a_search_ends_with_the_best_candidate_trained_and_tested(
+    tabular: Run, phases: list[str]
+) -> None:
+    trained = tabular.finished
     assert trained is not None
     assert trained.error == ""
-    assert trained.candidate == run.best().number
+    assert trained.candidate == tabular.best().number
     assert 1 <= trained.epochs <= trained.recipe_epochs
-    assert trained.result["test"][run.task.quality.metric] > 0.8
-    assert seen[-1].phase == "finish"
-    frame, scores = predict(run.folder / "model" / "model.ckpt", tumours())
+    assert trained.result["test"][tabular.task.quality.metric] > 0.8
+    assert phases[-1] == "finish"
+    frame, scores = predict(tabular.folder / "model" / "model.ckpt", tumours())
     assert len(frame) == len(tumours())
     assert scores["accuracy"] > 0.8
 

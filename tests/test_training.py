@@ -851,9 +851,9 @@ def test_labels_of_one_cell_come_back_in_one_cell(cells: list[Any], tmp_path: Pa
 # -- few columns, small batches --------------------------------------------------------------------
 
 ONE_COLUMN = {
-    "a number": np.linspace(-1, 1, 60),
-    "a number that is missing": np.where(np.arange(60) % 3, np.nan, 1.0 * np.arange(60)),
-    "a category": np.array(["red", "green", "blue"] * 20),
+    "a number": np.linspace(-1, 1, 24),
+    "a number that is missing": np.where(np.arange(24) % 3, np.nan, 1.0 * np.arange(24)),
+    "a category": np.array(["red", "green", "blue"] * 8),
 }
 
 
@@ -862,7 +862,7 @@ ONE_COLUMN = {
 def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_end(
     name: str, column: str
 ) -> None:
-    frame = pd.DataFrame({"x": ONE_COLUMN[column], "y": ["no", "yes"] * 30})
+    frame = pd.DataFrame({"x": ONE_COLUMN[column], "y": ["no", "yes"] * 12})
     dataset = read(frame, target="y")
     task = replace(make_task(dataset), fidelity=Fidelity(1, 1.0, None))
     space = load_families()[name].space(task)
