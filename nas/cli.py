@@ -21,16 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, exits, flags, show, terminal
+from nas import __version__, cli_models, exits, flags, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
     pass
-
-
-# What is written to.
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class _Group(click.Group):
@@ -64,7 +59,7 @@ def cli() -> None:
 @flags.options(SearchOptions, sampler=flags.SAMPLER)
 @click.option(
     "--out",
-    type=_FOLDER,
+    type=flags.FOLDER,
     callback=_run_folder,
     help="Folder; default: runs/NAME.",
 )
@@ -128,11 +123,8 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
     show.finished(run, as_json)
 
 
-_RUN = click.argument("run", type=click.Path(path_type=Path))
-
-
 @cli.command()
-@_RUN
+@flags.RUN
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def status(run: Path, as_json: bool) -> None:
     """Show how far the search in folder RUN is, also while it runs.
@@ -172,13 +164,6 @@ def status(run: Path, as_json: bool) -> None:
         show.front(opened, front)
 
 
-_LATENCY = click.option(
-    "--latency",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rank by the figures in this file of `nas latency`.",
-)
-
-
 @cli.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--recipe", type=click.Path(path_type=Path), help="Of one network, instead of RUN.")
@@ -202,7 +187,7 @@ _LATENCY = click.option(
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--name", help="Of this device in reports; default: its host name.")
-@click.option("--out", type=_FILE, help="Default: RUN/latency-NAME.json with a RUN.")
+@click.option("--out", type=flags.FILE, help="Default: RUN/latency-NAME.json with a RUN.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def latency(
     run: Path | None,
@@ -279,9 +264,9 @@ def _file_name(name: str) -> str:
 
 
 @cli.command()
-@_RUN
-@click.option("--out", type=_FILE, help="Default: RUN/report.html.")
-@_LATENCY
+@flags.RUN
+@click.option("--out", type=flags.FILE, help="Default: RUN/report.html.")
+@flags.LATENCY
 def report(run: Path, out: Path | None, latency: Path | None) -> None:
     """Write the report of RUN: one HTML page that works offline.
 
@@ -292,138 +277,6 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
     from nas.run import Run
 
     terminal.echo(Run(run, latency).report(out))
-
-
-@cli.command()
-@_RUN
-@click.option("--number", "-n", type=int, help="Candidate; default: the best quality.")
-@click.option(
-    "--constraint",
-    "--limit",
-    "-c",
-    "limit",
-    multiple=True,
-    help="Best inside this limit: 'latency_ms<=1' (repeatable).",
-)
-@click.option("--out", type=_FILE, help="Default: RUN/recipe.yaml.")
-@_LATENCY
-def export(
-    run: Path,
-    number: int | None,
-    limit: tuple[str, ...],
-    out: Path | None,
-    latency: Path | None,
-) -> None:
-    """Write the training recipe of a candidate of RUN.
-
-    \b
-    nas export runs/adult                        the best quality
-    nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
-    nas export runs/adult -c 'latency_ms<=1' --latency phone.json     on another device
-    """
-    from nas.run import Run
-
-    opened = Run(run, latency)
-    if number is not None and limit:
-        raise click.UsageError("give --number or --constraint, not both")
-    terminal.echo(opened.export(out, opened.best(*limit).number if limit else number))
-
-
-@cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=_FOLDER, help="Folder; default: beside RECIPE.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
-@click.option(
-    "--test",
-    type=click.Choice(["after", "no", "only"]),
-    default="after",
-    help="Score the test part after the training, not at all, or only (of what is trained).",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def train(
-    recipe: Path, out: Path | None, epochs: int | None, check: bool, test: str, as_json: bool
-) -> None:
-    """Train RECIPE at full scale and score it once on the test part.
-
-    RECIPE is a file, or the folder of a run for its recipe.yaml.
-
-    \b
-    nas train runs/adult/recipe.yaml --out model
-    nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
-    """
-    from nas import recipe as recipes
-
-    recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
-    recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
-    if check:
-        from nas.train import check as run_check
-
-        found = run_check(recipe)
-        if as_json:
-            terminal.echo(json.dumps(found))
-        else:
-            name, folded = found["objective"], found["folds"]
-            mean = f", mean of {folded} folds" if folded > 1 else ""
-            figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
-            terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
-        return
-    from nas import train as training
-
-    out = out or recipe.parent / "model"
-    if test == "only":
-        result = training.score_once(recipe, out)
-    else:
-        result = training.train(recipe, out, epochs, test == "after")
-    if as_json:
-        terminal.echo(json.dumps(result))
-        return
-    metrics = [m for m in result["test"] or result["validation"] if m != "loss"]
-    for part in ("validation", *(("test",) if result["test"] else ())):
-        shown = "  ".join(
-            f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
-        )
-        terminal.echo(f"{part:10}  {shown}")
-    terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
-)
-@click.option("--out", type=_FILE, help="CSV file; default: standard output.")
-def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) -> None:
-    """Predict on new DATA with a trained MODEL (its folder or checkpoint).
-
-    Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
-    else the number of its row (from 1), the prediction, and for classes the probability of
-    each. Where DATA holds the targets, their scores go to standard error. Of an .npz file with
-    x_train and x_test only x_test is predicted. Names that a spreadsheet would take for a
-    formula begin with an apostrophe.
-
-    \b
-    nas predict runs/adult/model new.csv --out predictions.csv
-    nas predict runs/adult/model new.csv --keep customer_id
-    """
-    from nas.task import InputError, UsageError
-
-    if not data.exists():
-        raise UsageError(f"{data} does not exist")
-    # A run's folder holds the model's; a wrong path is reported before torch is imported.
-    places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
-    checkpoint = next((place for place in places if place.is_file()), None)
-    if checkpoint is None:
-        raise InputError(f"no checkpoint at {model}; `nas train` makes one")
-    from nas.train import predict as run_prediction
-
-    frame, scores = run_prediction(
-        checkpoint, data, lambda note: terminal.line(f"note: {note}", err=True), keep
-    )
-    show.predictions(frame, out, numbered=not keep and "file_name" not in frame)
-    if scores:
-        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
 
 
 @cli.command()
@@ -603,7 +456,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 @click.option("--lr", type=float, help="Your learning rate; default: where the loss falls fastest.")
 @click.option("--weight-decay", type=float, help="Yours, of AdamW.")
 @click.option("--time-limit", default="1m", show_default=True, help="Of the short training.")
-@click.option("--figure", type=_FILE, help="HTML file of the training.")
+@click.option("--figure", type=flags.FILE, help="HTML file of the training.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def audit(
     model: str | None,
@@ -678,6 +531,10 @@ def _sides(text: str) -> tuple[int, ...]:
     if not all(side.isdigit() and int(side) > 0 for side in sides):
         raise click.UsageError(f"--shape {text!r} is not a list of sides like 3,32,32")
     return tuple(map(int, sides))
+
+
+for _command in (cli_models.export, cli_models.train, cli_models.predict):
+    cli.add_command(_command)
 
 
 def main(args: Sequence[str] | None = None) -> None:

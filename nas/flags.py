@@ -13,6 +13,16 @@ import click
 
 from nas.options import ReadOptions
 
+# What is written to.
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+RUN = click.argument("run", type=click.Path(path_type=Path))
+LATENCY = click.option(
+    "--latency",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rank by the figures in this file of `nas latency`.",
+)
+
 
 def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Options from a YAML file: below flags and NAS_* variables, above the defaults."""

@@ -128,6 +128,10 @@ class Proxy(pl.LightningModule):
             total = total + weight * own
         return total
 
+    def temperature(self, target: str) -> float:
+        """What the logits of a target of classes are divided by before they are probabilities."""
+        return 1.0
+
     def predictions(self, logits: Tensor) -> dict[str, Any]:
         """Probabilities, or values in the user's units, as numpy arrays by target."""
         result = {}

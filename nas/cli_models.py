@@ -1,0 +1,156 @@
+"""The commands for what a search has found: ``nas export``, ``nas train``, ``nas predict``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from nas import exits, flags, show, terminal
+
+
+@click.command(cls=exits.Command)
+@flags.RUN
+@click.option("--number", "-n", type=int, help="Candidate; default: the best quality.")
+@click.option(
+    "--constraint",
+    "--limit",
+    "-c",
+    "limit",
+    multiple=True,
+    help="Best inside this limit: 'latency_ms<=1' (repeatable).",
+)
+@click.option("--out", type=flags.FILE, help="Of the recipe; default: RUN/recipe.yaml.")
+@flags.LATENCY
+@click.option("--standalone", type=flags.FOLDER, help="Folder with plain PyTorch code and weights.")
+def export(
+    run: Path,
+    number: int | None,
+    limit: tuple[str, ...],
+    out: Path | None,
+    latency: Path | None,
+    standalone: Path | None,
+) -> None:
+    """Write the training recipe of a candidate of RUN, or the trained network itself.
+
+    \b
+    nas export runs/adult                        the best quality
+    nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
+    nas export runs/adult -c 'latency_ms<=1' --latency phone.json     on another device
+    nas export runs/adult --standalone adult     what `nas train` has trained, as a folder
+
+    A trained network needs neither this project nor Lightning in its folder: model.py imports
+    torch alone. RUN may be the folder of a model too.
+    """
+    from nas.run import Run
+
+    if number is not None and limit:
+        raise click.UsageError("give --number or --constraint, not both")
+    if standalone is not None:
+        if limit:
+            number = Run(run, latency).best(*limit).number
+        from nas.export.standalone import write_standalone
+        from nas.export.trained import open_trained
+
+        terminal.echo(write_standalone(open_trained(run, number), standalone))
+        return
+    opened = Run(run, latency)
+    terminal.echo(opened.export(out, opened.best(*limit).number if limit else number))
+
+
+@click.command(cls=exits.Command)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=flags.FOLDER, help="Folder; default: beside RECIPE.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
+@click.option(
+    "--test",
+    type=click.Choice(["after", "no", "only"]),
+    default="after",
+    help="Score the test part after the training, not at all, or only (of what is trained).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def train(
+    recipe: Path, out: Path | None, epochs: int | None, check: bool, test: str, as_json: bool
+) -> None:
+    """Train RECIPE at full scale and score it once on the test part.
+
+    RECIPE is a file, or the folder of a run for its recipe.yaml.
+
+    \b
+    nas train runs/adult/recipe.yaml --out model
+    nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
+    """
+    from nas import recipe as recipes
+
+    recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+    recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
+    if check:
+        from nas.train import check as run_check
+
+        found = run_check(recipe)
+        if as_json:
+            terminal.echo(json.dumps(found))
+        else:
+            name, folded = found["objective"], found["folds"]
+            mean = f", mean of {folded} folds" if folded > 1 else ""
+            figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
+            terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
+        return
+    from nas import train as training
+
+    out = out or recipe.parent / "model"
+    if test == "only":
+        result = training.score_once(recipe, out)
+    else:
+        result = training.train(recipe, out, epochs, test == "after")
+    if as_json:
+        terminal.echo(json.dumps(result))
+        return
+    metrics = [m for m in result["test"] or result["validation"] if m != "loss"]
+    for part in ("validation", *(("test",) if result["test"] else ())):
+        shown = "  ".join(
+            f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
+        )
+        terminal.echo(f"{part:10}  {shown}")
+    terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
+
+
+@click.command(cls=exits.Command)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
+)
+@click.option("--out", type=flags.FILE, help="CSV file; default: standard output.")
+def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) -> None:
+    """Predict on new DATA with a trained MODEL (its folder or checkpoint).
+
+    Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
+    else the number of its row (from 1), the prediction, and for classes the probability of
+    each. Where DATA holds the targets, their scores go to standard error. Of an .npz file with
+    x_train and x_test only x_test is predicted. Names that a spreadsheet would take for a
+    formula begin with an apostrophe.
+
+    \b
+    nas predict runs/adult/model new.csv --out predictions.csv
+    nas predict runs/adult/model new.csv --keep customer_id
+    """
+    from nas.task import InputError, UsageError
+
+    if not data.exists():
+        raise UsageError(f"{data} does not exist")
+    # A run's folder holds the model's; a wrong path is reported before torch is imported.
+    places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
+    checkpoint = next((place for place in places if place.is_file()), None)
+    if checkpoint is None:
+        raise InputError(f"no checkpoint at {model}; `nas train` makes one")
+    from nas.train import predict as run_prediction
+
+    frame, scores = run_prediction(
+        checkpoint, data, lambda note: terminal.line(f"note: {note}", err=True), keep
+    )
+    show.predictions(frame, out, numbered=not keep and "file_name" not in frame)
+    if scores:
+        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)

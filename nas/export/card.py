@@ -1,0 +1,141 @@
+"""The model card of a trained network: README.md with Hugging Face's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas.rules import is_node_level
+from nas.task import Kind, Modality
+
+if TYPE_CHECKING:
+    from nas.export.trained import Trained
+
+# Tasks of Hugging Face's hub; a modality without one has none in its card.
+_TASKS: dict[Modality, dict[str, str]] = {
+    "tabular": {"class": "tabular-classification", "number": "tabular-regression"},
+    "images": {"class": "image-classification"},
+    "text": {"class": "text-classification"},
+    "audio": {"class": "audio-classification"},
+    "graphs": {"class": "graph-ml", "number": "graph-ml"},
+}
+
+
+def model_card(trained: Trained, requirements: Sequence[str]) -> str:
+    """The text of README.md in a standalone folder.
+
+    Metadata as in https://huggingface.co/docs/hub/model-cards: library, tags, task, licence (to be
+    filled in), and the measured results. Below it what the network is, how it is used, how good
+    it is, on which data, and what is not known of it.
+    """
+    metadata = yaml.safe_dump(_metadata(trained), sort_keys=False, allow_unicode=True)
+    return f"---\n{metadata}---\n\n# {trained.title}\n\n{_body(trained, requirements)}"
+
+
+def _metadata(trained: Trained) -> dict[str, Any]:
+    task = trained.task
+    kind = "number" if task.targets[0].kind == "regression" else "class"
+    hub = _TASKS.get(task.modality, {}).get(kind)
+    found: dict[str, Any] = {
+        "license": "other",
+        "license_name": "to-be-filled-in",
+        "library_name": "pytorch",
+        "tags": [task.modality, trained.proxy.family, "neural-architecture-search"],
+    }
+    if hub:
+        found["pipeline_tag"] = hub
+    tested = trained.result.get("test", {})
+    metrics = [
+        {"type": name, "value": round(float(value), 6)}
+        for name, value in tested.items()
+        if name != "loss" and "[" not in name
+    ]
+    if metrics:
+        dataset = {"name": trained.source.name if trained.source else "own data"}
+        dataset["type"] = task.profile.fingerprint
+        about = {"type": hub or task.modality}
+        result = {"task": about, "dataset": dataset, "metrics": metrics}
+        found["model-index"] = [{"name": trained.proxy.family, "results": [result]}]
+    return found
+
+
+def _body(trained: Trained, requirements: Sequence[str]) -> str:
+    task, profile = trained.task, trained.task.profile
+    parts = f"{profile.n_train:,} samples to train, {profile.n_val:,} to validate"
+    lines = [
+        f"A network of the family {trained.proxy.family}, found by architecture search.",
+        "",
+        "## Use",
+        "",
+        "```",
+        "pip install -r requirements.txt",
+        "python predict.py DATA --out predictions.csv",
+        "python test_predictions.py",
+        "```",
+        "",
+        "`model.py` needs torch alone; `preprocess.py` makes its inputs of files. From Python:",
+        "",
+        "```python",
+        "from predict import predict",
+        "",
+        'probabilities, names = predict(Path("DATA"))',
+        "```",
+        "",
+        f"Requirements: {', '.join(requirements)}.",
+        "",
+        "## What it predicts",
+        "",
+        *[f"- {_target(t.name, t.kind, t.classes)}" for t in task.targets],
+        "",
+        "## Data",
+        "",
+        f"{parts}, {profile.n_test:,} to test; divided by: {profile.split_method or 'unknown'}."
+        f" Fingerprint {profile.fingerprint}.",
+        "",
+        "## Results",
+        "",
+        *_results(trained),
+        "",
+        "## Limits",
+        "",
+        *_limits(trained),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _target(name: str, kind: Kind, classes: Sequence[str]) -> str:
+    if kind == "regression":
+        return f"`{name}`: a number"
+    shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+    return f"`{name}`: {kind} of {len(classes)} labels ({shown})"
+
+
+def _results(trained: Trained) -> list[str]:
+    tested = trained.result.get("test")
+    if not tested:
+        return ["It was not scored on a test part."]
+    rows = [f"| {name} | {value:.4g} |" for name, value in tested.items()]
+    return ["On the test part, which the search has not seen:", "", "| metric | value |",
+            "|---|---|", *rows]  # fmt: skip
+
+
+def _limits(trained: Trained) -> list[str]:
+    task = trained.task
+    limits = [
+        "- It knows what the training data shows; other sources of data may differ from it.",
+        "- The licence of the data was not examined: fill in `license` above.",
+    ]
+    rare = [
+        f"{c} ({n})"
+        for t in task.targets
+        for c, n in zip(t.classes, t.counts, strict=False)
+        if n < 50
+    ]
+    if rare:
+        limits.append(f"- Few training samples: {', '.join(rare[:8])}.")
+    if is_node_level(task):
+        limits.append("- It predicts the nodes of one graph, which must have the same features.")
+    return limits

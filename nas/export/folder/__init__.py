@@ -1,0 +1,1 @@
+"""Code that is copied into a standalone folder; it runs there, without this project."""

@@ -1,0 +1,102 @@
+"""Predict on new files: python predict.py DATA [--out predictions.csv]"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import preprocess  # noqa: E402  # type: ignore[import-not-found]
+from model import build  # noqa: E402  # type: ignore[import-not-found]
+
+BATCH = 128  # samples at a time
+
+
+def load_network() -> torch.nn.Module:
+    """The trained network, in eval mode."""
+    network: torch.nn.Module = build()
+    network.load_state_dict(load_file(HERE / "model.safetensors"))
+    return network.eval()
+
+
+@torch.inference_mode()
+def predict(source: Path) -> tuple[dict[str, Any], list[str]]:
+    """Probabilities (n, labels), or values (n,), by target; and the samples' file names."""
+    inputs, names = preprocess.load(source)
+    network = load_network()
+    parts = [
+        network(**{name: torch.from_numpy(value) for name, value in batch.items()})
+        for batch in preprocess.batches(inputs, BATCH)
+    ]
+    logits = torch.cat(parts).float()
+    found = {}
+    place = 0
+    for target in json.loads((HERE / "labels.json").read_text(encoding="utf-8")):
+        width = max(len(target["labels"]), 1)
+        part, place = logits[:, place : place + width], place + width
+        if target["kind"] == "regression":
+            value = part[:, 0].double() * target["std"] + target["mean"]
+        elif target["kind"] == "multilabel":
+            value = (part / target["temperature"]).sigmoid()
+        else:
+            value = (part / target["temperature"]).softmax(dim=1)
+        found[target["name"]] = value.numpy()
+    return found, names
+
+
+def rows(source: Path) -> list[dict[str, Any]]:
+    """One row for each sample: its file or number, what is predicted, and the probabilities."""
+    found, names = predict(source)
+    targets = json.loads((HERE / "labels.json").read_text(encoding="utf-8"))
+    count = len(next(iter(found.values())))
+    result: list[dict[str, Any]] = [
+        {"file_name": names[i]} if names else {"row": i + 1} for i in range(count)
+    ]
+    for target in targets:
+        name, labels = target["name"], target["labels"]
+        prefix = f"{name}=" if len(targets) > 1 else ""
+        for row, value in zip(result, found[name], strict=True):
+            if target["kind"] == "regression":
+                row[name] = float(value)
+                continue
+            if target["kind"] == "multilabel":
+                chosen = [label for label, p in zip(labels, value, strict=True) if p >= 0.5]
+                row[name] = ";".join(map(str, chosen))
+            else:
+                row[name] = labels[int(value.argmax())]
+            for label, p in zip(labels, value, strict=True):
+                row[f"probability[{prefix}{label}]"] = float(p)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Predict on new files.")
+    parser.add_argument("data", type=Path, help="a file, or a folder of files")
+    parser.add_argument("--out", type=Path, help="a CSV file; by default standard output")
+    given = parser.parse_args()
+    if not given.data.exists():
+        sys.exit(f"error: {given.data} does not exist")
+    try:
+        found = rows(given.data)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {given.data} needs {error.name}: pip install {error.name}")
+    file = given.out.open("w", newline="", encoding="utf-8") if given.out else sys.stdout
+    with file:
+        writer = csv.DictWriter(file, list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""A trained network as a folder that needs nothing of this project: code, weights, and a test.
+
+``model.py`` imports torch alone, ``preprocess.py`` NumPy and what reads the files of the modality.
+Both are taken from the project's own code (``nas.export.source``), so that they cannot say
+anything else. The folder repeats its recorded predictions before it is handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import requires
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.data import encode
+from nas.data.folders import Files
+from nas.data.ragged import Whole
+from nas.data.readers import reader
+from nas.data.sources import open_source
+from nas.data.targets import columns_of
+from nas.export.card import model_card
+from nas.export.network_source import network_source
+from nas.export.source import Bundle, Key, distributions, import_lines
+from nas.files import write_whole
+from nas.task import DataProfile, InputError, SelfCheckFailed, Task
+from nas.training.batches import row_inputs
+from nas.training.proxy import build_network
+from nas.training.proxy import predict as predictions_of
+
+if TYPE_CHECKING:
+    from nas.export.trained import Trained
+
+EXAMPLES = 10
+_TEMPLATES = Path(__file__).parent / "folder"
+# A machine of a user's has no limits of a search: what guards memory is left out.
+_WITHOUT_LIMITS: dict[Key, str] = {
+    ("nas.data.limits", "refuse_larger"): (
+        "def refuse_larger(needed: float, what: str, repair: str) -> None:\n"
+        '    """Every size is read."""'
+    ),
+    ("nas.data.limits", "room_for"): (
+        "@contextmanager\n"
+        "def room_for(needed: float, what: str) -> Iterator[None]:\n"
+        '    """Every size is read."""\n'
+        "    yield"
+    ),
+    ("nas.task", "JsonRecord"): (
+        'class JsonRecord:\n    """A record that preprocess.json holds."""'
+    ),
+}
+
+
+def write_standalone(trained: Trained, folder: Path) -> Path:
+    """Write the folder of a trained network.
+
+    Args:
+        trained: The network, its data, and what is known of it.
+        folder: Made if it is not there; files of the same names are replaced.
+
+    Raises:
+        InputError: The network or its reader cannot be written as code, or ``folder`` is a file.
+        SelfCheckFailed: The folder does not repeat the predictions of the network. It is kept
+            beside, under a name that the message says.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        made = Path(name)
+        _fill(trained, made)
+        _repeat(made)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    return folder
+
+
+def _fill(trained: Trained, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    proxy, dataset = trained.proxy, trained.dataset
+    rows = dataset.parts["test"][:EXAMPLES]
+    inputs = row_inputs(dataset, rows)
+    weights = {
+        name: value.contiguous().clone() for name, value in proxy.network.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    code = network_source(
+        lambda: build_network(proxy.family, proxy.config, proxy.task),
+        proxy.network,
+        inputs,
+        f"network_{trained.fingerprint[:8]}",
+    )
+    head = f'"""{trained.title}."""\n\n'
+    write_whole(folder / "model.py", head + code)
+    source = preprocess_source(proxy.task)
+    write_whole(folder / "preprocess.py", source)
+    task = proxy.task
+    settings = {
+        "modality": task.modality,
+        "as_written": sorted({*columns_of(task.targets), *_categories(task.profile)}),
+        "profile": _needed(task.profile),
+    }
+    write_whole(folder / "preprocess.json", json.dumps(settings, indent=1))
+    labels = [
+        {
+            "name": t.name,
+            "kind": t.kind,
+            "labels": list(t.labels),
+            "mean": t.mean,
+            "std": t.std,
+            "temperature": proxy.temperature(t.name),
+        }
+        for t in task.targets
+    ]
+    write_whole(folder / "labels.json", json.dumps(labels, indent=1))
+    for name, file in (("predict.py", "predict.py"), ("test_predictions.py", "repeat.py")):
+        write_whole(folder / name, _without_hints((_TEMPLATES / file).read_text(encoding="utf-8")))
+    needed = sorted(requirements(code, source, (folder / "predict.py").read_text()))
+    write_whole(folder / "requirements.txt", "\n".join(needed) + "\n")
+    write_whole(folder / "README.md", model_card(trained, needed))
+    _examples(trained, folder / "examples", inputs)
+
+
+def _without_hints(text: str) -> str:
+    return re.sub(r"\s*# (?:noqa|type: ignore).*$", "", text, flags=re.MULTILINE)
+
+
+def _needed(profile: DataProfile) -> dict[str, Any]:
+    """The profile without what only a search needs."""
+    about = profile.to_dict()
+    for name in ("fingerprint", "split", "split_method"):
+        about.pop(name)
+    for column in about["columns"]:
+        for name in ("quantiles", "missing", "mean", "std"):
+            column.pop(name)
+    about["members"] = {
+        name: {"modality": member.modality, "profile": _needed(member.profile)}
+        for name, member in profile.members.items()
+    }
+    return about
+
+
+def _categories(profile: DataProfile) -> set[str]:
+    own = {column.name for column in profile.columns if column.kind == "categorical"}
+    return own.union(*(_categories(member.profile) for member in profile.members.values()))
+
+
+# -- preprocess.py ---------------------------------------------------------------------------------
+
+
+def preprocess_source(task: Task) -> str:
+    """The code that reads new files of the task's modality as the network takes them."""
+    members: set[str] = {member.modality for member in task.profile.members.values()}
+    replaced = {**_WITHOUT_LIMITS, **_reader(task.modality, members)}
+    module = reader(task.modality)
+    if of_files := _files(module):
+        replaced |= _load_files(task.modality, of_files)
+    if task.modality == "graphs":
+        replaced["nas.export.folder.inputs", "ARCHIVES"] = (
+            "ARCHIVES: tuple[str, ...] = ()  # an archive is a graph here"
+        )
+    for name in ("from_files", "load_inputs"):
+        if members and "graphs" not in members:
+            where = "nas.data.graphs.archives" if name == "from_files" else "nas.data.graphs"
+            replaced[where, name] = (
+                f"def {name}(source: object) -> None:\n"
+                '    raise InputError("no column of the training data held graphs")'
+            )
+    bundle = Bundle(
+        [("nas.export.folder.inputs", "load"), ("nas.export.folder.inputs", "batches")],
+        replaced=replaced,
+    )
+    imports = bundle.imports()
+    body = bundle.body()
+    title = f'"""Files of {task.modality} as the network reads them."""'
+    return f"{title}\n\nfrom __future__ import annotations\n\n{import_lines(imports)}\n\n\n{body}"
+
+
+def _reader(modality: str, members: set[str]) -> dict[Key, str]:
+    """``nas.data.readers.reader`` for these modalities alone, whose modules it cannot import."""
+    lines = ["def reader(modality: str) -> Any:", '    """The functions that read a modality."""']
+    entries = []
+    for name in sorted({modality, *members}):
+        module = reader(name).__name__  # type: ignore[arg-type, attr-defined]
+        lines.append(f"    from {module} import encode as encode_{name}")
+        functions = [f"encode=encode_{name}"]
+        if name == modality:
+            lines.append(f"    from {module} import load_inputs as load_{name}")
+            functions.append(f"load_inputs=load_{name}")
+        entries.append(f"        {name!r}: SimpleNamespace({', '.join(functions)}),")
+    lines.insert(2, "    from types import SimpleNamespace")
+    body = "\n".join([*lines, "    known = {", *entries, "    }", "    return known[modality]"])
+    return {("nas.data.readers", "reader"): body}
+
+
+def _files(module: Any) -> Files | None:
+    """What a reader's samples are files of; None where they are rows or graphs."""
+    found = [v for v in vars(module).values() if isinstance(v, Files)]
+    single = hasattr(module, "_arrays") or hasattr(module, "_channels_first")
+    return found[0] if found and single else None
+
+
+def _load_files(modality: str, of: Files) -> dict[Key, str]:
+    module = reader(modality)  # type: ignore[arg-type]
+    arrays = "_arrays" if hasattr(module, "_arrays") else "_channels_first"
+    text = f'''
+def load_inputs(source: Any, as_written: Any = ()) -> Any:
+    """The files of a folder, or the arrays of an archive."""
+    from nas.export.folder.files import files_of
+
+    if isinstance(source, Arrays):
+        return {arrays}(source.x)
+    return files_of(source, {of.common!r})
+'''.strip()
+    return {(module.__name__, "load_inputs"): text}  # type: ignore[attr-defined]
+
+
+# -- requirements ----------------------------------------------------------------------------------
+
+
+def requirements(*sources: str) -> set[str]:
+    """What files of code import, each from the lowest version that this project takes it in. What
+    only some files of people need (other sample rates, spreadsheets) is left to them."""
+    known = {}
+    for line in requires("frontier-nas") or ():
+        needed, _, condition = line.partition(";")
+        name = re.match(r"[\w.-]+", needed)
+        if name is not None and "extra" not in condition:
+            known[name[0].lower()] = needed.strip()
+    names = {name.lower() for text in sources for name in distributions(text)} & known.keys()
+    if "pandas" in names:
+        names.discard("numpy")  # which comes with it
+    names.discard("pyarrow")  # of a Parquet table alone
+    return {known[name] for name in names}
+
+
+# -- examples --------------------------------------------------------------------------------------
+
+
+def _examples(trained: Trained, folder: Path, inputs: Mapping[str, Tensor]) -> None:
+    """Ten samples of the test part as the network reads them and, where they are rows or files, as
+    they were found; and what it predicts of them."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    proxy = trained.proxy
+    with torch.inference_mode():
+        outputs = proxy.network(**inputs)
+    tensors = {name: value.contiguous().clone() for name, value in inputs.items()}
+    save_file({**tensors, "outputs": outputs.contiguous().clone()}, folder / "inputs.safetensors")
+    source = _raw(trained, folder)
+    found: dict[str, Any] = {}
+    if source:
+        task = proxy.task
+        encoded = encode(folder / source, task.profile, task.modality, task.targets)
+        predicted = predictions_of(proxy, encoded.inputs)
+        found = {name: np.asarray(value).tolist() for name, value in predicted.items()}
+    recorded = {"source": source, "predictions": found}
+    write_whole(folder / "predictions.json", json.dumps(recorded, indent=1))
+
+
+def _raw(trained: Trained, folder: Path) -> str:
+    """Copies ten samples of the source; their file or folder, "" where the source is neither."""
+    import pandas as pd
+
+    from nas.data.multimodal import Manifest
+
+    path = trained.source
+    if path is None or any(isinstance(v, Whole) for v in trained.dataset.inputs.values()):
+        return ""
+    read_by = reader(trained.dataset.modality)
+    table = path
+    if path.is_dir() and (tables := sorted(path.glob("test.*"))):
+        table = tables[0]
+    try:
+        samples = read_by.load_inputs(open_source(table, predict=True))
+    except (InputError, OSError):
+        return ""  # the data has gone; the recorded inputs remain
+    content = samples.inputs
+    if isinstance(content, pd.DataFrame):
+        content.head(EXAMPLES).to_csv(folder / "examples.csv", index=False)
+        return "examples.csv"
+    if isinstance(content, Manifest):
+        rows = content.frame.head(EXAMPLES).copy()
+        for name in rows:
+            column = [_copied(content.folder, value, folder) for value in rows[name]]
+            if any(new is not None for new in column):
+                rows[name] = [n if n is not None else "" for n in column]
+        rows.to_csv(folder / "examples.csv", index=False)
+        return "examples.csv"
+    if isinstance(content, list) and isinstance(content[0], Path):
+        (folder / "files").mkdir()
+        step = max(1, len(content) // EXAMPLES)
+        for i, file in enumerate(content[::step][:EXAMPLES]):
+            shutil.copyfile(file, folder / "files" / f"{i}{file.suffix}")
+        return "files"
+    if isinstance(content, np.ndarray):
+        np.savez_compressed(folder / "examples.npz", x=content[:EXAMPLES])
+        return "examples.npz"
+    return ""
+
+
+def _copied(base: Path, value: Any, folder: Path) -> str | None:
+    """The name of a copy of the file that a cell names; None where it names none."""
+    file = base / value if isinstance(value, str) and 0 < len(value) < 200 else None
+    if file is None or not file.is_file():
+        return None
+    shutil.copyfile(file, folder / file.name)
+    return file.name
+
+
+def _repeat(folder: Path) -> None:
+    """Run the folder's test in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", str(folder / "test_predictions.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        kept = folder.with_name(f"{folder.name.strip('.')}-failed")
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise SelfCheckFailed(
+            f"the folder does not repeat the predictions ({reason:.200}); it is kept in {kept}"
+        )

@@ -1,0 +1,232 @@
+"""Standalone folders: plain PyTorch that needs nothing of this project, and predicts the same."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nas import recipe as recipes
+from nas.candidate import Candidate
+from nas.data import Dataset, read
+from nas.export.network_source import network_source
+from nas.export.standalone import preprocess_source, write_standalone
+from nas.export.trained import Trained, open_trained
+from nas.family import load_families
+from nas.task import InputError, SelfCheckFailed, Task
+from nas.testing import example_datasets
+from nas.train import predict
+from nas.training.batches import row_inputs
+from nas.training.proxy import Proxy
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+FAMILIES = load_families()
+FIRST = {family.modality: name for name, family in reversed(FAMILIES.items())}
+# Put before a script: as in an environment that has neither this project nor Lightning.
+ALONE = """
+import runpy, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("nas", "search_spaces", "pytorch_lightning", "lightning_fabric"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A script run where neither this project nor Lightning can be imported."""
+    command = [sys.executable, "-I", "-c", ALONE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def proxy_of(name: str, dataset: Dataset, **changed: object) -> Proxy:
+    task = Task(FAMILIES[name].modality, dataset.targets, dataset.profile).with_objectives()
+    torch.manual_seed(0)
+    return Proxy(name, {**FAMILIES[name].baseline(task), **changed}, task).eval()
+
+
+def trained(folder: Path, proxy: Proxy, dataset: Dataset, source: str | None = None) -> Trained:
+    """As `nas train` leaves it: a checkpoint with its recipe beside."""
+    import pytorch_lightning as pl
+
+    trainer = pl.Trainer(logger=False, accelerator="cpu", max_epochs=0, barebones=True)
+    trainer.strategy.connect(proxy)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
+    quality = proxy.task.quality.metric
+    candidate = Candidate(3, proxy.family, proxy.config, 1, epochs=2, metrics={quality: 0.9})
+    if source is None:
+        dataset.save(folder / "data")
+        source = str(folder / "data")
+    origin = {"source": source, "modality": dataset.modality}
+    if dataset.modality in ("tabular", "text", "multimodal"):
+        origin["target"] = [dataset.targets[0].name]
+    made = recipes.make(candidate, proxy.task, origin, {})
+    recipes.write(json.loads(json.dumps(made)), folder / "recipe.yaml")
+    return open_trained(folder)
+
+
+def modules_of(text: str) -> set[str]:
+    """The packages that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).split(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+def rebuilt(proxy: Proxy, inputs: dict[str, torch.Tensor]) -> tuple[str, torch.nn.Module]:
+    from nas.training.proxy import build_network
+
+    text = network_source(
+        lambda: build_network(proxy.family, proxy.config, proxy.task),
+        proxy.network,
+        inputs,
+        f"alone_{proxy.family}",
+    )
+    module = types.ModuleType(f"alone_{proxy.family}")
+    sys.modules[module.__name__] = module  # where dataclasses look for their annotations
+    exec(compile(text, module.__name__, "exec"), module.__dict__)
+    network = module.build().eval()
+    network.load_state_dict(proxy.network.state_dict())
+    return text, network
+
+
+@pytest.mark.parametrize("name", FIRST.values())
+def test_the_code_of_a_network_imports_torch_alone_and_gives_the_same(name: str) -> None:
+    for dataset in example_datasets(FAMILIES[name].modality).values():
+        proxy = proxy_of(name, dataset)
+        with torch.no_grad():
+            for p in proxy.network.parameters():  # branches start at zero
+                p.add_(0.02 * torch.randn_like(p))
+        inputs = row_inputs(dataset, dataset.parts["train"][:3])
+        text, network = rebuilt(proxy, inputs)
+        assert modules_of(text) == {"torch"}
+        other = row_inputs(dataset, dataset.parts["test"][:5])
+        with torch.inference_mode():
+            assert torch.equal(network(**other), proxy.network(**other))
+
+
+def test_only_the_classes_that_a_network_uses_are_written() -> None:
+    dataset = example_datasets("images")["images"]
+    proxy = proxy_of("resnet", dataset)
+    text, _ = rebuilt(proxy, row_inputs(dataset, dataset.parts["train"][:2]))
+    classes = {n.name for n in ast.parse(text).body if isinstance(n, ast.ClassDef)}
+    assert {"ConvNet", "ImageInput", "GlobalPool"} <= classes
+    assert not classes & {"_RMSNorm", "_LayerNorm2d", "Attention", "EfficientNet"}
+    assert "def features" not in text  # of fusions alone
+    assert "raise ValueError" not in text  # what was built needs no check
+
+
+def test_a_value_that_is_no_code_is_refused() -> None:
+    class Holder(torch.nn.Module):
+        def __init__(self, table: torch.Tensor) -> None:
+            super().__init__()
+            self.table = table
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.table
+
+    network = Holder(torch.eye(2))
+    with pytest.raises(InputError, match="given a Tensor, which cannot be written as code"):
+        network_source(lambda: Holder(torch.eye(2)), network, {"x": torch.ones(1, 2)}, "x")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Trained]:
+    """A table in a file, a network for it, and its standalone folder."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    frame = pd.DataFrame(
+        {
+            "size": rng.normal(label, 1.0).round(3),
+            "price": [f"${1000 + 10 * i:,}.50" for i in range(60)],
+            "colour": np.where(rng.random(60) < 0.7, np.array(["a", "b", "c"])[label], "a"),
+            "label": np.array([7, 8, 9])[label],
+        }
+    )
+    frame.loc[::9, "size"] = np.nan
+    frame.to_csv(folder / "data.csv", index=False)
+    dataset = read(folder / "data.csv", target="label")
+    found = trained(folder / "model", proxy_of("mlp", dataset), dataset, str(folder / "data.csv"))
+    return folder, write_standalone(found, folder / "alone"), found
+
+
+def test_a_folder_predicts_the_same_where_nothing_of_this_project_is(
+    table: tuple[Path, Path, Trained],
+) -> None:
+    folder, made, found = table
+    done = alone(made / "predict.py", folder / "data.csv", "--out", folder / "out.csv")
+    assert done.returncode == 0, done.stderr
+    ours, _ = predict(found.checkpoint, folder / "data.csv")
+    theirs = pd.read_csv(folder / "out.csv")
+    assert theirs["label"].tolist() == ours["label"].tolist()
+    for column in (c for c in ours if c.startswith("probability")):
+        assert np.abs(theirs[column] - ours[column]).max() <= 1e-5
+
+
+def test_a_folder_repeats_ten_recorded_predictions(table: tuple[Path, Path, Trained]) -> None:
+    _, made, _ = table
+    recorded = json.loads((made / "examples" / "predictions.json").read_text())
+    assert [len(values) for values in recorded["predictions"].values()] == [10]
+    done = alone(made / "test_predictions.py")
+    assert done.stdout == "the recorded predictions are repeated\n", done.stderr
+
+
+def test_a_folder_says_what_it_needs_and_has_a_model_card(
+    table: tuple[Path, Path, Trained],
+) -> None:
+    _, made, _ = table
+    needed = (made / "requirements.txt").read_text().split()
+    assert [line.partition(">")[0] for line in needed] == ["pandas", "safetensors", "torch"]
+    card = (made / "README.md").read_text()
+    assert card.startswith("---\nlicense: other\n")
+    assert "pipeline_tag: tabular-classification" in card
+    labels = json.loads((made / "labels.json").read_text())
+    assert labels[0]["labels"] == [7, 8, 9]
+
+
+def test_a_folder_that_does_not_repeat_its_predictions_is_not_handed_over(
+    table: tuple[Path, Path, Trained], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nas.export import standalone
+
+    monkeypatch.setattr(
+        standalone, "network_source", lambda *_: "def build():\n    raise ValueError('no network')"
+    )
+    with pytest.raises(SelfCheckFailed, match=r"does not repeat the predictions .*no network"):
+        write_standalone(table[2], tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+
+
+@pytest.mark.parametrize("modality", FIRST)
+def test_the_code_that_reads_files_imports_nothing_of_this_project(modality: str) -> None:
+    dataset = next(iter(example_datasets(modality).values()))  # type: ignore[arg-type]
+    task = Task(dataset.modality, dataset.targets, dataset.profile)
+    text = preprocess_source(task)
+    compile(text, "preprocess.py", "exec")
+    assert not modules_of(text) & {"nas", "search_spaces", "torch", "pydantic"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_a_folder_that_stands_alone(name: str, tmp_path: Path) -> None:
+    for place, dataset in enumerate(example_datasets(FAMILIES[name].modality).values()):
+        found = trained(tmp_path / f"model{place}", proxy_of(name, dataset), dataset)
+        made = write_standalone(found, tmp_path / f"alone{place}")
+        assert modules_of((made / "model.py").read_text()) == {"torch"}
+        done = alone(made / "test_predictions.py")
+        assert done.stdout == "the recorded predictions are repeated\n", done.stderr
