@@ -142,12 +142,14 @@ class JsonRecord:
 def plain(value: Any, text: Callable[[str], str] = str) -> Any:
     """Values as JSON for a browser has them: numbers that are not finite are None, and ``text``
     is applied to every string and key."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {text(str(key)): plain(item, text) for key, item in value.items()}
     if isinstance(value, str):
         return text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, (dict, Mapping)):  # the first of them is found ten times as fast
+        return {text(str(key)): plain(item, text) for key, item in value.items()}
     if isinstance(value, Iterable):
         return [plain(item, text) for item in value]
     return value

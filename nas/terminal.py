@@ -39,8 +39,11 @@ def visible(text: object, *, lines: bool = True) -> str:
     >>> visible("price\\x1b[2J")
     'price\\\\x1b[2J'
     """
+    text = str(text)
+    if text.isprintable():  # then nothing steers
+        return text
     kept = "\n\t" if lines else ""
-    return "".join(c if c in kept or not _steers(c) else _escaped(c) for c in str(text))
+    return "".join(c if c in kept or not _steers(c) else _escaped(c) for c in text)
 
 
 def _steers(char: str) -> bool:

@@ -1,0 +1,132 @@
+// The page "Candidate": all that is known of one.
+
+// Norms below this are drawn as nothing; the scale is the same for every candidate of every study.
+const NORMS = [1e-8, 1e2];
+
+let candidateAs = 0;
+async function drawCandidate() {
+  const own = study();
+  const first = current().front[0] ?? own.list[0];
+  const c = own.byNumber.get(view.candidate) ?? first;
+  const mine = ++candidateAs;
+  chooseCandidate(own, c);
+  if (!c) return fill("candidate-body", note("No candidate yet."));
+  const others = picked(own).filter((other) => other !== c);
+  const [chosen, ...beside] = await withDetails(own, [c, ...others]);
+  if (mine !== candidateAs) return undefined;
+  // What is open, and where the page was scrolled to, stays through an update.
+  const signature = JSON.stringify([own.id, chosen, others.map((o) => o.number), isDark()]);
+  if (signature === drawCandidate.drawn) return undefined;
+  drawCandidate.drawn = signature;
+  purge($("candidate-body"));
+  fill("candidate-body",
+    verdict(own, chosen),
+    el("div", { class: "columns" },
+      card("Learning curves", el("div", { id: "own-curves" })),
+      card("Result and configuration", el("div", { class: "sideways" }, comparison(own, [chosen, ...beside])),
+        fine("Bold: where the selected candidates differ. Select others on the page Explorer to compare."))),
+    networkPart(chosen),
+    gradientPart(chosen),
+    differences(own, chosen),
+    chosen.detail ? card("What it said last", el("pre", { tabindex: 0 }, chosen.detail)) : null);
+  drawCurves($("own-curves"), own, [chosen, ...beside]);
+  drawNorms(chosen);
+  return undefined;
+}
+
+const card = (title, ...children) => el("section", { class: "card" }, el("h2", {}, title), children);
+
+function chooseCandidate(own, c) {
+  const input = $("candidate-number");
+  if (document.activeElement !== input) input.value = c ? c.number : "";
+  const front = current().front.slice(0, 40);
+  keyed($("candidate-near"), front, (each) => each.number, (each) => el("button", { type: "button", class: "number", onclick: () => open(each.number) }, `#${each.number}`),
+    (node, each) => { if (each === c) node.setAttribute("aria-current", "true"); else node.removeAttribute("aria-current"); });
+}
+
+function verdict(own, c) {
+  const sentence = own.head.reasons[c.reason || c.state];
+  const { isOnFront, isFeasible } = current(), row = own.byNumber.get(c.number);
+  const standing = c.state !== "complete" ? `${c.state}${c.reason ? `: ${c.reason}` : ""}`
+    : isOnFront.has(row) ? "on the front" : isFeasible.has(row) ? "inside the limits, dominated" : "outside the limits";
+  const dominators = c.state === "complete" && isFeasible.has(row) && !isOnFront.has(row)
+    ? current().front.filter((other) => other.costs.every((cost, i) => cost <= row.costs[i])).slice(0, 5) : [];
+  const health = c.health ?? {};
+  const why = known(health.threshold) ? `${c.reason || "finding"} at step ${health.step}${health.layer ? ` in ${health.layer}` : ""}: ${setting(health.value)} against a threshold of ${setting(health.threshold)}.` : "";
+  return el("section", { class: "card" },
+    el("h2", {}, `#${c.number} ${c.family}`, el("small", {}, standing)),
+    sentence && c.state !== "complete" ? el("p", {}, `It was stopped because: ${sentence}.`) : null,
+    why ? el("p", {}, why) : null,
+    dominators.length ? el("p", {}, "Dominated by ", dominators.map((other) => [el("button", { type: "button", class: "number", onclick: () => open(other.number) }, `#${other.number}`), " "])) : null,
+    c.state === "complete" && isBelowSimple(own, c) ? el("p", { class: "warn" }, `Below the best simple model, ${own.facts.simple[0].name}.`) : null,
+    el("p", {}, el("button", { type: "button", onclick: () => { pick(c.number); } }, view.picks.includes(c.number) ? "Deselect" : "Select to compare")));
+}
+
+// Stem, blocks, head: layers by the first part of their names.
+function partsOf(layers) {
+  const parts = new Map();
+  for (const layer of layers) {
+    const part = layer.name.split(".")[0];
+    if (!parts.has(part)) parts.set(part, []);
+    parts.get(part).push(layer);
+  }
+  return parts;
+}
+
+function networkPart(c) {
+  const layers = c.layers ?? [];
+  if (!layers.length) return card("Network", fine(c.missing ? "The page does not keep the layers of this candidate." : "Its layers were not recorded."));
+  const total = layers.reduce((sum, layer) => sum + (layer.params || 0), 0);
+  const rows = [...partsOf(layers)].map(([part, own]) => {
+    const params = own.reduce((sum, layer) => sum + (layer.params || 0), 0);
+    return el("details", {}, el("summary", {}, part, el("small", {}, `${plural(own.length, "layer")}, ${plural(params, "parameter")}`), bar(total ? params / total : 0)),
+      layerTable(part, own));
+  });
+  return card("Network", el("p", {}, `${plural(layers.length, "layer")}, ${plural(total, "parameter")}; parameters by part:`), rows);
+}
+
+function layerTable(part, layers) {
+  const headings = [th("layer"), th("type"), th("output shape", "n"), th("parameters", "n")];
+  return scroll(`Layers of ${part}`, table(headings, layers.map((layer) => tr(
+    td("wrap", el("code", {}, layer.name)), td(null, layer.type), td("n", (layer.output ?? []).join(" × ") || "–"),
+    td("n", layer.params ? count(layer.params) : "–")))));
+}
+
+// Position on the fixed logarithmic scale of gradient norms, 0 to 1.
+const normAt = (norm) => Math.max(0, Math.min(1, Math.log(norm / NORMS[0]) / Math.log(NORMS[1] / NORMS[0])));
+
+function gradientPart(c) {
+  const norms = Object.entries(c.gradient_norms ?? {});
+  if (!norms.length) return null;
+  return card(["Gradient norms", el("small", {}, "by layer, at the last sample; bars on one logarithmic scale for all candidates, 1e-8 to 1e2")],
+    el("div", { id: "norms" }),
+    scroll("Gradient norms by layer", table([th("layer"), th("norm", "n"), th("")], norms.map(([name, norm]) => tr(
+      td("wrap", el("code", {}, name)), td("n", known(norm) ? norm.toExponential(2) : "not finite"),
+      td("gauge", norm > 0 ? bar(0.02 + 0.98 * normAt(norm)) : null))))));
+}
+
+function drawNorms() {}
+
+function differences(own, c) {
+  const base = own.list.find((other) => other.family === c.family && other.origin === "baseline");
+  if (!base || base.number === c.number) return null;
+  const names = [...new Set([...Object.keys(base.config), ...Object.keys(c.config)])].sort();
+  const rows = names.filter((name) => setting(base.config[name]) !== setting(c.config[name]));
+  const metrics = own.facts.shown.filter((name) => known(base.metrics[name]) && known(c.metrics[name]));
+  return card(["Against its family’s baseline", el("small", {}, `#${base.number}`)],
+    el("div", { class: "sideways" }, table([th(""), th(`#${base.number}`), th(`#${c.number}`)], [
+      ...metrics.map((name) => tr(td("wrap", label(name)), td(null, metricText(base, name)), td(null, metricText(c, name)))),
+      ...rows.map((name) => tr(td("wrap", el("code", {}, name)), td(null, setting(base.config[name])), td(null, setting(c.config[name])))),
+    ])), rows.length ? null : fine("It has the same configuration."));
+}
+
+function mountCandidate() {
+  $("candidate-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const number = Number($("candidate-number").value);
+    if (study().byNumber.has(number)) open(number);
+    else $("candidate-number").setCustomValidity(`there is no candidate ${number}`);
+    $("candidate-number").reportValidity();
+  });
+  $("candidate-number").addEventListener("input", (event) => event.target.setCustomValidity(""));
+}

@@ -1,0 +1,67 @@
+// The connection to a dashboard: updates as server-sent events, or by polling where those do not get
+// through (a proxy that buffers). The baked page has none.
+
+const POLL_MS = 2000;
+const live = { events: null, since: "", polling: false };
+
+async function fetchedDetail(own, number) {
+  const answer = await fetch(`api/studies/${own.id}/candidates/${number}`);
+  return answer.ok ? answer.json() : null;
+}
+
+function receive(update) {
+  if (!studies.has(update.study)) studies.set(update.study, new Study(update.study));
+  const own = studies.get(update.study), had = own.head;
+  own.apply(update);
+  if (!had && own.head && view.study === null) {
+    view.study = own.id;
+    if (location.hash) fromHash();
+    else view.picks = current().front.slice(0, 1).map((c) => c.number); // the best, as an example
+  }
+  if (view.filter && !view.matches && own.id === view.study) setFilter(view.filter); // its names may be known now
+  changed("data");
+}
+
+function connect() {
+  const events = new EventSource(`api/events?since=${encodeURIComponent(live.since)}`);
+  live.events = events;
+  let heard = false;
+  events.addEventListener("update", (event) => {
+    heard = true;
+    live.since = event.lastEventId;
+    connected(true);
+    receive(JSON.parse(event.data));
+  });
+  events.addEventListener("alive", (event) => { heard = true; live.since = event.lastEventId || live.since; connected(true); });
+  events.onerror = () => {
+    connected(false);
+    events.close();
+    // What never got through will not now either; what broke off is tried again.
+    setTimeout(heard ? connect : poll, POLL_MS);
+  };
+  setTimeout(() => { if (!heard) { events.close(); poll(); } }, 5000);
+}
+
+async function poll() {
+  if (live.polling) return;
+  live.polling = true;
+  for (;;) {
+    try {
+      const answer = await fetch(`api/updates?since=${encodeURIComponent(live.since)}`);
+      if (!answer.ok) throw new Error(answer.status);
+      const { since, updates } = await answer.json();
+      live.since = since;
+      updates.forEach(receive);
+      connected(true);
+      if (updates.length) continue; // there may be more
+    } catch {
+      connected(false);
+    }
+    await new Promise((go) => setTimeout(go, POLL_MS));
+  }
+}
+
+function connected(yes) {
+  $("connection").classList.toggle("lost", !yes);
+  say($("connection"), yes ? "live" : "connection lost, trying again");
+}
