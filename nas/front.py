@@ -261,54 +261,6 @@ def expected_guess(task: Task) -> dict[str, float]:
     return {metric: value for metric, (value, _) in _scores_of_a_guess(task, 1).items()}
 
 
-def standard_error(task: Task, metric: str, value: float | None) -> float | None:
-    """One standard error of a score over the samples that score a proxy, by a formula of its
-    value alone; None where there is none (losses, means over targets).
-
-    Accuracy: binomial; an upper bound for a mean over labels. Balanced accuracy and F1: as if each
-    class had this recall. AUC: Hanley & McNeil 1982. R²: Olkin & Finn 1995. RMSE and MAE: for
-    normal residuals.
-
-    >>> from nas.task import DataProfile, Target
-    >>> target = Target("y", "binary", ("no", "yes"), (800, 800))
-    >>> task = Task("tabular", (target,), DataProfile(1600, 400, 400, {"numeric": (2,)}))
-    >>> round(standard_error(task, "accuracy", 0.8), 3)
-    0.02
-    """
-    name, _, of = metric.partition("[")
-    targets = [t for t in task.targets if not of or t.name == of.removesuffix("]")]
-    samples = rules.scored_samples(task)
-    if value is None or not math.isfinite(value) or len(targets) != 1 or samples < 2:
-        return None
-    target, p = targets[0], min(1.0, max(0.0, value))
-    if name == "accuracy":
-        return math.sqrt(p * (1 - p) / samples)
-    if name == "r2":
-        return 2 * math.sqrt(p) * (1 - p) / math.sqrt(samples)
-    if name == "rmse":
-        return value / math.sqrt(2 * samples)
-    if name == "mae":
-        return value * math.sqrt((math.pi / 2 - 1) / samples)
-    one = target.kind == "binary" and name in ("f1", "auc")
-    counts = target.counts[1:] if one else target.counts
-    total = task.profile.n_train if target.kind == "multilabel" else sum(target.counts)
-    if name not in ("balanced_accuracy", "f1", "auc") or not sum(counts) or not total:
-        return None
-    each = [max(1.0, samples * n / total) for n in counts if n]
-    if name == "auc":
-        variances = [_auc_variance(p, n, max(1.0, samples - n)) for n in each]
-    else:
-        variances = [p * (1 - p) / n for n in each]
-    return math.sqrt(sum(variances)) / len(each)
-
-
-def _auc_variance(area: float, positive: float, negative: float) -> float:
-    """Hanley & McNeil 1982, equation 2."""
-    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
-    spread = (positive - 1) * (q1 - area**2) + (negative - 1) * (q2 - area**2)
-    return max(0.0, (area * (1 - area) + spread) / (positive * negative))
-
-
 def _scores_of_a_guess(task: Task, samples: int) -> dict[str, tuple[float, float]]:
     """Expected score and standard error over ``samples`` by metric."""
     several = len(task.targets) > 1

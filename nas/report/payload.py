@@ -61,10 +61,7 @@ def head(study: StudyView) -> dict[str, Any]:
         "guess": expected_guess(task).get(quality),
         # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
         "reasons": {(r.kind if r.kind == "cut off" else r.value): r.sentence for r in Reason if r},
-        "baselines": [
-            {**b, "error_of": standard_error(task, quality, b["metrics"].get(quality))}
-            for b in study.baselines
-        ],
+        "baselines": [{**b, "error_of": _error(task, b["metrics"])} for b in study.baselines],
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
         "rate_tests": {name: dict(test) for name, test in study.rate_tests.items()},
         "rules": {name: list(rule) for name, rule in study.rules.items()},
@@ -93,7 +90,7 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
     latency. The values of a family's parameters are in the order of its own candidates.
     """
     exact = {o.metric for o in task.objectives} | {c.metric for c in task.constraints}
-    quality, guess = task.quality.metric, constant_guess(task)
+    guess = constant_guess(task)
     families = list(dict.fromkeys(c.family for c in candidates))
     names = list(dict.fromkeys(name for c in candidates for name in c.metrics))
     latencies = [c.cost.latency for c in candidates]
@@ -115,9 +112,7 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
         "cpus": _words(str(c.cpus) for c in candidates),
         "gpus": _words(str(c.gpus) for c in candidates),
         "metrics": {name: [metric(c, name) for c in candidates] for name in names},
-        "error": [
-            _number(standard_error(task, quality, c.metrics.get(quality)), 3) for c in candidates
-        ],
+        "error": [_error(task, c.metrics) for c in candidates],
         "spread": [_number(x.iqr_ms / 2, 3) if x else None for x in latencies],
         "contended": [None if x is None else int(not x.isolated) for x in latencies],
         "config": {family: _settings(candidates, family) for family in families},
@@ -181,6 +176,12 @@ def _by_interest(study: StudyView, best: Sequence[Candidate]) -> list[Candidate]
     failed = [c for of_reason in examples.values() for c in of_reason]
     everyone = (*best, *failed, *unlimited, *ordered, *study.candidates)
     return list({c.number: c for c in everyone}.values())
+
+
+def _error(task: Task, metrics: Mapping[str, float]) -> float | None:
+    """One standard error of the quality."""
+    value = metrics.get(task.quality.metric, math.nan)
+    return _number(standard_error(task, task.quality.metric, value), 3)
 
 
 def _words(texts: Iterable[str]) -> dict[str, list[Any]]:
