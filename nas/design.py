@@ -343,7 +343,8 @@ def _inputs(profile: Any) -> Iterator[str]:
     if "image" in profile.inputs:
         channels, height, width = profile.inputs["image"]
         yield f"images of {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"
-    units = {"tokens": "tokens", "wave": "samples", "points": "points", "nodes": "nodes"}
+    units = {"tokens": "tokens", "wave": "samples", "points": "points", "nodes": "nodes",
+             "series": "steps"}  # fmt: skip
     for kind, unit in units.items():
         if kind in profile.lengths:
             least, _, _, middle, _, most, longest = profile.lengths[kind]

@@ -24,6 +24,7 @@ from nas.task import (
     Member,
     Modality,
     Objective,
+    SeriesForm,
     Target,
     Task,
 )
@@ -150,6 +151,14 @@ _PROFILES: dict[Modality, DataProfile] = {
     "tabular": _table(10, 5),
     "images": _images(64),
     "text": _TEXTS,
+    "series": DataProfile(
+        0, 0, 0,
+        {"series": (400, 3)},
+        lengths={"series": (60, 90, 120, 150, 200, 300, 400)},
+        channel_mean=(0.0,) * 3,
+        channel_std=(1.0,) * 3,
+        series=SeriesForm(),
+    ),
     "audio": DataProfile(
         0, 0, 0,
         {"wave": (48_000,)},
@@ -180,6 +189,7 @@ _WORDS: dict[Modality, str] = {
     "tabular": "10 numeric and 5 categorical columns",
     "images": "colour images of 64 x 64 pixels",
     "text": "texts of 20 words at the median, 45 at the 95th percentile, a vocabulary of 12,000",
+    "series": "sequences of three channels, of 150 steps at the median",
     "audio": "sounds of a second at the median, 2 at the 95th percentile, at 16 kHz",
     "graphs": "graphs of 25 nodes at the median, 16 features each",
     "pointclouds": "clouds of 1,024 points at the median",

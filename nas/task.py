@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-Modality = Literal["tabular", "images", "text", "audio", "graphs", "pointclouds", "multimodal"]
+Modality = Literal[
+    "tabular", "images", "text", "series", "audio", "graphs", "pointclouds", "multimodal"
+]
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 
 
@@ -221,7 +223,7 @@ class DataProfile(JsonRecord):
 
     - "numeric" (columns,), "categorical" (columns,), "image" (channels, height, width);
     - of samples that differ in length, the longest: "tokens" (T,), "wave" (T,),
-      "points" (P, features);
+      "series" (T, channels), "points" (P, features);
     - graphs: "nodes" (N, features), "edges" (E, 2), "edge_features" (E, features) of the
       largest graph, or of the only one, where "node" () numbers the sample's node.
     """
@@ -243,6 +245,7 @@ class DataProfile(JsonRecord):
     vocabulary: int = 0  # tokens, with those for padding and for unknown words
     tokenizer: str = ""  # its JSON
     sample_rate: int = 0  # Hz
+    series: SeriesForm | None = None  # of sequences of numbers
     members: dict[str, Member] = field(default_factory=dict)  # of multimodal data
     fingerprint: str = ""  # hash of the encoded data
     split: str = ""  # hash of which sample is in which part
@@ -258,6 +261,26 @@ class DataProfile(JsonRecord):
                 size *= side
             total += size
         return total
+
+
+@dataclass(frozen=True)
+class SeriesForm(JsonRecord):
+    """How sequences of numbers are coded: the channels of the input "series" are the values, one
+    for each of ``DataProfile.channels``, then a 1 where a value of ``marked`` was missing, then the
+    time since the step before where times are irregular."""
+
+    marked: tuple[int, ...] = ()  # values of which what is missing is marked
+    median_step: float = 0.0  # between two times of the source; 0 where it has no times
+    irregular: bool = False  # whether the last channel is log(1 + step / median_step)
+    stride: int = 1  # steps of the source that are averaged to one
+    columns: tuple[str, ...] = ()  # of a wide table, one for each step
+    sequence: str = ""  # the column of a long table that says which sequence a row is of
+    time: str = ""  # and that of the times
+
+    @property
+    def added(self) -> int:
+        """Channels behind those of the values."""
+        return len(self.marked) + self.irregular
 
 
 @dataclass(frozen=True)

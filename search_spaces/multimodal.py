@@ -26,6 +26,7 @@ VECTORS = {
     "images": ("resnet",),
     "tabular": ("mlp",),
     "text": ("lstm", "transformer"),
+    "series": ("inception_time",),
     "audio": ("audio_cnn_transformer",),
     "graphs": ("gcn",),
     "pointclouds": ("pointnet",),

@@ -35,6 +35,7 @@ from nas.task import (
     InputError,
     Member,
     Modality,
+    SeriesForm,
     Target,
     Task,
 )
@@ -64,6 +65,12 @@ TEXTS = DataProfile(
     2_000, 300, 300, {"tokens": (40,)},
     lengths={"tokens": (2, 5, 9, WORDS, 20, 30, 40)}, vocabulary=500,
 )  # fmt: skip
+STEPS, CHANNELS = 22, 3  # of the median sequence
+SERIES = DataProfile(
+    2_000, 300, 300, {"series": (40, CHANNELS)},
+    lengths={"series": (10, 12, 18, STEPS, 25, 30, 40)},
+    channel_mean=(0.1,) * CHANNELS, channel_std=(1.0,) * CHANNELS, series=SeriesForm(),
+)  # fmt: skip
 SOUND, RATE = 4_000, 8_000  # values of the median sound; and a second
 WAVES = DataProfile(
     2_000, 300, 300, {"wave": (6_000,)},
@@ -88,8 +95,8 @@ BOTH = DataProfile(
     members={"table": Member("tabular", TABLE), "note": Member("text", TEXTS)},
 )  # fmt: skip
 PROFILES: dict[Modality, DataProfile] = {
-    "tabular": TABLE, "images": IMAGES, "text": TEXTS, "audio": WAVES, "graphs": GRAPHS,
-    "pointclouds": CLOUDS, "multimodal": BOTH,
+    "tabular": TABLE, "images": IMAGES, "text": TEXTS, "series": SERIES,
+    "audio": WAVES, "graphs": GRAPHS, "pointclouds": CLOUDS, "multimodal": BOTH,
 }  # fmt: skip
 
 
@@ -209,10 +216,10 @@ def text_transformer(c: dict[str, Any], _: Any) -> float:
     return transformers(c, WORDS) + c["dim"] * CLASSES
 
 
-def lstm_layers(c: dict[str, Any]) -> float:
+def lstm_layers(c: dict[str, Any], words: int = WORDS) -> float:
     total, width = 0.0, c["dim"]
     for _ in range(c["depth"]):  # two directions of four gates
-        total += WORDS * 2 * 4 * c["hidden"] * (width + c["hidden"])
+        total += words * 2 * 4 * c["hidden"] * (width + c["hidden"])
         width = 2 * c["hidden"]
     return total
 
@@ -225,14 +232,61 @@ def ngrams(c: dict[str, Any], _: Any) -> float:
     return c["dim"] * CLASSES  # rows are looked up, and added up
 
 
-def mamba(c: dict[str, Any], _: Any) -> float:
+def mamba_layers(c: dict[str, Any], words: int = WORDS) -> float:
     dim, states, kernel = c["dim"], c["states"], c["kernel"]
     inner, rank = c["expand"] * dim, math.ceil(dim / 16)
     maps = dim * 2 * inner + inner * (rank + 2 * states) + rank * inner + inner * dim
     # Of a state in a step: Δ A, Δ x B, the decay of the state and its sum, and C h.
     scan = inner * (6 * states + 1) / 2
-    convolution = (WORDS + kernel - 1) * kernel * inner
-    return c["depth"] * (WORDS * (maps + scan) + convolution) + dim * CLASSES
+    convolution = (words + kernel - 1) * kernel * inner
+    return float(c["depth"] * (words * (maps + scan) + convolution))
+
+
+def mamba(c: dict[str, Any], _: Any) -> float:
+    return mamba_layers(c) + c["dim"] * CLASSES
+
+
+def inception_time(c: dict[str, Any], _: Any) -> float:
+    """Modules of a bottleneck, three kernels and a convolution after the maximum."""
+    w, k, total, inputs = c["width"], c["kernel"], 0.0, CHANNELS
+    for i in range(c["depth"]):
+        total += STEPS * (2 * inputs * w + w * w * (k + k // 2 + k // 4))
+        total += STEPS * inputs * 4 * w * (i % 3 == 0)  # the shortcut around three
+        inputs = 4 * w
+    return total + 4 * w * CLASSES
+
+
+def series_resnet(c: dict[str, Any], _: Any) -> float:
+    assert c["kernel"] == 8
+    total, inputs = 0.0, CHANNELS
+    for i in range(c["depth"]):
+        w = c["width"] * (2 if i else 1)
+        total += STEPS * (8 * inputs * w + (5 + 3) * w * w + inputs * w * (inputs != w))
+        inputs = w
+    return total + inputs * CLASSES
+
+
+def patches(c: dict[str, Any]) -> tuple[float, int]:
+    """Two convolutions, of which the second makes the tokens."""
+    assert (c["stem"], c["scale"]) == ("conv", "none")
+    tokens = math.ceil(STEPS / c["patch"])
+    kernel = max(3, c["patch"] + 1 - c["patch"] % 2)
+    return STEPS * 5 * CHANNELS * c["dim"] + tokens * kernel * c["dim"] ** 2, tokens
+
+
+def series_transformer(c: dict[str, Any], _: Any) -> float:
+    total, tokens = patches(c)
+    return total + transformers(c, tokens) + c["dim"] * CLASSES
+
+
+def series_lstm(c: dict[str, Any], _: Any) -> float:
+    total, tokens = patches(c)
+    return total + lstm_layers(c, tokens) + 2 * c["hidden"] * CLASSES
+
+
+def series_mamba(c: dict[str, Any], _: Any) -> float:
+    total, tokens = patches(c)
+    return total + mamba_layers(c, tokens) + c["dim"] * CLASSES
 
 
 def spectrogram(c: dict[str, Any]) -> tuple[float, int]:
@@ -384,6 +438,11 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "ngrams": (ngrams, {"longest": 3}),
     "audio_cnn_transformer": (audio_cnn_transformer, {"conv_depth": 3}),
     "whisper": (whisper, {}),
+    "inception_time": (inception_time, {}),
+    "series_resnet": (series_resnet, {}),
+    "series_transformer": (series_transformer, {}),
+    "series_lstm": (series_lstm, {}),
+    "series_mamba": (series_mamba, {}),
     "wav2vec": (wav2vec, {}),
     "gcn": (gcn, {}),
     "gat": (gat, {}),

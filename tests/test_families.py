@@ -162,6 +162,13 @@ PROMISED = {
     "tabular": ["mlp", "tabnet", "ft_transformer"],
     "images": ["resnet", "efficientnet", "vit"],
     "text": ["transformer", "lstm", "mamba", "ngrams"],
+    "series": [
+        "inception_time",
+        "series_resnet",
+        "series_transformer",
+        "series_lstm",
+        "series_mamba",
+    ],
     "audio": ["audio_cnn_transformer", "wav2vec", "whisper"],
     "graphs": ["gcn", "gat", "graphsage"],
     "pointclouds": ["pointnet", "dgcnn", "sparse_cnn"],
@@ -297,6 +304,9 @@ def unusual_datasets(modality: str) -> list[Dataset]:
         case "text":
             texts = [f"{name} {name}" if i % 2 else name for i, name in enumerate(names)]
             return [read((texts, names), modality="text")]
+        case "series":
+            steps = [rng.normal(size=(n, 1)) for n in 1 + np.arange(60) % 3]
+            return [read((steps, names), modality="series")]
         case "audio":
             waves = [rng.uniform(-1, 1, n).astype(np.float32) for n in rng.integers(1, 40, 60)]
             return [read((waves, names), modality="audio")]
@@ -451,7 +461,8 @@ def test_clipping_is_searched_in_networks_over_sequences_alone() -> None:
             assert rules.gradient_clip(space.baseline()) == rules.GRADIENT_CLIP
             assert rules.gradient_clip(space.baseline() | {"clip": found[0].options[1]}) == 0  # type: ignore[union-attr]
     sequences = {"transformer", "lstm", "mamba", "ngrams", "audio_cnn_transformer", "wav2vec"}
-    assert clipped == {*sequences, "whisper", "ft_transformer"}
+    series = {"series_transformer", "series_lstm", "series_mamba"}
+    assert clipped == {*sequences, *series, "whisper", "ft_transformer"}
 
 
 def test_piecewise_codes_are_offered_only_where_their_weights_are_affordable() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nas.audit.anatomy import forward, kept, main_output, relative_change
 from nas.data import Dataset
-from nas.task import InputError, Target, UsageError, input_type
+from nas.task import DataProfile, InputError, Target, UsageError, input_type
 from nas.training.batches import Batch, Batches, batch_inputs, part_tensors
 
 Call = Callable[[dict[str, Tensor]], tuple[Sequence[Any], Mapping[str, Any]]]
@@ -377,6 +377,7 @@ def _call(network: nn.Module, dataset: Dataset, names: Sequence[str]) -> tuple[C
 _FORMS = {
     "image": "images as floats (B, C, H, W), standardised by channel",
     "tokens": "texts as ids of tokens (B, T), where 0 is padding",
+    "series": "sequences as floats (B, T, channels), standardised by channel",
     "wave": "sounds as floats (B, T) within ±1",
     "points": "clouds as floats (B, points, features)",
 }
@@ -392,6 +393,8 @@ def _plain(kind: str, inputs: dict[str, Tensor], dataset: Dataset) -> Tensor:
             for v in (profile.channel_mean, profile.channel_std)
         )
         return (pixels - mean) / std
+    if kind == "series":
+        return _standardised(inputs["series"], inputs["series_length"], profile)
     if kind == "wave":
         return inputs["wave"].float() / 2**15
     if kind != "table":
@@ -409,3 +412,10 @@ def _plain(kind: str, inputs: dict[str, Tensor], dataset: Dataset) -> Tensor:
             for i, column in enumerate(columns)
         ]
     return torch.cat(parts, dim=1)
+
+
+def _standardised(steps: Tensor, length: Tensor, profile: DataProfile) -> Tensor:
+    """Sequences (B, T, channels), zero where padded."""
+    mean, std = (steps.new_tensor(v) for v in (profile.channel_mean, profile.channel_std))
+    real = torch.arange(steps.shape[1], device=steps.device) < length[:, None]
+    return (steps - mean) / std * real.unsqueeze(2)

@@ -77,7 +77,7 @@ def read(source: Any, **options: Any) -> Dataset:
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"at least {FEWEST_ROWS} samples are needed, got {n}")
-    labels, notes = labelling.infer(samples.labels, how.problem, samples.place)
+    labels, notes = labelling.infer(samples.labels, how.problem or samples.problem, samples.place)
     classified = [label for label in labels if label.target.kind in ("binary", "multiclass")]
     strata = classified[0].values if classified else None
     parts, method = splits.divide(samples, strata, how.split, how.seed)

@@ -14,6 +14,7 @@ from nas.task import InputError, Modality, UsageError
 # What the user calls a column, and the modality that reads it.
 TYPES: dict[str, Modality] = {
     "image": "images", "audio": "audio", "text": "text", "pointcloud": "pointclouds",
+    "series": "series",
     "graph": "graphs", "numeric": "tabular", "categorical": "tabular",
 }  # fmt: skip
 IGNORE = "ignore"

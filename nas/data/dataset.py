@@ -28,8 +28,9 @@ class Dataset:
     - tables: "numeric" float32 (n, k), NaN where missing, and "categorical" int32 (n, m),
       code 0 where missing or never seen in training and i + 1 for ``Column.categories[i]``;
     - images: "image" uint8 (n, C, H, W); text: "tokens" int32, 0 for padding, 1 for unknown;
+      series: "series" float32 (T, channels), see ``nas.task.SeriesForm``;
       audio: "wave" int16; clouds: "points" float32 (P, d), of which the first three are the
-      coordinates; these three are ``Ragged``, padded in a batch;
+      coordinates; these four are ``Ragged``, padded in a batch;
     - many graphs: "nodes" float32 (N, f), "edges" int32 (E, 2) from source to target and
       "edge_features" float32 (E, k), ``Ragged`` and packed; one graph: the same as
       ``Whole``, and "node" int64 (n,) numbers each sample's node.

@@ -305,7 +305,7 @@ class Files:
         if source is not None:  # a folder: all of its files were meant
             listed = set(map(os.path.normpath, map(str, files)))
             found = (os.path.normpath(entry.path) for entry in self._matches(base))
-            left = [path for path in found if path not in listed]
+            left = [path for path in found if path not in listed and path != where]
             if left:
                 notes += (
                     f"{len(left)} {self.noun} files are not named in {where} and not read, as"
@@ -379,6 +379,7 @@ IMAGES = Files(
 )
 SOUNDS = Files((".wav", ".flac", ".ogg"), "audio", _sound_endings)
 CLOUDS = Files((".off", ".ply", ".npy", ".pcd", ".xyz"), "point cloud")
+SERIES = Files((".csv", ".tsv", ".parquet"), "series")
 
 
 def outside_notes(names: Iterable[str], where: str) -> tuple[str, ...]:

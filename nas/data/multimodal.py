@@ -21,7 +21,7 @@ from nas.data import graphs, tables, tabular
 from nas.data.column_types import IGNORE, TYPES, check_types
 from nas.data.columns import ColumnValues
 from nas.data.dataset import shape_profile
-from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SOUNDS, outside_notes
+from nas.data.folders import CLOUDS, FILE_COLUMNS, IMAGES, SERIES, SOUNDS, outside_notes
 from nas.data.pipes import is_kept
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.readers import reader
@@ -33,7 +33,7 @@ JOINED = {"text": "text", "tabular": "table"}  # the members of several columns
 # titles, is text too. And the fraction of different values.
 LONG, SHORT, DISTINCT = 5.0, 2.0, 0.5
 FIRST_ROWS = 1_000  # examined to recognise the modality of a table
-_FILES = {"image": IMAGES, "audio": SOUNDS, "pointcloud": CLOUDS}
+_FILES = {"image": IMAGES, "audio": SOUNDS, "pointcloud": CLOUDS, "series": SERIES}
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # Scripts without spaces between words, and the letters of one word there on average: Chinese and
 # Japanese, then Thai, Lao, Khmer and Burmese.
@@ -45,7 +45,7 @@ _UNSPACED = (
 _BLANK: dict[str, Any] = {
     "image": np.uint8, "numeric": np.float32, "categorical": np.int32, "tokens": np.int32,
     "wave": np.int16, "points": np.float32, "nodes": np.float32, "edges": np.int32,
-    "edge_features": np.float32,
+    "edge_features": np.float32, "series": np.float32,
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def kind_of_table(
     alone = rest[0] if target and inputs == 1 and not found else ""
     if alone and alone not in columns and _is_text(frame[alone], SHORT):
         return "text", f"the only input column is {alone}, of several words a row"
-    kinds = ("image", "audio", "pointcloud")  # whose readers take a table of files
+    kinds = ("image", "audio", "pointcloud", "series")  # whose readers take a table of files
     of_files = [kind for name, kind in found.items() if name in FILE_COLUMNS and kind in kinds]
     if len(found) == len(of_files) == 1 and (inputs == 1 or of_files[0] != "image"):
         return TYPES[of_files[0]], f"the column {listed} lists its files"

@@ -38,6 +38,7 @@ class Samples:
     columns: pd.DataFrame = field(default_factory=pd.DataFrame)
     files: tuple[tuple[str, int], ...] = ()  # where the rows came from: name, rows
     notes: tuple[str, ...] = ()  # what was left out or looks wrong, in plain sentences
+    problem: str | None = None  # "regression" where the source says that its labels are numbers
 
     def place(self, row: int) -> str:
         """How to call a row, counted from 1 without the header, in a message."""

@@ -57,10 +57,10 @@ class SinusoidalPosition(nn.Module):
     """Vaswani et al. 2017, sec. 3.5, times a learned number (Li et al. 2019, Transformer-TTS,
     sec. 3.2) that starts where positions are as large as embeddings are."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scale: float = 0.02) -> None:
         super().__init__()
         self.dim = dim
-        self.scale = nn.Parameter(torch.tensor(0.02))
+        self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) with the positions added."""
@@ -83,8 +83,8 @@ class LearnedPosition(nn.Module):
         return x + self.table[: x.shape[1]]
 
 
-class TextTransformer(nn.Module):
-    """Transformer layers over embedded tokens, pooled into one vector.
+class Transformer(nn.Module):
+    """Transformer layers over vectors (B, T, dim) that ``embedding`` makes, pooled into one.
 
     ``length`` is that of the longest sample, which "learned" positions need; they are also
     "sinusoidal", "rotary" (inside the attention) or "none". ``pooling``: "cls" reads out a
@@ -96,7 +96,7 @@ class TextTransformer(nn.Module):
 
     def __init__(
         self,
-        embedding: EmbeddingConfig,
+        embedding: nn.Module,
         length: int,
         outputs: int,
         layers: TransformerConfig,
@@ -112,7 +112,7 @@ class TextTransformer(nn.Module):
             raise ValueError("a class token cannot see the text through a window")
         dim = layers.dim
         self.width = dim
-        self.embedding = TokenEmbedding(embedding, dim)
+        self.embedding = embedding
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if pooling == "cls" else None
         self.position: nn.Module = nn.Identity()
         if position == "learned":
@@ -132,10 +132,10 @@ class TextTransformer(nn.Module):
         if self.cls is not None:
             nn.init.trunc_normal_(self.cls, std=0.02, a=-0.04, b=0.04)
 
-    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T), padded, to (B, T, width) and where it is real; a class token alone
+    def read(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Vectors (B, T, dim), padded, to (B, T, width) and where it is real; a class token alone
         to (B, 1, width)."""
-        x, mask = self.embedding(tokens), real(tokens_length, tokens.shape[1])
+        mask = real(length, x.shape[1])
         if self.cls is not None:
             x = torch.cat((self.cls.expand(len(x), -1, -1), x), dim=1)
             mask = torch.cat((mask.new_ones(len(x), 1), mask), dim=1)
@@ -145,8 +145,32 @@ class TextTransformer(nn.Module):
         x = self.blocks(x, queries=None if self.cls is None else 1, mask=mask)
         return x, mask if self.cls is None else None
 
-    def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
-        """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
-        x = self.pool(*self.features(tokens, tokens_length))
+    def answer(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What ``read`` returns to logits (B, outputs)."""
+        x = self.pool(x, mask)
         y: Tensor = self.head(self.dropout(x if self.post_norm else self.norm(x)))
         return y
+
+
+class TextTransformer(Transformer):
+    """A ``Transformer`` over embedded tokens."""
+
+    def __init__(
+        self,
+        embedding: EmbeddingConfig,
+        length: int,
+        outputs: int,
+        layers: TransformerConfig,
+        position: str = "learned",
+        pooling: str = "avg",
+    ) -> None:
+        table = TokenEmbedding(embedding, layers.dim)
+        super().__init__(table, length, outputs, layers, position, pooling)
+
+    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T), padded, as ``read`` returns them."""
+        return self.read(self.embedding(tokens), tokens_length)
+
+    def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
+        """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
+        return self.answer(*self.features(tokens, tokens_length))

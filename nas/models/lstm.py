@@ -54,8 +54,8 @@ def _pick(x: Tensor, places: Tensor) -> Tensor:
     return x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-class TextLSTM(nn.Module):
-    """``depth`` LSTM layers over embedded tokens, pooled into one vector.
+class LSTM(nn.Module):
+    """``depth`` LSTM layers over vectors (B, T, dim) that ``embedding`` makes, pooled into one.
 
     A ``bidirectional`` layer reads in both directions, with ``hidden`` units each, side by
     side. ``pooling``: "avg", "attention" and "max" of all places; "last" the state after
@@ -64,7 +64,7 @@ class TextLSTM(nn.Module):
 
     def __init__(
         self,
-        embedding: EmbeddingConfig,
+        embedding: nn.Module,
         outputs: int,
         dim: int,
         hidden: int,
@@ -76,8 +76,7 @@ class TextLSTM(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.width = hidden * (1 + bidirectional)
-        # As large as the gates can tell apart: nothing is normalised here.
-        self.embedding = TokenEmbedding(embedding, dim, std=0.1)
+        self.embedding = embedding
         self.forwards = nn.ModuleList()
         self.backwards = nn.ModuleList()
         for i in range(depth):
@@ -90,12 +89,12 @@ class TextLSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = make_head(self.width, outputs)
 
-    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T), padded, to (B, T, width) and where it is real; "last" states to
+    def read(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Vectors (B, T, dim), padded, to (B, T, width) and where it is real; "last" states to
         (B, 1, width)."""
-        x, mask = self.embedding(tokens), real(tokens_length, tokens.shape[1])
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        turn = torch.where(mask, tokens_length[:, None] - 1 - place, place)
+        mask = real(length, x.shape[1])
+        place = torch.arange(x.shape[1], device=x.device)
+        turn = torch.where(mask, length[:, None] - 1 - place, place)
         for i, forwards in enumerate(self.forwards):
             x = x if i == 0 else self.dropout(x)
             parts = [forwards(x)]
@@ -104,10 +103,37 @@ class TextLSTM(nn.Module):
             x = torch.cat(parts, dim=-1)
         if not self.last:
             return x, mask
-        ends = _pick(x[..., : self.hidden], tokens_length[:, None] - 1)
+        ends = _pick(x[..., : self.hidden], length[:, None] - 1)
         return torch.cat((ends, x[:, :1, self.hidden :]), dim=-1), None
+
+    def answer(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What ``read`` returns to logits (B, outputs)."""
+        y: Tensor = self.head(self.dropout(self.pool(x, mask)))
+        return y
+
+
+class TextLSTM(LSTM):
+    """An ``LSTM`` over embedded tokens."""
+
+    def __init__(
+        self,
+        embedding: EmbeddingConfig,
+        outputs: int,
+        dim: int,
+        hidden: int,
+        depth: int,
+        bidirectional: bool = True,
+        pooling: str = "max",
+        dropout: float = 0.0,
+    ) -> None:
+        # As large as the gates can tell apart: nothing is normalised here.
+        table = TokenEmbedding(embedding, dim, std=0.1)
+        super().__init__(table, outputs, dim, hidden, depth, bidirectional, pooling, dropout)
+
+    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T), padded, as ``read`` returns them."""
+        return self.read(self.embedding(tokens), tokens_length)
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
-        y: Tensor = self.head(self.dropout(self.pool(*self.features(tokens, tokens_length))))
-        return y
+        return self.answer(*self.features(tokens, tokens_length))

@@ -234,8 +234,8 @@ class MambaBlock(nn.Module):
         return y
 
 
-class TextMamba(nn.Module):
-    """Mamba blocks over embedded tokens, pooled into one vector.
+class Mamba(nn.Module):
+    """Mamba blocks over vectors (B, T, dim) that ``embedding`` makes, pooled into one.
 
     ``length`` is that of the longest sample. ``pooling``: "avg", "attention" and "max" of all
     places, or the "last" token's, which has seen all others. The pooled vector is normalised
@@ -244,7 +244,7 @@ class TextMamba(nn.Module):
 
     def __init__(
         self,
-        embedding: EmbeddingConfig,
+        embedding: nn.Module,
         length: int,
         outputs: int,
         layers: MambaConfig,
@@ -253,7 +253,7 @@ class TextMamba(nn.Module):
         super().__init__()
         dim = layers.dim
         self.width = dim
-        self.embedding = TokenEmbedding(embedding, dim)
+        self.embedding = embedding
         rates = linear_rates(layers.drop_path, layers.depth)
         self.blocks = nn.Sequential(*(MambaBlock(layers, length, rate) for rate in rates))
         self.norm = make_norm(layers.norm, dim, dims=1)
@@ -263,17 +263,38 @@ class TextMamba(nn.Module):
         self.dropout = nn.Dropout(layers.dropout)
         self.head = make_head(dim, outputs)
 
-    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T), padded, to (B, T, width) and where it is real; the "last" one to
+    def read(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Vectors (B, T, dim), padded, to (B, T, width) and where it is real; the "last" one to
         (B, 1, width)."""
-        x = self.blocks(self.embedding(tokens))
+        x = self.blocks(x)
         if not self.last:
-            return x, real(tokens_length, tokens.shape[1])
-        last = (tokens_length - 1)[:, None, None].expand(-1, -1, x.shape[-1])
+            return x, real(length, x.shape[1])
+        last = (length - 1)[:, None, None].expand(-1, -1, x.shape[-1])
         return x.gather(1, last), None
+
+    def answer(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What ``read`` returns to logits (B, outputs)."""
+        y: Tensor = self.head(self.dropout(self.norm(self.pool(x, mask))))
+        return y
+
+
+class TextMamba(Mamba):
+    """A ``Mamba`` over embedded tokens."""
+
+    def __init__(
+        self,
+        embedding: EmbeddingConfig,
+        length: int,
+        outputs: int,
+        layers: MambaConfig,
+        pooling: str = "avg",
+    ) -> None:
+        super().__init__(TokenEmbedding(embedding, layers.dim), length, outputs, layers, pooling)
+
+    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T), padded, as ``read`` returns them."""
+        return self.read(self.embedding(tokens), tokens_length)
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Padded tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
-        x = self.norm(self.pool(*self.features(tokens, tokens_length)))
-        y: Tensor = self.head(self.dropout(x))
-        return y
+        return self.answer(*self.features(tokens, tokens_length))

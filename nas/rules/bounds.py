@@ -19,6 +19,7 @@ from nas.rules.statements import (
     PARAMS_PER_SAMPLE,
     RATE_TOLERANCE,
     RESIDUAL_FROM,
+    SERIES_LONGEST,
     SMALL_BATCH,
     STEPS_OF_AN_EPOCH,
     TEXT_LONGEST,
@@ -281,6 +282,13 @@ def text_length(percentiles: tuple[int, ...]) -> int:
     """The most tokens of a text (rule "text-length"), from the percentiles of a profile."""
     *_, most, longest = percentiles
     return min(longest, max(2 * most, 16), TEXT_LONGEST)
+
+
+@sets("series-length", "steps of a sequence that are averaged")
+def series_stride(percentiles: tuple[int, ...]) -> int:
+    """How many steps become one (rule "series-length"), from the percentiles of the lengths."""
+    *_, most, _ = percentiles
+    return max(1, math.ceil(most / SERIES_LONGEST))
 
 
 def resolutions(task: Task) -> tuple[int, ...]:

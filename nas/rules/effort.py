@@ -63,6 +63,7 @@ EFFORT = {
     "tabular": Effort(32_000, 1_600, 1_600, 3_000, longest=100),
     "images": Effort(8_000, 500, 1_600, 6_000, longest=200, least=2.0),
     "text": Effort(16_000, 700, 1_000, 800, longest=25),
+    "series": Effort(8_000, 800, 1_600, 3_000, longest=300),
     "audio": Effort(8_000, 500, 1_600, 3_000, longest=100, least=2.0),
     "graphs": Effort(8_000, 800, 1_600, 3_000, longest=200),
     "pointclouds": Effort(8_000, 500, 1_600, 3_000, longest=250, least=2.0),

@@ -41,6 +41,7 @@ CLOUD_MOST = 2_048  # points of a cloud that are kept
 CLOUD_CELLS = 64  # of a grid for each point of a cloud, at most
 WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
 TEXT_LONGEST = 1_024  # tokens of a text that are kept
+SERIES_LONGEST = 1_024  # steps of a sequence of numbers that are kept
 NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
 LR_TEST = False  # whether a search begins with range tests; measured in experiments/LOG.md
 LONGEST_CANDIDATE = 0.2  # of the wall clock
@@ -333,6 +334,38 @@ _ALL = (
         "Texts are cut at twice the 95th percentile of their lengths, and at"
         f" {TEXT_LONGEST:,} tokens.",
         "Devlin et al. 2019, app. A.2 (512); the numbers are ours",
+    ),
+    Rule(
+        "series-length",
+        "Of long sequences of numbers steps are averaged, so that nineteen of twenty have at most"
+        f" {SERIES_LONGEST:,}; what is longer is cut.",
+        "Keogh et al. 2001 (Dimensionality Reduction for Fast Similarity Search), sec. 3 (means of"
+        " equal stretches); the number is ours",
+    ),
+    Rule(
+        "series-scale",
+        "Each sequence is standardised by itself, with or without its mean and deviation beside"
+        " it, or not at all, where its level says something.",
+        "Rakthanmanon et al. 2012, sec. 3 (without it, shapes cannot be compared); Kim et al. 2022"
+        " (RevIN), sec. 3.1 (level and spread are kept)",
+    ),
+    Rule(
+        "series-kernels",
+        "Kernels of three lengths side by side, the longest of 10 to 40 steps and no longer than"
+        " the sequences; of plain layers 8, 5 and 3.",
+        "Ismail Fawaz et al. 2020 (InceptionTime), sec. 3.1 and 5; Wang et al. 2017, sec. II",
+    ),
+    Rule(
+        "series-patches",
+        "A few steps side by side become one token: at most"
+        f" {MOST_TOKENS} tokens, or fewer where patches of up to 16 steps suffice.",
+        f"Nie et al. 2023 (PatchTST), sec. 3.1 (patches of 16); the {MOST_TOKENS} are ours",
+    ),
+    Rule(
+        "series-augmentation",
+        "Sequences are jittered, scaled, cropped and blanked in training where it helps.",
+        "Um et al. 2017, sec. 3 (jitter, scale, crop); Le Guennec et al. 2016, sec. 2 (slices);"
+        " Park et al. 2019 (blanks)",
     ),
     Rule(
         "token-dropout",

@@ -64,6 +64,14 @@ def example_datasets(modality: Modality, samples: int = 60) -> dict[str, Dataset
                 for k, n in zip(label, lengths(1, 12), strict=True)
             ]
             return {"texts": read((texts, names), modality=modality)}
+        case "series":
+            steps = [
+                np.sin(np.arange(n)[:, None] * (0.2 + 0.2 * k) + [0.0, 1.0])
+                + 0.3 * rng.normal(size=(n, 2))
+                for k, n in zip(label, lengths(10, 40), strict=True)
+            ]
+            gaps = [np.where(rng.random(x.shape) < 0.05, np.nan, x) for x in steps]
+            return {"sequences": read((gaps, names), modality=modality)}
         case "audio":
             waves = [
                 np.sin(np.arange(n) * (0.1 + 0.2 * k)).astype(np.float32) / 2

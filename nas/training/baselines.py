@@ -24,7 +24,7 @@ from sklearn.ensemble import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifierCV, RidgeCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -36,6 +36,7 @@ from nas.models.spectrogram import mel_filters
 from nas.task import Target, Task
 from nas.training.batches import proxy_folds
 from nas.training.metrics import mean_scores, score
+from nas.training.random_kernels import mini_rocket, statistics
 
 SIDE = 32  # pixels, of the images that a baseline sees
 
@@ -239,6 +240,26 @@ def _shapes(dataset: Dataset, side: int = 6, bins: int = 32, pairs: int = 512) -
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+def _series(dataset: Dataset, task: Task) -> list[Simple]:
+    series, train = dataset.inputs["series"], dataset.parts["train"]
+    assert isinstance(series, Ragged)
+    rest = "ridge" if not _classifies(task) else "ridge classifier"
+    return [
+        (f"random kernels + {rest}", lambda: mini_rocket(series, train), _ridge),
+        ("statistics + forest", lambda: statistics(series), _forest),
+    ]
+
+
+def _ridge(target: Target) -> Any:
+    """Ridge regression whose strength is that of the least leave-one-out error (Dempster et al.
+    2020, sec. 3.2)."""
+    strengths = np.logspace(-3, 3, 10)
+    if target.kind == "regression":
+        return make_pipeline(StandardScaler(), RidgeCV(strengths))
+    model: Any = make_pipeline(StandardScaler(), _RidgeClassifier(strengths))
+    return OneVsRestClassifier(model) if target.kind == "multilabel" else model
+
+
 def _audio(dataset: Dataset, task: Task) -> list[Simple]:
     def make(target: Target) -> Any:
         if target.kind == "regression":
@@ -251,15 +272,25 @@ def _audio(dataset: Dataset, task: Task) -> list[Simple]:
     return [(name, lambda: _mfcc(dataset), make)]
 
 
-class _SVC(SVC):  # type: ignore[misc]  # scikit-learn has no types
-    """Its probabilities are the softmax of the decision function: they rank as it decides,
-    which those of Platt's sigmoids do not."""
+class _Decides:
+    """Probabilities that are the softmax of the decision function: they rank as it decides, which
+    those of Platt's sigmoids do not."""
+
+    decision_function: Callable[[Any], Any]
 
     def predict_proba(self, x: Any) -> Any:
         decision = self.decision_function(x)
         if decision.ndim == 1:
             decision = np.stack([-decision, decision], axis=1)
         return softmax(decision, axis=1)
+
+
+class _SVC(_Decides, SVC):  # type: ignore[misc]  # scikit-learn has no types
+    pass
+
+
+class _RidgeClassifier(_Decides, RidgeClassifierCV):  # type: ignore[misc]
+    pass
 
 
 def _mfcc(dataset: Dataset) -> Any:
@@ -373,6 +404,7 @@ _SIMPLE: dict[str, Callable[[Dataset, Task], list[Simple]]] = {
     "tabular": _tabular,
     "images": _images,
     "text": _text,
+    "series": _series,
     "audio": _audio,
     "graphs": _graphs,
     "pointclouds": _pointclouds,

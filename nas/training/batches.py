@@ -305,7 +305,7 @@ def _made_up(
             assert length is not None
             wave = (3_000 * normal(batch, length)).clamp(-32_768, 32_767).short()
             return {name: wave, f"{name}_length": torch.full((batch,), length)}
-        case "points":
+        case "points" | "series":
             assert length is not None
             mean, std = (torch.tensor(v) for v in (profile.channel_mean, profile.channel_std))
             points = normal(batch, length, shape[-1])

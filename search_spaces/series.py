@@ -1,0 +1,471 @@
+"""Families for sequences of numbers: InceptionTime, ResNet, Transformer, LSTM, Mamba."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas import rules
+from nas.family import Family, Reference, carried
+from nas.space import Choice, Config, Param, Space, Value
+from nas.task import DataProfile, SeriesForm, Target, Task
+from search_spaces.transformers import transformer_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.models.inception_time import ConvolutionsConfig
+    from nas.models.series import Patches, SeriesInput
+
+LONGEST_PATCH = 16  # steps
+
+
+def _length(task: Task) -> int:
+    """The median length of a sequence, in steps."""
+    return max(task.profile.lengths["series"][3], 1)
+
+
+def _channels(task: Task) -> int:
+    return task.profile.inputs["series"][1]
+
+
+def _input_params(task: Task) -> list[Param]:
+    """How steps enter, and what is done to them in training."""
+    scales = ("none", "sequence", "sequence+level")
+    kinds = ("none", "jitter", "crop", "jitter+crop")
+    return [
+        Choice("scale", scales, default="none", why=("series-scale",)),
+        Choice("augment", kinds, default="jitter", why=("series-augmentation",)),
+        Choice("masks", (0, 1, 2), default=0, why=("series-augmentation",)),
+    ]
+
+
+def _input(config: Config, task: Task) -> SeriesInput:
+    from nas.models.series import SeriesConfig, SeriesInput
+
+    profile = task.profile
+    assert profile.series is not None
+    return SeriesInput(
+        SeriesConfig(
+            profile.channel_mean,
+            profile.channel_std,
+            added=profile.series.added,
+            scale=str(config["scale"]),
+            augment=str(config["augment"]),
+            masks=int(config["masks"]),
+        )
+    )
+
+
+def _head(task: Task, lr: float) -> list[Param]:
+    return [
+        rules.dropout(task, default=0.1, before_head=True),
+        rules.drop_path(task),
+        *rules.label_smoothing(task),
+        *rules.training(task, lr=lr),
+    ]
+
+
+# Convolutions ----------------------------------------------------------------------------
+
+
+def _kernels(task: Task, options: tuple[int, ...], default: int) -> Choice:
+    """Longest kernels that the median sequence holds, the paper's by default."""
+    fitting: tuple[Value, ...] = tuple(k for k in options if k <= _length(task)) or options[:1]
+    default = default if default in fitting else int(fitting[-1])
+    return Choice("kernel", fitting, default=default, why=("series-kernels",))
+
+
+def _published_sizes(task: Task, references: tuple[Reference, ...], kernel: Choice) -> list[Config]:
+    """The published networks that the space of ``task`` holds: their layers, not how steps enter
+    and what regularises; a kernel that is longer than the sequences is left out."""
+    sizes = ("width", "depth", "norm", "activation", "pooling")
+    return [
+        {name: value for name, value in reference.config.items() if name in sizes}
+        | {"kernel": k for k in (reference.config["kernel"],) if kernel.contains(k)}
+        for reference in carried(references, task)
+    ]
+
+
+def _inception_space(task: Task) -> Space:
+    kernel = _kernels(task, (10, 20, 40), default=40)
+    depth = rules.depth(task, low=2, base=6, default=6)
+    spread = int(kernel.default) * 7 / 4  # weights of the three kernels
+    space = Space(
+        (
+            *_input_params(task),
+            depth,
+            rules.width(
+                task,
+                "width",
+                low=4,
+                base=32,
+                default=16,
+                step=4,
+                # A bottleneck, the branches, the convolution after the maximum; and a shortcut of
+                # 16 width² for every three modules.
+                weights=8 + spread + 16 / 3,
+                layers=depth.default,
+                inputs=round(6 * _channels(task) + spread + 8 * depth.default + 4 * task.outputs),
+                fixed=task.outputs,
+            ),
+            kernel,
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            Choice("pooling", ("avg", "max", "attention"), default="avg", why=("global-pooling",)),
+            *_head(task, lr=3e-3),
+        )
+    )
+    return space.holding(_published_sizes(task, INCEPTIONS, kernel), "references")
+
+
+def _resnet_space(task: Task) -> Space:
+    kernel = _kernels(task, (5, 8, 16), default=8)
+    depth = rules.depth(task, low=1, base=3, default=3)
+    weights = 2 * int(kernel.default)  # of the kernels, k + 5 k / 8 + 3 k / 8
+    space = Space(
+        (
+            *_input_params(task),
+            depth,
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=64,
+                default=32,
+                # Two kernels of the first block at its width, then all at twice that.
+                weights=4 * weights + 2,
+                layers=depth.default - 0.5,
+                inputs=round((weights / 2 + 1) * _channels(task) + 30 * depth.default)
+                + 2 * task.outputs,
+                fixed=task.outputs,
+            ),
+            kernel,
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            Choice("pooling", ("avg", "max", "attention"), default="avg", why=("global-pooling",)),
+            *_head(task, lr=3e-3),
+        )
+    )
+    return space.holding(_published_sizes(task, RESNETS, kernel), "references")
+
+
+def _convolutions(config: Config) -> ConvolutionsConfig:
+    from nas.models.inception_time import ConvolutionsConfig
+
+    return ConvolutionsConfig(
+        width=int(config["width"]),
+        depth=int(config["depth"]),
+        kernel=int(config["kernel"]),
+        norm=str(config["norm"]),
+        activation=str(config["activation"]),
+        drop_path=float(config["drop_path"]),
+    )
+
+
+def _build_inception(config: Config, task: Task) -> nn.Module:
+    from nas.models.inception_time import inception_time
+
+    pooling, dropout = str(config["pooling"]), float(config["dropout"])
+    input = _input(config, task)
+    return inception_time(input, task.outputs, _convolutions(config), pooling, dropout)
+
+
+def _build_resnet(config: Config, task: Task) -> nn.Module:
+    from nas.models.inception_time import series_resnet
+
+    pooling, dropout = str(config["pooling"]), float(config["dropout"])
+    input = _input(config, task)
+    return series_resnet(input, task.outputs, _convolutions(config), pooling, dropout)
+
+
+# Sequence models over patches ----------------------------------------------------------------
+
+
+def _patch_params(task: Task) -> list[Param]:
+    """The shortest patches that keep to the most tokens there may be, and longer ones."""
+    *_, most, _ = task.profile.lengths["series"]
+    shortest = 1
+    while most / shortest > rules.MOST_TOKENS:
+        shortest *= 2
+    options = [p for p in (1, 2, 4, 8, LONGEST_PATCH) if p >= shortest and p * 4 <= max(most, 4)]
+    patches: tuple[Value, ...] = tuple(options) or (shortest,)
+    wanted = [p for p in patches if most / int(p) >= 24]  # tokens enough for attention to compare
+    default = min(wanted[-1] if wanted else patches[0], max(shortest, 8))
+    return [
+        Choice("patch", patches, default=default, why=("series-patches",)),
+        Choice("stem", ("conv", "linear"), default="conv", why=("conv-stem",)),
+    ]
+
+
+def _patches(config: Config, task: Task) -> Patches:
+    from nas.models.series import Patches
+
+    input = _input(config, task)
+    return Patches(input, int(config["dim"]), int(config["patch"]), str(config["stem"]))
+
+
+def _embedding_weights(task: Task) -> int:
+    """Of the stem, beside dim²: each step of a patch and channel, or a kernel of five."""
+    return 3 * _channels(task) * LONGEST_PATCH
+
+
+def _transformer_space(task: Task) -> Space:
+    layers = 2
+    return Space(
+        (
+            *_input_params(task),
+            *_patch_params(task),
+            rules.depth(task, low=1, base=4, default=layers),
+            rules.width(
+                task,
+                "dim",
+                low=16,
+                base=64,
+                default=64,
+                step=16,
+                weights=8,
+                # The stem's second convolution is about two layers.
+                layers=layers + 2,
+                inputs=_embedding_weights(task) + 14 * layers + task.outputs + 4,
+                fixed=task.outputs,
+            ),
+            rules.heads(),
+            rules.mlp_ratio(),
+            Choice(
+                "position",
+                ("sinusoidal", "rotary", "none"),
+                default="sinusoidal",
+                why=("positions",),
+            ),
+            rules.token_norm(),
+            rules.activation("activation", "gelu", ("gelu", "silu", "swiglu")),
+            Choice("pooling", ("avg", "max", "attention"), default="avg", why=("global-pooling",)),
+            rules.drop_path(task, "attention_dropout"),
+            rules.dropout(task, default=0.1),
+            rules.drop_path(task),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=2e-3),
+            rules.clipping(),
+        )
+    )
+
+
+def _build_transformer(config: Config, task: Task) -> nn.Module:
+    from nas.models.series import SeriesTransformer
+
+    return SeriesTransformer(
+        _patches(config, task),
+        task.outputs,
+        transformer_layers(config),
+        position=str(config["position"]),
+        pooling=str(config["pooling"]),
+    )
+
+
+def _lstm_space(task: Task) -> Space:
+    dim = rules.width(
+        task,
+        "dim",
+        low=16,
+        base=48,
+        default=48,
+        step=16,
+        weights=17,
+        layers=1.5,
+        inputs=_embedding_weights(task) + 16 + 2 * task.outputs,
+        fixed=task.outputs,
+    )
+    hidden = rules.width(
+        task,
+        "hidden",
+        low=16,
+        base=64,
+        default=dim.default,
+        weights=8,
+        inputs=8 * dim.default + 16 + 2 * task.outputs,
+        fixed=17 * dim.default**2 + _embedding_weights(task) * dim.default,
+    )
+    return Space(
+        (
+            *_input_params(task),
+            *_patch_params(task),
+            dim,
+            rules.depth(task, low=1, base=2, default=1),
+            hidden,
+            Choice("bidirectional", (True, False), default=True, why=("two-directions",)),
+            Choice(
+                "pooling",
+                ("avg", "max", "attention", "last"),
+                default="avg",
+                why=("global-pooling",),
+            ),
+            rules.dropout(task, default=0.1),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=3e-3),
+            rules.clipping(),
+        )
+    )
+
+
+def _build_lstm(config: Config, task: Task) -> nn.Module:
+    from nas.models.series import SeriesLSTM
+
+    return SeriesLSTM(
+        _patches(config, task),
+        task.outputs,
+        int(config["dim"]),
+        hidden=int(config["hidden"]),
+        depth=int(config["depth"]),
+        bidirectional=bool(config["bidirectional"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+    )
+
+
+def _mamba_space(task: Task) -> Space:
+    layers = 2
+    return Space(
+        (
+            *_input_params(task),
+            *_patch_params(task),
+            rules.depth(task, low=1, base=4, default=layers),
+            rules.width(
+                task,
+                "dim",
+                low=16,
+                base=48,
+                default=48,
+                step=16,
+                weights=6.5,
+                layers=layers + 2.6,
+                inputs=_embedding_weights(task) + 2 * (4 + 3 * 8 + 4) * layers + 2 + task.outputs,
+                fixed=task.outputs,
+            ),
+            Choice("expand", (1, 2), default=2, why=("state-space",)),
+            Choice("states", (4, 8, 16), default=8, why=("state-space",)),
+            Choice("kernel", (2, 3, 4), default=4, why=("state-space",)),
+            Choice("norm", ("rms", "layer"), default="rms", why=("norm-by-family",)),
+            Choice(
+                "pooling",
+                ("avg", "max", "attention", "last"),
+                default="avg",
+                why=("global-pooling",),
+            ),
+            rules.dropout(task, default=0.1),
+            rules.drop_path(task),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=3e-3),
+            rules.clipping(),
+        )
+    )
+
+
+def _build_mamba(config: Config, task: Task) -> nn.Module:
+    from nas.models.mamba import MambaConfig
+    from nas.models.series import SeriesMamba
+
+    layers = MambaConfig(
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        expand=int(config["expand"]),
+        states=int(config["states"]),
+        kernel=int(config["kernel"]),
+        norm=str(config["norm"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
+    )
+    length = -(-rules.SERIES_LONGEST // int(config["patch"]))
+    return SeriesMamba(_patches(config, task), length, task.outputs, layers, str(config["pooling"]))
+
+
+# Published networks --------------------------------------------------------------------------
+
+
+def _gun_point() -> Task:
+    """GunPoint of the UCR archive: 50 sequences of 150 steps, one channel, two classes."""
+    target = Target("label", "binary", ("1", "2"), (24, 26))
+    lengths: dict[str, tuple[int, ...]] = {"series": (150,) * 7}
+    profile = DataProfile(
+        50, 15, 150, {"series": (150, 1)}, lengths=lengths, channel_mean=(0.0,),
+        channel_std=(1.0,), series=SeriesForm(),
+    )  # fmt: skip
+    return Task("series", (target,), profile)
+
+
+def _published(
+    name: str, source: str, size: tuple[int, int, int], params: int, extra: int, differs: str
+) -> Reference:
+    """``size`` is width, depth and longest kernel. Nearly each weight is used at each step."""
+    width, depth, kernel = size
+    config: Config = {"width": width, "depth": depth, "kernel": kernel, "norm": "batch"}
+    config |= {"activation": "relu", "pooling": "avg", "dropout": 0.0, "drop_path": 0.0}
+    config |= {"scale": "none", "augment": "none", "masks": 0}
+    return Reference(name, source, params, config, _gun_point(), extra, differs, 150.0 * params)
+
+
+_LITE = "as Ismail-Fawaz et al. 2023 (LITE) count it without its head"
+INCEPTIONS = (
+    _published(
+        "InceptionTime, one network",
+        f"Ismail Fawaz et al. 2020, sec. 3.1, {_LITE}",
+        (32, 6, 40),
+        420_192,
+        2 * 128 + 2,
+        "a head of two classes",
+    ),
+)
+RESNETS = (
+    _published(
+        "ResNet for time series",
+        f"Wang et al. 2017, sec. II-C, {_LITE}",
+        (64, 3, 8),
+        504_000,
+        2 * 128 + 2 - (4 * 64 + 4 * 128 + 3 * 128),
+        "a head of two classes, but no biases before BatchNorm",
+    ),
+)
+
+FAMILIES = (
+    Family(
+        "inception_time",
+        "series",
+        "Ismail Fawaz et al. 2020, InceptionTime: Finding AlexNet for Time Series Classification",
+        _inception_space,
+        _build_inception,
+        "Sequences of any kind, and few of them: shapes of many lengths, wherever they occur.",
+        INCEPTIONS,
+    ),
+    Family(
+        "series_resnet",
+        "series",
+        "Wang et al. 2017, Time Series Classification from Scratch with Deep Neural Networks",
+        _resnet_space,
+        _build_resnet,
+        "Sequences whose shapes are short; the cheapest for long ones.",
+        RESNETS,
+    ),
+    Family(
+        "series_transformer",
+        "series",
+        "Nie et al. 2023, A Time Series is Worth 64 Words (PatchTST); Vaswani et al. 2017",
+        _transformer_space,
+        _build_transformer,
+        "Sequences whose distant steps relate, and forecasts of them, where data are many.",
+    ),
+    Family(
+        "series_lstm",
+        "series",
+        "Hochreiter & Schmidhuber 1997, Long Short-Term Memory",
+        _lstm_space,
+        _build_lstm,
+        "Short sequences of many channels, where the order of steps is what matters.",
+    ),
+    Family(
+        "series_mamba",
+        "series",
+        "Gu & Dao 2023, Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+        _mamba_space,
+        _build_mamba,
+        "Long sequences: time linear in the length, with states the sequence selects.",
+    ),
+)

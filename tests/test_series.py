@@ -1,0 +1,205 @@
+"""Sequences of numbers: sources that are read and refused, coding, simple models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.data import Dataset, encode, read
+from nas.data.ragged import Ragged
+from nas.task import InputError, UsageError
+from nas.training.random_kernels import mini_rocket, statistics
+
+LABELS = np.array(["a", "b", "c"])
+
+
+def made(n: int = 30, channels: int = 2, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sequences of different lengths and their classes."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 3
+    steps = [rng.normal(k, 1.0, (int(rng.integers(5, 12)), channels)) for k in label]
+    return steps, LABELS[label]
+
+
+def series(dataset: Dataset) -> Ragged:
+    found = dataset.inputs["series"]
+    assert isinstance(found, Ragged)
+    return found
+
+
+def ts(values: list[np.ndarray], labels: Any, header: str = "@classLabel true a b c") -> str:
+    """The text of a .ts file."""
+    lines = ["# made up", "@problemName Made", "@timeStamps false", header, "@data"]
+    for sample, label in zip(values, labels, strict=True):
+        parts = [",".join("?" if np.isnan(v) else repr(float(v)) for v in c) for c in sample.T]
+        lines.append(":".join([*parts, str(label)]))
+    return "\n".join(lines)
+
+
+# Sources ---------------------------------------------------------------------------------
+
+
+def test_a_folder_of_ts_files_brings_its_parts_classes_and_lengths(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    steps[3][1, 0] = np.nan
+    folder = tmp_path / "Made"
+    folder.mkdir()
+    (folder / "Made_TRAIN.ts").write_text(ts(steps[:21], labels[:21]))
+    (folder / "Made_TEST.ts").write_text(ts(steps[21:], labels[21:]))
+    data = read(folder)
+    assert (data.modality, data.targets[0].classes) == ("series", ("a", "b", "c"))
+    assert data.parts["test"].tolist() == list(range(21, 30))
+    np.testing.assert_array_equal(series(data).lengths, [len(x) for x in steps])
+    np.testing.assert_allclose(series(data)[25][:, :2], steps[25], rtol=1e-6)
+
+
+def test_the_numbers_of_a_ts_file_are_a_regression_even_where_they_are_whole(
+    tmp_path: Path,
+) -> None:
+    steps, _ = made(30)
+    (tmp_path / "made.ts").write_text(ts(steps, np.arange(30) % 2, "@targetLabel true"))
+    assert read(tmp_path / "made.ts").targets[0].kind == "regression"
+
+
+def test_arrays_lists_and_wide_tables_hold_the_same_sequences() -> None:
+    steps, labels = made(30, channels=1)
+    longest = max(map(len, steps))
+    wide = np.full((30, longest), np.nan)
+    for row, x in enumerate(steps):
+        wide[row, : len(x)] = x[:, 0]
+    table = pd.DataFrame(wide).add_prefix("t").assign(label=labels)
+    one = read((steps, labels), modality="series")
+    flat = read(([x[:, 0] for x in steps], labels))
+    rows = read(table, target="label", modality="series")
+    for other in (flat, rows):
+        np.testing.assert_array_equal(series(one).values, series(other).values)
+        np.testing.assert_array_equal(series(one).offsets, series(other).offsets)
+    assert read(table, target="label").modality == "tabular"
+    new = encode(table.assign(id="x"), rows.profile, "series", rows.targets)
+    np.testing.assert_array_equal(new.inputs["series"].values, series(rows).values)  # type: ignore[union-attr]
+
+
+def test_a_table_for_each_sample_in_class_folders_is_read(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    for row, (x, label) in enumerate(zip(steps, labels, strict=True)):
+        folder = tmp_path / "data" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = ["x", "y"] if row % 2 else ["y", "x"]  # any order
+        pd.DataFrame(x, columns=["x", "y"])[columns].to_csv(folder / f"{row:02}.csv", index=False)
+    data = read(tmp_path / "data")
+    assert data.modality == "series"
+    assert set(data.profile.channels) == {"x", "y"}
+    order = sorted(range(30), key=lambda row: (labels[row], row))
+    at = [data.profile.channels.index(name) for name in ("x", "y")]
+    for place, row in enumerate(order):
+        np.testing.assert_allclose(series(data)[place][:, at], steps[row], rtol=1e-6)
+    again = encode(tmp_path / "data", data.profile, "series", data.targets)
+    np.testing.assert_array_equal(again.inputs["series"].values, series(data).values)  # type: ignore[union-attr]
+    assert again.names[0] == os.path.join("a", "00.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("@problemName Made\n1,2,3:a\n", "expected @data"),
+        ("@classLabel true a b\n@data\n1,x,3:a\n", "line 3"),
+        ("@classLabel true a b\n@data\n1,2:3,4:a\n1,2:b\n", "sequence 2 has 1 dimensions"),
+        ("@classLabel false\n@data\n" + "1,2,3\n" * 12, "holds no labels"),
+        ("@classLabel true a b\n@data\n", "no sequences"),
+    ],
+)
+def test_a_damaged_ts_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "made.ts").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / "made.ts")
+    assert "\n" not in str(caught.value)
+
+
+def test_sequences_without_labels_or_of_other_channels_are_refused() -> None:
+    steps, labels = made(30)
+    with pytest.raises(UsageError, match="needs its labels"):
+        read(steps, modality="series")
+    with pytest.raises(InputError, match="row 2 has 1 channels"):
+        read(([steps[0], steps[1][:, :1], *steps[2:]], labels), modality="series")
+    data = read((steps, labels), modality="series")
+    with pytest.raises(InputError, match="the training data had 2"):
+        encode([x[:, :1] for x in steps], data.profile, "series")
+
+
+# Coding ----------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_filled_along_the_sequence_and_marked() -> None:
+    steps, labels = made(30)
+    steps[0] = np.array([[1.0, 5.0], [np.nan, 5.0], [3.0, 5.0], [np.nan, 6.0], [np.nan, 7.0]])
+    data = read((steps, labels), modality="series", split="0.8,0.1,0.1", seed=1)
+    assert 0 in data.parts["train"]
+    expected = [[1, 5, 0], [2, 5, 1], [3, 5, 0], [3, 6, 1], [3, 7, 1]]
+    np.testing.assert_array_equal(series(data)[0], expected)
+    assert any("filled" in note for note in data.notes)
+
+
+def test_a_sample_is_coded_the_same_in_training_and_prediction() -> None:
+    steps, labels = made(30)
+    steps[4][:, 1] = np.nan  # a channel that is empty in a sequence
+    steps[7][2, 0] = np.nan
+    data = read(([x + 1e7 for x in steps], labels), modality="series")
+    new = encode([x + 1e7 for x in steps], data.profile, "series").inputs["series"]
+    np.testing.assert_array_equal(new.values, series(data).values)  # type: ignore[union-attr]
+    # Far from zero float32 keeps the values by what is subtracted.
+    shift = np.array(data.profile.channel_shift)
+    np.testing.assert_allclose(series(data)[0][:, :2] + shift, steps[0] + 1e7, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_learnt_from_validation_and_test() -> None:
+    steps, labels = made(30)
+    data = read((steps, labels), modality="series")
+    other = [x * (1 if row in data.parts["train"] else 9) for row, x in enumerate(steps)]
+    again = read((other, labels), modality="series")
+    assert again.profile.channel_mean == data.profile.channel_mean
+    assert again.profile.channel_std == data.profile.channel_std
+
+
+def test_steps_of_long_sequences_are_averaged() -> None:
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=(3_000, 1)) for _ in range(20)]
+    data = read((steps, LABELS[np.arange(20) % 2]), modality="series")
+    form = data.profile.series
+    assert form is not None
+    assert form.stride == 3
+    assert series(data).lengths.tolist() == [1_000] * 20
+    np.testing.assert_allclose(series(data)[3][7, 0], steps[3][21:24].mean(), rtol=1e-5)
+    assert any("3 steps each are averaged" in note for note in data.notes)
+
+
+# Simple models ---------------------------------------------------------------------------
+
+
+def test_random_kernels_are_the_convolutions_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=(40, 1)).astype(np.float32) for _ in range(6)]
+    found = mini_rocket(Ragged.of(steps), np.arange(4))
+    assert found.shape == (6, 9_996)
+    # The first kernel has its weights of 2 first; dilation 1; biases from a training sequence.
+    weights = np.full(9, -1.0)
+    weights[:3] = 2.0
+    convolved = [np.correlate(np.pad(x[:, 0], 4), weights, "valid") for x in steps]
+    golden = (5**0.5 + 1) / 2
+    first = [
+        [(own > np.quantile(of, golden % 1)).mean() for own in convolved] for of in convolved[:4]
+    ]
+    assert any(np.allclose(found[:, 0], column) for column in first)
+
+
+def test_features_of_simple_models_do_not_see_other_sequences() -> None:
+    steps, _ = made(12)
+    all_of_them = Ragged.of([x.astype(np.float32) for x in steps])
+    some = all_of_them.take(np.arange(5))
+    rows = np.arange(5)
+    np.testing.assert_array_equal(mini_rocket(all_of_them, rows)[:5], mini_rocket(some, rows))
+    np.testing.assert_array_equal(statistics(all_of_them)[:5], statistics(some))
