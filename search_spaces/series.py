@@ -78,10 +78,13 @@ def _kernels(task: Task, options: tuple[int, ...], default: int) -> Choice:
 def _published_sizes(task: Task, references: tuple[Reference, ...], kernel: Choice) -> list[Config]:
     """The published networks that the space of ``task`` holds: their layers, not how steps enter
     and what regularises; a kernel that is longer than the sequences is left out."""
-    sizes = ("width", "depth", "norm", "activation", "pooling")
+    sizes = ("width", "depth", "kernel", "norm", "activation", "pooling")
     return [
-        {name: value for name, value in reference.config.items() if name in sizes}
-        | {"kernel": k for k in (reference.config["kernel"],) if kernel.contains(k)}
+        {
+            name: value
+            for name, value in reference.config.items()
+            if name in sizes and (name != "kernel" or kernel.contains(value))
+        }
         for reference in carried(references, task)
     ]
 
