@@ -12,7 +12,7 @@ import pytest
 
 from nas import finals
 from nas.candidate import Candidate, Cost, State
-from nas.finals import order, train_finalists
+from nas.finals import epoch_s, order, train_finalists
 from nas.run import Finished
 from nas.task import Budget, Fidelity, Task
 from nas.testing import small_task
@@ -144,3 +144,12 @@ def test_without_time_for_an_epoch_nothing_is_trained(
     assert commands == []
     assert found.epochs == 0
     assert "no time was left" in found.error
+
+
+def test_seconds_of_an_epoch_follow_from_epochs_where_time_ran_out() -> None:
+    task = replace(small_task(), fidelity=Fidelity(10, share=0.5))
+    point = {"epoch": 1.0}
+    late = Candidate(0, "plain", {"batch_size": 10}, 0, seconds=12.0, curve=(point, point, point))
+    assert epoch_s(task, late) == 12.0 / 3 / 0.5
+    ended = replace(late, cost=Cost(step_ms=100.0))
+    assert epoch_s(task, ended) == pytest.approx(0.1 * task.profile.n_train / 10)

@@ -43,7 +43,7 @@ from nas.search import ehvi
 from nas.search.local import LocalWorkers
 from nas.search.study import Study
 from nas.space import Space
-from nas.task import Budget, Fidelity, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
+from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import example_datasets, formula, small_spaces, small_task
 from nas.train import EpochLines, Threads, check, predict, train
 from nas.train import main as run_recipe
@@ -949,13 +949,3 @@ def test_threads_are_chosen_again_where_an_epoch_gets_slow(
         threads.on_train_epoch_end(None, module)
         assert torch.get_num_threads() == expected
     assert "an epoch took 40.0 s instead of 2.0 s" in capsys.readouterr().err
-
-
-def test_seconds_of_an_epoch_follow_from_epochs_where_time_ran_out() -> None:
-    task = replace(small_task(), fidelity=Fidelity(10, share=0.5))
-    point = {"epoch": 1.0}
-    late = Candidate(0, "plain", {"batch_size": 10}, 0, seconds=12.0, curve=(point, point, point))
-    run: Any = SimpleNamespace(task=task)
-    assert driver._epoch_s(run, late) == 12.0 / 3 / 0.5
-    ended = replace(late, cost=Cost(step_ms=100.0))
-    assert driver._epoch_s(run, ended) == pytest.approx(0.1 * task.profile.n_train / 10)
