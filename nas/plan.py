@@ -31,6 +31,7 @@ BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
 LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
+FEWEST_STEPS = 100  # of a proxy that is compared with others: fewer leave a network as it began
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
 
 
@@ -256,18 +257,31 @@ def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
         yield _Level(wanted, folds, rule.epochs, rule.share)
     for fewer in (n for n in (3, 1) if n < folds):
         yield _Level(some, fewer, rule.epochs, rule.share)
-    # Then fewer of them, fewer epochs, and last a smaller part of the data.
-    least = min(FEWEST_EPOCHS, rule.epochs)
-    smallest = min(1.0, max(FEWEST_SAMPLES / task.profile.n_train, 0.01), rule.share)
+    # Then fewer of them, fewer epochs, and a smaller part of the data, down to what still teaches
+    # a network something; then only the baselines, and whatever can be trained at all.
+    least, samples = min(FEWEST_EPOCHS, rule.epochs), task.profile.n_train
+    smallest = min(1.0, max(FEWEST_SAMPLES / samples, 0.01), rule.share)
+    taught = FEWEST_STEPS * rules.batch_sizes(task)[1] / samples / least
+    floor = min(rule.share, max(smallest, taught))
     for wanted in ((some + few) // 2, few):
         yield _Level(wanted, 1, rule.epochs, rule.share)
     for i in range(1, 5):
         yield _Level(few, 1, round(rule.epochs * (least / rule.epochs) ** (i / 4)), rule.share)
-    for i in range(1, 5):
-        yield _Level(few, 1, least, rule.share * (smallest / rule.share) ** (i / 4))
+    for share in _between(rule.share, floor):
+        yield _Level(few, 1, least, share)
+    for wanted in (2 * families, families):
+        yield _Level(wanted, 1, least, floor)
+    for share in _between(floor, smallest):
+        yield _Level(families, 1, least, share)
     for epochs in range(least - 1, 0, -1):
         yield _Level(families, 1, epochs, smallest)
     yield _Level(1, 1, 1, smallest)
+
+
+def _between(first: float, last: float) -> Iterator[float]:
+    """Four steps from ``first``, which is left out, to ``last``, each by the same factor."""
+    for i in range(1, 5):
+        yield first * (last / first) ** (i / 4)
 
 
 def _reasons(
