@@ -252,7 +252,7 @@ def test_the_largest_reference_is_the_baseline_and_the_ladder_leads_to_it(family
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_keeps_the_contract(name: str) -> None:
-    check_family(FAMILIES[name], extremes=3, export=False)
+    check_family(FAMILIES[name], extremes=2, export=False)
 
 
 def shallow(space: Space) -> Config:
@@ -344,7 +344,7 @@ def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_st
 ) -> None:
     space = family.space(task)
     extremes = [plainest(space, deep) for deep in (False, True)]
-    drawn = samples(space, 2 if task.constraints else 8)
+    drawn = samples(space, 2 if task.constraints else 5)
     for config in (family.baseline(task), *extremes, *drawn):
         space.check(config)
         network = on_meta(family, config, task)

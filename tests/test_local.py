@@ -434,18 +434,18 @@ from nas import heartbeat
 
 class Slow:
     def compute(self, report):
-        end = time.monotonic() + 8
+        end = time.monotonic() + 5
         while time.monotonic() < end:
             sum(range(20_000_000))
         return "computed"
 
     def wait(self, report):
         with heartbeat.waiting():
-            time.sleep(8)
+            time.sleep(5)
         return "waited"
 
     def step(self, report):
-        for _ in range(16):
+        for _ in range(10):
             heartbeat.step()
             time.sleep(0.5)
         return "stepped"

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.family import Family
+from nas.family import Family, load_families
 from nas.rules import training
 from nas.search import samplers
 from nas.search.samplers import History, Sampler, generator
@@ -141,7 +141,7 @@ def test_the_contract_is_checked_on_data_of_ones_own() -> None:
 
 
 MODULE = """
-from nas.family import Family
+from nas.family import Family, load_families
 from nas.space import Int, Space
 from nas.rules import training
 from nas.search import samplers
@@ -180,40 +180,25 @@ foreign = "foreign_families:FAMILIES"
 [tool.hatch.build.targets.wheel]
 only-include = ["foreign_families.py"]
 """
-USE = """
-from nas.family import load_families
-from nas.testing import check_family
-families = load_families("tabular")
-assert "mlp" in families
-check_family(families["foreign_linear"], export=False)
-print("kept")
-"""
-
-
-def python(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ) | ({"PYTHONPATH": str(path)} if path else {})
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_a_family_from_another_package_is_found_once_its_wheel_is_installed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, wheels, installed = (tmp_path / name for name in ("source", "wheels", "installed"))
+    source, installed = tmp_path / "source", tmp_path / "installed"
     source.mkdir()
     (source / "foreign_families.py").write_text(MODULE)
     (source / "pyproject.toml").write_text(PROJECT)
-    quiet = ("-m", "pip", "--disable-pip-version-check")
-    options = ("--no-deps", "--no-build-isolation", "--quiet")
-    built = python(*quiet, "wheel", str(source), "-w", str(wheels), *options)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = wheels.glob("*.whl")
-    done = python(*quiet, "install", str(wheel), "--target", str(installed), "--no-deps", "-q")
+    assert "foreign_linear" not in load_families()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", str(source)]
+    options = ["--target", str(installed), "--no-deps", "--no-build-isolation", "--quiet"]
+    done = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    used = python("-c", USE, path=installed)
-    assert used.stdout.strip() == "kept", used.stderr
-    without = python("-c", "from nas.family import load_families; print(*load_families())")
-    assert "foreign_linear" not in without.stdout
+    monkeypatch.syspath_prepend(installed)
+    families = load_families("tabular")
+    assert "mlp" in families
+    check_family(families["foreign_linear"], export=False)
+    monkeypatch.delitem(sys.modules, "foreign_families")
 
 
 @pytest.mark.parametrize("modality", get_args(Modality))

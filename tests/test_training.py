@@ -867,7 +867,7 @@ def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_e
     task = replace(make_task(dataset), fidelity=Fidelity(1, 1.0, None))
     space = load_families()[name].space(task)
     evaluator = Evaluator(task, dataset)
-    for config in (space.baseline(), *extreme_configs(space)[:2]):
+    for config in (space.baseline(), *extreme_configs(space, most=2)):
         asked = Candidate(0, name, dict(config) | {"batch_size": 2}, seed=1, epochs=1)
         end = Candidate.from_dict(evaluator.evaluate(asked.to_dict(), lambda *_: ""))
         assert (end.state, end.detail) == (State.COMPLETE, "")

@@ -148,13 +148,13 @@ def check_family(
         for config in (space.baseline(), *sampled):
             space.check(config)
             _check_network(family, config, task, dataset)
-        for config in extreme_configs(space)[:extremes]:
+        for config in extreme_configs(space, most=extremes):
             space.check(config)
             _check_preflight(family, config, task, dataset)
             _check_step(family, config, task, dataset)
         for other in _other_targets(dataset):
             task = replace(task, targets=other)
-            for config in extreme_configs(family.space(task))[:extremes]:
+            for config in extreme_configs(family.space(task), most=extremes):
                 _check_step(family, config, task, dataset)
         if export:
             _check_export(family, space.baseline(), task, dataset)
@@ -174,8 +174,9 @@ def _hold(truth: bool, family: Family, config: Config, complaint: str) -> None:
         raise AssertionError(f"{family.name}: {complaint}" + (f", with {config}" if config else ""))
 
 
-def extreme_configs(space: Space, seed: int = 0) -> list[Config]:
-    """Configurations at the ends of a space, few but so that all pairs of values meet.
+def extreme_configs(space: Space, seed: int = 0, most: int | None = None) -> list[Config]:
+    """Configurations at the ends of a space, few but so that all pairs of values meet; with
+    ``most`` the first so many.
 
     Numbers take both ends of their domain, choices all options. Any two such values of two
     parameters that can occur together are drawn together at least once, up to pairs that hundreds
@@ -197,14 +198,15 @@ def extreme_configs(space: Space, seed: int = 0) -> list[Config]:
 
     covered: set[tuple[tuple[str, Value], ...]] = set()
     configs: list[Config] = []
-    while True:
+    while len(configs) != most:
         drawn = [draw() for _ in range(20)]
         new = [set(combinations(sorted(config.items()), 2)) - covered for config in drawn]
         best = max(range(len(drawn)), key=lambda i: len(new[i]))
         if not new[best]:
-            return configs
+            break
         covered |= new[best]
         configs.append(drawn[best])
+    return configs
 
 
 def _on_meta(family: Family, config: Config, task: Task) -> nn.Module:
