@@ -280,6 +280,44 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
 
 
 @cli.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
+@click.option("--token", help="That opens it; better in NAS_DASHBOARD_TOKEN. Default: random.")
+@click.option("--name", "names", multiple=True, help="Of a host in front of it (repeatable).")
+@click.option("--prefix", default="", help="Path that a proxy puts before its own, as /nas.")
+def dashboard(
+    runs: tuple[Path, ...],
+    host: str,
+    port: int,
+    token: str | None,
+    names: tuple[str, ...],
+    prefix: str,
+) -> None:
+    """Serve the report of RUNS as a live page, until Ctrl-C.
+
+    RUNS are folders of searches, or folders that hold some (default: runs/); those that begin
+    later are found too. It only reads, and answers whoever has the token in its address.
+
+    \b
+    nas dashboard runs/adult
+    nas dashboard runs/ --port 8321        elsewhere: ssh -L 8321:localhost:8321 MACHINE
+    nas dashboard runs/ --host 0.0.0.0     for other machines of a cluster
+    """
+    from nas.dashboard import serve
+
+    serve(
+        runs or (Path("runs"),),
+        host,
+        port,
+        token=token,
+        names=names,
+        prefix=prefix,
+        on_start=lambda address: terminal.echo(f"{address}\nCtrl-C ends it"),
+    )
+
+
+@cli.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @flags.options(PlanOptions, sampler=flags.SAMPLER)
 @click.option(

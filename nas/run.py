@@ -42,6 +42,8 @@ from nas.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nas.report import StudyView
+
 # A file that lies in the folder while a search begins there, or where one was ended meanwhile.
 _CREATING = ".creating"
 
@@ -437,6 +439,33 @@ class Run:
         """CPU-hours (``device`` "cpu") or GPU-hours ("gpu") that candidates have spent."""
         return sum(c.device_seconds[device] for c in self.candidates()) / 3600
 
+    def view(self, candidates: Sequence[Candidate] | None = None) -> StudyView:
+        """What the report shows; of some ``candidates`` only, without what went wrong."""
+        from nas.report import StudyView
+
+        failures: tuple[str, ...] = ()
+        if candidates is None:
+            candidates = [replace(c, layers=self.layers(c.number)) for c in self.candidates()]
+            failures = (*self.infeasible_baselines(), *self.failures())
+        return StudyView(
+            task=self.task,
+            candidates=candidates,
+            baselines=self.baselines(),
+            name=self.folder.resolve().name,
+            spaces=self.spaces,
+            rate_tests=self.rate_tests(),
+            rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
+            notes=(
+                *([f"latency on {self.measured.measured_on}"] if self._latency else []),
+                # A copy for another device may lack the data.
+                *(self.notes if (self.folder / "data").exists() else ()),
+            ),
+            latency_on=self.measured.device.name if self._latency else "",
+            failures=failures,
+            seconds=self.spent_s,
+            versions=self.versions,
+        )
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one self-contained HTML page, and return its path.
 
@@ -449,24 +478,7 @@ class Run:
         from nas import report
 
         path = Path(path) if path is not None else self.folder / "report.html"
-        view = report.StudyView(
-            task=self.task,
-            candidates=[replace(c, layers=self.layers(c.number)) for c in self.candidates()],
-            baselines=self.baselines(),
-            name=self.folder.resolve().name,
-            spaces=self.spaces,
-            rate_tests=self.rate_tests(),
-            rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
-            notes=(
-                *([f"latency on {self.measured.measured_on}"] if self._latency else []),
-                *self.notes,
-            ),
-            latency_on=self.measured.device.name if self._latency else "",
-            failures=(*self.infeasible_baselines(), *self.failures()),
-            seconds=self.spent_s,
-            versions=self.versions,
-        )
-        report.write(view, path)
+        report.write(self.view(), path)
         return path
 
     def export(self, path: str | Path | None = None, number: int | None = None) -> Path:

@@ -17,7 +17,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -214,17 +214,12 @@ class Journal(BaseJournalBackend):
         if not self.path.exists():
             return rows
         lines: list[int] = []  # that are damaged
-        attributes = tuple(f'{{"op_code":{code},'.encode() for code in (_TRIAL_ATTR, _STUDY_ATTR))
-        has_row = re.compile(rf'.{{0,200}}?"user_attr":{{"(?:{ROW}|{REVISED}\d+)":'.encode())
         for number, line in enumerate(_whole_lines(self.path.read_bytes()), 1):
-            if not (line.startswith(b'{"op_code":') and line.endswith(b"}\n")):
+            try:
+                if (row := row_in(line)) is not None:
+                    rows[int(row["number"])] = row
+            except ValueError:
                 lines.append(number)
-            elif line.startswith(attributes) and has_row.match(line):
-                try:
-                    for row in _operation(line)["user_attr"].values():
-                        rows[int(row["number"])] = dict(row)
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    lines.append(number)
         if lines and not rows:
             raise damaged(
                 self.path, f"line {lines[0]} cannot be read, and none holds a candidate", NEW
@@ -299,6 +294,30 @@ class Journal(BaseJournalBackend):
                 f"{self.path} cannot be written ({error.strerror}); what is finished is kept:"
                 " make room and go on with --resume"
             ) from error
+
+
+_ATTRIBUTES = tuple(f'{{"op_code":{code},'.encode() for code in (_TRIAL_ATTR, _STUDY_ATTR))
+_HAS_ROW = re.compile(rf'.{{0,200}}?"user_attr":{{"(?:{ROW}|{REVISED}\d+)":'.encode())
+
+
+def holds_row(line: bytes) -> bool:
+    """Whether a line of a journal holds the row of a candidate. Raises ValueError where it is no
+    whole line of a journal."""
+    if not (line.startswith(b'{"op_code":') and line.endswith(b"}\n")):
+        raise ValueError("no line of a journal")
+    return line.startswith(_ATTRIBUTES) and bool(_HAS_ROW.match(line))
+
+
+def row_in(line: bytes) -> dict[str, Any] | None:
+    """The row of a candidate in a line of a journal, None where it holds none. Raises ValueError
+    where it cannot be read."""
+    if not holds_row(line):
+        return None
+    try:
+        (row,) = _operation(line)["user_attr"].values()
+        return {**row, "number": int(row["number"])}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"no row of a candidate: {error}") from None
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
@@ -383,18 +402,35 @@ class Postgres:
     def exists(self) -> bool:
         return bool(self._select("select 1 where %s > 0"))
 
-    def rows(self) -> dict[int, dict[str, Any]]:
-        """The latest row of each candidate by number, also beside a running driver."""
+    def rows(self, numbers: Sequence[int] | None = None) -> dict[int, dict[str, Any]]:
+        """The latest row of each candidate by number, or of those with some ``numbers``; also
+        beside a running driver."""
+        of, revised = "", f"starts_with(key, '{REVISED}')"
+        if numbers is not None:
+            of = f" and t.number in ({', '.join(str(int(n)) for n in (-1, *numbers))})"
+            revised = f"key in ({', '.join(repr(f'{REVISED}{int(n)}') for n in (-1, *numbers))})"
         found = self._select(
             "select value_json from trial_user_attributes a join trials t using (trial_id)"
-            f" where study_id = %s and key = '{ROW}' order by t.number"
+            f" where study_id = %s and key = '{ROW}'{of} order by t.number"
         )
         found += self._select(
-            "select value_json from study_user_attributes where study_id = %s"
-            f" and starts_with(key, '{REVISED}')"
+            f"select value_json from study_user_attributes where study_id = %s and {revised}"
         )
         rows = map(json.loads, (text for (text,) in found))
         return {row["number"]: row for row in rows}
+
+    def hashes(self) -> dict[int, str]:
+        """A hash of the latest row of each candidate, by number: a thousandth of their bytes."""
+        found = self._select(
+            "select t.number, md5(value_json) from trial_user_attributes a"
+            f" join trials t using (trial_id) where study_id = %s and key = '{ROW}'"
+            " order by t.number"
+        )
+        found += self._select(
+            f"select substr(key, {len(REVISED) + 1})::integer, md5(value_json)"
+            f" from study_user_attributes where study_id = %s and starts_with(key, '{REVISED}')"
+        )
+        return dict(found)
 
     def _select(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query with one parameter, the study's id; none where it is not there."""

@@ -156,7 +156,7 @@ def make_study(n: int = 60, kind: str = "multiclass", **changes: object) -> Stud
 def write_run(folder: Path, study: StudyView) -> Path:
     """The folder of a run that holds a study, as a search writes it; without its data."""
     folder.mkdir(parents=True)
-    source = {"source": "nowhere", "target": "y", "modality": study.task.modality}
+    source = {"source": "nowhere", "target": ["y"], "modality": study.task.modality}
     record = RunRecord(SearchOptions(), dict(study.spaces), source, dict(study.versions))
     (folder / "run.json").write_text(record.written())
     (folder / "baselines.json").write_text(json.dumps(list(study.baselines)))

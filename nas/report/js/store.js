@@ -14,7 +14,8 @@ class Study {
   }
 
   apply(update) {
-    if (update.head) this.head = update.head;
+    if (update.reset) Object.assign(this, { byNumber: new Map(), list: [], details: new Map(), derived: null, revision: this.revision + 1 });
+    if (update.head) Object.assign(this, { head: update.head, derived: null, revision: this.revision + 1 });
     if (update.live) this.live = update.live;
     if (!update.table?.number.length) return;
     let added = false;

@@ -1,0 +1,82 @@
+"""The explorer as a server, beside searches that run: ``nas dashboard``.
+
+It only reads, and only what it was given; it answers whoever has its token. The page is that of the
+report (``nas.report``), to which it sends what is new.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nas.dashboard.studies import Studies
+from nas.task import InputError, UsageError
+
+__all__ = ["serve"]
+
+_TOKEN_CHARS = 16
+
+
+def serve(
+    places: Sequence[Path],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    token: str | None = None,
+    names: Sequence[str] = (),
+    prefix: str = "",
+    on_start: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the studies of runs until Ctrl-C.
+
+    Args:
+        places: Folders of runs, or folders that hold some; those that come later are found too.
+        host: Address to listen on.
+        port: 0 for any that is free.
+        token: That every request must bring; default: a random one.
+        names: Under which it may be reached too, of a proxy for example.
+        prefix: Path before its own, where a proxy does not remove it: "/nas".
+        on_start: Is called with the address to open, with the token.
+
+    Raises:
+        InputError: A folder is not there, or the address is in use.
+        UsageError: The token is too short, or the prefix no path.
+    """
+    import uvicorn
+
+    from nas.dashboard.app import make_app
+
+    if token is not None and (len(token) < _TOKEN_CHARS or not token.isascii()):
+        raise UsageError(f"a token needs {_TOKEN_CHARS} ASCII characters or more; leave it out")
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise UsageError(f"--prefix {prefix!r} is not of the form /nas")
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"{place} is no folder; give runs, or a folder that holds some")
+    token = token or secrets.token_urlsafe(24)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"{host}:{port} cannot be used ({error.strerror or error}); choose another --port"
+        ) from None
+    with listening:
+        port = listening.getsockname()[1]
+        app = make_app(Studies(places), token, host=host, names=names, prefix=prefix)
+        shown = f"[{host}]" if ":" in host else host
+        if host in ("0.0.0.0", "::"):
+            shown = socket.gethostname()
+        on_start(f"http://{shown}:{port}{prefix}/?token={token}")
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            limit_concurrency=256,
+            timeout_graceful_shutdown=1,
+        )
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,225 @@
+"""The studies that a dashboard shows: what of them is new since a moment, as JSON.
+
+Every change has the next of one sequence of numbers. A viewer says which it has seen, and is sent
+what came later, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas import terminal
+from nas.report.payload import detail, head, table
+from nas.run import Run
+from nas.search.follow import Follower, follow
+from nas.task import InputError
+
+# Candidates in one message: under 100 KB.
+TOGETHER = 400
+# Messages that are kept for the next viewer.
+_KEPT = 64
+# A driver writes its clock some times a second; one that has not for so long has ended.
+_ALIVE_S = 10.0
+# While a search runs its time is sent this often.
+_CLOCK_S = 5.0
+# New runs are looked for this often.
+_LOOK_S = 3.0
+# The files of a run from which its head is made.
+_FILES = ("task.json", "run.json", "lr.json", "baselines.json", "finished.json")
+
+
+class Followed:
+    """One run: its head, and which of its candidates changed when."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+        self.numbers: dict[int, int] = {}  # the change in which a candidate came last, in order
+        self.head_at = self.live_at = self.reset_at = 0
+        self.head: dict[str, Any] | None = None
+        self.live: dict[str, Any] = {}
+        self.run: Run | None = None
+        self.problem = ""
+        self._stamp: Any = None
+        self._follower: Follower | None = None
+
+    def refresh(self, count: Iterator[int]) -> None:
+        """Read what is new, and number each change."""
+        stamps = tuple(_stamp(self.folder / name) for name in _FILES)
+        if stamps != self._stamp:
+            self.run = Run(self.folder)
+            self.head = head(replace(self.run.view([]), name=self.name))
+            self.head_at, self._stamp = next(count), stamps
+            if self._follower is None:
+                self._follower = follow(self.folder, **self.run.storage)
+        assert self._follower is not None
+        anew, changed = self._follower.changed()
+        if anew:
+            self.numbers.clear()
+            self.reset_at = next(count)
+        for number in changed:
+            self.numbers.pop(number, None)
+            self.numbers[number] = next(count)
+        self._look_at_clock(count)
+        self.problem = ""
+
+    def _look_at_clock(self, count: Iterator[int]) -> None:
+        assert self.run is not None
+        clock, now = self.folder / "clock", time.time()
+        written = clock.stat().st_mtime if clock.exists() else 0.0
+        seconds = self.run.spent_s
+        limit = self.run.task.budget.time_limit_s
+        if now - written < _ALIVE_S:
+            state = "running"
+        elif self.run.finished is not None or (limit is not None and seconds >= 0.9 * limit):
+            state = "finished"
+        else:
+            state = "stopped" if written else "starting"
+        moved = state == "running" and now - self.live.get("now", 0.0) >= _CLOCK_S
+        if state != self.live.get("state") or moved:
+            self.live = {"state": state, "seconds": round(seconds, 1), "now": round(now, 1)}
+            self.live_at = next(count)
+
+    def table(self, numbers: Sequence[int]) -> dict[str, Any]:
+        assert self._follower is not None
+        assert self.run is not None
+        return table(self._follower.candidates(numbers), self.run.task)
+
+    def detail(self, number: int) -> dict[str, Any] | None:
+        """What is shown of one candidate; None where there is none of this number."""
+        if self._follower is None or self.run is None or number not in self.numbers:
+            return None
+        found = self._follower.candidates([number])
+        return detail(replace(found[0], layers=self.run.layers(number))) if found else None
+
+
+class Studies:
+    """The runs in some folders. All calls may come from several threads."""
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self._places = places
+        self._followed: dict[str, Followed] = {}
+        self._count = iter(range(1, 1 << 62))
+        self._lock = threading.Lock()
+        self._messages: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._looked = -_LOOK_S
+        self.last = 0  # the latest change
+
+    def refresh(self) -> None:
+        """Read what is new in all runs; a run that cannot be read is said once, and tried again."""
+        with self._lock:
+            if time.monotonic() - self._looked >= _LOOK_S:
+                self._look()
+            for study in self._followed.values():
+                try:
+                    study.refresh(self._count)
+                except (InputError, OSError) as error:
+                    if str(error) != study.problem:
+                        study.problem = str(error)
+                        terminal.line(f"{study.folder}: {error}", err=True)
+            self.last = max(map(_last, self._followed.values()), default=0)
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        found: list[Path] = []
+        for place in self._places:
+            runs = [place] if (place / "task.json").exists() else sorted(place.iterdir())
+            found += [run for run in runs if (run / "task.json").exists()]
+        names = [run.resolve().name for run in found]
+        for run, name in zip(found, names, strict=True):
+            unique = name if names.count(name) == 1 else f"{run.resolve().parent.name}/{name}"
+            study = Followed(run, unique)
+            self._followed.setdefault(study.id, study)
+
+    def updates(self, since: int, most: int) -> tuple[list[bytes], int]:
+        """At most ``most`` messages about what came after the change ``since``, each a JSON
+        object, and the change up to which they tell all."""
+        if since == self.last:
+            return [], since
+        messages: list[bytes] = []
+        with self._lock:
+            shown = [s for s in self._followed.values() if s.head is not None]
+            if since == 0:  # a viewer who knows nothing of them
+                messages += [self._message(s, {"reset": True, "head": s.head}) for s in shown]
+            for study, changes in _in_order(shown, since):
+                if len(messages) >= most:
+                    break
+                messages.append(self._built(study, changes))
+                since = changes[-1][0]
+        return messages, since
+
+    def _built(self, study: Followed, changes: list[tuple[int, Any]]) -> bytes:
+        key = (study.id, changes[0][0], changes[-1][0], len(changes))
+        if key not in self._messages:
+            kinds = [kind for _, kind in changes]
+            content: dict[str, Any] = {}
+            if "reset" in kinds:
+                content["reset"] = True
+            if "head" in kinds or "reset" in kinds:
+                content["head"] = study.head
+            if "live" in kinds:
+                content["live"] = study.live
+            if numbers := [kind for kind in kinds if isinstance(kind, int)]:
+                content["table"] = study.table(numbers)
+            self._messages[key] = self._message(study, content)
+            while len(self._messages) > _KEPT:
+                self._messages.popitem(last=False)
+        return self._messages[key]
+
+    def _message(self, study: Followed, content: dict[str, Any]) -> bytes:
+        row = {"study": study.id, **content}
+        return json.dumps(row, allow_nan=False, separators=(",", ":")).encode()
+
+    def detail(self, study: str, number: int) -> bytes | None:
+        """What is shown of one candidate, as JSON; None where there is none."""
+        with self._lock:
+            followed = self._followed.get(study)
+            found = followed.detail(number) if followed else None
+        return None if found is None else json.dumps(found, allow_nan=False).encode()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+def _last(study: Followed) -> int:
+    row = next(reversed(study.numbers.values()), 0)
+    return max(row, study.head_at, study.live_at, study.reset_at)
+
+
+def _in_order(
+    studies: Sequence[Followed], since: int
+) -> Iterator[tuple[Followed, list[tuple[int, Any]]]]:
+    """The changes after ``since`` in order, those of one study that follow each other together:
+    the number of a candidate, "head", "live" or "reset"."""
+    changes: list[tuple[int, Followed, Any]] = []
+    for study in studies:
+        marks = (("head", study.head_at), ("live", study.live_at), ("reset", study.reset_at))
+        changes += [(at, study, kind) for kind, at in marks if at > since]
+        for number, at in reversed(study.numbers.items()):
+            if at <= since:
+                break
+            changes.append((at, study, number))
+    changes.sort(key=lambda change: change[0])
+    group: list[tuple[int, Any]] = []
+    owner: Followed | None = None
+    for at, study, kind in changes:
+        if group and owner is not None and (study is not owner or len(group) >= TOGETHER):
+            yield owner, group
+            group = []
+        owner = study
+        group.append((at, kind))
+    if owner is not None and group:
+        yield owner, group

@@ -1,0 +1,118 @@
+"""Reading a study while its driver writes it: which candidates are new or have changed, and their
+rows when they are asked for. Rows stay where they are kept, as ten thousand are 50 MB."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.candidate import Candidate
+from nas.search.storage import Postgres, holds_row, row_in
+from nas.task import InputError
+
+_CHUNK = 1 << 22  # bytes that are read at once
+_NUMBER = re.compile(rb'"number":(\d+)')
+
+
+class JournalFollower:
+    """The journal at ``path``, read from where the last call ended. A torn last line waits for its
+    end; lines that are damaged are passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[int, tuple[int, int]] = {}  # of each row: first byte, bytes
+        self._read = 0
+        self._file = 0  # which file that was (its inode)
+
+    def changed(self) -> tuple[bool, list[int]]:
+        """Whether all begins anew (the file was replaced), and the numbers of candidates with a
+        new row, in the order of their writing."""
+        try:
+            about = self.path.stat()
+        except FileNotFoundError:
+            return False, []
+        anew = bool(self._file) and (about.st_ino != self._file or about.st_size < self._read)
+        if anew:
+            self._places, self._read = {}, 0
+        self._file = about.st_ino
+        found: dict[int, None] = {}
+        if about.st_size == self._read:
+            return anew, []
+        with self.path.open("rb") as file:
+            while True:
+                file.seek(self._read)
+                data = file.read(_CHUNK)
+                whole = data.rfind(b"\n") + 1
+                if not whole and len(data) == _CHUNK:  # a line that is longer
+                    data = file.read(about.st_size)
+                    whole = data.rfind(b"\n") + 1
+                if not whole:
+                    return anew, list(found)
+                for line in data[:whole].splitlines(keepends=True):
+                    if (number := _number(line)) is not None:
+                        self._places[number] = (self._read, len(line))
+                        found.pop(number, None)
+                        found[number] = None
+                    self._read += len(line)
+
+    def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
+        """The candidates with these numbers; those whose row cannot be read are left out."""
+        places = sorted((self._places[n], n) for n in numbers if n in self._places)
+        if not places:
+            return []
+        found: dict[int, Candidate] = {}
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            for (start, length), number in places:
+                candidate = _candidate(os.pread(descriptor, length, start))
+                if candidate is not None:
+                    found[number] = candidate
+        finally:
+            os.close(descriptor)
+        return [found[n] for n in numbers if n in found]
+
+
+def _number(line: bytes) -> int | None:
+    """The number of the candidate whose row a line holds."""
+    try:
+        match = _NUMBER.search(line, 0, 600) if holds_row(line) else None
+    except ValueError:
+        return None
+    return int(match[1]) if match else None
+
+
+def _candidate(line: bytes) -> Candidate | None:
+    try:
+        row = row_in(line)
+        return None if row is None else Candidate.from_dict(row)
+    except (ValueError, InputError):
+        return None
+
+
+class PostgresFollower:
+    """A study in a PostgreSQL database, by a hash of each row."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._storage = Postgres(url, name)
+        self._known: dict[int, str] = {}
+
+    def changed(self) -> tuple[bool, list[int]]:
+        hashes = self._storage.hashes()
+        found = [n for n, text in hashes.items() if self._known.get(n) != text]
+        self._known = hashes
+        return False, found
+
+    def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
+        rows: dict[int, dict[str, Any]] = self._storage.rows(numbers)
+        return [Candidate.from_dict(rows[n]) for n in numbers if n in rows]
+
+
+Follower = JournalFollower | PostgresFollower
+
+
+def follow(folder: Path, storage: str = "", name: str = "") -> Follower:
+    """A follower of the study of a run, by the arguments that say where it is kept."""
+    return PostgresFollower(storage, name) if storage else JournalFollower(folder / "study.journal")

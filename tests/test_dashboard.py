@@ -1,0 +1,432 @@
+"""The dashboard: whom it answers, and that a viewer is sent what is new and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.candidate import State
+from nas.dashboard import serve
+from nas.dashboard.app import Guard, make_app
+from nas.dashboard.studies import TOGETHER, Studies
+from nas.report.payload import detail, table
+from nas.run import Run
+from nas.search.follow import JournalFollower
+from nas.task import InputError, UsageError
+from nas.testing.studies import append, make_candidates, make_study, write_run
+
+TOKEN = "a-token-of-a-test-1234"
+ALLOWED = {"host": "127.0.0.1:1", "authorization": f"Bearer {TOKEN}"}
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(
+    app: Guard, path: str, headers: dict[str, str] | None = None, method: str = "GET"
+) -> Answer:
+    """The answer of an ASGI application to one request."""
+    path, _, query = path.partition("?")
+    given = ALLOWED if headers is None else headers
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()],
+        "scheme": "http",
+        "server": ("127.0.0.1", 1),
+        "client": ("127.0.0.1", 2),
+        "http_version": "1.1",
+    }
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    start = sent[0]
+    body = b"".join(m.get("body", b"") for m in sent[1:])
+    return Answer(start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, body)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "runs" / "iris", make_study(30))
+
+
+@pytest.fixture
+def studies(run: Path) -> Studies:
+    found = Studies([run.parent])
+    found.refresh()
+    return found
+
+
+@pytest.fixture
+def app(studies: Studies) -> Guard:
+    return make_app(studies, TOKEN, host="127.0.0.1")
+
+
+# ---- whom it answers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/explorer.js", "/api/updates", "/api/events", "/nothing"])
+@pytest.mark.parametrize(
+    "brought",
+    [{}, {"authorization": "Bearer wrong"}, {"cookie": "nas=x"}, {"authorization": TOKEN}],
+)
+def test_nothing_is_answered_without_the_token(
+    app: Guard, path: str, brought: dict[str, str]
+) -> None:
+    answer = ask(app, path, {"host": "localhost", **brought})
+    assert answer.status == 401
+    assert b"iris" not in answer.body
+    assert TOKEN.encode() not in answer.body
+
+
+def test_the_token_of_the_address_becomes_a_cookie_that_scripts_cannot_read(app: Guard) -> None:
+    first = ask(app, f"/?token={TOKEN}", {"host": "localhost:8321"})
+    assert first.status == 303
+    assert first.headers["location"] == "./"
+    cookie, *attributes = first.headers["set-cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=Lax"} <= set(attributes)
+    assert ask(app, "/", {"host": "localhost:8321", "cookie": cookie}).status == 200
+    assert ask(app, "/?token=wrong", {"host": "localhost:8321"}).status == 401
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE"])
+def test_only_get_is_answered(app: Guard, method: str) -> None:
+    answer = ask(app, "/api/updates", method=method)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example:8321", "", "10.0.0.7", "[::1", "localhost@evil"],
+)
+def test_another_host_is_refused(app: Guard, host: str) -> None:
+    assert ask(app, "/", ALLOWED | {"host": host}).status == 421
+
+
+def test_on_all_addresses_an_address_is_its_own_and_a_foreign_name_is_not(studies: Studies) -> None:
+    app = make_app(studies, TOKEN, host="0.0.0.0", names=["board.example"])
+    for host, status in {"10.0.0.7:1": 200, "board.example": 200, "evil.example": 421}.items():
+        assert ask(app, "/", ALLOWED | {"host": host}).status == status, host
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost.evil.example"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
+    ],
+)
+def test_requests_of_other_sites_are_refused(app: Guard, headers: dict[str, str]) -> None:
+    assert ask(app, "/api/updates", ALLOWED | headers).status == 403
+
+
+def test_its_own_page_and_links_to_it_are_answered(app: Guard) -> None:
+    assert ask(app, "/api/updates", ALLOWED | {"origin": "http://127.0.0.1:1"}).status == 200
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert ask(app, "/", ALLOWED | link).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/task.json",
+        "/iris/run.json",
+        "/explorer.js/../app.py",
+        "/api/studies/iris/candidates/1",
+        "/api/studies/..%2f..%2fetc/candidates/1",
+        "/api/studies/{id}/candidates/99999",
+        "/api/studies/{id}/candidates/-1",
+        "/api/studies/{id}/candidates/1e3",
+        "/api/studies/{id}/candidates/" + "9" * 400,
+        "/api/studies/{id}/../x",
+    ],
+)
+def test_what_is_no_id_is_not_found(app: Guard, studies: Studies, path: str) -> None:
+    answer = ask(app, path.replace("{id}", study_id(app)))
+    assert answer.status == 404
+    assert b"root:" not in answer.body
+
+
+@pytest.mark.parametrize("since", ["", "x", "1.1", "..", "\0", "9" * 300, "1.٣", "-1"])
+def test_a_since_that_means_nothing_begins_anew(app: Guard, since: str) -> None:
+    found = ask(app, f"/api/updates?since={since}")
+    assert found.status == 200
+    assert found.json["updates"][0]["reset"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/updates", "/nothing", "/explorer.js"])
+@pytest.mark.parametrize("headers", [ALLOWED, {"host": "evil.example"}, {"host": "localhost"}])
+def test_every_answer_forbids_foreign_scripts_and_frames(
+    app: Guard, path: str, headers: dict[str, str]
+) -> None:
+    answer = ask(app, path, headers)
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe-eval" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_page_has_no_inline_script(app: Guard) -> None:
+    text = ask(app, "/").body.decode()
+    assert "<script>" not in text
+    assert text.count("<script src=") == 2
+
+
+def test_behind_a_prefix_the_same_is_answered(studies: Studies) -> None:
+    app = make_app(studies, TOKEN, host="127.0.0.1", prefix="/nas")
+    for path in ("/nas/", "/nas", "/"):
+        assert ask(app, path).status == 200, path
+    assert ask(app, "/nas/api/updates").json["updates"]
+
+
+@pytest.mark.parametrize("token", ["short", "ünsicher-aber-lang-genug"])
+def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
+    with pytest.raises(UsageError, match="token"):
+        serve([tmp_path], token=token)
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder"):
+        serve([tmp_path / "nowhere"])
+
+
+# ---- what is new ---------------------------------------------------------------------------------
+
+
+def study_id(app: Guard) -> str:
+    return str(ask(app, "/api/updates").json["updates"][0]["study"])
+
+
+def all_updates(app: Guard, since: str = "") -> tuple[str, list[dict[str, Any]]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = ask(app, f"/api/updates?since={since}").json
+        since = answer["since"]
+        if not answer["updates"]:
+            return since, found
+        found += answer["updates"]
+
+
+def numbers(updates: list[dict[str, Any]]) -> list[int]:
+    return [n for update in updates for n in update.get("table", {}).get("number", [])]
+
+
+def test_a_new_viewer_is_sent_the_head_and_then_all_candidates(app: Guard) -> None:
+    _, updates = all_updates(app)
+    assert updates[0]["head"]["name"] == "iris"
+    assert numbers(updates) == list(range(30))
+    study = make_study(30)
+    sent = next(u["table"] for u in updates if "table" in u)
+    assert sent == json.loads(json.dumps(table(study.candidates, study.task)))
+
+
+def test_a_viewer_is_sent_what_is_new_alone(app: Guard, studies: Studies, run: Path) -> None:
+    since, _ = all_updates(app)
+    assert all_updates(app, since) == (since, [])
+    later = make_candidates(make_study(0).task, 33)[30:]
+    append(run, later[:2])
+    studies.refresh()
+    second, updates = all_updates(app, since)
+    assert numbers(updates) == [30, 31]
+    append(run, [replace(later[0], state=State.FAILED), later[2]])
+    studies.refresh()
+    _, updates = all_updates(app, second)
+    assert numbers(updates) == [30, 32]
+    assert numbers(all_updates(app, since)[1]) == [31, 30, 32]
+
+
+def test_a_message_of_a_large_study_stays_under_100_kb(tmp_path: Path) -> None:
+    write_run(tmp_path / "large", make_study(2 * TOGETHER + 1))
+    studies = Studies([tmp_path])
+    studies.refresh()
+    messages, _ = studies.updates(0, most=10)
+    assert max(map(len, messages)) < 100_000
+    assert len([m for m in messages if b'"table"' in m]) == 3
+
+
+def test_a_torn_line_waits_for_its_end(run: Path, studies: Studies, app: Guard) -> None:
+    since, _ = all_updates(app)
+    append(run, make_candidates(make_study(0).task, 31)[30:])
+    journal = run / "study.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-40])
+    studies.refresh()
+    assert all_updates(app, since)[1] == []
+    with journal.open("ab") as file:
+        file.write(whole[-40:])
+    studies.refresh()
+    assert numbers(all_updates(app, since)[1]) == [30]
+
+
+def test_damaged_lines_are_passed_over(run: Path) -> None:
+    journal = run / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[3:5] = [b"\0\0\0\n", b'{"op_code":8,"user_attr":{"candidate":{"number":4,\n']
+    journal.write_bytes(b"".join(lines))
+    follower = JournalFollower(journal)
+    _, found = follower.changed()
+    assert set(found) == set(range(30)) - {3, 4}
+    assert [c.number for c in follower.candidates([5, 4, 6])] == [5, 6]
+
+
+def test_a_journal_that_is_replaced_begins_anew(run: Path, studies: Studies, app: Guard) -> None:
+    since, _ = all_updates(app)
+    other = run.parent.parent / "other.journal"
+    other.write_bytes(b"".join((run / "study.journal").read_bytes().splitlines(keepends=True)[:5]))
+    other.rename(run / "study.journal")
+    studies.refresh()
+    _, updates = all_updates(app, since)
+    assert updates[0]["reset"]
+    assert numbers(updates) == list(range(5))
+
+
+def test_a_run_that_begins_later_is_found(
+    studies: Studies, app: Guard, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since, _ = all_updates(app)
+    write_run(run.parent / "second", make_study(3))
+    monkeypatch.setattr("nas.dashboard.studies._LOOK_S", 0.0)
+    studies.refresh()
+    _, updates = all_updates(app, since)
+    assert {u["head"]["name"] for u in updates if "head" in u} == {"second"}
+
+
+def test_a_run_that_cannot_be_read_leaves_the_others(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = write_run(run.parent / "broken", make_study(1))
+    (broken / "run.json").write_text("{")
+    studies = Studies([run.parent])
+    studies.refresh()
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    assert [u["head"]["name"] for u in all_updates(app)[1] if "head" in u and "reset" in u] == [
+        "iris"
+    ]
+    assert capsys.readouterr().err.count("run.json is damaged") == 1
+
+
+@pytest.mark.parametrize(
+    ("age_s", "state"), [(0.0, "running"), (60.0, "stopped")], ids=["fresh", "old"]
+)
+def test_the_clock_says_whether_a_search_runs(run: Path, age_s: float, state: str) -> None:
+    os.utime(run / "clock", (time.time() - age_s,) * 2)
+    studies = Studies([run])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    live = [u["live"] for u in all_updates(app)[1] if "live" in u]
+    assert live[-1]["state"] == state
+
+
+def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) -> None:
+    for candidate in make_study(30).candidates:
+        answer = ask(app, f"/api/studies/{study_id(app)}/candidates/{candidate.number}")
+        layers = Run(run).layers(candidate.number)
+        expected = detail(replace(candidate, layers=layers))
+        assert answer.json == json.loads(json.dumps(expected))
+        assert len(layers) == len(candidate.layers) > 0
+
+
+# ---- a real server -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(run: Path) -> Iterator[int]:
+    """The port of ``nas dashboard`` in a process of its own."""
+    command = [sys.executable, "-m", "nas", "dashboard", str(run.parent)]
+    env = os.environ | {"NAS_DASHBOARD_TOKEN": TOKEN}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline()
+        assert address.endswith(f"/?token={TOKEN}\n")
+        yield int(address.split(":")[2].split("/")[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) in (0, 130)
+
+
+def connect(port: int) -> closing[http.client.HTTPConnection]:
+    return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
+
+
+def test_it_survives_hundreds_of_refused_requests_and_junk(server: int) -> None:
+    statuses: list[int] = []
+
+    def burst() -> None:
+        with connect(server) as connection:
+            for _ in range(100):
+                connection.request("GET", "/api/updates?since=x", headers={"cookie": "nas=wrong"})
+                with connection.getresponse() as answer:
+                    answer.read()
+                    statuses.append(answer.status)
+
+    threads = [threading.Thread(target=burst) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [401] * 400
+    with connect(server) as connection:
+        connection.putrequest("GET", "/" + "a" * 200_000)
+        connection.endheaders()
+        with connection.getresponse() as answer:
+            assert answer.status >= 400
+    with connect(server) as connection:
+        connection.request("GET", "/api/updates", headers={"authorization": f"Bearer {TOKEN}"})
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+
+
+def test_events_bring_a_new_candidate_within_two_seconds(server: int, run: Path) -> None:
+    with connect(server) as connection:
+        connection.request("GET", "/api/events", headers={"authorization": f"Bearer {TOKEN}"})
+        with connection.getresponse() as answer:
+            assert answer.getheader("content-type", "").startswith("text/event-stream")
+            assert len(next_table(answer)["number"]) == 30
+            begin = time.monotonic()
+            append(run, make_candidates(make_study(0).task, 31)[30:])
+            assert next_table(answer)["number"] == [30]
+            assert time.monotonic() - begin < 2.0
+
+
+def next_table(events: http.client.HTTPResponse) -> dict[str, Any]:
+    while True:
+        line = events.readline()
+        if line.startswith(b"data: ") and "table" in (row := json.loads(line[6:])):
+            return dict(row["table"])
