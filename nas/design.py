@@ -321,6 +321,13 @@ def described(task: Task) -> Iterator[str]:
     for name, part in members.items():
         for sentence in _inputs(part):
             yield f"{name}: {sentence}" if name else sentence
+    if task.is_forecast and (form := profile.series):
+        yield (
+            f"forecast: the next {form.horizon} values of {', '.join(form.naive_errors)}, from the"
+            f" {form.window} before"
+            + (f"; they repeat after {form.season}" if form.season > 1 else "")
+        )
+        return
     for target in task.targets[:6]:
         yield f"target {target.name}: {_kind(target)}"
     if len(task.targets) > 6:

@@ -180,13 +180,13 @@ def pareto(
 def standard_error(task: Task, metric: str, value: float) -> float:
     """The standard error of a quality that is measured by the samples that score a proxy.
 
-    Of a fraction p the binomial √(p (1 - p) / n), also for F1 and AUC; of an RMSE, an MAE or a
-    loss value/√n: Gaussian errors have 1/√(2n) of it, heavier tails more; of R² and the score of
-    several targets 2 (1 - value)/√n, as R² is 1 - MSE/variance.
+    Of a fraction p the binomial √(p (1 - p) / n), also for F1 and AUC; of an RMSE, an MAE, a MASE
+    or a loss value/√n: Gaussian errors have 1/√(2n) of it, heavier tails more; of R² and the score
+    of several targets 2 (1 - value)/√n, as R² is 1 - MSE/variance.
     """
     samples = max(1, rules.scored_samples(task))
     kind = metric.split("[")[0]
-    if kind in ("rmse", "mae", "val_loss"):
+    if kind in ("rmse", "mae", "mase", "val_loss"):
         return abs(value) / math.sqrt(samples)
     if kind in ("r2", "score"):
         return 2 * max(0.0, 1 - value) / math.sqrt(samples)

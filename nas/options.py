@@ -78,6 +78,13 @@ class ReadOptions(JsonRecord):
         "Types of a manifest's columns where they are not what they look like:"
         " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
     )
+    sequence: str | None = option(
+        None, "Of a long table, a row a step: the column that says of which sequence a row is."
+    )
+    time: str | None = option(None, "Of a long table: the column of times.")
+    horizon: int | None = option(
+        None, "Of a long table: forecast the next so many values of the target.", at_least=1
+    )
     seed: int = option(0, "Of the split, the search and the trainings, in [0, 2**32).")
 
     def __post_init__(self) -> None:
@@ -91,6 +98,15 @@ class ReadOptions(JsonRecord):
             raise UsageError(f"target names {', '.join(double)} twice")
         if self.target == ():
             raise UsageError("target names no column")
+        if self.time and not (self.sequence or self.horizon):
+            raise UsageError("time goes with sequence or horizon; name the column of the sequences")
+        if self.is_long and self.modality not in (None, "series"):
+            raise UsageError(f"sequence and horizon are for series, not for {self.modality}")
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the data is a long table of sequences."""
+        return bool(self.sequence or self.horizon)
 
     def reading(self) -> dict[str, Any]:
         """The keywords of ``nas.data.read``, as JSON has them."""

@@ -125,7 +125,7 @@ def _provenance(candidate: Candidate, task: Task, versions: dict[str, str]) -> d
 def _tolerance(metric: str, value: float, task: Task) -> float:
     """How far a repetition of the proxy may be off: two standard errors of a fraction
     of the samples that score it, or a twentieth of a metric that is no fraction."""
-    if metric.split("[")[0] in ("rmse", "mae", "val_loss", "r2", "score"):
+    if metric.split("[")[0] in ("rmse", "mae", "mase", "val_loss", "r2", "score"):
         return 0.05 * abs(value)
     return 2 * math.sqrt(max(value * (1 - value), 0.01) / rules.scored_samples(task))
 

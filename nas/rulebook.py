@@ -205,6 +205,9 @@ def _tasks(modality: Modality) -> Iterator[Task]:
     if modality == "graphs":  # counts of a node's words; the nodes of one graph
         one = replace(_graphs(500), lengths={}, inputs=_graphs(500).inputs | {"node": ()})
         profiles += [_graphs(500), one]
+    if modality == "series":  # a forecast
+        form = SeriesForm(horizon=12, window=24, season=12, naive_errors={"value": 1.0})
+        profiles.append(replace(_PROFILES[modality], series=form))
     for profile, n, limit in product(profiles, (40, TYPICAL, 10**6), (None, 1e5, 5e3)):
         limits = (Constraint("params", "<=", limit),) if limit else ()
         task = replace(typical_task(modality, n), profile=_of_size(profile, n), constraints=limits)

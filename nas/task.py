@@ -276,6 +276,17 @@ class SeriesForm(JsonRecord):
     columns: tuple[str, ...] = ()  # of a wide table, one for each step
     sequence: str = ""  # the column of a long table that says which sequence a row is of
     time: str = ""  # and that of the times
+    # Of forecasts: the steps that are predicted, those of a window, and after how many values
+    # repeat; by target column the mean error of a value that long before, in training.
+    horizon: int = 0
+    window: int = 0
+    season: int = 1
+    naive_errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the source is a long table."""
+        return bool(self.sequence or self.horizon)
 
     @property
     def added(self) -> int:
@@ -353,6 +364,7 @@ DIRECTIONS: dict[str, Literal["min", "max"]] = {
     "val_loss": "min",
     "rmse": "min",
     "mae": "min",
+    "mase": "min",  # mean absolute error over that of a seasonal naive forecast
     "latency_ms": "min",
     "params": "min",
     "flops": "min",
@@ -447,11 +459,19 @@ class Task(JsonRecord):
         return sum(target.outputs for target in self.targets)
 
     @property
+    def is_forecast(self) -> bool:
+        """Whether the targets are the next values of sequences of numbers."""
+        return self.profile.series is not None and self.profile.series.horizon > 0
+
+    @property
     def default_quality(self) -> str:
         """The metric that says how good a network is, from the kind of problem.
 
-        Several targets are averaged to "score": accuracy (multilabel: F1) or R² of each.
+        Several targets are averaged to "score": accuracy (multilabel: F1) or R² of each. All steps
+        of a forecast are scored together.
         """
+        if self.is_forecast:
+            return "mase"
         if len(self.targets) > 1:
             return "score"
         return {"regression": "rmse", "multilabel": "f1"}.get(self.targets[0].kind, "accuracy")
@@ -464,6 +484,8 @@ class Task(JsonRecord):
     @property
     def quality_metrics(self) -> tuple[str, ...]:
         """The quality metrics that networks of this task are scored by."""
+        if self.is_forecast:
+            return ("mase", "mae", "rmse", "val_loss")
         if len(self.targets) == 1:
             return (*_METRICS[self.targets[0].kind], "val_loss")
         each = tuple(f"{metric}[{t.name}]" for t in self.targets for metric in _METRICS[t.kind])

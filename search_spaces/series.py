@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family, Reference, carried
@@ -36,7 +36,40 @@ def _input_params(task: Task) -> list[Param]:
         Choice("scale", scales, default="none", why=("series-scale",)),
         Choice("augment", kinds, default="jitter", why=("series-augmentation",)),
         Choice("masks", (0, 1, 2), default=0, why=("series-augmentation",)),
+        *_linear(task),
     ]
+
+
+def _linear(task: Task) -> list[Param]:
+    """Whether a linear forecast runs beside the network, where the limit on parameters has room."""
+    form = task.profile.series
+    if form is None or not form.horizon:
+        return []
+    weights = form.window * _channels(task) * task.outputs
+    options: tuple[Value, ...] = (
+        (True, False) if weights < rules.params_limit(task) / 4 else (False,)
+    )
+    return [Choice("linear", options, default=options[0], why=("forecast-linear",))]
+
+
+def _forecasting(network: Any, config: Config, task: Task) -> nn.Module:
+    """The network, with a linear forecast beside it where ``config`` says so, which begins as the
+    values a season before."""
+    form, profile = task.profile.series, task.profile
+    if form is None or not config.get("linear", False):
+        return network  # type: ignore[no-any-return]
+    from nas.models.series import LinearForecast
+
+    places, scales = [], []
+    for target in task.targets:
+        name, _, ahead = target.name.rpartition("+")
+        channel = profile.channels.index(name)
+        step = form.window - form.season + (int(ahead) - 1) % form.season
+        shift = profile.channel_shift[channel] if profile.channel_shift else 0.0
+        places.append((step, channel))
+        middle = profile.channel_mean[channel] + shift - target.mean
+        scales.append((profile.channel_std[channel] / target.std, middle / target.std))
+    return LinearForecast(network, _input(config, task), form.window, places, scales)
 
 
 def _input(config: Config, task: Task) -> SeriesInput:
@@ -170,7 +203,8 @@ def _build_inception(config: Config, task: Task) -> nn.Module:
 
     pooling, dropout = str(config["pooling"]), float(config["dropout"])
     input = _input(config, task)
-    return inception_time(input, task.outputs, _convolutions(config), pooling, dropout)
+    network = inception_time(input, task.outputs, _convolutions(config), pooling, dropout)
+    return _forecasting(network, config, task)
 
 
 def _build_resnet(config: Config, task: Task) -> nn.Module:
@@ -178,7 +212,8 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
 
     pooling, dropout = str(config["pooling"]), float(config["dropout"])
     input = _input(config, task)
-    return series_resnet(input, task.outputs, _convolutions(config), pooling, dropout)
+    network = series_resnet(input, task.outputs, _convolutions(config), pooling, dropout)
+    return _forecasting(network, config, task)
 
 
 # Sequence models over patches ----------------------------------------------------------------
@@ -256,13 +291,14 @@ def _transformer_space(task: Task) -> Space:
 def _build_transformer(config: Config, task: Task) -> nn.Module:
     from nas.models.series import SeriesTransformer
 
-    return SeriesTransformer(
+    network = SeriesTransformer(
         _patches(config, task),
         task.outputs,
         transformer_layers(config),
         position=str(config["position"]),
         pooling=str(config["pooling"]),
     )
+    return _forecasting(network, config, task)
 
 
 def _lstm_space(task: Task) -> Space:
@@ -313,7 +349,7 @@ def _lstm_space(task: Task) -> Space:
 def _build_lstm(config: Config, task: Task) -> nn.Module:
     from nas.models.series import SeriesLSTM
 
-    return SeriesLSTM(
+    network = SeriesLSTM(
         _patches(config, task),
         task.outputs,
         int(config["dim"]),
@@ -323,6 +359,7 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
         pooling=str(config["pooling"]),
         dropout=float(config["dropout"]),
     )
+    return _forecasting(network, config, task)
 
 
 def _mamba_space(task: Task) -> Space:
@@ -378,7 +415,9 @@ def _build_mamba(config: Config, task: Task) -> nn.Module:
         drop_path=float(config["drop_path"]),
     )
     length = -(-rules.SERIES_LONGEST // int(config["patch"]))
-    return SeriesMamba(_patches(config, task), length, task.outputs, layers, str(config["pooling"]))
+    pooling = str(config["pooling"])
+    network = SeriesMamba(_patches(config, task), length, task.outputs, layers, pooling)
+    return _forecasting(network, config, task)
 
 
 # Published networks --------------------------------------------------------------------------

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from nas import rules
 from nas.data import Dataset, encode, read
+from nas.data.long_tables import find_season
 from nas.data.ragged import Ragged
-from nas.task import InputError, UsageError
+from nas.family import load_families
+from nas.task import InputError, Task, UsageError
+from nas.training.baselines import baselines
 from nas.training.random_kernels import mini_rocket, statistics
 
 LABELS = np.array(["a", "b", "c"])
@@ -203,3 +208,181 @@ def test_features_of_simple_models_do_not_see_other_sequences() -> None:
     rows = np.arange(5)
     np.testing.assert_array_equal(mini_rocket(all_of_them, rows)[:5], mini_rocket(some, rows))
     np.testing.assert_array_equal(statistics(all_of_them)[:5], statistics(some))
+
+
+# Long tables -----------------------------------------------------------------------------
+
+
+def long(steps: list[np.ndarray], labels: Any, seed: int = 0) -> pd.DataFrame:
+    """A row a step, in random order, at irregular times; three sequences of each recording."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for row, (x, label) in enumerate(zip(steps, labels, strict=True)):
+        frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+        frame["at"] = np.cumsum(rng.uniform(0.5, 2.0, len(x)))
+        frames.append(frame.assign(id=f"s{row:02}", label=label, recording=f"r{row // 3}"))
+    return pd.concat(frames).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def test_a_long_table_holds_the_same_sequences_as_arrays_with_gaps() -> None:
+    steps, labels = made(30)
+    rng = np.random.default_rng(1)
+    gaps = [np.where(rng.random(x.shape) < 0.1, np.nan, x) for x in steps]
+    table = long(gaps, labels)
+    data = read(table, target="label", sequence="id", time="at", split="0.7,0.15,0.15")
+    form = data.profile.series
+    assert form is not None
+    assert form.irregular
+    assert data.profile.channels == ("x0", "x1")
+    order = sorted(set(table["id"]), key=[*table["id"]].index)
+    for place, name in enumerate(order):
+        row = int(name[1:])
+        known = ~np.isnan(gaps[row])
+        found = series(data)[place]
+        np.testing.assert_allclose(found[:, :2][known], steps[row][known], rtol=1e-6)
+        np.testing.assert_array_equal(found[:, 2:4], np.isnan(gaps[row]))
+        own = np.sort(table["at"][table["id"] == name])
+        np.testing.assert_allclose(found[1:, 4], np.log1p(np.diff(own) / form.median_step), 1e-5)
+        assert data.targets[0].classes[data.labels["label"][place]] == labels[row]
+    new = encode(table, data.profile, "series", data.targets)
+    np.testing.assert_array_equal(new.inputs["series"].values, series(data).values)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(new.labels["label"], data.labels["label"])
+    assert new.names == tuple(order)
+
+
+def test_windows_of_one_recording_never_fall_into_two_parts_where_a_group_is_named() -> None:
+    steps, labels = made(60)
+    table = long(steps, labels)
+    read_as = {"target": "label", "sequence": "id", "time": "at"}
+    data = read(table, **read_as, split="group=recording")  # type: ignore[arg-type]
+    order = pd.unique(table["id"])
+    recording = [table["recording"][table["id"] == name].iloc[0] for name in order]
+    parts = [{recording[row] for row in rows} for rows in data.parts.values()]
+    assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts))
+    assert not [note for note in data.notes if "--split group" in note]
+    # Without it the recordings are in several parts, and a note says so.
+    leaking = read(table, **read_as)  # type: ignore[arg-type]
+    parts = [{recording[row] for row in rows} for rows in leaking.parts.values()]
+    assert parts[0] & parts[2]
+    assert any("--split group=recording" in note for note in leaking.notes)
+
+
+def test_labels_may_stand_in_a_table_beside_the_long_one(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    table = long(steps, labels)
+    table.drop(columns="label").to_csv(tmp_path / "steps.csv", index=False)
+    beside = table.groupby("id")["label"].first().reset_index()
+    beside.to_csv(tmp_path / "labels.csv", index=False)
+    data = read(tmp_path, target="label", sequence="id", time="at")
+    order = [*pd.unique(table["id"])]
+    found = [data.targets[0].classes[k] for k in data.labels["label"]]
+    assert found == [labels[int(name[1:])] for name in order]
+    beside.iloc[1:].to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(InputError, match="1 sequences have no row"):
+        read(tmp_path, target="label", sequence="id", time="at")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sequence": "idd"}, "did you mean 'id'"),
+        ({"sequence": "id", "time": "recording"}, "neither a number nor an ISO date"),
+        ({"sequence": "id", "time": "at", "target": "x0"}, "changes within a sequence"),
+        ({"time": "at"}, "time goes with sequence or horizon"),
+        ({"sequence": "id", "modality": "images"}, "not for images"),
+        ({"horizon": 90, "sequence": "id", "target": "x0"}, "too few for windows"),
+    ],
+)
+def test_a_wrong_call_for_a_long_table_is_one_line(options: Any, message: str) -> None:
+    table = long(*made(30)).drop(columns="label").iloc[:150]
+    table = table.assign(label="a")
+    with pytest.raises(InputError, match=message) as caught:
+        read(table, **({"target": "label"} | options))
+    assert "\n" not in str(caught.value)
+
+
+# Forecasts -------------------------------------------------------------------------------
+
+
+def seasonal(n: int = 600, period: int = 12, noise: float = 0.1) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    t = np.arange(n)
+    load = 10 + 3 * np.sin(2 * np.pi * t / period) + 0.002 * t + noise * rng.normal(size=n)
+    return pd.DataFrame({"hour": t, "load": load, "other": rng.normal(size=n)})
+
+
+def test_windows_hold_what_was_before_and_labels_what_follows() -> None:
+    frame = seasonal()
+    data = read(frame.sample(frac=1, random_state=0), target="load", time="hour", horizon=4)
+    form = data.profile.series
+    assert form is not None
+    assert (form.season, form.window, form.horizon) == (12, 24, 4)
+    assert [target.name for target in data.targets] == [f"load+{k}" for k in (1, 2, 3, 4)]
+    at = data.profile.channels.index("load")
+    values = frame["load"].to_numpy()
+    for row in (0, 100, len(series(data)) - 1):
+        start = int(np.abs(values[:, None] - data.labels["load+1"][row]).argmin())
+        window = series(data)[row][:, at]
+        np.testing.assert_allclose(window, values[start - 24 : start], rtol=1e-5)
+        ahead = [data.labels[f"load+{k + 1}"][row] for k in range(4)]
+        np.testing.assert_allclose(ahead, values[start : start + 4])
+
+
+def test_nothing_that_is_predicted_in_one_part_is_predicted_in_another() -> None:
+    frame = seasonal()
+    data = read(frame, target="load", time="hour", horizon=4)
+    spans = {}
+    for part, rows in data.parts.items():
+        names = np.stack([data.labels[f"load+{k + 1}"][rows] for k in range(4)])
+        times = np.abs(frame["load"].to_numpy()[:, None, None] - names).argmin(axis=0)
+        spans[part] = (times.min(), times.max())
+    assert spans["train"][1] < spans["val"][0]
+    assert spans["val"][1] < spans["test"][0]
+    # Folds would mix them.
+    task = Task("series", data.targets, data.profile).with_objectives()
+    assert rules.folds(task) == 1
+
+
+def test_naive_forecasts_and_the_scale_of_mase_are_those_of_the_formulas() -> None:
+    frame = seasonal()
+    data = read(frame, target="load", time="hour", horizon=4)
+    task = Task("series", data.targets, data.profile).with_objectives()
+    assert task.quality.metric == "mase"
+    values = frame["load"].to_numpy()
+    scale = np.abs(values[12:420] - values[: 420 - 12]).mean()
+    rows = data.parts["val"]
+    first = [int(np.abs(values - v).argmin()) for v in data.labels["load+1"][rows]]
+    found = {b["name"]: b["metrics"]["mase"] for b in baselines(data, task)}
+    ahead = np.array([[values[s + k] for k in range(4)] for s in first])
+    last = np.array([values[s - 1] for s in first])[:, None]
+    before = np.array([[values[s + k - 12] for k in range(4)] for s in first])
+    assert found["last value"] == pytest.approx(np.abs(ahead - last).mean() / scale, rel=1e-4)
+    assert found["seasonal naive"] == pytest.approx(np.abs(ahead - before).mean() / scale, rel=1e-4)
+    assert found["ridge of the window"] < found["seasonal naive"] < found["last value"]
+
+
+def test_a_linear_forecast_begins_as_the_value_a_season_before() -> None:
+    data = read(seasonal(), target="load", time="hour", horizon=4)
+    task = Task("series", data.targets, data.profile).with_objectives()
+    family = load_families("series")["series_lstm"]
+    network: Any = family.build(family.baseline(task), task)
+    batch = torch.from_numpy(series(data).values.reshape(-1, 24, 2)[:5])
+    std = torch.tensor([t.std for t in data.targets])
+    mean = torch.tensor([t.mean for t in data.targets])
+    steps = (batch - network.mean) / network.std
+    forecast = network.linear(steps.flatten(1)) * std + mean
+    shift = np.array(data.profile.channel_shift or [0.0, 0.0])
+    at = data.profile.channels.index("load")
+    expected = batch[:, 12:16, at] + shift[at]
+    torch.testing.assert_close(forecast, expected.float(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("period", [7, 12, 24, 168])
+def test_the_season_is_found(period: int) -> None:
+    rng = np.random.default_rng(0)
+    pattern = np.cumsum(rng.normal(size=period))
+    values = np.tile(pattern - pattern.mean(), 2000 // period) + 0.01 * np.arange(
+        2000 // period * period
+    )
+    assert find_season([values + 0.1 * rng.normal(size=len(values))]) == period
+    assert find_season([rng.normal(size=500)]) == 1

@@ -55,7 +55,7 @@ def read(source: Any, **options: Any) -> Dataset:
     >>> {part: len(rows) for part, rows in data.parts.items()}
     {'train': 70, 'val': 15, 'test': 15}
     """
-    from nas.data import sources, warnings
+    from nas.data import long_tables, sources, warnings
     from nas.data import split as splits
     from nas.data import targets as labelling
     from nas.data.archives import is_zip, unpacked
@@ -68,23 +68,32 @@ def read(source: Any, **options: Any) -> Dataset:
     how = ReadOptions(**options)
     opened = sources.open_source(source)
     names = sources.target_names(how.target, opened)
-    kind, why = sources.modality_of(opened, how.modality, names, how.columns or {})
+    kind, why = sources.modality_of(
+        opened, "series" if how.is_long else how.modality, names, how.columns or {}
+    )
     if how.image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
     check_modality(how.columns or {}, kind)
     own = {"image_size": how.image_size} if kind == "images" else {}
-    samples = reader(kind).load(opened, names, how.columns or {})
+    if how.is_long:
+        samples = long_tables.gather(opened, names, how)
+    else:
+        samples = reader(kind).load(opened, names, how.columns or {})
     n = len(samples.inputs)
     if n < FEWEST_ROWS:
         raise InputError(f"at least {FEWEST_ROWS} samples are needed, got {n}")
     labels, notes = labelling.infer(samples.labels, how.problem or samples.problem, samples.place)
     classified = [label for label in labels if label.target.kind in ("binary", "multiclass")]
     strata = classified[0].values if classified else None
-    parts, method = splits.divide(samples, strata, how.split, how.seed)
+    by, _, column = (how.split or "").partition("=")
+    if how.horizon and by not in ("group", "column"):  # windows are divided as they are made
+        parts, _ = splits.divide(samples, strata, None, how.seed)
+        method = f"time within each sequence, {how.split or '70/15/15'}"
+    else:
+        parts, method = splits.divide(samples, strata, how.split, how.seed)
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    by, _, column = (how.split or "").partition("=")
     if kind in ("tabular", "multimodal") and by in ("column", "group", "time"):
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
@@ -153,13 +162,20 @@ def encode(
     opened = sources.open_source(source, predict=True)
     notes: tuple[str, ...] = getattr(opened, "notes", ())
     read_by = reader(sources.known_modality(modality))
-    samples = read_by.load_inputs(opened, {*labelling.columns_of(targets), *_categories(profile)})
+    written = {*labelling.columns_of(targets), *_categories(profile)}
+    if profile.series is not None and profile.series.is_long:
+        from nas.data import long_tables
+
+        samples = long_tables.gather_new(opened, profile, written)
+    else:
+        samples = read_by.load_inputs(opened, written)
     if samples.given is not None:
         notes += ("the samples of all parts are predicted, those of training too",)
     notes += samples.notes
     inputs = read_by.encode(samples.inputs, profile)
     columns = samples.labels if samples.labels.shape[1] else samples.columns
     of_files = isinstance(samples.inputs, list) and isinstance(samples.inputs[0], Path)
+    of_files = of_files or (profile.series is not None and bool(profile.series.sequence))
     names = tuple(name for name, _ in samples.files) if of_files else ()
     if len(targets) == 1 and samples.labels.shape[1] == 1:  # a folder's or an array's own name
         columns = columns.set_axis([targets[0].name], axis=1)

@@ -237,13 +237,13 @@ def _form(found: Sequences, train: np.ndarray, columns: tuple[str, ...]) -> Seri
     gaps = np.any([np.isnan(found.values[row]).any(axis=0) for row in train], axis=0)
     marked = tuple(int(i) for i in np.flatnonzero(gaps))
     if found.times is None:
-        return SeriesForm(marked, columns=columns)
+        return replace(found.form, marked=marked, columns=columns)
     steps = np.concatenate([np.diff(found.times[row]) for row in train])
     step = float(np.median(steps)) if len(steps) else 0.0
     if step <= 0:
         step = float(steps[steps > 0].min()) if (steps > 0).any() else 1.0
     uneven = bool(len(steps)) and (abs(steps - step) > REGULAR * step).mean() > IRREGULAR
-    return SeriesForm(marked, step, bool(uneven), columns=columns)
+    return replace(found.form, marked=marked, median_step=step, irregular=bool(uneven))
 
 
 def _shift(samples: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from nas.data.columns import ColumnValues, numbers
 from nas.data.samples import PART_NAMES, Samples
 from nas.data.tables import read_table
-from nas.task import InputError, UsageError
+from nas.task import InputError, SeriesForm, UsageError
 
 ARCHIVES = (".ts", ".arff")
 TIMES = ("time", "timestamp", "t", "date", "datetime")  # what people call a column of times
@@ -29,12 +29,14 @@ class Sequences:
     """``n`` samples: ``values`` float64 (T, channels) of each, NaN where one is missing.
 
     ``channels`` are the names of the values where the source has them. ``times`` float64 (T,) of
-    each, in the units of the source (days of dates), where it has times.
+    each, in the units of the source (days of dates), where it has times. ``form`` holds what the
+    source says of them.
     """
 
     values: list[np.ndarray]
     channels: tuple[str, ...] = ()
     times: list[np.ndarray] | None = None
+    form: SeriesForm = field(default_factory=SeriesForm)
 
     def __len__(self) -> int:
         return len(self.values)

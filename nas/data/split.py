@@ -49,7 +49,7 @@ def divide(
             codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
             method = f"{how} by {column}, 70/15/15"
     else:
-        ratios = RATIOS if split is None else _parse(split)
+        ratios = RATIOS if split is None else parse_ratios(split)
         codes = draw(strata if strata is not None else np.zeros(n, int), ratios, rng)
         percent = "/".join(f"{100 * ratio:g}" for ratio in ratios)
         method = f"{'random' if strata is None else 'stratified'} {percent}"
@@ -104,7 +104,8 @@ def _complete(
     return codes, f"given {names}, {how} 15 % of train as {' and '.join(PARTS[i] for i in absent)}"
 
 
-def _parse(split: str) -> tuple[float, ...]:
+def parse_ratios(split: str) -> tuple[float, ...]:
+    """The fractions of train, val and test of "0.7,0.15,0.15"; UsageError for other texts."""
     try:
         ratios = tuple(float(part) for part in split.split(","))
     except ValueError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -155,6 +156,64 @@ class Patches(nn.Module):
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.patch))
         x = self.projection(x.reshape(len(x), -1, self.patch * x.shape[2]))
         return x, tokens
+
+
+class SeriesNetwork(Protocol):
+    """What ``SeriesLSTM`` and the others are."""
+
+    width: int
+
+    def features(self, series: Tensor, series_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, tokens, width) and which of them are real."""
+
+    def __call__(self, series: Tensor, series_length: Tensor) -> Tensor:
+        """Logits (B, outputs)."""
+
+
+class LinearForecast(nn.Module):
+    """A network over windows of one length, and a linear forecast of the same window beside it
+    (Zeng et al. 2023, sec. 4).
+
+    ``places`` are the step and the channel that each output begins as, and ``scales`` the factor
+    and the offset that take it from the network's units to those of the output: so it begins as a
+    naive forecast. The width of ``features`` is that of the network.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: SeriesNetwork,
+        input: SeriesInput,
+        window: int,
+        places: Sequence[tuple[int, int]],
+        scales: Sequence[tuple[float, float]],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.width = network.width
+        channels = len(input.config.mean)
+        self.register_buffer("mean", input.mean.clone())
+        self.register_buffer("std", input.std.clone())
+        self.linear = nn.Linear(window * channels, len(places))
+        nn.init.zeros_(self.linear.weight)
+        with torch.no_grad():
+            for row, ((step, channel), (factor, offset)) in enumerate(
+                zip(places, scales, strict=True)
+            ):
+                self.linear.weight[row, step * channels + channel] = factor
+                self.linear.bias[row] = offset
+
+    def features(self, series: Tensor, series_length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of the network."""
+        return self.network.features(series, series_length)
+
+    def forward(self, series: Tensor, series_length: Tensor) -> Tensor:
+        """Windows (B, window, channels) and lengths (B,) to (B, outputs)."""
+        steps = (series - self.mean) / self.std
+        y: Tensor = self.network(series, series_length) + self.linear(steps.flatten(1))
+        return y
 
 
 class SeriesTransformer(Transformer):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from nas.rules.statements import (
     BATCH_VALUES,
+    FORECAST_SHORTEST,
     FREE_PARAMS,
     GRADIENT_CLIP,
     LEAST_DECAY,
@@ -289,6 +290,14 @@ def series_stride(percentiles: tuple[int, ...]) -> int:
     """How many steps become one (rule "series-length"), from the percentiles of the lengths."""
     *_, most, _ = percentiles
     return max(1, math.ceil(most / SERIES_LONGEST))
+
+
+@sets("forecast-window", "steps that a forecast is made from")
+def forecast_window(horizon: int, season: int, shortest: int) -> int:
+    """The steps of a window (rule "forecast-window"), of sequences whose training part has
+    ``shortest`` steps or more; 0 where none leaves the horizon behind it."""
+    wanted = max(2 * season, 2 * horizon, FORECAST_SHORTEST)
+    return max(0, min(wanted, (shortest - horizon) // 2, SERIES_LONGEST))
 
 
 def resolutions(task: Task) -> tuple[int, ...]:

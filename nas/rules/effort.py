@@ -111,11 +111,13 @@ def time_limit_s(task: Task, *, baseline: bool = False) -> float | None:
 @sets("cross-validation", "folds of a proxy")
 def folds(task: Task) -> int:
     """How often a proxy is trained, each time scored on another part (rule
-    "cross-validation"). The nodes of one graph keep the split that they came with."""
+    "cross-validation"). The nodes of one graph keep the split that they came with, and so do
+    samples that are divided by groups or in time: folds would mix them."""
     if task.fidelity.folds is not None:
         return task.fidelity.folds
     few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
-    return 5 if few and not is_node_level(task) else 1
+    whole = is_node_level(task) or task.profile.split_method.startswith(("group ", "time "))
+    return 5 if few and not whole else 1
 
 
 def scored_samples(task: Task, *, first_fold: bool = False) -> int:

@@ -41,6 +41,7 @@ CLOUD_MOST = 2_048  # points of a cloud that are kept
 CLOUD_CELLS = 64  # of a grid for each point of a cloud, at most
 WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
 TEXT_LONGEST = 1_024  # tokens of a text that are kept
+FORECAST_SHORTEST = 16  # steps that a forecast is made from
 SERIES_LONGEST = 1_024  # steps of a sequence of numbers that are kept
 NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
 LR_TEST = False  # whether a search begins with range tests; measured in experiments/LOG.md
@@ -341,6 +342,20 @@ _ALL = (
         f" {SERIES_LONGEST:,}; what is longer is cut.",
         "Keogh et al. 2001 (Dimensionality Reduction for Fast Similarity Search), sec. 3 (means of"
         " equal stretches); the number is ours",
+    ),
+    Rule(
+        "forecast-window",
+        "A forecast is made from two horizons or two seasons, whichever is longer, and at least"
+        f" {FORECAST_SHORTEST} steps.",
+        "Hyndman & Athanasopoulos 2021, Forecasting: Principles and Practice, sec. 2.8"
+        " (autocorrelation shows the season); the numbers are ours",
+    ),
+    Rule(
+        "forecast-linear",
+        "A linear forecast of the window runs beside the network, and begins as the value a season"
+        " before.",
+        "Zeng et al. 2023 (Are Transformers Effective for Time Series Forecasting?), sec. 4; the"
+        " beginning is ours",
     ),
     Rule(
         "series-scale",

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -243,11 +244,60 @@ def _shapes(dataset: Dataset, side: int = 6, bins: int = 32, pairs: int = 512) -
 def _series(dataset: Dataset, task: Task) -> list[Simple]:
     series, train = dataset.inputs["series"], dataset.parts["train"]
     assert isinstance(series, Ragged)
+    if task.is_forecast:
+        return _naive(dataset, series)
     rest = "ridge" if not _classifies(task) else "ridge classifier"
     return [
         (f"random kernels + {rest}", lambda: mini_rocket(series, train), _ridge),
         ("statistics + forest", lambda: statistics(series), _forest),
     ]
+
+
+def _naive(dataset: Dataset, series: Ragged) -> list[Simple]:
+    """The last value, that of a season before (each step's own column of the features), and a
+    linear forecast of the window."""
+    form, channels = dataset.profile.series, dataset.profile.channels
+    assert form is not None
+    shift = np.array(dataset.profile.channel_shift or [0.0] * len(channels))
+    windows = series.values.reshape(len(series), form.window, -1)[..., : len(channels)] + shift
+
+    def features(season: int) -> Any:
+        return _Columns(
+            {
+                f"{column}+{step + 1}": windows[:, form.window - season + step % season, i]
+                for column, i in ((name, channels.index(name)) for name in form.naive_errors)
+                for step in range(form.horizon)
+            }
+        )
+
+    simple: list[Simple] = [("last value", partial(features, 1), _Naive)]
+    if form.season > 1:
+        simple.append(("seasonal naive", partial(features, form.season), _Naive))
+    flat = series.values.reshape(len(series), -1)
+    return [*simple, ("ridge of the window", lambda: flat, _ridge)]
+
+
+class _Columns:
+    """Columns by name, of which rows are taken together."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, rows: Any) -> _Columns:
+        return _Columns({name: column[rows] for name, column in self.columns.items()})
+
+
+class _Naive:
+    """Predicts what the column of its target holds."""
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.name
+
+    def fit(self, x: _Columns, y: Any) -> None:
+        pass
+
+    def predict(self, x: _Columns) -> Any:
+        return x.columns[self.name]
 
 
 def _ridge(target: Target) -> Any:

@@ -66,7 +66,10 @@ def score(
     task: Task, truth: Mapping[str, Array], predicted: Mapping[str, Array]
 ) -> dict[str, float]:
     """Metrics of a task. With several targets each is named ``rmse[target]`` and their
-    skills (accuracy, F1 or R²) are averaged to ``score``."""
+    skills (accuracy, F1 or R²) are averaged to ``score``. A forecast is scored over all its steps
+    and columns together."""
+    if task.is_forecast:
+        return score_forecast(task, truth, predicted)
     each = {t.name: score_target(t, truth[t.name], predicted[t.name]) for t in task.targets}
     if len(task.targets) == 1:
         return each[task.targets[0].name]
@@ -74,6 +77,22 @@ def score(
     skills = [each[t.name][skill.get(t.kind, "accuracy")] for t in task.targets]
     named = {f"{metric}[{name}]": v for name, m in each.items() for metric, v in m.items()}
     return {"score": float(np.mean(skills))} | named
+
+
+def score_forecast(
+    task: Task, truth: Mapping[str, Array], predicted: Mapping[str, Array]
+) -> dict[str, float]:
+    """MAE, RMSE and MASE over all steps; the scale of MASE is that of training (Hyndman & Koehler
+    2006, eq. 2)."""
+    form = task.profile.series
+    assert form is not None
+    errors = {t.name: predicted[t.name] - truth[t.name] for t in task.targets}
+    scales = {name: form.naive_errors[name.rpartition("+")[0]] for name in errors}
+    return {
+        "mase": float(np.mean([np.abs(e).mean() / scales[name] for name, e in errors.items()])),
+        "mae": float(np.mean([np.abs(e).mean() for e in errors.values()])),
+        "rmse": float(np.sqrt(np.mean([np.square(e).mean() for e in errors.values()]))),
+    }
 
 
 def mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -17,9 +17,12 @@ import numpy as np
 from nas.data.ragged import Ragged
 
 FEATURES = 9_996  # as the paper, sec. 3.3
-KERNELS = np.array(list(combinations(range(9), 3)))  # where each kernel has its weights of 2
+WEIGHTS = np.array(list(combinations(range(9), 3)))  # where each kernel has its three of 2
+CHUNK = 512  # samples whose convolutions are in memory at a time
 MOST_DILATIONS = 32
-COMPARISONS = 4e9  # of all samples, steps and features, beyond which there are fewer features
+# Of all samples, steps and features, and of samples and features: beyond them there are fewer
+# features.
+COMPARISONS, VALUES = 4e9, 2e7
 GOLDEN = (math.sqrt(5) + 1) / 2  # its multiples spread the quantiles evenly (sec. 3.1.3)
 
 
@@ -29,39 +32,64 @@ def mini_rocket(series: Ragged, train: np.ndarray, seed: int = 0) -> np.ndarray:
     Sequences that are shorter than the dilated kernels see zeros around them.
     """
     lengths = series.lengths
-    size, channels = max(int(np.median(lengths[train])), 9), series.values.shape[1]
-    total = int(lengths.sum())
-    wanted = min(FEATURES, max(len(KERNELS), int(COMPARISONS / max(total, 1))))
-    each = max(1, wanted // len(KERNELS))
-    dilations, counts = _dilations(size, each)
+    size = max(int(np.median(lengths[train])), 9)
+    most = min(FEATURES, COMPARISONS / max(int(lengths.sum()), 1), VALUES / len(series))
+    kernels = _fitted(series, train, size, max(1, int(most / len(WEIGHTS))), seed)
+    features = np.empty((len(series), sum(len(bias) for *_, bias in kernels)), np.float32)
+    for start in range(0, len(series), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(series)))
+        features[rows] = _fractions(series.take(rows), kernels)
+    return features
+
+
+# A kernel: its dilation, where its weights of 2 are, its channels, and its biases.
+_Kernel = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _fitted(series: Ragged, train: np.ndarray, size: int, each: int, seed: int) -> list[_Kernel]:
+    """The kernels, each with the quantiles of what it makes of one training sequence."""
     rng = np.random.default_rng(seed)
-    most = min(channels, 9)
-    parts = []
+    channels = series.values.shape[1]
+    kernels: list[_Kernel] = []
     place = 0
-    padded = np.zeros((len(series), int(lengths.max()), channels), np.float32)
+    for dilation, count in zip(*_dilations(size, each), strict=True):
+        for weights in WEIGHTS:
+            chosen = np.arange(channels)
+            if channels > 1:  # few of them more often than many
+                few = int(2 ** rng.uniform(0, math.log2(min(channels, 9) + 1)))
+                chosen = rng.choice(channels, few, replace=False)
+            sample = series[int(train[int(rng.integers(len(train)))])]
+            taps = _taps(sample[None, :, chosen], int(dilation))
+            quantiles = np.arange(place + 1, place + count + 1) * GOLDEN % 1
+            place += count
+            bias = np.quantile(_convolved(taps, weights), quantiles).astype(np.float32)
+            kernels.append((int(dilation), weights, chosen, bias))
+    return kernels
+
+
+def _fractions(series: Ragged, kernels: list[_Kernel]) -> np.ndarray:
+    """(n, k): of each sequence the fraction of its steps that are above each bias."""
+    lengths = series.lengths
+    padded = np.zeros((len(series), int(lengths.max()), series.values.shape[1]), np.float32)
     for i in range(len(series)):
         padded[i, : lengths[i]] = series[i]
     real = np.arange(padded.shape[1]) < lengths[:, None]
-    for dilation, count in zip(dilations, counts, strict=True):
-        taps = _taps(padded, int(dilation))  # (9, n, T, channels)
-        ones = taps.sum(axis=0)
-        for kernel in KERNELS:
-            chosen = np.arange(channels)
-            if channels > 1:
-                few = int(2 ** rng.uniform(0, math.log2(most + 1)))
-                chosen = rng.choice(channels, few, replace=False)
-            # Six weights of -1 and three of 2: three times those three, less all nine.
-            convolved = 3 * taps[kernel][..., chosen].sum(axis=(0, -1)) - ones[..., chosen].sum(
-                axis=-1
-            )
-            row = train[int(rng.integers(len(train)))]
-            quantiles = np.arange(place + 1, place + count + 1) * GOLDEN % 1
-            place += count
-            bias = np.quantile(convolved[row, : lengths[row]], quantiles).astype(np.float32)
-            for limit in bias:
-                above = (convolved > limit) & real
-                parts.append(above.sum(axis=1) / lengths)
-    return np.stack(parts, axis=1).astype(np.float32)
+    parts = []
+    taps, before = np.empty(0), 0
+    for dilation, weights, chosen, biases in kernels:
+        if dilation != before:
+            taps, before = _taps(padded, dilation), dilation
+        convolved = _convolved(taps[..., chosen], weights)
+        parts += [((convolved > bias) & real).sum(axis=1) / lengths for bias in biases]
+    return np.stack(parts, axis=1)
+
+
+def _convolved(taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Six weights of -1 and three of 2 are three times those three, less all nine; the channels
+    are added up."""
+    summed = taps.sum(axis=-1)
+    convolved: np.ndarray = 3 * summed[weights].sum(axis=0) - summed.sum(axis=0)
+    return convolved
 
 
 def _dilations(size: int, each: int) -> tuple[np.ndarray, np.ndarray]:
