@@ -210,7 +210,8 @@ def test_run_json_keeps_what_a_resume_cannot_change_and_gives_it_back() -> None:
 def test_the_run_json_of_version_0_1_0_is_read() -> None:
     options = Run(EARLIER / "run").options
     written = json.loads((EARLIER / "run" / "run.json").read_text())["options"]
-    assert options.kept() == written
+    kept = options.kept()  # with options that are newer, at their defaults
+    assert {name: kept[name] for name in written} == written
 
 
 def test_a_wrong_option_in_run_json_is_named_with_its_file(tmp_path: Path) -> None:
