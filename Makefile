@@ -10,7 +10,7 @@ demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a reci
 	.venv/bin/nas search demo/digits.npz --time-limit 150s --out demo/run
 
 test: $(READY)  ## the default tests, in two processes
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY)  ## searches of minutes
 	.venv/bin/python -m pytest -m slow

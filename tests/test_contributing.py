@@ -63,7 +63,9 @@ def test_each_example_has_at_most_forty_lines(topic: str) -> None:
 
 def test_the_family_is_found_and_keeps_the_contract(package: Path) -> None:
     family = load_families("images")["one_conv"]
-    check_family(family, list(example_datasets("images").values())[:1], draws=1, export=False)
+    check_family(
+        family, list(example_datasets("images").values())[:1], draws=1, extremes=2, export=False
+    )
 
 
 @pytest.mark.usefixtures("package")

@@ -346,7 +346,8 @@ def test_a_sound_training_gets_no_verdict(family: str) -> None:
     torch.manual_seed(0)
     config = dict(found.baseline(task))
     monitor = GradientMonitor()
-    fit_proxy(Proxy(family, config, task), *parts, 12, 0, [monitor])  # type: ignore[arg-type]
+    epochs = 12 if family == "tabnet" else 8  # it learns slowly
+    fit_proxy(Proxy(family, config, task), *parts, epochs, 0, [monitor])  # type: ignore[arg-type]
     assert monitor.finding is None
     assert np.mean(monitor.losses[-10:]) < 0.98 * math.log(3)
     updates = [u for sample in monitor.samples for u in sample.updates.values()]

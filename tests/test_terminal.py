@@ -74,7 +74,9 @@ def test_names_in_a_users_data_are_text_in_what_a_command_prints(
     name: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table(name).to_csv(tmp_path / "data.csv", index=False, quoting=csv.QUOTE_ALL)
+    (tmp_path / "pace.json").write_text('{"mlp": 1.0}')  # else a network would be timed
     words = ["design", str(tmp_path / "data.csv"), "-t", target, "-f", "mlp"]
+    words += ["--pace", str(tmp_path / "pace.json")]
     if target == "absent":
         with pytest.raises(SystemExit):
             cli.main(words)
