@@ -18,6 +18,7 @@ from nas.data.ragged import Ragged
 from nas.family import load_families
 from nas.task import InputError, Task, UsageError
 from nas.training.baselines import baselines
+from nas.training.batches import row_inputs
 from nas.training.random_kernels import mini_rocket, statistics
 
 LABELS = np.array(["a", "b", "c"])
@@ -386,3 +387,115 @@ def test_the_season_is_found(period: int) -> None:
     )
     assert find_season([values + 0.1 * rng.normal(size=len(values))]) == period
     assert find_season([rng.normal(size=500)]) == 1
+
+
+# Archives --------------------------------------------------------------------------------
+
+
+def test_arff_files_hold_the_same_sequences_as_ts_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one = [rng.normal(size=(4, 1)).round(3) for _ in range(30)]
+    two = [rng.normal(size=(4, 2)).round(3) for _ in range(30)]
+    one[2][1, 0] = np.nan
+    labels = LABELS[np.arange(30) % 3]
+
+    def cells(values: np.ndarray) -> str:
+        return ",".join("?" if np.isnan(v) else str(v) for v in values)
+
+    head = "% made up\n@relation 'made up'\n"
+    flat = [f"@attribute att{i} numeric" for i in range(4)] + ["@attribute target {a,b,c}", "@data"]
+    rows = [f"{cells(x[:, 0])},{label}" for x, label in zip(one, labels, strict=True)]
+    (tmp_path / "one.arff").write_text(head + "\n".join([*flat, *rows]))
+    nested = ["@attribute series relational", *(f"  @attribute t{i} numeric" for i in range(4))]
+    nested += ["@end series", "@attribute class {a,b,c}", "@data"]
+    rows = [
+        f"'{cells(x[:, 0])}\\n{cells(x[:, 1])}',{label}"
+        for x, label in zip(two, labels, strict=True)
+    ]
+    (tmp_path / "two.arff").write_text(head + "\n".join([*nested, *rows]))
+    for name, steps in (("one", one), ("two", two)):
+        (tmp_path / f"{name}.ts").write_text(ts(steps, labels))
+        arff, plain = read(tmp_path / f"{name}.arff"), read(tmp_path / f"{name}.ts")
+        assert arff.profile.fingerprint == plain.profile.fingerprint
+        assert arff.modality == "series"
+    iris = "@relation iris\n@attribute sepal numeric\n@attribute class {a,b}\n@data\n1,a\n"
+    (tmp_path / "iris.arff").write_text(iris)
+    with pytest.raises(UsageError, match=r"save it as \.csv"):
+        read(tmp_path / "iris.arff")
+
+
+def test_times_of_a_ts_file_are_read(tmp_path: Path) -> None:
+    lines = ["@timeStamps true", "@classLabel true a b", "@data"]
+    for row in range(20):
+        pairs = [(t * t, row + t) for t in range(1, 5)]
+        one = ",".join(f"({t},{v})" for t, v in pairs)
+        lines.append(f"{one}:{one}:{'ab'[row % 2]}")
+    (tmp_path / "made.ts").write_text("\n".join(lines))
+    data = read(tmp_path / "made.ts")
+    form = data.profile.series
+    assert form is not None
+    assert (form.irregular, form.median_step) == (True, 5.0)
+    np.testing.assert_allclose(series(data)[3][:, 0], [4, 5, 6, 7])
+    np.testing.assert_allclose(series(data)[3][1:, 2], np.log1p(np.array([3, 5, 7]) / 5), rtol=1e-6)
+
+
+# Many files ------------------------------------------------------------------------------
+
+
+def files(folder: Path, steps: list[np.ndarray]) -> list[str]:
+    """A CSV file of each sequence, with a column of regular times; their names."""
+    (folder / "steps").mkdir(parents=True)
+    names = [f"steps/{row:02}.csv" for row in range(len(steps))]
+    for name, x in zip(names, steps, strict=True):
+        frame = pd.DataFrame(x, columns=["x", "y"]).assign(time=np.arange(len(x)))
+        frame.to_csv(folder / name, index=False)
+    return names
+
+
+def test_a_metadata_table_lists_files_and_their_targets(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    table = pd.DataFrame({"file_name": files(tmp_path, steps), "label": labels})
+    table["age"] = np.linspace(20, 60, 30) + 0.5
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    data = read(tmp_path, target="label,age")
+    assert data.modality == "series"
+    assert [target.kind for target in data.targets] == ["multiclass", "regression"]
+    assert data.profile.channels == ("x", "y")
+    np.testing.assert_allclose(series(data)[7], steps[7], rtol=1e-6)
+    assert not [note for note in data.notes if "not named" in note]
+
+
+def test_a_column_of_file_names_is_a_member_of_multimodal_data(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    names = files(tmp_path, steps)
+    names[4] = ""
+    table = pd.DataFrame({"motion": names, "age": np.linspace(20, 60, 30), "label": labels})
+    table.to_csv(tmp_path / "people.csv", index=False)
+    data = read(tmp_path / "people.csv", target="label")
+    assert data.modality == "multimodal"
+    assert data.profile.members["motion"].modality == "series"
+    member = data.inputs["motion.series"]
+    assert isinstance(member, Ragged)
+    np.testing.assert_allclose(member[7], steps[7], rtol=1e-6)
+    assert data.inputs["motion.present"][4] == 0  # type: ignore[index]
+    new = encode(tmp_path / "people.csv", data.profile, "multimodal", data.targets)
+    np.testing.assert_array_equal(new.inputs["motion.series"].values, member.values)  # type: ignore[union-attr]
+    task = Task("multimodal", data.targets, data.profile).with_objectives()
+    family = load_families("multimodal")["late_fusion"]
+    network = family.build(family.baseline(task), task).eval()
+    with torch.no_grad():
+        logits = network(**row_inputs(data, np.arange(6)))
+    assert logits.shape == (6, 3)
+
+
+def test_broken_and_unlike_files_are_named(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    names = files(tmp_path, steps)
+    table = pd.DataFrame({"file_name": names, "label": labels})
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    (tmp_path / names[3]).write_text("x,y,time\n1,high,0\n")
+    with pytest.raises(InputError, match=r"1 of 30 series cannot be read: .*03\.csv .*'high'"):
+        read(tmp_path, target="label")
+    (tmp_path / names[3]).write_text("x,z,time\n1,2,0\n")
+    with pytest.raises(InputError, match=r"03\.csv and .*00\.csv differ in the columns 'y', 'z'"):
+        read(tmp_path, target="label")

@@ -50,6 +50,11 @@ def refuse_unread(path: Path, *, predict: bool = False) -> None:
     name = path.name.lower()
     if predict and name.endswith(".npy"):
         return  # one cloud
+    if name.endswith(".arff"):
+        from nas.data.series_files import is_series_arff  # which reads tables by this module
+
+        if is_series_arff(path):
+            return
     if ending := _unread(name):
         raise UsageError(f"{path}: {ending} files are not read; {REPAIRS[ending]}")
     if name.endswith(".txt") and not predict:

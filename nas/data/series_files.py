@@ -7,7 +7,8 @@ sequences of several channels are relational attributes.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,28 @@ class _Archive:
     channels: tuple[str, ...] = ()
 
 
+def is_series_arff(file: Path) -> bool:
+    """Whether the header of an .arff file is that of sequences: of a relational attribute, or of
+    numbers that are counted, as att1, att2, …; other files are tables."""
+    names: list[str] = []
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for _, text in _lines(lines, "%"):
+                if text.lower().startswith("@data"):
+                    break
+                if not text.lower().startswith("@attribute"):
+                    continue
+                name, kind = _attribute(text)
+                if kind.lower() == "relational":
+                    return True
+                names.append(name)
+    except (OSError, UnicodeDecodeError, IndexError):
+        return False
+    counted = [re.fullmatch(r"(.*?)(\d+)", name) for name in names[:-1]]
+    runs = {(match[1], int(match[2]) - place) for place, match in enumerate(counted) if match}
+    return len(counted) > 1 and all(counted) and len(runs) == 1
+
+
 def _read_archive(file: Path) -> _Archive:
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -151,7 +174,7 @@ def _floats(texts: Sequence[str]) -> np.ndarray:
     return np.array(["nan" if text.strip() == "?" else text for text in texts], np.float64)
 
 
-def _lines(lines: Sequence[str], comment: str) -> Iterator[tuple[int, str]]:
+def _lines(lines: Iterable[str], comment: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lines, 1):
         if (text := line.strip()) and text[0] not in comment:
             yield number, text
@@ -239,7 +262,7 @@ def _read_arff(file: Path, lines: Sequence[str]) -> _Archive:
         lower = text.lower()
         if begun:
             try:
-                (row,) = csv.reader([text], quotechar="'" if "'" in text else '"', escapechar="\\")
+                (row,) = csv.reader([text], quotechar="'" if "'" in text else '"')
                 *cells, label = row if last else [*row, ""]
                 if relational:
                     channels = cells[0].replace("\\n", "\n").split("\n")
