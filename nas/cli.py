@@ -175,6 +175,12 @@ def status(run: Path, as_json: bool) -> None:
     help="Candidates of RUN (repeatable); default: its front.",
 )
 @click.option(
+    "--file",
+    type=flags.FILE,
+    multiple=True,
+    help="Of `nas export --onnx`, measured as it is (repeatable).",
+)
+@click.option(
     "--backend",
     type=click.Choice(["eager", "compile", "onnxruntime"]),
     default="eager",
@@ -193,6 +199,7 @@ def latency(
     run: Path | None,
     recipe: Path | None,
     number: tuple[int, ...],
+    file: tuple[Path, ...],
     backend: str,
     batch: str,
     threads: int,
@@ -209,6 +216,7 @@ def latency(
     \b
     nas latency runs/adult --name server --threads 4
     nas latency --recipe recipe.yaml --backend onnxruntime --batch 1,8,32
+    nas latency runs/adult --file small.onnx --file large.onnx
     nas report runs/adult --latency runs/adult/latency-server.json
 
     Networks are measured in turn, in many short rounds, while trainings of this user hold still;
@@ -216,11 +224,18 @@ def latency(
     """
     import platform
 
-    from nas.run import Run, measure_recipe
+    from nas.run import Run, measure_file, measure_recipe
     from nas.task import InputError, UsageError
 
-    if (run is None) == (recipe is None) or (recipe and number):
-        raise UsageError("give a RUN, with --number for some of its candidates, or a --recipe")
+    one_file = run is None and recipe is None and len(file) == 1
+    if (not one_file and (run is None) == (recipe is None)) or (recipe and (number or file)):
+        raise UsageError(
+            "give a RUN, with --number for some of its candidates or with the --file of some, a"
+            " --recipe, or one --file"
+        )
+    if file and number:
+        raise UsageError("give --number or --file, not both")
+    backend = "onnxruntime" if file else backend
     try:
         batches = [int(b) for b in batch.split(",")]
         if min(batches) < 1:
@@ -239,11 +254,12 @@ def latency(
         "on_step": lambda text: terminal.echo(text, err=True),
     }
     if run is not None:
-        found = Run(run).measure_latency(number, **how)
+        found = Run(run).measure_latency(number, file, **how)
         out = out or run / f"latency-{_file_name(name)}.json"
-    else:
-        assert recipe is not None
+    elif recipe is not None:
         found = measure_recipe(recipe, **how)
+    else:
+        found = measure_file(file[0], **how)
     if out is not None:
         from nas.training.latency import write
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -23,40 +24,99 @@ from nas import exits, flags, show, terminal
 )
 @click.option("--out", type=flags.FILE, help="Of the recipe; default: RUN/recipe.yaml.")
 @flags.LATENCY
+@click.option("--design", type=flags.FOLDER, help="Folder for the design document.")
 @click.option("--standalone", type=flags.FOLDER, help="Folder with plain PyTorch code and weights.")
+@click.option("--onnx", type=flags.FILE, help="File of the trained network's operators.")
+@click.option(
+    "--int8",
+    type=click.Choice(["dynamic", "static"]),
+    help="Quantise the ONNX file; what that costs and brings is measured.",
+)
+@click.option("--torch-export", type=flags.FILE, help="The same for torch.export (.pt2).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def export(
     run: Path,
     number: int | None,
     limit: tuple[str, ...],
     out: Path | None,
     latency: Path | None,
+    design: Path | None,
     standalone: Path | None,
+    onnx: Path | None,
+    int8: Literal["dynamic", "static"] | None,
+    torch_export: Path | None,
+    as_json: bool,
 ) -> None:
-    """Write the training recipe of a candidate of RUN, or the trained network itself.
+    """Write the training recipe of a candidate of RUN, its design, or the trained network itself.
 
     \b
     nas export runs/adult                        the best quality
     nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
     nas export runs/adult -c 'latency_ms<=1' --latency phone.json     on another device
+    nas export runs/adult --design design        JSON, Markdown and a page, in seven parts
     nas export runs/adult --standalone adult     what `nas train` has trained, as a folder
+    nas export runs/adult --onnx adult.onnx --int8 static
 
     A trained network needs neither this project nor Lightning in its folder: model.py imports
-    torch alone. RUN may be the folder of a model too.
+    torch alone. RUN may be the folder of a model too. ONNX and torch.export hold the whole way from
+    raw values to probabilities; a file is kept after its outputs were those of the network.
     """
     from nas.run import Run
 
     if number is not None and limit:
         raise click.UsageError("give --number or --constraint, not both")
-    if standalone is not None:
-        if limit:
-            number = Run(run, latency).best(*limit).number
-        from nas.export.standalone import write_standalone
-        from nas.export.trained import open_trained
+    if int8 and onnx is None:
+        raise click.UsageError("--int8 is of --onnx FILE")
+    if limit:
+        number = Run(run, latency).best(*limit).number
+    found: dict[str, Any] = {}
+    if design is not None:
+        found["design"] = str(_design(run, latency, number, design))
+    elif standalone is None and onnx is None and torch_export is None:
+        found["recipe"] = str(Run(run, latency).export(out, number))
+    if standalone is not None or onnx is not None or torch_export is not None:
+        found |= _trained(run, number, standalone, onnx, int8, torch_export)
+    if as_json:
+        terminal.echo(json.dumps(found))
+    else:
+        show.exports(found)
 
-        terminal.echo(write_standalone(open_trained(run, number), standalone))
-        return
-    opened = Run(run, latency)
-    terminal.echo(opened.export(out, opened.best(*limit).number if limit else number))
+
+def _design(run: Path, latency: Path | None, number: int | None, folder: Path) -> Path:
+    from nas.export import document
+    from nas.run import Run
+
+    if run.suffix in (".yaml", ".yml"):
+        return document.write_design(document.design_of_recipe(run), folder)
+    return document.write_design(document.design_of_run(Run(run, latency), number), folder)
+
+
+def _trained(
+    run: Path,
+    number: int | None,
+    standalone: Path | None,
+    onnx: Path | None,
+    int8: Literal["dynamic", "static"] | None,
+    torch_export: Path | None,
+) -> dict[str, Any]:
+    """Write what is wanted of a trained network; what was written."""
+    from nas.export.trained import open_trained
+
+    trained = open_trained(run, number)
+    found: dict[str, Any] = {}
+    if standalone is not None:
+        from nas.export.standalone import write_standalone
+
+        found["standalone"] = str(write_standalone(trained, standalone))
+    if onnx is not None or torch_export is not None:
+        from nas.export import graph
+
+        if onnx is not None:
+            found["onnx"] = graph.described(graph.write_onnx(trained, onnx, int8))
+        if torch_export is not None:
+            written = graph.write_torch_export(trained, torch_export)
+            found["torch_export"] = graph.described(written)
+    return found
 
 
 @click.command(cls=exits.Command)

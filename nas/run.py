@@ -504,7 +504,9 @@ class Run:
         recipe.write(recipe.make(candidate, self.task, self.source, self.versions), path)
         return path
 
-    def measure_latency(self, numbers: Sequence[int] = (), **how: Any) -> dict[str, Any]:
+    def measure_latency(
+        self, numbers: Sequence[int] = (), files: Sequence[Path] = (), **how: Any
+    ) -> dict[str, Any]:
         """Measure latencies (ms) on this device.
 
         Inputs come from the run's data, or are made up from its profile where a copy of the run
@@ -512,6 +514,7 @@ class Run:
 
         Args:
             numbers: Of the candidates; default: the front.
+            files: Of ``nas export --onnx``, whose candidates they stand for; instead of numbers.
             **how: Arguments of ``nas.training.latency.measure`` from ``backend`` on.
 
         Returns:
@@ -520,10 +523,16 @@ class Run:
         from nas.training import latency
         from nas.training.batches import row_inputs, typical_rows
 
-        chosen = [self._candidate(n) for n in numbers] if numbers else self.front()
-        if not chosen:
-            raise NoFeasibleCandidate(self.why_none())
-        subjects = [latency.Subject(c.number, c.family, c.config) for c in chosen]
+        subjects = [latency.of_file(file)[0] for file in files]
+        for subject in subjects:
+            own = self._candidate(subject.number)
+            if (own.family, own.config) != (subject.family, subject.config):
+                raise InputError(f"{subject.file} was written of another run")
+        if not files:
+            chosen = [self._candidate(n) for n in numbers] if numbers else self.front()
+            if not chosen:
+                raise NoFeasibleCandidate(self.why_none())
+            subjects = [latency.Subject(c.number, c.family, c.config) for c in chosen]
         sample = None
         if (self.folder / "data" / "dataset.json").exists():
             dataset = Dataset.load(self.folder / "data")
@@ -556,6 +565,18 @@ def measure_recipe(path: Path, **how: Any) -> dict[str, Any]:
     number = found["provenance"]["candidate"]
     subject = latency.Subject(number, model["family"], model["config"])
     return latency.measure([subject], Task.from_dict(model["task"]), None, **how)
+
+
+def measure_file(file: Path, **how: Any) -> dict[str, Any]:
+    """The latency of a file of ``nas export --onnx``, as ``Run.measure_latency``; its inputs are
+    made up."""
+    from nas.rulebook import typical_task
+    from nas.training import latency
+
+    subject, inputs = latency.of_file(file)
+    if list(how["batches"]) != [1]:
+        raise UsageError("a file without its run is measured on one sample: leave --batch out")
+    return latency.measure([subject], typical_task("tabular"), lambda _: inputs, **how)
 
 
 def default_folder(data: Any) -> Path:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +129,28 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
             terminal.line(f"{b['name']} could not be fitted: {b['error']}")
     for text in (*run.infeasible_baselines(), *run.failures()):
         terminal.line(text)
+
+
+def exports(found: Mapping[str, Any]) -> None:
+    """What was written of a trained network, and how far each file is from it."""
+    for kind, about in found.items():
+        if isinstance(about, str):
+            terminal.echo(about)
+            continue
+        opset = f", opset {about['opset']}" if about["opset"] else ""
+        terminal.echo(
+            f"{about['file']}  ({kind.replace('_', '.')}{opset}, free: {about['free']}; outputs"
+            f" within {about['difference']:.1g} of the network's)"
+        )
+        if about["int8"]:
+            eight = about["int8"]
+            pairs = (
+                (eight["metric"], eight["quality"]),
+                ("ms", eight["latency_ms"]),
+                ("MiB", eight["megabytes"]),
+            )
+            changes = "  ".join(f"{n} {figure(a)} → {figure(b)}" for n, (a, b) in pairs)
+            terminal.echo(f"int8 {eight['how']}: {changes}")
 
 
 def predictions(frame: pd.DataFrame, out: Path | None, *, numbered: bool) -> None:

@@ -225,7 +225,7 @@ def test_a_latency_file_stays_in_the_run(
     name: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = json.loads((EARLIER / "run" / "latency-phone.json").read_text())
-    monkeypatch.setattr(Run, "measure_latency", lambda self, numbers, **how: found)
+    monkeypatch.setattr(Run, "measure_latency", lambda self, numbers, files, **how: found)
     before = {p for p in run.folder.parent.rglob("*") if p.parent != run.folder}
     with pytest.raises(SystemExit):
         cli.main(["latency", str(run.folder), "--name", name, "--json"])

@@ -147,11 +147,13 @@ def _repeat(once: Pass, budget_s: float, least: int, most: int = 500) -> list[fl
 
 @dataclass(frozen=True)
 class Subject:
-    """A candidate whose latency is wanted."""
+    """A candidate whose latency is wanted: of its network, or of the ``file`` that it was written
+    to."""
 
     number: int
     family: str
     config: Config
+    file: Path | None = None
 
 
 def prepare(network: nn.Module, inputs: Inputs, backend: str, device: str, threads: int) -> Pass:
@@ -185,16 +187,15 @@ def prepare(network: nn.Module, inputs: Inputs, backend: str, device: str, threa
 
 
 def _exported(network: nn.Module, inputs: Inputs, threads: int) -> tuple[Tensor, Pass]:
-    import onnxruntime  # type: ignore[import-untyped]
-
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         export_onnx(network, inputs, file)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
+        return _in_onnxruntime(file, inputs, threads)
+
+
+def _in_onnxruntime(file: Path, inputs: Inputs, threads: int) -> tuple[Tensor, Pass]:
+    """The first output of a file of ONNX, and a pass of it."""
+    session = onnx_session(file, threads)
     feed = {i.name: inputs[i.name].numpy() for i in session.get_inputs()}
 
     def once() -> float:
@@ -202,7 +203,41 @@ def _exported(network: nn.Module, inputs: Inputs, threads: int) -> tuple[Tensor,
         session.run(None, feed)
         return (time.perf_counter() - begin) * 1e3
 
-    return torch.from_numpy(session.run(None, feed)[0]), once
+    try:
+        first = session.run(None, feed)[0]
+    except Exception as error:  # onnxruntime's own types
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"onnxruntime cannot run it on these inputs: {reason:.200}") from None
+    return torch.from_numpy(first), once
+
+
+def onnx_session(file: Path, threads: int = 1) -> Any:
+    """A file of ONNX, opened on the CPU. Raises InputError where it is none."""
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError:
+        raise InputError("this needs onnxruntime: pip install 'frontier-nas[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own types
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{file} is no file of ONNX that runs here: {reason:.200}") from None
+
+
+def of_file(file: Path) -> tuple[Subject, Inputs]:
+    """The candidate that `nas export --onnx` wrote to a file, and made-up inputs of one sample."""
+    about = onnx_session(file).get_modelmeta().custom_metadata_map
+    if not {"candidate", "family", "config", "inputs"} <= about.keys():
+        raise InputError(f"{file} was not written by `nas export --onnx`, which says what is in it")
+    subject = Subject(int(about["candidate"]), about["family"], json.loads(about["config"]), file)
+    inputs = {}
+    for name, of in json.loads(about["inputs"]).items():
+        top = of["shape"][-1] if name.endswith("_length") else 1
+        inputs[name] = torch.ones(of["shape"]).to(getattr(torch, of["type"])) * top
+    return subject, inputs
 
 
 def export_onnx(network: nn.Module, inputs: Inputs, file: Path) -> None:
@@ -256,10 +291,13 @@ def measure(
         inputs = sample(batch) if sample else made_up_inputs(task, batch)
         for subject in subjects:
             on_step(f"candidate {subject.number} ({subject.family}), batch {batch}: {backend}")
-            torch.manual_seed(0)
-            network = build_network(subject.family, subject.config, task)
             try:
-                once = prepare(network, inputs, backend, device, threads)
+                if subject.file is not None:
+                    once = _in_onnxruntime(subject.file, inputs, threads)[1]
+                else:
+                    torch.manual_seed(0)
+                    network = build_network(subject.family, subject.config, task)
+                    once = prepare(network, inputs, backend, device, threads)
                 passes[str(subject.number)] = once
             except InputError as error:
                 rows[str(subject.number)]["error"] = str(error)
