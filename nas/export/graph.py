@@ -307,7 +307,7 @@ def _shapes(dataset: Dataset, names: Sequence[str], free: str) -> Any:
             kind = "nodes" if input_type(name) == "nodes" else "edges"
             own = {0: size(f"{member}_{kind}")}
         elif isinstance(value, Ragged) and free == FREE[0]:
-            own[1] = size(f"{name}_length")
+            own[1] = Dim.AUTO  # up to what a table of positions holds, say
         result[name] = {} if free == FREE[-1] else own
     return {"inputs": result}
 

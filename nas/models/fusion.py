@@ -224,7 +224,7 @@ class EarlyFusion(nn.Module):
         present = self.encoders.present(inputs)
         tokens, masks = self.encoders.tokens(inputs)
         mapped = self.entry(tokens)
-        cls = self.cls.expand(len(present), 1, -1)
+        cls = self.cls.expand(present.shape[0], 1, -1)
         x = torch.cat([cls, *mapped], dim=1)
         there = [mask & one[:, None] for mask, one in zip(masks, present.unbind(1), strict=True)]
         mask = torch.cat([torch.ones_like(present[:, :1]), *there], dim=1)
@@ -332,7 +332,7 @@ class CrossAttentionFusion(nn.Module):
         tokens, masks = self.encoders.tokens(inputs)
         streams = self.entry(tokens)
         there = [mask & one[:, None] for mask, one in zip(masks, present.unbind(1), strict=True)]
-        nothing = self.nothing.expand(len(present), 1, -1)
+        nothing = self.nothing.expand(present.shape[0], 1, -1)
         for layer in self.layers:
             streams = layer(streams, there, nothing)
         ends = zip(streams, masks, self.norms, self.pools, strict=True)

@@ -45,7 +45,7 @@ class Edges:
         """From pairs (E, 2), each left out with probability ``drop`` (DropEdge, Rong et al.
         2020, sec. 3.1: degrees are those of what is left)."""
         source, target = edges.unbind(1)
-        ones = torch.ones(len(source), 1, device=edges.device)
+        ones = torch.ones(source.shape[0], 1, device=edges.device)
         kept = ones.bernoulli(1 - drop) if drop else None
         degree = ones.new_zeros(nodes, 1).index_add(0, target, ones if kept is None else kept)
         return cls(source, target, degree, features, kept)
@@ -54,14 +54,14 @@ class Edges:
         """Messages (E, w), added up where they end, (N, w)."""
         if self.kept is not None:
             messages = messages * self.kept
-        return _add_rows(messages, self.target, len(self.degree))
+        return _add_rows(messages, self.target, self.degree.shape[0])
 
     def max(self, messages: Tensor) -> Tensor:
         """The largest of the messages that end in each node, (N, w); zero where none does."""
         if self.kept is not None:
             messages = messages.masked_fill(self.kept == 0, -torch.inf)
         index = self.target.unsqueeze(1).expand_as(messages)
-        top = messages.new_full((len(self.degree), messages.shape[1]), -torch.inf)
+        top = messages.new_full((self.degree.shape[0], messages.shape[1]), -torch.inf)
         top = top.scatter_reduce(0, index, messages, "amax")
         return top.masked_fill(self.degree == 0, 0.0)
 
@@ -233,11 +233,12 @@ class GraphPool(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Nodes (N, width) of graphs with ``lengths`` (B,) nodes to (B, width)."""
-        graphs = len(lengths)
+        graphs = lengths.shape[0]  # of len() an exported graph makes a constant
         # The graph of each node: a graph begins where the one before it ends. (ONNX has no
         # repeat_interleave of a known size.)
-        begin = lengths.cumsum(0)[:-1]
-        graph = begin.new_zeros(len(x)).index_add(0, begin, torch.ones_like(begin)).cumsum(0)
+        end = lengths.cumsum(0)
+        ends = end.new_zeros(x.shape[0] + 1).index_add(0, end, torch.ones_like(end))
+        graph = ends[:-1].cumsum(0)
 
         def add(values: Tensor) -> Tensor:
             return _add_rows(values, graph, graphs)
@@ -454,7 +455,7 @@ class GNN(nn.Module):
                 raise TypeError("this network reads edge features: pass edge_features=")
             described = self.edge_input(edge_features)
         drop = self.edge_dropout if self.training else 0.0
-        graph = Edges.of(edges, len(nodes), described, drop)
+        graph = Edges.of(edges, nodes.shape[0], described, drop)
         seen = []
         for layer in self.layers:
             x = layer(x, graph)
