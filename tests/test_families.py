@@ -344,7 +344,7 @@ def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_st
 ) -> None:
     space = family.space(task)
     extremes = [plainest(space, deep) for deep in (False, True)]
-    drawn = samples(space, 2 if task.constraints else 5)
+    drawn = samples(space, 2 if task.constraints else 3)
     for config in (family.baseline(task), *extremes, *drawn):
         space.check(config)
         network = on_meta(family, config, task)
