@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nas.candidate import Candidate, Reason, State
+from nas.export.diagram import diagram
 from nas.front import beats, by_quality, constant_guess, expected_guess, pareto, standard_error
 from nas.plan import rungs
 from nas.rules import scored_samples
@@ -139,6 +140,9 @@ def detail(candidate: Candidate) -> dict[str, Any]:
             "gradient_norms": {k: _number(v, 4) for k, v in candidate.gradient_norms.items()},
             "health": candidate.health.to_dict(),
             "layers": candidate.layers,
+            "picture": diagram(candidate.layers, f"Network of candidate {candidate.number}")
+            if candidate.layers
+            else "",
         }
     )
 

@@ -82,7 +82,37 @@ function networkPart(c) {
     return el("details", {}, el("summary", {}, part, el("small", {}, `${plural(own.length, "layer")}, ${plural(params, "parameter")}`), bar(total ? params / total : 0)),
       layerTable(part, own));
   });
-  return card("Network", el("p", {}, `${plural(layers.length, "layer")}, ${plural(total, "parameter")}; parameters by part:`), rows);
+  return card("Network", el("div", { class: "network" }, picture(c), el("div", {},
+    el("p", {}, `${plural(layers.length, "layer")}, ${plural(total, "parameter")}; parameters by part:`), rows, normLegend(c))));
+}
+
+// The picture comes as text (nas/export/diagram.py): a document of its own, of which only elements and
+// attributes for drawing are taken over. Layers with a gradient norm are coloured by it.
+const DRAWN = new Set(["svg", "g", "rect", "text", "tspan", "path", "line", "title", "desc", "circle", "polygon"]);
+function picture(c) {
+  if (!c.picture) return null;
+  const parsed = new DOMParser().parseFromString(c.picture, "image/svg+xml").documentElement;
+  for (const node of parsed.querySelectorAll("*")) {
+    if (!DRAWN.has(node.localName)) { node.remove(); continue; }
+    for (const { name } of [...node.attributes]) if (name.startsWith("on") || name.endsWith("href") || name === "style") node.removeAttribute(name);
+  }
+  const drawn = document.importNode(parsed, true);
+  for (const box of drawn.querySelectorAll("[data-layer]")) {
+    const norm = c.gradient_norms?.[box.dataset.layer];
+    if (norm !== undefined) box.setAttribute("fill", normColour(norm));
+    box.append(Object.assign(document.createElementNS("http://www.w3.org/2000/svg", "title"), {
+      textContent: `${box.dataset.layer}${known(norm) ? `, gradient norm ${norm.toExponential(1)}` : ""}` }));
+  }
+  return el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": "Picture of the network" }, drawn);
+}
+
+// One scale for every candidate: faint gradients blue, sound ones pale, large ones red; none is grey.
+const NORM_COLOURS = ["#7fa8d9", "#a9c6e4", "#cfe0ee", "#eef0e4", "#f7dcb5", "#f2b48a", "#e58b72"];
+const normColour = (norm) => !known(norm) ? "#c9b3e6" : norm === 0 ? "#c4c9ce" : NORM_COLOURS[Math.min(6, Math.floor(7 * normAt(norm)))];
+function normLegend(c) {
+  if (!c.picture || !Object.keys(c.gradient_norms ?? {}).length) return null;
+  return el("p", { class: "fine" }, "Colour by gradient norm, on one scale for all: ", el("span", { class: "swatches" },
+    NORM_COLOURS.map((colour, i) => el("i", { style: { background: colour } }, `1e${Math.round(Math.log10(NORMS[0]) + i * Math.log10(NORMS[1] / NORMS[0]) / 7)}`))), " and more.");
 }
 
 function layerTable(part, layers) {
