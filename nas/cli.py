@@ -14,6 +14,7 @@ import json
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from nas import __version__, cli_models, exits, flags, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
-    pass
+    from nas.run import Run
 
 
 class _Group(click.Group):
@@ -126,15 +127,32 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
 @cli.command()
 @flags.RUN
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def status(run: Path, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Again every two seconds, while the search runs.")
+def status(run: Path, as_json: bool, watch: bool) -> None:
     """Show how far the search in folder RUN is, also while it runs.
 
     \b
     nas status runs/adult
+    nas status runs/adult --watch
     """
     from nas.run import Run
 
     opened = Run(run)
+    while True:
+        if watch and sys.stdout.isatty():
+            click.clear()
+        _show_status(run, opened, as_json)
+        if not watch or not opened.is_running:
+            return
+        time.sleep(_WATCH_S)
+        opened = Run(run)
+
+
+# Seconds between two looks of `nas status --watch`.
+_WATCH_S = 2.0
+
+
+def _show_status(run: Path, opened: Run, as_json: bool) -> None:
     candidates, front = opened.candidates(), opened.front()
     standings = (c.standing for c in candidates)
     counts = Counter(f"{how} ({why})" if why else how for how, why in standings)

@@ -66,13 +66,15 @@ class RateTest(JsonRecord):
 
 @dataclass(frozen=True)
 class Baseline(JsonRecord):
-    """One simple model in baselines.json: its metrics on the validation part, the samples that it
-    was fitted to, the seconds that took, and the error where it could not be fitted."""
+    """One simple model in baselines.json: its metrics on the validation part, what it costs in use,
+    the samples that it was fitted to, the seconds that took, and the error where it could not be
+    fitted."""
 
     SPARSE: ClassVar[bool] = True
 
     name: str
     metrics: dict[str, float]
+    costs: dict[str, float] = field(default_factory=dict)  # latency_ms, spread_ms, params
     samples: int = 0
     seconds: float = 0.0
     error: str = ""
@@ -81,14 +83,15 @@ class Baseline(JsonRecord):
 @dataclass(frozen=True)
 class LayerRow(JsonRecord):
     """One layer of a candidate: its name in the network, its class, the shape of its output
-    without the batch, how many parameters it owns, and the places of the layers from which
-    shortcuts end behind it (-1: the input)."""
+    without the batch, how many parameters it owns, the places of the layers from which shortcuts
+    end behind it (-1: the input), and the norms of its gradient in training, by step."""
 
     name: str
     type: str
     output: tuple[int, ...] = ()
     params: int = 0
     skips: tuple[int, ...] = ()
+    gradients: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)

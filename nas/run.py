@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import platform
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,11 +42,14 @@ from nas.task import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects
 
     from nas.report import StudyView
 
 # A file that lies in the folder while a search begins there, or where one was ended meanwhile.
 _CREATING = ".creating"
+# A driver writes its clock some times a second; one that has not for so long has ended.
+_ALIVE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,26 @@ class Run:
         except InputError as error:
             about = f", damaged: {error}"
         return f"nas.Run({str(self.folder)!r}{about})"
+
+    def _repr_html_(self) -> str:
+        """The front as a picture and a table, in Jupyter."""
+        from nas.report.figure import notebook_html
+
+        return notebook_html(self.view())
+
+    def figure(self, x: str = "", y: str = "") -> plotly.graph_objects.Figure:
+        """The candidates over two measures and the front on top, as a plotly figure.
+
+        Args:
+            x: A metric; default: the first objective that is a cost, else the latency.
+            y: A metric; default: the quality.
+
+        Raises:
+            UsageError: No candidate has this metric.
+        """
+        from nas.report.figure import figure
+
+        return figure(self.view(), x, y)
 
     @cached_property
     def task(self) -> Task:
@@ -434,6 +458,13 @@ class Run:
         from nas.search.storage import Clock
 
         return Clock(self.folder).read()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a driver has written its clock within the last ten seconds."""
+        from nas.search.storage import Clock
+
+        return time.time() - Clock(self.folder).written < _ALIVE_S
 
     def hours(self, device: str) -> float:
         """CPU-hours (``device`` "cpu") or GPU-hours ("gpu") that candidates have spent."""

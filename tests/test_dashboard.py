@@ -364,6 +364,28 @@ def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) ->
         assert len(layers) == len(candidate.layers) > 0
 
 
+def test_importances_are_computed_apart_and_sent(run: Path) -> None:
+    append(run, make_candidates(make_study(0).task, 60)[30:])
+    studies = Studies([run])
+    studies.refresh()
+    study = studies.to_judge()
+    assert study is not None
+    assert studies.to_judge() is None  # it has not grown since
+    studies.judge(study, {"mlp": {"r2": 0.5, "candidates": 40, "parameters": [["width", 1.0]]}})
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    live = [u["live"] for u in all_updates(app)[1] if "live" in u]
+    assert live[-1]["importance"]["mlp"]["r2"] == 0.5
+
+
+def test_status_watches_until_the_search_has_ended(run: Path) -> None:
+    command = [sys.executable, "-m", "nas", "status", str(run), "--watch"]
+    os.utime(run / "clock", (time.time() - 4,) * 2)  # six seconds more, then it has ended
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Pareto front") >= 2
+
+
 # ---- a real server -------------------------------------------------------------------------------
 
 

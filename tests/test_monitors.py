@@ -26,7 +26,7 @@ from nas.training import monitors
 from nas.training.batches import part_tensors
 from nas.training.evaluator import Evaluator
 from nas.training.fit import fit_proxy
-from nas.training.monitors import GradientMonitor, TrainingStopped
+from nas.training.monitors import GradientMonitor, GradientSample, TrainingStopped
 from nas.training.proxy import Proxy
 
 # Lightning gives hints about choices that we have made; they are no fault of a test.
@@ -169,6 +169,22 @@ def test_dead_units_are_those_whose_relu_gives_zero_for_the_whole_batch() -> Non
     assert by_hand["2"] >= 12 / 32
     fit(Foreign(network), monitor, steps=1, data=batch)
     assert monitor.samples[0].dead == pytest.approx(by_hand | {"4": 0.0})
+
+
+def test_the_history_thins_samples_evenly_and_keeps_the_last() -> None:
+    monitor = GradientMonitor()
+    monitor.samples = [
+        GradientSample(10 * i, {"first": 1.23456 * i, "last": math.inf if i == 5 else 2.0}, {})
+        for i in range(101)
+    ]
+    history = monitor.history()
+    steps = [step for step, _ in history["first"]]
+    assert len(steps) <= 40
+    assert steps[-1] == 1000
+    assert len(set(np.diff(steps))) == 1
+    assert history["first"][-1] == (1000, 123.0)
+    monitor.samples = monitor.samples[:10]
+    assert [step for step, _ in monitor.history()["last"]] == [0, 10, 20, 30, 40, 60, 70, 80, 90]
 
 
 def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -> None:

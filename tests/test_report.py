@@ -21,6 +21,8 @@ import pytest
 from nas.candidate import Cost, State
 from nas.front import constant_guess, pareto
 from nas.report import StudyView, front, page, ranked, write
+from nas.report.figure import figure, notebook_html
+from nas.report.importance import importance
 from nas.report.payload import detail, head, packed_details, table
 from nas.space import Int, Space
 from nas.task import Constraint, UsageError
@@ -121,7 +123,7 @@ class Reader(HTMLParser):
 def test_page_is_balanced_html_whose_data_are_the_payload(study: StudyView) -> None:
     reader = Reader(page(study))
     assert reader.stack == []
-    assert reader.head == json.loads(json.dumps(head(study)))
+    assert reader.head == json.loads(json.dumps(head(study) | {"importance": {}}))
     assert reader.table == json.loads(json.dumps(table(study.candidates, study.task)))
     assert json.loads(reader.data["details"]) == packed_details(study, front(study))
 
@@ -222,6 +224,7 @@ def kept_details(text: str) -> dict[int, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_ten_thousand_candidates_stay_under_nine_megabytes() -> None:
     study = make_study(10_000)
     text = page(study)
@@ -268,6 +271,43 @@ def test_each_reason_of_failure_keeps_the_details_of_an_example(
 def test_a_task_without_a_quality_objective_is_refused() -> None:
     with pytest.raises(UsageError, match="with_objectives"):
         replace(make_study(1), task=replace(make_task(), objectives=()))
+
+
+def test_importance_finds_what_decides_and_says_how_well_it_is_known() -> None:
+    rng = np.random.default_rng(0)
+    made = []
+    for c in make_candidates(make_task(), 40, families=("mlp",)):
+        config = {"width": int(rng.integers(8, 256)), "act": ("relu", "gelu")[c.number % 2]}
+        accuracy = 0.5 + 0.001 * config["width"]
+        metrics = c.metrics | {"accuracy": accuracy}
+        made.append(replace(c, config=config, metrics=metrics, state=State.COMPLETE, reason=""))
+    found = importance(made, make_task())["mlp"]
+    assert found["r2"] > 0.8
+    assert found["parameters"][0][0] == "width"
+    assert dict(found["parameters"])["act"] < 0.05
+    assert importance(made[:29], make_task()) == {}
+
+
+def test_a_figure_has_every_complete_candidate_and_refuses_an_unknown_metric() -> None:
+    study = make_study(60)
+    made = figure(study, "params")
+    drawn = [n for trace in made.data for n in trace.customdata]
+    assert sorted(drawn) == [c.number for c in study.candidates if c.state == State.COMPLETE]
+    assert {n for t in made.data if "front" in t.name for n in t.customdata} == {
+        c.number for c in front(study)
+    }
+    with pytest.raises(UsageError, match="'lightness'"):
+        figure(study, "lightness")
+
+
+@pytest.mark.parametrize("n", [0, 40])
+def test_a_notebook_shows_a_run_without_scripts(n: int) -> None:
+    study = replace(hostile_study(), name=STEERING + HOSTILE) if n else make_study(0)
+    text = notebook_html(study)
+    assert "<script" not in text.lower()
+    assert "onerror=alert(1)>" not in text
+    assert ("<svg" in text) == bool(n)
+    assert text.count("<circle") == (len(ranked(study)) if n else 0)
 
 
 # ---- in a browser -------------------------------------------------------------------------------

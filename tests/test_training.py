@@ -16,7 +16,12 @@ import pytorch_lightning as pl
 import torch
 from scipy.ndimage import affine_transform  # type: ignore[import-untyped]
 from sklearn import metrics as sk
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -871,3 +876,17 @@ def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_e
         asked = Candidate(0, name, dict(config) | {"batch_size": 2}, seed=1, epochs=1)
         end = Candidate.from_dict(evaluator.evaluate(asked.to_dict(), lambda *_: ""))
         assert (end.state, end.detail) == (State.COMPLETE, "")
+
+
+def test_the_numbers_that_a_simple_model_has_learnt_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 10))
+    y = (x[:, 0] > 0).astype(int)
+    # Mean and scale; mean and axes; coefficients and intercept.
+    linear = make_pipeline(StandardScaler(), PCA(3), LogisticRegression()).fit(x, y)
+    assert simple._learnt([linear]) == (10 + 10) + (10 + 30) + (3 + 1)
+    forest = RandomForestClassifier(3, random_state=0).fit(x, y)
+    splits = sum(tree.tree_.node_count for tree in forest.estimators_)
+    assert simple._learnt(forest) == (2 + 2) * splits  # a value for each of two classes
+    words = TfidfVectorizer().fit(["one two three", "two four"])
+    assert simple._learnt(words) == 4

@@ -16,6 +16,7 @@ import ipaddress
 import json
 import secrets
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
@@ -34,6 +35,8 @@ from nas.report import explorer_css, explorer_html, explorer_js
 
 # Journals are looked at this often, and a viewer hears at least this often that all is well.
 REFRESH_S, ALIVE_S = 1.0, 15.0
+# How often a study is looked for whose importances are out of date.
+JUDGE_S = 10.0
 # Messages in one answer to a poll.
 _MESSAGES = 8
 
@@ -200,13 +203,13 @@ class _Board:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._judge())]
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:
@@ -216,6 +219,25 @@ class _Board:
                 async with self._news:
                     self._news.notify_all()
             await asyncio.sleep(REFRESH_S)
+
+    async def _judge(self) -> None:
+        """Compute importances in processes of their own, one at a time, while nobody waits."""
+        while True:
+            await asyncio.sleep(JUDGE_S)
+            if (study := await asyncio.to_thread(self._studies.to_judge)) is None:
+                continue
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "nas.dashboard.importance", str(study.folder)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            try:
+                output, _ = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            if process.returncode == 0:
+                self._studies.judge(study, json.loads(output))
 
     def _page_html(self) -> str:
         def address(name: str) -> str:

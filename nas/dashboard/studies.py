@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from nas import terminal
+from nas.report.importance import LEAST
 from nas.report.payload import detail, head, table
 from nas.run import Run
 from nas.search.follow import Follower, follow
-from nas.task import InputError
+from nas.task import InputError, plain
+from nas.terminal import visible
 
 # Candidates in one message: under 100 KB.
 TOGETHER = 400
 # Messages that are kept for the next viewer.
 _KEPT = 64
-# A driver writes its clock some times a second; one that has not for so long has ended.
-_ALIVE_S = 10.0
 # While a search runs its time is sent this often.
 _CLOCK_S = 5.0
 # New runs are looked for this often.
@@ -46,6 +46,8 @@ class Followed:
         self.head_at = self.live_at = self.reset_at = 0
         self.head: dict[str, Any] | None = None
         self.live: dict[str, Any] = {}
+        self.importance: dict[str, Any] | None = None
+        self.judged = 0  # candidates at which the importance was asked for
         self.run: Run | None = None
         self.problem = ""
         self._stamp: Any = None
@@ -73,16 +75,15 @@ class Followed:
 
     def _look_at_clock(self, count: Iterator[int]) -> None:
         assert self.run is not None
-        clock, now = self.folder / "clock", time.time()
-        written = clock.stat().st_mtime if clock.exists() else 0.0
+        now = time.time()
         seconds = self.run.spent_s
         limit = self.run.task.budget.time_limit_s
-        if now - written < _ALIVE_S:
+        if self.run.is_running:
             state = "running"
         elif self.run.finished is not None or (limit is not None and seconds >= 0.9 * limit):
             state = "finished"
         else:
-            state = "stopped" if written else "starting"
+            state = "stopped" if seconds else "starting"
         moved = state == "running" and now - self.live.get("now", 0.0) >= _CLOCK_S
         if state != self.live.get("state") or moved:
             self.live = {"state": state, "seconds": round(seconds, 1), "now": round(now, 1)}
@@ -167,6 +168,8 @@ class Studies:
                 content["head"] = study.head
             if "live" in kinds:
                 content["live"] = study.live
+                if study.importance is not None:
+                    content["live"] = study.live | {"importance": study.importance}
             if numbers := [kind for kind in kinds if isinstance(kind, int)]:
                 content["table"] = study.table(numbers)
             self._messages[key] = self._message(study, content)
@@ -177,6 +180,21 @@ class Studies:
     def _message(self, study: Followed, content: dict[str, Any]) -> bytes:
         row = {"study": study.id, **content}
         return json.dumps(row, allow_nan=False, separators=(",", ":")).encode()
+
+    def to_judge(self) -> Followed | None:
+        """A study that has grown by a fifth since its importances were computed."""
+        with self._lock:
+            for study in self._followed.values():
+                if study.head is not None and len(study.numbers) > max(LEAST, 1.2 * study.judged):
+                    study.judged = len(study.numbers)
+                    return study
+        return None
+
+    def judge(self, study: Followed, importance: dict[str, Any]) -> None:
+        """Show the importances of a study's parameters."""
+        with self._lock:
+            study.importance = plain(importance, visible)
+            study.live_at = next(self._count)
 
     def detail(self, study: str, number: int) -> bytes | None:
         """What is shown of one candidate, as JSON; None where there is none."""

@@ -94,9 +94,8 @@ def page(study: StudyView) -> str:
     Its Content-Security-Policy lets exactly the inlined scripts run, named by their hashes, and
     forbids every connection.
     """
-    from nas.report.payload import head, packed_details, table
+    from nas.report.payload import packed_details, whole
 
-    update = {"study": "study", "head": head(study), "table": table(study.candidates, study.task)}
     plotly, script = plotly_js(), explorer_js()
     policy = (
         "default-src 'none'",
@@ -112,7 +111,7 @@ def page(study: StudyView) -> str:
         head=f"""<meta http-equiv="Content-Security-Policy" content="{"; ".join(policy)}">
 <style>{explorer_css()}</style>""",
         scripts=f"""<script>{plotly}</script>
-<script type="application/json" id="baked">{_embedded([update])}</script>
+<script type="application/json" id="baked">{_embedded([whole(study)])}</script>
 <script type="application/json" id="details">{_embedded(packed_details(study, front(study)))}\
 </script>
 <script>{script}</script>""",

@@ -18,6 +18,7 @@ from nas.candidate import Candidate, Reason, State
 from nas.export.diagram import diagram
 from nas.front import beats, by_quality, constant_guess, expected_guess, pareto, standard_error
 from nas.plan import rungs
+from nas.report.importance import importance
 from nas.rules import scored_samples
 from nas.space import Space
 from nas.task import COSTS, Task, plain
@@ -83,6 +84,12 @@ def head(study: StudyView) -> dict[str, Any]:
     return _shown(data)
 
 
+def whole(study: StudyView) -> dict[str, Any]:
+    """All of a study in one update, for a page that gets no other."""
+    own = head(study) | {"importance": _shown(importance(study.candidates, study.task))}
+    return {"study": "study", "head": own, "table": table(study.candidates, study.task)}
+
+
 def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
     """Candidates by column, without what ``detail`` holds: a third of the bytes of rows.
 
@@ -139,7 +146,7 @@ def detail(candidate: Candidate) -> dict[str, Any]:
             "curve": [{k: _number(v, 5) for k, v in point.items()} for point in candidate.curve],
             "gradient_norms": {k: _number(v, 4) for k, v in candidate.gradient_norms.items()},
             "health": candidate.health.to_dict(),
-            "layers": candidate.layers,
+            "layers": [{k: v for k, v in row.items() if v} for row in candidate.layers],
             "picture": diagram(candidate.layers, f"Network of candidate {candidate.number}")
             if candidate.layers
             else "",

@@ -70,7 +70,17 @@ def make_candidates(
             for e in range(epochs)
         )
         layers = tuple(
-            {"name": f"blocks.{i}.{part}", "type": kind, "output": [width], "params": size}
+            {
+                "name": f"blocks.{i}.{part}",
+                "type": kind,
+                "output": [width],
+                "params": size,
+                "gradients": [
+                    [10 * t, float(f"{10 ** (-1 - 0.4 * i - 0.03 * t):.3g}")] for t in range(20)
+                ]
+                if size
+                else [],
+            }
             for i in range(depth)
             for part, kind, size in (
                 ("norm", "BatchNorm1d", 2 * width),

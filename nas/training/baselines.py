@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.fft import dct
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix, hstack, issparse
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
@@ -46,7 +46,7 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     """Fit each simple model to the rows that a proxy is trained on, and score it on those
     that a proxy is scored by.
 
-    Returns one ``{"name", "metrics", "seconds", "samples"}`` for each. A model that cannot
+    Returns one ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
     pairs = proxy_folds(dataset, task)
@@ -56,8 +56,9 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
         result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(pairs[0][0])}
         try:
             x = features()
-            scores = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
-            result["metrics"] = mean_scores(scores)
+            fitted = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
+            result["metrics"] = mean_scores([scores for scores, _ in fitted])
+            result["costs"] = _costs(fitted[0][1], x[pairs[0][1][:1]])
         except Exception as error:  # whatever a library may raise: it is reported, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
@@ -66,8 +67,9 @@ def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
 
 def _fit(
     dataset: Dataset, task: Task, factory: Any, x: Any, train: Any, val: Any
-) -> dict[str, float]:
-    truth, predicted = {}, {}
+) -> tuple[dict[str, float], list[Any]]:
+    """Scores, and a fitted model for each target."""
+    truth, predicted, models = {}, {}, []
     for target in task.targets:
         label = np.asarray(dataset.labels[target.name])
         model = factory(target)
@@ -78,7 +80,58 @@ def _fit(
             model.fit(x[train], label[train])
         truth[target.name] = label[val]
         predicted[target.name] = _predict(model, target, x[val])
-    return score(task, truth, predicted)
+        models.append(model)
+    return score(task, truth, predicted), models
+
+
+def _costs(models: Sequence[Any], row: Any) -> dict[str, float]:
+    """What simple models cost in use: the median latency of a prediction for one ``row`` of
+    features, which are given, with half its interquartile range (``spread_ms``), and the numbers
+    that were learnt (``params``)."""
+    times_ms: list[float] = []
+    end = time.perf_counter() + 0.3
+    while len(times_ms) < 3 or (len(times_ms) < 30 and time.perf_counter() < end):
+        begin = time.perf_counter()
+        for model in models:
+            model.predict(row)
+        times_ms.append(1e3 * (time.perf_counter() - begin))
+    low, middle, high = np.percentile(times_ms, (25, 50, 75))
+    return {
+        "latency_ms": float(middle),
+        "spread_ms": float(high - low) / 2,
+        "params": float(_learnt(list(models))),
+    }
+
+
+# What scikit-learn's estimators keep of what they learn, and where they keep other estimators.
+_NUMBERS = (
+    *("coef_", "intercept_", "components_", "mean_", "scale_"),
+    *("idf_", "statistics_", "support_vectors_", "dual_coef_"),
+)
+_PARTS = (
+    *("steps", "transformers_", "estimators_", "_predictors", "tree_", "parts"),
+    *("regressor_", "transformer_"),
+)
+
+
+def _learnt(fitted: Any) -> int:
+    """How many numbers fitted estimators use; a split of a tree is a feature and a threshold."""
+    if isinstance(fitted, (list, tuple, np.ndarray)):
+        return sum(map(_learnt, fitted))
+    if hasattr(fitted, "node_count"):  # a tree of a forest
+        return 2 * int(fitted.node_count) + int(fitted.value.size)
+    if hasattr(fitted, "nodes"):  # one of gradient boosting, each node with its value
+        return 3 * len(fitted.nodes)
+    if not isinstance(fitted, BaseEstimator):
+        return 0
+    numbers = sum(_size(getattr(fitted, name)) for name in _NUMBERS if hasattr(fitted, name))
+    return numbers + sum(_learnt(getattr(fitted, name)) for name in _PARTS if hasattr(fitted, name))
+
+
+def _size(numbers: Any) -> int:
+    if issparse(numbers):
+        return int(numbers.nnz)
+    return 0 if numbers is None else int(np.size(numbers))
 
 
 # A simple model: its name, its features of all samples (made when it is its turn), and the

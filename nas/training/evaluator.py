@@ -328,7 +328,7 @@ class Evaluator:
         finally:
             norms = monitor.samples[-1].norms if monitor.samples else {}
             known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
-            progress.candidate = known
+            known = progress.candidate = replace(known, layers=_with_gradients(known, monitor))
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
         known = replace(known, cost=replace(known.cost, step_ms=step_ms))
         progress.candidate = known
@@ -383,6 +383,15 @@ class _GiveWay(pl.Callback):
 
     def on_validation_batch_start(self, *_: Any) -> None:
         self._lock.give_way()
+
+
+def _with_gradients(candidate: Candidate, monitor: GradientMonitor) -> tuple[dict[str, Any], ...]:
+    """The layers of a candidate, each with the history of its gradient norms."""
+    history = monitor.history()
+    return tuple(
+        {**layer, "gradients": history[layer["name"]]} if layer["name"] in history else layer
+        for layer in candidate.layers
+    )
 
 
 class _Progress(pl.Callback):

@@ -35,6 +35,7 @@ VANISHING = 1e-6  # the gradient norm of the first layer over the largest of any
 # Nothing learnt in this fraction of the steps, and in at least this number: with branches that
 # start at zero, or a loss with a penalty, sound networks have needed up to 150 to begin.
 PLATEAU, PLATEAU_STEPS = 0.25, 150
+HISTORY = 40  # samples that are kept of a training
 
 
 class TrainingStopped(Exception):  # noqa: N818  # a verdict, not an error
@@ -121,6 +122,18 @@ class GradientMonitor(pl.Callback):
             value=_rounded(found.value if found else None),
             threshold=_rounded(found.threshold if found else None),
         )
+
+    def history(self) -> dict[str, list[tuple[int, float]]]:
+        """The gradient norms of each layer: steps and norms of at most ``HISTORY`` samples, evenly
+        over the training, to three digits; without those that are not finite."""
+        every = max(1, math.ceil(len(self.samples) / HISTORY))
+        chosen = self.samples[(len(self.samples) - 1) % every :: every]  # with the last
+        found: dict[str, list[tuple[int, float]]] = {}
+        for sample in chosen:
+            for name, norm in sample.norms.items():
+                if (value := _rounded(norm)) is not None:
+                    found.setdefault(name, []).append((sample.step, value))
+        return found
 
     # -- sampling ----------------------------------------------------------------------------
 

@@ -128,14 +128,31 @@ const normAt = (norm) => Math.max(0, Math.min(1, Math.log(norm / NORMS[0]) / Mat
 function gradientPart(c) {
   const norms = Object.entries(c.gradient_norms ?? {});
   if (!norms.length) return null;
-  return card(["Gradient norms", el("small", {}, "by layer, at the last sample; bars on one logarithmic scale for all candidates, 1e-8 to 1e2")],
+  return card(["Gradient norms", el("small", {}, "by layer and step, and below at the last sample; one logarithmic scale for all candidates, 1e-8 to 1e2")],
     el("div", { id: "norms" }),
     scroll("Gradient norms by layer", table([th("layer"), th("norm", "n"), th("")], norms.map(([name, norm]) => tr(
       td("wrap", el("code", {}, name)), td("n", known(norm) ? norm.toExponential(2) : "not finite"),
       td("gauge", norm > 0 ? bar(0.02 + 0.98 * normAt(norm)) : null))))));
 }
 
-function drawNorms() {}
+// Norms by layer and step as a heat map, on the same scale.
+function drawNorms(c) {
+  const node = $("norms"), layers = (c.layers ?? []).filter((layer) => layer.gradients?.length);
+  if (!node || !layers.length) return;
+  const steps = [...new Set(layers.flatMap((layer) => layer.gradients.map(([step]) => step)))].sort((a, b) => a - b);
+  const rows = layers.map((layer) => { const by = new Map(layer.gradients); return steps.map((step) => by.get(step) ?? null); });
+  node.style.height = `${Math.min(620, 110 + 16 * layers.length)}px`;
+  const at = c.health?.step, shapes = known(at) ? [{ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: css("warn"), width: 2 } }] : [];
+  draw(node, `Gradient norms of ${layers.length} layers over ${steps.length} steps`, [{
+    type: "heatmap", x: steps, y: layers.map((layer) => escaped(layer.name)), z: rows.map((row) => row.map((norm) => norm > 0 ? Math.log10(norm) : null)),
+    customdata: rows, hovertemplate: "%{y}, step %{x}: %{customdata:.2e}<extra></extra>", zmin: Math.log10(NORMS[0]), zmax: Math.log10(NORMS[1]),
+    colorscale: NORM_COLOURS.map((colour, i) => [i / 6, colour]),
+    colorbar: { title: { text: "norm", font: font(11.5) }, tickvals: [-8, -6, -4, -2, 0, 2], ticktext: ["1e-8", "1e-6", "1e-4", "0.01", "1", "100"], thickness: 12, tickfont: font(11), outlinewidth: 0 },
+  }], {
+    xaxis: axis("step of training"), yaxis: { ...axis(""), autorange: "reversed", type: "category", automargin: true, tickfont: font(10.5), ticks: "" },
+    margin: { l: 140, r: 10, t: 6, b: 42 }, shapes,
+  });
+}
 
 function differences(own, c) {
   const base = own.list.find((other) => other.family === c.family && other.origin === "baseline");

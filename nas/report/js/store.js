@@ -16,7 +16,7 @@ class Study {
   apply(update) {
     if (update.reset) Object.assign(this, { byNumber: new Map(), list: [], details: new Map(), derived: null, revision: this.revision + 1 });
     if (update.head) Object.assign(this, { head: update.head, derived: null, revision: this.revision + 1 });
-    if (update.live) this.live = update.live;
+    if (update.live) this.live = { ...this.live, ...update.live };
     if (!update.table?.number.length) return;
     let added = false;
     for (const row of rowsOf(update.table)) {
