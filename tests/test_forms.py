@@ -36,6 +36,8 @@ FRAME = pd.DataFrame(
         "y": np.arange(N) % 2,
     }
 )
+NUMBERS = RNG.normal(size=(N, 3)).round(2)
+LABELS = np.arange(N) % 2
 EXPECTED = read(FRAME, target="y")
 
 
@@ -241,6 +243,9 @@ TABLES: dict[str, Callable[[], Any]] = {
     "dictionary of lists": lambda: FRAME.to_dict("list"),
     "dictionary of arrays": lambda: {name: FRAME[name].to_numpy() for name in FRAME},
     "sparse columns": lambda: FRAME.astype({"count": pd.SparseDtype("int64", 0)}),
+    "numbers of another byte order": lambda: FRAME.astype(
+        {"size": ">f8", "count": ">i4", "y": ">i8"}
+    ),
 }
 
 
@@ -400,6 +405,120 @@ def test_an_object_that_is_not_read_says_what_to_give(
     with pytest.raises(UsageError, match=words) as caught:
         read(source, target="y", modality=modality)
     assert "--modality" not in str(caught.value)
+
+
+# Arrays and tensors ----------------------------------------------------------------------
+
+ARRAYS: dict[str, Callable[[], Any]] = {
+    "another byte order": lambda: NUMBERS.astype(">f8"),
+    "a mask that hides nothing": lambda: np.ma.masked_invalid(NUMBERS),
+    "sparse tensor": lambda: torch.tensor(NUMBERS).to_sparse(),
+    "compressed tensor": lambda: torch.tensor(NUMBERS).to_sparse_csr(),
+    "tensor with gradients": lambda: torch.tensor(NUMBERS, requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_an_array_of_any_layout_is_read_as_its_values(name: str) -> None:
+    data = read((ARRAYS[name](), LABELS))
+    np.testing.assert_array_equal(data.inputs["numeric"], NUMBERS.astype(np.float32))
+
+
+def test_a_tensor_of_half_precision_is_read() -> None:
+    x = torch.tensor(NUMBERS).bfloat16()
+    data = read((x, torch.tensor(LABELS)))
+    np.testing.assert_array_equal(data.inputs["numeric"], x.float().numpy())
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4", "i8", "U1"])
+def test_what_a_mask_hides_is_missing(kind: str) -> None:
+    hidden = np.arange(3 * N).reshape(N, 3) % 4 == 1
+    values = (np.arange(3 * N).reshape(N, 3) % 7).astype(kind)
+    plain = values.astype(object if kind == "U1" else float)
+    plain[hidden] = None if kind == "U1" else np.nan
+    data, expected = read((np.ma.array(values, mask=hidden), LABELS)), read((plain, LABELS))
+    assert data.profile.fingerprint == expected.profile.fingerprint
+    with pytest.raises(InputError, match="is missing in 45 of 180 rows"):
+        read((np.zeros((3 * N, 2)), np.ma.array(values.ravel(), mask=hidden.ravel())))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (lambda: torch.rand(N, 3, device="meta"), "no data"),
+        (lambda: torch.quantize_per_tensor(torch.rand(N, 3), 0.1, 0, torch.quint8), "QUInt8"),
+        (lambda: torch.nested.nested_tensor([torch.rand(2, 3)] * N), "Nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_that_is_no_array_is_one_line(tensor: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InputError, match=rf"a tensor cannot be read as an array \(.*{words}"):
+        read((tensor(), LABELS))
+
+
+def test_an_error_of_a_data_set_names_the_item() -> None:
+    class Broken(Items):
+        def __getitem__(self, i: int) -> Any:
+            return self.items[i] if i < 7 else 1 / 0
+
+    with pytest.raises(InputError, match=r"item 7 of .* ZeroDivisionError: division by zero"):
+        read(Broken([(np.zeros(3), 0)] * 20))
+
+
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_complex_numbers_keep_both_parts_or_are_refused(kind: type) -> None:
+    for source in (FRAME.assign(c=FRAME["size"].astype(kind)), (NUMBERS.astype(kind), LABELS)):
+        with pytest.raises(InputError, match="give real and imaginary columns"):
+            read(source, target="y" if isinstance(source, pd.DataFrame) else None)
+
+
+def test_columns_of_arrow_lists_and_of_bytes_are_read() -> None:
+    lists = pd.array([[i % 3] for i in range(N)], dtype=pd.ArrowDtype(pa.list_(pa.int64())))
+    frame = FRAME.assign(lists=lists, raw=[b"ab" if i % 3 else b"c\xff" for i in range(N)])
+    kinds = {c.name: len(c.categories) for c in read(frame, target="y").profile.columns}
+    assert kinds["lists"] == 3
+    assert kinds["raw"] == 2
+
+
+def test_labels_in_another_order_than_the_rows_are_refused() -> None:
+    x, y = FRAME.drop(columns="y"), FRAME["y"]
+    with pytest.raises(InputError, match=r"in another order.*give y\.loc\[X\.index\]"):
+        read((x, y.sort_values(kind="stable")))
+    read((x, y.reset_index(drop=True)))
+    read((x.iloc[::-1], y.iloc[::-1]))
+    read((x, y.set_axis([f"r{i}" for i in range(N)])))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "the data has no name"),
+        (" ", "the data has no name"),
+        ("https://example.org/x.csv", "https://example.org/x.csv is an address"),
+        ("s3://bucket/x.parquet", "nothing is downloaded"),
+    ],
+)
+def test_what_names_no_file_is_one_line(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FRAME.to_csv(tmp_path / "t.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        read(source, target="y")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (NUMBERS, LABELS, NUMBERS),
+        [{"a": i, "y": i % 2} for i in range(30)],
+        (np.zeros((30, 2, 3, 4, 5)), np.arange(30)),
+    ],
+)
+def test_an_object_of_no_known_form_says_what_to_give(source: Any) -> None:
+    with pytest.raises(UsageError, match="form of the data is not known; give a DataFrame"):
+        read(source)
 
 
 # Texts -----------------------------------------------------------------------------------

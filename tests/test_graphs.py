@@ -253,6 +253,42 @@ def test_a_sparse_matrix_of_word_counts_is_not_centred(tmp_path: Path) -> None:
     assert set(data.profile.channel_std) == {1.0}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x_indices": np.array([0, 7])}, "x_indices are outside 0 to 2"),
+        ({"x_indices": np.array([0, -1])}, "x_indices are outside 0 to 2"),
+        ({"x_indices": np.array([0.0, 1.0])}, r"expected x_data and x_indices \(k,\)"),
+        ({"x_indptr": np.array([0, 2])}, "x_indptr does not divide x_data"),
+        ({"x_indptr": np.array([0, 2, 1, 2])}, "x_indptr does not divide x_data"),
+        ({"x_indptr": np.zeros(0, int)}, "x_indptr does not divide x_data"),
+        ({"x_shape": np.array([3])}, r"and x_shape \(2,\)"),
+        ({"x_shape": np.array([3, 2**40])}, "x takes .* GiB, more than half"),
+    ],
+)
+def test_what_is_no_sparse_matrix_is_said(
+    wrong: dict[str, np.ndarray], message: str, tmp_path: Path
+) -> None:
+    matrix = {"x_data": np.ones(2), "x_indices": np.array([0, 2]), "x_shape": np.array([3, 3])}
+    matrix["x_indptr"] = np.array([0, 1, 1, 2])
+    folder = save(tmp_path / "a", "a", edges=ring(3), y=np.array([0, 1, 0]), **matrix | wrong)
+    with pytest.raises(InputError, match=message):
+        read(folder)
+
+
+def test_values_of_a_sparse_matrix_that_share_a_place_are_summed(tmp_path: Path) -> None:
+    from scipy import sparse
+
+    matrix = {"x_data": np.array([1.0, 2.0, 4.0]), "x_indices": np.array([0, 0, 1])}
+    matrix |= {"x_indptr": np.array([0, *[2] * 29, 3]), "x_shape": np.array([30, 2])}
+    y = np.arange(30) % 2
+    data = read(save(tmp_path / "a", "a", edges=ring(30), y=y, **matrix))
+    whole = data.inputs["nodes"]
+    assert isinstance(whole, Whole)
+    expected = sparse.csr_matrix(tuple(matrix[f"x_{k}"] for k in ("data", "indices", "indptr")))
+    np.testing.assert_array_equal(whole.values, expected.toarray())
+
+
 def test_edges_given_once_are_read_in_both_directions_and_loops_and_doubles_dropped(
     tmp_path: Path,
 ) -> None:

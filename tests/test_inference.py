@@ -7,17 +7,20 @@ import json
 import os
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from nas.cli import cli
 from nas.data import encode, read
 from nas.data.columns import ColumnValues, numbers
-from nas.data.csv_files import read_csv
+from nas.data.csv_files import MISSING, read_csv
 from nas.task import InputError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -347,20 +350,89 @@ def test_a_row_that_does_not_fit_is_named(row: str, quoted: bool, tmp_path: Path
         read(tmp_path / "t.csv", target="y")
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_csv_in_pieces_is_what_pandas_reads(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# What a cell of a file may hold, of several kinds that a column mixes.
+_CELLS = st.one_of(
+    st.integers(-(10**4), 10**4).map(str),
+    st.sampled_from(["", "NA", "nan", "?", "True", "False", "007", "+5", "1e3", "-0", "inf", " 4"]),
+    st.sampled_from([str(2**53 + 1), str(2**63), str(-(2**63)), str(2**64), "0x1F", "1_000"]),
+    st.floats(-1e6, 1e6, width=32).map(str),
+    st.sampled_from(
+        ['"a, b"', '"x""y"', '"line\nbreak"', '"cr\rhere"', 'in"side', '"', "é", "a b"]
+    ),
+    st.text(st.characters(codec="utf-8", exclude_characters='",\r\n\0'), max_size=4),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_csv_in_pieces_is_what_pandas_reads_at_once(data: st.DataObject) -> None:
+    plain, odd = (data.draw(st.lists(_CELLS, min_size=1, max_size=k)) for k in (2, 5))
+    n = data.draw(st.integers(1, 25))
+    kinds = [data.draw(st.sampled_from([plain, odd])) for _ in range(3)]
+    rows = [[f"{i}", *(data.draw(st.sampled_from(kind)) for kind in kinds)] for i in range(n)]
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    content = end.join(",".join(row) for row in [["i", "a", "b", "c"], *rows])
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        file = Path(folder) / "t.csv"
+        file.write_bytes(content.encode() + end.encode() * data.draw(st.integers(0, 2)))
+        patch.setattr("nas.data.csv_files.PIECE_ROWS", 3)
+        patch.setattr("nas.data.csv_files.CHUNK_BYTES", 32)
+        try:
+            found = read_csv(file, None, MISSING)
+        except (InputError, ValueError):
+            assert '"' in content or "\r" in content  # a row of another width, as is seen there
+            return
+        whole = pd.read_csv(
+            file, keep_default_na=False, na_values=[*MISSING], low_memory=False, index_col=False,
+            skipinitialspace=True, encoding="utf-8-sig",
+        )  # fmt: skip
+        pd.testing.assert_frame_equal(found, whole)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        ["x"],
+        ["True"],
+        ["2.5"],
+        [""],
+        [str(2**63), "-1"],
+        [str(2**63), ""],
+        [str(2**64)],
+        [str(2**63), *["1"] * 9, "-1"],
+    ],
+)
+@pytest.mark.parametrize("early", ["1", "True", "x", ""])
+def test_a_column_is_of_one_type_whatever_comes_late(
+    early: str, late: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(seed)
-    monkeypatch.setattr("nas.data.csv_files.PIECE_ROWS", 7)
-    monkeypatch.setattr("nas.data.csv_files.CHUNK_BYTES", 64)
-    words = np.array(["x", "1", "2.5", "", 'a "b", c', "line\nbreak", "True"])
-    frame = pd.DataFrame({f"c{i}": rng.choice(words[: 2 + i], 50) for i in range(6)})
-    frame["late"] = ["1"] * 40 + ["x"] * 10
-    frame.to_csv(tmp_path / "t.csv", index=False)
-    found = read_csv(tmp_path / "t.csv", None, [""])
-    plain = pd.read_csv(tmp_path / "t.csv", keep_default_na=False, na_values=[""], low_memory=False)
-    pd.testing.assert_frame_equal(found, plain)
+    monkeypatch.setattr("nas.data.csv_files.CHUNK_BYTES", 16)
+    file = tmp_path / "t.csv"
+    file.write_text("a,b\n" + "".join(f"0,{word}\n" for word in [early] * 9 + late))
+    found = read_csv(file, None, [""])
+    whole = pd.read_csv(file, keep_default_na=False, na_values=[""], low_memory=False)
+    pd.testing.assert_frame_equal(found, whole)
+
+
+@pytest.mark.parametrize("rows", ["1,2\r3,4,5", 'x,a"b\nc"d,e,f', '"x" "y\nz",1,2,3'])
+def test_what_ends_a_row_within_a_row_is_seen(rows: str, tmp_path: Path) -> None:
+    good = "".join(f"{i},1,2,w{i % 2}\n" for i in range(40))
+    (tmp_path / "t.csv").write_bytes(f"a,b,c,y\n{good}{rows}\n".encode())
+    with pytest.raises(InputError, match=r"line \d+: \d values, but the header names 4"):
+        read_csv(tmp_path / "t.csv", None, MISSING)
+
+
+def test_a_text_of_many_letters_is_read(tmp_path: Path) -> None:
+    rows = "".join(f'"{"many words, " * 12_000}{i}",{"pq"[i % 2]}\n' for i in range(12))
+    (tmp_path / "t.csv").write_text("text,y\n" + rows)
+    assert read_csv(tmp_path / "t.csv", None, MISSING)["text"].str.len().min() > 2**17
+
+
+def test_classes_that_differ_in_capitals_only_get_a_note() -> None:
+    data = read(table(y=labels("Yes", "yes", "no")), target="y")
+    assert any("'Yes' and 'yes' differ in capitals only" in note for note in data.notes)
+    data = read(table(y=labels("Yes", "maybe", "no")), target="y")
+    assert not any("capitals" in note for note in data.notes)
 
 
 def test_a_test_table_without_the_target_is_left_out(tmp_path: Path) -> None:

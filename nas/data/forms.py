@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nas.data import limits
 from nas.data.limits import refuse_larger
+from nas.data.samples import COMPLEX
 from nas.task import InputError, UsageError
 
 SHEET_BYTES = 10  # that a workbook takes in memory for each byte of its unpacked XML
@@ -222,14 +224,28 @@ def refuse_large_gzip(path: Path) -> None:
                 refuse_larger(held + 1, f"{path} unpacks to more than", "give fewer rows")
 
 
-def dense_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with pandas's sparse columns as plain ones."""
-    sparse = [i for i, kind in enumerate(frame.dtypes) if isinstance(kind, pd.SparseDtype)]
-    if not sparse:
+def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with sparse columns of pandas as plain ones, lists of Arrow as Python's, and
+    numbers in the byte order of this machine.
+
+    Raises InputError for complex numbers, and where plain columns take more than the limit.
+    """
+    kinds: list[Any] = list(frame.dtypes)
+    sparse = sum(isinstance(kind, pd.SparseDtype) for kind in kinds)
+    refuse_larger(8 * len(frame) * sparse, "the sparse columns take", "give fewer columns")
+    changed: dict[int, Any] = {}
+    for i, kind in enumerate(kinds):
+        if isinstance(kind, pd.SparseDtype):
+            changed[i] = kind.subtype
+        elif isinstance(kind, pd.ArrowDtype) and kind.kind == "O" and kind.type is not str:
+            changed[i] = object
+        elif isinstance(kind, np.dtype) and kind.kind == "c":
+            raise InputError(f"column {str(frame.columns[i])!r}: {COMPLEX}")
+        elif isinstance(kind, np.dtype) and not kind.isnative:
+            changed[i] = kind.newbyteorder("=")
+    if not changed:
         return frame
-    refuse_larger(8 * len(frame) * len(sparse), "the sparse columns take", "give fewer columns")
     columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
-    for i in sparse:
-        kind: Any = frame.dtypes.iloc[i]
-        columns[i] = columns[i].astype(kind.subtype)
+    for i, kind in changed.items():
+        columns[i] = columns[i].astype(kind)
     return pd.concat(columns, axis=1)

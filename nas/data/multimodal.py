@@ -123,10 +123,10 @@ def informative(name: str, column: pd.Series) -> bool:
         return False
     known = column.dropna()
     if known.dtype == object or pd.api.types.is_string_dtype(known):
-        known = known[known.astype("str").str.strip() != ""]
+        known = known[known.map(lambda value: str(value).strip() != "")]
     try:
         distinct = known.nunique()
-    except TypeError:  # lists, arrays, graphs
+    except (TypeError, NotImplementedError):  # lists, arrays, graphs; of Arrow
         return True
     if distinct <= 1:
         return distinct == 1 and len(known) < len(column)  # a flag: one value or none
@@ -195,6 +195,8 @@ def _holds_graphs(column: pd.Series) -> bool:
 
 def _texts(column: pd.Series) -> pd.Series:
     """The values that are there, of a column of texts; none of another."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column[:0].astype(str)
     known = column.dropna()
     plain = not isinstance(column.dtype, pd.CategoricalDtype)
     if plain and len(known) and known.map(lambda value: isinstance(value, str)).all():

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.data.forms import arrow_frame, dense_frame
+from nas.data.forms import arrow_frame, plain_frame
 from nas.data.limits import refuse_larger
-from nas.data.samples import PART_NAMES
-from nas.task import UsageError
+from nas.data.samples import PART_NAMES, of_tensor
+from nas.task import InputError, UsageError
 
-_EXPECTED = (
+EXPECTED = (
     "give a DataFrame, (X, y) of arrays, a list of texts, waves, clouds or graphs with their"
     " labels, or the path of a file or folder"
 )
@@ -53,13 +53,13 @@ def refuse_unknown(source: Any) -> None:
         raise UsageError("a data module is not read; give the data set that it loads")
     kind = type(source)
     name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    repair = _REPAIRS.get(kind.__module__.partition(".")[0], _EXPECTED)
+    repair = _REPAIRS.get(kind.__module__.partition(".")[0], EXPECTED)
     raise UsageError(f"data of the type {name} is not read; {repair}")
 
 
 def _plain(x: Any) -> Any:
     if isinstance(x, pd.DataFrame):
-        return dense_frame(x)
+        return plain_frame(x)
     if isinstance(x, pd.Series):
         return x.to_frame(x.name if x.name is not None else "x")
     if isinstance(x, Mapping):
@@ -94,7 +94,9 @@ def _of_pictures(x: list[Any]) -> np.ndarray:
 def _plain_labels(y: Any) -> Any:
     """Labels of another library as a pandas series or frame; others unchanged."""
     if isinstance(y, pd.DataFrame):
-        return dense_frame(y)
+        return plain_frame(y)
+    if isinstance(y, pd.Series):
+        return plain_frame(y.to_frame()).iloc[:, 0]
     if hasattr(y, "toarray") and hasattr(y, "nnz"):
         return y.toarray()
     if _offers_arrow(y):
@@ -166,7 +168,7 @@ def _of_mapping(x: Mapping[Any, Any]) -> Any:
         return pd.DataFrame({name: list(value) for name, value in values.items()})
     raise UsageError(
         "a dictionary is read where it holds columns of equal length by their names, or tables by"
-        f" train, val and test; {_EXPECTED}"
+        f" train, val and test; {EXPECTED}"
     )
 
 
@@ -188,7 +190,7 @@ def _of_torch(x: Any) -> Any:
         raise UsageError("a torch data set without a length is not read; give one with items")
     if not len(x):
         raise UsageError("the torch data set is empty")
-    first = x[0]
+    first = _item(x, 0)
     if hasattr(first, "edge_index"):
         return x
     if not isinstance(first, (tuple, list)) or len(first) != 2:
@@ -199,7 +201,7 @@ def _of_torch(x: Any) -> Any:
     inputs, labels = _array(first[0]), _array(first[1])
     size = inputs.nbytes if isinstance(inputs, np.ndarray) else 0
     refuse_larger(size * len(x), "the torch data set takes", "give fewer or smaller samples")
-    pairs = [x[i] for i in range(len(x))]
+    pairs = [_item(x, i) for i in range(len(x))]
     found = [_array(item) for item, _ in pairs]
     answers = [_array(label) for _, label in pairs]
     y = np.stack(answers) if isinstance(labels, np.ndarray) else answers
@@ -211,10 +213,20 @@ def _of_torch(x: Any) -> Any:
     return found, y
 
 
+def _item(x: Any, i: int) -> Any:
+    try:
+        return x[i]
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"item {i} of the torch data set cannot be read: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def _array(item: Any) -> Any:
     """A tensor, an image or a number as an array; texts as they are."""
     if hasattr(item, "detach"):
-        return item.detach().cpu().numpy()
+        return of_tensor(item)
     if isinstance(item, str):
         return item
     return np.asarray(item)

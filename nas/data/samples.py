@@ -13,6 +13,7 @@ from nas.data.limits import read_archive
 from nas.task import InputError, UsageError
 
 PARTS = ("train", "val", "test")
+COMPLEX = "complex numbers cannot be read; give real and imaginary columns"
 # The names under which people file the parts, in lower case.
 PART_NAMES = {
     "train": 0, "training": 0,
@@ -63,16 +64,36 @@ def read_parts(names: pd.Series, where: str) -> np.ndarray:
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """An array of a NumPy array, list or torch tensor (which is not imported here)."""
+    """An array of a NumPy array, list or torch tensor (which is not imported here), in the byte
+    order of this machine; what a mask hides is NaN."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = of_tensor(values)
     try:
-        array = np.asarray(values)
+        array = _unmasked(values) if np.ma.is_masked(values) else np.asarray(values)
     except ValueError:
         raise InputError("the samples differ in length; give one rectangular array") from None
     if np.iscomplexobj(array):
-        raise InputError("complex numbers cannot be read; give real and imaginary columns")
+        raise InputError(COMPLEX)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def of_tensor(tensor: Any) -> np.ndarray:
+    """A torch tensor of any layout as an array, bfloat16 as float32."""
+    try:
+        dense = tensor.detach().to_dense() if str(tensor.layout) != "torch.strided" else tensor
+        half = str(dense.dtype) == "torch.bfloat16"
+        array: np.ndarray = (dense.float() if half else dense).detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:  # quantised, nested, without data
+        reason = str(error).splitlines()[0]
+        raise InputError(f"a tensor cannot be read as an array ({reason}); convert it") from None
     return array
+
+
+def _unmasked(values: Any) -> np.ndarray:
+    """A masked array with NaN, or None among texts, for what the mask hides."""
+    wide = values.astype(np.float64 if values.dtype.kind in "biuf" else object)
+    filled: np.ndarray = wide.filled(np.nan if wide.dtype.kind == "f" else None)
+    return filled
 
 
 def label_frame(y: Any, names: list[str] | None) -> pd.DataFrame:

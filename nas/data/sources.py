@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,10 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
         from nas.data.folders import walk
 
         path = Path(source).expanduser()
+        if not str(source).strip():
+            raise UsageError("the data has no name; give the path of a file or a folder")
+        if re.match(r"\w+:/", str(source)) and not path.exists():
+            raise UsageError(f"{source} is an address, and nothing is downloaded; give a file")
         if not path.exists():
             siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, siblings, n=1)
@@ -122,6 +127,8 @@ def modality_of(
     claims = {kind: why for kind in MODALITIES if (why := reader(kind).recognise(source))}
     if len(claims) == 1:
         return next(iter(claims.items()))
+    from nas.data.objects import EXPECTED
+
     name = source if isinstance(source, Path) else getattr(source, "name", "the data")
     if not claims and isinstance(source, Path):
         from nas.data.folders import walk
@@ -130,10 +137,11 @@ def modality_of(
         if source.is_dir() and (repair := repair_of(walk(source))):
             raise UsageError(f"{name} holds no data that is read; {repair}")
         raise UsageError(f"{name} {_UNKNOWN}")
+    if not claims:
+        raise UsageError(f"the form of the data is not known; {EXPECTED}")
     reasons = "; ".join(f"{kind}: {why}" for kind, why in claims.items())
     raise UsageError(
-        f"{name}: the modality is not clear ({reasons or 'no reader knows its form'});"
-        f" say --modality {' or '.join(claims or MODALITIES)}"
+        f"{name}: the modality is not clear ({reasons}); say --modality {' or '.join(claims)}"
     )
 
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from nas.data.csv_files import MISSING, read_csv, refuse_duplicates
-from nas.data.forms import READERS, dense_frame, refuse_large_gzip, refuse_large_parquet
+from nas.data.forms import READERS, plain_frame, refuse_large_gzip, refuse_large_parquet
 from nas.data.samples import to_numpy
 from nas.task import InputError
 
@@ -68,7 +68,7 @@ def frame_of(x: Any) -> pd.DataFrame:
     """A frame as it is; the columns of a 2-D array are called x0, x1, …"""
     if isinstance(x, pd.DataFrame):
         refuse_duplicates(list(x.columns), "the table")
-        frame = dense_frame(x).reset_index(drop=True)
+        frame = plain_frame(x).reset_index(drop=True)
         frame.columns = [str(name) for name in frame.columns]
     else:
         array = to_numpy(x)

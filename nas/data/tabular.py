@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def load(
             labels = label_frame(source.y, target)
             if len(labels) != len(frame):
                 raise InputError(f"X has {len(frame)} rows, but y has {len(labels)}")
+            _refuse_other_order(source.x, source.y)
             clash = [name for name in labels if name in frame]
             if clash:
                 raise InputError(f"X holds the target column {clash[0]!r}; drop it from X")
@@ -94,6 +96,19 @@ def load(
     inputs = frame.drop(columns=target)
     typed = apply_types(inputs, columns)
     return Samples(typed, frame[target], given, inputs, files, notes)
+
+
+def _refuse_other_order(x: object, y: object) -> None:
+    """Raise InputError where the rows of two pandas objects go together by the index only."""
+    if not isinstance(x, pd.DataFrame) or not isinstance(y, (pd.DataFrame, pd.Series)):
+        return
+    if x.index.equals(y.index) or not x.index.is_unique or not y.index.is_unique:
+        return
+    if x.index.isin(y.index).all():
+        raise InputError(
+            "X and y have the same index in another order, but rows are taken by their position;"
+            " give y.loc[X.index]"
+        )
 
 
 def load_inputs(
@@ -212,7 +227,7 @@ def code_columns(
         plain = pd.api.types.is_numeric_dtype(values.column)
         return column, ColumnValues(frame[name]) if plain else values, notes
 
-    with ThreadPoolExecutor(THREADS if frame.size > THREADED_CELLS else 1) as pool:
+    with _pool(frame.size) as pool:
         looked = list(pool.map(look, frame.columns))
     columns = [column for column, _, _ in looked if column is not None]
     values = [value for column, value, _ in looked if column is not None]
@@ -228,14 +243,24 @@ def _side_by_side(
     for kind in dict.fromkeys(column.kind for column in columns):
         own = [(v, c) for v, c in zip(values, columns, strict=True) if c.kind == kind]
         coded = np.empty((rows, len(own)), np.float32 if kind == "numeric" else np.int32)
-        for first in range(0, len(own), 4):
-            parts = [_coded(v, c) for v, c in own[first : first + 4]]
-            for start in range(0, rows, BLOCK_ROWS):
-                block = coded[start : start + BLOCK_ROWS]
-                for i, part in enumerate(parts):
-                    block[:, first + i] = part[start : start + BLOCK_ROWS]
+        with _pool(coded.size) as pool:
+            for _ in pool.map(partial(_write, coded, own), range(0, len(own), 4)):
+                pass
         inputs[kind] = coded
     return inputs
+
+
+def _write(coded: np.ndarray, columns: Sequence[tuple[ColumnValues, Column]], first: int) -> None:
+    """Code four columns from ``first`` on, and write them into their place."""
+    parts = [_coded(values, column) for values, column in columns[first : first + 4]]
+    for start in range(0, len(coded), BLOCK_ROWS):
+        block = coded[start : start + BLOCK_ROWS]
+        for i, part in enumerate(parts):
+            block[:, first + i] = part[start : start + BLOCK_ROWS]
+
+
+def _pool(cells: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS if cells > THREADED_CELLS else 1)
 
 
 def _described(

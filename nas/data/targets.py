@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -127,7 +128,7 @@ def _infer_one(
             f"target {name!r}: {', '.join(map(repr, absent))} is read as a class; leave the cell"
             " empty, or drop the row, where no label is known"
         )
-    return _classes(column, codes, texts)
+    return _classes(column, codes, texts, notes)
 
 
 # Classes ---------------------------------------------------------------------------------
@@ -193,7 +194,11 @@ def _order(texts: list[str]) -> list[str]:
         return sorted(texts)
 
 
-def _classes(column: pd.Series, codes: np.ndarray, texts: list[str]) -> Labels:
+def _alike(first: str, second: str) -> bool:
+    return first.casefold() == second.casefold()
+
+
+def _classes(column: pd.Series, codes: np.ndarray, texts: list[str], notes: list[str]) -> Labels:
     name = str(column.name)
     if len(texts) == 1:
         raise InputError(f"target {name!r} has the single class {texts[0]!r}: nothing to predict")
@@ -207,6 +212,11 @@ def _classes(column: pd.Series, codes: np.ndarray, texts: list[str]) -> Labels:
             " merge or drop these classes"
         )
     classes = tuple(_order(texts))
+    if alike := [pair for pair in pairwise(sorted(texts, key=str.casefold)) if _alike(*pair)]:
+        notes.append(
+            f"target {name!r}: the classes {alike[0][0]!r} and {alike[0][1]!r} differ in capitals"
+            " only; if they are one class, write them alike"
+        )
     position = {text: i for i, text in enumerate(classes)}
     index = np.array([position[text] for text in texts], np.int64)
     kind: Kind = "binary" if len(classes) == 2 else "multiclass"

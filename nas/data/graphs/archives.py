@@ -18,7 +18,7 @@ from nas.data.graphs.labels import (
     named_targets,
     part_codes,
 )
-from nas.data.limits import read_archive
+from nas.data.limits import read_archive, refuse_larger
 from nas.data.precision import narrowed
 from nas.data.samples import Samples
 from nas.data.tables import SUFFIXES, read_table
@@ -151,15 +151,23 @@ def _dense(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
     absent = [key for key in keys if key not in arrays]
     if absent:
         raise InputError(f"{path} holds x_data, but no {', '.join(absent)}")
-    from scipy import sparse
-
     data, indices, indptr, shape = (arrays[key] for key in keys)
-    try:
-        matrix = sparse.csr_matrix((data, indices, indptr), shape=tuple(shape))
-        matrix.check_format()
-    except ValueError as error:
-        raise InputError(f"{path}: x is no CSR matrix: {error}") from None
-    dense: np.ndarray = matrix.toarray()
+    # Not by SciPy, whose import takes longer than all the rest of a file like Cora's.
+    whole = all(array.dtype.kind in "iu" and array.ndim == 1 for array in (indices, indptr, shape))
+    if not whole or data.shape != indices.shape or len(shape) != 2 or shape.min() < 0:
+        raise InputError(
+            f"{path}: x is no CSR matrix: expected x_data and x_indices (k,), x_indptr (n + 1,) and"
+            f" x_shape (2,), got {', '.join(f'{key} {arrays[key].shape}' for key in keys)}"
+        )
+    rows, columns = map(int, shape)
+    counts: np.ndarray = np.diff(indptr.astype(np.int64))
+    if len(indptr) != rows + 1 or indptr[0] or counts.min(initial=0) < 0 or indptr[-1] != len(data):
+        raise InputError(f"{path}: x is no CSR matrix: x_indptr does not divide x_data in {rows}")
+    if len(data) and not 0 <= indices.min() <= indices.max() < columns:
+        raise InputError(f"{path}: x is no CSR matrix: x_indices are outside 0 to {columns - 1}")
+    refuse_larger(data.itemsize * rows * columns, f"{path}: x takes", "give fewer features")
+    dense = np.zeros((rows, columns), data.dtype)
+    np.add.at(dense, (np.repeat(np.arange(rows), counts), indices), data)
     return narrowed(dense)
 
 

@@ -156,8 +156,10 @@ def _describe(
     notes: list[str] = []
     known = features.numbers[seen].astype(np.float64)
     missing = np.isnan(known)
-    shift = np.array([column_shift(values[~np.isnan(values)]) for values in known.T])
-    known = known - shift if shift.any() else known
+    shift = np.zeros(known.shape[1])
+    if features.numbers.dtype != np.float32:  # which lose nothing: see ``narrowed``
+        shift[:] = [column_shift(values[~np.isnan(values)]) for values in known.T]
+        known = known - shift if shift.any() else known
     if missing.any():
         notes.append(f"{int(missing.sum())} missing values of features count as the mean")
     filled = np.where(missing, 0.0, known)
