@@ -22,6 +22,7 @@ torch=$(grep '^torch==' constraints.txt)
   grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' > "$environment/lowest.txt"
 "$python" -m uv pip install --quiet --python "$python" --no-deps -r "$environment/lowest.txt"
 "$python" -m uv pip install --quiet --python "$python" -c "$environment/lowest.txt" \
-  pytest pytest-xdist hypothesis import-linter hatchling editables pytorch-tabnet setuptools
+  pytest pytest-xdist hypothesis import-linter hatchling editables pytorch-tabnet setuptools \
+  "jsonargparse[signatures]" datasets networkx openpyxl polars
 "$python" -m uv pip install --quiet --python "$python" --no-deps --no-build-isolation -e .
 "$python" -m pytest "$@"
