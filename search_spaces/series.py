@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nas.models.inception_time import ConvolutionsConfig
-    from nas.models.series import Patches, SeriesInput
+    from nas.models.series import Patches, SeriesConfig, SeriesInput
 
 LONGEST_PATCH = 16  # steps
 
@@ -31,9 +31,13 @@ def _channels(task: Task) -> int:
 def _input_params(task: Task) -> list[Param]:
     """How steps enter, and what is done to them in training."""
     scales = ("none", "sequence", "sequence+level")
-    kinds = ("none", "jitter", "crop", "jitter+crop")
+    kinds: tuple[Value, ...] = ("none", "jitter", "crop", "jitter+crop")
+    forecast = task.profile.series is not None and task.profile.series.horizon > 0
+    if forecast:  # a stretched window says nothing of the next steps
+        kinds = ("jitter", "none")
+    scale = "sequence" if forecast else "none"
     return [
-        Choice("scale", scales, default="none", why=("series-scale",)),
+        Choice("scale", scales, default=scale, why=("series-scale",)),
         Choice("augment", kinds, default="jitter", why=("series-augmentation",)),
         Choice("masks", (0, 1, 2), default=0, why=("series-augmentation",)),
         *_linear(task),
@@ -45,48 +49,51 @@ def _linear(task: Task) -> list[Param]:
     form = task.profile.series
     if form is None or not form.horizon:
         return []
-    weights = form.window * _channels(task) * task.outputs
-    options: tuple[Value, ...] = (
-        (True, False) if weights < rules.params_limit(task) / 4 else (False,)
-    )
+    small = form.window * _channels(task) * task.outputs < rules.params_limit(task) / 4
+    options: tuple[Value, ...] = (True, False) if small else (False,)
     return [Choice("linear", options, default=options[0], why=("forecast-linear",))]
 
 
 def _forecasting(network: Any, config: Config, task: Task) -> nn.Module:
-    """The network, with a linear forecast beside it where ``config`` says so, which begins as the
-    values a season before."""
+    """Of a forecast the network beside one that begins as the values a season before; of other
+    tasks the network itself."""
     form, profile = task.profile.series, task.profile
-    if form is None or not config.get("linear", False):
+    named = [target.name.rpartition("+") for target in task.targets]
+    if form is None or any(name not in form.naive_errors for name, _, _ in named):
         return network  # type: ignore[no-any-return]
-    from nas.models.series import LinearForecast
+    from nas.models.series import Forecast
 
     places, scales = [], []
-    for target in task.targets:
-        name, _, ahead = target.name.rpartition("+")
+    for target, (name, _, ahead) in zip(task.targets, named, strict=True):
         channel = profile.channels.index(name)
         step = form.window - form.season + (int(ahead) - 1) % form.season
         shift = profile.channel_shift[channel] if profile.channel_shift else 0.0
         places.append((step, channel))
         middle = profile.channel_mean[channel] + shift - target.mean
         scales.append((profile.channel_std[channel] / target.std, middle / target.std))
-    return LinearForecast(network, _input(config, task), form.window, places, scales)
+    linear = bool(config["linear"])
+    return Forecast(network, _steps(config, task), form.window, places, scales, linear)
 
 
-def _input(config: Config, task: Task) -> SeriesInput:
-    from nas.models.series import SeriesConfig, SeriesInput
+def _steps(config: Config, task: Task) -> SeriesConfig:
+    from nas.models.series import SeriesConfig
 
     profile = task.profile
     assert profile.series is not None
-    return SeriesInput(
-        SeriesConfig(
-            profile.channel_mean,
-            profile.channel_std,
-            added=profile.series.added,
-            scale=str(config["scale"]),
-            augment=str(config["augment"]),
-            masks=int(config["masks"]),
-        )
+    return SeriesConfig(
+        profile.channel_mean,
+        profile.channel_std,
+        added=profile.series.added,
+        scale=str(config["scale"]),
+        augment=str(config["augment"]),
+        masks=int(config["masks"]),
     )
+
+
+def _input(config: Config, task: Task) -> SeriesInput:
+    from nas.models.series import SeriesInput
+
+    return SeriesInput(_steps(config, task))
 
 
 def _head(task: Task, lr: float) -> list[Param]:

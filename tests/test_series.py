@@ -17,6 +17,7 @@ from nas.data.long_tables import find_season
 from nas.data.ragged import Ragged
 from nas.family import load_families
 from nas.task import InputError, Task, UsageError
+from nas.testing import check_family
 from nas.training.baselines import baselines
 from nas.training.batches import row_inputs
 from nas.training.random_kernels import mini_rocket, statistics
@@ -362,20 +363,27 @@ def test_naive_forecasts_and_the_scale_of_mase_are_those_of_the_formulas() -> No
     assert found["ridge of the window"] < found["seasonal naive"] < found["last value"]
 
 
-def test_a_linear_forecast_begins_as_the_value_a_season_before() -> None:
+@pytest.mark.parametrize("name", load_families("series"))
+def test_a_forecast_begins_as_the_value_a_season_before(name: str) -> None:
     data = read(seasonal(), target="load", time="hour", horizon=4)
     task = Task("series", data.targets, data.profile).with_objectives()
-    family = load_families("series")["series_lstm"]
-    network: Any = family.build(family.baseline(task), task)
-    batch = torch.from_numpy(series(data).values.reshape(-1, 24, 2)[:5])
+    family = load_families("series")[name]
+    network = family.build(family.baseline(task), task).eval()
+    windows = torch.from_numpy(series(data).values.reshape(-1, 24, 2)[:5])
+    with torch.no_grad():
+        found = network(series=windows, series_length=torch.full((5,), 24))
     std = torch.tensor([t.std for t in data.targets])
     mean = torch.tensor([t.mean for t in data.targets])
-    steps = (batch - network.mean) / network.std
-    forecast = network.linear(steps.flatten(1)) * std + mean
     shift = np.array(data.profile.channel_shift or [0.0, 0.0])
     at = data.profile.channels.index("load")
-    expected = batch[:, 12:16, at] + shift[at]
-    torch.testing.assert_close(forecast, expected.float(), rtol=1e-4, atol=1e-3)
+    expected = windows[:, 12:16, at] + shift[at]
+    torch.testing.assert_close(found * std + mean, expected.float(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
+def test_a_network_that_forecasts_keeps_the_contract_of_families() -> None:
+    data = read(seasonal(120), target="load", time="hour", horizon=3)
+    check_family(load_families("series")["series_lstm"], [data], draws=2, extremes=0)
 
 
 @pytest.mark.parametrize("period", [7, 12, 24, 168])

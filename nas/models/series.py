@@ -162,6 +162,7 @@ class SeriesNetwork(Protocol):
     """What ``SeriesLSTM`` and the others are."""
 
     width: int
+    head: nn.Linear
 
     def features(self, series: Tensor, series_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, tokens, width) and which of them are real."""
@@ -170,40 +171,47 @@ class SeriesNetwork(Protocol):
         """Logits (B, outputs)."""
 
 
-class LinearForecast(nn.Module):
-    """A network over windows of one length, and a linear forecast of the same window beside it
-    (Zeng et al. 2023, sec. 4).
+class Forecast(nn.Module):
+    """A network over windows of one length, with a linear forecast beside it (Zeng et al. 2023,
+    sec. 4), in units of each window's own level and spread (Kim et al. 2022, RevIN, sec. 3.1).
 
-    ``places`` are the step and the channel that each output begins as, and ``scales`` the factor
-    and the offset that take it from the network's units to those of the output: so it begins as a
-    naive forecast. The width of ``features`` is that of the network.
+    ``places`` are the step and the channel that each output begins as: a naive forecast, as the
+    network's part begins at zero. ``scales`` are the factor and the offset that take a channel's
+    units, standardised by ``mean`` and ``std``, to those of each output. Without ``linear`` the
+    naive forecast stays as it begins. The width of ``features`` is that of the network.
     """
 
     mean: Tensor
     std: Tensor
+    channel: Tensor
+    step: Tensor
+    factor: Tensor
+    offset: Tensor
 
     def __init__(
         self,
         network: SeriesNetwork,
-        input: SeriesInput,
+        config: SeriesConfig,
         window: int,
         places: Sequence[tuple[int, int]],
         scales: Sequence[tuple[float, float]],
+        linear: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
         self.width = network.width
-        channels = len(input.config.mean)
-        self.register_buffer("mean", input.mean.clone())
-        self.register_buffer("std", input.std.clone())
-        self.linear = nn.Linear(window * channels, len(places))
-        nn.init.zeros_(self.linear.weight)
-        with torch.no_grad():
-            for row, ((step, channel), (factor, offset)) in enumerate(
-                zip(places, scales, strict=True)
-            ):
-                self.linear.weight[row, step * channels + channel] = factor
-                self.linear.bias[row] = offset
+        channels = len(config.mean)
+        for name, values in (("mean", config.mean), ("std", config.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        for name, whole in zip(("step", "channel"), zip(*places, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(whole))
+        for name, values in zip(("factor", "offset"), zip(*scales, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.linear = nn.Linear(window * channels, len(places)) if linear else None
+        for layer in (self.linear, network.head):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def features(self, series: Tensor, series_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Those of the network."""
@@ -212,8 +220,14 @@ class LinearForecast(nn.Module):
     def forward(self, series: Tensor, series_length: Tensor) -> Tensor:
         """Windows (B, window, channels) and lengths (B,) to (B, outputs)."""
         steps = (series - self.mean) / self.std
-        y: Tensor = self.network(series, series_length) + self.linear(steps.flatten(1))
-        return y
+        level = steps.mean(1, keepdim=True)
+        spread = ((steps - level).square().mean(1, keepdim=True) + 1e-5).sqrt()
+        steps = (steps - level) / spread
+        ahead = steps[:, self.step, self.channel] + self.network(series, series_length)
+        if self.linear is not None:
+            ahead = ahead + self.linear(steps.flatten(1))
+        ahead = ahead * spread[:, 0, self.channel] + level[:, 0, self.channel]
+        return ahead * self.factor + self.offset
 
 
 class SeriesTransformer(Transformer):
