@@ -35,6 +35,7 @@ START_S = 10.0  # until a training's first step, and until the test part is scor
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
+SCORE_S = 120.0  # that scoring the test part may take, also beyond the time: no model without it
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
@@ -249,7 +250,7 @@ def _finished(
         shutil.rmtree(model)
     shutil.copytree(winner.folder, model, ignore=shutil.ignore_patterns("log", "log.json"))
     command = ["train", str(model / "recipe.yaml"), "--out", str(model), "--test", "only", "--json"]
-    late = max(end, time.monotonic() + START_S)
+    late = max(end, time.monotonic() + SCORE_S)
     ((result, error),) = _run([(command, {}, run.folder / "logs" / "test.log")], late, show)
     return Finished(
         winner.candidate.number, winner.epochs, winner.recipe_epochs, result, error, summary

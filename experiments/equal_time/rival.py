@@ -238,11 +238,12 @@ def table_inputs(parts: Parts) -> tuple[Encoded, Encoded, list[int]]:
     spread = QuantileTransformer(output_distribution="normal", random_state=0)
     spread.fit(fill.transform(frame[numeric]))
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    codes.fit(frame[names].astype(str))
+    codes.fit(frame[names].astype(object).fillna("missing").astype(str))
 
     def encode(f: Any) -> Encoded:
         numbers = spread.transform(fill.transform(f[numeric]))
-        named = codes.transform(f[names].astype(str)) + 1
+        text = f[names].astype(object).fillna("missing").astype(str)
+        named = codes.transform(text) + 1
         return torch.tensor(numbers, dtype=torch.float32), torch.tensor(named, dtype=torch.int64)
 
     return encode(frame), encode(test), [len(c) + 1 for c in codes.categories_]

@@ -440,16 +440,12 @@ def init_transformer(network: nn.Module) -> None:
 
 
 def make_head(width: int, outputs: int) -> nn.Linear:
-    """The last layer; weights of deviation 0.01 (Goyal et al. 2017, sec. 5.1): even logits."""
+    """The last layer, uniform within 1/√width (LeCun et al. 1998, sec. 4.6); biases zero.
+
+    Weights near zero, and residual branches that start at zero (Goyal et al. 2017, sec. 5.1), are
+    for SGD with large rates: a step of AdamW moves a weight by the learning rate at most, so that
+    short trainings end before they have grown.
+    """
     head = nn.Linear(width, outputs)
-    nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     return head
-
-
-def zero_branch(last: nn.Module, norm: nn.Module) -> None:
-    """Start a residual branch as zero: the scale of its last norm (Goyal et al. 2017,
-    sec. 5.1), or its last layer's weights where it has no norm."""
-    norm = norm.norm if isinstance(norm, _Positionwise) else norm
-    scale = last.weight if isinstance(norm, nn.Identity) else norm.weight
-    nn.init.zeros_(scale)  # type: ignore[arg-type]  # a module's attribute, not typed as Tensor

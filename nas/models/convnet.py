@@ -77,8 +77,7 @@ class ConvNet(nn.Module):
     """A stem, stages of blocks, global pooling and a linear head: ResNet or EfficientNet, by its
     stages.
 
-    He initialisation; the head starts small and residual branches at zero. ``dropout`` stands
-    before the head.
+    He initialisation. ``dropout`` stands before the head.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ class DGCNN(nn.Module):
     ``widths`` are those of the edge convolutions, and ``embedding`` of the layer that mixes
     them (fig. 3). With ``dynamic`` each finds its neighbours among the features it is given;
     otherwise the neighbours in space serve all. ``residual``: convolutions as wide as their input
-    add it. He initialisation; the last layer starts small.
+    add it. He initialisation.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nas.models.blocks import DropPath, init_he, make_activation, zero_branch
+from nas.models.blocks import DropPath, init_he, make_activation
 from nas.models.convnet import ConvNetConfig, conv_unit
 
 
@@ -87,8 +87,6 @@ class _MBConv(nn.Module):
         self.residual = stage.residual and stride == 1 and width == stage.width
         self.drop_path = DropPath(drop_path)
         init_he(self)
-        if self.residual:
-            zero_branch(*layers[-2:])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to (B, out_width, H / stride, W / stride)."""

@@ -36,7 +36,7 @@ class MLP(nn.Module):
     Plain: linear, norm, activation, dropout. Residual: a linear layer, then the pre-norm
     blocks of two linear layers, and the norm and activation before the head, of the
     ResNet in Gorishniy et al. 2021, "Revisiting Deep Learning Models for Tabular Data",
-    sec. 3.2. He initialisation; the head starts small and residual branches at zero.
+    sec. 3.2. He initialisation; residual branches start at zero.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from nas.models.blocks import (
     make_head,
     make_masked_norm,
     make_norm,
-    zero_branch,
 )
 from nas.models.inputs import PointInput
 
@@ -37,8 +36,6 @@ class PointLayer(nn.Module):
         self.activation = make_activation(activation)
         self.residual = residual and n_in == n_out
         init_he(self)
-        if self.residual:
-            zero_branch(self.linear, self.norm)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, P, n_in) and the mask (B, P) of what is no padding, to (B, P, n_out)."""
@@ -120,7 +117,7 @@ class PointNet(nn.Module):
     ``widths`` are those of the shared layers; the last is what is pooled, and wide, as the
     maximum keeps the most informative point of each of its channels (sec. 4.3 and 5.4).
     ``residual``: layers as wide as their input add it. ``transform`` is the width of the
-    layer that turns the input (0: none). He initialisation; the last layer starts small.
+    layer that turns the input (0: none). He initialisation.
     """
 
     def __init__(

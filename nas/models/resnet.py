@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nas.models.blocks import DropPath, init_he, make_activation, zero_branch
+from nas.models.blocks import DropPath, init_he, make_activation
 from nas.models.convnet import ConvNetConfig, conv_unit
 
 
@@ -65,8 +65,6 @@ class _Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.activation = make_activation(activation)
         init_he(self)
-        if stage.residual:
-            zero_branch(*layers[-2:])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to (B, out_width, H / stride, W / stride)."""

@@ -24,7 +24,6 @@ from nas.models.blocks import (
     linear_rates,
     make_activation,
     make_norm,
-    zero_branch,
 )
 from nas.models.inputs import PointInput
 from nas.models.pointnet import CloudConfig, CloudPool, cloud_head
@@ -214,7 +213,6 @@ class _Residual(nn.Module):
         self.norm1, self.norm2 = (make_norm(norm, width, dims=1) for _ in range(2))
         self.activation = make_activation(activation)
         self.drop_path = DropPath(drop_path)
-        zero_branch(self.conv2, self.norm2)
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
         y = self.activation(self.norm1(self.conv1(x, voxels)))
@@ -264,7 +262,7 @@ class SparseCNN(nn.Module):
     falls into the outermost. A voxel is described by a one, the mean place of its points from
     its middle, in voxels, and the mean of their further channels. Each stage but the first
     begins by halving the resolution. ``drop_path`` is the rate of the last block. He
-    initialisation; the last layer starts small and residual branches at zero.
+    initialisation.
     """
 
     data_dependent = True
