@@ -126,8 +126,6 @@ class CNNTransformer(nn.Module):
         self.pool = GlobalPool(pooling, self.width, dims=1)
         self.dropout = nn.Dropout(layers.dropout)
         init_transformer(self)
-        # Tokens as large as the positions that are added to them.
-        nn.init.xavier_uniform_(self.projection.weight)
         self.head = make_head(self.width, outputs)
 
     def features(self, wave: Tensor, wave_length: Tensor) -> tuple[Tensor, Tensor]:
