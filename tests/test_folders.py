@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -271,3 +272,30 @@ def test_class_folders_that_nobody_reads_say_what_to_convert_to(
     with pytest.raises((InputError, UsageError), match=words) as caught:
         read(tmp_path, modality=modality if said and modality != "tabular" else None)
     assert "--modality" not in str(caught.value)
+
+
+def pictures(root: Path) -> Path:
+    for name in ("p", "q"):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((8, 8), 9 * i, np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_a_link_to_itself_is_no_file(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "d")
+    (folder / "p" / "x.png").symlink_to(folder / "p" / "x.png")
+    assert len(read(folder).labels["label"]) == 20
+
+
+def test_a_pipe_called_metadata_is_no_table(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "d")
+    os.mkfifo(folder / "metadata.csv")
+    assert len(read(folder).labels["label"]) == 20
+
+
+def test_a_class_folder_without_a_name_in_utf8_is_named(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "d")
+    os.rename(os.fsencode(folder / "q"), os.fsencode(folder) + b"/\xff\xfe")
+    with pytest.raises(InputError, match=r"class folder b'\\xff\\xfe' in .* rename it"):
+        read(folder)

@@ -4,6 +4,8 @@ is not read is refused with the form to convert to."""
 from __future__ import annotations
 
 import json
+import os
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -407,6 +409,42 @@ def test_an_object_that_is_not_read_says_what_to_give(
     assert "--modality" not in str(caught.value)
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
+def test_a_device_that_never_ends_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match=f"{device} is a device that never ends"):
+        read(device, target="y")
+
+
+def test_a_pipe_that_holds_more_than_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "memory_limit", lambda: 1000)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=["a,y\n" * 1000])
+    writer.start()
+    with pytest.raises(InputError, match="pipe holds more than"):
+        read(tmp_path / "pipe", target="y")
+    writer.join()
+
+
+def test_messages_on_an_archive_name_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("a.csv", "b.csv"):
+            archive.writestr(name, FRAME.to_csv(index=False))
+    with pytest.raises(UsageError, match=r"two\.zip holds no data that is read") as caught:
+        read(tmp_path / "two.zip", target="y")
+    assert "/nas-" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for rows in (10, 60):
+            archive.writestr("a.csv", FRAME.head(rows).to_csv(index=False))
+    with pytest.raises(InputError, match=r"two\.zip holds 'a\.csv' twice; keep one"):
+        read(tmp_path / "two.zip", target="y")
+
+
 # Arrays and tensors ----------------------------------------------------------------------
 
 ARRAYS: dict[str, Callable[[], Any]] = {
@@ -493,6 +531,8 @@ def test_labels_in_another_order_than_the_rows_are_refused() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
+        ("x" * 5000, "cannot be opened: File name too long"),
+        ("~nobody-of-this-name/x.csv", "cannot be opened: Could not determine home"),
         ("", "the data has no name"),
         (" ", "the data has no name"),
         ("https://example.org/x.csv", "https://example.org/x.csv is an address"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nas.data.limits import refuse_larger
-from nas.task import InputError
+from nas.task import InputError, UsageError
 
 
 def is_zip(source: Any) -> bool:
@@ -42,10 +43,16 @@ def unpacked(path: Path) -> Iterator[Path]:
                     name = PurePosixPath(member.filename.replace("\\", "/"))
                     if name.is_absolute() or ".." in name.parts:
                         raise InputError(f"{path} names {member.filename!r}, outside of itself")
+                names = Counter(member.filename for member in members)
+                if double := [name for name, n in names.items() if n > 1]:
+                    raise InputError(f"{path} holds {double[0]!r} twice; keep one")
                 archive.extractall(folder)
         except InputError:
             raise
         except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} cannot be unpacked: {reason}") from None
-        yield folder
+        try:
+            yield folder
+        except (InputError, UsageError) as error:  # nobody knows the folder's name
+            raise type(error)(str(error).replace(str(folder), str(path))) from None

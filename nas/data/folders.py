@@ -239,6 +239,7 @@ class Files:
                 f" {repair_of(walk(empty[0])) or 'fill or remove it'}"
             )
         files = [file for group in found.values() for file in group]
+        refuse_other_encodings(found)
         # A folder is a class, even if it is called 07 or null.
         names = pd.Categorical([path.name for path, group in found.items() for _ in group])
         labels = pd.DataFrame({target[0] if target else "label": names})
@@ -418,9 +419,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     while waiting:
         place, real, parents = waiting.pop()
         around = parents | {real}
-        with os.scandir(place) as entries:
+        try:
+            scan = os.scandir(place)
+        except OSError as error:
+            raise InputError(f"{place} cannot be read: {error.strerror or error}") from None
+        with scan as entries:
             for entry in entries:
-                if is_hidden(entry.name):
+                if is_hidden(entry.name) or _leads_to_itself(entry):
                     continue
                 if not entry.is_dir():
                     yield entry
@@ -429,6 +434,27 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
                 below = os.path.realpath(entry.path) if linked else os.path.join(real, entry.name)
                 if below not in around:
                     waiting.append((entry.path, below, around))
+
+
+def refuse_other_encodings(folders: Iterable[Path]) -> None:
+    """Raise InputError for a class folder whose name is not UTF-8: no label can be written so."""
+    for folder in folders:
+        try:
+            folder.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the class folder {os.fsencode(folder.name)!r} in {folder.parent} has no name in"
+                " UTF-8; rename it"
+            ) from None
+
+
+def _leads_to_itself(entry: os.DirEntry[str]) -> bool:
+    """Whether a link ends nowhere, as its target is the link again."""
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False
 
 
 def _endings(files: Iterable[Path]) -> str:

@@ -152,7 +152,8 @@ def _table(source: Any) -> Any:
         return source
     if graphs.recognise(source):
         return None  # the table describes the graphs
-    found = [p for p in source.iterdir() if tables.is_table(p) and not p.name.startswith(".")]
+    named = [p for p in source.iterdir() if tables.is_table(p) and not p.name.startswith(".")]
+    found = [p for p in named if p.is_file()]
     return found[0] if len(found) == 1 else None  # a manifest beside the folders of its files
 
 

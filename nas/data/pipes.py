@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
+from nas.data import limits
+from nas.data.limits import refuse_larger
 from nas.task import InputError
 
 PREFIX = "nas-pipe-"
+_ENDLESS = {os.makedev(1, 5), os.makedev(1, 7), os.makedev(1, 8), os.makedev(1, 9)}  # zero, random
 # How the first bytes of a table begin, and the ending of its file.
 _ENDINGS = {b"PAR1": ".parquet", b"\x1f\x8b": ".csv.gz", b"ARROW1": ".feather", b"{": ".jsonl"}
 
@@ -33,12 +37,17 @@ def kept(path: Path) -> Path:
 
     Raises InputError where nothing comes.
     """
+    if path.is_char_device() and path.stat().st_rdev in _ENDLESS:
+        raise InputError(f"{path} is a device that never ends; give a file or a pipe")
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = folder / "table"
     try:
         with path.open("rb") as stream, file.open("wb") as target:
-            shutil.copyfileobj(stream, target)
+            while chunk := stream.read(2**20):
+                target.write(chunk)
+                if target.tell() > limits.memory_limit():
+                    refuse_larger(target.tell(), f"{path} holds more than", "give a file")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     with file.open("rb") as stream:

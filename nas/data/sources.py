@@ -27,7 +27,7 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
     if isinstance(source, (str, Path)):
         from nas.data.folders import walk
 
-        path = Path(source).expanduser()
+        path = _path(source)
         if not str(source).strip():
             raise UsageError("the data has no name; give the path of a file or a folder")
         if re.match(r"\w+:/", str(source)) and not path.exists():
@@ -80,6 +80,19 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
     if not graphs.recognise(source):
         refuse_unknown(source)
     return source
+
+
+def _path(source: str | Path) -> Path:
+    """The path that a user names; UsageError where the system takes no such name."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        name = str(source)
+        shown = name if len(name) <= 80 else f"{name[:77]}…"
+        raise UsageError(f"{shown!r} cannot be opened: {reason}") from None
+    return path
 
 
 def _texts_in(folder: Path, predict: bool) -> Any:

@@ -35,6 +35,8 @@ def read_table(
     or Excel file, under unique column names. ``missing`` are the texts of a CSV or Excel file for a
     value that is not there; ``as_written`` its columns of labels, see ``read_csv``.
     """
+    if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        raise InputError(f"{path} is no file; name a table")
     try:
         if path.suffix.lower() == ".gz":
             refuse_large_gzip(path)
