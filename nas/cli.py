@@ -80,8 +80,9 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
     DATA is a table (.csv, .tsv, .parquet, .jsonl) of numbers, names or texts, a folder with
     train and test tables, a folder of class folders of images, sounds or point clouds, or
     with a metadata.csv that lists them, a folder of graphs (nodes.csv and edges.csv, or
-    TUDataset files), an .npz file, or a table with columns of several kinds: files of
-    images, sounds, point clouds or graphs (an .npz a row, with edges), texts, numbers.
+    TUDataset files), .ts or .arff files of sequences, a long table of them (--sequence),
+    an .npz file, or a table with columns of several kinds: files of images, sounds, sequences,
+    point clouds or graphs (an .npz a row, with edges), texts, numbers.
 
     \b
     nas search adult/ --target income --time-limit 10m

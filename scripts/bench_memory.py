@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nas.family import load_families
 from nas.space import Config
-from nas.task import Column, DataProfile, Member, Modality, Target, Task
+from nas.task import Column, DataProfile, Member, Modality, SeriesForm, Target, Task
 from nas.testing import sample_inputs
 from nas.training import cost
 from nas.training.augment import augment
@@ -47,6 +47,10 @@ IMAGES = DataProfile(
 TEXTS = DataProfile(
     50_000, 50, 50, {"tokens": (256,)}, lengths={"tokens": (256,) * 7}, vocabulary=20_000
 )
+SERIES = DataProfile(
+    50_000, 50, 50, {"series": (512, 6)}, lengths={"series": (512,) * 7},
+    channel_mean=(0.0,) * 6, channel_std=(1.0,) * 6, series=SeriesForm(),
+)  # fmt: skip
 WAVES = DataProfile(
     50_000, 50, 50, {"wave": (80_000,)}, lengths={"wave": (80_000,) * 7}, sample_rate=16_000
 )
@@ -75,6 +79,7 @@ PROFILES: dict[Modality, DataProfile] = {
     "tabular": TABLE,
     "images": IMAGES,
     "text": TEXTS,
+    "series": SERIES,
     "audio": WAVES,
     "graphs": GRAPHS,
     "pointclouds": CLOUDS,
@@ -92,6 +97,11 @@ LARGE: dict[str, tuple[Config, int]] = {
     "lstm": ({"dim": 128, "hidden": 128, "depth": 2, "vocabulary": 10_000}, 64),
     "mamba": ({"dim": 64, "vocabulary": 10_000}, 96),
     "ngrams": ({"dim": 32, "longest": 3, "buckets": 2**17, "vocabulary": 10_000}, 64),
+    "inception_time": ({}, 64),
+    "series_resnet": ({}, 128),
+    "series_transformer": ({"dim": 128, "patch": 4}, 128),
+    "series_lstm": ({"dim": 96, "hidden": 96, "patch": 4}, 256),
+    "series_mamba": ({"patch": 4}, 96),
     "audio_cnn_transformer": ({}, 128),
     "wav2vec": ({"dim": 128}, 32),
     "whisper": ({"dim": 128}, 32),

@@ -91,6 +91,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     offers["sold"] = np.where(stars == 5, "yes", "no")
     pd.DataFrame(offers).to_csv(folder / "offers.csv", index=False)
 
+    steps = np.arange(600)
+    moving = np.sin(steps * (0.5 + steps // 12 % 2)) + 0.1 * rng.normal(size=600)
+    motion = {"recording": steps // 12, "second": steps % 12, "x": moving, "y": moving**2}
+    motion |= {"person": steps // 60, "activity": np.where(steps // 12 % 2, "run", "walk")}
+    pd.DataFrame(motion).to_csv(folder / "motion.csv", index=False)
+    load = np.sin(steps * np.pi / 12) + 0.1 * rng.normal(size=600)
+    pd.DataFrame({"hour": steps, "load": load}).to_csv(folder / "load.csv", index=False)
+
     earlier = Path(__file__).with_name("earlier_format")
     shutil.copy(earlier / "wine.csv", folder / "new.csv")
     for name in ("adult", "people"):

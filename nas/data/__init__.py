@@ -37,10 +37,11 @@ def read(source: Any, **options: Any) -> Dataset:
     Args:
         source: A table (.csv, .tsv, .jsonl, .gz of these, .json, .parquet, .feather, .xlsx); a
             folder with train and test tables; a folder of class folders (inside train, val and test
-            folders or not) or with a metadata.csv; an .npz file; a .zip of any of these; a frame of
-            pandas, polars, pyarrow or Hugging Face; (X, y) of NumPy arrays, sparse matrices, pandas
-            objects or torch tensors; a torch data set of (x, y); graphs of torch_geometric or
-            networkx; or another form that the module of a modality names.
+            folders or not) or with a metadata.csv; .ts or .arff files of sequences; an .npz file; a
+            .zip of any of these; a frame of pandas, polars, pyarrow or Hugging Face; (X, y) of
+            NumPy arrays, sparse matrices, pandas objects or torch tensors; a torch data set of (x,
+            y); graphs of torch_geometric or networkx; or another form that the module of a modality
+            names.
         {options}
 
     Raises:
