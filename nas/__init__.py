@@ -1,6 +1,7 @@
 """Neural architecture search for your own data.
 
 ``nas.search(...)`` runs a search and returns a ``nas.Run``; ``nas.Run(folder)`` opens one;
+``nas.load(model)`` opens a trained network;
 ``nas.audit(network, ...)`` finds what is wrong with a network of your own.
 Importing this package imports neither torch nor optuna.
 """
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from nas.driver import search as search
     from nas.family import Family as Family
     from nas.family import load_families as load_families
+    from nas.model import Model as Model
+    from nas.model import load as load
     from nas.run import Run as Run
     from nas.space import Choice as Choice
     from nas.space import Float as Float
@@ -35,6 +38,8 @@ _HOME = {
     "Family": "nas.family",
     "load_families": "nas.family",
     "Run": "nas.run",
+    "Model": "nas.model",
+    "load": "nas.model",
     "search": "nas.driver",
     "Choice": "nas.space",
     "Float": "nas.space",

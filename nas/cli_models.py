@@ -1,4 +1,4 @@
-"""The commands for what a search has found: ``nas export``, ``nas train``, ``nas predict``."""
+"""The commands for what a search has found: ``nas export``, ``train``, ``predict``, ``serve``."""
 
 from __future__ import annotations
 
@@ -203,14 +203,40 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
         raise UsageError(f"{data} does not exist")
     # A run's folder holds the model's; a wrong path is reported before torch is imported.
     places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
-    checkpoint = next((place for place in places if place.is_file()), None)
-    if checkpoint is None:
+    if not any(place.is_file() for place in places):
         raise InputError(f"no checkpoint at {model}; `nas train` makes one")
-    from nas.train import predict as run_prediction
+    from nas.model import Scores, load
 
-    frame, scores = run_prediction(
-        checkpoint, data, lambda note: terminal.line(f"note: {note}", err=True), keep
-    )
-    show.predictions(frame, out, numbered=not keep and "file_name" not in frame)
-    if scores:
-        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in scores.items()), err=True)
+    opened = load(model)
+    scores = Scores(opened.task)
+    pieces = opened.stream(data, keep, lambda note: terminal.line(f"note: {note}", err=True))
+    show.predictions((scores.add(piece) for piece in pieces), out, numbered=not keep)
+    if found := scores.result():
+        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in found.items()), err=True)
+
+
+@click.command(cls=exits.Command)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--token", help="That requests must say; default: a random one, or NAS_SERVE_TOKEN.")
+def serve(model: Path, port: int, token: str | None) -> None:
+    """Answer HTTP requests with the predictions of a trained MODEL, on this machine alone.
+
+    JSON in and out: POST /predict with rows, texts or files in base64, GET / says what exactly, and
+    GET /health that it is alive. Requests need the token, which is printed at the start.
+
+    \b
+    nas serve runs/adult/model --port 8000
+    """
+    import secrets
+
+    from nas.model import load
+    from nas.serve import serve as run
+
+    opened, secret = load(model), token or secrets.token_urlsafe(24)
+
+    def say(address: str) -> None:
+        terminal.echo(f"{address}  token {secret}")
+        terminal.line("Ctrl-C ends it", err=True)
+
+    run(opened, port, secret, say)

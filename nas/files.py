@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from nas.task import InputError, wrong_field
 
@@ -26,6 +27,27 @@ def write_whole(path: str | Path, text: str) -> None:
     Raises OSError, which names ``path``.
     """
     _write(Path(path), lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[TextIO]:
+    """A text file (UTF-8) to write to bit by bit, all or nothing like ``write_whole``."""
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = place.resolve()
+    if target.exists() and not target.is_file():
+        with place.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        unfinished.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from nas.run import Run
     from nas.space import Space
     from nas.task import Task
+
+PROGRESS_S = 5.0  # between lines of a long prediction
 
 
 def finished(run: Run, as_json: bool) -> None:
@@ -153,23 +155,38 @@ def exports(found: Mapping[str, Any]) -> None:
             terminal.echo(f"int8 {eight['how']}: {changes}")
 
 
-def predictions(frame: pd.DataFrame, out: Path | None, *, numbered: bool) -> None:
+def predictions(
+    frames: pd.DataFrame | Iterable[pd.DataFrame], out: Path | None, *, numbered: bool
+) -> None:
     """Write predictions as CSV to a file or to standard output, with the number of each row where
-    they are to be ``numbered``."""
-    from nas.files import write_whole
+    they are to be ``numbered`` and are of no files. What comes in pieces is written piece by piece;
+    a file is there when all of it is."""
+    from nas.files import whole_file
 
-    frame = frame.rename(columns=lambda name: no_formula(str(name)))
-    for name, column in frame.items():
-        if column.dtype == object or str(column.dtype).startswith(("str", "category")):
-            frame[name] = column.map(no_formula)
-    if numbered and "row" not in frame:
-        frame.insert(0, "row", range(1, len(frame) + 1))
+    pieces = [frames] if hasattr(frames, "columns") else frames
     if out is not None:
-        write_whole(out, frame.to_csv(index=False))
-    elif sys.stdout.isatty():
-        terminal.echo(frame.to_csv(index=False).rstrip("\n"))
+        with whole_file(out) as file:
+            _write_pieces(pieces, file.write, numbered)
     else:
-        frame.to_csv(sys.stdout, index=False)
+        _write_pieces(pieces, lambda text: terminal.echo(text.rstrip("\n")), numbered)
+
+
+def _write_pieces(
+    frames: Iterable[pd.DataFrame], write: Callable[[str], Any], numbered: bool
+) -> None:
+    rows, said = 0, time.monotonic()
+    for frame in frames:
+        frame = frame.rename(columns=lambda name: no_formula(str(name)))
+        for name, column in frame.items():
+            if column.dtype == object or str(column.dtype).startswith(("str", "category")):
+                frame[name] = column.map(no_formula)
+        if numbered and not {"row", "file_name"} & set(frame):
+            frame.insert(0, "row", range(rows + 1, rows + len(frame) + 1))
+        write(frame.to_csv(index=False, header=not rows))
+        rows += len(frame)
+        if time.monotonic() - said > PROGRESS_S:
+            said = time.monotonic()
+            terminal.line(f"{rows:,} samples are predicted", err=True)
 
 
 def no_formula(cell: Any) -> Any:

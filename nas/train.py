@@ -15,12 +15,11 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -35,15 +34,13 @@ from pytorch_lightning.loggers import CSVLogger
 from nas import recipe as recipes
 from nas import rules, terminal
 from nas.candidate import Reason
-from nas.data import encode
-from nas.data.targets import LISTS
 from nas.files import read_json, write_whole
-from nas.task import InputError, SelfCheckFailed, Target, Task, UsageError
+from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.batches import Batch
 from nas.training.cost import parameters
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
-from nas.training.metrics import mean_scores, score
+from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import (
     LatestBest,
@@ -53,7 +50,6 @@ from nas.training.proxy import (
     proxy_of,
     quiet_lightning,
 )
-from nas.training.proxy import predict as network_predictions
 
 # Every class that a recipe may name (``nas.recipe.CLASSES``).
 _CLASSES: dict[str, Callable[..., Any]] = {
@@ -481,74 +477,6 @@ def check(path: Path) -> dict[str, Any]:
             f" more than {result['tolerance']:.2g} apart; compare the versions in its provenance"
         )
     return result
-
-
-def predict(
-    checkpoint: Path,
-    source: Any,
-    on_note: Callable[[str], object] = lambda note: None,
-    keep: Sequence[str] = (),
-) -> tuple[Any, dict[str, float]]:
-    """Predict on new files; returns a data frame with one row for each sample, in the order of
-    ``source``, and the scores where ``source`` holds all targets (empty where it does not).
-    ``on_note`` receives what was inferred from the source. ``keep`` names columns of the source
-    to put beside the predictions.
-
-    Raises UsageError for a column that the source does not have.
-
-    Predicted labels have the type of the labels that the network was trained on: integers come
-    back as integers, and labels that stood in one cell (``a;c``, lists) in one cell.
-    """
-    import pandas as pd
-
-    module = load_proxy(checkpoint)
-    task = module.task
-    encoded = encode(source, task.profile, task.modality, task.targets)
-    for note in encoded.notes:
-        on_note(note)
-    predicted = network_predictions(module, encoded.inputs)
-    columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
-    for target in task.targets:
-        columns |= _answers(target, predicted[target.name], len(task.targets) > 1)
-    columns = _kept(encoded.columns, keep, columns) | columns
-    known = all(t.name in encoded.labels for t in task.targets)
-    return pd.DataFrame(columns), score(task, encoded.labels, predicted) if known else {}
-
-
-def _answers(target: Target, values: np.ndarray, several: bool) -> dict[str, Any]:
-    """The columns of one target: what is predicted, and the probability of each label.
-
-    ``values`` as in ``Proxy.predictions``; with ``several`` targets theirs names the column.
-    """
-    if target.kind == "regression":
-        return {target.name: values}
-    prefix = f"{target.name}=" if several else ""
-    probabilities = {
-        f"probability[{prefix}{label}]": values[:, k] for k, label in enumerate(target.classes)
-    }
-    if target.kind != "multilabel":
-        return {target.name: [target.labels[k] for k in values.argmax(axis=1)]} | probabilities
-    chosen = values >= 0.5
-    if target.separator:
-        labels = [[target.labels[k] for k in np.flatnonzero(row)] for row in chosen]
-        joined = [target.separator.join(map(str, row)) for row in labels]
-        return {target.name: labels if target.separator == LISTS else joined} | probabilities
-    columns: dict[str, Any] = {}
-    for k, label in enumerate(target.classes):
-        columns[label] = chosen[:, k].astype(int)
-        columns[f"probability[{label}]"] = values[:, k]
-    return columns
-
-
-def _kept(found: Any, keep: Sequence[str], predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of new files to keep; one that is predicted too is called "NAME (data)"."""
-    known = {str(name): name for name in found.columns}
-    for name in keep:
-        if name not in known:
-            near = ", ".join(map(repr, known)) or "none"
-            raise UsageError(f"there is no column {name!r} to keep; the columns are {near}")
-    values = {name: found[known[name]].to_numpy() for name in keep}
-    return {f"{name} (data)" if name in predicted else name: v for name, v in values.items()}
 
 
 def _run(args: Sequence[str]) -> int:

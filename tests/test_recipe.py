@@ -526,7 +526,7 @@ INTERRUPTED = r"interrupted after {} of \d+ epochs; .* uses it"
 
 
 def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Path) -> None:
-    from nas.train import predict
+    from nas.model import load
 
     good, table = trainable(tmp_path)
     good["trainer"]["max_epochs"] = 10**6
@@ -544,7 +544,7 @@ def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Pat
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 130, last
     assert re.fullmatch(INTERRUPTED.format(r"\d+"), last), last
-    assert len(predict(out / "model.ckpt", table)[0]) == 60
+    assert len(load(out / "model.ckpt").predict(table)) == 60
 
 
 def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
@@ -564,4 +564,4 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
             nas.train.train(written(tmp_path, good), tmp_path / "model")
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first on
-    assert len(nas.train.predict(tmp_path / "model" / "model.ckpt", table)[0]) == 60
+    assert len(nas.load(tmp_path / "model" / "model.ckpt").predict(table)) == 60

@@ -35,6 +35,7 @@ from nas.candidate import Candidate, Cost, Latency, State
 from nas.data import Dataset, read
 from nas.driver import Progress, drive_run
 from nas.family import load_families
+from nas.model import load
 from nas.options import SearchOptions, parse_duration
 from nas.plan import make_task
 from nas.records import RunRecord
@@ -45,7 +46,7 @@ from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import example_datasets, formula, small_spaces, small_task
-from nas.train import EpochLines, Threads, check, predict, train
+from nas.train import EpochLines, Threads, check, train
 from nas.train import main as run_recipe
 from nas.training.evaluator import Evaluator, from_folder
 from nas.training.fit import folds, train_folds
@@ -412,7 +413,7 @@ def test_training_scores_the_best_epoch_once_on_the_test_part(
     # The same from the predictions on the rows of the test part.
     frame = tumours()
     rows = Dataset.load(tabular.folder / "data").parts["test"]
-    predictions, _ = predict(Path(trained["checkpoint"]), frame.iloc[rows])
+    predictions, _ = load(trained["checkpoint"]).frame(frame.iloc[rows])
     accuracy = accuracy_score(frame["diagnosis"].iloc[rows], predictions["diagnosis"])
     assert accuracy == pytest.approx(trained["test"]["accuracy"])
 
@@ -429,11 +430,11 @@ def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
         inputs = {name: torch.from_numpy(array) for name, array in data.inputs.items()}
         expected = module.eval()(**inputs).softmax(dim=1).numpy()
     unlabeled = tumours().drop(columns="diagnosis")
-    predictions, scores = predict(Path(trained["checkpoint"]), unlabeled)
+    predictions, scores = load(trained["checkpoint"]).frame(unlabeled)
     got = predictions[["probability[benign]", "probability[malignant]"]].to_numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert scores == {}
-    _, scores = predict(Path(trained["checkpoint"]), tumours())
+    _, scores = load(trained["checkpoint"]).frame(tumours())
     assert scores["accuracy"] == pytest.approx(
         accuracy_score(tumours()["diagnosis"], predictions["diagnosis"])
     )
@@ -842,7 +843,7 @@ def test_a_search_ends_with_the_best_candidate_trained_and_tested(
     assert 1 <= trained.epochs <= trained.recipe_epochs
     assert trained.result["test"][tabular.task.quality.metric] > 0.8
     assert phases[-1] == "finish"
-    frame, scores = predict(tabular.folder / "model" / "model.ckpt", tumours())
+    frame, scores = load(tabular.folder / "model" / "model.ckpt").frame(tumours())
     assert len(frame) == len(tumours())
     assert scores["accuracy"] > 0.8
 

@@ -21,9 +21,9 @@ from nas.export.network_source import network_source
 from nas.export.standalone import preprocess_source, write_standalone
 from nas.export.trained import Trained, open_trained
 from nas.family import load_families
+from nas.model import load
 from nas.task import InputError, SelfCheckFailed, Task
 from nas.testing import example_datasets
-from nas.train import predict
 from nas.training.batches import row_inputs
 from nas.training.proxy import Proxy
 
@@ -171,7 +171,7 @@ def test_a_folder_predicts_the_same_where_nothing_of_this_project_is(
     folder, made, found = table
     done = alone(made / "predict.py", folder / "data.csv", "--out", folder / "out.csv")
     assert done.returncode == 0, done.stderr
-    ours, _ = predict(found.checkpoint, folder / "data.csv")
+    ours, _ = load(found.checkpoint).frame(folder / "data.csv")
     theirs = pd.read_csv(folder / "out.csv")
     assert theirs["label"].tolist() == ours["label"].tolist()
     for column in (c for c in ours if c.startswith("probability")):

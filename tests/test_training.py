@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import load_families
+from nas.model import load
 from nas.task import Fidelity, InputError, Target, Task
 from nas.testing import example_datasets, sample_inputs
 from nas.testing.families import extreme_configs
-from nas.train import predict as predictions
 from nas.training import baselines as simple
 from nas.training import cost, latency
 from nas.training.augment import KINDS, augment_images
@@ -827,7 +827,7 @@ def test_a_label_comes_back_as_it_went_in(name: str, form: str, tmp_path: Path) 
     if form == "csv":
         source = tmp_path / "t.csv"
         frame.to_csv(source, index=False)
-    predicted, scores = predictions(untrained(source, tmp_path)[0], source)
+    predicted, scores = load(untrained(source, tmp_path)[0]).frame(source)
     assert scores, "the labels of the data were understood"
     if form != "csv":
         found = predicted["y"].tolist()
@@ -845,7 +845,7 @@ TAGS = [["a", "c"], ["a"], ["c", "d"], ["b", "d"], ["b"], ["a", "b", "d"]]
 def test_labels_of_one_cell_come_back_in_one_cell(cells: list[Any], tmp_path: Path) -> None:
     frame = labelled(cells)
     checkpoint, target = untrained(frame, tmp_path, problem=None)
-    predicted, scores = predictions(checkpoint, frame)
+    predicted, scores = load(checkpoint).frame(frame)
     assert scores, "the labels of the data were understood"
     assert {type(cell) for cell in predicted["y"]} == {type(cells[0])}
     for label in target.classes:

@@ -74,10 +74,40 @@ def read_csv(
     except _Uneven:
         _check_rows(path, layout, rows)
         found = _parse(path, layout, texts, rows, missing)
-    if layout.delimiter == ";":  # spreadsheets write semicolons where commas mark the decimals
+    return _with_points(found, layout, texts)
+
+
+def read_csv_pieces(
+    path: Path, rows: int, as_written: Collection[str], missing: Sequence[str] = MISSING
+) -> Iterator[pd.DataFrame]:
+    """The rows of a CSV or TSV file, ``rows`` at a time; arguments and errors as for ``read_csv``.
+    Each piece has the types that its own rows say."""
+    layout = _layout(path)
+    check_names(layout.names, str(path))
+    texts = [name for name in layout.names if name in as_written]
+    try:
+        for _ in _even_rows(path, layout):
+            pass
+    except _Uneven:
+        _check_rows(path, layout, None)
+    how = {"skiprows": layout.skipped_lines, "header": 0, "encoding": "utf-8-sig"}
+    empty = True
+    for piece in _parsed(path, layout, texts, missing, chunksize=rows, **how):
+        empty = False
+        found = piece.reset_index(drop=True)
+        for name in texts:
+            found[name] = _labels(found[name])
+        yield _with_points(found, layout, texts)
+    if empty:
+        raise InputError(f"{path} holds no rows")
+
+
+def _with_points(found: pd.DataFrame, layout: Layout, texts: Collection[str]) -> pd.DataFrame:
+    """Decimal commas as points: spreadsheets write semicolons where commas mark the decimals."""
+    if layout.delimiter == ";":
         words = [
             name
-            for name in names
+            for name in layout.names
             if name not in texts and not pd.api.types.is_numeric_dtype(found[name])
         ]
         found[words] = found[words].replace(_DECIMAL_COMMA, r"\1.\2", regex=True)

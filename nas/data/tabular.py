@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.column_types import apply_types
-from nas.data.columns import ColumnValues, canonical, numbers
+from nas.data.columns import ColumnValues, as_text, canonical, numbers
 from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
 from nas.data.precision import LOST, column_shift, distinct_lost
@@ -441,6 +441,37 @@ def encode(frame: pd.DataFrame, profile: DataProfile) -> dict[str, Input]:
         )
     values = [ColumnValues(frame[column.name]) for column in columns]
     return _side_by_side(values, columns, len(frame))
+
+
+def encode_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]
+) -> dict[str, Input] | None:
+    """The same of a few rows of plain values by column, a hundred times as fast; None where a
+    value needs a closer look: a column is absent, or a number is a text."""
+    inputs: dict[str, Input] = {}
+    for kind in dict.fromkeys(column.kind for column in columns):
+        own = [column for column in columns if column.kind == kind]
+        coded = np.empty((len(rows), len(own)), np.float32 if kind == "numeric" else np.int32)
+        for place, column in enumerate(own):
+            known = {text: i + 1 for i, text in enumerate(column.categories)}
+            for i, row in enumerate(rows):
+                if column.name not in row:
+                    return None
+                value = row[column.name]
+                if kind == "numeric":
+                    if isinstance(value, str):
+                        return None
+                    number = np.nan if value is None else float(value) - column.shift
+                    coded[i, place] = number if abs(number) < _LARGEST else np.nan
+                else:
+                    text = "" if value is None else as_text(value)
+                    coded[i, place] = known.get(text) or known.get(canonical(text), 0)
+                    coded[i, place] *= text not in MISSING
+        inputs[kind] = coded
+    return inputs
+
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _coded(values: ColumnValues, column: Column) -> np.ndarray:

@@ -330,14 +330,15 @@ def _difference(
 
 
 def _quantise(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -> None:
+    import onnx
     from onnxruntime import quantization  # type: ignore[import-untyped]
 
     logging.getLogger().setLevel(logging.ERROR)  # advice on models of other forms
     prepared = plain.with_name("prepared.onnx")
+    model = onnx.load(plain)
+    del model.graph.value_info[:]  # shapes of the exporter's, which quantised weights contradict
+    onnx.save(model, prepared)
     try:
-        quantization.shape_inference.quant_pre_process(
-            str(plain), str(prepared), skip_symbolic_shape=True
-        )
         if how == "dynamic":
             quantization.quantize_dynamic(
                 str(prepared), str(file), weight_type=quantization.QuantType.QInt8

@@ -1,0 +1,63 @@
+"""New samples in pieces, so that memory does not grow with a file or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.data.csv_files import MISSING, read_csv_pieces
+from nas.data.pipes import is_pipe
+from nas.task import Modality
+
+_CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
+
+def pieces(
+    source: Any, modality: Modality, as_written: Collection[str], rows: int, files: int
+) -> Iterator[Any]:
+    """The parts of a source that ``nas.data.encode`` takes one after the other, in their order.
+
+    Tables of numbers and of texts in CSV come ``rows`` at a time, and folders of which each sample
+    is a file ``files`` at a time; all else comes whole.
+    """
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path is None or not path.exists() or is_pipe(path):
+        yield source
+        return
+    if path.is_file() and path.name.lower().endswith(_CSV) and modality in ("tabular", "text"):
+        missing = () if modality == "text" else MISSING
+        yield from read_csv_pieces(path, rows, as_written, missing)
+        return
+    if path.is_dir():
+        found = _file_lists(path, modality, files)
+        if found is not None:
+            yield from found
+            return
+    yield source
+
+
+def _file_lists(folder: Path, modality: Modality, files: int) -> Iterator[Any] | None:
+    """Frames that list the files of a folder; None where its samples are no files of their own."""
+    import pandas as pd
+
+    from nas.data.readers import reader
+
+    if modality in ("tabular", "text", "graphs", "multimodal"):
+        return None
+    samples = reader(modality).load_inputs(folder)
+    inputs = samples.inputs
+    if not isinstance(inputs, list) or len(inputs) <= files or not isinstance(inputs[0], Path):
+        return None
+    labels = replace(samples).labels
+
+    def parts() -> Iterator[Any]:
+        for start in range(0, len(inputs), files):
+            chosen = slice(start, start + files)
+            frame = pd.DataFrame({"file_name": [str(p.resolve()) for p in inputs[chosen]]})
+            for name in labels:
+                frame[name] = labels[name].iloc[chosen].to_numpy()
+            yield frame
+
+    return parts()

@@ -1,0 +1,169 @@
+"""A trained network in Python, in pieces, and behind a server: one answer in all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import nas
+from nas import model as models
+from nas.cli import cli
+from nas.data.csv_files import read_csv, read_csv_pieces
+from nas.model import Model
+from nas.task import InputError, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+EARLIER = Path(__file__).parent / "earlier_format"
+TOKEN = "a-token"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return nas.load(EARLIER / "model")
+
+
+@pytest.fixture(scope="module")
+def wine() -> pd.DataFrame:
+    return pd.read_csv(EARLIER / "wine.csv")
+
+
+def test_labels_and_probabilities_agree(model: Model, wine: pd.DataFrame) -> None:
+    labels, probabilities = model.predict(wine), model.predict_proba(wine)
+    assert probabilities.shape == (len(wine), len(model.classes))
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert labels.tolist() == [model.classes[k] for k in probabilities.argmax(axis=1)]
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint at"):
+        nas.load(tmp_path)
+
+
+def test_pieces_give_what_the_whole_gives(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, scores = model.frame(EARLIER / "wine.csv")
+    monkeypatch.setattr(models, "PIECE_ROWS", 50)
+    pieces = list(model.stream(EARLIER / "wine.csv"))
+    assert [len(piece.frame) for piece in pieces] == [50, 50, 50, 28]
+    found = pd.concat([piece.frame for piece in pieces], ignore_index=True)
+    pd.testing.assert_frame_equal(found, whole, atol=1e-6)
+    total = models.Scores(model.task)
+    for piece in pieces:
+        total.add(piece)
+    assert total.result() == pytest.approx(scores)
+    out = tmp_path / "out.csv"
+    done = CliRunner().invoke(
+        cli, ["predict", str(EARLIER / "model"), str(EARLIER / "wine.csv"), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(out)["row"].tolist() == list(range(1, len(whole) + 1))
+
+
+def test_pieces_of_a_csv_file_are_its_rows(tmp_path: Path) -> None:
+    text = "sep=;\na;b;c\n" + "".join(f"{i},5;x{i};0{i}\n" for i in range(10))
+    (tmp_path / "t.csv").write_text(text)
+    whole = read_csv(tmp_path / "t.csv", None, ("",), {"c"})
+    pieces = list(read_csv_pieces(tmp_path / "t.csv", 4, {"c"}, ("",)))
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    joined = pd.concat(pieces, ignore_index=True)
+    assert joined.astype(str).equals(whole.astype(str))
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(InputError, match="line 3: 1 values"):
+        list(read_csv_pieces(tmp_path / "bad.csv", 1, ()))
+
+
+def rows(wine: pd.DataFrame, count: int) -> list[dict[str, Any]]:
+    return json.loads(wine.head(count).to_json(orient="records"))
+
+
+def test_rows_by_themselves_give_what_a_frame_gives(model: Model, wine: pd.DataFrame) -> None:
+    given = rows(wine, 20)
+    given[3] |= {name: None for name in given[3] if name != "cultivar"}
+    fast = model.answer(given)
+    slow = json.loads(model.frame(pd.DataFrame(given))[0].to_json(orient="records"))
+    for one, other in zip(fast, slow, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value == (pytest.approx(other[name], abs=1e-5) if "[" in name else other[name])
+
+
+@pytest.fixture(scope="module")
+def client(model: Model) -> Any:
+    testclient = pytest.importorskip("starlette.testclient")
+    from nas.serve import app
+
+    found = testclient.TestClient(app(model, TOKEN), base_url="http://127.0.0.1")
+    found.headers["authorization"] = f"Bearer {TOKEN}"
+    return found
+
+
+def test_a_server_answers_like_the_model(client: Any, model: Model, wine: pd.DataFrame) -> None:
+    given = rows(wine, 5)
+    answer = client.post("/predict", json={"rows": given})
+    assert answer.status_code == 200
+    assert [row["cultivar"] for row in answer.json()["predictions"]] == (
+        model.predict(wine.head(5)).tolist()
+    )
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/").json()["targets"][0]["name"] == "cultivar"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "the request is not JSON"),
+        (b"[]", 'no object with "rows"'),
+        (b"{}", 'a request on tabular holds "rows"'),
+        (b'{"rows": []}', '"rows" is no list of samples'),
+        (b'{"rows": [1]}', "row 1 is no object"),
+        (b'{"rows": ["a"]}', "a row is an object"),
+        (b'{"rows": [{"alcohol": [1]}]}', "row 1: alcohol is no number"),
+        (b'{"rows": [{"alcohol": 1}]}', "the table lacks the columns"),
+        (b"[" * 100_000, "the request is not JSON"),
+    ],
+)
+def test_bad_input_is_one_line_of_json(client: Any, body: bytes, message: str) -> None:
+    answer = client.post("/predict", content=body)
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error"}
+    assert message in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_a_server_wants_its_token_and_its_name(client: Any) -> None:
+    for path in ("/", "/predict"):
+        for token in ("", "wrong", "ü"):
+            given = {"authorization": f"Bearer {token}".encode()}
+            method = client.get if path == "/" else client.post
+            assert method(path, headers=given).status_code == 401
+    assert client.get("/health", headers={"authorization": ""}).status_code == 200
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/predict").status_code == 405
+
+
+def test_a_request_has_a_largest_size(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas import serve
+
+    monkeypatch.setattr(serve, "MOST_BYTES", 100)
+    assert client.post("/predict", content=b"x" * 101).status_code == 413
+
+
+def test_numbers_have_no_probabilities(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    target = replace(model.task.targets[0], kind="regression", classes=(), counts=())
+    changed = Model.__new__(Model)
+    changed.proxy = model.proxy
+    monkeypatch.setattr(
+        Model, "task", property(lambda self: replace(self.proxy.task, targets=(target,)))
+    )
+    monkeypatch.setattr(Model, "_predicted", lambda self, data: (None, {target.name: np.ones(2)}))
+    with pytest.raises(UsageError, match="have no probabilities"):
+        changed.predict_proba(None)
