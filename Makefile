@@ -2,7 +2,7 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint slow docs minimum postgresql ray data agreement clean
+.PHONY: demo test lint slow docs minimum postgresql ray browser data agreement clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
 	rm -rf demo
@@ -26,6 +26,14 @@ postgresql: $(READY)  ## studies in a PostgreSQL server of their own (needs init
 
 ray: $(READY)  ## the Ray executor on clusters of its own, on loopback
 	.venv/bin/python -m pytest -m ray
+
+browser: $(READY) .venv/axe/package/axe.min.js  ## the explorer in Debian's Chromium, with Playwright and axe-core
+	.venv/bin/python -m pip install --quiet -c constraints.txt playwright
+	.venv/bin/python -m pytest -m browser tests/browser
+
+.venv/axe/package/axe.min.js: $(READY)
+	mkdir -p .venv/axe
+	cd .venv/axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
 
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data

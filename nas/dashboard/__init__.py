@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nas.dashboard.studies import Studies
 from nas.task import InputError, UsageError
@@ -65,7 +66,8 @@ def serve(
         ) from None
     with listening:
         port = listening.getsockname()[1]
-        app = make_app(Studies(places), token, host=host, names=names, prefix=prefix)
+        how: dict[str, Any] = {"host": host, "names": names, "prefix": prefix}
+        app = make_app(Studies(places), token, is_closing=lambda: server.should_exit, **how)
         shown = f"[{host}]" if ":" in host else host
         if host in ("0.0.0.0", "::"):
             shown = socket.gethostname()
@@ -77,6 +79,7 @@ def serve(
             server_header=False,
             ws="none",
             limit_concurrency=256,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])

@@ -17,6 +17,7 @@ import json
 import secrets
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
@@ -67,10 +68,17 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 def make_app(
-    studies: Studies, token: str, *, host: str, names: Sequence[str] = (), prefix: str = ""
+    studies: Studies,
+    token: str,
+    *,
+    host: str,
+    names: Sequence[str] = (),
+    prefix: str = "",
+    is_closing: Callable[[], bool] = lambda: False,
 ) -> Guard:
-    """The dashboard of some studies as an ASGI application; arguments as for ``serve``."""
-    board = _Board(studies)
+    """The dashboard of some studies as an ASGI application; arguments as for ``serve``.
+    ``is_closing`` says that streams are to end."""
+    board = _Board(studies, is_closing)
     routes = [
         Route("/", board.page),
         *(Route(f"/{name}", board.asset) for name in board.assets),
@@ -193,8 +201,8 @@ def _assets() -> dict[str, tuple[bytes, str, str]]:
 class _Board:
     """The routes, and the task that looks for what is new."""
 
-    def __init__(self, studies: Studies) -> None:
-        self._studies = studies
+    def __init__(self, studies: Studies, is_closing: Callable[[], bool]) -> None:
+        self._studies, self._is_closing = studies, is_closing
         # A viewer of an earlier server has seen other changes of the same numbers.
         self._life = secrets.token_hex(4)
         self._news = asyncio.Condition()
@@ -291,25 +299,30 @@ class _Board:
     async def events(self, request: Request) -> Response:
         async def stream(since: int) -> AsyncIterator[bytes]:
             yield self._event("alive", since, b"{}")
-            while True:
+            said = time.monotonic()
+            while not self._is_closing():
                 messages, since = await self._new(since)
                 for message in messages:
                     # Only after the last of them has a viewer seen all up to ``since``.
                     last = message is messages[-1]
                     yield self._event("update", since if last else None, message)
-                if messages:
-                    continue
-                try:
-                    async with asyncio.timeout(ALIVE_S), self._news:
-                        while self._studies.last == since:
-                            await self._news.wait()
-                except TimeoutError:
+                if not messages and time.monotonic() - said >= ALIVE_S:
                     yield self._event("alive", since, b"{}")
+                    said = time.monotonic()
+                if not messages:
+                    await self._wait(since)
 
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(
             stream(self._since(request)), media_type="text/event-stream", headers=headers
         )
+
+    async def _wait(self, since: int) -> None:
+        """For news, but not for long: the server may be closing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5), self._news:
+                while self._studies.last == since:
+                    await self._news.wait()
 
     def _event(self, kind: str, since: int | None, data: bytes) -> bytes:
         number = b"" if since is None else b"id: %s.%d\n" % (self._life.encode(), since)

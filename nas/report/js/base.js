@@ -58,6 +58,8 @@ const label = (name) => {
 // plotly.js reads a little HTML in its texts; names from the data must not be read so.
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
+const clipped = (text, most = 40) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
+
 function short(value) {
   if (!known(value)) return "–";
   const size = Math.abs(value);
@@ -105,7 +107,7 @@ function debounced(wait, call) { // calls once, when nothing has asked for it an
 
 const td = (kind, ...children) => el("td", { class: kind }, ...children);
 const tr = (...cells) => el("tr", {}, ...cells);
-const th = (name, kind = null) => el("th", { class: kind, scope: "col" }, name);
+const th = (name, kind = null) => name === "" ? el("td") : el("th", { class: kind, scope: "col" }, name);
 const table = (headings, rows) =>
   el("table", {}, headings.length ? el("thead", {}, tr(headings)) : null, el("tbody", {}, rows));
 // What scrolls must be reached by keyboard, and so has a name.

@@ -76,7 +76,7 @@ function simpleLines(own, onLog) {
     shapes: lines.map(({ level }) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: level, y1: level, layer: "below", line })),
     annotations: lines.map(({ name, level }, i) => ({
       xref: "paper", x: i % 2 ? 0.01 : 0.99, xanchor: i % 2 ? "left" : "right", y: onLog ? Math.log10(level) : level,
-      yanchor: i ? "bottom" : "top", text: escaped(name), showarrow: false, font: font(11.5), bgcolor: css("card"), opacity: 0.85,
+      yanchor: i ? "bottom" : "top", text: escaped(clipped(name)), showarrow: false, font: font(11.5), bgcolor: css("card"), opacity: 0.85,
     })),
   };
 }

@@ -1,0 +1,373 @@
+"""The explorer in a browser: every page, with mouse and keyboard, while a search goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.candidate import Reason, State
+from nas.report import front
+from nas.testing.studies import append, make_candidates, make_study, make_task, write_run
+
+pytestmark = pytest.mark.browser
+PAGES = ("studies", "explorer", "candidate", "why", "machine")
+AXE = Path(os.environ.get("NAS_AXE", ".venv/axe/package/axe.min.js"))
+
+
+def later(start: int, end: int) -> list[Any]:
+    return make_candidates(make_task(), end)[start:end]
+
+
+def numbers(page: Any) -> list[int]:
+    """The candidates in the rows of the table that are in sight."""
+    rows = page.locator("#table [role=row][data-number]").all()
+    return sorted(int(row.get_attribute("data-number")) for row in rows)
+
+
+# ---- every page --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_breaks_no_rule_of_accessibility(
+    open_page: Any, baked: Any, name: str, theme: str
+) -> None:
+    if not AXE.exists():
+        pytest.skip(f"{AXE} is absent; `make browser` fetches it")
+    page = open_page(f"{baked()}#page={name}", theme=theme)
+    # The page's policy would refuse a script element.
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document).then((result) => result.violations)")
+    assert [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found] == []
+
+
+@pytest.mark.parametrize("width", [390, 1280, 2560])
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_scrolls_sideways(open_page: Any, baked: Any, name: str, width: int) -> None:
+    page = open_page(f"{baked()}#page={name}", width=width)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_tabs_and_the_browsers_back_lead_through_the_pages(open_page: Any, baked: Any) -> None:
+    page = open_page(baked())
+    for name in PAGES:
+        page.click(f"#tab-{name}")
+        page.wait_for_selector(f"#page-{name}:not([hidden])")
+        page.wait_for_timeout(300)
+    page.go_back()
+    page.wait_for_selector("#page-why:not([hidden])")
+
+
+def test_on_a_phone_the_plot_comes_first(open_page: Any, baked: Any) -> None:
+    page = open_page(baked(), width=390, height=800)
+    tops = [page.locator(f"#{i}").bounding_box()["y"] for i in ("plots", "tiles", "table-card")]
+    assert tops == sorted(tops)
+
+
+def test_hostile_names_run_nothing_and_break_no_layout(open_page: Any, baked: Any) -> None:
+    name = "<img src=x onerror=alert(1)></script><script>alert(2)</script>" + "w" * 300
+    study = make_study(40)
+    made = [
+        replace(c, family=name, config={name: 1.0, "lr": c.config["lr"]}, detail=name)
+        for c in study.candidates
+    ]
+    simple = {"name": name, "metrics": {"accuracy": 0.9}}
+    texts = {"name": name, "notes": (name,), "failures": (name,)}
+    hostile = replace(study, candidates=made, baselines=(simple,), spaces={}, **texts)
+    address = baked(hostile)
+    for shown in PAGES:
+        page = open_page(f"{address}#page={shown}")
+        assert page.locator("img").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, shown
+
+
+# ---- the explorer ------------------------------------------------------------------------------
+
+
+def test_a_slider_changes_plots_tiles_and_table(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#below=1")
+    before = numbers(page)
+    page.locator("#limits input").first.focus()
+    for _ in range(60):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(200)
+    assert numbers(page) != before
+    assert "limits=latency_ms" in page.evaluate("toHash()")
+    page.click("#reset")
+    page.wait_for_timeout(200)
+    assert numbers(page) == before
+
+
+def test_a_filter_keeps_what_it_names_and_says_what_is_wrong(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#rows=all")
+    page.fill("#filter", "family = mlp and depth >= 4 and not state = complete")
+    page.wait_for_timeout(200)
+    chosen = {
+        c.number
+        for c in make_study(97).candidates
+        if c.family == "mlp" and c.config["depth"] >= 4 and c.state != State.COMPLETE
+    }
+    assert set(numbers(page)) == chosen
+    for text, wrong in {
+        "depth >": "a value is expected",
+        "nothing < 3": "there is no “nothing”",
+        "(lr > 1e-3": "not closed",
+        "lr > 1 lr": "not expected here",
+        "alert(1)": "there is no “alert”",
+    }.items():
+        page.fill("#filter", text)
+        page.wait_for_timeout(100)
+        assert wrong in page.inner_text("#filter-error"), text
+
+
+def test_a_lasso_links_the_panels(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#below=1&rows=feasible")
+    page.check("input[name=drag][value=select]")
+    page.wait_for_timeout(200)
+    box = page.locator(".plot").first.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 250, box["y"] + 200, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert page.is_visible("#unbrush")
+    expected = page.evaluate("current().feasible.filter(isBrushed).map((c) => c.number)")
+    assert 0 < len(expected) < page.evaluate("current().feasible.length")
+    assert page.evaluate("shownCandidates().map((c) => c.number).sort()") == page.evaluate(
+        "current().feasible.filter(isBrushed).map((c) => c.number).sort()"
+    )
+    page.click("#unbrush")
+    page.wait_for_timeout(200)
+    assert page.evaluate("view.brush") is None
+
+
+def test_a_click_on_a_mark_selects_it_and_four_are_compared(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#below=1")
+    places = page.evaluate(
+        "(() => { const box = marks[0].node.getBoundingClientRect(), found = [];"
+        " for (let i = 0; i < marks[0].places.length; i += 3) found.push("
+        "[box.x + marks[0].places[i], box.y + marks[0].places[i + 1]]); return found; })()"
+    )
+    for x, y in places[-40::8]:
+        page.mouse.click(x, y)
+        page.wait_for_timeout(80)
+    picks = page.evaluate("view.picks")
+    assert 2 <= len(picks) <= 4
+    page.wait_for_timeout(300)
+    assert page.locator("#compare thead th").count() == len(picks)
+    assert page.locator("#chosen .pill").count() == len(picks)
+
+
+def test_the_table_is_worked_by_keyboard_alone(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked(1000)}#rows=all&sort=number")
+    page.locator("#table [role=row][tabindex='0']").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    assert 2 in page.evaluate("view.picks")
+    page.keyboard.press("End")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.activeElement.dataset.number") == "999"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#page-candidate:not([hidden])")
+    assert page.evaluate("view.candidate") == 999
+
+
+def test_arrow_keys_walk_along_the_front_of_a_plot(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#below=1&pick=")
+    page.locator(".plot").first.focus()
+    page.keyboard.press("ArrowRight")
+    first = page.inner_text(".hint-box >> nth=0")
+    page.keyboard.press("ArrowRight")
+    assert first != page.inner_text(".hint-box >> nth=0")
+    before = page.evaluate("view.picks.length")
+    page.keyboard.press("Enter")
+    assert abs(page.evaluate("view.picks.length") - before) == 1
+
+
+def test_the_table_is_sorted_by_any_column(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#rows=all")
+    page.click("#table [role=columnheader]:has-text('parameters') button")
+    page.wait_for_timeout(100)
+    params = page.evaluate("shownCandidates().map((c) => c.metrics.params)")
+    assert params == sorted(params)
+    assert page.locator("[aria-sort=ascending]").count() == 1
+
+
+def test_a_link_shares_limits_filter_and_selection(open_page: Any, baked: Any) -> None:
+    address = baked()
+    state = "limits=latency_ms+<%3D+1.5&filter=depth+>+2&pick=63,48&rows=feasible&sort=params,down"
+    first = open_page(f"{address}#{state}")
+    first.wait_for_timeout(400)
+    second = open_page(first.evaluate("location.href"))
+    for page in (first, second):
+        assert page.evaluate("view.picks") == [63, 48]
+        assert page.evaluate("current().limits[0].bound") == 1.5
+        assert page.evaluate("view.sort") == {"key": "params", "down": True}
+        assert page.input_value("#filter") == "depth > 2"
+    assert numbers(first) == numbers(second)
+
+
+def test_what_is_shown_is_saved_as_files(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#rows=all")
+
+    def saved(selector: str) -> bytes:
+        with page.expect_download() as download:
+            page.click(selector)
+        return Path(download.value.path()).read_bytes()
+
+    rows = list(csv.DictReader(io.StringIO(saved("#save-csv").decode())))
+    assert [int(row["number"]) for row in rows] == list(range(97))
+    assert float(rows[5]["config.lr"]) == pytest.approx(
+        make_study(97).candidates[5].config["lr"], rel=1e-4
+    )
+    assert len(json.loads(saved("#save-json"))) == 97
+    assert saved("[aria-label='Save this plot as PNG'] >> nth=0").startswith(b"\x89PNG")
+    svg = saved("[aria-label='Save this plot as SVG'] >> nth=0").decode()
+    assert svg.count('class="point"') >= len(front(make_study(97)))
+
+
+def test_every_candidate_can_be_opened(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#page=candidate&candidate=0")
+    for number in (3, 43, 96):
+        page.fill("#candidate-number", str(number))
+        page.press("#candidate-number", "Enter")
+        page.wait_for_selector(f"#candidate-body h2:has-text('#{number} ')")
+        page.wait_for_selector(".picture svg")
+        assert page.locator("#norms .plot-container").count() == 1
+
+
+def test_ten_thousand_candidates_can_be_worked_with(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked(10_000)}#rows=all")
+    assert page.locator("#table [role=row]").count() < 60
+    page.locator("#table [role=row][tabindex='0']").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.activeElement.dataset.number") == "9999"
+    for name in PAGES:
+        page.click(f"#tab-{name}")
+        page.wait_for_selector(f"#page-{name}:not([hidden])")
+
+
+# ---- while a search goes on ---------------------------------------------------------------------
+
+
+def wait_until(page: Any, expression: str, timeout_s: float = 10.0) -> None:
+    """Playwright's own wait compiles code in the page, which its policy forbids."""
+    end = time.monotonic() + timeout_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
+
+
+def says(element: str, text: str) -> str:
+    return f"document.getElementById('{element}').textContent.includes('{text}')"
+
+
+def test_what_the_user_holds_survives_updates(dashboard: str, open_page: Any, run: Path) -> None:
+    page = open_page(dashboard)
+    page.check("input[name=rows][value=all]")
+    page.click("#table [role=columnheader]:has-text('parameters') button")
+    slider = page.locator("#limits input").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 2, steps=4)
+    held = slider.input_value()
+    node = slider.element_handle()
+    append(run, later(60, 65))
+    wait_until(page, "study().list.length === 65")
+    page.wait_for_timeout(200)
+    assert slider.input_value() == held, "the drag went on"
+    assert page.evaluate("(node) => node.isConnected && node.matches(':active')", node)
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    assert int(slider.input_value()) < int(held)
+    page.locator("#table [role=row][tabindex='0']").focus()
+    row = page.evaluate("document.activeElement.dataset.number")
+    append(run, later(65, 70))
+    wait_until(page, "study().list.length === 70")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.activeElement.dataset.number") == row
+    assert page.evaluate("view.sort.key") == "params"
+
+
+def test_two_viewers_follow_within_two_seconds(dashboard: str, open_page: Any, run: Path) -> None:
+    pages = [open_page(dashboard), open_page(dashboard)]
+    append(run, later(60, 61))
+    begin = time.monotonic()
+    for page in pages:
+        wait_until(page, "study().list.length === 61")
+    assert time.monotonic() - begin < 2.5  # two of the journal, the rest of Playwright
+
+
+def test_without_events_the_page_polls(chromium: Any, dashboard: str, run: Path) -> None:
+    page = chromium.new_page()
+    page.route("**/api/events*", lambda route: route.abort())
+    page.goto(dashboard)
+    page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
+    append(run, later(60, 62))
+    wait_until(page, "study().list.length === 62")
+    page.close()
+
+
+def test_a_search_that_starts_runs_fails_and_resumes(
+    dashboard: str, open_page: Any, run: Path
+) -> None:
+    page = open_page(dashboard)
+    second = write_run(run.parent / "second", make_study(0))
+    os.utime(second / "clock")
+    wait_until(page, "studies.size === 2")
+    page.select_option("#study-select", label="second")
+    wait_until(page, says("name", "second"))
+    assert page.is_visible("#no-plots")
+    running = [replace(c, state=State.RUNNING, reason=Reason.NONE) for c in later(0, 3)]
+    append(second, running)
+    wait_until(page, says("counts", "3 running"))
+    cut = [replace(c, state=State.FAILED, reason=Reason.INTERRUPTED) for c in running]
+    append(second, cut)
+    wait_until(page, says("counts", "3 cut off"))
+    os.utime(second / "clock", (time.time() - 60,) * 2)
+    wait_until(page, f"{says('spent', 'finished')} || {says('spent', 'stopped')}")
+    os.utime(second / "clock")
+    append(second, later(0, 6))
+    wait_until(page, "study().facts.complete.length > 0")
+    wait_until(page, says("spent", "running"))
+    page.wait_for_selector("#plots:not([hidden])")
+
+
+def test_memory_stays_flat_over_three_hundred_updates(
+    open_page: Any, baked: Callable[..., str]
+) -> None:
+    page = open_page(baked(100))
+    session = page.context.new_cdp_session(page)
+
+    def heap_mb() -> float:
+        session.send("HeapProfiler.collectGarbage")
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize") / 1e6
+
+    session.send("Performance.enable")
+    update = """async (times) => {
+      const [baked] = JSON.parse(document.getElementById("baked").textContent);
+      for (let i = 0; i < times; i++) {
+        receive({ study: baked.study, table: baked.table });
+        await new Promise((done) => requestAnimationFrame(done));
+      }
+    }"""
+    page.evaluate(update, 30)
+    before = heap_mb()
+    nodes = page.evaluate("document.querySelectorAll('*').length")
+    page.evaluate(update, 300)
+    assert heap_mb() < before + 5
+    assert page.evaluate("document.querySelectorAll('*').length") == nodes
