@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nas.data.dataset import Dataset, count_leaked, fingerprint
 from nas.data.ragged import Input
 from nas.options import ReadOptions, takes
 from nas.task import DataProfile, InputError, Target, UsageError
+
+if TYPE_CHECKING:
+    from nas.data.samples import Samples
 
 __all__ = ["Dataset", "Encoded", "encode", "read"]
 
@@ -86,12 +89,8 @@ def read(source: Any, **options: Any) -> Dataset:
     labels, notes = labelling.infer(samples.labels, how.problem or samples.problem, samples.place)
     classified = [label for label in labels if label.target.kind in ("binary", "multiclass")]
     strata = classified[0].values if classified else None
+    parts, method = _divided(samples, strata, how)
     by, _, column = (how.split or "").partition("=")
-    if how.horizon and by not in ("group", "column"):  # windows are divided as they are made
-        parts, _ = splits.divide(samples, strata, None, how.seed)
-        method = f"time within each sequence, {how.split or '70/15/15'}"
-    else:
-        parts, method = splits.divide(samples, strata, how.split, how.seed)
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
@@ -112,6 +111,19 @@ def read(source: Any, **options: Any) -> Dataset:
     )
     dataset = Dataset(kind, targets, profile, inputs, values, parts)
     return replace(dataset, notes=(*notes, *warnings.warnings(dataset)))
+
+
+def _divided(
+    samples: Samples, strata: np.ndarray | None, how: ReadOptions
+) -> tuple[dict[str, np.ndarray], str]:
+    """The parts of the data, and how they came about."""
+    from nas.data import split as splits
+
+    by = (how.split or "").partition("=")[0]
+    if how.horizon and by not in ("group", "column"):  # windows are divided as they are made
+        parts, _ = splits.divide(samples, strata, None, how.seed)
+        return parts, f"time within each sequence, {how.split or '70/15/15'}"
+    return splits.divide(samples, strata, how.split, how.seed)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,25 +70,6 @@ def make_candidates(
             }
             for e in range(epochs)
         )
-        layers = tuple(
-            {
-                "name": f"blocks.{i}.{part}",
-                "type": kind,
-                "output": [width],
-                "params": size,
-                "gradients": [
-                    [10 * t, float(f"{10 ** (-1 - 0.4 * i - 0.03 * t):.3g}")] for t in range(20)
-                ]
-                if size
-                else [],
-            }
-            for i in range(depth)
-            for part, kind, size in (
-                ("norm", "BatchNorm1d", 2 * width),
-                ("linear", "Linear", width * width + width),
-                ("act", "ReLU", 0),
-            )
-        )
         candidate = Candidate(
             number=number,
             family=family,
@@ -111,7 +93,7 @@ def make_candidates(
             gradient_norms={
                 f"blocks.{i}.linear": float(10 ** rng.normal(-2, 1)) for i in range(depth)
             },
-            layers=layers,
+            layers=_layers(depth, width),
             state=State.COMPLETE,
             worker=number % 4,
             started=1.7e9 + 7.0 * number + 1,
@@ -124,6 +106,29 @@ def make_candidates(
             candidate = replace(candidate, state=state, reason=reason, detail=detail)
         made.append(candidate)
     return made
+
+
+def _layers(depth: int, width: int) -> tuple[dict[str, Any], ...]:
+    """The layers of an MLP, with gradient norms that fall along it and in time."""
+    return tuple(
+        {
+            "name": f"blocks.{i}.{part}",
+            "type": kind,
+            "output": [width],
+            "params": size,
+            "gradients": [
+                [10 * t, float(f"{10 ** (-1 - 0.4 * i - 0.03 * t):.3g}")] for t in range(20)
+            ]
+            if size
+            else [],
+        }
+        for i in range(depth)
+        for part, kind, size in (
+            ("norm", "BatchNorm1d", 2 * width),
+            ("linear", "Linear", width * width + width),
+            ("act", "ReLU", 0),
+        )
+    )
 
 
 def make_study(n: int = 60, kind: str = "multiclass", **changes: object) -> StudyView:
