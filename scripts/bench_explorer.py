@@ -4,21 +4,29 @@
     python scripts/bench_explorer.py --candidates 100 --repeats 20
 
 Prints the size of the baked page, the time until it can be used (opened, drawn, and the main thread
-free), and a step of a limit's slider from its event to the frame after it. Needs Playwright for
-Python (``pip install playwright``) and a Chromium, by default /usr/bin/chromium.
+free), and a step of a limit's slider from its event to the frame after it. Of the dashboard: the
+time until its page has all candidates, an answer when nothing is new, and the memory of the server.
+Needs Playwright for Python (``pip install playwright``) and a Chromium, by default
+/usr/bin/chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import os
+import re
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from nas.report import write
-from nas.testing.studies import make_study
+from nas.testing.studies import make_study, write_run
 
 # Milliseconds from the event of a slider that was moved to the frame that shows it.
 STEP = """
@@ -42,6 +50,45 @@ def usable_s(page: Any, address: str) -> float:
     return time.perf_counter() - begin
 
 
+def serve(folder: Path, candidates: int, browser: Any, repeats: int) -> None:
+    """Measure the dashboard of one run."""
+    token = "a-token-of-a-benchmark"
+    command = [sys.executable, "-m", "nas", "dashboard", str(folder)]
+    env = os.environ | {"NAS_DASHBOARD_TOKEN": token}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(address)
+        while not page.evaluate(f"study()?.list.length === {candidates}"):
+            time.sleep(0.1)
+        usable = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            page.goto(address)
+            while not page.evaluate(f"study()?.list.length === {candidates}"):
+                time.sleep(0.02)
+            usable.append(time.perf_counter() - begin)
+        since = page.evaluate("live.since")
+        page.close()
+        port = int(address.split(":")[2].split("/")[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        polls = []
+        for _ in range(10 * repeats):
+            begin = time.perf_counter()
+            headers = {"authorization": f"Bearer {token}"}
+            connection.request("GET", f"/api/updates?since={since}", headers=headers)
+            connection.getresponse().read()
+            polls.append(time.perf_counter() - begin)
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+        server.send_signal(signal.SIGINT)
+    print(
+        f"{candidates:6} live: all candidates in {statistics.median(usable):.2f} s, nothing new"
+        f" in {1e3 * statistics.median(polls):.1f} ms, server {peak:.0f} MB at most"
+    )
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
@@ -57,7 +104,8 @@ def main() -> None:
         for candidates in given.candidates:
             path = Path(folder) / f"{candidates}.html"
             begin = time.perf_counter()
-            write(make_study(candidates), path)
+            study = make_study(candidates)
+            write(study, path)
             written = time.perf_counter() - begin
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             usable = [usable_s(page, path.as_uri()) for _ in range(given.repeats)]
@@ -70,6 +118,12 @@ def main() -> None:
                 f" (written in {written:.1f} s), usable {statistics.median(usable):.2f} s"
                 f" (worst {max(usable):.2f}), slider step {statistics.median(steps):.0f} ms"
                 f" (p95 {steps[int(0.95 * len(steps))]:.0f})"
+            )
+            serve(
+                write_run(Path(folder) / f"run-{candidates}", study),
+                candidates,
+                browser,
+                given.repeats,
             )
         browser.close()
 

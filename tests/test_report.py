@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from nas.candidate import Cost, State
-from nas.front import constant_guess, pareto
+from nas.front import constant_guess, pareto, within_noise
 from nas.report import StudyView, front, page, ranked, write
 from nas.report.figure import figure, notebook_html
 from nas.report.importance import importance
@@ -458,7 +458,9 @@ for (const [name, { update, metric, bound }] of Object.entries(STUDIES)) {
     front: scene.traces.find((trace) => trace.name === "front").customdata,
     all: scene.points.filter((point) => point.c).map((point) => point.c.number),
     lines: scene.shape.shapes.map((line) => line.y0) });
-  seen[name] = { first: numbers(), says: document.getElementById("no-rows").textContent,
+  seen[name] = { first: numbers(),
+    noisy: [...current().noisy].map(([point, other]) => [point.number, other.number]),
+    says: document.getElementById("no-rows").textContent,
     verdict: document.querySelector("#tiles .tile:nth-child(2)")?.textContent,
     plots: study().facts.complete.length ? marks.map(plotted) : [] };
   const limit = current().limits.find((limit) => limit.metric === metric);
@@ -513,6 +515,9 @@ def test_the_browser_computes_the_front_that_python_computes_under_any_limit(
         assert seen[name]["first"] == first, name
         assert set(seen[name]["moved"]) == reference_front(study), name
     assert seen["no candidates"]["says"] == "No candidate is complete yet."
+    for name in ("classification", "regression"):
+        case = CASES[name]()
+        assert dict(seen[name]["noisy"]) == within_noise(front(case), case.task)
     # Each plot shows the front among all, and a line for each simple model.
     of = "classification"
     numbers = {c.number for c in ranked(CASES[of]())}

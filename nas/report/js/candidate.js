@@ -51,14 +51,16 @@ function verdict(own, c) {
     : isOnFront.has(row) ? "on the front" : isFeasible.has(row) ? "inside the limits, dominated" : "outside the limits";
   const dominators = c.state === "complete" && isFeasible.has(row) && !isOnFront.has(row)
     ? current().front.filter((other) => other.costs.every((cost, i) => cost <= row.costs[i])).slice(0, 5) : [];
+  const noisy = isOnFront.has(row) && current().noisy.get(row);
   const health = c.health ?? {};
   const why = known(health.threshold) ? `${c.reason || "finding"} at step ${health.step}${health.layer ? ` in ${health.layer}` : ""}: ${setting(health.value)} against a threshold of ${setting(health.threshold)}.` : "";
   return el("section", { class: "card" },
     el("h2", {}, `#${c.number} ${c.family}`, el("small", {}, standing)),
     sentence && c.state !== "complete" ? el("p", {}, `It was stopped because: ${sentence}.`) : null,
     why ? el("p", {}, why) : null,
+    noisy ? el("p", {}, "On the front by noise alone: ", el("button", { type: "button", class: "number", onclick: () => open(noisy.number) }, `#${noisy.number}`), " is as good within one standard error, and clearly cheaper or better.") : null,
     dominators.length ? el("p", {}, "Dominated by ", dominators.map((other) => [el("button", { type: "button", class: "number", onclick: () => open(other.number) }, `#${other.number}`), " "])) : null,
-    c.state === "complete" && isBelowSimple(own, c) ? el("p", { class: "warn" }, `Below the best simple model, ${own.facts.simple[0].name}.`) : null,
+    c.state === "complete" && isBelowSimple(own, row) ? el("p", { class: "warn" }, `Below the best simple model, ${own.facts.simple[0].name}.`) : null,
     el("p", {}, el("button", { type: "button", onclick: () => { pick(c.number); } }, view.picks.includes(c.number) ? "Deselect" : "Select to compare")));
 }
 

@@ -73,6 +73,26 @@ function withinNoise(own, best, candidates) {
   return candidates.filter((c) => Math.abs(c.metrics[metric] - value) <= error);
 }
 
+// The points of a front that another one equals within noise and clearly beats in one objective, with
+// that other one (nas.front.within_noise). Noise is one standard error of a quality, the spread of a
+// latency, and nothing of a count.
+function noisyPoints(own, front) {
+  const objectives = own.head.objectives, { quality } = own.head;
+  const noise = (c, { metric }) => metric === "latency_ms" ? c.spread ?? 0 : metric === quality.metric ? c.error ?? 0 : 0;
+  const found = new Map(), left = new Set(front);
+  for (const c of front.slice(1)) for (const other of left) {
+    if (other === c) continue;
+    let gains = false, loses = false;
+    for (const o of objectives) {
+      const gain = signed(o) * (c.metrics[o.metric] - other.metrics[o.metric]), unsure = Math.max(noise(c, o), noise(other, o));
+      if (gain > unsure) gains = true;
+      if (-gain > unsure) { loses = true; break; }
+    }
+    if (gains && !loses) { found.set(c, other); left.delete(c); break; }
+  }
+  return found;
+}
+
 // ---- hypervolume ----------------------------------------------------------------------------------
 
 // The volume that points dominate below a reference, by slicing along the last cost (nas.front).

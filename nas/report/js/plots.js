@@ -285,6 +285,8 @@ class MarkPlot {
 function hintLines(candidate) {
   const own = study(), { shown } = own.facts;
   const lines = shown.filter((name) => known(candidate.metrics[name])).map((name) => `${label(name)} ${metricText(candidate, name)}`);
+  const other = current().isOnFront.has(candidate) && current().noisy.get(candidate);
+  if (other) lines.push(`within noise of #${other.number}, which is clearly cheaper or better`);
   if (candidate.state !== "complete") lines.push(candidate.reason || candidate.state);
   return lines;
 }

@@ -39,6 +39,7 @@ class CandidateTable {
     this.node.setAttribute("aria-rowcount", items.length + 1);
     this.node.setAttribute("aria-colcount", columns.length);
     this.body.style.height = `${Math.max(1, items.length) * ROW}px`;
+    this.node.style.height = `${Math.min(420, items.length * ROW + Math.max(ROW, this.head.offsetHeight) + 18)}px`;
     this.rows();
   }
 

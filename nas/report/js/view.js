@@ -57,7 +57,11 @@ let explored = { key: null };
 function current() { // of the study that is shown, inside the limits and filters
   const own = study(), limits = limitsOf(own);
   const key = JSON.stringify([own.id, own.revision, limits.map((l) => l.bound), [...view.hidden], view.filter]);
-  if (explored.key !== key) explored = { key, limits, ...explore(own, limits, isKept) };
+  if (explored.key !== key) {
+    explored = { key, limits, ...explore(own, limits, isKept) };
+    let noisy = null; // only when somebody asks
+    Object.defineProperty(explored, "noisy", { get: () => noisy ??= noisyPoints(own, explored.front) });
+  }
   return explored;
 }
 
