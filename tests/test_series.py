@@ -345,6 +345,19 @@ def test_nothing_that_is_predicted_in_one_part_is_predicted_in_another() -> None
     assert rules.folds(task) == 1
 
 
+def test_of_sequences_with_a_given_part_the_validation_part_is_the_end_of_train() -> None:
+    frames = [seasonal(200).assign(id=k, split="test" if k > 1 else "train") for k in range(4)]
+    table = pd.concat(frames)
+    data = read(table, target="load", time="hour", sequence="id", horizon=4)
+    assert data.parts["val"].max() < data.parts["test"].min()
+    assert len(data.parts["test"]) == 2 * (200 - 24 - 4 + 1)
+    ends = [data.labels["load+1"][rows] for rows in (data.parts["train"], data.parts["val"])]
+    assert len(ends[0]) == 2 * (170 - 24 - 4 + 1)
+    assert len(ends[1]) == 2 * (30 - 4 + 1)
+    with pytest.raises(UsageError, match="follow in time"):
+        read(table, target="load", time="hour", sequence="id", horizon=4, split="group=id")
+
+
 def test_naive_forecasts_and_the_scale_of_mase_are_those_of_the_formulas() -> None:
     frame = seasonal()
     data = read(frame, target="load", time="hour", horizon=4)

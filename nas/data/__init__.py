@@ -119,8 +119,7 @@ def _divided(
     """The parts of the data, and how they came about."""
     from nas.data import split as splits
 
-    by = (how.split or "").partition("=")[0]
-    if how.horizon and by not in ("group", "column"):  # windows are divided as they are made
+    if how.horizon:  # windows are divided as they are made
         parts, _ = splits.divide(samples, strata, None, how.seed)
         return parts, f"time within each sequence, {how.split or '70/15/15'}"
     return splits.divide(samples, strata, how.split, how.seed)

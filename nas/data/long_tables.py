@@ -250,7 +250,7 @@ def _fixed(rows: _Rows, keys: set[Any]) -> list[str]:
     which = np.repeat(np.arange(len(rows.names)), np.diff(rows.starts))
     inside = np.flatnonzero(np.diff(which) == 0)
     for name in rows.frame.columns:
-        codes, _ = pd.factorize(rows.frame[name].map(str, na_action="ignore"))
+        codes, _ = distinct(rows.frame[name], missing=("",))
         if name not in keys and len(inside) and (codes[inside] == codes[inside + 1]).all():
             same.append(str(name))
     return same
@@ -313,22 +313,26 @@ def _windows(
     """Windows of the sequences, and as labels the next ``how.horizon`` values of each target.
 
     Parts follow in time, within each sequence: what is predicted in one part lies behind all that
-    is predicted in the part before. Windows that reach over the border are left out. With a split
-    by group all windows of a group are in one part.
+    is predicted in the part before. Windows that reach over the border are left out.
     """
     horizon, split = how.horizon or 1, how.split or ""
-    if split.startswith("time="):
-        raise UsageError("the windows of a forecast follow in time: leave --split out")
+    if split.startswith(("time=", "group=", "column=")):
+        raise UsageError(
+            f"split={split!r}: the windows of a forecast follow in time; leave it out, or give"
+            " three ratios or a column 'split' of the sequences"
+        )
     properties = {str(name) for name in columns} - {*target}
     values = [
         c for c in rows.frame.columns if c not in {*properties, how.sequence, how.time, "split"}
     ]
     found = _sequences(rows, values)
     at = [values.index(name) for name in target]
-    by_group = split.startswith(("group=", "column=")) or rows.given is not None
-    ratios = RATIOS if by_group or not split else parse_ratios(split)
-    ends = [int(len(x) * (1.0 if by_group else ratios[0])) for x in found.values]
-    known = [x[:end] for x, end in zip(found.values, ends, strict=True)]
+    ratios = _ratios(rows, parse_ratios(split) if split else RATIOS)
+    known = [
+        x[: round(len(x) * part[0])]
+        for x, part in zip(found.values, ratios, strict=True)
+        if part[0]
+    ]
     season = find_season([x[:, at[0]] for x in known])
     if 2 * season > min(map(len, known)):
         season = 1
@@ -338,7 +342,7 @@ def _windows(
             f"the shortest sequence has {min(map(len, found.values))} rows: too few for windows"
             f" and a horizon of {horizon}; give longer ones, or a shorter horizon"
         )
-    places, parts, step = _places(found.values, window, horizon, None if by_group else ratios)
+    places, parts, step = _places(found.values, window, horizon, ratios)
     after = [found.values[row][start : start + horizon, at] for row, start in places]
     kept = np.array([np.isfinite(values).all() for values in after], bool)
     if not kept.any():
@@ -352,9 +356,6 @@ def _windows(
     }
     times = found.times
     of_row = [row for row, _ in places]
-    given = None if by_group else np.array(parts, np.int8)[kept]
-    if rows.given is not None:
-        given = rows.given[of_row]
     notes = [
         *rows.notes,
         f"windows of {window} steps"
@@ -377,7 +378,7 @@ def _windows(
             ),
         ),
         pd.DataFrame(labels),
-        given,
+        np.array(parts, np.int8)[kept],
         columns.iloc[of_row].reset_index(drop=True),
         tuple((f"the window before row {s + 1} of {rows.names[r]}", 1) for r, s in places),
         tuple(notes),
@@ -385,18 +386,27 @@ def _windows(
     )
 
 
+def _ratios(rows: _Rows, ratios: Sequence[float]) -> list[Sequence[float]]:
+    """The fractions of train, val and test in the time of each sequence: of one whose part is given
+    all of it, but for the parts that are not there, which are cut from the end of train."""
+    if rows.given is None:
+        return [ratios] * len(rows.names)
+    absent = [part for part in (1, 2) if part not in rows.given]
+    cut = {part: ratios[part] if part in absent else 0.0 for part in (1, 2)}
+    whole = {0: (1 - cut[1] - cut[2], cut[1], cut[2]), 1: (0.0, 1.0, 0.0), 2: (0.0, 0.0, 1.0)}
+    return [whole[int(part)] for part in rows.given]
+
+
 def _places(
-    sequences: Sequence[np.ndarray], window: int, horizon: int, ratios: Sequence[float] | None
+    sequences: Sequence[np.ndarray], window: int, horizon: int, ratios: Sequence[Sequence[float]]
 ) -> tuple[list[tuple[int, int]], list[int], int]:
-    """The sequence and the row after each window, its part by ``ratios`` in time, and how many
-    steps lie between two windows."""
+    """The sequence and the row after each window, its part in time, and how many steps lie between
+    two windows."""
     total = sum(max(len(x) - window - horizon + 1, 0) for x in sequences)
     step = max(1, -(-total // MOST_WINDOWS))
     places, parts = [], []
     for row, sample in enumerate(sequences):
-        first = last = len(sample)
-        if ratios is not None:
-            first, last = (int(len(sample) * sum(ratios[:k])) for k in (1, 2))
+        first, last = (round(len(sample) * float(sum(ratios[row][:k]))) for k in (1, 2))
         for start in range(window, len(sample) - horizon + 1, step):
             end = start + horizon
             part = 0 if end <= first else 1 if first <= start and end <= last else 2
