@@ -123,7 +123,22 @@ def _trained(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=flags.FOLDER, help="Folder; default: beside RECIPE.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="'optimizer.lr=1e-4' (repeatable).",
+)
+@click.option("--scale", type=float, help="Train the network for so many times the data.")
+@click.option("--front", is_flag=True, help="Of a run: train every point of its front.")
 @click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Of --check: with so many seeds, whose spread becomes the recipe's tolerance.",
+)
 @click.option(
     "--test",
     type=click.Choice(["after", "no", "only"]),
@@ -132,7 +147,16 @@ def _trained(
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def train(
-    recipe: Path, out: Path | None, epochs: int | None, check: bool, test: str, as_json: bool
+    recipe: Path,
+    out: Path | None,
+    epochs: int | None,
+    settings: tuple[str, ...],
+    scale: float | None,
+    front: bool,
+    check: bool,
+    seeds: int,
+    test: str,
+    as_json: bool,
 ) -> None:
     """Train RECIPE at full scale and score it once on the test part.
 
@@ -140,41 +164,99 @@ def train(
 
     \b
     nas train runs/adult/recipe.yaml --out model
+    nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40
+    nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
+    nas train runs/adult --front                   every point of the front
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     """
     from nas import recipe as recipes
 
+    if front:
+        _train_front(recipe, epochs, as_json)
+        return
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
     if check:
-        from nas.train import check as run_check
-
-        found = run_check(recipe)
-        if as_json:
-            terminal.echo(json.dumps(found))
-        else:
-            name, folded = found["objective"], found["folds"]
-            mean = f", mean of {folded} folds" if folded > 1 else ""
-            figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
-            terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
+        _check(recipe, seeds, as_json)
         return
+    out = out or recipe.parent / ("model" if scale is None else f"model-x{scale:g}")
+    if settings or scale is not None:
+        recipe = _changed(recipe, settings, scale, out)
     from nas import train as training
 
-    out = out or recipe.parent / "model"
     if test == "only":
         result = training.score_once(recipe, out)
     else:
         result = training.train(recipe, out, epochs, test == "after")
     if as_json:
         terminal.echo(json.dumps(result))
+    else:
+        show.trained(result)
+
+
+def _changed(recipe: Path, settings: tuple[str, ...], scale: float | None, out: Path) -> Path:
+    """A recipe with other values, in the folder of its training."""
+    from nas import recipe as recipes
+
+    content = recipes.read(recipe)
+    if scale is not None:
+        from nas.export.scaling import scaled_recipe
+
+        content = scaled_recipe(content, scale)
+    content = recipes.overridden(content, settings)
+    recipes.checked(content, str(recipe), out)
+    recipes.write(content, out / "recipe.yaml")
+    return out / "recipe.yaml"
+
+
+def _check(recipe: Path, seeds: int, as_json: bool) -> None:
+    from nas.train import check as run_check
+
+    found = run_check(recipe, seeds)
+    if as_json:
+        terminal.echo(json.dumps(found))
         return
-    metrics = [m for m in result["test"] or result["validation"] if m != "loss"]
-    for part in ("validation", *(("test",) if result["test"] else ())):
-        shown = "  ".join(
-            f"{m} {show.figure(result[part][m])}" for m in metrics if m in result[part]
+    name, folded = found["objective"], found["folds"]
+    mean = f", mean of {folded} folds" if folded > 1 else ""
+    figures = (f"{k} {found[k]:.5g}" for k in ("measured", "again", "tolerance"))
+    terminal.echo(f"{name}{mean}: {'  '.join(figures)}")
+    if "repeats" in found:
+        shown = "  ".join(f"{value:.5g}" for value in found["repeats"])
+        terminal.echo(f"{seeds} seeds: {shown}; the tolerance is kept in {recipe}")
+
+
+def _train_front(folder: Path, epochs: int | None, as_json: bool) -> None:
+    """Train every point of a run's front, each in RUN/models/NUMBER."""
+    from nas import train as training
+    from nas.files import write_whole
+    from nas.run import Run
+
+    run = Run(folder)
+    metric = run.task.quality.metric
+    rows = []
+    for candidate in run.front():
+        place = run.folder / "models" / str(candidate.number)
+        path = run.export(place / "recipe.yaml", candidate.number)
+        terminal.line(f"candidate {candidate.number} ({candidate.label})", err=True)
+        result = training.train(path, place, epochs)
+        rows.append(
+            {
+                "candidate": candidate.number,
+                "family": candidate.label,
+                "metric": metric,
+                "proxy": candidate.metrics[metric],
+                "full": result["validation"].get(metric),
+                "test": result["test"].get(metric),
+                "params": result["params"],
+                "latency_ms": candidate.metrics.get("latency_ms"),
+                "seconds": result["seconds"],
+            }
         )
-        terminal.echo(f"{part:10}  {shown}")
-    terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
+        write_whole(run.folder / "full_front.json", json.dumps(rows, indent=1))
+    if as_json:
+        terminal.echo(json.dumps({"front": rows}))
+    else:
+        show.full_front(rows)
 
 
 @click.command(cls=exits.Command)

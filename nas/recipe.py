@@ -9,9 +9,10 @@ itself, without a library that imports what a string says.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.files import write_whole
 from nas.options import ReadOptions
-from nas.task import COSTS, InputError, Task
+from nas.task import COSTS, InputError, Task, UsageError
 
 FORMAT = 1
 
@@ -181,6 +182,43 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a recipe (no sections); `nas export RUN` writes one")
     return content
+
+
+def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A recipe with values of its own: ``optimizer.lr=1e-4``, ``trainer.max_epochs=40``,
+    ``config.dropout=0.2`` (of the network), or a key with init_args in it.
+
+    Raises UsageError for a setting without a key that the recipe has.
+    """
+    changed = copy.deepcopy(content)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting!r} is not of the form SECTION.KEY=VALUE")
+        *outer, last = _path_of(key)
+        place: Any = changed
+        for part in outer:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            known = ", ".join(place) if isinstance(place, dict) else ", ".join(changed)
+            raise UsageError(f"--set {key}: the recipe has no such value; here are {known}")
+        try:
+            value = parse(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {setting!r}: the value cannot be read") from None
+        number = isinstance(value, str) and _NUMBER.fullmatch(value)
+        place[last] = float(value) if number else value
+    return changed
+
+
+def _path_of(key: str) -> list[str]:
+    """The keys on the way to a value, with the init_args that people leave out."""
+    parts = key.split(".")
+    if parts[0] == "config":
+        return ["model", "init_args", *parts]
+    if parts[0] in ("optimizer", "lr_scheduler", "data", "model") and "init_args" not in parts:
+        return [parts[0], "init_args", *parts[1:]]
+    return parts
 
 
 def parse(text: str) -> Any:

@@ -133,6 +133,31 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
         terminal.line(text)
 
 
+def trained(result: Mapping[str, Any]) -> None:
+    """The scores of a training, the interval of the tested one, and where the weights are."""
+    metrics = [m for m in result["test"] or result["validation"] if m != "loss"]
+    for part in ("validation", *(("test",) if result["test"] else ())):
+        shown = "  ".join(f"{m} {figure(result[part][m])}" for m in metrics if m in result[part])
+        terminal.echo(f"{part:10}  {shown}")
+    for metric, (low, high) in (result.get("test_interval") or {}).items():
+        terminal.echo(f"{'':10}  {metric} {figure(low)} to {figure(high)} with 95 % confidence")
+    terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
+
+
+def full_front(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The front at full scale beside that of the proxies."""
+    if not rows:
+        return
+    metric = rows[0]["metric"]
+    terminal.echo(
+        f"{'':>4}  {'family':20} {'proxy':>9} {'full':>9} {'test':>9} {'params':>10}  {metric}"
+    )
+    for row in rows:
+        values = (row["proxy"], row["full"], row["test"])
+        shown = " ".join(f"{'—' if v is None else figure(v):>9}" for v in values)
+        terminal.echo(f"{row['candidate']:>4}  {row['family']:20} {shown} {row['params']:>10,}")
+
+
 def exports(found: Mapping[str, Any]) -> None:
     """What was written of a trained network, and how far each file is from it."""
     for kind, about in found.items():

@@ -37,6 +37,7 @@ from nas.candidate import Reason
 from nas.files import read_json, write_whole
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.batches import Batch
+from nas.training.calibration import calibrate, score_interval
 from nas.training.cost import parameters
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
@@ -332,7 +333,10 @@ def train(path: Path, out: Path, epochs: int | None = None, test: bool = True) -
         if score_of_best is None:
             raise InputError(f"{path}: no epoch was trained (trainer.max_epochs is too low)")
         shutil.copyfile(best, out / "model.ckpt")
+        assert data.dataset is not None
+        temperatures = calibrate(out / "model.ckpt", data.dataset)
         tested = _tested(training, out / "model.ckpt") if test else {}
+        interval = score_interval(out / "model.ckpt", data.dataset) if test else {}
     if path.resolve() != (out / "recipe.yaml").resolve():
         shutil.copyfile(path, out / "recipe.yaml")
     result = {
@@ -343,6 +347,8 @@ def train(path: Path, out: Path, epochs: int | None = None, test: bool = True) -
         "seconds": round(seconds, 1),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
+        "temperature": temperatures,
+        "test_interval": interval,
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
@@ -361,6 +367,8 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         training = build(recipe, str(path))
         training.data.setup()
         result["test"] = _tested(training, out / "model.ckpt")
+        assert training.data.dataset is not None
+        result["test_interval"] = score_interval(out / "model.ckpt", training.data.dataset)
     result["checkpoint"] = str(out / "model.ckpt")
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
@@ -422,14 +430,46 @@ def _keep(training: Training, out: Path) -> str:
     )
 
 
-def check(path: Path) -> dict[str, Any]:
+def check(path: Path, seeds: int = 1) -> dict[str, Any]:
     """Train the proxy of a recipe again and compare it with what the search measured.
 
     Returns the ``objective``, its ``measured``, ``again`` and ``tolerance``, and of how many
     ``folds`` the two are the mean. Raises SelfCheckFailed where they differ by more. On the
     machine of the search, with the same versions, the two are equal.
+
+    With several ``seeds`` the proxy is trained with others too, and the recipe's tolerance becomes
+    two standard deviations of what they give.
     """
     recipe = recipes.load(path)
+    of = recipe["provenance"]
+    found = [_proxy_again(recipe, path, of["proxy"]["seed"] + k) for k in range(seeds)]
+    name, folded = of["objective"], found[0][1]
+    values = [value for value, _ in found]
+    tolerance = float(of["tolerance"])
+    if seeds > 1:
+        tolerance = max(2 * statistics.stdev(values), 1e-6)
+        content = recipes.read(path)
+        content["provenance"] |= {"tolerance": tolerance, "repeats": values}
+        recipes.write(content, path)
+    result = {
+        "objective": name,
+        "folds": folded,
+        "measured": float(of["validation"][name]),
+        "again": values[0],
+        "tolerance": tolerance,
+        **({"repeats": values} if seeds > 1 else {}),
+    }
+    if not abs(result["again"] - result["measured"]) <= result["tolerance"]:
+        mean = f", the mean of {folded} folds," if folded > 1 else ""
+        raise SelfCheckFailed(
+            f"{path}: {name}{mean} is {result['again']:.5g} now and was {result['measured']:.5g},"
+            f" more than {result['tolerance']:.2g} apart; compare the versions in its provenance"
+        )
+    return result
+
+
+def _proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, int]:
+    """The objective of a recipe's proxy with a seed, and of how many folds it is the mean."""
     of, arguments = recipe["provenance"], recipe["model"]["init_args"]
     quiet_lightning()
     proxy_of(arguments, str(path), Proxy)  # a configuration that does not fit is refused here
@@ -454,7 +494,7 @@ def check(path: Path) -> dict[str, Any]:
                 task,
                 parts,
                 of["proxy"]["epochs"],
-                of["proxy"]["seed"],
+                seed,
                 lambda: [lines, GradientMonitor(), StopAfter(trained)],
                 of["proxy"].get("accumulate", 1),
             )
@@ -462,21 +502,7 @@ def check(path: Path) -> dict[str, Any]:
             raise SelfCheckFailed(f"{path}: the proxy did not finish this time: {stop}") from None
         except SystemExit:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
-    name = of["objective"]
-    result = {
-        "objective": name,
-        "folds": len(parts),
-        "measured": float(of["validation"][name]),
-        "again": mean_scores(scores)[name],
-        "tolerance": float(of["tolerance"]),
-    }
-    if not abs(result["again"] - result["measured"]) <= result["tolerance"]:
-        mean = f", the mean of {len(parts)} folds," if len(parts) > 1 else ""
-        raise SelfCheckFailed(
-            f"{path}: {name}{mean} is {result['again']:.5g} now and was {result['measured']:.5g},"
-            f" more than {result['tolerance']:.2g} apart; compare the versions in its provenance"
-        )
-    return result
+    return float(mean_scores(scores)[of["objective"]]), len(parts)
 
 
 def _run(args: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ Which parameters are depths and widths is read off the rules that bound them ("d
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, InputError, JsonRecord, Task
 from nas.training import cost
 from nas.training.batches import made_up_inputs
+from nas.training.proxy import TaskData
 
 FACTORS = (2, 5, 10)
 DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15  # Tan & Le 2019, sec. 3.3
@@ -131,6 +133,37 @@ def scale(family: str, config: Config, task: Task, factor: float) -> tuple[Confi
         if _builds(families[family], attempt, task):
             return _trained(space, config, attempt, factor), larger
     raise InputError(f"{family} cannot be scaled by {factor:g} from this configuration")
+
+
+def scaled_recipe(recipe: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The recipe of a network for ``factor`` times the data: its configuration, batch size, rate,
+    epochs and schedule. The data are read again, and may have grown: their profile is the new
+    one's. Errors as for ``scale``."""
+    changed = copy.deepcopy(recipe)
+    model, data = changed["model"]["init_args"], changed["data"]["init_args"]
+    data |= {"fingerprint": None, "split_hash": None}
+    found = TaskData(**data)
+    found.setup()
+    assert found.dataset is not None
+    profile = found.dataset.profile
+    old = Task.from_dict(model["task"])
+    task = replace(old, profile=profile, targets=found.dataset.targets)
+    config, _ = scale(model["family"], model["config"], task, factor)
+    batch = int(config["batch_size"])
+    accumulate = int(changed["trainer"].get("accumulate_grad_batches") or 1)
+    epochs = rules.full_epochs(task, batch)
+    steps = rules.steps_per_epoch(profile.n_train, batch // accumulate, accumulate) * epochs
+    model |= {"config": config, "task": task.to_dict()}
+    data |= {"batch_size": batch // accumulate}
+    data |= {"fingerprint": profile.fingerprint, "split_hash": profile.split}
+    changed["trainer"]["max_epochs"] = epochs
+    if "optimizer" in changed:
+        changed["optimizer"]["init_args"]["lr"] = float(config["lr"])
+    if "total_steps" in changed.get("lr_scheduler", {}).get("init_args", {}):
+        schedule = {"total_steps": steps, "warmup_steps": rules.warmup_steps(steps)}
+        known = changed["lr_scheduler"]["init_args"]
+        known |= {name: value for name, value in schedule.items() if name in known}
+    return changed
 
 
 def _more(profile: DataProfile, factor: float) -> DataProfile:

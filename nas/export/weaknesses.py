@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.data.ragged import Whole
 from nas.export.trained import Trained
 from nas.task import JsonRecord, Target
-from nas.training.batches import Batches, part_tensors
-from nas.training.proxy import Proxy
+from nas.training.calibration import part_logits
 
 BINS = 10  # of confidence
 MOST_CLASSES = 20  # of a confusion matrix
@@ -63,27 +61,12 @@ def weaknesses(trained: Trained) -> Weaknesses:
     """Predict the validation part of a trained network and look at its errors."""
     dataset, proxy = trained.dataset, trained.proxy
     rows = dataset.parts["val"][:MOST_SAMPLES]
-    found = part_predictions(proxy, trained, rows)
+    found = proxy.predictions(part_logits(proxy, dataset, rows))
     targets = []
     for target in proxy.task.targets:
         truth = np.asarray(dataset.labels[target.name])[rows]
         targets.append(_target(target, found[target.name], truth))
     return Weaknesses(len(rows), tuple(targets))
-
-
-def part_predictions(proxy: Proxy, trained: Trained, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Predictions by target of samples of the data set, in their order."""
-    import torch
-
-    inputs, _ = part_tensors(trained.dataset, rows, "cpu")
-    batches = Batches(inputs, {"row": torch.arange(len(rows))}, 128)
-    shared = any(isinstance(v, Whole) for v in trained.dataset.inputs.values())
-    assert not shared or len(batches) == 1
-    with torch.inference_mode():
-        parts = [(proxy(**batch), labels["row"]) for batch, labels in batches]
-    order = torch.cat([row for _, row in parts]).argsort()
-    logits = torch.cat([values for values, _ in parts])[order].float()
-    return proxy.predictions(logits)
 
 
 def _target(target: Target, predicted: np.ndarray, truth: np.ndarray) -> TargetWeaknesses:

@@ -71,6 +71,7 @@ class Proxy(pl.LightningModule):
             family=family, config=config, task=json.loads(self.task.to_json())
         )
         self.network = build_network(family, config, self.task)
+        self.temperatures: dict[str, float] = {}
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
             self.register_buffer(f"class_weights_{i}", self._class_weights(target))
@@ -130,7 +131,7 @@ class Proxy(pl.LightningModule):
 
     def temperature(self, target: str) -> float:
         """What the logits of a target of classes are divided by before they are probabilities."""
-        return 1.0
+        return self.temperatures.get(target, 1.0)
 
     def predictions(self, logits: Tensor) -> dict[str, Any]:
         """Probabilities, or values in the user's units, as numpy arrays by target."""
@@ -141,9 +142,9 @@ class Proxy(pl.LightningModule):
             if target.kind == "regression":
                 value = part[:, 0].double() * target.std + target.mean
             elif target.kind == "multilabel":
-                value = part.sigmoid()
+                value = (part / self.temperature(target.name)).sigmoid()
             else:
-                value = part.softmax(dim=1)
+                value = (part / self.temperature(target.name)).softmax(dim=1)
             result[target.name] = value.cpu().numpy()
         return result
 
@@ -317,6 +318,7 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
         saved = content["hyper_parameters"]
         proxy = Proxy(saved["family"], saved["config"], saved["task"])
         proxy.load_state_dict(content["state_dict"])
+        proxy.temperatures = {k: float(v) for k, v in saved.get("temperatures", {}).items()}
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
     except InputError as error:  # a family that is not installed here, a task of another version
