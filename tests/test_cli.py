@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,7 +352,7 @@ def test_the_verdict_of_a_check_names_the_mean_of_folds(
 ) -> None:
     figures = {"measured": 0.96078, "again": 0.96078, "tolerance": 0.01}
     found = {"objective": "accuracy", "folds": folds, **figures}
-    monkeypatch.setattr("nas.train.check", lambda recipe: found)
+    monkeypatch.setattr("nas.train.check", lambda recipe, seeds: found)
     monkeypatch.setattr("nas.recipe.load", lambda recipe: {})
     printed = nas("train", str(tmp_path / "recipe.yaml"), "--check").out
     assert printed == f"accuracy{mean}: measured 0.96078  again 0.96078  tolerance 0.01\n"
@@ -524,15 +524,19 @@ def test_export_train_and_predict_follow_one_another(
 def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
     nas: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas import train
+    from nas import model
+    from nas.rulebook import typical_task
 
-    def predict(
-        checkpoint: Path, source: Path, on_note: Callable[[str], object], keep: tuple[str, ...]
-    ) -> Any:
-        on_note("of x_train, x_test only x_test is predicted")
-        return pd.DataFrame({"label": ["no"]}), {}
+    class Noting:
+        task = typical_task("tabular")
 
-    monkeypatch.setattr(train, "predict", predict)
+        def stream(
+            self, data: Path, keep: tuple[str, ...], on_note: Callable[[str], object]
+        ) -> Iterator[Any]:
+            on_note("of x_train, x_test only x_test is predicted")
+            yield model.Piece(pd.DataFrame({"label": ["no"]}), {}, {})
+
+    monkeypatch.setattr(model, "load", lambda path: Noting())
     for name in ("model.ckpt", "d.npz"):
         (tmp_path / name).touch()
     ended = nas("predict", str(tmp_path / "model.ckpt"), str(tmp_path / "d.npz"))

@@ -92,12 +92,13 @@ def read_csv_pieces(
         _check_rows(path, layout, None)
     how = {"skiprows": layout.skipped_lines, "header": 0, "encoding": "utf-8-sig"}
     empty = True
-    for piece in _parsed(path, layout, texts, missing, chunksize=rows, **how):
-        empty = False
-        found = piece.reset_index(drop=True)
-        for name in texts:
-            found[name] = _labels(found[name])
-        yield _with_points(found, layout, texts)
+    with _parsed(path, layout, texts, missing, chunksize=rows, **how) as reader:
+        for piece in reader:
+            empty = False
+            found = piece.reset_index(drop=True)
+            for name in texts:
+                found[name] = _labels(found[name])
+            yield _with_points(found, layout, texts)
     if empty:
         raise InputError(f"{path} holds no rows")
 
