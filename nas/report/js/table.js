@@ -26,7 +26,12 @@ class CandidateTable {
     const at = items.findIndex((item) => item.key === active); // the row stays the row, wherever it goes
     this.active = Math.max(0, at >= 0 ? at : Math.min(this.active, items.length - 1));
     const widths = columns.map((column) => column.width).join(" ");
-    if (this.node.style.getPropertyValue("--columns") !== widths) this.node.style.setProperty("--columns", widths);
+    if (this.node.style.getPropertyValue("--columns") !== widths) {
+      // Head and rows are grids of their own: they only agree where neither is wider than the other.
+      const least = columns.reduce((sum, column) => sum + Number(column.width.match(/\d+/)[0]), 12 * columns.length + 4);
+      this.node.style.setProperty("--columns", widths);
+      this.node.style.setProperty("--least", `${least}px`);
+    }
     keyed(this.head, columns, (column) => column.key, (column) => el("div", { role: "columnheader", class: column.words ? "" : "n" },
       el("button", { type: "button", onclick: () => onSort(column.key) }, el("span"), el("i", { "aria-hidden": "true" }))),
     (cell, column) => {

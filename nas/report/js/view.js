@@ -151,6 +151,7 @@ function fromHash() {
 
 let written = "";
 const writeHash = debounced(150, () => {
+  if (!study()?.head) return; // what a link says is not read yet
   const hash = toHash();
   if (hash === written) return;
   // A page is a step of the browser's history; a limit that moved is none.
