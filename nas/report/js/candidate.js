@@ -22,10 +22,9 @@ async function drawCandidate() {
   fill("candidate-body",
     verdict(own, chosen),
     el("div", { class: "columns" },
-      card("Learning curves", el("div", { id: "own-curves" })),
+      el("div", { class: "stack" }, card("Learning curves", el("div", { id: "own-curves" })), networkPart(chosen)),
       card("Result and configuration", el("div", { class: "sideways" }, comparison(own, [chosen, ...beside])),
         fine("Bold: where the selected candidates differ. Select others on the page Explorer to compare."))),
-    networkPart(chosen),
     gradientPart(chosen),
     differences(own, chosen),
     chosen.detail ? card("What it said last", el("pre", { tabindex: 0 }, chosen.detail)) : null);
