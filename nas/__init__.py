@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nas.audit import audit as audit
     from nas.candidate import Candidate as Candidate
     from nas.driver import search as search
+    from nas.estimators import SearchClassifier as SearchClassifier
+    from nas.estimators import SearchRegressor as SearchRegressor
     from nas.family import Family as Family
     from nas.family import load_families as load_families
     from nas.model import Model as Model
@@ -39,6 +41,8 @@ _HOME = {
     "load_families": "nas.family",
     "Run": "nas.run",
     "Model": "nas.model",
+    "SearchClassifier": "nas.estimators",
+    "SearchRegressor": "nas.estimators",
     "load": "nas.model",
     "search": "nas.driver",
     "Choice": "nas.space",

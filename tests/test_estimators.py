@@ -1,0 +1,106 @@
+"""The estimators hold scikit-learn's contract, and search when it matters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import nas
+from nas import estimators
+from nas.data import read
+from nas.family import load_families
+from nas.task import Task
+from nas.training.batches import part_tensors
+from nas.training.proxy import Proxy
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SMALL: dict[str, Any] = {"trials": 1, "time_limit": None, "families": ("mlp",), "workers": 1}
+FEW = "it needs ten samples, of which some are held back"
+CONSTANT = "a column or a target that never changes is refused"
+# Checks that cannot apply, and why.
+EXCEPTIONS = {
+    "check_readonly_memmap_input": CONSTANT,
+    "check_fit2d_1feature": CONSTANT,
+    "check_classifiers_one_label": "one class is no problem of classification",
+    "check_sample_weight_equivalence_on_dense_data": "samples have no weights",
+    "check_methods_subset_invariance": "networks add in another order in another batch",
+    "check_regressors_int": FEW,
+}
+
+
+def quick(self: Any, frame: Any, out: Path) -> Path:
+    """In place of a search: one small network, trained for a few steps in this process."""
+    import pytorch_lightning as pl
+
+    dataset = read(frame, target=estimators.TARGET, modality="tabular")
+    task = Task("tabular", dataset.targets, dataset.profile).with_objectives()
+    torch.manual_seed(0)
+    proxy = Proxy("mlp", load_families()["mlp"].baseline(task), task)
+    inputs, labels = part_tensors(dataset, dataset.parts["train"], "cpu")
+    optimizer = torch.optim.AdamW(proxy.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        proxy.loss(proxy(**inputs), labels).backward()  # type: ignore[arg-type]
+        optimizer.step()
+    trainer = pl.Trainer(logger=False, accelerator="cpu", max_epochs=0, barebones=True)
+    trainer.strategy.connect(proxy)
+    out.mkdir(parents=True)
+    trainer.save_checkpoint(out / "model.ckpt", weights_only=True)
+    return out / "model.ckpt"
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [nas.SearchClassifier(**SMALL), nas.SearchRegressor(**SMALL)],
+    expected_failed_checks=lambda _: EXCEPTIONS,
+)
+def test_the_contract_of_scikit_learn(
+    estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimators._Search, "_trained", quick)
+    check(estimator)
+
+
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_they_work_in_a_pipeline_and_in_cross_validation(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimators._Search, "_trained", quick)
+    if kind == "classes":
+        x, y = load_iris(return_X_y=True)
+        model: Any = nas.SearchClassifier(**SMALL)
+    else:
+        x, y = load_diabetes(return_X_y=True)
+        model = nas.SearchRegressor(**SMALL)
+    scores = cross_val_score(make_pipeline(StandardScaler(), model), x, y, cv=2)
+    assert scores.mean() > (0.8 if kind == "classes" else 0.2)
+
+
+def test_labels_of_any_kind_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimators._Search, "_trained", quick)
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    found = nas.SearchClassifier(**SMALL).fit(x, names)
+    assert set(found.predict(x)) <= set(names)
+    assert np.allclose(found.predict_proba(x).sum(axis=1), 1, atol=1e-5)
+    assert json.dumps(found.get_params()["families"]) == '["mlp"]'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_a_search_finds_a_network_that_predicts(kind: str) -> None:
+    data = load_iris if kind == "classes" else load_diabetes
+    x, y = data(return_X_y=True)
+    model = nas.SearchClassifier if kind == "classes" else nas.SearchRegressor
+    found = model(**SMALL, random_state=0).fit(x, y)
+    assert found.score(x, y) > (0.9 if kind == "classes" else 0.3)
