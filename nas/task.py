@@ -266,12 +266,11 @@ class DataProfile(JsonRecord):
 @dataclass(frozen=True)
 class SeriesForm(JsonRecord):
     """How sequences of numbers are coded: the channels of the input "series" are the values, one
-    for each of ``DataProfile.channels``, then a 1 where a value of ``marked`` was missing, then the
-    time since the step before where times are irregular."""
+    for each of ``DataProfile.channels``, then a 1 where a value of ``marked`` was missing."""
 
     marked: tuple[int, ...] = ()  # values of which what is missing is marked
     median_step: float = 0.0  # between two times of the source; 0 where it has no times
-    irregular: bool = False  # whether the last channel is log(1 + step / median_step)
+    irregular: bool = False  # whether sequences are resampled to steps of ``median_step``
     stride: int = 1  # steps of the source that are averaged to one
     columns: tuple[str, ...] = ()  # of a wide table, one for each step
     sequence: str = ""  # the column of a long table that says which sequence a row is of
@@ -291,7 +290,7 @@ class SeriesForm(JsonRecord):
     @property
     def added(self) -> int:
         """Channels behind those of the values."""
-        return len(self.marked) + self.irregular
+        return len(self.marked)
 
 
 @dataclass(frozen=True)

@@ -215,13 +215,17 @@ def test_features_of_simple_models_do_not_see_other_sequences() -> None:
 # Long tables -----------------------------------------------------------------------------
 
 
-def long(steps: list[np.ndarray], labels: Any, seed: int = 0) -> pd.DataFrame:
-    """A row a step, in random order, at irregular times; three sequences of each recording."""
+def long(
+    steps: list[np.ndarray], labels: Any, seed: int = 0, irregular: bool = True
+) -> pd.DataFrame:
+    """A row a step, in random order; three sequences of each recording."""
     rng = np.random.default_rng(seed)
     frames = []
     for row, (x, label) in enumerate(zip(steps, labels, strict=True)):
         frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
-        frame["at"] = np.cumsum(rng.uniform(0.5, 2.0, len(x)))
+        frame["at"] = np.cumsum(
+            rng.uniform(0.5, 2.0, len(x)) if irregular else np.full(len(x), 2.0)
+        )
         frames.append(frame.assign(id=f"s{row:02}", label=label, recording=f"r{row // 3}"))
     return pd.concat(frames).sample(frac=1, random_state=seed).reset_index(drop=True)
 
@@ -230,26 +234,41 @@ def test_a_long_table_holds_the_same_sequences_as_arrays_with_gaps() -> None:
     steps, labels = made(30)
     rng = np.random.default_rng(1)
     gaps = [np.where(rng.random(x.shape) < 0.1, np.nan, x) for x in steps]
-    table = long(gaps, labels)
+    table = long(gaps, labels, irregular=False)
     data = read(table, target="label", sequence="id", time="at", split="0.7,0.15,0.15")
-    form = data.profile.series
-    assert form is not None
-    assert form.irregular
     assert data.profile.channels == ("x0", "x1")
-    order = sorted(set(table["id"]), key=[*table["id"]].index)
+    order = [*pd.unique(table["id"])]
     for place, name in enumerate(order):
         row = int(name[1:])
         known = ~np.isnan(gaps[row])
         found = series(data)[place]
         np.testing.assert_allclose(found[:, :2][known], steps[row][known], rtol=1e-6)
         np.testing.assert_array_equal(found[:, 2:4], np.isnan(gaps[row]))
-        own = np.sort(table["at"][table["id"] == name])
-        np.testing.assert_allclose(found[1:, 4], np.log1p(np.diff(own) / form.median_step), 1e-5)
         assert data.targets[0].classes[data.labels["label"][place]] == labels[row]
     new = encode(table, data.profile, "series", data.targets)
     np.testing.assert_array_equal(new.inputs["series"].values, series(data).values)  # type: ignore[union-attr]
     np.testing.assert_array_equal(new.labels["label"], data.labels["label"])
     assert new.names == tuple(order)
+
+
+def test_irregular_times_are_resampled_to_what_lies_between() -> None:
+    labels = LABELS[np.arange(30) % 3]
+    steps = [np.stack([np.arange(12.0), 3 * np.arange(12.0) + k], axis=1) for k in range(30)]
+    whole = long(steps, labels, irregular=False)
+    # A fifth of the rows are gone, but no first or last one: a line has the same values between.
+    inside = ~whole["at"].isin([whole["at"].min(), whole["at"].max()])
+    table = whole[~(inside & (np.random.default_rng(0).random(len(whole)) < 0.2))]
+    read_as = {"target": "label", "sequence": "id", "time": "at"}
+    full, some = read(whole, **read_as), read(table, **read_as)  # type: ignore[arg-type]
+    form = some.profile.series
+    assert form is not None
+    assert (form.irregular, form.median_step) == (True, 2.0)
+    places = {name: place for place, name in enumerate(pd.unique(whole["id"]))}
+    for place, name in enumerate(pd.unique(table["id"])):
+        np.testing.assert_allclose(series(some)[place], series(full)[places[name]], atol=1e-4)
+    new = encode(table, some.profile, "series", some.targets)
+    np.testing.assert_array_equal(new.inputs["series"].values, series(some).values)  # type: ignore[union-attr]
+    assert any("resampled to the median step" in note for note in some.notes)
 
 
 def test_windows_of_one_recording_never_fall_into_two_parts_where_a_group_is_named() -> None:
@@ -456,8 +475,8 @@ def test_times_of_a_ts_file_are_read(tmp_path: Path) -> None:
     form = data.profile.series
     assert form is not None
     assert (form.irregular, form.median_step) == (True, 5.0)
-    np.testing.assert_allclose(series(data)[3][:, 0], [4, 5, 6, 7])
-    np.testing.assert_allclose(series(data)[3][1:, 2], np.log1p(np.array([3, 5, 7]) / 5), rtol=1e-6)
+    # Times 1, 4, 9, 16 hold row + 1 … row + 4; resampled to 1, 6, 11, 16.
+    np.testing.assert_allclose(series(data)[3][:, 0], [4, 5.4, 6 + 2 / 7, 7], rtol=1e-6)
 
 
 # Many files ------------------------------------------------------------------------------
@@ -520,3 +539,36 @@ def test_broken_and_unlike_files_are_named(tmp_path: Path) -> None:
     (tmp_path / names[3]).write_text("x,z,time\n1,2,0\n")
     with pytest.raises(InputError, match=r"03\.csv and .*00\.csv differ in the columns 'y', 'z'"):
         read(tmp_path, target="label")
+
+
+# Real data -------------------------------------------------------------------------------
+
+DATA = os.environ.get("NAS_DATA", "")
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="NAS_DATA does not name the folder of the data sets")
+def test_a_long_table_of_basic_motions_reads_to_its_samples() -> None:
+    archive = read(Path(DATA) / "series" / "BasicMotions")
+    names = np.array(archive.targets[0].classes)[archive.labels["label"]]
+    rng = np.random.default_rng(0)
+    frames = []
+    for row, name in enumerate(names):
+        steps = series(archive)[row].astype(np.float64)
+        steps[rng.random(steps.shape) < 0.02] = np.nan  # gaps
+        at = 0.1 * np.arange(len(steps))
+        frame = pd.DataFrame(steps, columns=list("abcdef")).assign(at=at, id=row, label=name)
+        kept = rng.random(len(frame)) > 0.05  # steps that were not recorded
+        kept[[0, -1]] = True
+        frames.append(frame[kept].assign(split="test" if row in archive.parts["test"] else "train"))
+    table = pd.concat(frames).sample(frac=1, random_state=0)
+    data = read(table, target="label", sequence="id", time="at")
+    assert data.profile.series is not None
+    assert data.profile.series.irregular
+    order = [*pd.unique(table["id"])]
+    for place, row in enumerate(order):
+        found, whole = series(data)[place], series(archive)[int(row)]
+        assert found.shape == (100, 12)
+        there = np.round(frames[int(row)]["at"] * 10).astype(int).to_numpy()
+        known = frames[int(row)][list("abcdef")].notna().to_numpy()
+        np.testing.assert_allclose(found[there, :6][known], whole[there][known], atol=1e-3)

@@ -1,8 +1,8 @@
 """Sequences of numbers: archives, tables and arrays to float32 (steps, channels).
 
 A step is a row of values that were measured together. What is missing is filled along the
-sequence and marked by a channel of its own, and where the times between steps differ they are a
-channel too. Sequences may differ in length.
+sequence and marked by a channel of its own. Where the times between steps differ, sequences are
+resampled to regular ones. They may differ in length.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     if not known.any(axis=0).all():
         name = _names(found)[int(known.any(axis=0).argmin())]
         raise InputError(f"{name} has no value in any training sequence; leave it out")
-    lengths = np.array([len(sample) for sample in found.values])
-    stride = series_stride(percentiles(lengths[train]))
-    form = replace(_form(found, train, columns), stride=stride)
+    form = _form(found, train, columns)
+    lengths = _lengths(found, form)
+    form = replace(form, stride=series_stride(percentiles(lengths[train])))
     shift = _shift([found.values[row] for row in train])
     values = np.concatenate([found.values[row] for row in train]) - shift
     width = values.shape[1]
@@ -260,20 +260,19 @@ def _shift(samples: Sequence[np.ndarray]) -> np.ndarray:
 def _coded(
     found: Sequences, form: SeriesForm, shift: np.ndarray, usual: np.ndarray
 ) -> tuple[list[np.ndarray], int]:
-    """float32 (steps, channels + marks + 1 where irregular) of each, and how many have gaps in a
-    channel that had none in training: they are filled, but not marked. Where a channel is empty in
+    """float32 (steps, channels + marks) of each, and how many have gaps in a channel that had none
+    in training: they are filled, but not marked. Where a channel is empty in
     a sequence, it is filled with ``usual``."""
     coded, late = [], 0
     for row, sample in enumerate(found.values):
         times = None if found.times is None else found.times[row]
         gaps = np.isnan(sample)
         late += bool(np.delete(gaps, form.marked, axis=1).any())
-        parts = [_filled(sample - shift, times, usual), gaps[:, form.marked].astype(np.float64)]
+        marks = gaps[:, form.marked].astype(np.float64)
+        whole = np.concatenate([_filled(sample - shift, times, usual), marks], axis=1)
         if form.irregular:
             assert times is not None
-            steps = np.diff(times, prepend=times[0] - form.median_step)
-            parts.append(np.log1p(np.maximum(steps, 0) / form.median_step)[:, None])
-        whole = np.concatenate(parts, axis=1)
+            whole = _resampled(whole, times, form)
         coded.append(_strided(whole, form.stride)[:SERIES_LONGEST].astype(np.float32))
     return coded, late
 
@@ -291,6 +290,24 @@ def _filled(sample: np.ndarray, times: np.ndarray | None, usual: np.ndarray) -> 
             np.interp(place[~known], place[known], sample[known, i]) if known.any() else usual[i]
         )
     return filled
+
+
+def _lengths(found: Sequences, form: SeriesForm) -> np.ndarray:
+    """The steps (n,) of each sequence, after resampling where times are irregular."""
+    if not form.irregular or found.times is None:
+        return np.array([len(sample) for sample in found.values])
+    spans = np.array([times[-1] - times[0] for times in found.times])
+    lengths: np.ndarray = np.floor(spans / form.median_step + 0.5).astype(np.int64) + 1
+    return lengths
+
+
+def _resampled(sample: np.ndarray, times: np.ndarray, form: SeriesForm) -> np.ndarray:
+    """The values at regular times from the first one on, linear between those that are there. As
+    far as they are kept: a gap of a year between seconds is not filled."""
+    steps = int((times[-1] - times[0]) / form.median_step + 0.5) + 1
+    steps = min(steps, SERIES_LONGEST * form.stride)
+    grid = times[0] + form.median_step * np.arange(steps)
+    return np.stack([np.interp(grid, times, column) for column in sample.T], axis=1)
 
 
 def _strided(sample: np.ndarray, stride: int) -> np.ndarray:
@@ -325,8 +342,8 @@ def _notes(
         notes.append(f"{late} sequences have gaps where training has none: filled, but not marked")
     if form.irregular:
         notes.append(
-            f"times are irregular (a step of {form.median_step:.4g} at the median): the steps are"
-            " a channel of their own"
+            f"times are irregular: sequences are resampled to the median step,"
+            f" {form.median_step:.4g}"
         )
     if stride > 1:
         notes.append(
