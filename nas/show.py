@@ -186,9 +186,11 @@ def predictions(
     """Write predictions as CSV to a file or to standard output, with the number of each row where
     they are to be ``numbered`` and are of no files. What comes in pieces is written piece by piece;
     a file is there when all of it is."""
+    import pandas as pd
+
     from nas.files import whole_file
 
-    pieces = [frames] if hasattr(frames, "columns") else frames
+    pieces = [frames] if isinstance(frames, pd.DataFrame) else frames
     if out is not None:
         with whole_file(out) as file:
             _write_pieces(pieces, file.write, numbered)

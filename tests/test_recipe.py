@@ -26,7 +26,7 @@ from nas.candidate import Candidate
 from nas.family import load_families
 from nas.options import ReadOptions
 from nas.rulebook import typical_task
-from nas.task import Budget, InputError
+from nas.task import Budget, InputError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 EVIL = "evil_module_of_a_recipe"
@@ -396,7 +396,7 @@ warnings.simplefilter("ignore")
 folder, content = Path(sys.argv[1]), json.loads(sys.stdin.read())
 sys.path.insert(0, str(folder / "code"))
 import torch, nas.train, nas.recipe as recipes
-from nas.task import Budget, InputError
+from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets
 out = folder / "out"
 os.chdir(folder / "out")
@@ -565,3 +565,29 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first on
     assert len(nas.load(tmp_path / "model" / "model.ckpt").predict(table)) == 60
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("optimizer.lr=1e-4", "optimizer.init_args.lr", 1e-4),
+        ("optimizer.init_args.lr=2", "optimizer.init_args.lr", 2),
+        ("config.dropout=0.3", "model.init_args.config.dropout", 0.3),
+        ("trainer.max_epochs=7", "trainer.max_epochs", 7),
+        ("data.batch_size=8", "data.init_args.batch_size", 8),
+    ],
+)
+def test_a_setting_changes_one_value(
+    made: dict[str, Any], setting: str, key: str, value: Any
+) -> None:
+    before = copy.deepcopy(made)
+    changed = recipe.overridden(made, [setting])
+    assert made == before
+    assert changed == at(made, key, value)
+
+
+@pytest.mark.parametrize("setting", ["optimizer.rl=1", "lr=1", "optimizer", "=3", "config.a.b=1"])
+def test_a_setting_of_no_value_is_one_line(made: dict[str, Any], setting: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        recipe.overridden(made, [setting])
+    assert "\n" not in str(raised.value)

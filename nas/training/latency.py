@@ -219,7 +219,7 @@ def onnx_session(file: Path, threads: int = 1) -> Any:
         raise InputError("this needs onnxruntime: pip install 'frontier-nas[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is said once, in one line
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types
