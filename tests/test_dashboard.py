@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -225,6 +226,13 @@ def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         serve([tmp_path / "nowhere"])
+
+
+def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f":{port} cannot be used .*choose another --port"):
+            serve([tmp_path], port=port)
 
 
 # ---- what is new ---------------------------------------------------------------------------------

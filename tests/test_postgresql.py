@@ -20,6 +20,7 @@ import pytest
 from test_study import OPEN, SPACE, asked, run, search, train
 
 from nas.candidate import State
+from nas.search.follow import PostgresFollower
 from nas.search.storage import Postgres
 from nas.search.study import Study, load_candidates
 from nas.task import InputError, Task, UsageError
@@ -135,6 +136,22 @@ def test_candidates_are_read_beside_a_running_driver_and_revised_ones_last(
     assert load_candidates(tmp_path, server.url, name) == [end]
     study.revise(quiet := replace(end, metrics=end.metrics | {"latency_ms": 0.5}))
     assert load_candidates(tmp_path, server.url, name) == [quiet] == study.candidates()
+
+
+def test_a_follower_reads_what_is_new_or_revised_alone(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    study = opened(server, name, tmp_path / "a")
+    follower = PostgresFollower(server.url, name)
+    first = study.ask()
+    assert first is not None
+    assert follower.changed() == (False, [first.number])
+    assert follower.changed() == (False, [])
+    end = train(study, first)
+    assert follower.changed() == (False, [first.number])
+    study.revise(replace(end, worker=7))
+    assert follower.changed() == (False, [first.number])
+    assert [c.worker for c in follower.candidates([first.number])] == [7]
 
 
 def test_a_second_driver_is_refused_and_the_message_names_it(

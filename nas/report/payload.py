@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # Curves, layers and gradient norms are most of a candidate's bytes. The page keeps them for the
 # front, for the best others and for some of each failure, until these bytes are full, compressed.
 DETAILS_BYTES = 2_000_000
+# ... and for no more than so many, each of which takes a millisecond to write.
+DETAILS_MOST = 3000
 # So many candidates are unpacked together when one of them is opened.
 _TOGETHER = 40
 # Of each reason for failing, this many of the latest candidates keep theirs first.
@@ -159,7 +161,7 @@ def packed_details(study: StudyView, best: Sequence[Candidate]) -> list[dict[str
     ``{"numbers", "data"}``, the latter the JSON of a list, deflated (RFC 1950) in base64."""
     parcels: list[dict[str, Any]] = []
     room = DETAILS_BYTES
-    order = _by_interest(study, best)
+    order = _by_interest(study, best)[:DETAILS_MOST]
     for at in range(0, len(order), _TOGETHER):
         chosen = order[at : at + _TOGETHER]
         text = json.dumps([detail(c) for c in chosen], allow_nan=False, separators=(",", ":"))
