@@ -14,6 +14,7 @@ function drawLanes(own) {
   $("no-lanes").hidden = ran.length > 0;
   node.hidden = !ran.length;
   if (!ran.length) return;
+  say($("lanes-note"), `${ran.length > MOST_BARS ? `the latest ${count(MOST_BARS)} of ${count(ran.length)} candidates; ` : ""}click one to open it`);
   const now = own.live?.now ?? Math.max(...ran.map((c) => c.started + c.seconds));
   drawnFor(node, [own.id, own.revision, Math.floor(now / 5)], () => {
     const begin = Math.min(...ran.map((c) => c.started)), last = now - begin;
