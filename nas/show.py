@@ -141,6 +141,9 @@ def trained(result: Mapping[str, Any]) -> None:
         terminal.echo(f"{part:10}  {shown}")
     for metric, (low, high) in (result.get("test_interval") or {}).items():
         terminal.echo(f"{'':10}  {metric} {figure(low)} to {figure(high)} with 95 % confidence")
+    for name, scores in (result.get("simple_test") or {}).items():
+        shown = "  ".join(f"{m} {figure(scores[m])}" for m in metrics if m in scores)
+        terminal.echo(f"{'':10}  {shown}  ({name}, on the same test part)")
     terminal.echo(f"checkpoint  {result['checkpoint']}  ({result['seconds']:.0f} s)")
 
 

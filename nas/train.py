@@ -34,8 +34,10 @@ from pytorch_lightning.loggers import CSVLogger
 from nas import recipe as recipes
 from nas import rules, terminal
 from nas.candidate import Reason
+from nas.data import Dataset
 from nas.files import read_json, write_whole
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
+from nas.training.baselines import tested
 from nas.training.batches import Batch
 from nas.training.calibration import calibrate, score_interval
 from nas.training.cost import parameters
@@ -349,9 +351,15 @@ def train(path: Path, out: Path, epochs: int | None = None, test: bool = True) -
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
         "test_interval": interval,
+        "simple_test": _simple(data.dataset, module.task) if test else {},
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
+
+
+def _simple(dataset: Dataset, task: Task) -> dict[str, dict[str, float]]:
+    """The simple models' scores on the test part, by their names."""
+    return {row["name"]: row["metrics"] for row in tested(dataset, task) if row["metrics"]}
 
 
 def score_once(path: Path, out: Path) -> dict[str, Any]:

@@ -35,21 +35,34 @@ from nas.data import Dataset
 from nas.data.ragged import Ragged, Whole
 from nas.models.spectrogram import mel_filters
 from nas.task import Target, Task
-from nas.training.batches import proxy_folds
+from nas.training.batches import proxy_folds, stratified
 from nas.training.metrics import mean_scores, score
 from nas.training.random_kernels import mini_rocket, statistics
 
 SIDE = 32  # pixels, of the images that a baseline sees
 
+MOST_FITTED = 50_000  # rows, where a network is tested
 
-def baselines(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
+
+def tested(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
+    """The simple models, fitted to at most ``MOST_FITTED`` rows of the training part and scored on
+    the test part, beside a network that is; rows as of ``baselines``."""
+    train = stratified(
+        dataset, "train", min(1.0, MOST_FITTED / len(dataset.parts["train"])), task.seed
+    )
+    return baselines(dataset, task, [(train, dataset.parts["test"])])
+
+
+def baselines(
+    dataset: Dataset, task: Task, pairs: Sequence[tuple[Any, Any]] = ()
+) -> list[dict[str, Any]]:
     """Fit each simple model to the rows that a proxy is trained on, and score it on those
-    that a proxy is scored by.
+    that a proxy is scored by; or to and on the rows of ``pairs``.
 
     Returns one ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
-    pairs = proxy_folds(dataset, task)
+    pairs = pairs or proxy_folds(dataset, task)
     results = []
     for name, features, factory in _SIMPLE[task.modality](dataset, task):
         begin = time.perf_counter()
