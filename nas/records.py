@@ -4,6 +4,7 @@ and the files of ``nas latency``."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -79,6 +80,11 @@ class Baseline(JsonRecord):
     seconds: float = 0.0
     error: str = ""
 
+    def __post_init__(self) -> None:
+        for name, value in {**self.metrics, **self.costs}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+
 
 @dataclass(frozen=True)
 class LayerRow(JsonRecord):
@@ -92,6 +98,10 @@ class LayerRow(JsonRecord):
     params: int = 0
     skips: tuple[int, ...] = ()
     gradients: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.params, *self.output, 0) < 0:
+            raise ValueError("params and output must not be negative")
 
 
 @dataclass(frozen=True)
