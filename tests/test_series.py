@@ -110,6 +110,14 @@ def test_a_table_for_each_sample_in_class_folders_is_read(tmp_path: Path) -> Non
     assert again.names[0] == os.path.join("a", "00.csv")
 
 
+def test_an_array_of_steps_and_channels_is_asked_about_and_no_longer_an_image_alone() -> None:
+    values = np.random.default_rng(0).normal(size=(30, 40, 4))
+    labels = LABELS[np.arange(30) % 3]
+    with pytest.raises(UsageError, match=r"--modality images or .*series|series.*images"):
+        read((values, labels))
+    assert read((values, labels), modality="series").profile.inputs == {"series": (40, 4)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
