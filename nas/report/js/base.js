@@ -25,6 +25,7 @@ function say(node, text) { if (node.textContent !== text) node.textContent = tex
 // only brought up to date. `make(item)` gives a node, `update(node, item)` sets what may change.
 function keyed(parent, items, key, make, update = () => {}) {
   const before = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  const held = parent.contains(document.activeElement) ? document.activeElement : null;
   let place = parent.firstChild;
   for (const item of items) {
     const name = String(key(item));
@@ -39,6 +40,8 @@ function keyed(parent, items, key, make, update = () => {}) {
     else parent.insertBefore(node, place);
   }
   for (const node of before.values()) node.remove();
+  // An element that is moved to another place loses the focus.
+  if (held?.isConnected && document.activeElement !== held) held.focus({ preventScroll: true });
 }
 
 // ---- numbers and names ----------------------------------------------------------------------
