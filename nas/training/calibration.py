@@ -77,7 +77,7 @@ def _temperature(target: Target, logits: Tensor, labels: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def score_interval(checkpoint: Path, dataset: Dataset) -> dict[str, tuple[float, float]]:
+def score_interval(checkpoint: Path, dataset: Dataset) -> dict[str, list[float]]:
     """The interval that holds the quality with a confidence of 95 %, by the bootstrap over the
     samples of the test part (Efron & Tibshirani 1993, ch. 13)."""
     proxy = load_proxy(checkpoint)
@@ -97,4 +97,4 @@ def score_interval(checkpoint: Path, dataset: Dataset) -> dict[str, tuple[float,
     if not values:
         return {}
     low, high = np.quantile(values, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return {metric: (float(low), float(high))}
+    return {metric: [float(low), float(high)]}
