@@ -1,8 +1,8 @@
 """Searches as estimators of scikit-learn: ``nas.SearchClassifier`` and ``nas.SearchRegressor``.
 
 Both search networks for a table, train the best at full scale, and predict with it. They hold the
-contract of scikit-learn's estimators for dense tables of numbers; tests/test_estimators.py names
-the checks that cannot apply, and why.
+contract of scikit-learn's estimators (its own checks, tests/test_estimators.py) for dense tables of
+numbers, and take no sample weights.
 """
 
 from __future__ import annotations

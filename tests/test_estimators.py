@@ -25,17 +25,6 @@ from nas.training.proxy import Proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SMALL: dict[str, Any] = {"trials": 1, "time_limit": None, "families": ("mlp",), "workers": 1}
-FEW = "it needs ten samples, of which some are held back"
-CONSTANT = "a column or a target that never changes is refused"
-# Checks that cannot apply, and why.
-EXCEPTIONS = {
-    "check_readonly_memmap_input": CONSTANT,
-    "check_fit2d_1feature": CONSTANT,
-    "check_classifiers_one_label": "one class is no problem of classification",
-    "check_sample_weight_equivalence_on_dense_data": "samples have no weights",
-    "check_methods_subset_invariance": "networks add in another order in another batch",
-    "check_regressors_int": FEW,
-}
 
 
 def quick(self: Any, frame: Any, out: Path) -> Path:
@@ -62,7 +51,6 @@ def quick(self: Any, frame: Any, out: Path) -> Path:
 @pytest.mark.slow
 @parametrize_with_checks(
     [nas.SearchClassifier(**SMALL), nas.SearchRegressor(**SMALL)],
-    expected_failed_checks=lambda _: EXCEPTIONS,
 )
 def test_the_contract_of_scikit_learn(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
