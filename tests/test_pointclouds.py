@@ -186,7 +186,7 @@ def test_lists_of_clouds_are_recognised_and_three_axes_are_left_to_the_user() ->
     assert read((sizes, labels)).modality == "pointclouds"
     stacked = np.stack([ball(16, seed=i) for i in range(12)])
     for source in (stacked, list(stacked)):
-        with pytest.raises(UsageError, match="say --modality images or pointclouds") as raised:
+        with pytest.raises(UsageError, match="images or series or pointclouds") as raised:
             read((source, labels))
         assert "arrays of points with 3 channels" in str(raised.value)
     dataset = read((stacked, labels), modality="pointclouds")

@@ -21,6 +21,7 @@ from nas.run import Run
 
 ROOT = Path(__file__).parents[1]
 EARLIER = Path(__file__).parent / "earlier_format"
+STANDALONE = ROOT / "nas" / "export" / "folder"  # programs of the user's, without this package
 HOSTILE = {
     "title": "\x1b]0;owned\x07price",
     "clear": "\x1b[2J\x1b[Hprice",
@@ -91,7 +92,7 @@ def test_names_in_a_users_data_are_text_in_what_a_command_prints(
 def test_nothing_else_in_the_package_prints() -> None:
     found = []
     for path in (ROOT / "nas").rglob("*.py"):
-        if path.name == "terminal.py":
+        if path.name == "terminal.py" or path.is_relative_to(STANDALONE):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             called = node.func if isinstance(node, ast.Call) else None

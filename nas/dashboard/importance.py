@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from nas import terminal
 from nas.report.importance import importance
 from nas.run import Run
 
@@ -15,7 +16,7 @@ from nas.run import Run
 def main() -> None:
     os.nice(10)  # searches come first
     run = Run(Path(sys.argv[1]))
-    print(json.dumps(importance(run.candidates(), run.task)))
+    terminal.echo(json.dumps(importance(run.candidates(), run.task)))
 
 
 if __name__ == "__main__":
