@@ -378,8 +378,8 @@ def test_a_sample_alone_and_in_any_batch_has_the_same_logits(name: str) -> None:
                 for i, n in enumerate(length.tolist())
             ]
         assert together.std() > 1e-3, config
-        torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=0)
-        torch.testing.assert_close(longer, together, atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.cat(alone), together, atol=3e-5, rtol=0)
+        torch.testing.assert_close(longer, together, atol=3e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -430,7 +430,8 @@ def test_a_checkpoint_loads_without_pickle_and_predicts_the_same(
     data = read(tumours(), target="diagnosis")
     with torch.inference_mode():
         inputs = {name: torch.from_numpy(array) for name, array in data.inputs.items()}
-        expected = module.eval()(**inputs).softmax(dim=1).numpy()
+        logits = module.eval()(**inputs) / saved["temperatures"]["diagnosis"]
+        expected = logits.softmax(dim=1).numpy()
     unlabeled = tumours().drop(columns="diagnosis")
     predictions, scores = load(trained["checkpoint"]).frame(unlabeled)
     got = predictions[["probability[benign]", "probability[malignant]"]].to_numpy()

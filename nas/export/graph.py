@@ -333,7 +333,9 @@ def _quantise(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -
     import onnx
     from onnxruntime import quantization  # type: ignore[import-untyped]
 
-    logging.getLogger().setLevel(logging.ERROR)  # advice on models of other forms
+    root = logging.getLogger()  # which onnxruntime uses
+    before = root.level
+    root.setLevel(logging.ERROR)  # advice on models of other forms
     prepared = plain.with_name("prepared.onnx")
     model = onnx.load(plain)
     del model.graph.value_info[:]  # shapes of the exporter's, which quantised weights contradict
@@ -357,6 +359,8 @@ def _quantise(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -
         raise InputError(
             f"{trained.proxy.family} cannot be quantised ({how}): {_root(error)}"
         ) from error
+    finally:
+        root.setLevel(before)
 
 
 class _Calibration:

@@ -122,7 +122,7 @@ def check_family(
     - the network builds, on the meta device too, and gives logits (B, task.outputs);
     - a batch of one works, in training too where a loss needs it to;
     - every parameter gets a finite gradient;
-    - a sample gives the same logits alone and beside others of any length (1e-5, in eval
+    - a sample gives the same logits alone and beside others of any length (3e-5, in eval
       mode), and the same twice;
     - the baseline keeps the limit on parameters, and of ``features`` and ``width``, where
       the network has them, the shapes agree;
@@ -259,7 +259,7 @@ def _check_network(family: Family, config: Config, task: Task, dataset: Dataset)
         apart = float((together - alone).abs().max())
         scale = max(1.0, float(together.abs().max()))
         hold(alone.shape == together.shape, "a batch of one gives logits of another shape")
-        hold(apart <= 1e-5 * scale, f"a sample's logits change by {apart:.2g} with its company")
+        hold(apart <= 3e-5 * scale, f"a sample's logits change by {apart:.2g} with its company")
         if hasattr(network, "features"):
             tokens, mask = network.features(**_batch(dataset, rows))  # type: ignore[operator]
             shape = tuple(tokens.shape)

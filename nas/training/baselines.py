@@ -71,7 +71,8 @@ def baselines(
             x = features()
             fitted = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
             result["metrics"] = mean_scores([scores for scores, _ in fitted])
-            result["costs"] = _costs(fitted[0][1], x[pairs[0][1][:1]])
+            # Of the last fold: what codes the features is fitted again by each.
+            result["costs"] = _costs(fitted[-1][1], x[pairs[-1][1][:1]])
         except Exception as error:  # whatever a library may raise: it is reported, not hidden
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
