@@ -6,7 +6,6 @@ import hashlib
 import math
 
 import numpy as np
-import pandas as pd
 
 from nas.data.samples import PARTS, Samples, read_parts
 from nas.task import InputError, UsageError
@@ -120,6 +119,8 @@ def parse_ratios(split: str) -> tuple[float, ...]:
 
 def _by_group(samples: Samples, column: str, rng: np.random.Generator) -> np.ndarray:
     """Every group in one part, the largest first, each in the part that lacks most rows."""
+    import pandas as pd
+
     groups, names = pd.factorize(samples.columns[column], use_na_sentinel=False)
     if len(names) < 3:
         raise InputError(f"split=group={column}: {len(names)} groups cannot fill three parts")
