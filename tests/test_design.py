@@ -22,7 +22,7 @@ from nas.family import load_families
 from nas.plan import Pace, rungs
 from nas.rulebook import typical_task
 from nas.space import Choice, Float, Int, Space
-from nas.task import Budget, Fidelity, UsageError
+from nas.task import Budget, Fidelity, InputError, UsageError
 from nas.terminal import WIDTH
 from nas.testing import example_datasets, small_spaces
 
@@ -296,3 +296,44 @@ def test_real_data_are_designed_for_in_ten_seconds(name: str, target: str | None
     begin = time.process_time()
     design(Path(folder) / name, target)
     assert time.process_time() - begin < 10
+
+
+# -- for other machines ---------------------------------------------------------------------
+
+
+def another_machine(folder: Path, pace: str) -> Path:
+    """The task of ImageNet without its data, and a file of paces."""
+    resnet = load_families("images")["resnet"]
+    (folder / "task.json").write_text(resnet.references[0].task.to_json())
+    (folder / "pace.json").write_text(pace)
+    return folder / "pace.json"
+
+
+def test_a_search_is_planned_from_the_pace_of_another_machine(tmp_path: Path) -> None:
+    pace = another_machine(tmp_path, '{"resnet": 520}')
+    wanted = {"families": ["resnet"], "device": "cuda", "workers": 64, "time_limit": "24h"}
+    found = design(tmp_path, pace=pace, **wanted)
+    assert found.plans[0].costs == {"params": 25_557_032.0}  # ResNet-50, as published
+    assert found.plan is not None
+    assert found.plan.fidelity.epochs == found.plan.fidelity.recipe_epochs
+    assert found.plan.fidelity.share == 1.0
+    assert found.plan.candidates >= 10
+
+
+@pytest.mark.parametrize(
+    ("pace", "printed"),
+    [
+        ('{"vit": 1}', "has no pace of resnet"),
+        ('{"resnet": 0}', "is not a file of paces"),
+        ('{"resnet": "fast"}', "is not a file of paces"),
+        ("[1, 2]", "is not a file of paces"),
+        ("{", "is not a file of paces"),
+    ],
+)
+def test_a_file_of_paces_that_is_none_is_one_line(tmp_path: Path, pace: str, printed: str) -> None:
+    file = another_machine(tmp_path, pace)
+    with pytest.raises(InputError, match=printed) as raised:
+        design(tmp_path, pace=file, families=["resnet"], device="cuda", workers=2)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="does not exist"):
+        design(tmp_path, pace=tmp_path / "absent.json", families=["resnet"])
