@@ -160,7 +160,7 @@ def design(
     begin = time.monotonic()
     chosen = PlanOptions(target=target, **options)
     samplers.check(chosen.sampler)
-    epoch_s = None if pace is None else read_pace(Path(pace))
+    epoch_s = None if pace is None else _read_pace(Path(pace))
     run = _of_run(data)
     dataset = None if epoch_s and run else _data(data, run, chosen)
     about = dataset or run
@@ -214,7 +214,7 @@ def _data(data: Any, run: Task | None, chosen: PlanOptions) -> Dataset:
     return read(data, **chosen.reading()) if run is None else Dataset.load(Path(data) / "data")
 
 
-def read_pace(file: Path) -> dict[str, float]:
+def _read_pace(file: Path) -> dict[str, float]:
     """Seconds of an epoch by family, from a JSON file; InputError where it holds something else."""
     try:
         content = json.loads(file.read_text())

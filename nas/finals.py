@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -265,7 +264,6 @@ def _validation(entry: Finalist, quality: Objective) -> float:
 def _row(entry: Finalist, quality: Objective) -> dict[str, Any]:
     row: dict[str, Any] = {"candidate": entry.candidate.number, "epochs": entry.epochs}
     if entry.result:
-        with suppress(KeyError):
-            row["validation"] = entry.result["validation"][quality.metric]
-            row["seconds"] = entry.result["seconds"]
+        row["validation"] = entry.result["validation"][quality.metric]
+        row["seconds"] = entry.result["seconds"]
     return row | ({"error": entry.error} if entry.error else {})

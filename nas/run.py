@@ -25,7 +25,7 @@ from nas import rules
 from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
 from nas.files import read_json, write_whole
-from nas.front import best, by_quality, constant_guess, pareto, standard_error, within_noise
+from nas.front import best, by_quality, constant_guess, pareto, standard_error
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
 from nas.records import Baseline, LatencyFile, LayerRow, RateTest, RunRecord
@@ -370,11 +370,6 @@ class Run:
         """The complete candidates inside the run's constraints, the best quality first."""
         met = [c for c in self._ranked(self.task.constraints) if c.feasible(self.task.constraints)]
         return by_quality(met, self.task.quality)
-
-    def within_noise(self) -> dict[int, int]:
-        """Which points of the front are there by noise alone: the number of each, and of the point
-        that is as good and clearly cheaper, or clearly better (``nas.front.within_noise``)."""
-        return within_noise(self.front(), self.task)
 
     def verdict(self) -> str:
         """How the best network and the best simple model compare on the validation part, in one

@@ -134,7 +134,7 @@ def _report(
     rng: np.random.Generator,
     counts: dict[str, int],
 ) -> tuple[Candidate | None, float]:
-    """The candidate if it goes on, and when its worker knows."""
+    """The candidate if it continues, and when its worker knows."""
     costs = modelled_costs(candidate.joined)
     metrics = costs | {"accuracy": score(costs["params"], epoch, rng)}
     verdict, now = clock.driver(now, lambda: study.report(candidate.number, epoch, metrics))

@@ -9,7 +9,7 @@ from nas import rules
 from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Int, Param, Space, When
 from nas.task import DataProfile, Target, Task
-from search_spaces.transformers import transformer_layers
+from search_spaces.layers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""How families with Transformer layers make one of a configuration."""
+"""How families of several modalities make the layers that they share of a configuration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nas.space import Config
 
 if TYPE_CHECKING:
     from nas.models.blocks import TransformerConfig
+    from nas.models.mamba import MambaConfig
 
 
 def transformer_layers(
@@ -29,4 +30,20 @@ def transformer_layers(
         drop_path=float(config["drop_path"]),
         post_norm=post_norm,
         window=int(config.get("window", 0)) or None,
+    )
+
+
+def mamba_layers(config: Config) -> MambaConfig:
+    """The layers of a Mamba that the parameters of ``config`` describe."""
+    from nas.models.mamba import MambaConfig
+
+    return MambaConfig(
+        dim=int(config["dim"]),
+        depth=int(config["depth"]),
+        expand=int(config["expand"]),
+        states=int(config["states"]),
+        kernel=int(config["kernel"]),
+        norm=str(config["norm"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
     )

@@ -15,7 +15,7 @@ from nas import rules
 from nas.family import Family, load_families
 from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
 from nas.task import Constraint, Task, UsageError
-from search_spaces.transformers import transformer_layers
+from search_spaces.layers import transformer_layers
 
 if TYPE_CHECKING:
     from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion

@@ -8,7 +8,7 @@ from nas import rules
 from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Param, Space, Value
 from nas.task import DataProfile, SeriesForm, Target, Task
-from search_spaces.transformers import transformer_layers
+from search_spaces.layers import mamba_layers, transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -408,19 +408,9 @@ def _mamba_space(task: Task) -> Space:
 
 
 def _build_mamba(config: Config, task: Task) -> nn.Module:
-    from nas.models.mamba import MambaConfig
     from nas.models.series import SeriesMamba
 
-    layers = MambaConfig(
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        expand=int(config["expand"]),
-        states=int(config["states"]),
-        kernel=int(config["kernel"]),
-        norm=str(config["norm"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
-    )
+    layers = mamba_layers(config)
     length = -(-rules.SERIES_LONGEST // int(config["patch"]))
     pooling = str(config["pooling"])
     network = SeriesMamba(_patches(config, task), length, task.outputs, layers, pooling)

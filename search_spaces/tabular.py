@@ -8,7 +8,7 @@ from nas import rules
 from nas.family import Family
 from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import Column, Task
-from search_spaces.transformers import transformer_layers
+from search_spaces.layers import transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn

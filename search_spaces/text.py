@@ -10,7 +10,7 @@ from nas import rules
 from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, Target, Task
-from search_spaces.transformers import transformer_layers
+from search_spaces.layers import mamba_layers, transformer_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,18 +209,9 @@ def _mamba_space(task: Task) -> Space:
 
 
 def _build_mamba(config: Config, task: Task) -> nn.Module:
-    from nas.models.mamba import MambaConfig, TextMamba
+    from nas.models.mamba import TextMamba
 
-    layers = MambaConfig(
-        dim=int(config["dim"]),
-        depth=int(config["depth"]),
-        expand=int(config["expand"]),
-        states=int(config["states"]),
-        kernel=int(config["kernel"]),
-        norm=str(config["norm"]),
-        dropout=float(config["dropout"]),
-        drop_path=float(config["drop_path"]),
-    )
+    layers = mamba_layers(config)
     pooling = str(config["pooling"])
     return TextMamba(_embedding(config), _length(task), task.outputs, layers, pooling)
 

@@ -1,4 +1,4 @@
-"""The explorer in a browser: every page, with mouse and keyboard, while a search goes on."""
+"""The explorer in a browser: every page, with mouse and keyboard, while a search runs."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_ten_thousand_candidates_can_be_worked_with(open_page: Any, baked: Any) 
         page.wait_for_selector(f"#page-{name}:not([hidden])")
 
 
-# ---- while a search goes on ---------------------------------------------------------------------
+# ---- while a search runs ------------------------------------------------------------------------
 
 
 def wait_until(page: Any, expression: str, timeout_s: float = 10.0) -> None:
