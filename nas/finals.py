@@ -27,10 +27,10 @@ from nas.candidate import Candidate
 from nas.files import write_whole
 from nas.front import standard_error
 from nas.machine import visible_gpus
+from nas.plan import START_S
 from nas.run import Finished, Run
 from nas.task import Objective, Task
 
-START_S = 10.0  # until a training's first step, and until the test part is scored: imports, data
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse

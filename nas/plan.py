@@ -26,6 +26,7 @@ from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
 FINALISTS = 4  # that are trained in full, where there is time
+START_S = 10.0  # until such a training's first step, and until the test part is scored
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
@@ -193,7 +194,8 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
 
     def kept_s(recipe: int) -> float:
         rounds = math.ceil(FINALISTS / max(1.0, budget.workers * (budget.gpus or budget.cpus)))
-        return min(1.2 * rounds * recipe * mean_s, KEPT_BACK * wall_s) if finish else 0.0
+        needed_s = 1.2 * rounds * recipe * mean_s + (rounds + 1) * START_S
+        return min(needed_s, KEPT_BACK * wall_s) if finish else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
         room_s = USED * worker_s - kept_s(recipe) * budget.workers
