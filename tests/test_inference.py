@@ -365,7 +365,7 @@ _CELLS = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_csv_in_pieces_is_what_pandas_reads_at_once(data: st.DataObject) -> None:
+def test_a_csv_in_parts_is_what_pandas_reads_at_once(data: st.DataObject) -> None:
     plain, odd = (data.draw(st.lists(_CELLS, min_size=1, max_size=k)) for k in (2, 5))
     n = data.draw(st.integers(1, 25))
     kinds = [data.draw(st.sampled_from([plain, odd])) for _ in range(3)]
@@ -375,8 +375,8 @@ def test_a_csv_in_pieces_is_what_pandas_reads_at_once(data: st.DataObject) -> No
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         file = Path(folder) / "t.csv"
         file.write_bytes(content.encode() + end.encode() * data.draw(st.integers(0, 2)))
-        patch.setattr("nas.data.csv_files.PIECE_ROWS", 3)
         patch.setattr("nas.data.csv_files.CHUNK_BYTES", 32)
+        patch.setattr("pandas._libs.parsers.DEFAULT_BUFFER_HEURISTIC", 16)  # parts of two rows
         try:
             found = read_csv(file, None, MISSING)
         except (InputError, ValueError):
@@ -406,7 +406,7 @@ def test_a_csv_in_pieces_is_what_pandas_reads_at_once(data: st.DataObject) -> No
 def test_a_column_is_of_one_type_whatever_comes_late(
     early: str, late: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.data.csv_files.CHUNK_BYTES", 16)
+    monkeypatch.setattr("pandas._libs.parsers.DEFAULT_BUFFER_HEURISTIC", 8)  # parts of two rows
     file = tmp_path / "t.csv"
     file.write_text("a,b\n" + "".join(f"0,{word}\n" for word in [early] * 9 + late))
     found = read_csv(file, None, [""])

@@ -11,6 +11,7 @@ worker that loads a saved data set needs NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +101,14 @@ def read(source: Any, **options: Any) -> Dataset:
     inputs, profile, more = reader(kind).code(samples, parts["train"], **own)
     notes = [*([f"{kind}: {why}"] if why else []), *samples.notes, *notes, *more]
     outside = len(parts["val"]) + len(parts["test"])
-    notes += warnings.duplicates(count_leaked(inputs, values, parts), outside)
+    with ThreadPoolExecutor(1) as beside:  # hashing does not hold the interpreter
+        digest = beside.submit(fingerprint, {**inputs, **{f"label {k}": values[k] for k in values}})
+        notes += warnings.duplicates(count_leaked(inputs, values, parts), outside)
     profile = replace(
         profile,
         n_val=len(parts["val"]),
         n_test=len(parts["test"]),
-        fingerprint=fingerprint({**inputs, **{f"label {k}": v for k, v in values.items()}}),
+        fingerprint=digest.result(),
         split=splits.membership(parts),
         split_method=method,
     )

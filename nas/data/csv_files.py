@@ -1,7 +1,8 @@
 """CSV files: the delimiter, the header, and rows that do not fit it.
 
-pandas pads short rows and shifts long ones without a word. Here the widths of all rows are
-checked first, by arrays of bytes, and a row that does not fit is named with its line.
+pandas pads short rows and shifts long ones without a word. Where its result shows that this may
+have happened the delimiters of all rows are counted, and a row that does not fit is named with
+its line.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections import deque
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -26,10 +25,8 @@ from nas.task import InputError
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = ",;\t|"
 MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A")
-CHUNK_BYTES = 2**23  # of a file: checked and parsed at once
+CHUNK_BYTES = 2**23  # of a file: checked at once
 MOST_CHUNKS = 16  # of one row
-THREADS = 2  # that parse
-PIECE_ROWS = 2**18  # parsed at once where rows are read one by one
 MOST_CLASSES = 1000  # distinct numbers up to which a column of labels is kept as it is written
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
 _DECLARED = re.compile(r"""^["']?sep=(.|\\t)["']?\s*$""")  # a first line for spreadsheets
@@ -67,13 +64,20 @@ def read_csv(
     names = layout.names
     check_names(names, str(path))
     texts = [name for name in names if name in as_written]
-    try:
-        if rows is not None:
-            raise _Uneven
-        found = _parse_side_by_side(path, layout, texts, missing)
-    except _Uneven:
+    if rows is not None:
         _check_rows(path, layout, rows)
-        found = _parse(path, layout, texts, rows, missing)
+        how = {"index_col": False, "nrows": rows, "low_memory": False}
+        found = _parsed(path, layout, texts, missing, **how)
+    else:
+        found = _parsed_if_even(path, layout, texts, missing)
+        mixed = [n for n in names if n not in texts and _is_mixed(found[n], missing)]
+        if mixed:
+            again = _parsed(
+                path, layout, [], missing, index_col=False, low_memory=False, usecols=mixed
+            )
+            found[mixed] = again[mixed]
+    for name in texts:
+        found[name] = _labels(found[name])
     return _with_points(found, layout, texts)
 
 
@@ -85,14 +89,10 @@ def read_csv_pieces(
     layout = _layout(path)
     check_names(layout.names, str(path))
     texts = [name for name in layout.names if name in as_written]
-    try:
-        for _ in _even_rows(path, layout):
-            pass
-    except _Uneven:
-        _check_rows(path, layout, None)
-    how = {"skiprows": layout.skipped_lines, "header": 0, "encoding": "utf-8-sig"}
+    _check_widths(path, layout)
+    how = {"index_col": False, "chunksize": rows, "low_memory": False}
     empty = True
-    with _parsed(path, layout, texts, missing, chunksize=rows, **how) as reader:
+    with _parsed(path, layout, texts, missing, **how) as reader:
         for piece in reader:
             empty = False
             found = piece.reset_index(drop=True)
@@ -199,9 +199,17 @@ def _is_number(text: str) -> bool:
 # Rows ------------------------------------------------------------------------------------
 
 
-class _Uneven(Exception):  # noqa: N818
+class _Uncountable(Exception):  # noqa: N818
     """The rows of a file have to be read one by one: to name a wrong one, or to see that quotes
     stand in the middle of values."""
+
+
+def _check_widths(path: Path, layout: Layout) -> None:
+    """Raise InputError for a row that is wider or narrower than the header."""
+    try:
+        _count_delimiters(path, layout)
+    except _Uncountable:
+        _check_rows(path, layout, None)
 
 
 def _check_rows(path: Path, layout: Layout, rows: int | None) -> None:
@@ -221,39 +229,28 @@ def _check_rows(path: Path, layout: Layout, rows: int | None) -> None:
                 return
 
 
-def _even_rows(path: Path, layout: Layout) -> Iterator[bytes]:
-    """The file in pieces of whole rows, all of which have as many delimiters outside quotes as the
-    header.
-
-    Raises _Uneven where they have not, or where that cannot be said by counting.
-    """
+def _count_delimiters(path: Path, layout: Layout) -> None:
+    """Raise _Uncountable where a row has more or fewer delimiters outside quotes than the header,
+    and where that cannot be said by counting."""
     left = layout.skipped_lines
     with _binary(path) as stream:
         begun = stream.read(len(BOM)).removeprefix(BOM)  # of the row that a chunk ends in
         while read := stream.read(CHUNK_BYTES):
             chunk = begun + read
             if len(chunk) > MOST_CHUNKS * CHUNK_BYTES:
-                raise _Uneven
+                raise _Uncountable
             ends = _row_ends(chunk, layout, left)
-            if not len(ends):
-                begun = chunk
-                continue
             left = max(0, left - len(ends))
-            end = int(ends[-1]) + 1
-            begun = chunk[end:]
-            if not chunk[:end].isspace():
-                yield chunk[:end]
-    if begun and not begun.isspace():
-        if not len(_row_ends(begun + b"\n", layout, left)):
-            raise _Uneven  # a quote is left open
-        yield begun
+            begun = chunk[int(ends[-1]) + 1 :] if len(ends) else chunk
+    if begun and not begun.isspace() and not len(_row_ends(begun + b"\n", layout, left)):
+        raise _Uncountable  # a quote is left open
 
 
 def _row_ends(chunk: bytes, layout: Layout, skipped: int) -> np.ndarray:
     """The positions of the line feeds that end a row, in bytes that begin with one; the first
     ``skipped`` rows may have any width.
 
-    Raises _Uneven, see ``_even_rows``.
+    Raises _Uncountable, see ``_count_delimiters``.
     """
     signs = np.frombuffer(chunk, np.uint8)
     ends = signs == 10
@@ -264,7 +261,7 @@ def _row_ends(chunk: bytes, layout: Layout, skipped: int) -> np.ndarray:
         inside = np.cumsum(quotes, dtype=np.uint8)
         inside &= 1
         if not _open_values(signs, np.flatnonzero(quotes & inside), ord(layout.delimiter)):
-            raise _Uneven
+            raise _Uncountable
         outside = inside == 0
         ends &= outside
         delimiters &= outside
@@ -272,7 +269,7 @@ def _row_ends(chunk: bytes, layout: Layout, skipped: int) -> np.ndarray:
     if not len(at):
         return at
     if b"\r" in chunk and chunk.count(b"\r", 0, at[-1]) > chunk.count(b"\r\n", 0, at[-1] + 1):
-        raise _Uneven  # a carriage return alone ends a row, too
+        raise _Uncountable  # a carriage return alone ends a row, too
     # The delimiters from each line's end to the next.
     counts = np.add.reduceat(delimiters, at, dtype=np.int32)
     counts[1:] = counts[:-1]
@@ -282,7 +279,7 @@ def _row_ends(chunk: bytes, layout: Layout, skipped: int) -> np.ndarray:
     odd = (counts != len(layout.names) - 1) & (lengths - returns > 0)
     odd[:skipped] = False
     if odd.any():
-        raise _Uneven
+        raise _Uncountable
     return at
 
 
@@ -299,131 +296,56 @@ def _open_values(signs: np.ndarray, opening: np.ndarray, delimiter: int) -> bool
 # Values ----------------------------------------------------------------------------------
 
 
-def _parse(
-    path: Path, layout: Layout, texts: list[str], rows: int | None, missing: Sequence[str]
-) -> pd.DataFrame:
-    """The frame, parsed in pieces one after the other: for rows that were read one by one."""
-    how = {"skiprows": layout.skipped_lines, "header": 0, "encoding": "utf-8-sig", "nrows": rows}
-    columns = {name: _Column(name in texts, missing) for name in layout.names}
-    for piece in _parsed(path, layout, texts, missing, chunksize=PIECE_ROWS, **how):
-        _append(columns, piece)
-    return _joined(columns, path, layout, missing)
-
-
-def _parse_side_by_side(
+def _parsed_if_even(
     path: Path, layout: Layout, texts: list[str], missing: Sequence[str]
 ) -> pd.DataFrame:
-    """The frame, parsed in pieces while the rows of the next ones are checked.
-
-    Raises _Uneven, see ``_even_rows``.
-    """
-
-    def parse(piece: bytes, first: bool) -> pd.DataFrame:
-        how = {"skiprows": layout.skipped_lines, "header": 0} if first else {"header": None}
-        found: pd.DataFrame = _parsed(BytesIO(piece), layout, texts, missing, **how)
-        return found
-
-    columns = {name: _Column(name in texts, missing) for name in layout.names}
-    pending: deque[Future[pd.DataFrame]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for i, piece in enumerate(_even_rows(path, layout)):
-            pending.append(pool.submit(parse, piece, first=i == 0))
-            if len(pending) > THREADS + 1:
-                _append(columns, pending.popleft().result())
-        while pending:
-            _append(columns, pending.popleft().result())
-    return _joined(columns, path, layout, missing)
+    """The frame, if all rows are as wide as the header; else InputError."""
+    try:
+        found: pd.DataFrame = _parsed(path, layout, texts, missing)
+    except pd.errors.ParserError:  # a row is wider than those before it, or a quote is left open
+        _check_widths(path, layout)
+    else:
+        # pandas takes the first values of rows that are all too wide for an index, and a row that
+        # is too narrow has no last value. To count all rows takes as long as to parse them.
+        indexed = not isinstance(found.index, pd.RangeIndex)
+        if not indexed and not found[layout.names[-1]].isna().any():
+            return found
+        _check_widths(path, layout)
+        if not indexed:
+            return found
+    again: pd.DataFrame = _parsed(path, layout, texts, missing, index_col=False)
+    return again
 
 
 def _parsed(
-    source: Path | BytesIO, layout: Layout, texts: list[str], missing: Sequence[str], **how: Any
+    path: Path, layout: Layout, texts: list[str], missing: Sequence[str], **how: Any
 ) -> Any:
     """What pandas reads, by the options that decide on values."""
-    return pd.read_csv(
-        source, sep=layout.delimiter, names=layout.names, index_col=False, skipinitialspace=True,
-        dtype=dict.fromkeys(texts, "str"), keep_default_na=False, low_memory=False,
-        na_values={name: [""] if name in texts else list(missing) for name in layout.names}, **how,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # see ``_is_mixed``
+        return pd.read_csv(
+            path, sep=layout.delimiter, names=layout.names, header=0, skiprows=layout.skipped_lines,
+            skipinitialspace=True, encoding="utf-8-sig", dtype=dict.fromkeys(texts, "str"),
+            keep_default_na=False, na_values={name: [""] if name in texts else list(missing)
+            for name in layout.names}, **how,
+        )  # fmt: skip
 
 
-@dataclass
-class _Column:
-    """A column that comes in pieces. Numbers are copied into one array, so that no piece is kept:
-    it is twice as fast as to join them in the end, and takes half the memory."""
-
-    is_text: bool  # whatever it holds
-    missing: Sequence[str]
-    kinds: set[str] = field(default_factory=set)
-    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # with room for more
-    rows: int = 0  # of ``values`` that are there
-    others: list[pd.Series] = field(default_factory=list)  # pieces that are no numbers
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether only the whole column tells what its type is."""
-        return len(self.kinds) > 1 and self.kinds != {"number", "empty"}
-
-    def append(self, piece: pd.Series) -> None:
-        kind = "text" if self.is_text else _kind(piece, self.missing)
-        self.kinds.add(kind)
-        if kind not in ("number", "empty"):
-            self.others.append(piece)
-        else:
-            values = piece.to_numpy()
-            end = self.rows + len(values)
-            joint = np.result_type(values, self.values) if self.rows else values.dtype
-            if end > len(self.values) or joint != self.values.dtype:
-                room = max(end, 2 * len(self.values)) if self.rows else end
-                wider = np.empty(room, joint)
-                wider[: self.rows] = self.values[: self.rows]
-                self.values = wider
-            self.values[self.rows : end] = values
-            self.rows = end
-        if self.is_mixed:
-            self.others, self.values, self.rows = [], np.empty(0, np.int64), 0
-
-    def joined(self) -> pd.Series:
-        if self.others:
-            return pd.concat(self.others, ignore_index=True)
-        return pd.Series(self.values[: self.rows], copy=False)
-
-
-def _append(columns: dict[str, _Column], piece: pd.DataFrame) -> None:
-    for name, column in columns.items():
-        column.append(piece[name])
-
-
-def _joined(
-    columns: dict[str, _Column], path: Path, layout: Layout, missing: Sequence[str]
-) -> pd.DataFrame:
-    """One frame; columns that are not of one type in all pieces are read again as a whole."""
-    mixed = [name for name, column in columns.items() if column.is_mixed]
-    whole = pd.DataFrame()
-    if mixed:
-        how = {"skiprows": layout.skipped_lines, "header": 0, "encoding": "utf-8-sig"}
-        whole = _parsed(path, layout, [], missing, usecols=mixed, **how)
-    found = {}
-    for name in layout.names:
-        column = columns.pop(name)
-        values = whole[name] if column.is_mixed else column.joined()
-        found[name] = _labels(values) if column.is_text else values
-    return pd.DataFrame(found, copy=False)
-
-
-def _kind(column: pd.Series, missing: Sequence[str]) -> str:
-    """The type of a column in one piece; numbers are joined without a change."""
-    if column.isna().all():
-        return "empty"
-    if pd.api.types.is_bool_dtype(column):
-        return "bool"
-    if pd.api.types.is_numeric_dtype(column):
-        return "unsigned" if column.dtype == np.uint64 else "number"
-    first = column.loc[column.first_valid_index()]
-    if not isinstance(first, str):
-        return "objects"  # truth values beside missing ones, or integers above 2**64
+def _is_mixed(column: pd.Series, missing: Sequence[str]) -> bool:
+    """Whether a column may have been of several types in the parts that pandas parses a file in,
+    which is twice as fast as at once: then it has to be read again as a whole."""
+    if pd.api.types.is_float_dtype(column):  # unsigned integers beside others become floats
+        return len(column) > 0 and bool(np.fmax.reduce(column.to_numpy()) >= 2**63)
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+        return False
+    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
+        return True
+    if column.dtype == object and pd.Series(["text"]).dtype != object:
+        return True  # text beside a part without a value
+    first = column.first_valid_index()
     # Beside a missing value pandas reads 2**63 as text, and the missing one, too.
-    unsigned = first in missing or _is_number(first)
-    return "unsigned as text" if unsigned and column.isin(missing).any() else "text"
+    unsigned = first is not None and (column[first] in missing or _is_number(column[first]))
+    return unsigned and bool(column.isin(missing).any())
 
 
 def _labels(column: pd.Series) -> pd.Series:

@@ -17,6 +17,7 @@ from nas.task import DataProfile, InputError, JsonRecord, Modality, Target, inpu
 
 UNKNOWN = 1  # the token of a word without a vector
 NARROW_BYTES = 1024  # of a row, up to which its columns are hashed one by one
+HASHED_ROWS = 2**14  # at once, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,9 @@ def _row_hashes(array: np.ndarray | Ragged) -> np.ndarray:
     if len(flat) and width % 8 == 0:
         flat = flat.view(np.uint64)
     hashes = np.zeros(len(flat), np.uint64)
-    for column in flat.T:
-        bits = column.view(f"u{column.dtype.itemsize}").astype(np.uint64)
-        hashes = _mixed(hashes, bits)
+    for start in range(0, len(flat), HASHED_ROWS):
+        block = flat[start : start + HASHED_ROWS]
+        own = hashes[start : start + HASHED_ROWS]
+        for column in block.T:
+            own[:] = _mixed(own, column.view(f"u{column.dtype.itemsize}").astype(np.uint64))
     return hashes

@@ -243,20 +243,24 @@ def _side_by_side(
     for kind in dict.fromkeys(column.kind for column in columns):
         own = [(v, c) for v, c in zip(values, columns, strict=True) if c.kind == kind]
         coded = np.empty((rows, len(own)), np.float32 if kind == "numeric" else np.int32)
+        read = _numbers_of if kind == "numeric" else _codes_of
         with _pool(coded.size) as pool:
-            for _ in pool.map(partial(_write, coded, own), range(0, len(own), 4)):
+            parts = list(pool.map(read, *zip(*own, strict=True)))
+            shifts = [column.shift for _, column in own]
+            for _ in pool.map(partial(_write, coded, parts, shifts), range(0, rows, BLOCK_ROWS)):
                 pass
         inputs[kind] = coded
     return inputs
 
 
-def _write(coded: np.ndarray, columns: Sequence[tuple[ColumnValues, Column]], first: int) -> None:
-    """Code four columns from ``first`` on, and write them into their place."""
-    parts = [_coded(values, column) for values, column in columns[first : first + 4]]
-    for start in range(0, len(coded), BLOCK_ROWS):
-        block = coded[start : start + BLOCK_ROWS]
-        for i, part in enumerate(parts):
-            block[:, first + i] = part[start : start + BLOCK_ROWS]
+def _write(
+    coded: np.ndarray, parts: Sequence[np.ndarray], shifts: Sequence[float], start: int
+) -> None:
+    """Write a block of rows from ``start`` on, all columns of it while it is in the cache."""
+    block = coded[start : start + BLOCK_ROWS]
+    for i, (part, shift) in enumerate(zip(parts, shifts, strict=True)):
+        values = part[start : start + BLOCK_ROWS]
+        block[:, i] = _finite(values - shift) if coded.dtype == np.float32 else values
 
 
 def _pool(cells: int) -> ThreadPoolExecutor:
@@ -270,12 +274,18 @@ def _described(
     if is_index_name(name):
         notes.append("a column without a name (a saved index) is dropped")
         return None
-    if values.column.isna().to_numpy()[train].all():
+    if _all_missing(values.column, train):
         notes.append(f"column {name!r} is dropped: every training value is missing")
         return None
     if values.is_numeric:
         return _described_numeric(name, values, train, notes)
     return _described_categorical(name, values, train, notes)
+
+
+def _all_missing(column: pd.Series, train: np.ndarray) -> bool:
+    """Whether no training row has a value; most columns have one among their first."""
+    first = column.iloc[train[:100]]
+    return bool(first.isna().all() and column.isna().to_numpy()[train].all())
 
 
 def is_index_name(name: str) -> bool:
@@ -297,24 +307,25 @@ def _described_numeric(
             f"column {name!r} holds {'dates' if dates else 'numbers'}, but also"
             f" {', '.join(map(repr, read.wrong[:3]))}: counted as missing"
         )
-    finite = values[train]
-    finite = finite[np.isfinite(finite)]
+    used = values[train]
+    finite = _kept(used, np.isfinite(used))
     shift = column_shift(finite)
-    coded = _finite(values - shift)
-    infinite = int((np.isnan(coded) & ~np.isnan(values)).sum())
+    infinite = _count_infinite(values, shift)
     if infinite:
         notes.append(
             f"column {name!r}: {infinite} values that are infinite in float32 count as missing"
         )
-    used = coded[train]
-    known = used[~np.isnan(used)].astype(np.float64)
+    shifted = finite - shift if shift else finite
+    with np.errstate(over="ignore"):
+        known = shifted.astype(np.float32).astype(np.float64)
+    known = _kept(known, np.isfinite(known)) if infinite else known
     if not len(known) or known.min() == known.max():
         if 0 < len(known) < len(used):
             return _flag(name, column, train)
         what = f"{finite[0]:.15g} wherever it is known" if len(known) else "missing"
         notes.append(f"column {name!r} is dropped: it is {what} in every training row")
         return None
-    lost = distinct_lost(finite - shift)
+    lost = distinct_lost(shifted)
     if lost > LOST:
         notes.append(
             f"column {name!r}: float32 merges {100 * lost:.0f} % of its different values, which lie"
@@ -329,6 +340,19 @@ def _described_numeric(
     mean, std = float(known.mean()), float(known.std())
     edges = tuple(_edges(known).tolist())
     return Column(name, "numeric", missing, mean, std, edges, shift=shift, form=read.form)
+
+
+def _kept(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``values[mask]``, without a copy where all are kept."""
+    return values if mask.all() else values[mask]
+
+
+def _count_infinite(values: np.ndarray, shift: float) -> int:
+    """How many values are there, but infinite once they are float32."""
+    low, high = np.fmin.reduce(values, initial=np.inf), np.fmax.reduce(values, initial=-np.inf)
+    if low - shift >= -_LARGEST and high - shift <= _LARGEST:
+        return 0  # most columns
+    return int((np.isnan(_finite(values - shift)) & ~np.isnan(values)).sum())
 
 
 def _flag(name: str, column: ColumnValues, train: np.ndarray) -> Column:
@@ -474,14 +498,17 @@ def encode_rows(
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def _coded(values: ColumnValues, column: Column) -> np.ndarray:
-    """One column as float32 (n,), NaN where missing, or as int32 (n,) codes of its categories."""
-    if column.kind == "categorical":
-        codes, texts = values.distinct
-        known = {text: i + 1 for i, text in enumerate(column.categories)}
-        order = [known.get(text) or known.get(canonical(text), 0) for text in texts]
-        coded: np.ndarray = np.array([*order, 0], np.int32)[codes]
-        return coded
+def _codes_of(values: ColumnValues, column: Column) -> np.ndarray:
+    """A column as int32 (n,) codes of its categories."""
+    codes, texts = values.distinct
+    known = {text: i + 1 for i, text in enumerate(column.categories)}
+    order = [known.get(text) or known.get(canonical(text), 0) for text in texts]
+    coded: np.ndarray = np.array([*order, 0], np.int32)[codes]
+    return coded
+
+
+def _numbers_of(values: ColumnValues, column: Column) -> np.ndarray:
+    """A column as float64 (n,), NaN where missing."""
     same = values.numbers.form == column.form or not column.form
     read = values.numbers if same else numbers(values.column, column.form)
     known_rows = int((values.distinct[0] >= 0).sum()) if read.wrong else 0
@@ -490,4 +517,4 @@ def _coded(values: ColumnValues, column: Column) -> np.ndarray:
             f"column {column.name!r} held numbers in training, but here it holds none"
             f" ({read.wrong[0]!r}); is it another column?"
         )
-    return _finite(read.values - column.shift)
+    return read.values
