@@ -9,6 +9,7 @@ from typing import Any, Literal
 import click
 
 from nas import exits, flags, show, terminal
+from nas.recipe_changes import Settings
 
 
 @click.command(cls=exits.Command)
@@ -122,7 +123,8 @@ def _trained(
 @click.command(cls=exits.Command)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=flags.FOLDER, help="Folder; default: beside RECIPE.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@flags.options(Settings)
+@click.option("--resume", is_flag=True, help="Go on with what a training in --out has kept.")
 @click.option(
     "--set",
     "settings",
@@ -149,7 +151,7 @@ def _trained(
 def train(
     recipe: Path,
     out: Path | None,
-    epochs: int | None,
+    resume: bool,
     settings: tuple[str, ...],
     scale: float | None,
     front: bool,
@@ -157,6 +159,7 @@ def train(
     seeds: int,
     test: str,
     as_json: bool,
+    **changes: Any,
 ) -> None:
     """Train RECIPE at full scale and score it once on the test part.
 
@@ -168,11 +171,15 @@ def train(
     nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
     nas train runs/adult --front                   every point of the front
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
+    nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
+
+    Several devices get the recipe's batches each, with fewer steps and a higher learning rate.
     """
     from nas import recipe as recipes
 
+    how = Settings(**flags.given(Settings, changes))
     if front:
-        _train_front(recipe, epochs, as_json)
+        _train_front(recipe, how, as_json)
         return
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
@@ -187,7 +194,7 @@ def train(
     if test == "only":
         result = training.score_once(recipe, out)
     else:
-        result = training.train(recipe, out, epochs, test == "after")
+        result = training.train(recipe, out, None, test == "after", resume, how)
     if as_json:
         terminal.echo(json.dumps(result))
     else:
@@ -225,7 +232,7 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
         terminal.echo(f"{seeds} seeds: {shown}; the tolerance is kept in {recipe}")
 
 
-def _train_front(folder: Path, epochs: int | None, as_json: bool) -> None:
+def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
     """Train every point of a run's front, each in RUN/models/NUMBER."""
     from nas import train as training
     from nas.files import write_whole
@@ -238,7 +245,7 @@ def _train_front(folder: Path, epochs: int | None, as_json: bool) -> None:
         place = run.folder / "models" / str(candidate.number)
         path = run.export(place / "recipe.yaml", candidate.number)
         terminal.line(f"candidate {candidate.number} ({candidate.label})", err=True)
-        result = training.train(path, place, epochs)
+        result = training.train(path, place, settings=how)
         rows.append(
             {
                 "candidate": candidate.number,

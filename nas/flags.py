@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from nas.options import ReadOptions
+from nas.recipe_changes import Settings
 
+Record = type[ReadOptions] | type[Settings]
 # What is written to.
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -92,7 +94,7 @@ SAMPLER = {"type": _Sampler(), "metavar": None}
 _KINDS: dict[str, Any] = {"target": _names, "columns": _types, "time_limit": _limit}
 
 
-def options(record: type[ReadOptions], *only: str, **changed: Any) -> Callable[[Any], Any]:
+def options(record: Record, *only: str, **changed: Any) -> Callable[[Any], Any]:
     """The flags of an options record as one decorator; ``only`` of these fields, if any.
     ``changed`` are other arguments of a field's ``click.option``."""
 
@@ -130,7 +132,7 @@ def _flag(about: Field[Any]) -> tuple[list[str], dict[str, Any]]:
     return names, how
 
 
-def given(record: type[ReadOptions], values: dict[str, Any]) -> dict[str, Any]:
+def given(record: Record, values: dict[str, Any]) -> dict[str, Any]:
     """What the flags of a record say, by the names of its fields."""
     found = {}
     for about in fields(record):

@@ -340,6 +340,7 @@ CLASSES: dict[str, dict[str, str]] = {
         "last_epoch": "int",
     },
     "nas.training.proxy.LatestBest": _CHECKPOINT,
+    "nas.training.proxy.AveragedWeights": {"decay": "float"},
     "pytorch_lightning.callbacks.ModelCheckpoint": _CHECKPOINT,
     "pytorch_lightning.callbacks.EarlyStopping": {
         "monitor": "!str",
@@ -378,6 +379,7 @@ _OF_SECTION = {
     ),
     "callbacks": (
         "nas.training.proxy.LatestBest",
+        "nas.training.proxy.AveragedWeights",
         "pytorch_lightning.callbacks.ModelCheckpoint",
         "pytorch_lightning.callbacks.EarlyStopping",
         "pytorch_lightning.callbacks.StochasticWeightAveraging",
@@ -387,7 +389,7 @@ _OF_SECTION = {
 # Parameters of pytorch_lightning.Trainer, without those that take a plug-in of any kind.
 TRAINER = {
     "accelerator": "=auto|=cpu|=gpu|=cuda",
-    "strategy": "=auto",
+    "strategy": "=auto|=ddp|=fsdp",
     "devices": "int|ints|=auto",
     "num_nodes": "int",
     "precision": "=32|=32-true|=64|=64-true|=bf16|=bf16-mixed|=bf16-true|=16-mixed|int|none",

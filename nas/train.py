@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import copy
 import json
-import math
+import shlex
 import shutil
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     EarlyStopping,
@@ -32,20 +32,22 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger
 
 from nas import recipe as recipes
-from nas import rules, terminal
+from nas import terminal
 from nas.candidate import Reason
 from nas.data import Dataset
 from nas.files import read_json, write_whole
+from nas.recipe_changes import Settings, apply
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
-from nas.training.batches import Batch
 from nas.training.calibration import calibrate, score_interval
+from nas.training.callbacks import EpochLines, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import (
+    AveragedWeights,
     LatestBest,
     Proxy,
     TaskData,
@@ -53,6 +55,7 @@ from nas.training.proxy import (
     proxy_of,
     quiet_lightning,
 )
+from nas.training.resume import LAST, Interrupted, KeepLast, Signals, refuse_others, signals
 
 # Every class that a recipe may name (``nas.recipe.CLASSES``).
 _CLASSES: dict[str, Callable[..., Any]] = {
@@ -65,16 +68,12 @@ _CLASSES: dict[str, Callable[..., Any]] = {
     "torch.optim.lr_scheduler.CosineAnnealingLR": torch.optim.lr_scheduler.CosineAnnealingLR,
     "torch.optim.lr_scheduler.OneCycleLR": torch.optim.lr_scheduler.OneCycleLR,
     "nas.training.proxy.LatestBest": LatestBest,
+    "nas.training.proxy.AveragedWeights": AveragedWeights,
     "pytorch_lightning.callbacks.ModelCheckpoint": ModelCheckpoint,
     "pytorch_lightning.callbacks.EarlyStopping": EarlyStopping,
     "pytorch_lightning.callbacks.StochasticWeightAveraging": StochasticWeightAveraging,
     "pytorch_lightning.loggers.CSVLogger": CSVLogger,
 }
-
-
-# Several threads are clearly faster where a step of one takes so many times theirs, and an epoch is
-# slow where it takes so many times the fastest.
-FASTER, SLOWER = 1.25, 2.0
 
 
 class _RecipeProxy(Proxy):
@@ -206,155 +205,173 @@ def _merge(content: dict[str, Any], more: dict[str, Any]) -> None:
         content[key] = copy.deepcopy(value)
 
 
-class EpochLines(pl.Callback):
-    """One line for each epoch on standard error, with the time that is left of all ``folds``,
-    which are trained one after the other, each for ``epochs`` (None: the trainer's)."""
-
-    def __init__(self, folds: int = 1, epochs: int | None = None) -> None:
-        self.fold, self.folds, self.epochs = 0, folds, epochs
-        self.begin = math.nan
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.fold += 1
-        if self.fold == 1:
-            self.begin = time.monotonic()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epoch, epochs = trainer.current_epoch + 1, self.epochs or int(trainer.max_epochs or 0)
-        done = (self.fold - 1) * epochs + epoch
-        left = (time.monotonic() - self.begin) / done * (self.folds * epochs - done)
-        fold = f"fold {self.fold}/{self.folds} " if self.folds > 1 else ""
-        shown = "  ".join(
-            f"{name} {float(value):.4g}"
-            for name, value in trainer.callback_metrics.items()
-            if "[" not in name
-        )
-        terminal.line(f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)", err=True)
-
-
-class StopAfter(pl.Callback):
-    """Ends a training after ``epochs`` of its schedule (None: after all)."""
-
-    def __init__(self, epochs: int | None) -> None:
-        self.epochs = epochs
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
-
-
-class Threads(pl.Callback):
-    """The number of compute threads of a training on a CPU: one, unless several are clearly faster.
-
-    Small networks are slower with several, and far slower where other work uses the cores. So it
-    is measured again, and said, where an epoch takes ``SLOWER`` times the fastest one.
-    """
-
-    def __init__(self, module: Proxy, batch: Batch) -> None:
-        self.batch, self.most = batch, torch.get_num_threads()
-        self.fastest_s, self._begin = math.inf, math.nan
-        torch.set_num_threads(self.pick(module))
-
-    def pick(self, module: Proxy) -> int:
-        """The number (1, 2, 4 … up to all): the smallest that no larger one beats clearly."""
-        state = copy.deepcopy(module.state_dict())
-        chosen, best_s = 1, math.inf
-        for threads in sorted({min(2**k, self.most) for k in range(self.most.bit_length() + 1)}):
-            torch.set_num_threads(threads)
-            step_s = self._step_s(module)
-            if threads == 1 or best_s > FASTER * step_s:
-                chosen, best_s = threads, step_s
-        module.zero_grad(set_to_none=True)
-        module.load_state_dict(state)  # the statistics of BatchNorm have moved
-        return chosen
-
-    def _step_s(self, module: Proxy) -> float:
-        """The median seconds of a step, after one to warm up."""
-        laps = []
-        for _ in range(6):
-            begin = time.perf_counter()
-            with torch.random.fork_rng(devices=[]):  # the training's own draws stay the same
-                module.training_step(self.batch, 0).backward()  # type: ignore[no-untyped-call]
-            laps.append(time.perf_counter() - begin)
-        return statistics.median(laps[1:])
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        spent_s = time.monotonic() - self._begin
-        self.fastest_s = min(self.fastest_s, spent_s)
-        before = torch.get_num_threads()
-        if before == 1 or spent_s <= max(SLOWER * self.fastest_s, 1.0):
-            return
-        assert isinstance(pl_module, Proxy)
-        torch.set_num_threads(now := self.pick(pl_module))
-        if now != before:
-            terminal.line(
-                f"an epoch took {spent_s:.1f} s instead of {self.fastest_s:.1f} s: other work uses"
-                f" the cores; {now} thread(s) from now on",
-                err=True,
-            )
-
-
-def train(path: Path, out: Path, epochs: int | None = None, test: bool = True) -> dict[str, Any]:
+def train(
+    path: Path,
+    out: Path,
+    epochs: int | None = None,
+    test: bool = True,
+    resume: bool = False,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
     """Train a recipe, then score the best epoch once on the test part (not without ``test``).
 
-    Writes ``model.ckpt``, ``recipe.yaml`` and ``result.json`` into ``out`` and returns the
-    result: test and validation metrics, epochs, seconds, parameters. ``epochs`` replaces the
-    recipe's, and its schedule is shortened alike. Raises InputError for a recipe or data that are
-    wrong. At KeyboardInterrupt the best epoch so far, or the network as it is where none is over,
-    is left in ``model.ckpt``; what is raised on says so.
+    Args:
+        path: The recipe.
+        out: A folder for ``model.ckpt``, ``recipe.yaml`` as it was trained, and ``result.json``.
+        epochs: In place of the recipe's; its schedule is shortened alike.
+        resume: Go on with the training whose state is in ``out``/last.ckpt; where there is none,
+            begin.
+        settings: Further changes of the recipe.
+
+    Returns:
+        The result: test and validation metrics, epochs, seconds, parameters. Of several processes
+        only the first returns; the others end.
+
+    Raises:
+        InputError: A recipe, data or a state that are wrong.
+        KeyboardInterrupt: At Ctrl-C and SIGTERM, with what is kept: the state in last.ckpt, and in
+            model.ckpt the best epoch so far, or the network as it is where none is over.
     """
     recipe = recipes.load(path, out)
+    settings = settings or Settings()
     if epochs is not None:
-        _shorten(recipe, epochs)
+        settings = replace(settings, epochs=epochs)
+    if settings.devices == "auto":
+        settings = replace(settings, devices=str(max(1, torch.cuda.device_count())))
+    apply(recipe, settings)
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
-    training = build(recipe, str(path))
-    module, trainer, data = training.module, training.trainer, training.data
-    checkpoint = trainer.checkpoint_callback
+    with warnings.catch_warnings(), signals() as heard:
+        warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
+        training = build(recipe, str(path))
+        _keeps_best(training, path)
+        last = _begin(training, recipe, out, resume, heard)
+        try:
+            _fit(training, last.path if last.path.exists() else None)
+            if not training.trainer.is_global_zero:
+                raise SystemExit(0)
+            return _finish(training, recipe, out, last.seconds, test)
+        except (KeyboardInterrupt, Interrupted):
+            if not training.trainer.is_global_zero:
+                raise SystemExit(0) from None
+            kept = _keep(training, out)
+            if last.path.exists():
+                again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
+                kept += f"; `{shlex.join(again)}` goes on"
+            raise KeyboardInterrupt(kept) from None
+
+
+def _keeps_best(training: Training, path: Path) -> None:
+    checkpoint = training.trainer.checkpoint_callback
     if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
         raise InputError(
             f"{path}: trainer.callbacks: no ModelCheckpoint with a monitor keeps the best epoch;"
             " add nas.training.proxy.LatestBest"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
-        data.setup()
-        out.mkdir(parents=True, exist_ok=True)
-        if trainer.strategy.root_device.type == "cpu":
-            batch = next(iter(data.train_dataloader()))
-            trainer.callbacks += [Threads(module, batch)]  # type: ignore[attr-defined]
-        begin = time.monotonic()
-        trainer.callbacks += [EpochLines(), GradientMonitor()]  # type: ignore[attr-defined]
-        try:
-            _fit(training)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_keep(training, out)) from None
-        seconds = time.monotonic() - begin
-        best, score_of_best = Path(checkpoint.best_model_path), checkpoint.best_model_score
-        if score_of_best is None:
-            raise InputError(f"{path}: no epoch was trained (trainer.max_epochs is too low)")
-        shutil.copyfile(best, out / "model.ckpt")
-        assert data.dataset is not None
-        temperatures = calibrate(out / "model.ckpt", data.dataset)
-        tested = _tested(training, out / "model.ckpt") if test else {}
-        interval = score_interval(out / "model.ckpt", data.dataset) if test else {}
-    if path.resolve() != (out / "recipe.yaml").resolve():
-        shutil.copyfile(path, out / "recipe.yaml")
+    callbacks = training.trainer.callbacks  # type: ignore[attr-defined]
+    averages = any(isinstance(each, AveragedWeights) for each in callbacks)
+    if averages and not isinstance(checkpoint, LatestBest):
+        raise InputError(
+            f"{path}: trainer.callbacks: averaged weights are kept by"
+            " nas.training.proxy.LatestBest alone; use it in the place of ModelCheckpoint"
+        )
+
+
+def _begin(
+    training: Training, recipe: dict[str, Any], out: Path, resume: bool, heard: Signals
+) -> KeepLast:
+    """Read the data, look at what an earlier training left in ``out``, and add the callbacks."""
+    trainer, path = training.trainer, out / LAST
+    training.data.setup()
+    out.mkdir(parents=True, exist_ok=True)
+    same = _same(recipe)
+    if trainer.is_global_zero:
+        if resume and path.exists():
+            refuse_others(path, same)
+        elif path.exists():
+            path.replace(out / "previous.ckpt")
+            terminal.line(
+                f"note: begins anew; an unfinished training is kept in {out / 'previous.ckpt'}"
+                " (--resume would have gone on with it)",
+                err=True,
+            )
+        elif resume:
+            terminal.line(f"note: nothing to go on with in {out}; begins", err=True)
+        recipes.write(_portable(recipe), out / "recipe.yaml")
+    last = KeepLast(path, same, heard)
+    if trainer.strategy.root_device.type == "cpu":
+        batch = next(iter(training.data.train_dataloader()))
+        trainer.callbacks += [Threads(training.module, batch)]  # type: ignore[attr-defined]
+    trainer.callbacks += [EpochLines(), GradientMonitor(), last]  # type: ignore[attr-defined]
+    return last
+
+
+def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose output paths are relative to the folder of the training, which may move."""
+    trainer = copy.deepcopy(recipe["trainer"])
+    folder = Path(trainer.pop("default_root_dir"))
+    objects = [*(trainer.get("callbacks") or []), trainer.get("logger")]
+    for arguments in (each["init_args"] for each in objects if isinstance(each, dict)):
+        for key in {"dirpath", "save_dir"} & arguments.keys():
+            if arguments[key] is not None:
+                arguments[key] = str(Path(arguments[key]).relative_to(folder))
+    return {**recipe, "trainer": trainer}
+
+
+def _same(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a training to go on: not where data lie, on what it runs and how
+    long it may."""
+    free = ("accelerator", "max_time")
+    trainer = {k: v for k, v in _portable(recipe)["trainer"].items() if k not in free}
+    arguments = {k: v for k, v in recipe["data"]["init_args"].items() if k != "source"}
+    return {
+        **{key: recipe.get(key) for key in ("seed_everything", "model", "optimizer")},
+        "lr_scheduler": recipe.get("lr_scheduler"),
+        "trainer": trainer,
+        "data": arguments,
+    }
+
+
+def _finish(
+    training: Training, recipe: dict[str, Any], out: Path, seconds: float, test: bool
+) -> dict[str, Any]:
+    """Keep the best epoch of a training that is over, score it, and write the result."""
+    module, trainer, checkpoint = training.module, training.trainer, _checkpoint(training)
+    best, score_of_best = Path(checkpoint.best_model_path), checkpoint.best_model_score
+    if score_of_best is None:
+        raise InputError("no epoch was trained (trainer.max_epochs is too low)")
+    shutil.copyfile(best, out / "model.ckpt")
+    best_epoch = torch.load(best, map_location="cpu", weights_only=True)["epoch"] + 1
+    if trainer.current_epoch < (trainer.max_epochs or 0):
+        terminal.line(
+            f"ended after {trainer.current_epoch} of {trainer.max_epochs} epochs; the best one,"
+            f" {best_epoch}, is kept",
+            err=True,
+        )
+    dataset = training.data.dataset
+    assert dataset is not None
+    temperatures = calibrate(out / "model.ckpt", dataset)
     result = {
-        "test": tested,
+        "test": _tested(training, out / "model.ckpt") if test else {},
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "proxy_validation": recipe["provenance"]["validation"],
-        "epochs": trainer.max_epochs,
+        "epochs": trainer.current_epoch,
+        "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
-        "test_interval": interval,
-        "simple_test": _simple(data.dataset, module.task) if test else {},
+        "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
+        "simple_test": _simple(dataset, module.task) if test else {},
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
+    (out / LAST).unlink(missing_ok=True)
     return result
+
+
+def _checkpoint(training: Training) -> ModelCheckpoint:
+    found = training.trainer.checkpoint_callback
+    assert isinstance(found, ModelCheckpoint)
+    return found
 
 
 def _simple(dataset: Dataset, task: Task) -> dict[str, dict[str, float]]:
@@ -383,30 +400,31 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
 
 
 def _tested(training: Training, checkpoint: Path) -> dict[str, float]:
-    tested = training.trainer.test(load_proxy(checkpoint), training.data, verbose=False)[0]
+    """The scores of a network on the test part, found by this process alone."""
+    device = training.trainer.strategy.root_device
+    alone = pl.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        devices=1 if device.index is None else [device.index],
+        precision=training.trainer.precision,
+        plugins=[LightningEnvironment()],  # whatever a cluster's variables say of many processes
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    tested = alone.test(load_proxy(checkpoint), training.data, verbose=False)[0]
     return {name.removeprefix("test_"): value for name, value in tested.items()}
 
 
-def _shorten(recipe: dict[str, Any], epochs: int) -> None:
-    """Train for ``epochs``, with as much of them for the warm-up as the rule says."""
-    schedule, old = recipe.get("lr_scheduler"), recipe["trainer"].get("max_epochs")
-    recipe["trainer"]["max_epochs"] = epochs
-    if schedule is None or "total_steps" not in schedule["init_args"]:
-        return
-    if not old or old < 1:
-        raise InputError(
-            "--epochs needs a recipe with trainer.max_epochs, to scale its schedule by"
-        )
-    steps = schedule["init_args"]["total_steps"] // old * epochs
-    schedule["init_args"]["total_steps"] = steps
-    if "warmup_steps" in schedule["init_args"]:
-        schedule["init_args"]["warmup_steps"] = rules.warmup_steps(steps)
-
-
-def _fit(training: Training) -> None:
-    """Train; InputError where a monitor ends it, KeyboardInterrupt at Ctrl-C."""
+def _fit(training: Training, state: Path | None = None) -> None:
+    """Train, from a ``state`` on; InputError where a monitor ends it, KeyboardInterrupt at a
+    second Ctrl-C."""
     try:
-        training.trainer.fit(training.module, training.data)
+        training.trainer.fit(
+            training.module,
+            training.data,
+            ckpt_path=state,
+            weights_only=True if state else None,  # nothing in the file is executed
+        )
     except TrainingStopped as stop:
         large = stop.reason in (Reason.NAN, Reason.EXPLODING)
         repair = "lower the learning rate" if large else "export another candidate (--number)"
@@ -424,7 +442,8 @@ def _fit(training: Training) -> None:
 def _keep(training: Training, out: Path) -> str:
     """Leave the best weights of an interrupted training in ``model.ckpt``; what was done."""
     trainer = training.trainer
-    epochs, checkpoint = trainer.current_epoch, trainer.checkpoint_callback
+    epochs = trainer.fit_loop.epoch_progress.current.processed
+    checkpoint = trainer.checkpoint_callback
     best = Path(str(getattr(checkpoint, "best_model_path", "")))
     if best.is_file():
         shutil.copyfile(best, out / "model.ckpt")

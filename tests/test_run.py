@@ -46,8 +46,9 @@ from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import example_datasets, formula, small_spaces, small_task
-from nas.train import EpochLines, Threads, check, train
+from nas.train import check, train
 from nas.train import main as run_recipe
+from nas.training.callbacks import EpochLines, Threads
 from nas.training.evaluator import Evaluator, from_folder
 from nas.training.fit import folds, train_folds
 from nas.training.metrics import mean_scores
@@ -209,11 +210,15 @@ def test_the_time_left_is_that_of_all_folds(
 ) -> None:
     """Two folds of three epochs, two seconds each; without ``epochs`` the trainer knows them."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("nas.train.time", SimpleNamespace(monotonic=lambda: clock.now))
+    clocks = SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr("nas.training.callbacks.time", clocks)
     lines, module = EpochLines(2, epochs), Any
     for _ in range(2):
         planned = 9 if epochs else 3
-        trainer: Any = SimpleNamespace(max_epochs=planned, callback_metrics={"r2": 0.5})
+        metrics = {"r2": 0.5}
+        trainer: Any = SimpleNamespace(
+            max_epochs=planned, callback_metrics=metrics, is_global_zero=True
+        )
         lines.on_fit_start(trainer, module)  # type: ignore[arg-type]
         for trainer.current_epoch in range(3):
             clock.now += 2.0
@@ -946,7 +951,7 @@ def test_threads_are_chosen_again_where_an_epoch_gets_slow(
     threads = timed(module, ({}, {}))
     assert torch.get_num_threads() == 4
     clock = iter([0.0, 2.0, 10.0, 12.5, 20.0, 60.0])
-    monkeypatch.setattr("nas.train.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("nas.training.callbacks.time.monotonic", lambda: next(clock))
     for seconds, expected in ((fast, 4), (busy, 4), (busy, 1)):  # the second is hardly slower
         timed.seconds = seconds
         threads.on_train_epoch_start(None, module)

@@ -141,11 +141,11 @@ def gradient_clip(config: Config) -> float:
     return float(config.get("clip", GRADIENT_CLIP))
 
 
-def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1) -> int:
-    """Optimiser steps in an epoch, of ``accumulate`` batches each; a last batch of one sample
-    is left out."""
-    full, rest = divmod(samples, min(batch_size, samples))
-    return math.ceil((full + (rest > 1)) / accumulate)
+def steps_per_epoch(samples: int, batch_size: int, accumulate: int = 1, devices: int = 1) -> int:
+    """Optimiser steps in an epoch, of ``accumulate`` batches on each device; a last batch of one
+    sample for each is left out."""
+    full, rest = divmod(samples, min(batch_size * devices, samples))
+    return math.ceil((full + (rest // devices > 1)) / accumulate)
 
 
 def full_epochs(task: Task, batch_size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,11 @@ class Batches:
     sample, which BatchNorm cannot be trained on. Where an input is padded, samples of similar
     length come together: in training among those of ``POOL`` batches, else among all.
     Where all samples have an input in common (``Whole``), one batch holds them all.
+
+    Of several processes that train one network, this is number ``rank`` of ``world``: each gets
+    ``batch_size`` samples of every batch of ``world * batch_size``, and all get the same number of
+    samples. In training up to ``world - 1`` samples of an epoch's last batch are left out for it;
+    else the first samples come again at the end (see ``gathered``).
     """
 
     def __init__(
@@ -85,13 +91,21 @@ class Batches:
         labels: Mapping[str, Tensor],
         batch_size: int,
         seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in [0, {world}), got {rank}")
         self.inputs, self.labels = dict(inputs), dict(labels)
+        self.rank, self.world = rank, world
         own = [value for value in inputs.values() if not isinstance(value, WholeTensor)]
         self.samples = len(own[0])
         shared = len(own) < len(inputs)
-        self.batch_size = self.samples if shared else min(batch_size, self.samples)
+        # Of all processes together.
+        self.batch_size = self.samples if shared else min(batch_size * world, self.samples)
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._begun = torch.empty(0)  # the state of the generator at the begin of the epoch
+        self._skip = 0  # batches of it that an earlier training has had
         first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
         self._device = first.device
         ragged = [value for value in own if isinstance(value, RaggedTensor)]
@@ -99,17 +113,55 @@ class Batches:
         self._lengths = torch.stack(padded).sum(0) if padded else None
 
     def __len__(self) -> int:
+        if self._generator is None:
+            return math.ceil(self.samples / self.batch_size)
         full, rest = divmod(self.samples, self.batch_size)
-        return full + (rest > (0 if self._generator is None else 1))
+        return full + (rest // self.world > 1)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self._order():
-            on_device = rows.to(self._device)
+        if self._generator is not None:
+            self._begun = self._generator.get_state()
+        skip, self._skip = self._skip, 0
+        order = self._own(self._order())[skip:]
+        if not order:
+            return
+        # A copy to a GPU makes the host wait: one for the whole epoch.
+        moved = torch.split(torch.cat(order).to(self._device), [len(rows) for rows in order])
+        for rows, on_device in zip(order, moved, strict=True):
             labels = {name: value[on_device] for name, value in self.labels.items()}
             yield batch_inputs(self.inputs, rows, on_device), labels
 
+    def _own(self, batches: list[Tensor]) -> list[Tensor]:
+        """The rows of each batch that are this process's."""
+        if self.world == 1:
+            return batches
+        if self._generator is not None:
+            return [rows[self.rank :: self.world][: len(rows) // self.world] for rows in batches]
+        order = torch.cat(batches)
+        each = math.ceil(len(order) / self.world)
+        own = order[(self.rank + self.world * torch.arange(each)) % len(order)]
+        return list(torch.split(own, math.ceil(self.batch_size / self.world)))
+
+    def gathered(self, parts: Tensor) -> Tensor:
+        """What all processes found for their samples (world, samples each, …) as one tensor,
+        without the samples that came again."""
+        return parts.transpose(0, 1).flatten(0, 1)[: self.samples]
+
+    def position(self, done: int) -> dict[str, Any]:
+        """Where a training is after ``done`` batches of its present epoch, for ``go_to``."""
+        assert self._generator is not None
+        if done >= len(self):
+            return {"generator": self._generator.get_state(), "done": 0}
+        return {"generator": self._begun, "done": done}
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Go on with the same batches as a training of the same data that was at ``position``."""
+        assert self._generator is not None
+        self._generator.set_state(position["generator"])
+        self._begun, self._skip = position["generator"], int(position["done"])
+
     def _order(self) -> list[Tensor]:
-        """The rows of each batch."""
+        """The rows of each batch, of all processes together."""
         if self._generator is None:
             order = torch.arange(self.samples)
             if self._lengths is not None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from scipy.special import entr
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -201,10 +201,20 @@ class Proxy(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(self._score(prefix="test_"))
 
+    def _gathered(self, parts: list[Tensor]) -> Tensor:
+        """What the batches gave, of all processes that train this network together."""
+        own = torch.cat(parts)
+        loader = self.trainer.val_dataloaders
+        if self.trainer.world_size == 1 or not isinstance(loader, Batches):
+            return own
+        everywhere = self.all_gather(own)
+        assert isinstance(everywhere, Tensor)
+        return loader.gathered(everywhere)
+
     def _score(self, prefix: str) -> dict[str, float]:
-        logits = torch.cat([each[0] for each in self._seen]).float()
+        logits = self._gathered([each[0] for each in self._seen]).float()
         names = [t.name for t in self.task.targets]
-        labels = {name: torch.cat([each[1][name] for each in self._seen]) for name in names}
+        labels = {name: self._gathered([each[1][name] for each in self._seen]) for name in names}
         self._seen.clear()
         truth = {name: value.cpu().numpy() for name, value in labels.items()}
         if not torch.isfinite(logits).all():
@@ -237,12 +247,68 @@ def proxy_of(arguments: Mapping[str, Any], where: str, kind: Callable[..., _P]) 
         ) from error
 
 
+class AveragedWeights(WeightAveraging):
+    """An exponential moving average of the weights and of BatchNorm's statistics, which is
+    validated and kept in their place.
+
+    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's
+    ExponentialMovingAverage, so that a short training's average is not that of its start.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 < decay < 1:
+            raise InputError(f"decay must be between 0 and 1, got {decay:g}")
+        super().__init__(multi_avg_fn=self._average)
+        self.decay = decay
+
+    def _average(self, averages: list[Tensor], now: list[Tensor], _: Tensor) -> None:
+        if not averages[0].is_floating_point():  # BatchNorm's number of batches
+            torch._foreach_copy_(averages, now)
+            return
+        steps = self._latest_update_step
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averages, now, 1 - decay)
+
+    def swap(self, module: pl.LightningModule) -> None:
+        """Exchange the network's weights and their average."""
+        self._swap_models(module)
+
+
 class LatestBest(ModelCheckpoint):
     """Keeps the best epoch and, of equally good ones, the latest.
 
     A small validation part gives the same accuracy to many epochs, and the first of them has
-    hardly learned: its loss is far above that of the last.
+    hardly learned: its loss is far above that of the last. Where weights are averaged, their
+    average is kept, as it is what was validated.
     """
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        averages = [each for each in callbacks if isinstance(each, AveragedWeights)]
+        module, place = trainer.lightning_module, Path(filepath)
+        unfinished = place.with_name(f"{place.name}.new")
+        for average in averages:
+            average.swap(module)
+        super()._save_checkpoint(trainer, str(unfinished))
+        for average in averages:
+            average.swap(module)
+        if trainer.is_global_zero:
+            unfinished.replace(place)  # whoever is killed leaves a whole file
+        self._last_checkpoint_saved = filepath
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of an earlier training, whose folder may have been moved since."""
+        folder = Path(self.dirpath or ".")
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else ""
+
+        super().load_state_dict(
+            state_dict
+            | {"dirpath": self.dirpath, "best_model_path": here(state_dict["best_model_path"])}
+            | {"kth_best_model_path": here(state_dict["kth_best_model_path"])}
+            | {"best_k_models": {here(k): v for k, v in state_dict["best_k_models"].items()}}
+        )
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         if current is not None and self.best_model_score is not None:
@@ -299,7 +365,15 @@ class TaskData(pl.LightningDataModule):
         batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
         tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
-        return Batches(*tensors, batch_size, self.options.seed if shuffle else None)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        if shuffle and len(self.dataset.parts[part]) < 2 * world:
+            raise InputError(
+                f"{world} processes need {2 * world} training samples, and there are"
+                f" {len(self.dataset.parts[part])}; use fewer devices"
+            )
+        return Batches(*tensors, batch_size, self.options.seed if shuffle else None, rank, world)
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", self.batch_size, shuffle=True)

@@ -1,0 +1,168 @@
+"""How a recipe is trained here: other epochs, several devices, another precision, and such.
+
+Each function changes a recipe that ``nas.recipe.checked`` has returned, so that what was trained
+stands in the recipe beside the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from nas import rules
+from nas.options import option, parse_duration
+from nas.task import InputError, UsageError
+
+Recipe = dict[str, Any]
+LATEST, EARLY = "nas.training.proxy.LatestBest", "pytorch_lightning.callbacks.EarlyStopping"
+AVERAGE = "nas.training.proxy.AveragedWeights"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to change in a recipe, as options of ``nas train``; None leaves it as it is."""
+
+    epochs: int | None = option(None, "Instead of the recipe's.", at_least=1)
+    devices: str | None = option(
+        None, "GPUs, or processes on a CPU, of a machine: a number, or auto for all GPUs."
+    )
+    num_nodes: int | None = option(None, "Machines (torchrun or srun starts them).", at_least=1)
+    strategy: str | None = option(
+        None,
+        "ddp: each device has the whole network; fsdp: a part of it.",
+        choices=("auto", "ddp", "fsdp"),
+    )
+    precision: str | None = option(
+        None, "Of the arithmetic.", choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+    )
+    time_limit: str | None = option(None, "End after 10m or 2h, with the best epoch so far.")
+    ema: float | None = option(
+        None, "Keep a moving average of the weights with this decay, such as 0.999."
+    )
+    patience: int | None = option(
+        None, "End after so many epochs without a better one; 0: never.", at_least=0
+    )
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    """Change ``recipe``. Raises UsageError for a value that is not allowed, InputError where the
+    recipe lacks what is to be changed."""
+    trainer = recipe["trainer"]
+    if settings.epochs is not None:
+        _for_epochs(recipe, settings.epochs)
+    if settings.devices is not None or settings.num_nodes is not None:
+        devices = _devices(trainer if settings.devices is None else {"devices": settings.devices})
+        _on_devices(recipe, devices, settings.num_nodes or int(trainer.get("num_nodes", 1)))
+    if settings.strategy is not None:
+        trainer["strategy"] = settings.strategy
+    if settings.precision is not None:
+        trainer["precision"] = settings.precision
+    if settings.time_limit is not None:
+        trainer["max_time"] = _clock(parse_duration(settings.time_limit) or 0.0)
+    if settings.ema is not None:
+        _callback(recipe, AVERAGE, {"decay": settings.ema})
+    if settings.patience is not None:
+        _for_patience(recipe, settings.patience)
+
+
+def _for_epochs(recipe: Recipe, epochs: int) -> None:
+    """Train for ``epochs``, with as much of them for the warm-up and the patience as before."""
+    schedule, old = recipe.get("lr_scheduler"), recipe["trainer"].get("max_epochs")
+    recipe["trainer"]["max_epochs"] = epochs
+    for each in _callbacks(recipe, EARLY):
+        if old and old > 0 and "patience" in each["init_args"]:
+            patience = math.ceil(each["init_args"]["patience"] * epochs / old)
+            each["init_args"]["patience"] = patience
+    if schedule is None or "total_steps" not in schedule["init_args"]:
+        return
+    if not old or old < 1:
+        raise InputError(
+            "--epochs needs a recipe with trainer.max_epochs, to scale its schedule by"
+        )
+    _for_steps(schedule["init_args"], schedule["init_args"]["total_steps"] // old * epochs)
+
+
+def _for_steps(schedule: dict[str, Any], steps: int) -> None:
+    schedule["total_steps"] = steps
+    if "warmup_steps" in schedule:
+        schedule["warmup_steps"] = rules.warmup_steps(steps)
+
+
+def _devices(trainer: dict[str, Any]) -> int:
+    """How many devices a trainer has on a machine."""
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, list):
+        return len(devices)
+    try:
+        if (found := int(devices)) >= 1:
+            return found
+    except ValueError:
+        pass
+    raise UsageError(f"devices must be a number from 1 on, got {devices!r}; see --devices")
+
+
+def _on_devices(recipe: Recipe, devices: int, nodes: int) -> None:
+    """Train on so many devices: each gets the recipe's batches, so that an epoch has fewer steps.
+
+    Where gradients were accumulated, devices do that first. The learning rate grows with the
+    square root of the samples in a step (Malladi et al. 2022, "On the SDEs and Scaling Rules for
+    Adaptive Gradient Algorithms"), of SGD in proportion to them (Goyal et al. 2017, sec. 2.1).
+    """
+    trainer, data = recipe["trainer"], recipe["data"]["init_args"]
+    before = _devices(trainer) * int(trainer.get("num_nodes", 1))
+    now, accumulate = devices * nodes, int(trainer.get("accumulate_grad_batches", 1))
+    trainer |= {"devices": devices, "num_nodes": nodes}
+    if now == before:
+        return
+    fewer = max(1, accumulate * before // now)
+    trainer["accumulate_grad_batches"] = fewer
+    samples = recipe["model"]["init_args"]["task"]["profile"]["n_train"]
+    growth = fewer * now / (accumulate * before)
+    if "optimizer" in recipe and "lr" in recipe["optimizer"]["init_args"]:
+        sgd = recipe["optimizer"]["class_path"] == "torch.optim.SGD"
+        recipe["optimizer"]["init_args"]["lr"] *= growth if sgd else math.sqrt(growth)
+    schedule = recipe.get("lr_scheduler")
+    if schedule is not None and "total_steps" in schedule["init_args"]:
+        old = rules.steps_per_epoch(samples, data["batch_size"], accumulate, before)
+        new = rules.steps_per_epoch(samples, data["batch_size"], fewer, now)
+        total = max(1, round(schedule["init_args"]["total_steps"] / old * new))
+        _for_steps(schedule["init_args"], total)
+
+
+def _clock(seconds: float) -> str:
+    """DD:HH:MM:SS, as Lightning reads it.
+
+    >>> _clock(90061)
+    '01:01:01:01'
+    """
+    minutes, second = divmod(max(1, math.ceil(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"{day:02d}:{hour:02d}:{minute:02d}:{second:02d}"
+
+
+def _callbacks(recipe: Recipe, name: str) -> list[dict[str, Any]]:
+    found = recipe["trainer"].get("callbacks") or []
+    return [each for each in found if each["class_path"] == name]
+
+
+def _callback(recipe: Recipe, name: str, arguments: dict[str, Any]) -> None:
+    """Add a callback, or set these arguments of the one that is there."""
+    if present := _callbacks(recipe, name):
+        present[0]["init_args"] |= arguments
+        return
+    others = recipe["trainer"].get("callbacks") or []
+    recipe["trainer"]["callbacks"] = [{"class_path": name, "init_args": arguments}, *others]
+
+
+def _for_patience(recipe: Recipe, epochs: int) -> None:
+    if epochs == 0:
+        others = recipe["trainer"].get("callbacks") or []
+        recipe["trainer"]["callbacks"] = [e for e in others if e["class_path"] != EARLY]
+        return
+    best = (_callbacks(recipe, LATEST) or _callbacks(recipe, EARLY))[:1]
+    if not best:
+        raise InputError(f"--patience needs a recipe that keeps its best epoch ({LATEST})")
+    followed = {key: best[0]["init_args"][key] for key in ("monitor", "mode")}
+    _callback(recipe, EARLY, {**followed, "patience": epochs})

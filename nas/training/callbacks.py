@@ -1,0 +1,190 @@
+"""What a full training shows of itself, and how many compute threads it uses."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from nas import terminal
+from nas.training.batches import Batch
+from nas.training.proxy import Proxy
+
+# Several threads are clearly faster where a step of one takes so many times theirs, and an epoch is
+# slow where it takes so many times the fastest.
+FASTER, SLOWER = 1.25, 2.0
+SHOWN_S = 0.25  # between two updates of a terminal
+
+
+class EpochLines(pl.Callback):
+    """One line for each epoch on standard error, with the time that is left of all ``folds``,
+    which are trained one after the other, each for ``epochs`` (None: the trainer's). On a terminal
+    the steps of the present epoch are shown below."""
+
+    def __init__(self, folds: int = 1, epochs: int | None = None) -> None:
+        self.fold, self.folds, self.epochs = 0, folds, epochs
+        self.begin = math.nan
+        self.before = 0  # epochs that were done in an earlier part of this training
+        self._bar: Any = None
+        self._shown = -math.inf
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.fold += 1
+        if self.fold == 1:
+            self.begin = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.fold == 1:
+            self.before = trainer.current_epoch
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self._bar = _progress()
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        if self._bar is None or (now := time.monotonic()) - self._shown < SHOWN_S:
+            return
+        self._shown = now
+        steps = int(trainer.num_training_batches)
+        left = self._left(trainer, trainer.current_epoch + (i + 1) / steps)
+        task = self._bar.task_ids[0] if self._bar.task_ids else self._bar.add_task("", left="")
+        epochs = self.epochs or int(trainer.max_epochs or 0)
+        self._bar.update(
+            task,
+            description=f"epoch {trainer.current_epoch + 1}/{epochs}",
+            completed=i + 1,
+            total=steps,
+            left=f"{left:.0f} s left",
+        )
+
+    def _left(self, trainer: pl.Trainer, done: float) -> float:
+        """Seconds, from the pace so far, where ``done`` epochs of this fold are over."""
+        epochs = self.epochs or int(trainer.max_epochs or 0)
+        done += (self.fold - 1) * epochs
+        pace = (time.monotonic() - self.begin) / (done - self.before)
+        return pace * (self.folds * epochs - done)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        epoch, epochs = trainer.current_epoch + 1, self.epochs or int(trainer.max_epochs or 0)
+        fold = f"fold {self.fold}/{self.folds} " if self.folds > 1 else ""
+        shown = "  ".join(
+            f"{name} {float(value):.4g}"
+            for name, value in trainer.callback_metrics.items()
+            if "[" not in name
+        )
+        left = self._left(trainer, epoch)
+        line = f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)"
+        if self._bar is None:
+            terminal.line(line, err=True)
+        else:
+            self._bar.console.print(terminal.visible(line, lines=False))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _progress() -> Any:
+    """A line on a terminal that is written over: the epoch, its steps, and the time that is left
+    of the training."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=terminal.console(err=True),
+        transient=True,
+    )
+
+
+class StopAfter(pl.Callback):
+    """Ends a training after ``epochs`` of its schedule (None: after all)."""
+
+    def __init__(self, epochs: int | None) -> None:
+        self.epochs = epochs
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+class Threads(pl.Callback):
+    """The number of compute threads of a training on a CPU: one, unless several are clearly faster.
+
+    Small networks are slower with several, and far slower where other work uses the cores. So it
+    is measured again, and said, where an epoch takes ``SLOWER`` times the fastest one.
+    """
+
+    def __init__(self, module: Proxy, batch: Batch) -> None:
+        self.batch, self.most = batch, torch.get_num_threads()
+        self.fastest_s, self._begin = math.inf, math.nan
+        torch.set_num_threads(self.pick(module))
+
+    def pick(self, module: Proxy) -> int:
+        """The number (1, 2, 4 … up to all): the smallest that no larger one beats clearly."""
+        state = copy.deepcopy(module.state_dict())
+        chosen, best_s = 1, math.inf
+        for threads in sorted({min(2**k, self.most) for k in range(self.most.bit_length() + 1)}):
+            torch.set_num_threads(threads)
+            step_s = self._step_s(module)
+            if threads == 1 or best_s > FASTER * step_s:
+                chosen, best_s = threads, step_s
+        module.zero_grad(set_to_none=True)
+        module.load_state_dict(state)  # the statistics of BatchNorm have moved
+        return chosen
+
+    def _step_s(self, module: Proxy) -> float:
+        """The median seconds of a step, after one to warm up."""
+        laps = []
+        for _ in range(6):
+            begin = time.perf_counter()
+            with torch.random.fork_rng(devices=[]):  # the training's own draws stay the same
+                module.training_step(self.batch, 0).backward()  # type: ignore[no-untyped-call]
+            laps.append(time.perf_counter() - begin)
+        return statistics.median(laps[1:])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"threads": torch.get_num_threads()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with as many: sums in another order differ."""
+        torch.set_num_threads(min(int(state_dict["threads"]), self.most))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if math.isnan(self._begin):  # the epoch was begun in an earlier part of the training
+            return
+        spent_s = time.monotonic() - self._begin
+        self.fastest_s = min(self.fastest_s, spent_s)
+        before = torch.get_num_threads()
+        if before == 1 or spent_s <= max(SLOWER * self.fastest_s, 1.0):
+            return
+        assert isinstance(pl_module, Proxy)
+        torch.set_num_threads(now := self.pick(pl_module))
+        if now != before:
+            terminal.line(
+                f"an epoch took {spent_s:.1f} s instead of {self.fastest_s:.1f} s: other work uses"
+                f" the cores; {now} thread(s) from now on",
+                err=True,
+            )
