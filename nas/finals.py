@@ -35,6 +35,7 @@ CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
 SCORE_S = 120.0  # that scoring the test part may take, also beyond the time: no model without it
+FEW_CORES = 4  # up to which one training is faster on all of them
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
@@ -76,14 +77,12 @@ def order(
     full scale: the best of all; the best of each other family that is cheap or near; the rest."""
     if not candidates:
         return []
-    quality, best = task.quality, candidates[0]
-    noise = standard_error(task, quality.metric, best.metrics[quality.metric])
+    best = candidates[0]
 
     def worth(candidate: Candidate) -> bool:
         cheap_s = CHEAP * left_s * places
         full_s = _recipe_epochs(task, candidate) * epoch_s(task, candidate)
-        behind = _behind(quality, best, candidate)
-        return full_s <= cheap_s or behind <= NEAR * noise
+        return full_s <= cheap_s or _is_near(task, best, candidate)
 
     first: dict[str, Candidate] = {}
     for candidate in candidates:
@@ -92,9 +91,12 @@ def order(
     return [*early, *(c for c in candidates if all(c is not e for e in early))]
 
 
-def _behind(quality: Objective, best: Candidate, other: Candidate) -> float:
-    difference = best.metrics[quality.metric] - other.metrics[quality.metric]
-    return difference if quality.direction == "max" else -difference
+def _is_near(task: Task, best: Candidate, other: Candidate) -> bool:
+    """Whether a proxy is within the noise of the best one."""
+    metric = task.quality.metric
+    behind = best.metrics[metric] - other.metrics[metric]
+    noise = standard_error(task, metric, best.metrics[metric])
+    return (behind if task.quality.direction == "max" else -behind) <= NEAR * noise
 
 
 def epoch_s(task: Task, candidate: Candidate) -> float:
@@ -116,8 +118,13 @@ def _round(
     run: Run, waiting: list[Candidate], left_s: float, places: int, first: bool
 ) -> list[Finalist]:
     """Those to train next, as many as there are places. The first are trained for as many epochs
-    as there is time for; later ones only by their whole recipe."""
+    as there is time for; later ones only by their whole recipe. Where the time is not even for the
+    best one's recipe, few cores are for it and for those that are as good within the noise."""
     entries: list[Finalist] = []
+    if first and waiting and run.task.device == "cpu" and places <= FEW_CORES:
+        best = waiting[0]
+        if left_s < _recipe_epochs(run.task, best) * epoch_s(run.task, best):
+            waiting = [c for c in waiting if _is_near(run.task, best, c)]
     for candidate in waiting:
         if len(entries) == places:
             break

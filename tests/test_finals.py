@@ -63,6 +63,15 @@ def test_nothing_is_ordered_where_nothing_is_complete() -> None:
     assert order([], task(), left_s=300.0, places=2) == []
 
 
+@pytest.mark.parametrize(("left_s", "trained"), [(0.01, [4]), (300.0, [4, 1])])
+def test_short_of_time_the_best_has_few_cores_for_itself(
+    left_s: float, trained: list[int], tmp_path: Path
+) -> None:
+    run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
+    entries = finals._round(run, run.ranked(), left_s, places=2, first=True)
+    assert [e.candidate.number for e in entries] == trained
+
+
 class FakeRun:
     """What the finals need of a run; trainings are made up by ``outcomes``."""
 
