@@ -22,6 +22,7 @@ from nas.files import read_json
 from nas.machine import local_room
 from nas.options import PlanOptions, takes
 from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, mean_fraction, plan_search, rungs
+from nas.pretrained.sources import usable
 from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
@@ -165,7 +166,8 @@ def design(
     dataset = None if epoch_s and run else _data(data, run, chosen)
     about = dataset or run
     assert about is not None  # one of both is there
-    families = pick_families(about.modality, chosen.families)
+    weights, notes = usable(chosen.pretrained or (), about.modality, about.profile)
+    families = pick_families(about.modality, chosen.families, bool(weights))
     if epoch_s is None:
         room = local_room(_gpus(chosen.device))
     else:
@@ -181,6 +183,7 @@ def design(
         epochs=chosen.epochs,
         seed=chosen.seed,
     )
+    task = replace(task, pretrained=weights)
     plans = tuple(_plans(task, dataset, families, epoch_s))
     planned = None
     paces = {plan.family.name: plan.pace for plan in plans if plan.pace}
@@ -194,7 +197,7 @@ def design(
     return Design(
         name,
         task,
-        (*(dataset.notes if dataset else ()), *_advice(task)),
+        (*(dataset.notes if dataset else ()), *notes, *_advice(task)),
         plans,
         samplers.resolve(chosen.sampler, task),
         time.monotonic() - begin,
@@ -248,7 +251,7 @@ def _gpus(device: str) -> int:
 
 
 def _advice(task: Task) -> Iterator[str]:
-    if rules.wants_pretrained(task):
+    if rules.wants_pretrained(task) and not task.pretrained:
         yield (
             f"{task.profile.n_train:,} training samples: a network whose weights were trained on"
             " like data would likely be better; the families here begin at random"

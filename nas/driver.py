@@ -22,6 +22,7 @@ from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
+from nas.pretrained.sources import usable
 from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
 from nas.space import Float, Space
@@ -118,11 +119,14 @@ def search(
             raise UsageError("give the data to search on")
         files = stamp(data)
         dataset = read(data, **chosen.reading())
-        families = pick_families(dataset.modality, chosen.families)
+        weights, notes = usable(chosen.pretrained or (), dataset.modality, dataset.profile)
+        dataset = replace(dataset, notes=(*dataset.notes, *notes))
+        families = pick_families(dataset.modality, chosen.families, bool(weights))
     with open_machine(chosen) as machine:
         budget = machine.room.budget(limits, chosen.workers)
         if run is None:
             task = _task(dataset, chosen, budget, machine.room.device)
+            task = replace(task, pretrained=weights)
             spaces = {name: family.space(task) for name, family in families.items()}
             source = Source(str(Path(data).resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)

@@ -93,6 +93,12 @@ class Family:
     keyword arguments (batch first) and returns logits of shape (batch, task.outputs).
     ``good_for`` says in one sentence on which data the family is at home, and ``references``
     are its published networks, the smallest first.
+
+    ``load(network, config, task)`` puts published weights into a network that ``build`` has made.
+    A family that has it starts from the task's checkpoints (``Task.pretrained``), and is searched
+    only where there are some; those weights are no new parameters (rule "params-per-sample").
+    Where all of them are ``frozen``, what they put out is kept, so that epochs cost next to nothing
+    (nas.training.frozen).
     """
 
     name: str
@@ -102,6 +108,8 @@ class Family:
     build: Callable[[Config, Task], nn.Module]
     good_for: str = ""
     references: tuple[Reference, ...] = ()
+    load: Callable[[nn.Module, Config, Task], None] | None = None
+    frozen: bool = False
 
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""
@@ -125,12 +133,18 @@ def load_families(modality: str | None = None) -> dict[str, Family]:
 
 
 @rules.sets("families-by-modality", "families of a search")
-def pick_families(modality: str, names: tuple[str, ...] = ()) -> dict[str, Family]:
-    """The families of a modality, or those of them that are named."""
+def pick_families(
+    modality: str, names: tuple[str, ...] = (), pretrained: bool = False
+) -> dict[str, Family]:
+    """The families of a modality, or those of them that are named; such as start from published
+    weights only where there are some (``pretrained``)."""
     known = load_families(modality)
     for name in names:
         if name not in known:
             raise UsageError(
                 f"unknown family {name!r} for {modality}; known are {', '.join(known)}"
             )
-    return {name: known[name] for name in names} if names else known
+        if known[name].load and not pretrained:
+            raise UsageError(f"family {name!r} needs weights: give --pretrained FOLDER")
+    chosen = {name: known[name] for name in names} if names else known
+    return {name: family for name, family in chosen.items() if pretrained or not family.load}

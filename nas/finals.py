@@ -27,7 +27,7 @@ from nas.candidate import Candidate
 from nas.files import write_whole
 from nas.front import standard_error
 from nas.machine import visible_gpus
-from nas.plan import START_S
+from nas.plan import START_S, speedup
 from nas.run import Finished, Run
 from nas.task import Objective, Task
 
@@ -102,6 +102,7 @@ def _is_near(task: Task, best: Candidate, other: Candidate) -> bool:
 def epoch_s(task: Task, candidate: Candidate) -> float:
     """Seconds of an epoch of a candidate on all training data, by its steps as a proxy, or, of one
     that ran out of time, by its epochs."""
+    task = task.of_family(candidate.family)
     if candidate.cost.step_ms is None:
         return candidate.seconds / max(1, len(candidate.curve)) / task.fidelity.share
     accumulate = candidate.cost.accumulate
@@ -111,7 +112,8 @@ def epoch_s(task: Task, candidate: Candidate) -> float:
 
 
 def _recipe_epochs(task: Task, candidate: Candidate) -> int:
-    return rules.full_epochs(task, int(candidate.config["batch_size"]))
+    own = task.of_family(candidate.family)
+    return rules.full_epochs(own, int(candidate.config["batch_size"]))
 
 
 def _round(
@@ -121,6 +123,8 @@ def _round(
     as there is time for; later ones only by their whole recipe. Where the time is not even for the
     best one's recipe, few cores are for it and for those that are as good within the noise."""
     entries: list[Finalist] = []
+    if first and waiting and (alone := _alone(run, waiting[0], left_s, places)):
+        return [alone]
     if first and waiting and run.task.device == "cpu" and places <= FEW_CORES:
         best = waiting[0]
         if left_s < _recipe_epochs(run.task, best) * epoch_s(run.task, best):
@@ -136,6 +140,21 @@ def _round(
         entries.append(Finalist(candidate, min(epochs, affordable), epochs, folder))
         run.export(folder / "recipe.yaml", candidate.number)
     return entries
+
+
+def _alone(run: Run, candidate: Candidate, left_s: float, places: int) -> Finalist | None:
+    """The best candidate with all cores, where it starts from published weights and one core has
+    no time for its recipe: its layers are large enough for several."""
+    task = run.task
+    if candidate.family not in task.fidelity.other or task.device != "cpu" or places < 2:
+        return None
+    epochs, each_s = _recipe_epochs(task, candidate), epoch_s(task, candidate)
+    affordable = int(left_s * speedup(places) / each_s)
+    if left_s >= epochs * each_s or affordable < 1:
+        return None
+    folder = run.folder / "finalists" / str(candidate.number)
+    run.export(folder / "recipe.yaml", candidate.number)
+    return Finalist(candidate, min(epochs, affordable), epochs, folder)
 
 
 def _places(task: Task) -> Iterator[dict[str, str]]:

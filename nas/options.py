@@ -86,6 +86,11 @@ class ReadOptions(JsonRecord):
         None, "Of a long table: forecast the next so many values of the target.", at_least=1
     )
     seed: int = option(0, "Of the split, the search and the trainings, in [0, 2**32).")
+    pretrained: tuple[str, ...] | None = option(
+        None,
+        "Pretrained network to start from too (repeatable): a folder of transformers or"
+        " sentence-transformers, a file of weights, or a hub id, which is downloaded.",
+    )
 
     def __post_init__(self) -> None:
         for name, hint in _hints(cast(Hashable, type(self))).items():

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from nas import rules
 from nas.data import Dataset
+from nas.family import load_families
 from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
@@ -33,6 +34,7 @@ USED = 0.95  # of the time; the rest is start-up, simple models and the front's 
 LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 FEWEST_STEPS = 100  # of a proxy that is compared with others: fewer leave a network as it began
+ADAPTED, ADAPTED_MOST = 0.6, 10  # of the time, for networks from published weights; how many
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
 
 
@@ -187,6 +189,8 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     worker_s, budget, rule = task.budget.worker_s, task.budget, task.fidelity
     if worker_s is None or not paces:
         raise ValueError("a plan needs a budget that ends by time, and the pace of a family")
+    if adapted := starting_from_weights(task, paces):
+        return _with_pretrained(task, paces, adapted, finish=finish)
     families = len(paces)
     # Of an epoch over all training data, beside the other workers.
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
@@ -311,3 +315,86 @@ def _reasons(
             "the time is hardly enough for one candidate of each family: a longer --time-limit"
             " would do better"
         )
+
+
+# -- networks that start from published weights ----------------------------------------------------
+
+
+def starting_from_weights(task: Task, paces: Mapping[str, Pace]) -> dict[str, Pace]:
+    """The paces of families that start from published weights."""
+    if not task.pretrained:
+        return {}
+    known = load_families(task.modality)
+    return {name: p for name, p in paces.items() if name in known and known[name].load}
+
+
+def _with_pretrained(
+    task: Task, paces: Mapping[str, Pace], adapted: Mapping[str, Pace], *, finish: bool
+) -> SearchPlan:
+    """The plan of a search some of whose families start from published weights: these need few
+    epochs (rule "pretrained-steps") of expensive steps, and get ``ADAPTED`` of the time; the others
+    are planned for the rest by themselves. A frozen encoder runs once over the data of a candidate,
+    and then its head is trained for as many epochs as it takes."""
+    budget, wall_s = task.budget, (task.budget.worker_s or 0.0) / task.budget.workers
+    known, own = load_families(task.modality), {n: p for n, p in paces.items() if n not in adapted}
+    each_s = {n: p.epoch_s * p.contention / task.fidelity.share for n, p in adapted.items()}
+    recipes = {name: rules.pretrained_epochs(task, known[name].frozen) for name in adapted}
+    passes = {name: 1 if known[name].frozen else recipes[name] for name in adapted}
+    cores = max(1.0, budget.workers * (budget.gpus or budget.cpus))
+    full_s = max(passes[name] * each_s[name] for name in adapted)
+    finish_s = min(1.1 * full_s / speedup(cores) + 2 * START_S, ADAPTED * wall_s) if finish else 0.0
+    if own and finish:  # whichever family wins, its training is kept time for
+        finish_s = max(finish_s, plan_search(replace(task, pretrained=()), own).finish_s)
+    searched_s = wall_s - finish_s
+    less = replace(budget, time_limit_s=searched_s * (1 - ADAPTED if own else 1.0))
+    rest = plan_search(replace(task, budget=less, pretrained=()), own or paces, finish=False)
+    room_s = USED * searched_s * budget.workers * ADAPTED
+    fidelities = {
+        name: _adapted_fidelity(task, each_s[name], room_s, recipes[name], known[name].frozen)
+        for name in adapted
+    }
+    return SearchPlan(
+        replace(rest.fidelity, other=fidelities),
+        candidates=rest.candidates + ADAPTED_MOST,
+        candidate_s=room_s / ADAPTED_MOST,
+        finish_s=finish_s,
+        full_s=full_s,
+        reasons=(
+            *rest.reasons,
+            *(
+                f"{name} is trained for {f.epochs} epochs on {f.share:.0%} of the data, and for"
+                f" {f.recipe_epochs} in full"
+                for name, f in fidelities.items()
+            ),
+        ),
+    )
+
+
+def _adapted_fidelity(
+    task: Task, epoch_s: float, room_s: float, recipe: int, frozen: bool
+) -> Fidelity:
+    """The training of a candidate that starts from published weights, so that ``ADAPTED_MOST`` of
+    them fit into ``room_s`` worker-seconds: of one epoch of all the data, or more, where
+    there is time, else one of a part of it."""
+    folds = rules.folds(task)
+    passes = room_s / ADAPTED_MOST / max(epoch_s, 1e-6)
+    if passes < folds:
+        folds = 1
+    passes /= folds
+    least = min(1.0, FEWEST_SAMPLES / task.profile.n_train)
+    share = min(1.0, max(passes, least))
+    epochs = recipe if frozen else min(recipe, max(1, int(passes)))
+    most_s = folds * share * epoch_s * (1 if frozen else epochs)
+    return Fidelity(
+        epochs,
+        share,
+        time_limit_s=LIMIT_FACTOR * max(room_s / ADAPTED_MOST, most_s),
+        folds=folds,
+        rule_epochs=task.fidelity.rule_epochs or task.fidelity.epochs,
+        recipe_epochs=recipe,
+    )
+
+
+def speedup(cores: float) -> float:
+    """How much faster a training of large layers is on so many cores of a CPU than on one."""
+    return max(1.0, 0.8 * cores)

@@ -32,6 +32,7 @@ def make(
     candidate: Candidate, task: Task, source: dict[str, Any], versions: dict[str, str]
 ) -> dict[str, Any]:
     """The recipe of ``candidate`` at full scale: the whole training part, and more epochs."""
+    task = task.of_family(candidate.family)
     config = dict(candidate.config)
     batch_size = int(config["batch_size"])
     epochs = rules.full_epochs(task, batch_size)

@@ -438,6 +438,26 @@ class Fidelity(JsonRecord):
     folds: int | None = None  # that score it; None for what the rules say of the data
     rule_epochs: int | None = None  # that the length of a recipe follows from; None for ``epochs``
     recipe_epochs: int | None = None  # of a recipe, as the search's plan says
+    other: dict[str, Fidelity] = field(default_factory=dict)  # of families that need less, by name
+
+
+@dataclass(frozen=True)
+class Checkpoint(JsonRecord):
+    """A pretrained network that a search may start from.
+
+    ``path`` is its file of weights and ``sha256`` their hash. ``sizes`` are what its
+    ``architecture`` needs (of text: vocabulary, positions, dim, heads, hidden, blocks ...);
+    ``licence`` and ``trained_on`` are what it says of itself, "" where it says nothing.
+    """
+
+    name: str
+    path: str
+    modality: Modality
+    architecture: str
+    sizes: dict[str, int | float | str]
+    sha256: str = ""
+    licence: str = ""
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -451,6 +471,12 @@ class Task(JsonRecord):
     budget: Budget = field(default_factory=Budget)
     fidelity: Fidelity = field(default_factory=lambda: Fidelity(epochs=10))
     seed: int = 0
+    pretrained: tuple[Checkpoint, ...] = ()  # that its networks may start from
+
+    def of_family(self, family: str) -> Task:
+        """The task with the fidelity of a family: pretrained networks need fewer steps."""
+        own = self.fidelity.other.get(family)
+        return self if own is None else replace(self, fidelity=own)
 
     @property
     def outputs(self) -> int:

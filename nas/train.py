@@ -84,7 +84,11 @@ class _RecipeProxy(Proxy):
     def configure_optimizers(self) -> Any:
         if "optimizer" not in self.recipe:
             return super().configure_optimizers()
-        optimizer = _made(self.recipe, "optimizer", self.parameters())
+        given = self.recipe["optimizer"]["init_args"]
+        groups = self.trained(
+            float(given.get("lr", self.config["lr"])), float(given.get("weight_decay", 0.0))
+        )
+        optimizer = _made(self.recipe, "optimizer", groups)
         if "lr_scheduler" not in self.recipe:
             return optimizer
         schedule = _made(self.recipe, "lr_scheduler", optimizer)

@@ -66,6 +66,7 @@ def read(source: Any, **options: Any) -> Dataset:
     from nas.data.archives import is_zip, unpacked
     from nas.data.column_types import check_modality
     from nas.data.readers import reader
+    from nas.pretrained.tokenizer import folders
 
     if is_zip(source):
         with unpacked(Path(source)) as folder:
@@ -79,7 +80,9 @@ def read(source: Any, **options: Any) -> Dataset:
     if how.image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
     check_modality(how.columns or {}, kind)
-    own = {"image_size": how.image_size} if kind == "images" else {}
+    own: dict[str, Any] = {"image_size": how.image_size} if kind == "images" else {}
+    if kind == "text" and how.pretrained:
+        own["tokenizers"] = folders(how.pretrained)
     if how.is_long:
         samples = long_tables.gather(opened, names, how)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +77,18 @@ def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str
     return tabular.load_inputs(_framed(source), as_written, missing=())
 
 
-def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
+def code(
+    samples: Samples, train: np.ndarray, *, tokenizers: Sequence[Path] = ()
+) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
     """Tokens, a profile with the tokenizer learnt from the training rows, and notes.
 
     ``samples.inputs`` holds one column of text or several, which are joined by a separator.
+    ``tokenizers`` are folders of pretrained networks, the first of which says what a token is.
     """
     columns = _columns(samples.inputs)
     texts = _joined(columns)
     learnt = [texts[i] for i in train]
-    tokenizer, how = _learn(learnt)
+    tokenizer, how = _of_checkpoint(tokenizers[0], learnt) if tokenizers else _learn(learnt)
     lengths = np.array([len(found.ids) for found in tokenizer.encode_batch(learnt)])
     most = rules.text_length(percentiles(lengths))
     notes = [how]
@@ -103,7 +106,9 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     profile = replace(
         shape_profile(inputs, train),
         columns=tuple(Column(str(name), "text") for name in columns),
-        vocabulary=tokenizer.get_vocab_size(),
+        # A pretrained network's other words are in no training text: they are unknown ones to
+        # networks that learn from these alone.
+        vocabulary=_seen(inputs["tokens"], train) if tokenizers else tokenizer.get_vocab_size(),
         tokenizer=tokenizer.to_str(),
     )
     return inputs, profile, notes
@@ -246,8 +251,19 @@ def _count(normalizer: Any, splitter: Any, texts: Iterable[str]) -> Counter[str]
     return counts
 
 
+def _of_checkpoint(folder: Path, texts: list[str]) -> tuple[Tokenizer, str]:
+    from nas.pretrained.tokenizer import of_checkpoint
+
+    return of_checkpoint(folder, texts), f"tokens as {folder.name} reads them"
+
+
+def _seen(tokens: Ragged, train: np.ndarray) -> int:
+    """The ids up to the last one in the training rows; the most frequent come first."""
+    return max(len(SPECIAL), int(tokens.take(train).values.max()) + 1)
+
+
 def _tokens(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
-    unknown = [tokenizer.token_to_id(UNKNOWN)]  # of a text of spaces, say
+    unknown = [1]  # of a text of spaces, say
     return Ragged.of(
         [np.array(encoding.ids or unknown, np.int32) for encoding in tokenizer.encode_batch(texts)]
     )

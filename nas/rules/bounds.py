@@ -10,6 +10,7 @@ from nas.rules.statements import (
     BATCH_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
+    FROZEN_BELOW,
     GRADIENT_CLIP,
     LEAST_DECAY,
     LEAST_DROPOUT,
@@ -129,6 +130,19 @@ def mlp_ratio() -> Float:
 def token_norm() -> Choice:
     """The normalisation of a Transformer, of each token alone (rule "norm-by-family")."""
     return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
+
+
+def adaptation(task: Task) -> Choice:
+    """How much of a pretrained network is trained (rule "adapt-by-data"): all, its last layers
+    (``top``), or updates of low rank (``lora``)."""
+    default = "top" if task.profile.n_train < FROZEN_BELOW else "full"
+    options = ("full", "top", "lora")
+    return Choice("adapt", options, default=default, each=True, why=("adapt-by-data",))
+
+
+def pretrained_rate(dim: int) -> float:
+    """The learning rate of a pretrained network of width ``dim`` (rule "pretrained-rate")."""
+    return min(3e-4, 4e-5 * 768 / dim)
 
 
 def label_smoothing(task: Task) -> list[Param]:

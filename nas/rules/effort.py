@@ -15,6 +15,7 @@ from nas.rules.statements import (
     LONGEST_CANDIDATE,
     LONGEST_STEPS,
     PRETRAINED_BELOW,
+    PRETRAINED_STEPS,
     VALIDATION_MOST,
     WARMUP,
     sets,
@@ -161,6 +162,16 @@ def full_epochs(task: Task, batch_size: int) -> int:
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     wanted = math.ceil(effort.full_steps / steps)
     return min(max(wanted, round(effort.least * proxy)), 3 * proxy)
+
+
+@sets("pretrained-steps", "epochs of a pretrained network's recipe")
+def pretrained_epochs(task: Task, frozen: bool = False, batch_size: int = 32) -> int:
+    """Epochs of the training of a pretrained network at full scale; of a ``frozen`` one only the
+    head is trained."""
+    if frozen:
+        return 20
+    steps = steps_per_epoch(task.profile.n_train, batch_size)
+    return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 3), 20)
 
 
 def longest_epochs(task: Task) -> int:

@@ -32,6 +32,8 @@ STEPS_OF_AN_EPOCH = 100  # that the batch size leaves, about
 BATCH_VALUES = 2**24  # input values of a batch at most: 64 MiB in float32
 HEAD_WIDEST = 128  # units of a fully connected layer after the pooling
 PRETRAINED_BELOW = 10_000  # samples below which pretrained weights are worth looking for
+FROZEN_BELOW = 500  # samples below which the head of a pretrained network alone is trained
+PRETRAINED_STEPS = 600  # of a pretrained network's training
 CATEGORY_VALUES = 16  # of a category's vector, at most
 WARMUP = 0.05  # of the steps
 GRADIENT_CLIP = 1.0  # of the global norm
@@ -85,6 +87,42 @@ _ALL = (
         f" more so with fewer than {PRETRAINED_BELOW:,} samples.",
         "He et al. 2019 (Rethinking ImageNet Pre-Training): it made up for 10,000 images, not for"
         " 1,000",
+    ),
+    Rule(
+        "adapt-by-data",
+        "All layers of a pretrained network are trained; its last ones with fewer than"
+        f" {FROZEN_BELOW} samples. A head on the frozen network is tried too, and every way once.",
+        "Kornblith et al. 2019, sec. 4 (fine-tuning gains with the data); the number is ours",
+    ),
+    Rule(
+        "pretrained-rate",
+        "Pretrained layers learn at rates below those of new ones: 4e-5 at a width of 768, and in"
+        " inverse proportion to it; a new head ten times as fast.",
+        "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (smaller networks: up to"
+        " 3e-4)",
+    ),
+    Rule(
+        "layer-wise-rates",
+        "The nearer a pretrained layer is to the input, the slower it learns.",
+        "Howard & Ruder 2018 (ULMFiT), sec. 3.2; Zhang et al. 2021 (Revisiting Few-sample BERT"
+        " Fine-tuning), sec. 5",
+    ),
+    Rule(
+        "low-rank",
+        "Updates of a pretrained layer have a low rank: 8 serves as well as 64.",
+        "Hu et al. 2022 (LoRA), sec. 7.2",
+    ),
+    Rule(
+        "first-blocks",
+        "The first blocks of a pretrained network are a smaller and faster one.",
+        "Sajjad et al. 2023 (On the Effect of Dropping Layers), sec. 5",
+    ),
+    Rule(
+        "pretrained-steps",
+        f"A pretrained network is trained for {PRETRAINED_STEPS} steps, but for no fewer than 3"
+        " epochs and no more than 20; the head of a frozen one for 20.",
+        "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20 of few"
+        " samples); the steps are ours",
     ),
     Rule(
         "depth-from-data",

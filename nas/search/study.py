@@ -275,7 +275,7 @@ class Study:
                 family=family,
                 config=config,
                 seed=stable_seed(self.task.seed, root),
-                epochs=self.task.fidelity.epochs,
+                epochs=self.task.of_family(family).fidelity.epochs,
                 worker=worker,
                 cpus=self.task.budget.cpus,
                 gpus=self.task.budget.gpus,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nas import rules
 from nas.candidate import Candidate, Cost, Reason, State, curve_point
 from nas.data import Dataset
+from nas.family import load_families
 from nas.files import read_json
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, Task
@@ -36,7 +37,8 @@ from nas.training.batches import (
     to_tensors,
     typical_rows,
 )
-from nas.training.fit import fit_proxy, folds, train_folds
+from nas.training.fit import Fold, fit_proxy, folds, train_folds
+from nas.training.frozen import frozen_fold
 from nas.training.locks import WorkLock
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
@@ -76,7 +78,7 @@ class Evaluator:
         torch.set_num_threads(1)
         quiet_lightning()
         self.task, self.dataset, self.device = task, dataset, task.device
-        self._folds = folds(self.dataset, self.task)
+        self._folds: dict[tuple[float, int], list[Fold]] = {}
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
@@ -87,10 +89,18 @@ class Evaluator:
         """Train and score as the driver's plan says, which it makes when workers run already."""
         if fidelity is None:
             return
-        before, given = self.task.fidelity, Fidelity.from_dict(fidelity)
-        self.task = replace(self.task, fidelity=given)
-        if (given.share, given.folds) != (before.share, before.folds):
-            self._folds = folds(self.dataset, self.task)
+        given = Fidelity.from_dict(fidelity)
+        if given != self.task.fidelity:
+            self.task = replace(self.task, fidelity=given)
+            self._folds.clear()
+
+    def _folds_of(self, family: str) -> list[Fold]:
+        """What candidates of a family are trained on and scored by."""
+        task = self.task.of_family(family)
+        key = task.fidelity.share, rules.folds(task)
+        if key not in self._folds:
+            self._folds[key] = folds(self.dataset, task)
+        return self._folds[key]
 
     def baselines(
         self, report: Report, fidelity: dict[str, Any] | None = None
@@ -164,7 +174,7 @@ class Evaluator:
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
                 return module.training_step(batch, 0)
 
-        batches = Batches(*self._folds[0][0], int(config["batch_size"]), seed)
+        batches = Batches(*self._folds_of(family)[0][0], int(config["batch_size"]), seed)
         decay, clip = float(config["weight_decay"]), rules.gradient_clip(config)
         try:
             with self._lock:
@@ -180,13 +190,14 @@ class Evaluator:
         for it is not checked."""
         torch.manual_seed(self.task.seed)
         module = Proxy(family, dict(config), self.task).to(self.device)
+        first = self._folds_of(family)[0]
         clock, schedule = StepClock(limit_s), (max(4, self.task.fidelity.epochs), self.task.seed)
         with suppress(TrainingStopped):  # by the clock
-            fit_proxy(module, *self._folds[0], *schedule, [GradientMonitor(stop=False), clock])
+            fit_proxy(module, *first, *schedule, [GradientMonitor(stop=False), clock])
         _free(self.device)
         low, high = np.percentile(clock.steps_s, (25, 75))
         step_s = float(np.mean(clock.steps_s))
-        train, val = (len(next(iter(labels.values()))) for _, labels in self._folds[0])
+        train, val = (len(next(iter(labels.values()))) for _, labels in first)
         batch = min(int(config["batch_size"]), train)
         # Where no epoch ended in time, its validation is predicted: a forward pass costs about
         # a third of a training step.
@@ -203,10 +214,11 @@ class Evaluator:
         """The costs of a candidate, before any memory is spent. Memory is predicted only where
         parameters and FLOPs meet the task's limits."""
         costs, layers = self._counted(candidate)
-        violation = _violation(self.task, costs)
+        new = not load_families(self.task.modality)[candidate.family].load
+        violation = _violation(self.task, costs, new)
         if not violation:
             costs = costs | self._memory(candidate)
-            violation = _violation(self.task, costs)
+            violation = _violation(self.task, costs, new)
         return Preflight(costs, layers, violation)
 
     # -- costs -------------------------------------------------------------------------------
@@ -302,7 +314,7 @@ class Evaluator:
             torch.manual_seed(candidate.seed)
             module = Proxy(candidate.family, dict(candidate.config), self.task).to(self.device)
             progress.candidate = candidate = self._with_latency(candidate, module)
-            if violation := _violation(self.task, candidate.metrics):
+            if violation := _violation(self.task, candidate.metrics, new=False):
                 return _stopped(candidate, Reason.INFEASIBLE, violation)
             with self._lock:
                 return replace(self._fit(module, progress, accumulate), state=State.COMPLETE)
@@ -313,13 +325,17 @@ class Evaluator:
 
     def _fit(self, module: Proxy, progress: _Progress, accumulate: int) -> Candidate:
         """Train on the first fold, whose epochs the driver hears of, then on the others if any."""
-        asked, task = progress.candidate, self.task
+        asked = progress.candidate
+        task = self.task.of_family(asked.family)
         watching: list[pl.Callback] = [_GiveWay(self._lock)]
         limit_s = rules.time_limit_s(task, baseline=asked.origin == "baseline")
         if limit_s is not None:
-            watching.append(TimeLimit(limit_s, len(self._folds)))
+            watching.append(TimeLimit(limit_s, rules.folds(task)))
         monitor = GradientMonitor()
-        first, *others = self._folds
+        # An encoder that is frozen runs once, which is no part of a step.
+        first, *others = (
+            frozen_fold(module.network, fold) for fold in self._folds_of(asked.family)
+        )
         schedule = (asked.epochs, asked.seed)
         begin = time.perf_counter()
         try:
@@ -447,8 +463,9 @@ def _stopped(candidate: Candidate, reason: Reason, detail: str) -> Candidate:
     return replace(candidate, state=state, reason=reason, detail=detail)
 
 
-def _violation(task: Task, costs: dict[str, float]) -> str:
-    """The first limit that known ``costs`` exceed, in one sentence; "" where they meet all."""
+def _violation(task: Task, costs: dict[str, float], new: bool = True) -> str:
+    """The first limit that known ``costs`` exceed, in one sentence; "" where they meet all. Where
+    its weights are not ``new`` but published, a network may have any number of them."""
     for constraint in task.constraints:
         if constraint.metric not in costs:
             continue
@@ -458,7 +475,7 @@ def _violation(task: Task, costs: dict[str, float]) -> str:
         if not constraint.met(costs):
             return f"{constraint.metric} {value:g}, not {constraint}"
     cap = rules.parameter_cap(task)
-    if costs["params"] > cap:
+    if new and costs["params"] > cap:
         return f"{costs['params']:g} parameters, at most {cap} (params-per-sample)"
     return ""
 

@@ -17,6 +17,7 @@ from nas.data import Dataset
 from nas.space import Config
 from nas.task import Task
 from nas.training.batches import Batches, Tensors, evaluation_batch, part_tensors, proxy_folds
+from nas.training.frozen import frozen_fold
 from nas.training.proxy import Proxy
 
 Fold = tuple[Tensors, Tensors]  # what a proxy is trained on, and what it is scored by
@@ -51,7 +52,9 @@ def train_folds(
     for fold in folds:
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), task).to(task.device)
-        trainer = fit_proxy(module, *fold, epochs, seed, callbacks(), accumulate)
+        trainer = fit_proxy(
+            module, *frozen_fold(module.network, fold), epochs, seed, callbacks(), accumulate
+        )
         scores.append(trainer.callback_metrics)
     return scores
 

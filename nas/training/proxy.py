@@ -33,6 +33,7 @@ from nas.space import Config
 from nas.task import InputError, Target, Task
 from nas.training.augment import augment
 from nas.training.batches import Batch, Batches, evaluation_batch, part_tensors, to_tensors
+from nas.training.frozen import frozen_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
 from nas.training.monitors import TrainingStopped
@@ -46,13 +47,18 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning(\.|_|$)")
 
 
-def build_network(family: str, config: Config, task: Task) -> nn.Module:
+def build_network(family: str, config: Config, task: Task, pretrained: bool = False) -> nn.Module:
+    """The network of a configuration; with ``pretrained`` it has its published weights, where its
+    family starts from some."""
     families = load_families(task.modality)
     if family not in families:
         raise InputError(
             f"the family {family!r} is not installed here; installed are {', '.join(families)}"
         )
-    return families[family].build(config, task)
+    network = families[family].build(config, task)
+    if pretrained and (load := families[family].load) is not None:
+        load(network, config, task)
+    return network
 
 
 class Proxy(pl.LightningModule):
@@ -60,17 +66,24 @@ class Proxy(pl.LightningModule):
 
     ``task`` is a Task or its dictionary, as it stands in a recipe and in a checkpoint.
     Of ``config`` the training uses lr, weight_decay, clip, label_smoothing, class_weights,
-    sparsity and what ``nas.training.augment`` knows, where they are present.
+    sparsity and what ``nas.training.augment`` knows, where they are present. ``pretrained`` is
+    false where a checkpoint brings all weights.
     """
 
-    def __init__(self, family: str, config: dict[str, Any], task: dict[str, Any] | Task) -> None:
+    def __init__(
+        self,
+        family: str,
+        config: dict[str, Any],
+        task: dict[str, Any] | Task,
+        pretrained: bool = True,
+    ) -> None:
         super().__init__()
         self.task = task if isinstance(task, Task) else Task.from_dict(task)
         self.family, self.config = family, config
         self.hparams.update(  # plain data, so that a checkpoint loads without pickle
             family=family, config=config, task=json.loads(self.task.to_json())
         )
-        self.network = build_network(family, config, self.task)
+        self.network = build_network(family, config, self.task, pretrained)
         self.temperatures: dict[str, float] = {}
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
@@ -150,9 +163,21 @@ class Proxy(pl.LightningModule):
 
     # -- training ------------------------------------------------------------------------
 
+    def trained(self, lr: float, weight_decay: float) -> Any:
+        """What an optimiser trains: all parameters, or the groups that a network makes of its
+        own, each with its rate."""
+        groups = getattr(self.network, "parameter_groups", None)
+        return self.parameters() if groups is None else groups(lr, weight_decay)
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Of a batch of samples, or of the features of a frozen encoder."""
+        if "features" in inputs:
+            return self.network.from_fixed(**inputs)  # type: ignore[operator, no-any-return]
+        return self.network(**inputs)  # type: ignore[no-any-return]
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         inputs, labels = batch
-        loss = self.loss(self.network(**augment(inputs, self.config)), labels)
+        loss = self.loss(self.logits(augment(inputs, self.config)), labels)
         extra = getattr(self.network, "auxiliary_loss", None)
         if extra is not None:  # TabNet's sparsity (Arik & Pfister 2019, "Feature selection")
             loss = loss + float(self.config["sparsity"]) * extra
@@ -160,11 +185,9 @@ class Proxy(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine; a recipe's own sections replace it."""
+        lr, weight_decay = float(self.config["lr"]), float(self.config["weight_decay"])
         optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=float(self.config["lr"]),
-            weight_decay=float(self.config["weight_decay"]),
-            fused=True,
+            self.trained(lr, weight_decay), lr=lr, weight_decay=weight_decay, fused=True
         )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = WarmupCosine(optimizer, total, rules.warmup_steps(total))
@@ -191,7 +214,7 @@ class Proxy(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         inputs, labels = batch
-        self._seen.append((self.network(**inputs), labels))
+        self._seen.append((self.logits(inputs), labels))
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self._score(prefix=""))
@@ -365,6 +388,8 @@ class TaskData(pl.LightningDataModule):
         batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
         tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
+        if self.trainer and part != "test":
+            tensors = frozen_tensors(self.trainer.lightning_module.network, tensors)  # type: ignore[arg-type]
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
@@ -390,7 +415,7 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
     try:
         content = torch.load(checkpoint, map_location=device, weights_only=True)
         saved = content["hyper_parameters"]
-        proxy = Proxy(saved["family"], saved["config"], saved["task"])
+        proxy = Proxy(saved["family"], saved["config"], saved["task"], pretrained=False)
         proxy.load_state_dict(content["state_dict"])
         proxy.temperatures = {k: float(v) for k, v in saved.get("temperatures", {}).items()}
     except FileNotFoundError:

@@ -1,0 +1,81 @@
+"""Ways to adapt pretrained layers: low-rank updates, rates by depth, and parts that stay still."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer that stays as it is, plus a trained update of ``rank``: Hu et al. 2022
+    (LoRA), eq. 3, with its scale α / r of 2. The update starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__(inputs, outputs)
+        for own in (self.weight, self.bias):
+            own.requires_grad_(False)
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        update = F.linear(F.linear(x, self.down), self.up)
+        return F.linear(x, self.weight, self.bias) + 2.0 * update
+
+
+def make_linear(inputs: int, outputs: int, rank: int = 0) -> nn.Linear:
+    """A linear layer, with a low-rank update where ``rank`` is above 0."""
+    return LowRankLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
+
+
+def freeze(parts: Iterable[nn.Module]) -> None:
+    """Train no parameter of these parts but low-rank updates."""
+    for part in parts:
+        for name, value in part.named_parameters():
+            value.requires_grad_(name.rpartition(".")[2] in ("down", "up"))
+
+
+def is_still(part: nn.Module) -> bool:
+    """Whether no parameter of a part is trained."""
+    return not any(p.requires_grad for p in part.parameters())
+
+
+def layer_groups(
+    layers: Sequence[nn.Module],
+    new: Sequence[nn.Module],
+    *,
+    lr: float,
+    new_lr: float,
+    decay: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Groups of an optimiser: ``layers`` from the first to the last, each with ``decay`` times
+    the rate of the next (Howard & Ruder 2018, ULMFiT, sec. 3.2), and what is ``new`` (heads and
+    low-rank updates) with its own. Biases and scales do not decay."""
+    groups: list[dict[str, Any]] = []
+
+    def add(parameters: Iterator[nn.Parameter], rate: float) -> None:
+        found = [p for p in parameters if p.requires_grad]
+        for some, own in (
+            ([p for p in found if p.ndim > 1], weight_decay),
+            ([p for p in found if p.ndim <= 1], 0.0),
+        ):
+            if some:
+                groups.append({"params": some, "lr": rate, "weight_decay": own})
+
+    for i, layer in enumerate(layers):
+        named = list(layer.named_parameters())
+        updates = [p for name, p in named if name.rpartition(".")[2] in ("down", "up")]
+        known = set(map(id, updates))
+        rate = lr * decay ** (len(layers) - 1 - i)
+        add((p for _, p in named if id(p) not in known), rate)
+        add(iter(updates), new_lr)
+    for part in new:
+        add(part.parameters(), new_lr)
+    return groups

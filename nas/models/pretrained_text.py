@@ -1,0 +1,200 @@
+"""A pretrained Transformer encoder over tokens, BERT's architecture, with a new head.
+
+Devlin et al. 2019 (BERT), sec. 3, as in the weights of BERT, RoBERTa, DistilBERT and MiniLM:
+normalisation after each sum, learned positions, GELU. Names of weights are this project's; those of
+the libraries are mapped to them in ``nas.pretrained.weights``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.models.adapted import freeze, is_still, layer_groups, make_linear
+from nas.models.blocks import GlobalPool, make_activation, real
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The sizes of a published encoder, of which the first ``blocks`` are used."""
+
+    vocabulary: int
+    positions: int
+    dim: int
+    heads: int
+    hidden: int  # width of the feed-forward part
+    blocks: int
+    activation: str = "gelu"
+    eps: float = 1e-12
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TextAdaptation:
+    """What of an encoder is trained, and with what rates.
+
+    ``trained`` blocks from the last on; the embedding too where it is ``blocks`` + 1. With a
+    ``rank`` the encoder stays, and linear layers get updates of that rank: those of queries and
+    values (``targets`` "attention") or all ("all"). A text's first ``length`` tokens are read.
+    """
+
+    trained: int
+    length: int
+    separator: int  # the token that ends a text
+    rank: int = 0
+    targets: str = "attention"
+    pooling: str = "avg"  # "cls", "avg", "attention" or "max"
+    head: str = "linear"  # or "mlp"
+    dropout: float = 0.1  # before the head
+    head_rate: float = 10.0  # the learning rate of what is new over that of the last block
+    layer_decay: float = 1.0
+
+
+class _Embedding(nn.Module):
+    """Tokens (B, T) to vectors (B, T, dim); ids from the table's length on become unknown ones."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocabulary, config.dim)
+        self.positions = nn.Parameter(torch.empty(config.positions, config.dim))
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.02)
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens.masked_fill(tokens >= self.words.num_embeddings, 1))
+        x = self.norm(x + self.positions[: x.shape[1]])
+        embedded: Tensor = self.dropout(x)
+        return embedded
+
+
+class _Block(nn.Module):
+    """Attention and a feed-forward part, each added and then normalised."""
+
+    def __init__(self, config: EncoderConfig, rank: int, targets: str) -> None:
+        super().__init__()
+        dim, everywhere = config.dim, rank if targets == "all" else 0
+        self.heads = config.heads
+        self.query = make_linear(dim, dim, rank)
+        self.key = make_linear(dim, dim, everywhere)
+        self.value = make_linear(dim, dim, rank)
+        self.out = make_linear(dim, dim, everywhere)
+        self.norm1 = nn.LayerNorm(dim, eps=config.eps)
+        self.up = make_linear(dim, config.hidden, everywhere)
+        self.activation = make_activation(config.activation)
+        self.down = make_linear(config.hidden, dim, everywhere)
+        self.norm2 = nn.LayerNorm(dim, eps=config.eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, dim) to the same; ``mask`` (B, 1, 1, T) is true where a token is real."""
+
+        def heads(y: Tensor) -> Tensor:
+            return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)
+
+        query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        # Without dropout of attention weights, which the fused operator of a CPU lacks.
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = self.norm1(x + self.dropout(self.out(seen.transpose(1, 2).flatten(2))))
+        y = self.down(self.activation(self.up(x)))
+        after: Tensor = self.norm2(x + self.dropout(y))
+        return after
+
+
+class PretrainedText(nn.Module):
+    """Tokens (B, T) and their lengths (B,) to logits (B, outputs).
+
+    Parts that are not trained stay in eval mode, so that what they put out of a text is always the
+    same: what is ``fixed`` of a ``frozen`` network may be kept, and ``from_fixed`` goes on from
+    there (nas.training.frozen).
+    """
+
+    def __init__(self, config: EncoderConfig, adaptation: TextAdaptation, outputs: int) -> None:
+        super().__init__()
+        self.adaptation, self.width = adaptation, config.dim
+        how = adaptation
+        self.embedding = _Embedding(config)
+        self.blocks = nn.ModuleList(
+            _Block(config, how.rank, how.targets) for _ in range(config.blocks)
+        )
+        pooled = how.pooling != "cls"
+        self.pool = GlobalPool(how.pooling, config.dim, dims=1) if pooled else None
+        self.dropout = nn.Dropout(how.dropout)
+        hidden = config.dim
+        self.head = nn.Linear(hidden, outputs)
+        if how.head == "mlp":
+            layers = nn.Linear(config.dim, hidden), nn.GELU(), nn.Dropout(how.dropout)
+            self.head = nn.Sequential(*layers, nn.Linear(hidden, outputs))  # type: ignore[assignment]
+        if how.rank:
+            freeze([self.embedding, *self.blocks])
+        else:
+            still = [self.embedding, *self.blocks]
+            freeze(still[: max(0, len(still) - how.trained)])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the head alone is trained."""
+        return all(map(is_still, (self.embedding, *self.blocks)))
+
+    def train(self, mode: bool = True) -> PretrainedText:
+        """Parts that stay as they are stay in eval mode."""
+        super().train(mode)
+        for part in (self.embedding, *self.blocks):
+            if not is_still(part):
+                break
+            part.eval()
+        return self
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """What an optimiser trains, with the rate of each part."""
+        new = [self.head] if self.pool is None else [self.pool, self.head]
+        return layer_groups(
+            [self.embedding, *self.blocks],
+            new,
+            lr=lr,
+            new_lr=lr * self.adaptation.head_rate,
+            decay=self.adaptation.layer_decay,
+            weight_decay=weight_decay,
+        )
+
+    def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, width), and the mask (B, T), true where a token is real."""
+        longest = self.adaptation.length
+        tokens, length = tokens[:, :longest], tokens_length.clamp(max=longest)
+        mask = real(length, tokens.shape[1])
+        # A text that is cut ends with the token that ends all texts.
+        is_last = torch.arange(tokens.shape[1], device=tokens.device) == length.unsqueeze(1) - 1
+        cut = (tokens_length > longest).unsqueeze(1)
+        x = self.embedding(tokens.masked_fill(is_last & cut, self.adaptation.separator))
+        for block in self.blocks:
+            x = block(x, mask[:, None, None, :])
+        return x, mask
+
+    def from_features(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, outputs) from what ``features`` returns."""
+        pooled = x[:, 0] if self.pool is None else self.pool(x, mask)
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def fixed(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a frozen network what comes before its head: (B, T, width), and the lengths (B,)."""
+        x, mask = self.features(tokens, tokens_length)
+        return x, mask.sum(1)
+
+    def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
+        """Logits (B, outputs) from what ``fixed`` returns, padded by anything."""
+        return self.from_features(features, real(features_length, features.shape[1]))
+
+    @property
+    def preprocessing(self) -> tuple[int, int]:
+        """What its features follow from beside its weights."""
+        return self.adaptation.length, self.adaptation.separator
+
+    def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
+        """Logits (B, outputs)."""
+        return self.from_features(*self.features(tokens, tokens_length))

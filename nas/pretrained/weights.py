@@ -1,0 +1,187 @@
+"""Weights of a checkpoint into a network of this project, with an account of what was loaded."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nas.pretrained import tokenizer as tokenizers
+from nas.pretrained.sources import sha256
+from nas.task import Checkpoint, InputError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a checkpoint's weights: names of the network's that were ``loaded`` and that
+    begin as they are (``fresh``), and of the checkpoint's that are ``unused``."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.loaded)} tensors loaded, {len(self.fresh)} fresh"
+            f" ({', '.join(self.fresh[:4])}), {len(self.unused)} of the checkpoint unused"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file: safetensors, or a pickle that holds tensors alone.
+
+    Raises:
+        InputError: It holds anything else, or is not whole.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; the pretrained weights have moved") from None
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds more than tensors (a pickle of code or objects) and is not opened;"
+            " save its state_dict, or as safetensors"
+        ) from None
+    except Exception as error:  # safetensors and torch raise many kinds for what is damaged
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} holds no whole tensors ({reason:.100})") from None
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise InputError(f"{path} holds no tensors by name; save the network's state_dict")
+    return {str(name): value for name, value in found.items()}
+
+
+def verified(checkpoint: Checkpoint) -> Path:
+    """The file of a checkpoint's weights. Raises InputError where it is another than it was."""
+    path = Path(checkpoint.path)
+    if not path.is_file():
+        raise InputError(
+            f"the pretrained weights {path} are missing; put {checkpoint.name} (sha256"
+            f" {checkpoint.sha256[:16]}) back there"
+        )
+    if checkpoint.sha256 and sha256(path) != checkpoint.sha256:
+        raise InputError(
+            f"the pretrained weights {path} have changed since the search (sha256"
+            f" {sha256(path)[:16]} instead of {checkpoint.sha256[:16]}); put the old file back"
+        )
+    return path
+
+
+def load_text(network: nn.Module, checkpoint: Checkpoint, tokenizer: str) -> Loaded:
+    """Load an encoder into a ``PretrainedText``, its words in the order of ``tokenizer``.
+
+    Raises:
+        InputError: The file has changed, or lacks a tensor of the encoder.
+    """
+    path = verified(checkpoint)
+    tensors = _renamed(read_tensors(path), _TEXT[checkpoint.architecture])
+    order = tokenizers.rows(path.parent, tokenizer)
+    sizes = checkpoint.sizes
+    own = network.state_dict()
+    words = tensors["embedding.words.weight"][torch.tensor(order)]
+    tensors["embedding.words.weight"] = words[: len(own["embedding.words.weight"])]
+    positions = tensors["embedding.positions"][int(sizes.get("first", 0)) :]
+    # All tokens are of the first kind.
+    kinds = tensors.pop("embedding.kinds", None)
+    tensors["embedding.positions"] = positions if kinds is None else positions + kinds[0]
+    return _filled(network, tensors, path, fresh=("pool.", "head."))
+
+
+def load_image(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
+    """Load a ``PretrainedImage``. Raises InputError as ``load_text``."""
+    path = verified(checkpoint)
+    tensors = _renamed(read_tensors(path), _IMAGES[checkpoint.architecture])
+    return _filled(network, tensors, path, fresh=("head.", "input."))
+
+
+def _filled(
+    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, fresh: Iterable[str]
+) -> Loaded:
+    """Copy ``tensors`` into the network; low-rank updates and names that begin with one of
+    ``fresh`` keep their values."""
+    own = network.state_dict()
+    loaded, kept = [], []
+    with torch.no_grad():
+        for name, value in own.items():
+            given = tensors.get(name)
+            if given is None:
+                new = name.startswith(tuple(fresh)) or name.endswith((".down", ".up"))
+                if not new:
+                    raise InputError(f"{path} lacks the weights {name}; it is another network")
+                kept.append(name)
+                continue
+            if given.shape != value.shape:
+                raise InputError(
+                    f"{path}: {name} is {tuple(given.shape)}, not {tuple(value.shape)} as its"
+                    " sizes say"
+                )
+            value.copy_(given)
+            loaded.append(name)
+    unused = sorted(tensors.keys() - set(loaded))
+    return Loaded(tuple(loaded), tuple(kept), tuple(unused))
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+Names = tuple[tuple[str, str], ...]  # patterns of a library's names, and ours
+
+
+def _renamed(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Tensors by our names; those that have none keep theirs."""
+    found = {}
+    for name, value in tensors.items():
+        new = re.sub(r"^(?:bert|roberta|distilbert|model)\.", "", name)
+        new = new.replace("LayerNorm.gamma", "LayerNorm.weight")
+        new = new.replace("LayerNorm.beta", "LayerNorm.bias")
+        for pattern, ours in names:
+            new, count = re.subn(rf"^{pattern}(?=\.|$)", ours, new)
+            if count:
+                break
+        found[new] = value
+    return found
+
+
+_LAYER = r"encoder\.layer\.(\d+)"
+_BERT: Names = (
+    (r"embeddings\.word_embeddings", "embedding.words"),
+    (r"embeddings\.position_embeddings\.weight", "embedding.positions"),
+    (r"embeddings\.token_type_embeddings\.weight", "embedding.kinds"),
+    (r"embeddings\.LayerNorm", "embedding.norm"),
+    (rf"{_LAYER}\.attention\.self\.(query|key|value)", r"blocks.\1.\2"),
+    (rf"{_LAYER}\.attention\.output\.dense", r"blocks.\1.out"),
+    (rf"{_LAYER}\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
+    (rf"{_LAYER}\.intermediate\.dense", r"blocks.\1.up"),
+    (rf"{_LAYER}\.output\.dense", r"blocks.\1.down"),
+    (rf"{_LAYER}\.output\.LayerNorm", r"blocks.\1.norm2"),
+)
+_DISTIL = r"transformer\.layer\.(\d+)"
+_DISTILBERT: Names = (
+    *_BERT[:4],
+    (rf"{_DISTIL}\.attention\.q_lin", r"blocks.\1.query"),
+    (rf"{_DISTIL}\.attention\.k_lin", r"blocks.\1.key"),
+    (rf"{_DISTIL}\.attention\.v_lin", r"blocks.\1.value"),
+    (rf"{_DISTIL}\.attention\.out_lin", r"blocks.\1.out"),
+    (rf"{_DISTIL}\.sa_layer_norm", r"blocks.\1.norm1"),
+    (rf"{_DISTIL}\.ffn\.lin1", r"blocks.\1.up"),
+    (rf"{_DISTIL}\.ffn\.lin2", r"blocks.\1.down"),
+    (rf"{_DISTIL}\.output_layer_norm", r"blocks.\1.norm2"),
+)
+_TEXT: dict[str, Names] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "distilbert": _DISTILBERT,
+}
+_IMAGES: dict[str, Names] = {}
+Loader = Callable[[nn.Module, Checkpoint], Loaded]

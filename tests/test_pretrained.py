@@ -1,0 +1,443 @@
+"""Networks from published weights: what is read of a checkpoint, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from checkpoints import bert_folder, bert_tensors
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional as F
+
+from nas.data import Dataset, encode, read
+from nas.family import load_families, pick_families
+from nas.pretrained import sources, tokenizer, weights
+from nas.pretrained.sources import describe, usable
+from nas.space import Config
+from nas.task import InputError, Task, UsageError
+from nas.training import frozen
+from nas.training.batches import part_tensors, row_inputs
+from nas.training.proxy import Proxy, build_network
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_FEATURES", str(tmp_path / "features"))
+
+
+def texts(n: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, n)
+    words = np.array(["film", "plot", "a", "the", "unlikely", "strange"])
+    said = [
+        " ".join([*rng.choice(words, rng.integers(2, 9)), "good" if k else "bad"]) for k in label
+    ]
+    return pd.DataFrame({"text": said, "label": np.where(label, "yes", "no")})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert_folder(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Dataset:
+    return read(texts(), target="label", pretrained=str(folder), modality="text")
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path, data: Dataset) -> Task:
+    made = Task("text", data.targets, data.profile).with_objectives()
+    return replace(made, pretrained=(describe(str(folder)),))
+
+
+def config_of(task: Task, family: str = "pretrained_text", **given: Any) -> Config:
+    return load_families()[family].space(task).complete(given)
+
+
+# -- what a checkpoint is --------------------------------------------------------------------------
+
+
+def test_a_folder_says_what_it_is_and_where_it_comes_from(folder: Path) -> None:
+    found = describe(str(folder))
+    assert (found.name, found.modality, found.architecture) == ("tiny", "text", "bert")
+    assert found.sizes["blocks"] == 3
+    assert (found.licence, found.trained_on) == ("mit", "made-up")
+    assert found.sha256 == sources.sha256(folder / "model.safetensors")
+
+
+def test_sentence_transformers_say_how_they_pool(tmp_path: Path) -> None:
+    folder = bert_folder(tmp_path / "st")
+    kind = "sentence_transformers.models"
+    modules = [
+        {"path": "", "type": f"{kind}.Transformer"},
+        {"path": "1", "type": f"{kind}.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1").mkdir()
+    (folder / "1" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert describe(str(folder)).sizes["pooling"] == "cls"
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("touched"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("remote code", "none is run"),
+        ("truncated", "no whole safetensors file"),
+        ("outside", "leads outside"),
+        ("architecture", "'mpnet' is not known here"),
+        ("no tokenizer", "has no tokenizer.json"),
+        ("no weights", "has no weights"),
+        ("no config", "config.json is missing"),
+        ("not JSON", "cannot be read"),
+    ],
+)
+def test_what_is_not_safe_or_not_whole_is_refused_in_one_line(
+    change: str, says: str, tmp_path: Path
+) -> None:
+    folder = bert_folder(tmp_path / "tiny")
+    file = folder / "model.safetensors"
+    match change:
+        case "remote code":
+            bert_folder(folder, auto_map={"AutoModel": "modeling.Own"})
+        case "truncated":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "outside":
+            (folder / "modules.json").write_text('[{"path": "../other", "type": "Transformer"}]')
+        case "architecture":
+            bert_folder(folder, model_type="mpnet")
+        case "no tokenizer":
+            (folder / "tokenizer.json").unlink()
+        case "no weights":
+            file.unlink()
+        case "no config":
+            (folder / "config.json").unlink()
+        case "not JSON":
+            (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=says) as refused:
+        describe(str(folder))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pickle_of_more_than_tensors_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "weights.pth"
+    torch.save({"a": Evil()}, file)
+    with pytest.raises(InputError, match="more than tensors") as refused:
+        describe(str(file))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_hub_that_does_not_answer_is_a_note_and_the_others_remain(
+    folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found, notes = usable(["somebody/absent", str(folder)], "text", data.profile)
+    assert [c.name for c in found] == ["tiny"]
+    assert len(notes) == 1
+    assert "somebody/absent" in notes[0]
+    assert "goes on without it" in notes[0]
+    assert "\n" not in notes[0]
+
+
+def test_a_checkpoint_of_another_modality_is_left_out(folder: Path, data: Dataset) -> None:
+    found, notes = usable([str(folder)], "images", replace(data.profile, members={}))
+    assert found == ()
+    assert "reads text" in notes[0]
+
+
+def test_families_of_weights_are_searched_only_where_there_are_some() -> None:
+    assert "pretrained_text" not in pick_families("text")
+    assert "pretrained_text" in pick_families("text", pretrained=True)
+    with pytest.raises(UsageError, match="--pretrained"):
+        pick_families("text", ("pretrained_text",))
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def test_tokens_are_the_checkpoints_and_the_most_frequent_come_first(
+    folder: Path, data: Dataset
+) -> None:
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.no_padding()
+    ours = Tokenizer.from_str(data.profile.tokenizer)
+    for text in texts()["text"]:
+        assert ours.encode(text).tokens == own.encode(text).tokens
+    assert [ours.token_to_id(t) for t in ("[PAD]", "[UNK]", "[SEP]")] == [0, 1, 2]
+    assert ours.token_to_id("[MASK]") >= data.profile.vocabulary, "it is in no text"
+    assert ours.token_to_id("film") < data.profile.vocabulary
+    new = encode(pd.DataFrame({"text": ["good film"]}), data.profile, "text")
+    assert [ours.id_to_token(i) for i in new.inputs["tokens"][0]] == own.encode("good film").tokens  # type: ignore[index]
+
+
+def test_a_tokenizer_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = bert_folder(tmp_path / "other", words=("x", "y"))
+    read_with_other = tokenizer.of_checkpoint(other, ["x y"]).to_str()
+    with pytest.raises(InputError, match="another tokenizer"):
+        tokenizer.rows(folder, read_with_other)
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def reference(tensors: dict[str, torch.Tensor], ids: torch.Tensor, blocks: int) -> torch.Tensor:
+    """BERT of one text, written down from the paper, with the names of transformers."""
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(x, (16,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], 1e-12)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    x = tensors["embeddings.word_embeddings.weight"][ids]
+    x = x + tensors["embeddings.token_type_embeddings.weight"][0]
+    x = norm(
+        x + tensors["embeddings.position_embeddings.weight"][: len(ids)], "embeddings.LayerNorm"
+    )
+    for i in range(blocks):
+        layer = f"encoder.layer.{i}"
+        query, key, value = (
+            linear(x, f"{layer}.attention.self.{name}").view(len(ids), 2, 8).transpose(0, 1)
+            for name in ("query", "key", "value")
+        )
+        seen = (query @ key.transpose(1, 2) / 8**0.5).softmax(-1) @ value
+        after = linear(
+            seen.transpose(0, 1).reshape(len(ids), 16), f"{layer}.attention.output.dense"
+        )
+        x = norm(x + after, f"{layer}.attention.output.LayerNorm")
+        hidden = F.gelu(linear(x, f"{layer}.intermediate.dense"))
+        x = norm(x + linear(hidden, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+    return x
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_network_is_the_checkpoints_up_to_its_blocks(
+    folder: Path, data: Dataset, task: Task, blocks: int
+) -> None:
+    network: Any = build_network(
+        "pretrained_text", config_of(task, blocks=blocks), task, True
+    ).eval()
+    inputs = row_inputs(data, data.parts["train"][:5])
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.no_padding()
+    tensors = load_file(folder / "model.safetensors")
+    with torch.inference_mode():
+        found, mask = network.features(**inputs)
+    for row, text in enumerate(texts()["text"][data.parts["train"][:5]]):
+        ids = torch.tensor(own.encode(text).ids)
+        assert int(mask[row].sum()) == len(ids)
+        expected = reference(tensors, ids, blocks)
+        assert torch.allclose(found[row, : len(ids)], expected, atol=1e-5)
+
+
+def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    folder = bert_folder(tmp_path / "tiny")
+    data = read(texts(), target="label", pretrained=str(folder), modality="text")
+    task = Task("text", data.targets, data.profile).with_objectives()
+    task = replace(task, pretrained=(describe(str(folder)),))
+    save_file(bert_tensors(json.loads((folder / "config.json").read_text()), seed=9),
+              folder / "model.safetensors")  # fmt: skip
+    with pytest.raises(InputError, match="have changed"):
+        build_network("pretrained_text", config_of(task), task, True)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="are missing"):
+        build_network("pretrained_text", config_of(task), task, True)
+
+
+def test_what_was_loaded_is_accounted_for(folder: Path, task: Task) -> None:
+    network = build_network("pretrained_text", config_of(task, blocks=2), task)
+    found = weights.load_text(network, task.pretrained[0], task.profile.tokenizer)
+    assert found.fresh == ("head.weight", "head.bias")
+    assert any("layer.2" in name or "blocks.2" in name for name in found.unused)
+    assert len(found.loaded) + len(found.fresh) == len(network.state_dict())
+
+
+# -- what is trained -------------------------------------------------------------------------------
+
+
+def trained(network: nn.Module) -> set[str]:
+    return {n.split(".")[0] + "." + n.split(".")[1] for n, p in network.named_parameters()
+            if p.requires_grad}  # fmt: skip
+
+
+def test_layers_are_trained_from_the_top(task: Task) -> None:
+    top = build_network("pretrained_text", config_of(task, adapt="top", trained=1), task)
+    assert trained(top) == {"blocks.2", "head.weight", "head.bias"}
+    low_rank = build_network("pretrained_text", config_of(task, adapt="lora"), task)
+    names = {n for n, p in low_rank.named_parameters() if p.requires_grad}
+    assert all(n.endswith((".down", ".up")) or n.startswith("head") for n in names)
+    head = build_network("frozen_text", config_of(task, "frozen_text"), task)
+    assert trained(head) == {"head.weight", "head.bias"}
+
+
+def test_rates_fall_towards_the_input(task: Task) -> None:
+    config = config_of(task, adapt="full", layer_decay=0.5, lr=1e-4, head_rate=8.0)
+    network: Any = build_network("pretrained_text", config, task)
+    rates = sorted({group["lr"] for group in network.parameter_groups(1e-4, 0.01)})
+    assert rates == pytest.approx([1.25e-5, 2.5e-5, 5e-5, 1e-4, 8e-4])
+    groups = network.parameter_groups(1e-4, 0.01)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert len(ids) == len(set(ids)) == len(list(network.parameters()))
+
+
+def test_parts_that_stay_are_never_random(data: Dataset, task: Task) -> None:
+    network: Any = build_network("frozen_text", config_of(task, "frozen_text"), task, True).train()
+    inputs = row_inputs(data, data.parts["train"][:4])
+    assert torch.equal(network.fixed(**inputs)[0], network.fixed(**inputs)[0])
+
+
+# -- kept features ---------------------------------------------------------------------------------
+
+
+def test_a_head_on_kept_features_is_the_whole_network(data: Dataset, task: Task) -> None:
+    proxy = Proxy("frozen_text", dict(config_of(task, "frozen_text")), task).eval()
+    tensors = part_tensors(data, data.parts["train"], "cpu")
+    kept, _ = frozen.frozen_tensors(proxy.network, tensors)
+    rows = torch.arange(7)
+    from nas.training.batches import batch_inputs
+
+    with torch.inference_mode():
+        whole = proxy.logits(batch_inputs(tensors[0], rows, rows))
+        head = proxy.logits(batch_inputs(kept, rows, rows))
+    assert torch.allclose(whole, head, atol=1e-5)
+
+
+def count_passes(network: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    seen: list[int] = []
+    fixed = network.fixed
+
+    def counted(**inputs: torch.Tensor) -> Any:
+        seen.append(len(inputs["tokens"]))
+        return fixed(**inputs)
+
+    monkeypatch.setattr(network, "fixed", counted, raising=False)
+    return seen
+
+
+def test_an_encoder_runs_once_over_a_sample(
+    data: Dataset, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(**given: Any) -> Any:
+        return build_network("frozen_text", config_of(task, "frozen_text", **given), task, True)
+
+    some = part_tensors(data, data.parts["train"][:20], "cpu")
+    more = part_tensors(data, data.parts["train"], "cpu")
+    first = network()
+    seen = count_passes(first, monkeypatch)
+    frozen.frozen_tensors(first, some)
+    assert 0 < sum(seen) <= 20
+    done = sum(seen)
+    # Another head needs no pass; other samples need their own; fewer blocks need all again.
+    other = network(head="mlp", pooling="attention", lr=1e-3)
+    seen = count_passes(other, monkeypatch)
+    frozen.frozen_tensors(other, some)
+    assert seen == []
+    frozen.frozen_tensors(other, more)
+    assert 0 < sum(seen) <= len(data.parts["train"]) - done
+    shorter = network(blocks=1)
+    seen = count_passes(shorter, monkeypatch)
+    frozen.frozen_tensors(shorter, some)
+    assert sum(seen) == done
+
+
+def store(place: Path) -> frozen.Store:
+    return frozen.Store(place, width=3)
+
+
+def entries(n: int, seed: int = 0) -> dict[bytes, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {bytes([seed + 1, i + 1]) * 8: rng.normal(size=(i + 1, 3)).astype("<f4")
+            for i in range(n)}  # fmt: skip
+
+
+def test_kept_features_survive_writers_that_are_killed(tmp_path: Path) -> None:
+    first = entries(4)
+    store(tmp_path / "a").add(first)
+    for name, torn in (("values.bin", b"\1" * 7), ("index.bin", b"\2" * 5)):
+        with (tmp_path / "a" / name).open("ab") as file:
+            file.write(torn)
+    second = entries(3, seed=5)
+    store(tmp_path / "a").add(second)
+    found = store(tmp_path / "a").read([*first, *second])
+    assert found.keys() == first.keys() | second.keys()
+    assert all(np.array_equal(found[d], v) for d, v in (first | second).items())
+
+
+def test_features_of_a_file_that_was_cut_are_computed_again(tmp_path: Path) -> None:
+    all_of_them = entries(4)
+    store(tmp_path / "a").add(all_of_them)
+    values = tmp_path / "a" / "values.bin"
+    values.write_bytes(values.read_bytes()[:-4])
+    found = store(tmp_path / "a").read(list(all_of_them))
+    assert len(found) == 3
+    assert all(np.array_equal(found[d], all_of_them[d]) for d in found)
+
+
+def test_a_disk_that_is_full_costs_time_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    kept = store(tmp_path / "a")
+    monkeypatch.setattr(frozen.Store, "_append", full)
+    kept.add(entries(2))
+    assert not kept.writes
+    assert kept.read(list(entries(2))) == {}
+
+
+def test_features_are_bounded_and_the_oldest_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    for i, name in enumerate("abc"):
+        store(tmp_path / name).add(entries(20, seed=i))
+        os.utime(tmp_path / name, (i, i))
+    size = sum(f.stat().st_size for f in (tmp_path / "a").iterdir())
+    monkeypatch.setenv("NAS_FEATURES_MB", str(3.2 * size / 2**20))
+    store(tmp_path / "d").add(entries(20, seed=7))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "c", "d"]
+    monkeypatch.setenv("NAS_FEATURES_MB", str(0.2 * size / 2**20))
+    store(tmp_path / "e").add(entries(20, seed=8))
+    assert store(tmp_path / "e").read(list(entries(20, seed=8))) == {}
+
+
+def _write_many(place: str, seed: int) -> None:
+    for i in range(20):
+        store(Path(place)).add({d: v for k, (d, v) in enumerate(entries(20, 0).items())
+                                if (k * (seed + 1) + i) % 3 == 0})  # fmt: skip
+
+
+def test_two_workers_at_once_leave_the_features_right(tmp_path: Path) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_write_many, args=(str(tmp_path / "a"), s)) for s in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    expected = entries(20)
+    found = store(tmp_path / "a").read(list(expected))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[d], v) for d, v in expected.items())
+    index = (tmp_path / "a" / "index.bin").stat().st_size
+    assert index == 20 * 32, "each sample is kept once"
