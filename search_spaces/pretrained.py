@@ -56,7 +56,7 @@ def _adapted(task: Task, blocks: int) -> list[Param]:
             "layer_decay",
             0.6,
             1.0,
-            default=0.9,
+            default=1.0,
             when={"adapt": ("full", "top")},
             why=("layer-wise-rates",),
         ),
@@ -87,7 +87,7 @@ def _head(task: Task, lr: float, *, frozen: bool) -> list[Param]:
         params.append(param)
     if not frozen:
         params.append(
-            Float("head_rate", 1.0, 100.0, default=10.0, log=True, why=("pretrained-rate",))
+            Float("head_rate", 1.0, 100.0, default=5.0, log=True, why=("pretrained-rate",))
         )
     return [*params, rules.clipping()]
 

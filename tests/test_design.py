@@ -223,7 +223,8 @@ def test_the_pace_predicts_an_epoch() -> None:
         torch.manual_seed(0)
         clock = Epochs()
         module = Proxy("mlp", dict(config), task)
-        fit_proxy(module, *evaluator._folds_of("mlp")[0], 3, 0, [GradientMonitor(stop=False), clock])
+        fold = evaluator._folds_of("mlp")[0]
+        fit_proxy(module, *fold, 3, 0, [GradientMonitor(stop=False), clock])
         ratios.append(pace["epoch_s"] / (clock.at[2] - clock.at[1]))
         if 1 / 1.5 < ratios[-1] < 1.5:
             return

@@ -142,7 +142,7 @@ def adaptation(task: Task) -> Choice:
 
 def pretrained_rate(dim: int) -> float:
     """The learning rate of a pretrained network of width ``dim`` (rule "pretrained-rate")."""
-    return min(3e-4, 4e-5 * 768 / dim)
+    return min(3e-4, 5e-5 * 768 / dim)
 
 
 def label_smoothing(task: Task) -> list[Param]:

@@ -96,8 +96,8 @@ _ALL = (
     ),
     Rule(
         "pretrained-rate",
-        "Pretrained layers learn at rates below those of new ones: 4e-5 at a width of 768, and in"
-        " inverse proportion to it; a new head ten times as fast.",
+        "Pretrained layers learn at rates below those of new ones: 5e-5 at a width of 768, and in"
+        " inverse proportion to it; a new head five times as fast.",
         "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (smaller networks: up to"
         " 3e-4)",
     ),
