@@ -21,8 +21,12 @@ torch=$(grep '^torch==' constraints.txt)
   # torch is installed; what it would bring for a GPU is left out.
   grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' > "$environment/lowest.txt"
 "$python" -m uv pip install --quiet --python "$python" --no-deps -r "$environment/lowest.txt"
-"$python" -m uv pip install --quiet --python "$python" -c "$environment/lowest.txt" \
+# Only the direct dependencies are held: what tools need may take newer versions of the others.
+"$python" -m uv pip compile pyproject.toml --quiet --no-header --no-annotate --no-deps \
+  --extra export --extra postgresql --resolution lowest --override <(echo "$torch") \
+  > "$environment/direct.txt"
+"$python" -m uv pip install --quiet --python "$python" -c "$environment/direct.txt" \
   pytest pytest-xdist hypothesis import-linter hatchling editables pytorch-tabnet setuptools \
-  "jsonargparse[signatures]" datasets networkx openpyxl polars
+  "jsonargparse[signatures]" "datasets>=4" networkx openpyxl polars
 "$python" -m uv pip install --quiet --python "$python" --no-deps --no-build-isolation -e .
 "$python" -m pytest "$@"

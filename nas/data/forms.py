@@ -94,7 +94,7 @@ def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
             batches = iter(reader)
         kept, held, count = [], 0, 0
         for batch in batches:
-            held += batch.nbytes
+            held += batch.get_total_buffer_size()
             refuse_larger(held, f"{path} unpacks to", "give fewer rows")
             kept.append(batch)
             count += batch.num_rows
@@ -113,6 +113,13 @@ def arrow_frame(table: Any) -> pd.DataFrame:
         for sign in ("", "u")
         for bits in (8, 16, 32, 64)
     }
+    for i, field in enumerate(table.schema):  # pyarrow before 24 refuses codes without a sign
+        kind = field.type
+        if pa.types.is_dictionary(kind) and pa.types.is_unsigned_integer(kind.index_type):
+            texts = kind.value_type == pa.string_view()
+            values = pa.large_string() if texts else kind.value_type
+            signed = pa.dictionary(pa.int64(), values, kind.ordered)
+            table = table.set_column(i, field.name, table.column(i).cast(signed))
     gaps = {name for name in table.column_names if table[name].null_count}
     frame: pd.DataFrame = table.to_pandas()
     for name in gaps:
