@@ -101,14 +101,16 @@ class Latency(JsonRecord):
 @dataclass(frozen=True)
 class Cost(JsonRecord):
     """What a candidate costs in use and in training, beside the costs among its metrics: its
-    ``latency``, the milliseconds of a training step, and in how many parts a batch came, where
-    memory was short (rule "micro-batch")."""
+    ``latency``, the milliseconds of a training step, in how many parts a batch came, where memory
+    was short (rule "micro-batch"), and in which ``precision`` it was trained, as Lightning names
+    it ("" in runs of earlier versions)."""
 
     SPARSE: ClassVar[bool] = True
 
     latency: Latency | None = None
     step_ms: float | None = None
     accumulate: int = 1
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
     def start(run: Run) -> Workers:
         from nas.search.local import LocalWorkers
 
-        evaluator, settings = "nas.training.evaluator:from_folder", {"folder": str(run.folder)}
+        evaluator = "nas.training.evaluator:from_folder"
+        settings = {"folder": str(run.folder), "deterministic": options.deterministic}
         count, logs = run.task.budget.workers, run.folder / "logs"
         return LocalWorkers(count, evaluator, settings, logs, visible, options.deterministic)
 
@@ -109,7 +110,11 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
 
         def start(run: Run) -> Workers:
             dataset = Dataset.load(run.folder / "data", mapped=False)
-            settings = {"task": run.task, "dataset": dataset}
+            settings = {
+                "task": run.task,
+                "dataset": dataset,
+                "deterministic": options.deterministic,
+            }
             evaluator = "nas.training.evaluator:Evaluator"
             count, lockstep = run.task.budget.workers, options.deterministic
             return TuneWorkers(count, evaluator, settings, cluster, lockstep)

@@ -76,6 +76,7 @@ def make(
             # Found on a GPU, it can be trained without one too.
             "accelerator": "cpu" if task.device == "cpu" else "auto",
             "devices": 1,
+            "precision": candidate.cost.precision or _precision(task),
             "gradient_clip_val": rules.gradient_clip(config),
             "accumulate_grad_batches": accumulate,
             "num_sanity_val_steps": 0,
@@ -99,6 +100,11 @@ def make(
     }
 
 
+def _precision(task: Task) -> str:
+    """In which a proxy was trained, of a run that does not say so."""
+    return "32-true" if task.device == "cpu" else "bf16-mixed"
+
+
 def _provenance(candidate: Candidate, task: Task, versions: dict[str, str]) -> dict[str, Any]:
     """Where a recipe comes from, and what a repetition of its proxy must arrive at."""
     objective, measured = task.quality.metric, candidate.cost.latency
@@ -114,6 +120,7 @@ def _provenance(candidate: Candidate, task: Task, versions: dict[str, str]) -> d
             "share": task.fidelity.share,
             "seed": candidate.seed,
             "accumulate": candidate.cost.accumulate,
+            "precision": candidate.cost.precision or _precision(task),
             "seconds": round(candidate.seconds, 1),
         },
         "validation": {k: v for k, v in candidate.metrics.items() if k not in COSTS},
@@ -439,7 +446,14 @@ _PROVENANCE = {
     "validation": "!numbers",
     "proxy": "!plain",
 }
-_PROXY = {"epochs": "!count", "seed": "!int", "trained": "int|none", "accumulate": "count"}
+_PRECISION = "=32-true|=64-true|=bf16-mixed|=bf16-true|=16-mixed"
+_PROXY = {
+    "epochs": "!count",
+    "seed": "!int",
+    "trained": "int|none",
+    "accumulate": "count",
+    "precision": _PRECISION,
+}
 _TOP = ("seed_everything", "model", "data", "optimizer", "lr_scheduler", "trainer", "provenance")
 _REQUIRED = ("model", "data", "trainer", "provenance")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a text in YAML 1.1

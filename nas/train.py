@@ -42,6 +42,7 @@ from nas.training.baselines import tested
 from nas.training.calibration import calibrate, score_interval
 from nas.training.callbacks import EpochLines, StopAfter, Threads
 from nas.training.cost import parameters
+from nas.training.device import precision, prepare
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
@@ -134,6 +135,7 @@ def build(recipe: dict[str, Any], where: str) -> Training:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         if (seed := recipe["seed_everything"]) is not False:
             pl.seed_everything(0 if seed is True else seed, workers=True, verbose=False)
+        prepare("cuda" if torch.cuda.is_available() else "cpu")
         module = proxy_of(recipe["model"]["init_args"], where, _RecipeProxy)
         module.recipe = recipe
         options = dict(recipe["trainer"])
@@ -145,12 +147,38 @@ def build(recipe: dict[str, Any], where: str) -> Training:
                 options["logger"] = _made(options, "logger")
             callbacks = options.get("callbacks") or []
             options["callbacks"] = [_made({"callbacks": each}, "callbacks") for each in callbacks]
+            if _is_alone(options):  # whatever the variables of Slurm or torchrun say
+                options["plugins"] = [LightningEnvironment()]
             trainer = pl.Trainer(**options)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         except Exception as error:  # whatever Lightning raises for a value it refuses
             raise InputError(f"{where}: trainer: {_one_line(error)}") from error
     return Training(module, data, trainer)
+
+
+def _is_alone(options: dict[str, Any]) -> bool:
+    """Whether a trainer has one device on one machine."""
+    devices = options.get("devices", 1)
+    count = len(devices) if isinstance(devices, list) else devices
+    return count == 1 and options.get("num_nodes", 1) == 1
+
+
+def _on_this_device(recipe: dict[str, Any]) -> None:
+    """Train in float32 where the recipe's precision is not this device's: bfloat16 is slow on most
+    CPUs, and GPUs before Ampere have none."""
+    trainer = recipe["trainer"]
+    gpu = trainer.get("accelerator", "auto") != "cpu" and torch.cuda.is_available()
+    wanted, here = trainer.get("precision"), precision("cuda" if gpu else "cpu")
+    half = isinstance(wanted, str) and wanted in ("16-mixed", "bf16-mixed", "bf16-true", "bf16")
+    if half and here == "32-true" and (not gpu or wanted != "16-mixed"):
+        trainer["precision"] = here
+        where = "this GPU has no bfloat16" if gpu else "there is no GPU here"
+        terminal.line(
+            f"note: trained in {here}, not in {wanted} as the recipe says: {where}"
+            f" (--precision {wanted} insists)",
+            err=True,
+        )
 
 
 def main(args: Sequence[str]) -> None:
@@ -184,7 +212,9 @@ def main(args: Sequence[str]) -> None:
         _merge(merged, nested)
     if not files:
         raise UsageError(f"no recipe is given; use {usage}")
-    training = build(recipes.checked(merged, files[-1], out), files[-1])
+    recipe = recipes.checked(merged, files[-1], out)
+    _on_this_device(recipe)
+    training = build(recipe, files[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _fit(training)
@@ -243,6 +273,8 @@ def train(
     if settings.devices == "auto":
         settings = replace(settings, devices=str(max(1, torch.cuda.device_count())))
     apply(recipe, settings)
+    if settings.precision is None:
+        _on_this_device(recipe)
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
@@ -393,6 +425,7 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
     result: dict[str, Any] = read_json(out / "result.json", dict[str, Any])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        _on_this_device(recipe)
         training = build(recipe, str(path))
         training.data.setup()
         result["test"] = _tested(training, out / "model.ckpt")
@@ -446,7 +479,7 @@ def _fit(training: Training, state: Path | None = None) -> None:
 def _keep(training: Training, out: Path) -> str:
     """Leave the best weights of an interrupted training in ``model.ckpt``; what was done."""
     trainer = training.trainer
-    epochs = trainer.fit_loop.epoch_progress.current.processed
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     checkpoint = trainer.checkpoint_callback
     best = Path(str(getattr(checkpoint, "best_model_path", "")))
     if best.is_file():
@@ -528,6 +561,7 @@ def _proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, 
                 seed,
                 lambda: [lines, GradientMonitor(), StopAfter(trained)],
                 of["proxy"].get("accumulate", 1),
+                of["proxy"].get("precision"),
             )
         except TrainingStopped as stop:
             raise SelfCheckFailed(f"{path}: the proxy did not finish this time: {stop}") from None

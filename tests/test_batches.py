@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas import rules
 from nas.data import Dataset
 from nas.data.dataset import shape_profile
 from nas.data.ragged import Input, Ragged, Whole
@@ -203,3 +204,51 @@ def test_few_validation_samples_make_five_folds_of_all_but_the_test_part(
         scored = np.sort(np.concatenate([val for _, val in pairs]))
         np.testing.assert_array_equal(scored, np.arange(5 * validation))
         assert all(len(train) + len(val) == 5 * validation for train, val in pairs)
+
+
+# Several processes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("n", [9, 64, 101])
+def test_processes_share_the_batches_of_an_epoch(n: int, world: int) -> None:
+    """Together they have the rows of one process with batches of ``world`` times the size, without
+    those of a last batch that cannot be shared evenly."""
+    rows = {"row": torch.arange(n)}
+    whole = Batches(rows, {}, 4 * world, seed=5)
+    shares = [Batches(rows, {}, 4, seed=5, rank=r, world=world) for r in range(world)]
+    for _ in range(2):  # epochs
+        parts = [[batch["row"] for batch, _ in share] for share in shares]
+        assert {len(part) for part in parts} == {len(shares[0])}
+        assert len(shares[0]) == rules.steps_per_epoch(n, 4, 1, world)
+        for (batch, _), *own in zip(whole, *parts, strict=False):
+            assert len({len(each) for each in own}) == 1
+            together = torch.cat(own)
+            assert len(together) == len(batch["row"]) // world * world
+            assert set(together.tolist()) <= set(batch["row"].tolist())
+            assert len(set(together.tolist())) == len(together)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("n", [1, 9, 101])
+def test_what_processes_find_of_a_validation_part_is_put_together(n: int, world: int) -> None:
+    rows = {"row": torch.arange(n)}
+    shares = [Batches(rows, {}, 4, rank=r, world=world) for r in range(world)]
+    parts = [list(share) for share in shares]
+    assert {len(part) for part in parts} == {len(shares[0])}
+    found = torch.stack([torch.cat([batch["row"] for batch, _ in part]) for part in parts])
+    assert shares[0].gathered(found).tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("done", [0, 2, 5])
+def test_an_epoch_goes_on_where_it_was(done: int) -> None:
+    rows = {"row": torch.arange(20)}
+    first, second = Batches(rows, {}, 4, seed=1), Batches(rows, {}, 4, seed=9)
+
+    def epoch(batches: Batches) -> list[list[int]]:
+        return [batch["row"].tolist() for batch, _ in batches]
+
+    epoch(first)
+    whole = epoch(first)
+    second.go_to(first.position(done))
+    assert epoch(second) == (whole[done:] if done < 5 else epoch(first))

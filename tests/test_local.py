@@ -162,6 +162,43 @@ def test_an_unknown_evaluator_is_reported(tmp_path: Path) -> None:
         pool.call_alone("baselines", on_wait=lambda _: None)
 
 
+def test_a_worker_whose_device_is_lost_ends_and_only_its_candidate_is_trained_again(
+    tmp_path: Path,
+) -> None:
+    """It would turn every further candidate into an error."""
+    candidates = search(tmp_path, trials=12, poison_once=[2])
+    assert len(finished(candidates)) == 12
+    (lost,) = (c for c in candidates if c.reason is not None and c.reason == "lost")
+    assert lost.root == 2
+    assert not any(c.reason == "error" for c in candidates)
+    assert len((tmp_path / "evaluators.txt").read_text().splitlines()) == 3
+
+
+def test_a_candidate_that_a_neighbour_left_no_memory_is_trained_once_more(tmp_path: Path) -> None:
+    candidates = search(tmp_path, trials=6, crowd_once=[1], crowd=[3])
+    ends = Counter(c.root for c in candidates if c.reason == "lost")
+    assert ends == {1: 1, 3: 2}  # the second never fits
+    assert 1 in {c.root for c in finished(candidates)}
+
+
+@pytest.mark.parametrize(
+    ("count", "failures", "ends"), [(1, 8, True), (6, 8, False), (6, 12, True)]
+)
+def test_failed_starts_count_by_the_number_of_workers(
+    count: int, failures: int, ends: bool
+) -> None:
+    """A node that is taken away takes all its workers with it."""
+    pool = Workers()
+    pool._workers = [workers.Worker(i) for i in range(count)]
+    pool._started()
+    pauses = []
+    with pytest.raises(InputError, match="die while they start") if ends else nullcontext():
+        for k in range(failures):
+            event = workers.Event("lost", k % count, None, {"detail": "preempted"})
+            pauses.append(pool._died(event, started=False))
+    assert pauses == sorted(pauses)
+
+
 def test_an_error_is_kept_with_its_traceback_and_the_search_continues(tmp_path: Path) -> None:
     candidates = search(tmp_path, trials=5, fail=[1])
     wrong = candidates[1]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +54,42 @@ def test_a_training_pauses_while_a_front_is_measured_and_continues_after() -> No
         over.set()
     assert alone
     assert not [s for s in steps if begin + 0.01 < s < end]
+
+
+def test_a_gpu_finishes_what_it_was_given_before_a_front_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And only then: waiting for it at every step would cost more than the step."""
+    waits: list[str] = []
+    monkeypatch.setattr(locks, "settle", waits.append)
+    with locks.WorkLock("cuda") as lock:
+        before = len(waits)
+        for _ in range(5):
+            lock.give_way()
+        assert len(waits) == before
+        with ThreadPoolExecutor(1) as pool, locks.isolated("cuda", timeout_s=0.0) as alone:
+            assert not alone  # this training is still at work
+            giving = pool.submit(lock.give_way)
+            while len(waits) == before:
+                time.sleep(0.001)
+            assert not giving.done()
+    assert len(waits) == before + 1
+
+
+def test_each_gpu_of_a_machine_has_locks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker sees its GPU as the only one, "cuda"."""
+    from nas.training import device
+
+    places = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for uuid in ("aa", "bb", "aa"):
+        found = SimpleNamespace(uuid=uuid)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda _, found=found: found)
+        device.name.cache_clear()
+        with locks._Lock("cuda", "latency") as lock:
+            places.append(lock.path.name)
+    device.name.cache_clear()
+    assert places == ["latency-gpu-aa.lock", "latency-gpu-bb.lock", "latency-gpu-aa.lock"]
 
 
 def test_work_that_never_gives_way_makes_the_measurement_contended() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import random
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +23,13 @@ import yaml
 
 import nas.train
 from nas import recipe as recipes
+from nas import rules
 from nas.candidate import Candidate
 from nas.data import read
 from nas.driver import make_task
 from nas.family import load_families
 from nas.recipe_changes import Settings
-from nas.task import Budget
+from nas.task import Budget, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 ROWS, EPOCHS, BATCH = 200, 3, 16
@@ -115,7 +121,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert not (tmp_path / "parts" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("step", [1, 9, 20])
+@pytest.mark.parametrize("step", [1, 20])
 def test_a_training_that_is_killed_goes_on_from_its_last_epoch(
     step: int, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,3 +131,166 @@ def test_a_training_that_is_killed_goes_on_from_its_last_epoch(
         with pytest.raises(Killed):
             trained(recipe, tmp_path / "parts")
     assert_same(whole, trained(recipe, tmp_path / "parts", resume=True))
+
+
+def test_a_state_of_another_recipe_is_refused_and_what_differs_is_named(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        ended_at(2, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path)
+    other = json.loads(json.dumps(recipe))
+    other["optimizer"]["init_args"]["lr"] = 0.5
+    with pytest.raises(InputError, match=r"with another optimizer\.init_args\.lr; train") as raised:
+        trained(other, tmp_path, resume=True)
+    assert "\n" not in str(raised.value)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("mark",))
+
+
+@pytest.mark.parametrize("content", [Evil(), {"callbacks": {}}, 1])
+def test_a_file_that_is_no_state_is_refused_and_nothing_in_it_runs(
+    content: Any, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="is not the state of a training; remove it"):
+        trained(recipe, tmp_path, resume=True)
+    (tmp_path / "last.ckpt").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match="is not the state of a training; remove it"):
+        trained(recipe, tmp_path, resume=True)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_an_unfinished_training_is_kept_where_another_begins(
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        ended_at(2, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path)
+    trained(recipe, tmp_path)
+    assert (tmp_path / "previous.ckpt").exists()
+    assert "begins anew" in capsys.readouterr().err
+
+
+def test_a_training_ends_with_its_time_and_keeps_its_best_epoch(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = recipe | {"trainer": recipe["trainer"] | {"max_epochs": 10**5}}
+    result, _ = trained(recipe, tmp_path, Settings(time_limit="1s"))
+    assert 1 <= result["best_epoch"] <= result["epochs"] < 10**5
+    assert result["seconds"] < 10
+
+
+def test_a_training_without_a_better_epoch_ends_and_keeps_the_best(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe | {"trainer": recipe["trainer"] | {"max_epochs": 300}}
+    result, _ = trained(recipe, tmp_path, Settings(patience=3))
+    metric = next(iter(result["validation"]))
+    lines = [line for line in capsys.readouterr().err.splitlines() if f"{metric} " in line]
+    values = [float(line.split(f"{metric} ")[1].split()[0]) for line in lines]
+    assert len(values) == result["epochs"] < 300
+    assert max(values) == pytest.approx(result["validation"][metric], rel=1e-3)
+    assert max(values[:-3]) >= max(values[-3:])
+
+
+# -- killed at random moments, as processes -------------------------------------------------------
+
+
+def command(path: Path, folder: Path, *more: str) -> list[str]:
+    # Where the tests run in the background of a script, their children would ignore Ctrl-C.
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code = f"{listens} from nas.cli import main; main()"
+    begin = [sys.executable, "-c", code, "train", str(path), "--out", str(folder)]
+    return [*begin, "--test", "no", "--json", *more]
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = recipe | {"trainer": recipe["trainer"] | {"max_epochs": 150}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    done = subprocess.run(
+        command(path, tmp_path / "whole"), capture_output=True, text=True, check=True
+    )
+    whole = json.loads(done.stdout)
+    rng = random.Random(0)
+    kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT] * 3 + [signal.SIGKILL]
+    parts = tmp_path / "parts"
+    for number in kinds:
+        with subprocess.Popen(
+            command(path, parts, "--resume"),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("epoch"):
+                    break
+            time.sleep(rng.uniform(0, 0.6))
+            process.send_signal(number)
+            *_, last = [line, *process.stderr.read().splitlines()]
+        if number != signal.SIGKILL:
+            assert process.returncode == 130, last
+            assert last.endswith("--resume` goes on")
+    done = subprocess.run(
+        command(path, parts, "--resume"), capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["validation"] == pytest.approx(whole["validation"], abs=1e-6)
+    assert found["best_epoch"] == whole["best_epoch"]
+    one, other = (
+        torch.load(f / "model.ckpt", weights_only=True)["state_dict"]
+        for f in (tmp_path / "whole", parts)
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-6)
+
+
+# -- several processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_with_the_same_batches_in_half_the_steps(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without dropout, whose draws differ; the last batch of an epoch has as many samples."""
+    recipe = json.loads(json.dumps(recipe))
+    recipe["model"]["init_args"]["config"] |= {"dropout": 0.0, "norm": "layer"}
+    recipe["trainer"]["max_epochs"] = 6
+    one, two = tmp_path / "one", tmp_path / "two"
+    double = json.loads(json.dumps(recipe))
+    samples = recipe["model"]["init_args"]["task"]["profile"]["n_train"]
+    double["data"]["init_args"]["batch_size"] = 2 * BATCH
+    steps = 6 * -(-samples // (2 * BATCH))
+    double["lr_scheduler"]["init_args"] |= _steps(steps)
+    double["optimizer"]["init_args"]["lr"] *= 2**0.5
+    recipe["lr_scheduler"]["init_args"] |= _steps(6 * -(-samples // BATCH))
+    curves = {}
+    for folder, content, more in ((one, double, ()), (two, recipe, ("--devices", "2"))):
+        folder.mkdir()
+        (folder / "given.yaml").write_text(yaml.safe_dump(content))
+        begin = [sys.executable, "-m", "nas", "train", "given.yaml", "--out", "."]
+        done = subprocess.run(
+            [*begin, "--test", "no", "--json", *more],
+            capture_output=True, text=True, check=False, cwd=folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
+        assert len(lines) == 6, done.stderr  # of the first process alone
+        curves[folder] = [float(line.split("loss ")[1].split()[0]) for line in lines]
+    assert curves[two] == pytest.approx(curves[one], abs=1e-4)
+    trained_as = yaml.safe_load((two / "recipe.yaml").read_text())
+    assert trained_as["lr_scheduler"]["init_args"] == _steps(steps)
+
+
+def _steps(total: int) -> dict[str, int]:
+    return {"total_steps": total, "warmup_steps": rules.warmup_steps(total)}

@@ -197,6 +197,9 @@ def _handle_candidate(study: Study, workers: Workers, event: Event, late: bool) 
         workers.answer(event.worker, Reason.INTERRUPTED if stop else verdict)
     elif event.kind == "result":
         finished = Candidate.from_dict(event.content["value"])
+        if finished.reason is Reason.LOST:  # by a neighbour's fault: once more
+            _give_up(study, candidate, Reason.LOST, finished.detail)
+            return
         if finished.reason is Reason.INTERRUPTED:
             study.requeue(finished)
         study.tell(finished)

@@ -58,6 +58,11 @@ def serve(channel: Channel, target: str, settings: dict[str, Any]) -> None:
             channel.send("result", value=value)
         except Exception:
             _log(call, f"error\n{traceback.format_exc()}")
+            if not getattr(evaluator, "usable", lambda: True)():
+                # Every further candidate would fail: the driver starts another worker, and trains
+                # this one again there.
+                terminal.echo("the device of this worker is lost; it ends", err=True)
+                os._exit(1)
             channel.send("error", error=traceback.format_exc())
 
 

@@ -234,10 +234,13 @@ class Workers:
         self._failed_starts += 1
         others = (w for w in self._workers if w.index != event.worker)
         left = any(map(self._is_alive, others)) and not self._lockstep  # where all wait for each
-        most = FAILED_RESTARTS if self._lived else FAILED_STARTS
+        # A node that goes takes all its workers with it: what counts is how often each has failed.
+        count = max(1, len(self._workers))
+        most = max(FAILED_RESTARTS, 2 * count) if self._lived else max(FAILED_STARTS, count)
         if self._failed_starts >= most and not left:
             raise self.failure(event, "workers die while they start")
-        return min(RESTART_S * 2.0 ** (self._failed_starts - 1), MAX_RESTART_S) * self._lived
+        times = math.ceil(self._failed_starts / count)
+        return min(RESTART_S * 2.0 ** (times - 1), MAX_RESTART_S) * self._lived
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ from nas.task import COSTS, Constraint, DataProfile, Fidelity, Target, Task
 
 EVALUATOR = "nas.testing:FormulaEvaluator"
 FAULTS = {"fail", "die", "die_once", "stop", "stop_once", "hang", "hang_once", "hog", "nan"}
+FAULTS |= {"poison_once", "crowd", "crowd_once"}
 
 
 def small_task(
@@ -88,7 +89,9 @@ class FormulaEvaluator:
     are candidates by their roots. In the middle of their training those in ``fail`` raise, those
     in ``die`` kill their own process, those in ``stop`` stop it (SIGSTOP), those in ``hang`` never
     come back, and those in ``hog`` take memory until they are killed; ``die_once``, ``stop_once``
-    and ``hang_once`` do so the first time. Those in ``nan`` end with a quality that is NaN.
+    and ``hang_once`` do so the first time. Those in ``nan`` end with a quality that is NaN. Those
+    in ``poison_once`` leave their process without a device, where nothing can be trained any more;
+    those in ``crowd`` and ``crowd_once`` are refused memory that a neighbour holds.
 
     ``start`` is "fail", "die" or "stop" for workers that never become ready, and ``broken`` holds
     the numbers (from 1) of the starts that fail. ``costing`` is "fail" or "die" for what becomes
@@ -118,6 +121,10 @@ class FormulaEvaluator:
             raise MemoryError("out of memory, for a moment")
         self.jitter, self._chance = jitter, random.Random()  # seeded by the clock
         self.faults, self.costing, self.measuring = faults, costing, measuring
+        self._poisoned = False
+
+    def usable(self) -> bool:
+        return not self._poisoned
 
     def evaluate(
         self,
@@ -142,6 +149,9 @@ class FormulaEvaluator:
                 break
             if 2 * epoch >= now.epochs:
                 self._fail(now.root)
+                if self._crowded(now.root):
+                    now = replace(now, state=State.FAILED, reason=Reason.LOST, detail="crowded")
+                    break
         else:
             now = replace(now, state=State.COMPLETE)
         latency = Latency(now.metrics["latency_ms"], 0.0, isolated=False, threads=1, batch=1)
@@ -149,10 +159,20 @@ class FormulaEvaluator:
         seconds = time.monotonic() - begun
         return replace(now, cost=Cost(latency), seconds=seconds).to_dict()
 
+    def _crowded(self, root: int) -> bool:
+        once = root in self.faults.get("crowd_once", ()) and self._is_first(f"crowd-{root}")
+        return once or root in self.faults.get("crowd", ())
+
     def _fail(self, root: int) -> None:
+        poison = root in self.faults.get("poison_once", ()) and self._is_first(f"poison-{root}")
+        if poison or self._poisoned:
+            self._poisoned = True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         for fault in (name for name, roots in self.faults.items() if root in roots):
             if fault == "fail":
                 raise RuntimeError(f"candidate {root} cannot be trained")
+            if fault.partition("_")[0] in ("crowd", "poison"):
+                continue
             if not fault.endswith("_once") or self._is_first(f"{fault}-{root}"):
                 self._end(fault.removesuffix("_once"))
 

@@ -25,7 +25,7 @@ from nas.family import load_families
 from nas.files import read_json
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, Task
-from nas.training import cost, latency, lr
+from nas.training import cost, device, latency, lr
 from nas.training.augment import augment
 from nas.training.baselines import baselines
 from nas.training.batches import (
@@ -74,10 +74,12 @@ class Evaluator:
     calls nothing of a candidate is kept.
     """
 
-    def __init__(self, task: Task, dataset: Dataset) -> None:
+    def __init__(self, task: Task, dataset: Dataset, deterministic: bool = False) -> None:
         torch.set_num_threads(1)
         quiet_lightning()
         self.task, self.dataset, self.device = task, dataset, task.device
+        self._part = min(1.0, task.budget.gpus) or 1.0  # of a GPU
+        device.prepare(self.device, self._part, deterministic)
         self._folds: dict[tuple[float, int], list[Fold]] = {}
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
@@ -101,6 +103,10 @@ class Evaluator:
         if key not in self._folds:
             self._folds[key] = folds(self.dataset, task)
         return self._folds[key]
+
+    def usable(self) -> bool:
+        """Whether this process can go on after an error, see ``nas.training.device.works``."""
+        return device.works(self.device)
 
     def baselines(
         self, report: Report, fidelity: dict[str, Any] | None = None
@@ -171,7 +177,8 @@ class Evaluator:
             self._lock.give_way()
             if time.monotonic() > end:
                 raise TrainingStopped(Reason.TIMEOUT, f"not over after {limit_s:.0f} s")
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+            mixed = device.precision(self.device) == "bf16-mixed"
+            with torch.autocast(self.device, torch.bfloat16, enabled=mixed):
                 return module.training_step(batch, 0)
 
         batches = Batches(*self._folds_of(family)[0][0], int(config["batch_size"]), seed)
@@ -256,7 +263,7 @@ class Evaluator:
     def _shortage(self, needed_mb: float) -> str:
         """By how much memory falls short of ``needed_mb``, "" where it suffices. Where it is
         short, freed memory goes back to the system at once, which takes time."""
-        available = cost.available_memory_mb(self.device)
+        available = device.share_mb(self.device, self._part)
         if needed_mb > available:
             return f"it needs {needed_mb:.0f} MiB, {available:.0f} MiB are available"
         trim = self.device == "cpu" and needed_mb * cost.HEAP_OVERHEAD > available
@@ -290,6 +297,9 @@ class Evaluator:
             end = self._train(split, accumulate, report)
             if end.reason is not Reason.OOM:
                 return end
+            if device.neighbour_holds(self.device, needed, self._part):
+                detail = f"another process held the memory of the GPU: {end.detail}"
+                return _stopped(end, Reason.LOST, detail)
             shortage = end.detail
             _free(self.device)
         batches = "half" if accumulate > 1 else "whole"
@@ -346,7 +356,8 @@ class Evaluator:
             known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
             known = progress.candidate = replace(known, layers=_with_gradients(known, monitor))
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
-        known = replace(known, cost=replace(known.cost, step_ms=step_ms))
+        used = device.precision(self.device)
+        known = replace(known, cost=replace(known.cost, step_ms=step_ms, precision=used))
         progress.candidate = known
         if not others:
             return known
@@ -382,10 +393,10 @@ class Evaluator:
         return batch_inputs(self._typical, rows, rows.to(self.device))
 
 
-def from_folder(folder: str) -> Evaluator:
+def from_folder(folder: str, deterministic: bool = False) -> Evaluator:
     """The evaluator of a run that is on this machine."""
     task = read_json(Path(folder) / "task.json", Task)
-    return Evaluator(task, Dataset.load(Path(folder) / "data"))
+    return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic)
 
 
 class _GiveWay(pl.Callback):

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from nas import rules
 from nas.data import Dataset
 from nas.space import Config
 from nas.task import Task
+from nas.training import device
 from nas.training.batches import Batches, Tensors, evaluation_batch, part_tensors, proxy_folds
 from nas.training.frozen import frozen_fold
 from nas.training.proxy import Proxy
@@ -42,19 +44,20 @@ def train_folds(
     seed: int,
     callbacks: Callable[[], list[pl.Callback]],
     accumulate: int = 1,
+    precision: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train a proxy on each fold, from the same initial weights each time.
 
-    ``callbacks`` makes those of one fold; ``accumulate`` as in ``fit_proxy``. Returns the metrics
+    ``callbacks`` makes those of one fold; ``accumulate`` and ``precision`` as in ``fit_proxy``.
+    Returns the metrics
     of the last epoch by name, one dictionary a fold.
     """
     scores = []
     for fold in folds:
         torch.manual_seed(seed)
         module = Proxy(family, dict(config), task).to(task.device)
-        trainer = fit_proxy(
-            module, *frozen_fold(module.network, fold), epochs, seed, callbacks(), accumulate
-        )
+        parts = frozen_fold(module.network, fold)
+        trainer = fit_proxy(module, *parts, epochs, seed, callbacks(), accumulate, precision)
         scores.append(trainer.callback_metrics)
     return scores
 
@@ -67,21 +70,23 @@ def fit_proxy(
     seed: int,
     callbacks: list[pl.Callback],
     accumulate: int = 1,
+    precision: str | None = None,
 ) -> pl.Trainer:
     """Train ``module`` for ``epochs`` and validate after each; the same ``seed`` gives the same
     network.
 
     Each batch of ``config["batch_size"]`` samples is split into ``accumulate`` micro-batches whose
-    gradients are averaged. Float32 on a CPU, bfloat16 mixed precision on a GPU. Returns the
-    trainer, whose ``callback_metrics`` are those of the last epoch. A callback may end the
-    training by raising TrainingStopped.
+    gradients are averaged. ``precision`` is as Lightning names it, by default that of the device
+    (``nas.training.device``). Returns the trainer, whose ``callback_metrics`` are those of the last
+    epoch. A callback may end the training by raising TrainingStopped.
     """
     cpu = module.task.device == "cpu"
+    arithmetic: Any = precision or device.precision(module.task.device)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu" if cpu else "gpu",
         devices=1,
-        precision="32-true" if cpu else "bf16-mixed",
+        precision=arithmetic,
         gradient_clip_val=rules.gradient_clip(module.config),
         accumulate_grad_batches=accumulate,
         callbacks=callbacks,
@@ -90,6 +95,8 @@ def fit_proxy(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        # One process, whatever the variables of Slurm or torchrun say of the job around it.
+        plugins=[LightningEnvironment()],
     )
     batch_size = int(module.config["batch_size"]) // accumulate
     evaluation = evaluation_batch(module.task.modality)

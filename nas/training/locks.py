@@ -20,6 +20,7 @@ from pathlib import Path
 
 from nas import heartbeat, terminal
 from nas.task import InputError
+from nas.training.device import name, settle
 
 TIMEOUT_S = 10.0  # for trainings to pause
 LOCK_TIMEOUT_S = 60.0  # for those that measure, who hold a lock for some seconds
@@ -64,7 +65,8 @@ class _Lock:
     """One lock file, open; ``take`` gives up after a time."""
 
     def __init__(self, device: str, kind: str) -> None:
-        self.path = folder() / f"{kind}-{device.replace(':', '-').replace('/', '-')}.lock"
+        device = name(device).replace(":", "-").replace("/", "-")
+        self.path = folder() / f"{kind}-{device}.lock"
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._file = os.open(self.path, flags, 0o600)
@@ -156,6 +158,7 @@ class WorkLock:
 
     def __init__(self, device: str) -> None:
         self._device = device
+        self._working = False  # whether the lock on work has been taken
         self._locks: tuple[_Lock, _Lock] | None = None
 
     def __enter__(self) -> WorkLock:
@@ -168,7 +171,12 @@ class WorkLock:
             return
         heartbeat.step()
         turn, work = self._locks
+        if self._working and turn.take(fcntl.LOCK_SH, 0.0):
+            turn.release()  # nobody measures
+            return
+        settle(self._device)  # a GPU is not idle while it has work that was given before
         work.release()
+        self._working = True
         # Who measures holds the turn while it waits for work to end: none begins meanwhile.
         turn.take_or_say(fcntl.LOCK_SH)
         work.take_or_say(fcntl.LOCK_SH)
@@ -177,7 +185,7 @@ class WorkLock:
     def __exit__(self, *_: object) -> None:
         for lock in self._locks or ():
             lock.close()
-        self._locks = None
+        self._locks, self._working = None, False
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from nas.training.monitors import TrainingStopped
 def quiet_lightning() -> None:
     """Silence Lightning's notes about hardware, its adverts, its hints about options that were
     chosen, and what it calls that is deprecated; errors stay."""
-    for name in ("pytorch_lightning", "lightning.fabric", "lightning.pytorch"):
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning(\.|_|$)")
 

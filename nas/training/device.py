@@ -1,0 +1,88 @@
+"""The device of a worker: its arithmetic, its share of a GPU's memory, and whether it still works.
+
+Everything that is asked of CUDA beside tensors goes through here. On a CPU there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+
+from nas.training.cost import available_memory_mb
+
+OWN = 0.9  # of a worker's share: who was refused memory below it was refused a neighbour's
+
+
+def precision(device: str) -> str:
+    """What a network is trained in: float32 on a CPU; on a GPU bfloat16 mixed precision where the
+    GPU has bfloat16 (from Ampere on), else float32."""
+    if device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "32-true"
+    return "bf16-mixed"
+
+
+def prepare(device: str, fraction: float = 1.0, deterministic: bool = False) -> None:
+    """Set up a GPU for a worker that has ``fraction`` of it: what is float32 may use its TF32
+    units, and no worker takes the memory of another. Where ``deterministic``, the same seed gives
+    the same network, and an operator that cannot raises RuntimeError."""
+    if device == "cpu":
+        return
+    if deterministic:
+        # Read by cuBLAS where it begins (its documentation, "Results reproducibility").
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("high")
+    if 0 < fraction < 1:
+        torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+def works(device: str) -> bool:
+    """Whether a device still computes: after an illegal access or a failed assertion a process
+    gets nothing but errors from its GPU, and only another process can go on."""
+    if device == "cpu":
+        return True
+    try:
+        torch.cuda.synchronize()
+        return int((torch.ones(2, device=device) + 1).sum()) == 4
+    except RuntimeError:
+        return False
+
+
+def share_mb(device: str, fraction: float = 1.0) -> float:
+    """The memory that a worker with ``fraction`` of a device may have for a training, MiB; of a CPU
+    what is available now."""
+    if device == "cpu":
+        return available_memory_mb(device)
+    return fraction * float(torch.cuda.mem_get_info()[1]) / 2**20
+
+
+def neighbour_holds(device: str, needed_mb: float, fraction: float = 1.0) -> bool:
+    """Whether memory is short for a training only because another process holds it: the training
+    would fit into this worker's share."""
+    if device == "cpu":
+        return False
+    share = share_mb(device, fraction)
+    used = float(torch.cuda.max_memory_reserved()) / 2**20
+    return max(needed_mb, used) <= OWN * share
+
+
+@cache
+def name(device: str) -> str:
+    """What tells a device from others of its kind, for locks: the UUID of a GPU, or of a part of
+    one (MIG); "cpu"."""
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return device
+    try:
+        return f"gpu-{torch.cuda.get_device_properties(device).uuid}"
+    except AttributeError:  # ROCm's, and older builds
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") or "0"
+        return f"gpu-{visible.split(',')[torch.device(device).index or 0]}"
+
+
+def settle(device: str) -> None:
+    """Wait until a GPU has done all that it was given."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.synchronize()

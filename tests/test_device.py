@@ -1,0 +1,155 @@
+"""What a worker asks of a GPU, on a machine without one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from nas import recipe as recipes
+from nas.candidate import Candidate, Cost, Reason
+from nas.driver import make_task
+from nas.family import load_families
+from nas.task import Budget
+from nas.testing import example_datasets
+from nas.training import device, evaluator
+from nas.training.fit import fit_proxy, folds
+from nas.training.proxy import Proxy
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+GIB = 2**30
+
+
+class FakeGpu:
+    """Of 8 GiB, as torch.cuda describes it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, bf16: bool = True) -> None:
+        self.free, self.reserved, self.fraction = 8 * GIB, 0, 1.0
+        for name, value in {
+            "is_bf16_supported": lambda **_: bf16,
+            "mem_get_info": lambda *_: (self.free, 8 * GIB),
+            "max_memory_reserved": lambda *_: self.reserved,
+            "set_per_process_memory_fraction": lambda part: setattr(self, "fraction", part),
+            "synchronize": lambda *_: None,
+            "empty_cache": lambda: None,
+        }.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", value)
+
+
+@pytest.fixture
+def precision_kept() -> Any:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+    torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_without_bfloat16_trains_in_float32(
+    bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGpu(monkeypatch, bf16=bf16)
+    assert device.precision("cuda") == expected
+    assert device.precision("cpu") == "32-true"
+
+
+@pytest.mark.usefixtures("precision_kept")
+def test_a_worker_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    device.prepare("cuda", 0.25)
+    assert gpu.fraction == 0.25
+    assert torch.get_float32_matmul_precision() == "high"
+    gpu.free = GIB // 2  # a neighbour has the rest
+    assert device.share_mb("cuda", 0.25) == 2048
+    assert device.neighbour_holds("cuda", 1000, 0.25)
+    assert not device.neighbour_holds("cuda", 2000, 0.25)
+    gpu.reserved = 2 * GIB  # this process has had all of its share
+    assert not device.neighbour_holds("cuda", 1000, 0.25)
+
+
+@pytest.mark.usefixtures("precision_kept")
+def test_deterministic_on_a_gpu_asks_for_all_that_makes_it_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeGpu(monkeypatch)
+    device.prepare("cuda", 1.0, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_device_that_gives_nothing_but_errors_does_not_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeGpu(monkeypatch)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    assert device.works("cpu")
+    monkeypatch.setattr("torch.cuda.synchronize", broken)
+    assert not device.works("cuda")
+
+
+@pytest.mark.parametrize(("neighbour", "reason"), [(True, Reason.LOST), (False, Reason.OOM)])
+def test_memory_that_a_neighbour_holds_is_no_verdict_on_the_candidate(
+    neighbour: bool, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = next(iter(example_datasets("tabular").values()))
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    worker = evaluator.Evaluator(task, dataset)
+    config = load_families()["mlp"].baseline(task)
+
+    def refused(*_: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(evaluator, "fit_proxy", refused)
+    monkeypatch.setattr(device, "neighbour_holds", lambda *_: neighbour)
+    candidate = Candidate(0, "mlp", config, 1, epochs=1)
+    end = worker.evaluate(candidate.to_dict(), lambda *_: "")
+    assert end["reason"] == reason
+
+
+SLURM = [
+    {},
+    {"SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "1"},
+    {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "4"},
+]
+
+
+@pytest.mark.parametrize("variables", SLURM)
+def test_a_proxy_trains_alone_inside_a_job_of_several_tasks(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would raise, or wait for the others."""
+    job = {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "nas", "SLURM_JOB_ID": "1", "SLURM_NNODES": "1"}
+    for name, value in (job | variables).items():
+        monkeypatch.setenv(name, value)
+    dataset = next(iter(example_datasets("tabular").values()))
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    module = Proxy("mlp", load_families()["mlp"].baseline(task), task)
+    trainer = fit_proxy(module, *folds(dataset, task)[0], 1, 0, [])
+    assert trainer.world_size == 1
+
+
+def test_a_recipe_says_in_which_precision_its_proxy_was_trained() -> None:
+    dataset = next(iter(example_datasets("tabular").values()))
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    config = load_families()["mlp"].baseline(task)
+    candidate = Candidate(0, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
+    on_gpu = replace(candidate, cost=Cost(precision="bf16-mixed"))
+    for each, expected in ((candidate, "32-true"), (on_gpu, "bf16-mixed")):
+        made = recipes.make(each, task, {"source": "x"}, {})
+        assert made["trainer"]["precision"] == made["provenance"]["proxy"]["precision"] == expected
+
+
+def test_a_worker_notes_its_precision() -> None:
+    dataset = next(iter(example_datasets("tabular").values()))
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    worker = evaluator.Evaluator(task, dataset)
+    config = load_families()["mlp"].baseline(task)
+    end = worker.evaluate(Candidate(0, "mlp", config, 1, epochs=1).to_dict(), lambda *_: "")
+    assert Candidate.from_dict(end).cost.precision == "32-true"
