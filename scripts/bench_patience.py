@@ -109,7 +109,9 @@ def record(folder: Path, how: dict[str, Any], family: str, limit_s: float) -> di
 
         def fit(epochs: int, callback: Any) -> Any:
             nas.recipe_changes.apply(made, nas.recipe_changes.Settings(epochs=epochs, patience=0))
-            training = nas.train.build(recipes.checked(made, "made", Path(place)), "made")
+            recipe = recipes.checked(made, "made", Path(place))
+            recipe["trainer"]["default_root_dir"] = place
+            training = nas.train.build(recipe, "made")
             training.data.dataset = data
             recorder = callback(training.data)
             training.trainer.callbacks += [recorder]
