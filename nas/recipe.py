@@ -85,6 +85,14 @@ def make(
             "logger": False,
             "callbacks": [
                 {
+                    "class_path": "pytorch_lightning.callbacks.EarlyStopping",
+                    "init_args": {
+                        "monitor": quality.metric,
+                        "mode": quality.direction,
+                        "patience": rules.patience(epochs),
+                    },
+                },
+                {
                     "class_path": "nas.training.proxy.LatestBest",
                     "init_args": {
                         "monitor": quality.metric,
@@ -93,7 +101,7 @@ def make(
                         "enable_version_counter": False,
                         "save_weights_only": True,
                     },
-                }
+                },
             ],
         },
         "provenance": _provenance(candidate, task, versions),

@@ -72,8 +72,9 @@ def _for_epochs(recipe: Recipe, epochs: int) -> None:
     recipe["trainer"]["max_epochs"] = epochs
     for each in _callbacks(recipe, EARLY):
         if old and old > 0 and "patience" in each["init_args"]:
-            patience = math.ceil(each["init_args"]["patience"] * epochs / old)
-            each["init_args"]["patience"] = patience
+            patience = each["init_args"]["patience"]
+            scaled = math.ceil(patience * epochs / old)
+            each["init_args"]["patience"] = max(scaled, min(patience, rules.PATIENCE_EPOCHS))
     if schedule is None or "total_steps" not in schedule["init_args"]:
         return
     if not old or old < 1:

@@ -79,7 +79,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a function of torch": ("lr_scheduler", call("torch.optim.lr_scheduler.os.system")),
     "a function of nas": ("data", call("nas.files.write_whole")),
     "a function that loads": ("model", call("nas.training.proxy.load_proxy")),
-    "a class of an allowed package": ("trainer.callbacks.0", call("pytorch_lightning.Trainer")),
+    "a class of an allowed package": ("trainer.callbacks.1", call("pytorch_lightning.Trainer")),
     "a module to import": ("optimizer", call(f"{EVIL}.Thing")),
     "a plug-in of the trainer": ("trainer.plugins", lambda folder: [touch(folder)]),
     "a strategy": ("trainer.strategy", touch),
@@ -94,7 +94,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         },
     ),
     "a callable of a callback": (
-        "trainer.callbacks.0",
+        "trainer.callbacks.1",
         lambda folder: {
             "class_path": "pytorch_lightning.callbacks.StochasticWeightAveraging",
             "init_args": {"swa_lrs": 0.1, "avg_fn": touch(folder)},
@@ -113,13 +113,13 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a file for the trainer": ("trainer", lambda folder: str(folder / "more.yaml")),
     "a file for the callbacks": ("trainer.callbacks", lambda folder: str(folder / "more.yaml")),
     "a checkpoint to unpickle": ("ckpt_path", lambda folder: str(folder / "more.ckpt")),
-    "a folder elsewhere": ("trainer.callbacks.0.init_args.dirpath", lambda _: "/tmp"),
-    "a folder above": ("trainer.callbacks.0.init_args.dirpath", lambda _: "../../x"),
-    "a folder behind a link": ("trainer.callbacks.0.init_args.dirpath", lambda _: "link/x"),
+    "a folder elsewhere": ("trainer.callbacks.1.init_args.dirpath", lambda _: "/tmp"),
+    "a folder above": ("trainer.callbacks.1.init_args.dirpath", lambda _: "../../x"),
+    "a folder behind a link": ("trainer.callbacks.1.init_args.dirpath", lambda _: "link/x"),
     "a root above": ("trainer.default_root_dir", lambda _: ".."),
-    "a file above": ("trainer.callbacks.0.init_args.filename", lambda _: "../../x"),
+    "a file above": ("trainer.callbacks.1.init_args.filename", lambda _: "../../x"),
     "a file by attributes": (
-        "trainer.callbacks.0.init_args.filename",
+        "trainer.callbacks.1.init_args.filename",
         lambda _: "{accuracy.__class__}",
     ),
     "a log above": (

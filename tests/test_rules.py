@@ -76,7 +76,7 @@ STATEMENTS = {
         "dropout-from-risk", "weight-decay-from-risk", "no-dropout-after-batchnorm",
     ],
     "AdamW, warm-up, cosine; batches from data and memory; learning rate first": [
-        "warm-up-cosine", "batch-from-data", "micro-batch", "learning-rate-first",
+        "warm-up-cosine", "batch-from-data", "micro-batch", "learning-rate-first", "early-stopping",
     ],
     "attention local or linear where sequences are long": ["attention-cost", "long-sequences"],
     "global pooling": ["global-pooling"],

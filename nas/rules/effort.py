@@ -14,6 +14,8 @@ from nas.rules.statements import (
     GRADIENT_CLIP,
     LONGEST_CANDIDATE,
     LONGEST_STEPS,
+    PATIENCE,
+    PATIENCE_EPOCHS,
     PRETRAINED_BELOW,
     PRETRAINED_STEPS,
     VALIDATION_MOST,
@@ -133,6 +135,12 @@ def scored_samples(task: Task, *, first_fold: bool = False) -> int:
 def warmup_steps(steps: int) -> int:
     """How many of a training's steps warm the learning rate up."""
     return math.ceil(WARMUP * steps)
+
+
+@sets("early-stopping", "end of a training")
+def patience(epochs: int) -> int:
+    """After how many epochs in a row without a better one a training of ``epochs`` ends."""
+    return max(PATIENCE_EPOCHS, math.ceil(PATIENCE * epochs))
 
 
 @sets("gradient-clipping", "largest gradient of a training")

@@ -36,6 +36,7 @@ FROZEN_BELOW = 500  # samples below which the head of a pretrained network alone
 PRETRAINED_STEPS = 600  # of a pretrained network's training
 CATEGORY_VALUES = 16  # of a category's vector, at most
 WARMUP = 0.05  # of the steps
+PATIENCE, PATIENCE_EPOCHS = 0.25, 5  # of a training's epochs, and at least so many
 GRADIENT_CLIP = 1.0  # of the global norm
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough
@@ -203,6 +204,13 @@ _ALL = (
         f"AdamW; its rate warms up over {WARMUP:.0%} of the steps and falls along half a cosine.",
         "Loshchilov & Hutter 2017, eq. 5 (cosine), and 2019 (AdamW); Goyal et al. 2017, sec. 2.2"
         " (warm-up); its length is ours",
+    ),
+    Rule(
+        "early-stopping",
+        f"A training ends where {PATIENCE:.0%} of its epochs, and at least {PATIENCE_EPOCHS} in a"
+        " row, have brought none better on the validation part; the best one is kept.",
+        "Prechelt 1998, Early Stopping: But When?, sec. 2; the numbers are measured"
+        " (scripts/bench_patience.py)",
     ),
     Rule(
         "gradient-clipping",
