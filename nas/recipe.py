@@ -85,7 +85,7 @@ def make(
             "logger": False,
             "callbacks": [
                 {
-                    "class_path": "pytorch_lightning.callbacks.EarlyStopping",
+                    "class_path": "nas.training.proxy.Patience",
                     "init_args": {
                         "monitor": quality.metric,
                         "mode": quality.direction,
@@ -357,6 +357,11 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "nas.training.proxy.LatestBest": _CHECKPOINT,
     "nas.training.proxy.AveragedWeights": {"decay": "float"},
+    "nas.training.proxy.Patience": {
+        "monitor": "!str",
+        "mode": "!=min|=max",
+        "patience": "!count",
+    },
     "pytorch_lightning.callbacks.ModelCheckpoint": _CHECKPOINT,
     "pytorch_lightning.callbacks.EarlyStopping": {
         "monitor": "!str",
@@ -396,6 +401,7 @@ _OF_SECTION = {
     "callbacks": (
         "nas.training.proxy.LatestBest",
         "nas.training.proxy.AveragedWeights",
+        "nas.training.proxy.Patience",
         "pytorch_lightning.callbacks.ModelCheckpoint",
         "pytorch_lightning.callbacks.EarlyStopping",
         "pytorch_lightning.callbacks.StochasticWeightAveraging",

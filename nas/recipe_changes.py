@@ -15,7 +15,7 @@ from nas.options import option, parse_duration
 from nas.task import InputError, UsageError
 
 Recipe = dict[str, Any]
-LATEST, EARLY = "nas.training.proxy.LatestBest", "pytorch_lightning.callbacks.EarlyStopping"
+LATEST, EARLY = "nas.training.proxy.LatestBest", "nas.training.proxy.Patience"
 AVERAGE = "nas.training.proxy.AveragedWeights"
 
 

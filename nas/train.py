@@ -50,6 +50,7 @@ from nas.training.monitors import GradientMonitor, TrainingStopped
 from nas.training.proxy import (
     AveragedWeights,
     LatestBest,
+    Patience,
     Proxy,
     TaskData,
     load_proxy,
@@ -70,6 +71,7 @@ _CLASSES: dict[str, Callable[..., Any]] = {
     "torch.optim.lr_scheduler.OneCycleLR": torch.optim.lr_scheduler.OneCycleLR,
     "nas.training.proxy.LatestBest": LatestBest,
     "nas.training.proxy.AveragedWeights": AveragedWeights,
+    "nas.training.proxy.Patience": Patience,
     "pytorch_lightning.callbacks.ModelCheckpoint": ModelCheckpoint,
     "pytorch_lightning.callbacks.EarlyStopping": EarlyStopping,
     "pytorch_lightning.callbacks.StochasticWeightAveraging": StochasticWeightAveraging,

@@ -5,9 +5,10 @@
 Each case trains the baseline of a family by its recipe, as long as the rules let a recipe be (fewer
 epochs where that would take longer than the limit), and scores every epoch on the validation part
 and on the test part. Then training is ended, on paper, after 0.1 to 0.5 of its epochs without a
-better one, by the quality or by the loss; what is kept is the best epoch until then. Shown are the
-epochs that are saved and what the kept epoch loses on the test part against the best one of the
-whole training. A case that is in the file already is not trained again.
+better one: by the quality, by the loss, or where neither is better; what is kept is the best epoch
+until then. Shown are the fraction of the epochs that are trained and what the kept epoch loses on
+the test part against the best one of the whole training, of trainings of more than ``LEAST``
+epochs. A case that is in the file already is not trained again.
 """
 
 from __future__ import annotations
@@ -131,44 +132,45 @@ def record(folder: Path, how: dict[str, Any], family: str, limit_s: float) -> di
     }
 
 
-def stopped(values: list[float], patience: int) -> int:
-    """How many epochs are trained where the larger value is better."""
-    best, since = -math.inf, 0
-    for epoch, value in enumerate(values, 1):
-        since = 0 if value > best else since + 1
-        best = max(best, value)
+def stopped(curves: list[list[float]], patience: int) -> int:
+    """How many epochs are trained where larger values are better, and one curve's is enough."""
+    best, since = [-math.inf] * len(curves), 0
+    for epoch, values in enumerate(zip(*curves, strict=True), 1):
+        better = any(value > so_far for value, so_far in zip(values, best, strict=True))
+        since = 0 if better else since + 1
+        best = [max(pair) for pair in zip(values, best, strict=True)]
         if since >= patience:
             return epoch
-    return len(values)
+    return len(curves[0])
+
+
+def kept(quality: list[float]) -> int:
+    """The best epoch, of equally good ones the latest."""
+    best = max(quality)
+    return max(i for i, value in enumerate(quality) if value == best)
 
 
 def show(found: list[dict[str, Any]]) -> None:
     """A row for each way to end: the epochs that are trained, what is lost, and where the most."""
-    print("by      fraction  epochs  lost (mean)  lost most")
-    for by in ("quality", "loss"):
+    print("by       fraction  epochs  lost (mean)  lost most")
+    for by in ("quality", "loss", "either"):
         for fraction in FRACTIONS:
             parts, losses = [], []
-            for case in found:
+            for case in (case for case in found if case["epochs"] > LEAST):
                 metric = case["metric"]
                 sign = 1 if case["direction"] == "max" else -1
                 quality = [sign * row["validation"][metric] for row in case["rows"]]
                 loss = [-row["validation"]["val_loss"] for row in case["rows"]]
                 tested = [sign * row["test"][metric] for row in case["rows"]]
-                patience = max(LEAST, math.ceil(fraction * case["epochs"]))
-                end = stopped(quality if by == "quality" else loss, patience)
-
-                def kept(epochs: int, quality: list[float] = quality) -> int:
-                    best = max(quality[:epochs])
-                    return max(i for i in range(epochs) if quality[i] == best)
-
-                scale = 1 if case["direction"] == "max" else max(abs(t) for t in tested[-1:])
-                lost = (tested[kept(len(quality))] - tested[kept(end)]) / scale
+                curves = {"quality": [quality], "loss": [loss], "either": [quality, loss]}[by]
+                end = stopped(curves, max(LEAST, math.ceil(fraction * case["epochs"])))
+                scale = 1 if case["direction"] == "max" else abs(tested[-1])
+                lost = (tested[kept(quality)] - tested[kept(quality[:end])]) / scale
                 parts.append(end / len(quality))
                 losses.append((lost, f"{case['case']}/{case['family']}"))
-            mean = sum(lost for lost, _ in losses) / len(losses)
-            worst = max(losses)
+            mean, worst = sum(lost for lost, _ in losses) / len(losses), max(losses)
             print(
-                f"{by:8}{fraction:8.2f}{np.mean(parts):8.2f}{mean:13.4f}  {worst[0]:.4f} {worst[1]}"
+                f"{by:8}{fraction:9.2f}{np.mean(parts):8.2f}{mean:13.4f}  {worst[0]:.4f} {worst[1]}"
             )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from nas.driver import make_task
 from nas.family import load_families
 from nas.recipe_changes import Settings
 from nas.task import Budget, InputError
+from nas.training.proxy import Patience
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 ROWS, EPOCHS, BATCH = 200, 3, 16
@@ -198,9 +200,37 @@ def test_a_training_without_a_better_epoch_ends_and_keeps_the_best(
     metric = next(iter(result["validation"]))
     lines = [line for line in capsys.readouterr().err.splitlines() if f"{metric} " in line]
     values = [float(line.split(f"{metric} ")[1].split()[0]) for line in lines]
+    losses = [float(line.split("val_loss ")[1].split()[0]) for line in lines]
     assert len(values) == result["epochs"] < 300
     assert max(values) == pytest.approx(result["validation"][metric], rel=1e-3)
     assert max(values[:-3]) >= max(values[-3:])
+    assert min(losses[:-3]) <= min(losses[-3:])
+
+
+@pytest.mark.parametrize(
+    ("quality", "losses", "end"),
+    [
+        ([0.5, 0.6, 0.6, 0.6, 0.6], [1.0, 0.9, 0.9, 0.9, 0.9], 4),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], [1.0, 0.9, 0.8, 0.7, 0.6], None),  # it still learns
+        ([0.5, 0.6, 0.7, 0.8, 0.9], [1.0, 1.1, 1.2, 1.3, 1.4], None),  # its decisions get better
+    ],
+)
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_patience_ends_where_neither_quality_nor_loss_is_better(
+    quality: list[float], losses: list[float], end: int | None, mode: str
+) -> None:
+    sign = 1 if mode == "max" else -1
+    patience, ended = Patience("score", mode, 2), None
+    for epoch, (value, loss) in enumerate(zip(quality, losses, strict=True), 1):
+        metrics = {"score": torch.tensor(sign * value), "val_loss": torch.tensor(loss)}
+        trainer: Any = SimpleNamespace(callback_metrics=metrics, should_stop=False)
+        patience.on_train_epoch_end(trainer, trainer)
+        again = Patience("score", mode, 2)
+        again.load_state_dict(patience.state_dict())
+        patience = again
+        if trainer.should_stop:
+            ended = ended or epoch
+    assert ended == end
 
 
 # -- killed at random moments, as processes -------------------------------------------------------

@@ -139,7 +139,8 @@ def warmup_steps(steps: int) -> int:
 
 @sets("early-stopping", "end of a training")
 def patience(epochs: int) -> int:
-    """After how many epochs in a row without a better one a training of ``epochs`` ends."""
+    """After how many epochs in a row a training of ``epochs`` ends in which neither quality nor
+    loss was better than before."""
     return max(PATIENCE_EPOCHS, math.ceil(PATIENCE * epochs))
 
 

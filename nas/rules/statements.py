@@ -207,8 +207,9 @@ _ALL = (
     ),
     Rule(
         "early-stopping",
-        f"A training ends where {PATIENCE:.0%} of its epochs, and at least {PATIENCE_EPOCHS} in a"
-        " row, have brought none better on the validation part; the best one is kept.",
+        f"A training ends where {PATIENCE:.0%} of its epochs in a row, and at least"
+        f" {PATIENCE_EPOCHS}, were better neither in quality nor in loss on the validation part;"
+        " the best one is kept.",
         "Prechelt 1998, Early Stopping: But When?, sec. 2; the numbers are measured"
         " (scripts/bench_patience.py)",
     ),

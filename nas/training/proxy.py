@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -295,6 +296,42 @@ class AveragedWeights(WeightAveraging):
     def swap(self, module: pl.LightningModule) -> None:
         """Exchange the network's weights and their average."""
         self._swap_models(module)
+
+
+class Patience(pl.Callback):
+    """Ends a training after ``patience`` epochs in a row in which neither the metric ``monitor``
+    nor the loss on the validation part was better than ever before.
+
+    A metric of few samples stands still while a network still learns, and the loss rises while its
+    decisions get better: each alone ends trainings too early (scripts/bench_patience.py).
+    """
+
+    def __init__(self, monitor: str, mode: str, patience: int) -> None:
+        if patience < 1:
+            raise InputError(f"patience must be at least 1, got {patience}")
+        self.monitor, self.mode, self.patience = monitor, mode, patience
+        self._best: dict[str, float] = {}
+        self._since = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            raise InputError(
+                f"trainer.callbacks: there is no metric {self.monitor!r}; here are"
+                f" {', '.join(trainer.callback_metrics)}"
+            )
+        self._since += 1
+        for name, sign in ((self.monitor, 1 if self.mode == "max" else -1), ("val_loss", -1)):
+            value = sign * float(trainer.callback_metrics[name])
+            if value > self._best.get(name, -math.inf):
+                self._best[name], self._since = value, 0
+        if self._since >= self.patience:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "since": self._since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best, self._since = dict(state_dict["best"]), int(state_dict["since"])
 
 
 class LatestBest(ModelCheckpoint):
