@@ -7,6 +7,7 @@ through the entry point group ``nas.families``; ours and a third party's are ali
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -29,7 +30,9 @@ class Reference:
     ``params`` is the published number of its parameters, ``task`` data like those that it was
     published on, and ``macs`` the multiply-adds of one sample of them, at ``efficiency`` of the
     speed that dense convolutions and matrices reach. The network here has ``extra`` parameters
-    more (or, negative, fewer), which ``differs`` accounts for.
+    more (or, negative, fewer), which ``differs`` accounts for; it also says where no source gives
+    ``params``, so that they are counted from the layers of the paper or of its code. ``message``
+    are the values that a graph network sends along an edge.
     """
 
     name: str
@@ -41,22 +44,35 @@ class Reference:
     differs: str = ""
     macs: float = 0.0
     efficiency: float = 1.0
+    message: int = 0
 
     def left_out(self, task: Task) -> str:
         """Why the space of ``task`` does not hold it (rule "references"), in a sentence; "" where
         it does.
 
         The cost of a training is three passes of two operations each for a multiply-add, in
-        proportion to the size of a sample.
+        proportion to the size of a sample. A whole graph is in every batch, and the messages along
+        all of its edges are in memory at once.
         """
         data, budget = task.profile, task.budget
+        if rules.is_node_level(task) != rules.is_node_level(self.task):
+            return "it is for the nodes of one graph, or for whole graphs, as this data is not"
         if self.params > rules.REFERENCE_PARAMS_PER_SAMPLE * data.n_train:
             return f"{self.params:,} parameters are more than {data.n_train:,} samples carry"
+        rows, kind = _rows(task)
+        if self.params > rules.REFERENCE_PARAMS_PER_ROW.get(task.modality, math.inf) * rows:
+            return f"{self.params:,} parameters are more than {rows:,} {kind} carry"
         if self.params > (most := rules.params_limit(task)):
             return f"{self.params:,} parameters exceed the limit of {most:,.0f}"
         if budget.memory_mb is not None and 16 * self.params / 2**20 > budget.memory_mb:
             return f"{self.params:,} parameters and AdamW exceed {budget.memory_mb:,.0f} MiB"
-        size = min(1.0, _volume(task) / _volume(self.task))
+        if rules.is_node_level(task) and budget.memory_mb is not None:
+            edges, _ = data.inputs["edges"]
+            if (needed_mb := 4 * edges * self.message / 2**20) > budget.memory_mb:
+                return f"messages along {edges:,} edges take {needed_mb:,.0f} MiB"
+        size = _volume(task) / _volume(self.task)
+        if "image" in data.inputs:  # larger ones are shrunk to its resolution
+            size = min(1.0, size)
         speed = self.efficiency * rules.TRAINING_FLOPS[task.device]
         epochs = rules.REFERENCE_EPOCHS
         needed_s = epochs * 6 * self.macs * size * data.n_train / speed
@@ -67,12 +83,23 @@ class Reference:
         return ""
 
 
+def _rows(task: Task) -> tuple[int, str]:
+    """What a network learns from, labelled or not: all nodes of a single graph."""
+    if rules.is_node_level(task):
+        return task.profile.inputs["nodes"][0], "nodes"
+    return task.profile.n_train, "graphs" if task.modality == "graphs" else "rows"
+
+
 def _volume(task: Task) -> float:
-    """Positions of a usual sample: pixels, or the length that nineteen of twenty do not exceed."""
+    """Extent of a usual sample: pixels, seconds of a sound, the length that nineteen of twenty do
+    not exceed, or the nodes of the graph for each that has a label."""
+    if rules.is_node_level(task):
+        return task.profile.inputs["nodes"][0] / max(task.profile.n_train, 1)
     if "image" in task.profile.inputs:
         _, height, width = task.profile.inputs["image"]
         return float(height * width)
-    return float(max([1, *(lengths[5] for lengths in task.profile.lengths.values())]))
+    rate = max(task.profile.sample_rate, 1)
+    return float(max([1, *(lengths[5] for lengths in task.profile.lengths.values())])) / rate
 
 
 def _hours(seconds: float) -> str:

@@ -296,11 +296,12 @@ class Space(JsonRecord):
             starts += [self.complete({choice.name: option}) for option in others]
         return starts
 
-    def holding(self, configs: Sequence[Config], why: str) -> Space:
+    def holding(self, configs: Sequence[Config], why: str, small: Sequence[Config] = ()) -> Space:
         """This space with bounds as wide as ``configs`` need, the smallest network first.
 
-        The last one's values become the defaults. What was the baseline, and the others, are the
-        ladder to it. A parameter whose bounds move has the rule ``why`` among its reasons. What a
+        The last one's values become the defaults. ``small`` are networks that the baseline exceeds:
+        the bounds hold them too, and nothing else changes. What was the baseline, and the others,
+        are the ladder to it. A parameter whose bounds move has the rule ``why`` among its reasons. What a
         configuration leaves open keeps its default.
 
         >>> space = Space((Int("depth", 1, 3, default=2), Float("lr", 0.1, 1.0, default=0.3)))
@@ -308,15 +309,18 @@ class Space(JsonRecord):
         >>> wide["depth"].domain, wide.baseline(), wide.ladder
         ('1 … 6', {'depth': 6, 'lr': 0.3}, ({'depth': 2},))
         """
-        if not configs:
+        if not configs and not small:
             return self
         params: list[Param] = []
         for param in self.params:
-            wide = _holding(param, [c[param.name] for c in configs if param.name in c])
+            held = [c[param.name] for c in (*configs, *small) if param.name in c]
+            wide = _holding(param, held)
             if wide != param:
                 wide = replace(wide, why=(*param.why, why))
-            default = configs[-1].get(param.name, param.default)
+            default = configs[-1].get(param.name, param.default) if configs else param.default
             params.append(replace(wide, default=default))  # type: ignore[arg-type]
+        if not configs:
+            return replace(self, params=tuple(params))
         moved = {o.name: o.default for o, p in zip(self.params, params, strict=True) if o != p}
         return Space(tuple(params), (moved, *configs[:-1]))
 

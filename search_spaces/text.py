@@ -141,6 +141,9 @@ def _lstm_space(task: Task) -> Space:
     words = _vocabulary(task)
     # In two directions a layer of h units on d inputs has 8 h (d + h + 2) parameters.
     dim = _dim(task, words, weights=16, layers=1, inputs=16 + 2 * task.outputs)
+    published = _published(task, LSTMS)
+    # The last layer of a published network may be narrower; 0 is as wide as the others.
+    last = [Choice("last_hidden", (0,), default=0, why=("references",))] if published else []
     return Space(
         (
             words,
@@ -156,6 +159,7 @@ def _lstm_space(task: Task) -> Space:
                 inputs=8 * dim.default + 16 + 2 * task.outputs,
                 fixed=words.default * dim.default,
             ),
+            *last,
             Choice("bidirectional", (True, False), default=True, why=("two-directions",)),
             Choice(
                 "pooling",
@@ -165,7 +169,7 @@ def _lstm_space(task: Task) -> Space:
             ),
             *_regularised(task, lr=2e-3),
         )
-    )
+    ).holding(published, "references")
 
 
 def _build_lstm(config: Config, task: Task) -> nn.Module:
@@ -176,6 +180,7 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
         task.outputs,
         dim=int(config["dim"]),
         hidden=int(config["hidden"]),
+        last_hidden=int(config.get("last_hidden", 0)),
         depth=int(config["depth"]),
         bidirectional=bool(config["bidirectional"]),
         pooling=str(config["pooling"]),
@@ -315,6 +320,26 @@ def _published_mamba(name: str, dim: int, depth: int, params: int) -> Reference:
     return Reference(name, source, params, config, task, 2 * dim + 2, differs, macs)
 
 
+def _published_lstm(
+    name: str,
+    source: str,
+    size: tuple[int, int, int, int, int],
+    params: int,
+    extra: int,
+    differs: str,
+) -> Reference:
+    """``size`` is vocabulary, width of a word, layers, their units and those of the last layer (0:
+    as many)."""
+    vocabulary, dim, depth, hidden, last = size
+    config: Config = {"vocabulary": vocabulary, "dim": dim, "depth": depth, "hidden": hidden}
+    config |= {"last_hidden": last, "bidirectional": False, "pooling": "last", "dropout": 0.1}
+    config |= {"embedding_dropout": 0.1, "token_dropout": 0.0}
+    task = _texts(vocabulary, 512)
+    macs = task.profile.lengths["tokens"][5] * (params - vocabulary * dim)
+    # One step waits for the other: a fraction of the speed of one large product.
+    return Reference(name, source, params, config, task, extra, differs, macs, efficiency=0.3)
+
+
 _TURC = "Turc et al. 2019 (Well-Read Students Learn Better), sec. 4"
 BERTS = (
     _published_bert("BERT-mini", _TURC, (256, 4, 4), 11_170_560),
@@ -325,6 +350,24 @@ BERTS = (
     _published_bert("BERT-base", "Devlin et al. 2019, sec. 3", (768, 12, 12), 109_482_240),
 )
 MAMBAS = (_published_mamba("Mamba-130M", 768, 24, 129_135_360),)
+LSTMS = (
+    _published_lstm(
+        "LSTM on SST",
+        "Tai et al. 2015, table 1 (315,840 without words), and Kim 2014, table 1 (its words)",
+        (16_185, 300, 1, 168, 0),
+        315_840 + 16_185 * 300,
+        2 * 168 + 2,
+        "a head of two classes",
+    ),
+    _published_lstm(
+        "AWD-LSTM on Penn Treebank",
+        "Merity et al. 2018, sec. 5 (24 million; the count of its layers)",
+        (10_000, 400, 3, 1_150, 400),
+        24_221_600,
+        2 * 400 + 2 - 10_000,
+        "a head of two classes, but no biases of the words that come next",
+    ),
+)
 
 FAMILIES = (
     Family(
@@ -343,6 +386,7 @@ FAMILIES = (
         _lstm_space,
         _build_lstm,
         "Short texts, and few of them: it reads word by word, in time linear in the length.",
+        LSTMS,
     ),
     Family(
         "mamba",

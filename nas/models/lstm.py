@@ -58,8 +58,9 @@ class LSTM(nn.Module):
     """``depth`` LSTM layers over vectors (B, T, dim) that ``embedding`` makes, pooled into one.
 
     A ``bidirectional`` layer reads in both directions, with ``hidden`` units each, side by
-    side. ``pooling``: "avg", "attention" and "max" of all places; "last" the state after
-    the last token, and of a second direction that after the first.
+    side, and the last layer with ``last_hidden`` where that is not 0. ``pooling``: "avg",
+    "attention" and "max" of all places; "last" the state after the last token, and of a second
+    direction that after the first.
     """
 
     def __init__(
@@ -72,18 +73,20 @@ class LSTM(nn.Module):
         bidirectional: bool = True,
         pooling: str = "max",
         dropout: float = 0.0,
+        last_hidden: int = 0,
     ) -> None:
         super().__init__()
-        self.hidden = hidden
-        self.width = hidden * (1 + bidirectional)
+        self.hidden = last_hidden or hidden
+        self.width = self.hidden * (1 + bidirectional)
         self.embedding = embedding
         self.forwards = nn.ModuleList()
         self.backwards = nn.ModuleList()
-        for i in range(depth):
-            inputs = self.width if i else dim
-            self.forwards.append(_Direction(inputs, hidden))
+        inputs = dim
+        for units in [*[hidden] * (depth - 1), self.hidden]:
+            self.forwards.append(_Direction(inputs, units))
             if bidirectional:
-                self.backwards.append(_Direction(inputs, hidden))
+                self.backwards.append(_Direction(inputs, units))
+            inputs = units * (1 + bidirectional)
         self.last = pooling == "last"
         self.pool = GlobalPool("avg" if self.last else pooling, self.width, dims=1)
         self.dropout = nn.Dropout(dropout)
@@ -125,10 +128,13 @@ class TextLSTM(LSTM):
         bidirectional: bool = True,
         pooling: str = "max",
         dropout: float = 0.0,
+        last_hidden: int = 0,
     ) -> None:
         # As large as the gates can tell apart: nothing is normalised here.
         table = TokenEmbedding(embedding, dim, std=0.1)
-        super().__init__(table, outputs, dim, hidden, depth, bidirectional, pooling, dropout)
+        super().__init__(
+            table, outputs, dim, hidden, depth, bidirectional, pooling, dropout, last_hidden
+        )
 
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T), padded, as ``read`` returns them."""
