@@ -254,7 +254,7 @@ def _outcome(
 def _finished(
     run: Run, trained: list[Finalist], end: float, show: Callable[[str], None]
 ) -> Finished:
-    """The winner by validation, its folder as RUN/model, and its score on the test part."""
+    """The winner (``_winner``), its folder as RUN/model, and its score on the test part."""
     complete = [e for e in trained if e.result]
     summary = tuple(_row(entry, run.task.quality) for entry in trained)
     if not complete:
@@ -268,8 +268,7 @@ def _finished(
         return Finished(
             candidate.number, 0, _recipe_epochs(run.task, candidate), {}, error, summary
         )
-    sign = 1 if run.task.quality.direction == "max" else -1
-    winner = max(complete, key=lambda e: (sign * _validation(e, run.task.quality), -e.epochs))
+    winner = _winner(complete, run.task)
     model = run.folder / "model"
     if model.exists():
         shutil.rmtree(model)
@@ -280,6 +279,19 @@ def _finished(
     return Finished(
         winner.candidate.number, winner.epochs, winner.recipe_epochs, result, error, summary
     )
+
+
+def _winner(complete: list[Finalist], task: Task) -> Finalist:
+    """The best on the validation part. Where proxies were scored on several folds, they saw more
+    samples than this part has: of those within its noise, the best proxy."""
+    sign = 1 if task.quality.direction == "max" else -1
+    best = max(complete, key=lambda e: (sign * _validation(e, task.quality), -e.epochs))
+    if rules.folds(task) == 1 or math.isinf(value := _validation(best, task.quality)):
+        return best
+    once = replace(task, fidelity=replace(task.fidelity, folds=1))
+    noise = standard_error(once, task.quality.metric, value)
+    near = [e for e in complete if abs(_validation(e, task.quality) - value) <= noise]
+    return max(near, key=lambda e: sign * e.candidate.metrics[task.quality.metric])
 
 
 def _validation(entry: Finalist, quality: Objective) -> float:

@@ -20,7 +20,7 @@ from nas.testing import small_task
 
 def task() -> Task:
     made = replace(small_task(), budget=Budget(600.0, workers=2)).with_objectives()
-    return replace(made, fidelity=Fidelity(epochs=5, recipe_epochs=10))
+    return replace(made, fidelity=Fidelity(epochs=5, recipe_epochs=10, folds=1))
 
 
 def candidate(number: int, family: str, accuracy: float, step_ms: float = 1.0) -> Candidate:
@@ -129,6 +129,19 @@ def test_the_best_by_validation_wins_and_the_test_part_is_scored_once(
     assert [row["candidate"] for row in found.finalists] == [4, 7, 2]
     assert [command[-2] for command in commands] == ["no", "no", "no", "only"]
     assert (tmp_path / "model" / "recipe.yaml").read_text() == "7"
+
+
+@pytest.mark.parametrize(("folds", "first", "winner"), [(1, 0.81, 7), (5, 0.81, 4), (5, 0.3, 7)])
+def test_where_proxies_were_cross_validated_they_decide_between_equals(
+    folds: int, first: float, winner: int
+) -> None:
+    made = replace(task(), fidelity=replace(task().fidelity, folds=folds))
+    scores = {4: first, 7: 0.83}
+    entries = [
+        finals.Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
+        for c in (RANKED[0], RANKED[2])
+    ]
+    assert finals._winner(entries, made).candidate.number == winner
 
 
 def test_a_training_that_fails_leaves_the_others_and_says_why(

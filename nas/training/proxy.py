@@ -84,7 +84,10 @@ class Proxy(pl.LightningModule):
         self.hparams.update(  # plain data, so that a checkpoint loads without pickle
             family=family, config=config, task=json.loads(self.task.to_json())
         )
-        self.network = build_network(family, config, self.task, pretrained)
+        # Convolutions of several channels are up to 1.4 times as fast, on CPUs and on GPUs.
+        self.network = build_network(family, config, self.task, pretrained).to(
+            memory_format=torch.channels_last
+        )
         self.temperatures: dict[str, float] = {}
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
