@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from nas import rules
 from nas.candidate import Candidate
+from nas.family import load_families
 from nas.files import write_whole
 from nas.front import standard_error
 from nas.machine import visible_gpus
@@ -123,7 +124,7 @@ def _round(
     as there is time for; later ones only by their whole recipe. Where the time is not even for the
     best one's recipe, few cores are for it and for those that are as good within the noise."""
     entries: list[Finalist] = []
-    if first and waiting and (alone := _alone(run, waiting[0], left_s, places)):
+    if first and (alone := _alone(run, waiting, left_s, places)):
         return [alone]
     if first and waiting and run.task.device == "cpu" and places <= FEW_CORES:
         best = waiting[0]
@@ -142,19 +143,24 @@ def _round(
     return entries
 
 
-def _alone(run: Run, candidate: Candidate, left_s: float, places: int) -> Finalist | None:
-    """The best candidate with all cores, where it starts from published weights and one core has
-    no time for its recipe: its layers are large enough for several."""
+def _alone(run: Run, waiting: list[Candidate], left_s: float, places: int) -> Finalist | None:
+    """The best candidate whose published weights are adapted, with all cores of a CPU, where one
+    has no time for its recipe: its layers are large enough for several. A proxy of it saw a part of
+    the data once, and says less of what it comes to than the proxies of other families do."""
     task = run.task
-    if candidate.family not in task.fidelity.other or task.device != "cpu" or places < 2:
+    known = load_families(task.modality)
+    adapted = [n for n in task.fidelity.other if n in known and not known[n].frozen]
+    best = next((c for c in waiting if c.family in adapted), None)
+    if best is None or task.device != "cpu" or places < 2:
         return None
-    epochs, each_s = _recipe_epochs(task, candidate), epoch_s(task, candidate)
-    affordable = int(left_s * speedup(places) / each_s)
-    if left_s >= epochs * each_s or affordable < 1:
+    epochs, each_s = _recipe_epochs(task, best), epoch_s(task, best)
+    affordable = min(epochs, int(left_s * speedup(places) / each_s))
+    proxy = task.of_family(best.family).fidelity
+    if left_s >= epochs * each_s or affordable < 2 * proxy.epochs * proxy.share:
         return None
-    folder = run.folder / "finalists" / str(candidate.number)
-    run.export(folder / "recipe.yaml", candidate.number)
-    return Finalist(candidate, min(epochs, affordable), epochs, folder)
+    folder = run.folder / "finalists" / str(best.number)
+    run.export(folder / "recipe.yaml", best.number)
+    return Finalist(best, affordable, epochs, folder)
 
 
 def _places(task: Task) -> Iterator[dict[str, str]]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _stand_in(task: Task) -> Checkpoint:
+def _stand_in(task: Task, modality: Modality) -> Checkpoint:
+    if modality == "images":
+        image: dict[str, int | float | str] = {"resolution": 64, "blocks": 3, "dim": 24}
+        image |= {"mean": 0.5, "std": 0.5}
+        return Checkpoint("stand-in", "", "images", "efficientnet_lite0", image)
     words = task.profile.vocabulary
     sizes: dict[str, int | float | str] = {"vocabulary": words, "positions": 128, "dim": 32}
     sizes |= {"heads": 2, "hidden": 64, "blocks": 2, "activation": "gelu", "dropout": 0.1}
@@ -29,7 +33,7 @@ def _stand_in(task: Task) -> Checkpoint:
 def checkpoints(task: Task, modality: Modality) -> dict[str, Checkpoint]:
     """The task's checkpoints of a modality by name, or the stand-in."""
     found = {c.name: c for c in task.pretrained if c.modality == modality}
-    return found or {"stand-in": _stand_in(task)}
+    return found or {"stand-in": _stand_in(task, modality)}
 
 
 def _chosen(config: Config, task: Task, modality: Modality) -> Checkpoint:
@@ -43,15 +47,21 @@ def _first_blocks(blocks: int) -> Choice:
     return Choice("blocks", tuple(some), default=blocks, each=True, why=("first-blocks",))
 
 
-def _adapted(task: Task, blocks: int) -> list[Param]:
+def _low_rank() -> list[Param]:
+    """Updates of low rank, and of which layers."""
+    when: When = {"adapt": ("lora",)}
+    targets = ("attention", "all")
+    return [
+        Choice("rank", (4, 8, 16), default=8, when=when, why=("low-rank",)),
+        Choice("targets", targets, default="attention", when=when, why=("low-rank",)),
+    ]
+
+
+def _adapted(task: Task, blocks: int, *, low_rank: bool) -> list[Param]:
     """How much of the network is trained, and how its rates fall towards the input."""
-    low_rank: When = {"adapt": ("lora",)}
     params: list[Param] = [
-        rules.adaptation(task),
-        Choice("rank", (4, 8, 16), default=8, when=low_rank, why=("low-rank",)),
-        Choice(
-            "targets", ("attention", "all"), default="attention", when=low_rank, why=("low-rank",)
-        ),
+        rules.adaptation(task, low_rank=low_rank),
+        *(_low_rank() if low_rank else ()),
         Float(
             "layer_decay",
             0.6,
@@ -114,7 +124,7 @@ def _text_space(task: Task, *, frozen: bool) -> Space:
             Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
         )
     if not frozen:
-        params += _adapted(task, blocks)
+        params += _adapted(task, blocks, low_rank=True)
     return Space(
         (
             *params,
@@ -165,7 +175,96 @@ def _load_text(network: nn.Module, config: Config, task: Task) -> None:
         load_text(network, checkpoint, task.profile.tokenizer)
 
 
+# Images ------------------------------------------------------------------------------------------
+
+
+def _image_resolutions(task: Task, most: int) -> tuple[int, ...]:
+    """Longer sides from that of the data up to that which the network was trained on, and half of
+    the latter."""
+    longer = max(task.profile.inputs["image"][1:])
+    common = {most // 2, most * 5 // 7 // 32 * 32, most}
+    return tuple(sorted({max(32, side) for side in common | {min(longer, most)}}))
+
+
+def _image_space(task: Task, *, frozen: bool) -> Space:
+    known = checkpoints(task, "images")
+    first, names = next(iter(known.values())), tuple(known)
+    blocks = int(first.sizes["blocks"])
+    sides = _image_resolutions(task, int(first.sizes["resolution"]))
+    params: list[Param] = []
+    if len(known) > 1:
+        params.append(
+            Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
+        )
+    if not frozen:
+        kinds = ("none", "shift", "affine", "affine+flip")
+        params += [
+            *_adapted(task, blocks, low_rank=False),
+            Choice("statistics", ("kept", "moving"), default="kept", why=("adapt-by-data",)),
+            Choice("augment", kinds, default="shift", why=("augmentation",)),
+        ]
+    return Space(
+        (
+            *params,
+            _first_blocks(blocks),
+            Choice("resolution", sides, default=sides[-1], why=("resolution",)),
+            Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
+            *_head(task, 3e-3 if frozen else 3e-4, frozen=frozen),
+        )
+    )
+
+
+def _build_image(config: Config, task: Task) -> nn.Module:
+    from nas.models.pretrained_image import ImageAdaptation, PretrainedImage
+
+    checkpoint = _chosen(config, task, "images")
+    blocks = int(config["blocks"])
+    trained = {"full": blocks + 1, "top": min(int(config.get("trained", 1)), blocks)}
+    adaptation = ImageAdaptation(
+        blocks=blocks,
+        trained=trained.get(str(config.get("adapt")), 0),
+        resolution=int(config["resolution"]),
+        mean=float(checkpoint.sizes["mean"]),
+        std=float(checkpoint.sizes["std"]),
+        moving=config.get("statistics") == "moving",
+        pooling=str(config["pooling"]),
+        head=str(config["head"]),
+        dropout=float(config["dropout"]),
+        head_rate=float(config.get("head_rate", 1.0)),
+        layer_decay=float(config.get("layer_decay", 1.0)),
+    )
+    channels, height, width = task.profile.inputs["image"]
+    return PretrainedImage(adaptation, (height, width), channels, task.outputs)
+
+
+def _load_image(network: nn.Module, config: Config, task: Task) -> None:
+    checkpoint = _chosen(config, task, "images")
+    if checkpoint.path:
+        from nas.pretrained.weights import load_image
+
+        load_image(network, checkpoint)
+
+
 FAMILIES = (
+    Family(
+        "frozen_image",
+        "images",
+        "Kornblith et al. 2019, Do Better ImageNet Models Transfer Better?, sec. 4.1",
+        partial(_image_space, frozen=True),
+        _build_image,
+        "Few images, or little time: a new head on a pretrained network that stays as it is.",
+        load=_load_image,
+        frozen=True,
+    ),
+    Family(
+        "pretrained_image",
+        "images",
+        "Tan & Le 2019, EfficientNet; Kornblith et al. 2019, sec. 4.2 (fine-tuning)",
+        partial(_image_space, frozen=False),
+        _build_image,
+        "Some dozen to some ten thousand photographs: it has seen a million others before.",
+        load=_load_image,
+    ),
     Family(
         "frozen_text",
         "text",

@@ -71,3 +71,45 @@ def bert_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tenso
         tensors[f"{name}.weight"] = 1 + 0.1 * torch.randn(dim)
         tensors[f"{name}.bias"] = 0.1 * torch.randn(dim)
     return tensors
+
+
+# -- EfficientNet-Lite0 ----------------------------------------------------------------------------
+
+# Repeats, kernel, stride, expansion and width of each stage: Tan & Le 2019, table 1.
+LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+         (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+
+
+def lite0_tensors(seed: int = 0, *, timm: bool = False) -> dict[str, torch.Tensor]:
+    """Random weights by the names of the first port to PyTorch, or by those of ``timm``."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def unit(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        fan = shape[1] * shape[2] * shape[3]
+        tensors[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
+        tensors[f"{norm}.weight"] = 1 + 0.1 * torch.randn(shape[0], generator=generator)
+        for name in ("bias", "running_mean"):
+            tensors[f"{norm}.{name}"] = 0.1 * torch.randn(shape[0], generator=generator)
+        tensors[f"{norm}.running_var"] = 0.5 + torch.rand(shape[0], generator=generator)
+        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    ends = ("conv_stem", "bn1", "conv_head", "bn2") if timm else (
+        "_conv_stem", "_bn0", "_conv_head", "_bn1")  # fmt: skip
+    unit(ends[0], ends[1], (32, 3, 3, 3))
+    width, number = 32, 0
+    for stage, (repeats, kernel, _, expand, wider) in enumerate(LITE0):
+        for i in range(repeats):
+            wide = width * expand
+            block = f"blocks.{stage}.{i}" if timm else f"_blocks.{number}"
+            first = ("conv_dw", "bn1", "conv_pw", "bn2")
+            names = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            own = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+            chosen = (names[:2] + first if expand == 1 else names) if timm else own
+            if expand > 1:
+                unit(f"{block}.{chosen[0]}", f"{block}.{chosen[1]}", (wide, width, 1, 1))
+            unit(f"{block}.{chosen[2]}", f"{block}.{chosen[3]}", (wide, 1, kernel, kernel))
+            unit(f"{block}.{chosen[4]}", f"{block}.{chosen[5]}", (wider, wide, 1, 1))
+            width, number = wider, number + 1
+    unit(ends[2], ends[3], (1280, 320, 1, 1))
+    return tensors

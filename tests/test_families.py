@@ -22,7 +22,8 @@ from nas.training.cost import parameters
 from nas.training.latency import prepare
 
 FAMILIES = load_families()
-GRIDDED = [f.name for f in FAMILIES.values() if f.modality in ("tabular", "images")]
+# Families whose sizes follow from the data, not from published weights.
+GRIDDED = [f.name for f in FAMILIES.values() if f.modality in ("tabular", "images") and not f.load]
 SMALL = Constraint("params", "<=", 100_000)
 
 
@@ -381,7 +382,7 @@ def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_st
         assert longest_plain_run(network) < 10, config
 
 
-@pytest.mark.parametrize(("family", "task"), CASES)
+@pytest.mark.parametrize(("family", "task"), [case for case in CASES if not case.values[0].load])
 def test_the_baseline_keeps_the_limits_on_parameters(family: Family, task: Task) -> None:
     size = parameters(on_meta(family, family.baseline(task), task))
     assert size <= rules.params_limit(task)
@@ -428,7 +429,7 @@ def test_logits_have_the_right_shape_and_every_parameter_gets_a_gradient(
         assert torch.isfinite(alone).all()
         assert torch.isfinite(logits).all()
         (logits * torch.randn_like(logits)).sum().backward()  # type: ignore[no-untyped-call]
-        missing = [n for n, p in network.named_parameters() if p.grad is None]
+        missing = [n for n, p in network.named_parameters() if p.grad is None and p.requires_grad]
         assert not missing, config
         assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 

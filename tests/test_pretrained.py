@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checkpoints import bert_folder, bert_tensors
+from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -441,3 +441,98 @@ def test_two_workers_at_once_leave_the_features_right(tmp_path: Path) -> None:
     assert all(np.array_equal(found[d], v) for d, v in expected.items())
     index = (tmp_path / "a" / "index.bin").stat().st_size
     assert index == 20 * 32, "each sample is kept once"
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def lite0(tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """EfficientNet-Lite0's last map, written down from the paper and TensorFlow's padding."""
+
+    def unit(x: torch.Tensor, conv: str, norm: str, stride: int = 1) -> torch.Tensor:
+        weight = tensors[f"{conv}.weight"]
+        size, kernel = x.shape[-1], weight.shape[-1]
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        x = F.pad(x, (total // 2, total - total // 2) * 2)
+        groups = x.shape[1] if weight.shape[1] == 1 else 1
+        x = F.conv2d(x, weight, stride=stride, groups=groups)
+        values = (tensors[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight"))
+        return F.batch_norm(x, *values, tensors[f"{norm}.bias"], eps=1e-3)
+
+    x = unit(x, "_conv_stem", "_bn0", 2).clamp(0, 6)
+    number = 0
+    for repeats, _, stride, expand, _ in LITE0:
+        for i in range(repeats):
+            block, y = f"_blocks.{number}", x
+            if expand > 1:
+                y = unit(y, f"{block}._expand_conv", f"{block}._bn0").clamp(0, 6)
+            own = stride if i == 0 else 1
+            y = unit(y, f"{block}._depthwise_conv", f"{block}._bn1", own).clamp(0, 6)
+            y = unit(y, f"{block}._project_conv", f"{block}._bn2")
+            x = x + y if x.shape == y.shape else y
+            number += 1
+    return unit(x, "_conv_head", "_bn1").clamp(0, 6)
+
+
+@pytest.fixture(scope="module")
+def image_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    file = tmp_path_factory.mktemp("weights") / "lite0.pth"
+    torch.save(lite0_tensors(), file)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32)).astype(np.uint8)
+    data = read((pixels, np.array(["a", "b"])[np.arange(40) % 2]), pretrained=str(file))
+    made = Task("images", data.targets, data.profile).with_objectives()
+    return replace(made, pretrained=(describe(str(file)),))
+
+
+@pytest.mark.parametrize("side", [32, 45, 224])
+def test_efficientnet_lite0_is_that_of_its_paper(image_task: Task, side: int) -> None:
+    profile = replace(image_task.profile, inputs={"image": (3, side, side)})
+    task = replace(image_task, profile=profile)
+    config = config_of(task, "frozen_image") | {"resolution": side}
+    # In float64: random weights enlarge the rounding of 50 layers.
+    network: Any = build_network("frozen_image", config, task, True).eval().double()
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    with torch.inference_mode():
+        found, _ = network.features(images)
+        tensors = {name: value.double() for name, value in lite0_tensors().items()}
+        expected = lite0(tensors, (images.double() - 127) / 128)
+    assert torch.allclose(found, expected.flatten(2).transpose(1, 2), atol=1e-5)
+
+
+def test_names_of_timm_give_the_same_network(image_task: Task, tmp_path: Path) -> None:
+    file = tmp_path / "tf_efficientnet_lite0.safetensors"
+    save_file(lite0_tensors(timm=True), file)
+    config = config_of(image_task, "frozen_image")
+    by_timm = replace(image_task, pretrained=(describe(str(file)),))
+    one, other = (build_network("frozen_image", config, t, True) for t in (image_task, by_timm))
+    for name, value in one.state_dict().items():
+        if not name.startswith("head."):
+            assert value.equal(other.state_dict()[name]), name
+
+
+def test_images_of_one_channel_are_seen_as_grey(image_task: Task) -> None:
+    config = config_of(image_task, "frozen_image")
+    grey_profile = replace(image_task.profile, inputs={"image": (1, 32, 32)})
+    grey = replace(image_task, profile=grey_profile)
+    networks: list[Any] = [
+        build_network("frozen_image", config, t, True).eval() for t in (image_task, grey)
+    ]
+    one = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected, _ = networks[0].features(one.expand(-1, 3, -1, -1))
+        found, _ = networks[1].features(one)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_statistics_are_kept_unless_they_are_to_move(image_task: Task) -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    moved = {}
+    for statistics in ("kept", "moving"):
+        config = config_of(image_task, "pretrained_image", adapt="top", trained=2,
+                           statistics=statistics)  # fmt: skip
+        network = build_network("pretrained_image", config, image_task, True).train()
+        before = {n: v.clone() for n, v in network.state_dict().items() if "running_mean" in n}
+        network(image=images)
+        moved[statistics] = {n.split(".")[1] for n, v in before.items()
+                             if not v.equal(network.state_dict()[n])}  # fmt: skip
+    assert moved == {"kept": set(), "moving": {"14", "15", "norm"}}

@@ -22,12 +22,12 @@ CLIP_AT = 10.0  # standard deviations, or widths of an outer bin
 def _resize_matrix(size: int, target: int) -> Tensor:
     """Antialiased linear interpolation as a (target, size) matrix; each row sums to one.
 
-    A triangle as wide as the step between two target pixels, at their centres. As a
-    matrix it needs no operator that an exported network might lack.
+    A triangle as wide as the step between two target pixels, or source pixels where that is more,
+    at their centres. As a matrix it needs no operator that an exported network might lack.
     """
     step = size / target
     centre = (torch.arange(target) + 0.5) * step
-    distance = (torch.arange(size) + 0.5 - centre[:, None]).abs() / step
+    distance = (torch.arange(size) + 0.5 - centre[:, None]).abs() / max(step, 1.0)
     weight = (1 - distance).clamp(min=0)
     return weight / weight.sum(1, keepdim=True)
 
@@ -37,8 +37,8 @@ class ImageInput(nn.Module):
 
     ``mean`` and ``std`` are per channel, of values scaled to 0..1; a channel without
     spread is only centred. If ``resolution`` is smaller than the longer side of ``size``
-    (height, width), images are shrunk to it with their aspect kept. The attribute
-    ``size`` is that of the output.
+    (height, width), images are shrunk to it with their aspect kept, and with ``enlarge`` they
+    grow to it where it is larger. The attribute ``size`` is that of the output.
     """
 
     scale: Tensor
@@ -52,12 +52,15 @@ class ImageInput(nn.Module):
         std: Sequence[float],
         size: tuple[int, int],
         resolution: int | None = None,
+        enlarge: bool = False,
     ) -> None:
         super().__init__()
         scale = 1 / torch.tensor([s or 1.0 for s in std], dtype=torch.float32)
         self.register_buffer("scale", (scale / 255).view(-1, 1, 1))
         self.register_buffer("shift", (-torch.tensor(mean) * scale).view(-1, 1, 1))
-        self.resize = resolution is not None and resolution < max(size)
+        self.resize = resolution is not None and (
+            resolution < max(size) or (enlarge and resolution > max(size))
+        )
         self.size = size
         if resolution is not None and self.resize:
             height, width = (max(1, round(side * resolution / max(size))) for side in size)

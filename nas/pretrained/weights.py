@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +101,10 @@ def load_text(network: nn.Module, checkpoint: Checkpoint, tokenizer: str) -> Loa
 def load_image(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
     """Load a ``PretrainedImage``. Raises InputError as ``load_text``."""
     path = verified(checkpoint)
-    tensors = _renamed(read_tensors(path), _IMAGES[checkpoint.architecture])
-    return _filled(network, tensors, path, fresh=("head.", "input."))
+    tensors = read_tensors(path)
+    by_timm = "conv_stem.weight" in tensors
+    tensors = _timm_lite0(tensors) if by_timm else _renamed(tensors, _LITE0)
+    return _filled(network, tensors, path, fresh=("pool.", "head.", "input."))
 
 
 def _filled(
@@ -183,5 +185,47 @@ _TEXT: dict[str, Names] = {
     "xlm-roberta": _BERT,
     "distilbert": _DISTILBERT,
 }
-_IMAGES: dict[str, Names] = {}
-Loader = Callable[[nn.Module, Checkpoint], Loaded]
+# Of the first port to PyTorch; its head has the names of ours.
+_LITE0: Names = (
+    (r"_conv_stem", "stem.conv"),
+    (r"_bn0", "stem.norm"),
+    (r"_blocks\.(\d+)\._expand_conv", r"blocks.\1.expand.conv"),
+    (r"_blocks\.(\d+)\._bn0", r"blocks.\1.expand.norm"),
+    (r"_blocks\.(\d+)\._depthwise_conv", r"blocks.\1.depthwise.conv"),
+    (r"_blocks\.(\d+)\._bn1", r"blocks.\1.depthwise.norm"),
+    (r"_blocks\.(\d+)\._project_conv", r"blocks.\1.project.conv"),
+    (r"_blocks\.(\d+)\._bn2", r"blocks.\1.project.norm"),
+    (r"_conv_head", "top.conv"),
+    (r"_bn1", "top.norm"),
+)
+
+
+def _timm_lite0(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of timm's EfficientNet, whose blocks are counted in each stage, as those of the first
+    port."""
+    counted = sorted(
+        {tuple(map(int, m.groups())) for name in tensors if (m := _TIMM_BLOCK.match(name))}
+    )
+    number = {place: i for i, place in enumerate(counted)}
+    renamed = {}
+    for name, value in tensors.items():
+        if found := _TIMM_BLOCK.match(name):
+            place = tuple(map(int, found.groups()))
+            parts = _FIRST_STAGE if place[0] == 0 else _LATER_STAGES
+            part, _, rest = name[found.end() :].partition(".")
+            name = f"blocks.{number[place]}.{parts[part]}.{rest}"
+        else:
+            part, _, rest = name.partition(".")
+            name = f"{_TIMM_ENDS.get(part, part)}.{rest}"
+        renamed[name] = value
+    return renamed
+
+
+_TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
+_TIMM_ENDS = {"conv_stem": "stem.conv", "bn1": "stem.norm", "conv_head": "top.conv",
+              "bn2": "top.norm"}  # fmt: skip
+_FIRST_STAGE = {"conv_dw": "depthwise.conv", "bn1": "depthwise.norm", "conv_pw": "project.conv",
+                "bn2": "project.norm"}  # fmt: skip
+_LATER_STAGES = {"conv_pw": "expand.conv", "bn1": "expand.norm", "conv_dw": "depthwise.conv",
+                 "bn2": "depthwise.norm", "conv_pwl": "project.conv",
+                 "bn3": "project.norm"}  # fmt: skip

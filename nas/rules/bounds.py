@@ -132,11 +132,11 @@ def token_norm() -> Choice:
     return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
 
 
-def adaptation(task: Task) -> Choice:
+def adaptation(task: Task, *, low_rank: bool) -> Choice:
     """How much of a pretrained network is trained (rule "adapt-by-data"): all, its last layers
-    (``top``), or updates of low rank (``lora``)."""
+    (``top``), or updates of low rank (``lora``), where it has such."""
     default = "top" if task.profile.n_train < FROZEN_BELOW else "full"
-    options = ("full", "top", "lora")
+    options = ("full", "top", "lora") if low_rank else ("full", "top")
     return Choice("adapt", options, default=default, each=True, why=("adapt-by-data",))
 
 

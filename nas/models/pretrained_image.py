@@ -1,0 +1,205 @@
+"""A pretrained EfficientNet-Lite0 with a new head.
+
+Tan & Le 2019 (EfficientNet), table 1, without squeeze and excitation and with ReLU6, as in the
+weights of the "Lite" networks: TensorFlow's padding, BatchNorm with ε of 1e-3. Names of weights are
+this project's; those of the libraries are mapped to them in ``nas.pretrained.weights``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.models.adapted import freeze, is_still, layer_groups
+from nas.models.blocks import GlobalPool
+from nas.models.inputs import ImageInput
+
+EPS = 1e-3  # of BatchNorm
+# Repeats, kernel, stride, expansion and width of each stage.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM, TOP = 32, 1280
+
+
+@dataclass(frozen=True)
+class ImageAdaptation:
+    """What of the network is used and trained, and with what rates.
+
+    The first ``blocks`` are used (all 16 with the last convolution after them), of which
+    ``trained`` from the last on are trained; the stem too where it is more than there are. With
+    ``moving`` statistics the BatchNorm of what is trained follows the new data.
+    """
+
+    blocks: int
+    trained: int
+    resolution: int  # of the longer side
+    mean: float
+    std: float
+    moving: bool = False
+    pooling: str = "avg"  # "max" or "attention"
+    head: str = "linear"  # or "mlp"
+    dropout: float = 0.1
+    head_rate: float = 10.0  # the learning rate of what is new over that of the last block
+    layer_decay: float = 1.0
+
+
+class _Same(nn.Conv2d):
+    """A convolution with TensorFlow's padding: what is odd goes below and to the right."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        pads = []
+        for side in (input.shape[-1], input.shape[-2]):
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return self._conv_forward(F.pad(input, pads), self.weight, self.bias)
+
+
+class _Unit(nn.Module):
+    """A convolution with BatchNorm, and ReLU6 where it is ``active``."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *,
+        groups: int = 1, active: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.conv = _Same(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=EPS)
+        self.activation = nn.ReLU6() if active else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.activation(self.norm(self.conv(x)))
+        return y
+
+
+class _Block(nn.Module):
+    """An inverted bottleneck (Sandler et al. 2018, MobileNetV2, sec. 3.3)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = inputs * expand
+        self.expand = _Unit(inputs, wide) if expand > 1 else nn.Identity()
+        self.depthwise = _Unit(wide, wide, kernel, stride, groups=wide)
+        self.project = _Unit(wide, outputs, active=False)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+class PretrainedImage(nn.Module):
+    """Images (B, 1 or 3, H, W) of 0..255 to logits (B, outputs).
+
+    Parts that are not trained stay in eval mode, so that what is ``fixed`` of a ``frozen`` network
+    may be kept, and ``from_fixed`` goes on from there (nas.training.frozen).
+    """
+
+    def __init__(
+        self, adaptation: ImageAdaptation, size: tuple[int, int], channels: int, outputs: int
+    ) -> None:
+        super().__init__()
+        self.adaptation = how = adaptation
+        self.grey = channels == 1
+        statistics = [how.mean] * channels, [how.std] * channels
+        self.input = ImageInput(*statistics, size, how.resolution, enlarge=True)
+        self.stem = _Unit(3, STEM, 3, 2)
+        blocks, width = [], STEM
+        for repeats, kernel, stride, expand, wider in STAGES:
+            for i in range(repeats):
+                blocks.append(_Block(width, wider, kernel, 1 if i else stride, expand))
+                width = wider
+                if len(blocks) == how.blocks:
+                    break
+            if len(blocks) == how.blocks:
+                break
+        self.blocks = nn.ModuleList(blocks)
+        whole = how.blocks == sum(repeats for repeats, *_ in STAGES)
+        self.top = _Unit(width, TOP) if whole else nn.Identity()
+        self.width = TOP if whole else width
+        self.pool = GlobalPool(how.pooling, self.width, dims=1)
+        self.dropout = nn.Dropout(how.dropout)
+        self.head: nn.Module = nn.Linear(self.width, outputs)
+        if how.head == "mlp":
+            hidden = min(self.width, 256)
+            layers = nn.Linear(self.width, hidden), nn.GELU(), nn.Dropout(how.dropout)
+            self.head = nn.Sequential(*layers, nn.Linear(hidden, outputs))
+        layers_of = [self.stem, *self.blocks]
+        freeze(layers_of[: max(0, len(layers_of) - how.trained)])
+        if how.trained == 0:
+            freeze([self.top])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the head alone is trained."""
+        return self.adaptation.trained == 0
+
+    @property
+    def preprocessing(self) -> tuple[Any, ...]:
+        """What its features follow from beside its weights."""
+        how = self.adaptation
+        return how.resolution, self.input.size, self.grey, how.pooling
+
+    def train(self, mode: bool = True) -> PretrainedImage:
+        """Parts that stay as they are stay in eval mode, and so do statistics that are kept."""
+        super().train(mode)
+        for part in (self.stem, *self.blocks, self.top):
+            for module in part.modules():
+                if isinstance(module, nn.BatchNorm2d) and (
+                    is_still(part) or not self.adaptation.moving
+                ):
+                    module.eval()
+        return self
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """What an optimiser trains, with the rate of each part."""
+        return layer_groups(
+            [self.stem, *self.blocks, self.top],
+            [self.pool, self.head],
+            lr=lr,
+            new_lr=lr * self.adaptation.head_rate,
+            decay=self.adaptation.layer_decay,
+            weight_decay=weight_decay,
+        )
+
+    def features(self, image: Tensor) -> tuple[Tensor, None]:
+        """Tokens (B, T, width), one for each place of the last map."""
+        x = self.input(image)
+        if self.grey:
+            x = x.expand(-1, 3, -1, -1)
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.top(x).flatten(2).transpose(1, 2), None
+
+    def fixed(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a frozen network what comes before all that is trained: (B, T, width), and T of each;
+        pooled already where the pooling has nothing to learn."""
+        x, _ = self.features(image)
+        if self.adaptation.pooling != "attention":
+            x = self.pool(x).unsqueeze(1)
+        return x, x.new_full((len(x),), x.shape[1]).long()
+
+    def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
+        """Logits (B, outputs) from what ``fixed`` returns."""
+        pooled = features[:, 0]
+        if self.adaptation.pooling == "attention":
+            pooled = self.pool(features)
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, outputs)."""
+        x, _ = self.features(image)
+        logits: Tensor = self.head(self.dropout(self.pool(x)))
+        return logits
