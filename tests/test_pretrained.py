@@ -495,7 +495,9 @@ def test_efficientnet_lite0_is_that_of_its_paper(image_task: Task, side: int) ->
     with torch.inference_mode():
         found, _ = network.features(images)
         tensors = {name: value.double() for name, value in lite0_tensors().items()}
-        expected = lite0(tensors, (images.double() - 127) / 128)
+        pixels = network.input(images)
+        expected = lite0(tensors, pixels)
+    assert torch.allclose(pixels, (images.double() - 127) / 128, atol=1e-6)
     assert torch.allclose(found, expected.flatten(2).transpose(1, 2), atol=1e-5)
 
 

@@ -62,7 +62,8 @@ class _Same(nn.Conv2d):
         for side in (input.shape[-1], input.shape[-2]):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             pads += [total // 2, total - total // 2]
-        return self._conv_forward(F.pad(input, pads), self.weight, self.bias)
+        y: Tensor = self._conv_forward(F.pad(input, pads), self.weight, self.bias)
+        return y
 
 
 class _Unit(nn.Module):
