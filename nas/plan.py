@@ -209,6 +209,7 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     recipe = _recipe_epochs(
         task,
         lambda epochs: affordable(_Level(MANY * families, rules.folds(task), epochs, 1.0), epochs),
+        int((KEPT_BACK * wall_s - 2 * START_S) / (1.2 * mean_s)) if finish else 0,
     )
     full_s, finish_s = recipe * mean_s, kept_s(recipe)
     room_s = USED * worker_s - finish_s * budget.workers
@@ -237,15 +238,17 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     )
 
 
-def _recipe_epochs(task: Task, affordable: Callable[[int], bool]) -> int:
+def _recipe_epochs(task: Task, affordable: Callable[[int], bool], in_finals: int) -> int:
     """Epochs of the recipe: from as many as help (``rules.longest_epochs``) down to a proxy's, the
-    most by which the search's candidates can be trained too; else what the rules say."""
+    most by which the search's candidates can be trained too; else as many as the time that is
+    kept back has for one round of trainings (``in_finals``), but no fewer than the rules say. A
+    training that has stopped to get better ends early."""
     most = rules.longest_epochs(task)
     least = min(task.fidelity.epochs, most)
     for i in range(16, -1, -1):
         if affordable(epochs := round(least * math.pow(most / least, i / 16))):
             return epochs
-    return rules.full_epochs(task, rules.batch_sizes(task)[1])
+    return max(rules.full_epochs(task, rules.batch_sizes(task)[1]), min(most, in_finals))
 
 
 def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
