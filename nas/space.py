@@ -301,8 +301,8 @@ class Space(JsonRecord):
 
         The last one's values become the defaults. ``small`` are networks that the baseline exceeds:
         the bounds hold them too, and nothing else changes. What was the baseline, and the others,
-        are the ladder to it. A parameter whose bounds move has the rule ``why`` among its reasons. What a
-        configuration leaves open keeps its default.
+        are the ladder to it. A parameter whose bounds move has the rule ``why`` among its reasons.
+        What a configuration leaves open keeps its default.
 
         >>> space = Space((Int("depth", 1, 3, default=2), Float("lr", 0.1, 1.0, default=0.3)))
         >>> wide = space.holding([{"depth": 6}], why="references")

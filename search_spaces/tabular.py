@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
-from nas.family import Family
+from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Float, Int, Param, Space
-from nas.task import Column, Task
+from nas.task import Column, DataProfile, Target, Task
 from search_spaces.layers import transformer_layers
 
 if TYPE_CHECKING:
@@ -66,6 +66,18 @@ def _sizes(task: Task, encoding: Choice | None, embedding: Int | None) -> tuple[
     return values + each * len(_columns(task, "categorical")), each * _rows(task)
 
 
+def _holding(space: Space, task: Task, references: tuple[Reference, ...], width: str) -> Space:
+    """``space`` with the published networks that ``task`` carries; those that are no wider than
+    its baseline do not replace it. Numbers enter as they do by default: coded they are worth more
+    than width, and the published way is among the options."""
+    configs = [
+        {name: value for name, value in reference.config.items() if name != "encoding"}
+        for reference in carried(references, task)
+    ]
+    small = [c for c in configs if int(c[width]) <= int(space[width].default)]
+    return space.holding([c for c in configs if c not in small], "references", small)
+
+
 def _numeric(config: Config, task: Task) -> NumericEncoding | None:
     from nas.models.inputs import NumericEncoding
 
@@ -97,7 +109,9 @@ def _mlp_space(task: Task) -> Space:
     values, table = _sizes(task, encoding, embedding)
     depth = rules.depth(task, base=4, default=3)
     inputs = values + task.outputs
-    return Space(
+    # Inside of residual blocks published networks may be wider than between them.
+    ratio = Choice("hidden_ratio", (1,), default=1, why=("references",))
+    space = Space(
         (
             *_present(encoding, embedding),
             depth,
@@ -121,10 +135,12 @@ def _mlp_space(task: Task) -> Space:
             ),
             rules.norm(task, "norm", ("batch", "layer", "none"), "batch"),
             rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            *([ratio] if carried(MLPS, task) else []),
             rules.dropout(task),
             *rules.training(task, lr=2e-3),
         )
     )
+    return _holding(space, task, MLPS, "width")
 
 
 def _build_mlp(config: Config, task: Task) -> nn.Module:
@@ -139,6 +155,7 @@ def _build_mlp(config: Config, task: Task) -> nn.Module:
         activation=str(config["activation"]),
         dropout=float(config["dropout"]),
         residual=bool(config.get("residual", True)),
+        hidden_ratio=int(config.get("hidden_ratio", 1)),
     )
 
 
@@ -146,7 +163,7 @@ def _tabnet_space(task: Task) -> Space:
     # Four weights per unit of width for a value in the first layer, one in each mask.
     encoding, embedding = _encoding(task, cost=8 * 7), _embedding(task)
     values, table = _sizes(task, encoding, embedding)
-    return Space(
+    space = Space(
         (
             *_present(encoding, embedding),
             rules.width(
@@ -170,6 +187,7 @@ def _tabnet_space(task: Task) -> Space:
             *rules.training(task, lr=1e-2),
         )
     )
+    return _holding(space, task, TABNETS, "width")
 
 
 def _build_tabnet(config: Config, task: Task) -> nn.Module:
@@ -185,7 +203,7 @@ def _build_tabnet(config: Config, task: Task) -> nn.Module:
         n_independent=int(config["n_independent"]),
         n_shared=int(config["n_shared"]),
         momentum=0.05,
-        virtual_batch_size=min(128, int(config["batch_size"])),
+        virtual_batch_size=min(128, int(config.get("batch_size", 128))),
         mask=str(config["mask"]),
     )
 
@@ -194,7 +212,7 @@ def _ft_space(task: Task) -> Space:
     encoding = _encoding(task, cost=16)
     values, _ = _sizes(task, encoding, None)
     depth = rules.depth(task, base=2, default=2)
-    return Space(
+    space = Space(
         (
             *_present(encoding),
             depth,
@@ -219,6 +237,7 @@ def _ft_space(task: Task) -> Space:
             rules.clipping(),
         )
     )
+    return _holding(space, task, FT_TRANSFORMERS, "dim")
 
 
 def _build_ft(config: Config, task: Task) -> nn.Module:
@@ -232,6 +251,68 @@ def _build_ft(config: Config, task: Task) -> nn.Module:
     )
 
 
+# Published networks --------------------------------------------------------------------------
+
+
+def _numbers(columns: int, rows: int, targets: int) -> Task:
+    """A table of numbers, with numbers to predict."""
+    edges = tuple(i / 48 for i in range(49))
+    described = tuple(Column(f"x{i}", "numeric", quantiles=edges) for i in range(columns))
+    profile = DataProfile(rows, rows // 4, rows // 4, {"numeric": (columns,)}, columns=described)
+    wanted = tuple(Target(f"y{i}", "regression") for i in range(targets))
+    return Task("tabular", wanted, profile)
+
+
+_CALIFORNIA = _numbers(8, 13_209, 1)  # housing, as Gorishniy et al. 2021 split it
+_SARCOS = _numbers(21, 44_484, 7)  # joints' places, speeds and accelerations to torques
+_OF_CODE = "no count is published: it is that of the layers in the authors' package"
+
+
+def _published_mlp(name: str, width: int, residual: bool, params: int) -> Reference:
+    """The sizes that the authors' package shows for California housing."""
+    config: Config = {"encoding": "standard", "depth": 2, "width": width, "residual": residual}
+    config |= {"norm": "batch" if residual else "none", "activation": "relu", "dropout": 0.1}
+    config |= {"hidden_ratio": 2 if residual else 1}
+    source = "Gorishniy et al. 2021, sec. 3.1 and 3.2, and the example of rtdl_revisiting_models"
+    return Reference(name, source, params, config, _CALIFORNIA, 0, _OF_CODE, params)
+
+
+def _published_ft_transformer() -> Reference:
+    dim, depth, tokens = 192, 3, 9
+    config: Config = {"encoding": "standard", "depth": depth, "dim": dim, "heads": 8}
+    config |= {"ffn_factor": 4 / 3, "activation": "reglu", "norm": "layer", "dropout": 0.1}
+    config |= {"attention_dropout": 0.2, "drop_path": 0.0}
+    source = "Gorishniy et al. 2021, app. E.2 (the default), and rtdl_revisiting_models"
+    macs = tokens * depth * (8 * dim**2 + 2 * tokens * dim)
+    return Reference(
+        "FT-Transformer, default", source, 894_913, config, _CALIFORNIA, 0, _OF_CODE, macs
+    )
+
+
+def _published_tabnet(
+    name: str, size: tuple[int, int], gamma: float, params: int, published: str
+) -> Reference:
+    """``size`` is the width of a decision, and of the attention, and the steps."""
+    width, steps = size
+    config: Config = {"encoding": "standard", "width": width, "steps": steps, "gamma": gamma}
+    config |= {"n_shared": 2, "n_independent": 2, "mask": "sparsemax", "sparsity": 1e-4}
+    differs = f"the paper has {published}: this is the count of its layers by its settings"
+    source = "Arik & Pfister 2019, sec. 5.2 and its appendix (Sarcos)"
+    macs = (steps + 1) * (4 * width * 21 + 24 * width**2)
+    return Reference(name, source, params, config, _SARCOS, 0, differs, macs)
+
+
+MLPS = (
+    _published_mlp("MLP", 384, False, 151_681),
+    _published_mlp("ResNet-like MLP", 192, True, 299_137),
+)
+TABNETS = (
+    _published_tabnet("TabNet-S", (8, 3), 1.2, 7_032, "6.3 thousand"),
+    _published_tabnet("TabNet-M", (64, 7), 1.5, 589_008, "0.59 million"),
+    _published_tabnet("TabNet-L", (128, 5), 1.5, 1_753_852, "1.75 million"),
+)
+FT_TRANSFORMERS = (_published_ft_transformer(),)
+
 FAMILIES = (
     Family(
         "mlp",
@@ -240,6 +321,7 @@ FAMILIES = (
         _mlp_space,
         _build_mlp,
         "Any table: the cheapest, and with coded numbers close to boosted trees.",
+        MLPS,
     ),
     Family(
         "tabnet",
@@ -248,6 +330,7 @@ FAMILIES = (
         _tabnet_space,
         _build_tabnet,
         "Tables of many columns of which few matter for a row: it picks them step by step.",
+        TABNETS,
     ),
     Family(
         "ft_transformer",
@@ -256,5 +339,6 @@ FAMILIES = (
         _ft_space,
         _build_ft,
         "Tables whose columns work together: each attends to all, at their square's cost.",
+        FT_TRANSFORMERS,
     ),
 )

@@ -336,7 +336,7 @@ def _published_lstm(
     config |= {"embedding_dropout": 0.1, "token_dropout": 0.0}
     task = _texts(vocabulary, 512)
     macs = task.profile.lengths["tokens"][5] * (params - vocabulary * dim)
-    # One step waits for the other: a fraction of the speed of one large product.
+    # One step waits for the other, which leaves a GPU a fraction of its speed.
     return Reference(name, source, params, config, task, extra, differs, macs, efficiency=0.3)
 
 

@@ -11,12 +11,12 @@ from nas.models.inputs import TabularInput
 class _Residual(nn.Module):
     """x + dropout(linear(dropout(activation(linear(norm(x)))))), at first x alone."""
 
-    def __init__(self, width: int, norm: str, activation: str, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, norm: str, activation: str, dropout: float) -> None:
         super().__init__()
-        last = nn.Linear(width, width)
+        last = nn.Linear(hidden, width)
         self.branch = nn.Sequential(
             make_norm(norm, width, dims=1),
-            nn.Linear(width, width),
+            nn.Linear(width, hidden),
             make_activation(activation),
             nn.Dropout(dropout),
             last,
@@ -34,9 +34,9 @@ class MLP(nn.Module):
     """``depth`` hidden blocks of ``width`` units over the columns of a table.
 
     Plain: linear, norm, activation, dropout. Residual: a linear layer, then the pre-norm
-    blocks of two linear layers, and the norm and activation before the head, of the
-    ResNet in Gorishniy et al. 2021, "Revisiting Deep Learning Models for Tabular Data",
-    sec. 3.2. He initialisation; residual branches start at zero.
+    blocks of two linear layers, ``hidden_ratio`` times as wide inside, and the norm and
+    activation before the head, of the ResNet in Gorishniy et al. 2021, "Revisiting Deep Learning
+    Models for Tabular Data", sec. 3.2. He initialisation; residual branches start at zero.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class MLP(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         residual: bool = False,
+        hidden_ratio: int = 1,
     ) -> None:
         super().__init__()
         self.input = input
@@ -57,7 +58,8 @@ class MLP(nn.Module):
             entry = nn.Linear(input.width, width)
             init_he(entry)
             layers.append(entry)
-            layers += [_Residual(width, norm, activation, dropout) for _ in range(depth)]
+            hidden = hidden_ratio * width
+            layers += [_Residual(width, hidden, norm, activation, dropout) for _ in range(depth)]
             layers += [make_norm(norm, width, dims=1), make_activation(activation)]
         else:
             for block in range(depth):
