@@ -102,7 +102,7 @@ def distinct(column: pd.Series, missing: Sequence[str] = MISSING) -> tuple[np.nd
     except TypeError:  # lists or dicts, which cannot be compared
         codes, values = pd.factorize(column.map(str, na_action="ignore"))
     texts: dict[str, int] = {}
-    remap = np.full(len(values) + 1, -1)  # the last entry serves code -1
+    remap = np.full(len(values) + 1, -1, np.int32)  # the last entry serves code -1
     for i, value in enumerate(values):
         text = as_text(value)
         if named or text not in missing:

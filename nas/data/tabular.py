@@ -508,7 +508,10 @@ def _codes_of(values: ColumnValues, column: Column) -> np.ndarray:
 
 
 def _numbers_of(values: ColumnValues, column: Column) -> np.ndarray:
-    """A column as float64 (n,), NaN where missing."""
+    """A column of numbers (n,) as it is stored, or as float64, NaN where one is missing."""
+    stored = values.column.dtype
+    if isinstance(stored, np.dtype) and (stored.kind in "iu" or stored == np.float64):
+        return values.column.to_numpy()  # without a copy
     same = values.numbers.form == column.form or not column.form
     read = values.numbers if same else numbers(values.column, column.form)
     known_rows = int((values.distinct[0] >= 0).sum()) if read.wrong else 0
