@@ -49,7 +49,7 @@ def train_finalists(run: Run, end: float, show: Callable[[str], None]) -> Finish
     trained: list[Finalist] = []
     while waiting and len(trained) < max(MOST, len(places)):
         left_s = end - time.monotonic() - 2 * START_S
-        entries = _round(run, waiting, left_s, len(places), first=not trained)
+        entries = _round(run, waiting, left_s, len(places), trained)
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
@@ -118,14 +118,24 @@ def _recipe_epochs(task: Task, candidate: Candidate) -> int:
 
 
 def _round(
-    run: Run, waiting: list[Candidate], left_s: float, places: int, first: bool
+    run: Run, waiting: list[Candidate], left_s: float, places: int, trained: Sequence[Finalist]
 ) -> list[Finalist]:
     """Those to train next, as many as there are places. The first are trained for as many epochs
     as there is time for; later ones only by their whole recipe. Where the time is not even for the
-    best one's recipe, few cores are for it and for those that are as good within the noise."""
+    best one's recipe, few cores are for it and for those that are as good within the noise.
+
+    A network whose published weights are adapted may need all cores (``_alone``): what is cheap is
+    trained before, and nothing that would take its time.
+    """
     entries: list[Finalist] = []
-    if first and (alone := _alone(run, waiting, left_s, places)):
-        return [alone]
+    first = not trained
+    if alone := _alone(run, waiting, left_s, places, trained):
+        most_s = CHEAP * left_s
+        waiting = [
+            c for c in waiting if _recipe_epochs(run.task, c) * epoch_s(run.task, c) <= most_s
+        ]
+        if trained or not waiting:
+            return [alone]
     if first and waiting and run.task.device == "cpu" and places <= FEW_CORES:
         best = waiting[0]
         if left_s < _recipe_epochs(run.task, best) * epoch_s(run.task, best):
@@ -143,15 +153,23 @@ def _round(
     return entries
 
 
-def _alone(run: Run, waiting: list[Candidate], left_s: float, places: int) -> Finalist | None:
+def _alone(
+    run: Run,
+    waiting: list[Candidate],
+    left_s: float,
+    places: int,
+    trained: Sequence[Finalist] = (),
+) -> Finalist | None:
     """The best candidate whose published weights are adapted, with all cores of a CPU, where one
     has no time for its recipe: its layers are large enough for several. A proxy of it saw a part of
-    the data once, and says less of what it comes to than the proxies of other families do."""
+    the data once, and says less of what it comes to than the proxies of other families do. None
+    where one was ``trained`` already."""
     task = run.task
     known = load_families(task.modality)
     adapted = [n for n in task.fidelity.other if n in known and not known[n].frozen]
     best = next((c for c in waiting if c.family in adapted), None)
-    if best is None or task.device != "cpu" or places < 2:
+    earlier = any(e.candidate.family in adapted for e in trained)
+    if best is None or earlier or task.device != "cpu" or places < 2:
         return None
     epochs, each_s = _recipe_epochs(task, best), epoch_s(task, best)
     affordable = min(epochs, int(left_s * speedup(places) / each_s))
@@ -180,6 +198,9 @@ def _train(
     jobs: list[tuple[list[str], dict[str, str], Path]] = []
     for entry, place in zip(entries, places, strict=False):
         command = ["train", str(entry.folder / "recipe.yaml"), "--epochs", str(entry.epochs)]
+        # Ended late, it still keeps its best epoch.
+        left_s = (1 + LATE / 2) * max(START_S, end - time.monotonic())
+        command += ["--time-limit", f"{left_s:.0f}s"]
         command += ["--out", str(entry.folder), "--test", "no", "--json"]
         jobs.append((command, place if len(entries) > 1 else {}, entry.folder / "log"))
     found = _run(jobs, end, show)

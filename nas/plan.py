@@ -381,13 +381,16 @@ def _adapted_fidelity(
     there is time, else one of a part of it."""
     folds = rules.folds(task)
     passes = room_s / ADAPTED_MOST / max(epoch_s, 1e-6)
-    if passes < folds:
+    if frozen:  # once over all samples, whichever fold they are in
+        folds = folds if passes >= 1 else 1
+    elif passes < folds:
         folds = 1
-    passes /= folds
+    else:
+        passes /= folds
     least = min(1.0, FEWEST_SAMPLES / task.profile.n_train)
     share = min(1.0, max(passes, least))
     epochs = recipe if frozen else min(recipe, max(1, int(passes)))
-    most_s = folds * share * epoch_s * (1 if frozen else epochs)
+    most_s = share * epoch_s * (1 if frozen else folds * epochs)
     return Fidelity(
         epochs,
         share,

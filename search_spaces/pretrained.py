@@ -41,10 +41,10 @@ def _chosen(config: Config, task: Task, modality: Modality) -> Checkpoint:
     return known[str(config.get("checkpoint", next(iter(known))))]
 
 
-def _first_blocks(blocks: int) -> Choice:
-    """How many blocks are used: a third, half, two thirds, all."""
+def _first_blocks(blocks: int, *, each: bool) -> Choice:
+    """How many blocks are used: a third, half, two thirds, all; ``each`` is tried once."""
     some = sorted({max(1, round(blocks * part)) for part in (1 / 3, 1 / 2, 2 / 3, 1)})
-    return Choice("blocks", tuple(some), default=blocks, each=True, why=("first-blocks",))
+    return Choice("blocks", tuple(some), default=blocks, each=each, why=("first-blocks",))
 
 
 def _low_rank() -> list[Param]:
@@ -128,7 +128,7 @@ def _text_space(task: Task, *, frozen: bool) -> Space:
     return Space(
         (
             *params,
-            _first_blocks(blocks),
+            _first_blocks(blocks, each=True),
             Choice("length", lengths, default=longest, why=("text-length",)),
             Choice("vocabulary", ("all", "seen"), default="all", why=("vocabulary",)),
             Choice(
@@ -206,10 +206,11 @@ def _image_space(task: Task, *, frozen: bool) -> Space:
     return Space(
         (
             *params,
-            _first_blocks(blocks),
+            # Of a network of convolutions they were never worth a training (experiments/LOG.md).
+            _first_blocks(blocks, each=False),
             Choice("resolution", sides, default=sides[-1], why=("resolution",)),
             Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
-            *_head(task, 3e-3 if frozen else 3e-4, frozen=frozen),
+            *_head(task, 1e-2 if frozen else 3e-4, frozen=frozen),
         )
     )
 

@@ -6,11 +6,12 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nas import finals
+from nas import finals, rules
 from nas.candidate import Candidate, Cost, State
 from nas.finals import epoch_s, order, train_finalists
 from nas.run import Finished
@@ -68,8 +69,33 @@ def test_short_of_time_the_best_has_few_cores_for_itself(
     left_s: float, trained: list[int], tmp_path: Path
 ) -> None:
     run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
-    entries = finals._round(run, run.ranked(), left_s, places=2, first=True)
+    entries = finals._round(run, run.ranked(), left_s, places=2, trained=())
     assert [e.candidate.number for e in entries] == trained
+
+
+def test_adapted_weights_have_all_cores_once_and_what_is_cheap_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    families = {"own": SimpleNamespace(frozen=False), "kept": SimpleNamespace(frozen=True)}
+    monkeypatch.setattr(finals, "load_families", lambda modality: families)
+    own = Fidelity(epochs=1, share=0.1, recipe_epochs=3, folds=1)
+    made = replace(task(), fidelity=replace(task().fidelity, other={"own": own, "kept": own}))
+    steps = rules.steps_per_epoch(made.profile.n_train, 32)
+    slow = candidate(5, "own", 0.7, step_ms=1e5 / steps)  # 100 s an epoch
+    run: Any = FakeRun(tmp_path, [candidate(3, "kept", 0.8, step_ms=1e-3), slow])
+    run.task = made
+
+    def next_round(trained: list[finals.Finalist]) -> list[tuple[int, int]]:
+        waiting = [c for c in run.ranked() if all(c is not e.candidate for e in trained)]
+        found = finals._round(run, waiting, 200.0, 2, trained)
+        return [(e.candidate.number, e.epochs) for e in found]
+
+    assert next_round([]) == [(3, 3)]
+    before = [finals.Finalist(run.ranked()[0], 3, 3, tmp_path)]
+    assert next_round(before) == [(5, 3)], "three epochs in 200 s, on two cores"
+    run._ranked = [*run.ranked(), replace(slow, number=6)]
+    after = [*before, finals.Finalist(slow, 3, 3, tmp_path)]
+    assert next_round(after) == [], "a second has no time for its recipe on a core"
 
 
 class FakeRun:

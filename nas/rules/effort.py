@@ -178,7 +178,7 @@ def pretrained_epochs(task: Task, frozen: bool = False, batch_size: int = 32) ->
     """Epochs of the training of a pretrained network at full scale; of a ``frozen`` one only the
     head is trained."""
     if frozen:
-        return 20
+        return 40
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 3), 20)
 

@@ -125,7 +125,7 @@ _ALL = (
     Rule(
         "pretrained-steps",
         f"A pretrained network is trained for {PRETRAINED_STEPS} steps, but for no fewer than 3"
-        " epochs and no more than 20; the head of a frozen one for 20.",
+        " epochs and no more than 20; the head of a frozen one for 40.",
         "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20 of few"
         " samples); the steps are ours",
     ),
