@@ -606,7 +606,10 @@ def _sides(text: str) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-for _command in (cli_models.export, cli_models.train, cli_models.predict, cli_models.serve):
+for _command in (
+    *(cli_models.export, cli_models.train, cli_models.predict, cli_models.serve),
+    cli_models.pretrained,
+):
     cli.add_command(_command)
 
 

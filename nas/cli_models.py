@@ -1,4 +1,5 @@
-"""The commands for what a search has found: ``nas export``, ``train``, ``predict``, ``serve``."""
+"""The commands for what a search has found: ``nas export``, ``train``, ``predict``, ``serve``; and
+for what it may start from: ``nas pretrained``."""
 
 from __future__ import annotations
 
@@ -329,3 +330,40 @@ def serve(model: Path, port: int, token: str | None) -> None:
         terminal.line("Ctrl-C ends it", err=True)
 
     run(opened, port, secret, say)
+
+
+@click.group()
+def pretrained() -> None:
+    """Pretrained networks that a search can start from (`nas search --pretrained`)."""
+
+
+@pretrained.command("list", cls=exits.Command)
+@click.argument("sources", nargs=-1)
+@click.option("--modality", help="Only those that read it: text, images.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def list_pretrained(sources: tuple[str, ...], modality: str | None, as_json: bool) -> None:
+    """List pretrained networks: SOURCES (folders, files), or those in the hub's cache.
+
+    What they read, their architecture, their size, and what they state of their licence and their
+    training data. Nothing is downloaded but a hub id that is named.
+
+    \b
+    nas pretrained list
+    nas pretrained list all-MiniLM-L6-v2/ efficientnet-lite0.pth
+    """
+    from nas.pretrained.listing import listed
+
+    found = listed(sources, modality)
+    if as_json:
+        terminal.echo(json.dumps({"pretrained": [entry.to_dict() for entry in found]}))
+        return
+    if not found:
+        terminal.echo("none is at hand; give --pretrained a folder, a file or a hub id")
+    for entry in found:
+        if entry.error:
+            terminal.echo(f"{entry.source}: {entry.error}")
+            continue
+        terminal.echo(
+            f"{entry.modality:7} {entry.architecture:19} {entry.size_mb:7.1f} MiB  {entry.source}"
+            f"  (licence: {entry.licence}; trained on: {entry.trained_on})"
+        )
