@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nas.candidate import Candidate, State
 from nas.search import loop, workers
@@ -152,6 +153,19 @@ def test_starts_that_fail_do_not_end_a_search_in_which_another_worker_trains(
     assert len(finished(candidates)) == 8
     starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
     assert starts > 4, "too few starts failed for this test to say anything"
+
+
+def test_the_driver_proposes_with_one_thread_of_blas(tmp_path: Path) -> None:
+    """More would wait for cores that the workers use."""
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    seen: set[int] = set()
+    with threadpool_limits(2):
+        search(tmp_path, trials=2, on_event=lambda _: seen.update(threads()))
+        assert 2 in threads()
+    assert seen == {1}
 
 
 def test_an_unknown_evaluator_is_reported(tmp_path: Path) -> None:

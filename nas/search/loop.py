@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from nas.candidate import Candidate, Reason, State
 from nas.search.samplers import Shortlist
 from nas.search.study import Study
@@ -51,7 +53,8 @@ def drive(
     end = math.inf if deadline is None else deadline
     last = max(end, latest or end)
     loop = _Loop(study, workers, trials, end, last, list((calls or {}).items()), on_result)
-    with _Interrupts() as interrupts:
+    # The workers use the cores: with two threads of BLAS that wait for one an ask took 3 s.
+    with _Interrupts() as interrupts, threadpool_limits(1):
         while not interrupts.noted:
             if loop.turn():
                 return
