@@ -252,3 +252,18 @@ def test_an_epoch_goes_on_where_it_was(done: int) -> None:
     whole = epoch(first)
     second.go_to(first.position(done))
     assert epoch(second) == (whole[done:] if done < 5 else epoch(first))
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_order_of_an_epoch_is_moved_to_the_device_once(
+    seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy from the host makes it wait for all that the device was given before."""
+    batches = Batches({"row": torch.arange(64)}, {"y": torch.arange(64)}, 4, seed)
+    copies: list[Any] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *a, **k: copies.append(a) or to(self, *a, **k)
+    )
+    assert len(list(batches)) == 16
+    assert len(copies) == 1
