@@ -56,7 +56,8 @@ class Reference:
         """
         data, budget = task.profile, task.budget
         if rules.is_node_level(task) != rules.is_node_level(self.task):
-            return "it is for the nodes of one graph, or for whole graphs, as this data is not"
+            nodes = rules.is_node_level(self.task)
+            return f"it is for {'the nodes of one graph' if nodes else 'whole graphs'}"
         if self.params > rules.REFERENCE_PARAMS_PER_SAMPLE * data.n_train:
             return f"{self.params:,} parameters are more than {data.n_train:,} samples carry"
         rows, kind = _rows(task)

@@ -222,7 +222,7 @@ def of_size(task: Task, n_train: int) -> Task:
 
 def on_a_cluster(task: Task, n_train: int = 1_000_000, **changes: float | None) -> Task:
     """A week of 64 GPUs, for a million samples of the same kind."""
-    budget = Budget(7 * 86_400.0, workers=64, gpus=1.0, memory_mb=80_000.0)
+    budget = Budget(7 * 86_400.0, workers=64, gpus=1.0, memory_mb=141_000.0)
     return replace(of_size(task, n_train), device="cuda", budget=replace(budget, **changes))
 
 
@@ -248,6 +248,12 @@ def test_a_space_holds_exactly_the_references_that_its_task_carries(
         assert reference not in carried(family.references, little)
 
 
+def built(family: Family, reference: Reference, task: Task) -> int:
+    """Parameters of a published network on other data, where numbers enter as by default."""
+    config = {name: value for name, value in reference.config.items() if name != "encoding"}
+    return parameters(on_meta(family, family.space(task).complete(config), task))
+
+
 PUBLISHED = [family for family in FAMILIES.values() if family.references]
 
 
@@ -257,7 +263,8 @@ def test_the_largest_reference_is_the_baseline_and_the_ladder_leads_to_it(family
     space = family.space(large)
     starts = space.starts()
     own = parameters(on_meta(family, starts[0], large))
-    larger = [r for r in carried(family.references, large) if r.params > own]
+    counts = {built(family, r, large): r for r in carried(family.references, large)}
+    larger = [counts[size] for size in sorted(counts) if size > own]
     assert starts[len(larger)] == space.baseline()
     sizes = [parameters(on_meta(family, config, large)) for config in starts[: len(larger) + 1]]
     assert sizes == sorted(sizes)
@@ -277,7 +284,8 @@ def test_no_reference_widens_the_space_of_a_thousand_samples(family: Family) -> 
     kinds = [of_size(reference.task, 1_000) for reference in family.references]
     for task in (rulebook.typical_task(family.modality, 1_000), *kinds):
         space = family.space(on_a_cluster(task, n_train=1_000))
-        assert not [param.name for param in space.params if "references" in param.why]
+        wider = {param.name for param in space.params if "references" in param.why}
+        assert wider <= {"head"}  # of a GCN of 16 units
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -892,3 +892,35 @@ def test_sums_over_thousands_of_neighbours_and_nodes_are_exact_in_half_precision
     assert edges.sum(ones)[0].tolist() == [HUB, HUB]
     assert GraphPool("sum", 2)(ones, torch.tensor([HUB])).tolist() == [[HUB, HUB]]
     assert GraphPool("mean", 2)(ones, torch.tensor([HUB])).tolist() == [[1, 1]]
+
+
+def test_the_last_convolution_may_give_the_logits_of_nodes() -> None:
+    """Kipf & Welling 2017, eq. 9, with a dense matrix."""
+    torch.manual_seed(0)
+    layers = GNNConfig("gcn", 8, 2, head="convolution")
+    net = GNN(FeatureInput([0.0] * 6, [1.0] * 6), 3, layers).eval()
+    x, pairs = torch.randn(5, 6), torch.tensor([[0, 1], [1, 2], [2, 3], [0, 3]])
+    edges = torch.cat([pairs, pairs.flip(1)])
+    matrix = torch.eye(5)
+    matrix[edges[:, 1], edges[:, 0]] = 1
+    scale = matrix.sum(1).rsqrt()
+    matrix = scale[:, None] * matrix * scale
+    last, first = (v for name, v in net.named_parameters() if name.endswith("linear.weight"))
+    assert (first.shape, last.shape) == ((8, 6), (3, 8))
+    expected = matrix @ (matrix @ x @ first.T).relu() @ last.T
+    node = torch.tensor([4, 0, 2])
+    torch.testing.assert_close(net(nodes=x, edges=edges, node=node), expected[node])
+
+
+@pytest.mark.parametrize(
+    ("options", "pooling"), [({"post": 1}, None), ({"jumping": "cat"}, None), ({}, "mean")]
+)
+def test_a_convolution_is_the_head_of_nodes_alone(
+    options: dict[str, Any], pooling: str | None
+) -> None:
+    def make() -> GNN:
+        layers = GNNConfig("gcn", 8, 2, head="convolution", **options)
+        return GNN(FeatureInput([0.0] * 6, [1.0] * 6), 3, layers, pooling=pooling)
+
+    with pytest.raises(ValueError, match="a convolution"):
+        make()

@@ -308,8 +308,9 @@ class GNNConfig:
 
     ``jumping`` says what is read of the convolutions' outputs: that of the "last", their "max",
     or all side by side, "cat" (Xu et al. 2018, "Representation Learning on Graphs with Jumping
-    Knowledge Networks", sec. 4). Pre- and post-layers: You et al. 2020, "Design Space for Graph
-    Neural Networks", sec. 3.1.
+    Knowledge Networks", sec. 4). With the ``head`` "convolution" the last of them, of one attention
+    head, gives the logits of nodes (Kipf & Welling 2017, eq. 9); otherwise a linear layer does.
+    Pre- and post-layers: You et al. 2020, "Design Space for Graph Neural Networks", sec. 3.1.
     """
 
     kind: str  # gcn, gat or graphsage
@@ -324,28 +325,38 @@ class GNNConfig:
     residual: bool = False  # shortcuts where widths agree
     jumping: str = "last"
     attention_dropout: float = 0.0  # of gat
+    head: str = "linear"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("kind", self.kind, ("gcn", "gat", "graphsage")),
             ("jumping", self.jumping, ("last", "max", "cat")),
+            ("head", self.head, ("linear", "convolution")),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
+        if self.head == "convolution" and (self.post or self.jumping != "last"):
+            raise ValueError(
+                "a convolution as the head needs post=0 and jumping='last', but got"
+                f" post={self.post}, jumping={self.jumping!r}"
+            )
 
     @property
     def read_width(self) -> int:
         """Features of what is read of the convolutions."""
         return self.depth * self.width if self.jumping == "cat" else self.width
 
-    def convolution(self, in_width: int, edge_width: int) -> nn.Module:
-        """One convolution, from ``in_width`` features of a node and ``edge_width`` of an edge."""
+    def convolution(self, in_width: int, edge_width: int, outputs: int = 0) -> nn.Module:
+        """One convolution, from ``in_width`` features of a node and ``edge_width`` of an edge to
+        ``width`` features, or by one attention head to ``outputs``."""
+        width = outputs or self.width
         match self.kind:
             case "gcn":
-                return GCNConv(in_width, self.width, edge_width)
+                return GCNConv(in_width, width, edge_width)
             case "gat":
-                return GATConv(in_width, self.width, self.heads, edge_width, self.attention_dropout)
-        return SAGEConv(in_width, self.width, self.aggregation, edge_width)
+                heads = 1 if outputs else self.heads
+                return GATConv(in_width, width, heads, edge_width, self.attention_dropout)
+        return SAGEConv(in_width, width, self.aggregation, edge_width)
 
     def dense(self, in_width: int, depth: int, dropout: float) -> nn.Sequential:
         """``depth`` linear layers, each with norm, activation and dropout."""
@@ -414,9 +425,14 @@ class GNN(nn.Module):
         self.pre = layers.dense(input.width, layers.pre, dropout)
         width, edge_width = layers.width, edge_input.width if edge_input else 0
         in_widths = [width if layers.pre else input.width, *[width] * (layers.depth - 1)]
+        self.last: nn.Module | None = None  # the convolution that is the head
+        if layers.head == "convolution":
+            if pooling is not None:
+                raise ValueError(f"a convolution is the head of nodes, but pooling is {pooling!r}")
+            self.last = layers.convolution(in_widths.pop(), edge_width, outputs)
         self.layers = nn.ModuleList(_Layer(layers, n_in, edge_width, dropout) for n_in in in_widths)
         linear = pooling is None and layers.jumping == "last" and not layers.post
-        if linear:
+        if linear and self.last is None:
             self.layers[-1].activation = nn.Identity()
             self.layers[-1].dropout = nn.Identity()
         read = layers.read_width
@@ -429,8 +445,11 @@ class GNN(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.head = make_head(self.width, outputs)
-        first = self.layers[0].conv
+        if self.last is None:
+            self.head: nn.Module = make_head(self.width, outputs)
+        else:
+            self.width, self.head = outputs, nn.Identity()
+        first = self.layers[0].conv if len(self.layers) else self.last
         gathers = isinstance(first, SAGEConv) and not first.project_first
         self.sparse = sparse and input.plain and bool(layers.pre or not gathers)
         self.data_dependent = self.sparse  # how much is multiplied depends on the zeros
@@ -460,7 +479,9 @@ class GNN(nn.Module):
         for layer in self.layers:
             x = layer(x, graph)
             seen.append(x)
-        if self.jumping == "max":
+        if self.last is not None:
+            x = self.last(x, graph)
+        elif self.jumping == "max":
             x = torch.stack(seen).amax(0)
         elif self.jumping == "cat":
             x = torch.cat(seen, dim=1)
