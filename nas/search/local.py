@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from nas.search.forks import Forked, ForkServer
 from nas.search.workers import Event, Worker, Workers
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -26,7 +27,7 @@ _KILL_S = 5.0
 
 @dataclass
 class _Process(Worker):
-    process: subprocess.Popen[bytes] = field(kw_only=True)
+    process: subprocess.Popen[bytes] | Forked = field(kw_only=True)
     received: bytes = b""
     unsent: bytes = b""  # a worker that is stopped takes nothing, and the driver must not wait
     killed_at: float = math.inf
@@ -67,23 +68,29 @@ class LocalWorkers(Workers):
         self._evaluator, self._settings, self._logs = evaluator, settings, logs
         self._selector = selectors.DefaultSelector()
         self._gpus = gpus
+        self._forks: ForkServer | None = None
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [self._start(index) for index in range(count)]
 
     def _start(self, index: int) -> _Process:
+        # -P: a torch.py in the folder where the user happens to be is not torch.
+        command = [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator]
         environment = os.environ | dict.fromkeys(_THREADS, "1")
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+        process: subprocess.Popen[bytes] | Forked
         with (self._logs / f"worker-{index}.log").open("ab") as log:
-            process = subprocess.Popen(
-                # -P: a torch.py in the folder where the user happens to be is not torch.
-                [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+            if sys.platform == "linux" and not self._gpus:
+                process = self._fork(command, environment, log)
+            else:
+                if self._gpus:
+                    environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
         assert process.stdin is not None
         assert process.stdout is not None
         for pipe in (process.stdin, process.stdout):
@@ -92,6 +99,14 @@ class LocalWorkers(Workers):
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         worker.send({"settings": self._settings})
         return worker
+
+    def _fork(self, command: list[str], environment: dict[str, str], log: IO[bytes]) -> Forked:
+        if self._forks is not None:
+            with suppress(OSError):  # the server was killed: another takes its place
+                return self._forks.start(log)
+            self._forks.close()
+        self._forks = ForkServer(self._evaluator, command, environment)
+        return self._forks.start(log)
 
     def log(self, index: int) -> Path:
         return self._logs / f"worker-{index}.log"
@@ -179,9 +194,11 @@ class LocalWorkers(Workers):
             worker.process.kill()
         for worker in self._workers:
             _ended(worker.process, _KILL_S)
+        if self._forks is not None:
+            self._forks.close()
 
 
-def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+def _ended(process: subprocess.Popen[bytes] | Forked, timeout_s: float) -> int | None:
     """The code with which a process ends soon; it is killed, and the answer None, where not."""
     try:
         return process.wait(timeout_s)

@@ -112,6 +112,11 @@ class _Pipes:
             return str(self.receive()["answer"])
 
 
-if __name__ == "__main__":
+def serve_pipes(target: str) -> None:
+    """``serve`` on standard input and output; the first message holds the settings."""
     pipes = _Pipes()
-    serve(pipes, sys.argv[1], pipes.receive()["settings"])
+    serve(pipes, target, pipes.receive()["settings"])
+
+
+if __name__ == "__main__":
+    serve_pipes(sys.argv[1])
