@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nas import rules
-from nas.family import Family
+from nas.family import Family, Reference, carried
 from nas.space import Choice, Config, Float, Int, Param, Space, When
-from nas.task import Task
+from nas.task import DataProfile, Target, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +39,42 @@ def _points(task: Task, most: int) -> Choice:
     usual = [n for n in options if n <= (128 if cpu else most)]
     default = usual[-1] if usual else options[0]
     return Choice("points", options, default=default, why=("cloud-size",))
+
+
+def _published(
+    task: Task, references: tuple[Reference, ...], own: dict[str, Choice]
+) -> list[Config]:
+    """The published networks that the space of ``task`` holds: points no more than the middle cloud
+    has, and of the parameters in ``own``, which follow from the clouds, what those allow."""
+
+    def fits(name: str, value: object) -> bool:
+        if name == "points":
+            return int(str(value)) <= _typical(task)
+        return name not in own or own[name].contains(value)  # type: ignore[arg-type]
+
+    return [
+        {name: value for name, value in reference.config.items() if fits(name, value)}
+        for reference in carried(references, task)
+    ]
+
+
+def _published_layers(published: list[Config]) -> list[Param]:
+    """What published networks have beside: last layers of points each twice as wide as the one
+    before, and a second fully connected layer, half as wide as the first."""
+    if not published:
+        return []
+    return [
+        Int("doublings", 0, 2, default=0, why=("references",)),
+        Choice("head_layers", (1, 2), default=1, why=("references",)),
+    ]
+
+
+def _widths(config: Config) -> tuple[int, ...]:
+    """Of the layers of points."""
+    width, doublings = int(config["width"]), int(config.get("doublings", 0))
+    layers = 1 + int(config["depth"])
+    even = max(layers - doublings, 1)
+    return (*[width] * even, *(width * 2**i for i in range(1, layers - even + 1)))
 
 
 def _frame(task: Task) -> Choice:
@@ -96,12 +132,13 @@ def _common(config: Config, task: Task) -> CloudConfig:
     from nas.models.pointnet import CloudConfig
 
     width = int(config["head_width"])
+    head = [width, width // 2][: int(config.get("head_layers", 1))] if width else []
     return CloudConfig(
         task.outputs,
         norm=str(config["norm"]),
         activation=str(config["activation"]),
         pooling=str(config["pooling"]),
-        head=(width,) if width else (),
+        head=head,
         dropout=float(config["dropout"]),
     )
 
@@ -114,6 +151,7 @@ def _pooled(task: Task) -> int:
 def _pointnet_space(task: Task) -> Space:
     expand = 8  # a maximum keeps one point of each feature: it takes many
     deeper = rules.depth(task, low=1, base=3, default=2)
+    published = _published(task, POINTNETS, {})
     return Space(
         (
             _points(task, 2048),
@@ -132,9 +170,10 @@ def _pointnet_space(task: Task) -> Space:
                 fixed=64 * task.outputs + 256,
             ),
             *_layers(deeper, expand),
+            *_published_layers(published),
             *_rest(task),
         )
-    )  # fmt: skip
+    ).holding(published, "references")  # fmt: skip
 
 
 def _build_pointnet(config: Config, task: Task) -> nn.Module:
@@ -144,7 +183,7 @@ def _build_pointnet(config: Config, task: Task) -> nn.Module:
     return PointNet(
         _input(config, task),
         _common(config, task),
-        widths=(*[width] * (1 + int(config["depth"])), int(config["expand"]) * width),
+        widths=(*_widths(config), int(config["expand"]) * width),
         transform=width if config["transform"] else 0,
         residual=bool(config.get("residual", True)),
     )
@@ -157,11 +196,15 @@ def _dgcnn_space(task: Task) -> Space:
     k = 8 if cpu else 20
     expand, deeper = 4, rules.depth(task, low=1, base=3, default=2)
     layers = deeper.default
+    neighbours = Choice(
+        "k", nearest, default=k if k in nearest else nearest[-1], why=("neighbours",)
+    )
+    published = _published(task, DGCNNS, {"k": neighbours})
     return Space(
         (
             points,
             _frame(task),
-            Choice("k", nearest, default=k if k in nearest else nearest[-1], why=("neighbours",)),
+            neighbours,
             Choice("graph", ("static", "dynamic"), default="static" if cpu else "dynamic",
                    why=("graph-of-points",)),
             deeper,
@@ -178,9 +221,10 @@ def _dgcnn_space(task: Task) -> Space:
                 fixed=64 * task.outputs + 256,
             ),
             *_layers(deeper, expand),
+            *_published_layers(published),
             *_rest(task),
         )
-    )  # fmt: skip
+    ).holding(published, "references")  # fmt: skip
 
 
 def _build_dgcnn(config: Config, task: Task) -> nn.Module:
@@ -190,7 +234,7 @@ def _build_dgcnn(config: Config, task: Task) -> nn.Module:
     return DGCNN(
         _input(config, task),
         _common(config, task),
-        widths=(width,) * (1 + int(config["depth"])),
+        widths=_widths(config),
         embedding=int(config["expand"]) * width,
         k=int(config["k"]),
         dynamic=config["graph"] == "dynamic",
@@ -213,13 +257,22 @@ def _sparse_space(task: Task) -> Space:
     # A residual block is 54 w² weights. Each stage is twice as wide as the one before: its
     # first layer is 8 w (2 w) = 16 w², of the first stage's width.
     stages, weights = 2, 54 + 16 + 54 * 4
+    grid = _grid(task)
+    published = _published(task, SPARSE_CNNS, {"grid": grid})
+    most = max([3, *(int(config["stages"]) for config in published)])
     params: list[Param] = [
-        _grid(task),
+        grid,
         _frame(task),
-        Int("stages", 2, 3, default=stages, why=("stages",)),
+        Int("stages", 2, most, default=stages, why=("stages",)),
     ]
-    for i in (1, 2, 3):
-        when: When = {} if i < 3 else {"stages": (3,)}
+    if published:
+        kinds = ("stride", "block")
+        params += [
+            Choice("stem_stride", (1, 2), default=1, why=("references", "early-downsampling")),
+            Choice("widening", kinds, default="stride", why=("references", "stages")),
+        ]
+    for i in range(1, most + 1):
+        when: When = {} if i < 3 else {"stages": tuple(range(i, most + 1))}
         blocks = 1 + int(rules.scale(task)) // 3
         params.append(Int(f"depth{i}", 1, blocks, default=1, when=when, why=("depth-from-data",)))
     return Space(
@@ -239,7 +292,7 @@ def _sparse_space(task: Task) -> Space:
             rules.drop_path(task),
             *_rest(task),
         )
-    )
+    ).holding(published, "references")
 
 
 def _build_sparse(config: Config, task: Task) -> nn.Module:
@@ -256,8 +309,83 @@ def _build_sparse(config: Config, task: Task) -> nn.Module:
         ],
         extent=front_end.extent,
         drop_path=float(config["drop_path"]),
+        stem_stride=int(config.get("stem_stride", 1)),
+        widening=str(config.get("widening", "stride")),
     )
 
+
+# Published networks --------------------------------------------------------------------------
+
+
+def _modelnet() -> Task:
+    """ModelNet40 (Wu et al. 2015), 2,048 points a shape."""
+    shapes = tuple(f"shape {i}" for i in range(40))
+    target = Target("shape", "multiclass", shapes, (246,) * 40)
+    profile = DataProfile(
+        9_843, 1_000, 2_468, {"points": (2_048, 3)}, lengths={"points": (2_048,) * 7},
+        channel_mean=(0.0,) * 3, channel_std=(0.4,) * 3,
+    )  # fmt: skip
+    return Task("pointclouds", (target,), profile)
+
+
+_MODELNET = _modelnet()
+_TRAINED: Config = {"norm": "batch", "activation": "relu", "dropout": 0.3, "rotate": "z"}
+_TRAINED |= {"stretch": 0.0, "jitter": 0.01, "point_dropout": 0.0, "frame": "cloud"}
+_TWO_LAYERS: Config = {"head_width": 512, "head_layers": 2}
+
+POINTNETS = (
+    Reference(
+        "PointNet, vanilla",
+        "Qi et al. 2017, fig. 2 without its transforms, and table 6 (0.8 million)",
+        819_624,
+        {
+            "points": 1_024, "transform": False, "depth": 3, "width": 64, "doublings": 1,
+            "expand": 16, "residual": False, "pooling": "max", **_TWO_LAYERS, **_TRAINED,
+        },
+        _MODELNET,
+        -(3 * 64 + 128 + 1_024),
+        "no biases before BatchNorm, and LayerNorm in the head; the count is that of the layers",
+        148e6,
+    ),
+)  # fmt: skip
+DGCNNS = (
+    Reference(
+        "DGCNN",
+        "Wang et al. 2019, fig. 3 and sec. 5.1",
+        1_809_576,
+        {
+            "points": 1_024, "k": 20, "graph": "dynamic", "depth": 3, "width": 64, "doublings": 2,
+            "expand": 16, "residual": False, "pooling": "max+avg", **_TWO_LAYERS, **_TRAINED,
+        },
+        _MODELNET,
+        512,
+        "a bias before the first normalisation of the head, which is LayerNorm, and ReLU that does"
+        " not leak; no count is published: it is that of the authors' code",
+        2.4e9,
+    ),
+)  # fmt: skip
+
+
+def _published_minkunet(name: str, layers: tuple[int, int, int, int], params: int) -> Reference:
+    config: Config = {"grid": 48, "stages": 4, "stem_stride": 2, "widening": "block", "width": 32}
+    config |= {f"depth{i}": depth for i, depth in enumerate(layers, 1)}
+    config |= {"pooling": "avg", "head_width": 0, "drop_path": 0.0, **_TRAINED}
+    # A kernel of 3 over four values of a voxel in the stem, where theirs has one of 5 over three.
+    extra = 27 * 4 * 32 - 125 * 3 * 32 + 256 * 40 + 40
+    differs = (
+        "a smaller kernel in the stem, and a head; no count is published: it is that of the layers"
+        " up to the coarsest level in the authors' MinkowskiEngine"
+    )
+    source = "Choy et al. 2019, fig. 4, and the authors' MinkowskiEngine (minkunet.py)"
+    # Of 2,048 points some 1,500 voxels, a fraction of that at each level. Gathering takes its time.
+    return Reference(name, source, params, config, _MODELNET, extra, differs, 0.1e9, 0.1)
+
+
+SPARSE_CNNS = (
+    _published_minkunet("MinkUNet14 encoder", (1, 1, 1, 1), 3_777_568),
+    _published_minkunet("MinkUNet18 encoder", (2, 2, 2, 2), 8_479_648),
+    _published_minkunet("MinkUNet34 encoder", (2, 3, 4, 6), 24_631_456),
+)
 
 FAMILIES = (
     Family(
@@ -267,6 +395,7 @@ FAMILIES = (
         _pointnet_space,
         _build_pointnet,
         "Clouds told apart by their points one by one, not their surface; the cheapest.",
+        POINTNETS,
     ),
     Family(
         "dgcnn",
@@ -275,6 +404,7 @@ FAMILIES = (
         _dgcnn_space,
         _build_dgcnn,
         "Clouds told apart by local shape: each point is compared with its nearest.",
+        DGCNNS,
     ),
     Family(
         "sparse_cnn",
@@ -283,5 +413,6 @@ FAMILIES = (
         _sparse_space,
         _build_sparse,
         "Large clouds that fill their space thinly: only cells with points are computed.",
+        SPARSE_CNNS,
     ),
 )

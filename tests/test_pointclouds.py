@@ -384,6 +384,9 @@ def networks(channels: int = 3) -> dict[str, nn.Module]:
         "dgcnn": DGCNN(front(), both, (8, 8), 32, k=6, dynamic=True, residual=True),
         "dgcnn static": DGCNN(front(), both, (8, 16), 32, k=6, dynamic=False),
         "sparse_cnn": SparseCNN(front(), mean, 12, (Stage(1, 8), Stage(1, 16))),
+        "sparse_cnn like MinkUNet": SparseCNN(
+            front(), mean, 12, (Stage(1, 8), Stage(2, 16)), stem_stride=2, widening="block"
+        ),
         "sparse_cnn data": SparseCNN(
             front("data"), mean, 9, (Stage(1, 8), Stage(1, 8), Stage(1, 8)), extent=2.5
         ),
@@ -607,7 +610,7 @@ def test_drop_path_leaves_out_whole_clouds() -> None:
 
     x, voxels, _ = occupied(16, 6, 0.2)
     torch.manual_seed(0)
-    block = _Residual(5, "layer", "relu", 0.5)
+    block = _Residual(5, 5, "layer", "relu", 0.5)
     nn.init.ones_(block.norm2.weight)
     _, cloud = voxels.place()
     changed = (block.train()(x, voxels) != x.relu()).any(1)

@@ -205,12 +205,17 @@ class DownConv(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two submanifold convolutions around a shortcut; the branch starts as zero."""
+    """Two submanifold convolutions around a shortcut, which a product widens where need be."""
 
-    def __init__(self, width: int, norm: str, activation: str, drop_path: float) -> None:
+    def __init__(self, n_in: int, width: int, norm: str, activation: str, drop_path: float) -> None:
         super().__init__()
-        self.conv1, self.conv2 = SubmanifoldConv(width, width), SubmanifoldConv(width, width)
+        self.conv1, self.conv2 = SubmanifoldConv(n_in, width), SubmanifoldConv(width, width)
         self.norm1, self.norm2 = (make_norm(norm, width, dims=1) for _ in range(2))
+        self.shortcut: nn.Module = nn.Identity()
+        if n_in != width:
+            widen = nn.Linear(n_in, width, bias=False)
+            nn.init.kaiming_normal_(widen.weight, nonlinearity="relu")
+            self.shortcut = nn.Sequential(widen, make_norm(norm, width, dims=1))
         self.activation = make_activation(activation)
         self.drop_path = DropPath(drop_path)
 
@@ -220,7 +225,7 @@ class _Residual(nn.Module):
         if self.drop_path.training and self.drop_path.p:
             # Left out for a whole cloud, not for single voxels.
             y = y * self.drop_path(y.new_ones(voxels.clouds, 1))[voxels.place()[1]]
-        out: Tensor = self.activation(x + y)
+        out: Tensor = self.activation(self.shortcut(x) + y)
         return out
 
 
@@ -233,17 +238,26 @@ class Stage:
 
 
 class _Level(nn.Module):
-    """A stage; all but the first begin by halving the resolution."""
+    """A stage of blocks, with ``halve`` after halving the resolution, by a convolution to ``width``
+    channels."""
 
     def __init__(
-        self, n_in: int | None, stage: Stage, norm: str, activation: str, rates: Iterator[float]
+        self,
+        n_in: int,
+        width: int,
+        halve: bool,
+        stage: Stage,
+        norm: str,
+        activation: str,
+        rates: Iterator[float],
     ) -> None:
         super().__init__()
-        self.down = None if n_in is None else DownConv(n_in, stage.width)
-        self.norm = None if n_in is None else make_norm(norm, stage.width, dims=1)
+        self.down = DownConv(n_in, width) if halve else None
+        self.norm = make_norm(norm, width, dims=1) if halve else None
         self.activation = make_activation(activation)
+        widths = [width, *[stage.width] * (stage.depth - 1)]
         self.blocks = nn.ModuleList(
-            _Residual(stage.width, norm, activation, next(rates)) for _ in range(stage.depth)
+            _Residual(first, stage.width, norm, activation, next(rates)) for first in widths
         )
 
     def forward(self, x: Tensor, voxels: Voxels) -> tuple[Tensor, Voxels]:
@@ -261,7 +275,9 @@ class SparseCNN(nn.Module):
     Coordinates within ± the input's ``extent`` are cut into ``side``³ voxels; what is outside
     falls into the outermost. A voxel is described by a one, the mean place of its points from
     its middle, in voxels, and the mean of their further channels. Each stage but the first
-    begins by halving the resolution. ``drop_path`` is the rate of the last block. He
+    begins by halving the resolution, with a ``stem_stride`` of 2 also the first. What makes it
+    wider is that convolution ("stride") or the first block after it ("block", as in MinkUNet: Choy
+    et al. 2019, and the authors' MinkowskiEngine). ``drop_path`` is the rate of the last block. He
     initialisation.
     """
 
@@ -275,8 +291,12 @@ class SparseCNN(nn.Module):
         stages: Sequence[Stage],
         extent: float = 1.0,
         drop_path: float = 0.0,
+        stem_stride: int = 1,
+        widening: str = "stride",
     ) -> None:
         super().__init__()
+        if widening not in ("stride", "block"):
+            raise ValueError(f"unknown widening {widening!r}; known are stride, block")
         self.input = input
         self.side, self.extent = side, extent
         width, norm = stages[0].width, config.norm
@@ -286,8 +306,9 @@ class SparseCNN(nn.Module):
         rates = iter(linear_rates(drop_path, sum(stage.depth for stage in stages)))
         self.levels = nn.ModuleList()
         for i, stage in enumerate(stages):
-            before = width if i else None
-            self.levels.append(_Level(before, stage, norm, config.activation, rates))
+            halve = i > 0 or stem_stride > 1
+            down = width if widening == "block" else stage.width
+            self.levels.append(_Level(width, down, halve, stage, norm, config.activation, rates))
             width = stage.width
         self.width = width
         self.pool = CloudPool(config.pooling, width)
