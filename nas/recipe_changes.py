@@ -43,6 +43,11 @@ class Settings:
     patience: int | None = option(
         None, "End after so many epochs without a better one; 0: never.", at_least=0
     )
+    logger: str | None = option(
+        None,
+        "Where the metrics of each epoch go too, in --out or by the variables of its package.",
+        choices=("csv", "tensorboard", "wandb", "mlflow"),
+    )
 
 
 def apply(recipe: Recipe, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shlex
 import shutil
 import statistics
@@ -29,7 +30,13 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 
 from nas import recipe as recipes
 from nas import terminal
@@ -281,7 +288,9 @@ def train(
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         training = build(recipe, str(path))
-        _keeps_best(training, path)
+        if settings.logger is not None:
+            training.trainer.loggers = [_logger(settings.logger, out)]
+        _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
         try:
             _fit(training, last.path if last.path.exists() else None)
@@ -298,13 +307,36 @@ def train(
             raise KeyboardInterrupt(kept) from None
 
 
-def _keeps_best(training: Training, path: Path) -> None:
+def _logger(name: str, out: Path) -> Logger:
+    """A logger of Lightning's, which writes into ``out`` or to the server that the package's own
+    variables name (WANDB_*, MLFLOW_TRACKING_URI)."""
+    folder, title = str(out.resolve()), out.resolve().name
+    try:
+        match name:
+            case "csv":
+                return CSVLogger(folder, name="logs")
+            case "tensorboard":
+                return TensorBoardLogger(folder, name="logs")
+            case "wandb":
+                return WandbLogger(name=title, save_dir=folder)
+            case _:
+                place = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder}/mlruns")
+                return MLFlowLogger(experiment_name=title, tracking_uri=place)
+    except ModuleNotFoundError as error:
+        raise InputError(f"--logger {name} needs its package: pip install {name}") from error
+
+
+def _keeps_best(training: Training, path: Path, out: Path) -> None:
+    """Have the best epoch kept in ``out``/checkpoints, whatever loggers do; InputError where no
+    callback keeps it."""
     checkpoint = training.trainer.checkpoint_callback
     if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.monitor is None:
         raise InputError(
             f"{path}: trainer.callbacks: no ModelCheckpoint with a monitor keeps the best epoch;"
             " add nas.training.proxy.LatestBest"
         )
+    if checkpoint.dirpath is None:
+        checkpoint.dirpath = str(out.resolve() / "checkpoints")
     callbacks = training.trainer.callbacks  # type: ignore[attr-defined]
     averages = any(isinstance(each, AveragedWeights) for each in callbacks)
     if averages and not isinstance(checkpoint, LatestBest):

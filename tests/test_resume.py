@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,35 @@ def test_patience_ends_where_neither_quality_nor_loss_is_better(
         if trainer.should_stop:
             ended = ended or epoch
     assert ended == end
+
+
+def test_metrics_of_each_epoch_go_to_a_logger_and_its_folders_do_not_hold_the_best(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = Settings(logger="csv")
+    with monkeypatch.context() as patch:
+        ended_at(12, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path, how)
+    result, _ = trained(recipe, tmp_path, how, resume=True)
+    tables = [pd.read_csv(file) for file in sorted(tmp_path.glob("logs/*/metrics.csv"))]
+    assert sum(len(table) for table in tables) == result["epochs"]
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_metrics_go_to_tensorboard(recipe: dict[str, Any], tmp_path: Path) -> None:
+    trained(recipe, tmp_path, Settings(logger="tensorboard"))
+    assert list(tmp_path.glob("logs/*/events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing_is_one_line(
+    name: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    if find_spec(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(InputError, match=f"--logger {name} needs its package: pip install {name}"):
+        trained(recipe, tmp_path, Settings(logger=name))
 
 
 # -- killed at random moments, as processes -------------------------------------------------------
