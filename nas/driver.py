@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import rules
+from nas import rules, terminal
 from nas.candidate import Candidate, Latency
 from nas.data import Dataset, read
 from nas.family import pick_families
@@ -76,9 +76,9 @@ def search(
         data: What ``nas.data.read`` reads: a path, a DataFrame, or (X, y).
         target: Name or names of the columns to predict.
         out: Folder of the run. Default: runs/NAME.
-        resume: Go on with the search in ``out``. Its data, spaces and objectives stay, and the
-            budget is for both together. ``data`` may be left out; where it is given, it must be
-            what the search was begun with.
+        resume: Go on with the search in ``out``, or begin it where there is none. Its data, spaces
+            and objectives stay, and the budget is for both together. ``data`` may be left out;
+            where it is given, it must be what the search was begun with.
         on_progress: Is called with the state of the search, some times a second.
         on_start: Is called with the run when its data is read, before the first candidate.
         {options}
@@ -103,8 +103,10 @@ def search(
     samplers.check(given.sampler)
     given.budget()
     begun = (folder / "task.json").exists()
-    if resume and not begun:
-        raise InputError(f"{folder} holds no search to resume; leave --resume out to start one")
+    if resume and not begun:  # a cluster repeats the same command, the first time too
+        if data is None:
+            raise InputError(f"{folder} holds no search to resume; give the data to start one")
+        terminal.line(f"note: {folder} holds no search yet; begins one", err=True)
     if begun and not resume:
         refuse_used(folder)
     run = Run(folder) if begun else None

@@ -103,6 +103,7 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
     with Cluster(
         cpus_per_trial=1.0 if cpus is None else cpus,
         gpus_per_trial=0.0 if device == "cpu" else gpus,
+        grows=options.workers is not None,
     ) as cluster:
         part = cluster.resources
         if device == "cuda" and not part["gpu"]:

@@ -131,7 +131,7 @@ WRONG = [
     ("search good.csv -t label --device tpu", 2, "'tpu' is not one of"),
     ("search good.csv -t label --split half", 2, "split"),
     ("search good.csv -t label --trials 0", 2, "0 is not in the range"),
-    ("search good.csv -t label --resume", 1, "holds no search to resume"),
+    ("search --out new --resume", 1, "holds no search to resume; give the data to start one"),
     ("search good.csv -t label --out good.csv", 2, r"'--out': Directory 'good\.csv' is a file"),
     ("search good.csv -t label --out two.csv/run", 1, "two.csv.*choose another place with --out"),
     ("search good.csv -t label -c accuracy>=2", 2, "no network can meet.*between 0 and 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from nas import recipe as recipes
 from nas.candidate import Candidate, Cost, Reason
 from nas.driver import make_task
 from nas.family import load_families
-from nas.task import Budget
+from nas.task import Budget, UsageError
 from nas.testing import example_datasets
 from nas.training import device, evaluator
 from nas.training.fit import fit_proxy, folds
@@ -153,3 +154,17 @@ def test_a_worker_notes_its_precision() -> None:
     config = load_families()["mlp"].baseline(task)
     end = worker.evaluate(Candidate(0, "mlp", config, 1, epochs=1).to_dict(), lambda *_: "")
     assert Candidate.from_dict(end).cost.precision == "32-true"
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_cluster_without_nodes_is_taken_where_it_grows(
+    grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoscaling group that is at zero starts its nodes for the first calls."""
+    from nas.search import tune
+
+    monkeypatch.setattr(tune.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(tune, "_nodes", list)
+    refused = pytest.raises(UsageError, match="give --workers for a cluster that grows")
+    with nullcontext() if grows else refused:
+        assert tune.Cluster(gpus_per_trial=0.25, grows=grows).workers == 0

@@ -814,7 +814,6 @@ def test_a_torch_that_is_built_for_the_cpu_alone_is_not_asked_for_gpus(
         ({"objectives": ["rmse"]}, "not measured on this data"),
         ({"constraints": {"params": "<1 million"}}, "not of the form"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
-        ({"resume": True}, "holds no search to resume"),
     ],
 )
 def test_a_wrong_call_is_refused_and_leaves_no_folder(
@@ -825,6 +824,20 @@ def test_a_wrong_call_is_refused_and_leaves_no_folder(
             tumours(), "diagnosis", **(FAST | {"trials": 2, "out": tmp_path / "run"} | options)
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_begins_a_search_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cluster that repeats a job repeats its command, and the first time there is nothing."""
+
+    def machine(_: object) -> None:
+        raise InterruptedError("the search begins")
+
+    monkeypatch.setattr("nas.driver.open_machine", machine)
+    with pytest.raises(InterruptedError, match="the search begins"):
+        nas.search(tumours(), "diagnosis", out=tmp_path / "run", resume=True, trials=1)
+    assert "holds no search yet; begins one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

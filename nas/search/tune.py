@@ -88,7 +88,7 @@ class Cluster:
     the one on this machine) or of RAY_ADDRESS, else starts one of its own, which listens on
     loopback only, asks for a token that this process makes up, keeps its files in a folder of
     this user's and ends with ``close``. By default a trial gets half a GPU where there are any: a
-    proxy seldom fills one.
+    proxy seldom fills one. A cluster that ``grows`` may have no room yet, or no node.
 
     Raises InputError where nothing answers at the address, UsageError where a trial asks for
     more than any node has.
@@ -100,6 +100,7 @@ class Cluster:
         *,
         cpus_per_trial: float = 1.0,
         gpus_per_trial: float | None = None,
+        grows: bool = False,
     ) -> None:
         self._connected = not ray.is_initialized()
         self._folder: Path | None = None
@@ -111,12 +112,13 @@ class Cluster:
             gpus_per_trial = 0.5 if gpus else 0.0
         self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
         self.workers = self._fit()
-        if not self.workers:
+        # A Ray of our own is this machine.
+        if not self.workers and (self._folder is not None or not grows):
             self.close()
             raise UsageError(
                 f"no node of the Ray cluster has {cpus_per_trial:g} CPUs and"
                 f" {gpus_per_trial:g} GPUs free for a trial; lower --cpus-per-trial or"
-                " --gpus-per-trial"
+                " --gpus-per-trial, or give --workers for a cluster that grows"
             )
 
     def _connect(self, address: str | None) -> None:
