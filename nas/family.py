@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.space import Config, Space
-from nas.task import Modality, Task, UsageError
+from nas.task import Checkpoint, Modality, Task, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,6 +158,15 @@ def load_families(modality: str | None = None) -> dict[str, Family]:
     if not families:
         raise UsageError("no families are installed; install the project with `pip install .`")
     return {n: f for n, f in families.items() if modality in (None, f.modality)}
+
+
+def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
+    """The checkpoint that a network of ``family`` started from; None where it began at random."""
+    known = load_families(task.modality)
+    if family not in known or known[family].load is None:
+        return None
+    found = [c for c in task.pretrained if c.modality == task.modality]
+    return next((c for c in found if c.name == config.get("checkpoint", c.name)), None)
 
 
 @rules.sets("families-by-modality", "families of a search")

@@ -459,6 +459,17 @@ class Checkpoint(JsonRecord):
     licence: str = ""
     trained_on: str = ""
 
+    @property
+    def origin(self) -> str:
+        """What it is and says of itself, in two sentences."""
+        stated = "not stated"
+        return (
+            f"Starts from the published weights {self.name} ({self.architecture}, sha256"
+            f" {self.sha256[:16]}; licence: {self.licence or stated}; trained on:"
+            f" {self.trained_on or stated}). Whether these data were among that is not known: a"
+            " score would then be too good."
+        )
+
 
 @dataclass(frozen=True)
 class Task(JsonRecord):

@@ -57,10 +57,10 @@ def _low_rank() -> list[Param]:
     ]
 
 
-def _adapted(task: Task, blocks: int, *, low_rank: bool) -> list[Param]:
+def _adapted(blocks: int, *, low_rank: bool) -> list[Param]:
     """How much of the network is trained, and how its rates fall towards the input."""
     params: list[Param] = [
-        rules.adaptation(task, low_rank=low_rank),
+        rules.adaptation(low_rank=low_rank),
         *(_low_rank() if low_rank else ()),
         Float(
             "layer_decay",
@@ -124,7 +124,7 @@ def _text_space(task: Task, *, frozen: bool) -> Space:
             Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
         )
     if not frozen:
-        params += _adapted(task, blocks, low_rank=True)
+        params += _adapted(blocks, low_rank=True)
     return Space(
         (
             *params,
@@ -190,7 +190,11 @@ def _image_space(task: Task, *, frozen: bool) -> Space:
     known = checkpoints(task, "images")
     first, names = next(iter(known.values())), tuple(known)
     blocks = int(first.sizes["blocks"])
-    sides = _image_resolutions(task, int(first.sizes["resolution"]))
+    published = int(first.sizes["resolution"])
+    sides = _image_resolutions(task, published)
+    # A step at the published resolution costs four times one at half of it; a frozen network
+    # runs once.
+    side = sides[-1] if frozen else min(sides, key=lambda s: abs(s - published // 2))
     params: list[Param] = []
     if len(known) > 1:
         params.append(
@@ -199,18 +203,18 @@ def _image_space(task: Task, *, frozen: bool) -> Space:
     if not frozen:
         kinds = ("none", "shift", "affine", "affine+flip")
         params += [
-            *_adapted(task, blocks, low_rank=False),
+            *_adapted(blocks, low_rank=False),
             Choice("statistics", ("kept", "moving"), default="kept", why=("adapt-by-data",)),
-            Choice("augment", kinds, default="shift", why=("augmentation",)),
+            Choice("augment", kinds, default="affine", why=("augmentation",)),
         ]
     return Space(
         (
             *params,
             # Of a network of convolutions they were never worth a training (experiments/LOG.md).
             _first_blocks(blocks, each=False),
-            Choice("resolution", sides, default=sides[-1], why=("resolution",)),
+            Choice("resolution", sides, default=side, why=("resolution",)),
             Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
-            *_head(task, 1e-2 if frozen else 3e-4, frozen=frozen),
+            *_head(task, 1e-2 if frozen else 1e-3, frozen=frozen),
         )
     )
 

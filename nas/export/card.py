@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from nas.family import started_from
 from nas.rules import is_node_level
 from nas.task import Kind, Modality
 
@@ -128,6 +129,9 @@ def _limits(trained: Trained) -> list[str]:
         "- It knows what the training data shows; other sources of data may differ from it.",
         "- The licence of the data was not examined: fill in `license` above.",
     ]
+    source = started_from(trained.proxy.family, trained.proxy.config, task)
+    if source is not None:
+        limits.append(f"- {source.origin}")
     rare = [
         f"{c} ({n})"
         for t in task.targets

@@ -20,7 +20,7 @@ from nas.export import scaling
 from nas.export.document_page import markdown, page
 from nas.export.trained import Trained, open_trained
 from nas.export.weaknesses import Weaknesses, weaknesses
-from nas.family import load_families
+from nas.family import load_families, started_from
 from nas.files import read_json, write_whole
 from nas.front import standard_error
 from nas.records import LatencyFile, LayerRow
@@ -89,6 +89,7 @@ class ArchitecturePart(JsonRecord):
     paper: str
     choices: tuple[Choice, ...]
     layers: tuple[LayerRow, ...]
+    pretrained: str = ""  # the weights that it starts from, in two sentences
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class ParametersPart(JsonRecord):
     flops: int
     memory_mb: float
     inference_mb: float
+    trained: int | None = None  # of the parameters; None for all
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,9 @@ def _architecture(
     chosen = [c for c in _choices(family, config, task) if c.role == "architecture"]
     layers = tuple(LayerRow.from_dict(dict(row)) for row in rows)
     paper = load_families(task.modality)[family].paper
-    return ArchitecturePart(family, paper, tuple(chosen), layers)
+    source = started_from(family, config, task)
+    origin = source.origin if source else ""
+    return ArchitecturePart(family, paper, tuple(chosen), layers, origin)
 
 
 def _parameters(
@@ -320,6 +324,7 @@ def _parameters(
         int(counted["flops"]) // 2,
         cost.training_mb(build, inputs, int(config["batch_size"])),
         cost.inference_mb(build, inputs, 1),
+        None if counted["trainable"] == counted["params"] else int(counted["trainable"]),
     )
 
 

@@ -124,6 +124,8 @@ def _task(part: Mapping[str, Any]) -> Iterator[Block]:
 
 def _architecture(part: Mapping[str, Any]) -> Iterator[Block]:
     yield f"Family {part['family']}: {part['paper']}."
+    if part["pretrained"]:
+        yield part["pretrained"]
     yield _choices(part["choices"])
     rows = []
     for place, layer in enumerate(part["layers"]):
@@ -141,10 +143,15 @@ def _choices(choices: Sequence[Mapping[str, Any]]) -> Table:
     return ("parameter", "value", "role", "because"), rows
 
 
+def _trained(part: Mapping[str, Any]) -> str:
+    return "" if part["trained"] is None else f", of which {part['trained']:,} are trained"
+
+
 def _parameters(part: Mapping[str, Any]) -> Iterator[Block]:
     yield (
-        f"{part['params']:,} parameters; {part['flops']:,} FLOPs a sample; {part['memory_mb']:.1f}"
-        f" MiB for a training step, {part['inference_mb']:.2f} MiB for a prediction."
+        f"{part['params']:,} parameters{_trained(part)}; {part['flops']:,} FLOPs a sample;"
+        f" {part['memory_mb']:.1f} MiB for a training step, {part['inference_mb']:.2f} MiB for a"
+        " prediction."
     )
     total = max(part["params"], 1)
     rows = [[name, f"{n:,}", f"{100 * n / total:.1f} %"] for name, n in part["components"].items()]

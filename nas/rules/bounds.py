@@ -10,7 +10,6 @@ from nas.rules.statements import (
     BATCH_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
-    FROZEN_BELOW,
     GRADIENT_CLIP,
     LEAST_DECAY,
     LEAST_DROPOUT,
@@ -132,12 +131,11 @@ def token_norm() -> Choice:
     return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
 
 
-def adaptation(task: Task, *, low_rank: bool) -> Choice:
+def adaptation(*, low_rank: bool) -> Choice:
     """How much of a pretrained network is trained (rule "adapt-by-data"): all, its last layers
     (``top``), or updates of low rank (``lora``), where it has such."""
-    default = "top" if task.profile.n_train < FROZEN_BELOW else "full"
     options = ("full", "top", "lora") if low_rank else ("full", "top")
-    return Choice("adapt", options, default=default, each=True, why=("adapt-by-data",))
+    return Choice("adapt", options, default="full", each=True, why=("adapt-by-data",))
 
 
 def pretrained_rate(dim: int) -> float:

@@ -180,7 +180,8 @@ def pretrained_epochs(task: Task, frozen: bool = False, batch_size: int = 32) ->
     if frozen:
         return 40
     steps = steps_per_epoch(task.profile.n_train, batch_size)
-    return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 3), 20)
+    most = 40 if task.modality == "images" else 20
+    return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 3), most)
 
 
 def longest_epochs(task: Task) -> int:
