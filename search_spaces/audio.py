@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from nas.models.spectrogram import LogMel
 
+_RATE = 16_000  # Hz, of published networks
 HALVED = 2  # frames of a spectrogram become one token, at least
 
 
@@ -141,7 +142,7 @@ def _cnn_transformer_space(task: Task) -> Space:
     )
     width = convolutions.default
     front = kernel * width * (bands + width) + 6 * width
-    return Space(
+    space = Space(
         (
             *spectrogram,
             rules.depth(task, "conv_depth", low=2, base=3, default=2),
@@ -155,6 +156,7 @@ def _cnn_transformer_space(task: Task) -> Space:
             *_head(task, lr=3e-3),
         )
     )
+    return space.holding(_published(task, CNN_TRANSFORMERS, spectrogram), "references")
 
 
 def _build_cnn_transformer(config: Config, task: Task) -> nn.Module:
@@ -237,7 +239,9 @@ def _wav2vec_space(task: Task) -> Space:
     )
     width = convolutions.default
     front = (kernels[0] + 3 * len(kernels) + 2) * width + sum(kernels[1:]) * width**2
-    return Space(
+    # Tokens of 20 ms are held for longer sounds too: their number is that of the convolutions.
+    at_16_khz = task.profile.sample_rate == _RATE
+    space = Space(
         (
             step,
             Choice("front", ("flat", "deep"), default="flat", why=("raw-wave",)),
@@ -247,6 +251,8 @@ def _wav2vec_space(task: Task) -> Space:
             *_head(task, lr=2e-3),
         )
     )
+    published = _published(task, WAV2VECS, [] if at_16_khz else [step])
+    return space.holding(published, "references")
 
 
 def _build_wav2vec(config: Config, task: Task) -> nn.Module:
@@ -276,7 +282,7 @@ def _speech_commands() -> Task:
         "wave": (5_000, 12_000, 16_000, 16_000, 16_000, 16_000, 16_000)
     }
     profile = DataProfile(
-        84_843, 9_981, 11_005, {"wave": (16_000,)}, lengths=lengths, sample_rate=16_000
+        84_843, 9_981, 11_005, {"wave": (16_000,)}, lengths=lengths, sample_rate=_RATE
     )
     return Task("audio", (target,), profile)
 
@@ -297,6 +303,57 @@ def _published_whisper(name: str, dim: int, depth: int, heads: int, params: int)
     return Reference(name, source, params, config, task, extra, differs, macs)
 
 
+def _published_s2t(name: str, dim: int, heads: int, params: int) -> Reference:
+    """The encoder alone. Its two convolutions, 1,024 and 2 ``dim`` wide, are gated to half."""
+    width, depth, hidden, kernel = 512, 12, 2_048, 5
+    config: Config = {"hop_ms": 10, "n_mels": 80, "normalisation": "band", "conv_depth": 2}
+    config |= {"conv_width": width, "kernel": kernel, "reduction": 4, "residual": False}
+    config |= {"conv_norm": "batch", "conv_activation": "relu", "depth": depth, "dim": dim}
+    config |= {"heads": heads, "mlp_ratio": hidden / dim, "norm": "layer", "activation": "relu"}
+    config |= {"pooling": "avg", "dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.0}
+    config |= {"spec_augment": 1}
+    task = _speech_commands()
+    gated = kernel * 80 * 1_024 + 1_024 + kernel * width * 2 * dim + 2 * dim
+    plain = kernel * width * (80 + width) + 2 * 3 * width + (width + 1) * dim
+    extra = plain - gated + (dim + 1) * task.outputs
+    differs = (
+        "convolutions with BatchNorm, a projection and a head, but no gates; no count is published"
+        " of the encoder alone: it is that of the authors' code"
+    )
+    source = "Wang et al. 2020 (fairseq S2T), table 1, and the authors' code"
+    tokens = 25  # a quarter of the frames
+    macs = 2 * tokens * kernel * 80 * 1_024 + tokens * kernel * width * 2 * dim
+    macs += tokens * depth * (4 * dim**2 + 2 * dim * hidden + 2 * tokens * dim)
+    return Reference(name, source, params, config, task, extra, differs, macs)
+
+
+def _published_wav2vec() -> Reference:
+    """Base, whose quantiser and masks are no part of what it answers."""
+    dim, depth, width = 768, 12, 512
+    config: Config = {"frame_ms": 20, "front": "deep", "conv_width": width, "dim": dim}
+    config |= {"position_kernel": 128, "depth": depth, "heads": 12, "mlp_ratio": 4.0}
+    config |= {"norm": "layer", "activation": "gelu", "pooling": "avg", "dropout": 0.1}
+    config |= {"attention_dropout": 0.1, "drop_path": 0.0, "spec_augment": 1}
+    task = _speech_commands()
+    # Of seven convolutions biases and normalisations, where theirs have one normalisation; the
+    # scales of a kernel's weight normalisation, and the vector of what is masked.
+    extra = 7 * 3 * width - 2 * width - 128 - dim + (dim + 1) * task.outputs
+    differs = (
+        "a head; biases and LayerNorm in all convolutions and before each branch, as its large"
+        " network has; no weight normalisation and no vector of what is masked"
+    )
+    source = "Baevski et al. 2020, sec. 4.2 (95 million with the quantiser), and transformers"
+    tokens = 50
+    macs = tokens * (depth * (12 * dim**2 + 2 * tokens * dim) + 128 * dim**2 / 16 + width * dim)
+    macs += width * 3_200 * 10 + width**2 * (3 * (1_600 + 800 + 400 + 200) + 2 * (100 + 50))
+    return Reference("wav2vec 2.0 base", source, 94_371_712, config, task, extra, differs, macs)
+
+
+CNN_TRANSFORMERS = (
+    _published_s2t("S2T small encoder", 256, 4, 17_503_232),
+    _published_s2t("S2T medium encoder", 512, 8, 40_862_720),
+)
+WAV2VECS = (_published_wav2vec(),)
 WHISPERS = (
     _published_whisper("Whisper tiny encoder", 384, 4, 6, 8_208_384),
     _published_whisper("Whisper base encoder", 512, 6, 8, 20_590_592),
@@ -307,10 +364,11 @@ FAMILIES = (
     Family(
         "audio_cnn_transformer",
         "audio",
-        "Dong et al. 2018, Speech-Transformer",
+        "Dong et al. 2018, Speech-Transformer; Wang et al. 2020, fairseq S2T",
         _cnn_transformer_space,
         _build_cnn_transformer,
         "Sounds of any kind: convolutions see what is near, attention the whole.",
+        CNN_TRANSFORMERS,
     ),
     Family(
         "wav2vec",
@@ -319,6 +377,7 @@ FAMILIES = (
         _wav2vec_space,
         _build_wav2vec,
         "Sounds whose detail a spectrogram loses: it learns its filters from the raw wave.",
+        WAV2VECS,
     ),
     Family(
         "whisper",
