@@ -284,7 +284,7 @@ class Display:
             f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
             f"{folded}, {task.budget.workers} workers on {task.device}",
             f"folder: {run.folder}",
-            "start: each worker imports torch and loads the data; the time limit counts this",
+            "start: workers import torch and load the data; the time limit counts this",
         ):
             terminal.line(line, err=True)
 
