@@ -2,12 +2,15 @@
 
     python scripts/simulate_search.py --workers 64 --time-limit 24h
     python scripts/simulate_search.py --workers 512 --time-limit 24h
+    python scripts/simulate_search.py --workers 64 --time-limit 6h --faster 200
 
 The data are ImageNet's profile (1.28 M images of 224 x 224, 1,000 classes). The plan, the sampler,
 the halving and the journal are the real ones, and what they take is measured; a virtual clock runs
 the trainings, whose seconds and scores are modelled from the size of the network. The driver does
-one thing at a time, so that its workers wait for it as they would. Prints the plan and the fraction
-of the worker time that is spent training.
+one thing at a time, so that its workers wait for it as they would. ``--faster`` shortens the
+trainings, and the search with them, but not the plan: so short candidates are more than a plan asks
+for, and show what the driver can do. Prints the plan, the fraction of the worker time that is spent
+training, and the driver's milliseconds a candidate.
 """
 
 from __future__ import annotations
@@ -41,16 +44,19 @@ COUNT_S = 0.05  # of a worker, to count parameters and time a latency
 
 @dataclass
 class Clock:
-    """Virtual seconds; the driver is busy until ``free``, and ``trained`` is of all workers."""
+    """Virtual seconds; the driver is busy until ``free``, and has worked ``spent`` in all;
+    ``trained`` is of all workers."""
 
     free: float = 0.0
+    spent: float = 0.0
     trained: float = 0.0
 
     def driver(self, at: float, work: Callable[[], Any]) -> tuple[Any, float]:
         """What ``work`` returns, and when the driver is through with it, asked ``at`` a time."""
         begin = time.perf_counter()
         result = work()
-        self.free = max(self.free, at) + time.perf_counter() - begin
+        worked = time.perf_counter() - begin
+        self.free, self.spent = max(self.free, at) + worked, self.spent + worked
         return result, self.free
 
 
@@ -72,8 +78,10 @@ def score(params: float, epoch: int, rng: np.random.Generator) -> float:
     return float(0.45 + 0.04 * math.log10(params) - 0.5 / (epoch + 2) + rng.normal(0, 0.003))
 
 
-def simulate(task: Task, spaces: dict[str, Space], limit_s: float, seed: int) -> dict[str, float]:
-    """One search until ``limit_s`` virtual seconds."""
+def simulate(
+    task: Task, spaces: dict[str, Space], limit_s: float, seed: int, faster: float
+) -> dict[str, float]:
+    """One search until ``limit_s`` virtual seconds, of trainings that are so many times faster."""
     rng, clock = np.random.default_rng(seed), Clock()
     longest = {name: modelled_costs({"family": name} | {f"{name}.{k}": v for k, v in
                space.baseline().items()})["params"] for name, space in spaces.items()}  # fmt: skip
@@ -102,12 +110,17 @@ def simulate(task: Task, spaces: dict[str, Space], limit_s: float, seed: int) ->
                 break
             size = modelled_costs(candidate.joined)["params"] / longest[candidate.family]
             seconds = task.fidelity.share * PACE_S[candidate.family] * max(0.05, size**0.5)
-            seconds *= math.exp(rng.normal(0, 0.1))
+            seconds *= math.exp(rng.normal(0, 0.1)) / faster
             clock.trained += min(seconds, max(0.0, limit_s - now))
             tie += 1
             candidate = replace(candidate, seconds=candidate.seconds + seconds)
             heapq.heappush(events, (now + seconds, tie, worker, candidate, epoch + 1))
-        return {"busy": clock.trained / (limit_s * task.budget.workers), **counts}
+        ended = max(1, counts["complete"] + counts["stopped"])
+        return {
+            "busy": clock.trained / (limit_s * task.budget.workers),
+            "driver_ms": 1e3 * clock.spent / ended,
+            **counts,
+        }
 
 
 def _next(study: Study, clock: Clock, worker: int, now: float) -> tuple[Candidate | None, float]:
@@ -161,7 +174,8 @@ def _report(
 @click.option("--workers", default=64)
 @click.option("--time-limit", default="24h")
 @click.option("--seed", default=0)
-def main(workers: int, time_limit: str, seed: int) -> None:
+@click.option("--faster", default=1.0)
+def main(workers: int, time_limit: str, seed: int, faster: float) -> None:
     limit_s = parse_duration(time_limit)
     assert limit_s is not None
     families = {n: f for n, f in load_families("images").items() if n in PACE_S}
@@ -172,14 +186,15 @@ def main(workers: int, time_limit: str, seed: int) -> None:
     paces = {n: Pace(0.0, 0.0, 0, PACE_S[n] * task.fidelity.share) for n in families}
     plan = plan_search(task, paces)
     task = replace(task, fidelity=plan.fidelity)
-    kept = limit_s - plan.finish_s
+    kept = (limit_s - plan.finish_s) / faster
     print(f"plan: {plan.to_json()}")
     print(f"baselines: { ({n: s.baseline() for n, s in spaces.items()}) }")
     begin = time.perf_counter()
-    found = simulate(task, spaces, kept, seed)
+    found = simulate(task, spaces, kept, seed, faster)
     print(
         f"{workers} workers, {kept:.0f} s of search: {found['busy']:.1%} of the worker time in"
-        f" training; {found['complete']:.0f} complete, {found['stopped']:.0f} stopped by halving;"
+        f" training, {found['driver_ms']:.0f} ms of the driver a candidate;"
+        f" {found['complete']:.0f} complete, {found['stopped']:.0f} stopped by halving;"
         f" simulated in {time.perf_counter() - begin:.0f} s"
     )
 

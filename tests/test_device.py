@@ -156,6 +156,7 @@ def test_a_worker_notes_its_precision() -> None:
     assert Candidate.from_dict(end).cost.precision == "32-true"
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("grows", [False, True])
 def test_a_cluster_without_nodes_is_taken_where_it_grows(
     grows: bool, monkeypatch: pytest.MonkeyPatch
