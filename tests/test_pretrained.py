@@ -538,3 +538,44 @@ def test_statistics_are_kept_unless_they_are_to_move(image_task: Task) -> None:
         moved[statistics] = {n.split(".")[1] for n, v in before.items()
                              if not v.equal(network.state_dict()[n])}  # fmt: skip
     assert moved == {"kept": set(), "moving": {"14", "15", "norm"}}
+
+
+# -- the whole way ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["pretrained_text", "frozen_text"])
+@pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+def test_a_winner_is_trained_from_its_recipe_and_leaves_without_its_checkpoint(
+    family: str, tmp_path: Path
+) -> None:
+    import nas
+    from nas.export.graph import write_onnx
+    from nas.export.standalone import write_standalone
+    from nas.export.trained import open_trained
+    from nas.train import check, train
+
+    folder = bert_folder(tmp_path / "tiny")
+    table = tmp_path / "texts.csv"
+    texts(120).to_csv(table, index=False)
+    run = nas.search(
+        table, "label", pretrained=str(folder), families=family, trials=3, epochs=3, workers=1,
+        out=tmp_path / "run", modality="text",
+    )  # fmt: skip
+    assert {c.family for c in run.candidates()} == {family}
+    recipe = run.export()
+    assert str(folder / "model.safetensors") in recipe.read_text()
+    assert describe(str(folder)).sha256 in recipe.read_text()
+    again = check(recipe)
+    assert again["again"] == pytest.approx(again["measured"], abs=1e-6)
+    train(recipe, tmp_path / "model")
+    expected = nas.load(tmp_path / "model").predict_proba(table)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="are missing"):
+        train(recipe, tmp_path / "other")
+    assert np.array_equal(nas.load(tmp_path / "model").predict_proba(table), expected)
+    trained = open_trained(tmp_path / "model")
+    assert "starts from" in trained.task.pretrained[0].origin.lower()
+    made = write_standalone(trained, tmp_path / "standalone")  # repeats its predictions to 1e-5
+    assert "Starts from the published weights tiny" in (made / "README.md").read_text()
+    assert write_onnx(trained, tmp_path / "net.onnx").difference <= 1e-4

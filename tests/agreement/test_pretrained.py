@@ -1,0 +1,82 @@
+"""Encoders from published weights beside transformers' own, saved by its ``save_pretrained``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from nas.data import read
+from nas.family import load_families
+from nas.pretrained.sources import describe
+from nas.task import Task
+from nas.training.batches import row_inputs
+from nas.training.proxy import build_network
+
+transformers: Any = pytest.importorskip("transformers", reason="run `make agreement`")
+pytestmark = pytest.mark.agreement
+WORDS = [f"w{i}" for i in range(40)]
+SIZES = {"vocab_size": 45, "max_position_embeddings": 30}
+BERT = SIZES | {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32,
+                "num_hidden_layers": 3}  # fmt: skip
+DISTIL = SIZES | {"dim": 16, "n_heads": 2, "hidden_dim": 32, "n_layers": 3}
+MODELS = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**BERT)),
+    "distilbert": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**BERT)),
+    "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**BERT)),
+}
+
+
+def word_tokenizer(kind: str, folder: Path) -> Tokenizer:
+    """Whole words, with the special tokens where BERT or RoBERTa has them."""
+    names = ["[PAD]", *WORDS[:20], "[UNK]", "[CLS]", "[SEP]", *WORDS[20:], "[MASK]"]
+    begin, end, unknown = "[CLS]", "[SEP]", "[UNK]"
+    if "roberta" in kind:
+        names = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, "<mask>"]
+        begin, end, unknown = "<s>", "</s>", "<unk>"
+    ids = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(begin, ids[begin]), (end, ids[end])]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_encoder_is_that_of_transformers(kind: str, blocks: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = MODELS[kind]().eval()
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    theirs.save_pretrained(tmp_path)
+    tokenizer = word_tokenizer(kind, tmp_path)
+    generator = torch.Generator().manual_seed(1)
+    texts = [
+        " ".join(WORDS[i] for i in torch.randint(0, 40, (n,), generator=generator).tolist())
+        for n in (3, 9, 1, 14) * 10
+    ]
+    frame = pd.DataFrame({"text": texts, "label": [0, 1] * 20})
+    data = read(frame, target="label", modality="text", pretrained=str(tmp_path))
+    task = Task("text", data.targets, data.profile).with_objectives()
+    task = replace(task, pretrained=(describe(str(tmp_path)),))
+    config = load_families()["frozen_text"].space(task).complete({}) | {"blocks": blocks}
+    ours: Any = build_network("frozen_text", config, task, True).eval()
+    rows = data.parts["train"][:4]
+    with torch.inference_mode():
+        found, mask = ours.features(**row_inputs(data, rows))
+        for i, row in enumerate(rows):
+            ids = torch.tensor([tokenizer.encode(texts[row]).ids])
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            states = theirs(**given, output_hidden_states=True).hidden_states[blocks][0]
+            assert int(mask[i].sum()) == len(states)
+            assert float((found[i, : len(states)] - states).abs().max()) <= 1e-5
