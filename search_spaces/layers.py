@@ -15,13 +15,15 @@ def transformer_layers(
     config: Config, *, mlp_ratio: str = "mlp_ratio", post_norm: bool = False
 ) -> TransformerConfig:
     """The layers that the parameters of ``config`` describe; ``mlp_ratio`` names the one of the
-    feed-forward part. A space without "attention_dropout" or "window" has neither."""
+    feed-forward part. A space without "attention_dropout" or "window" has neither. Of the heads
+    there are as many as divide the width (rule "heads"): those of published networks need not."""
     from nas.models.blocks import TransformerConfig
 
+    dim = int(config["dim"])
     return TransformerConfig(
-        dim=int(config["dim"]),
+        dim=dim,
         depth=int(config["depth"]),
-        heads=int(config["heads"]),
+        heads=max(n for n in range(1, int(config["heads"]) + 1) if dim % n == 0),
         mlp_ratio=float(config[mlp_ratio]),
         norm=str(config["norm"]),
         activation=str(config["activation"]),

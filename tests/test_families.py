@@ -280,6 +280,13 @@ def test_the_largest_reference_is_the_baseline_and_the_ladder_leads_to_it(family
 
 
 @pytest.mark.parametrize("family", PUBLISHED, ids=lambda family: family.name)
+def test_what_lies_between_references_can_be_built(family: Family) -> None:
+    large = on_a_cluster(family.references[-1].task)
+    for config in samples(family.space(large), 12):
+        assert parameters(on_meta(family, config, large)) > 0
+
+
+@pytest.mark.parametrize("family", PUBLISHED, ids=lambda family: family.name)
 def test_no_reference_widens_the_space_of_a_thousand_samples(family: Family) -> None:
     kinds = [of_size(reference.task, 1_000) for reference in family.references]
     for task in (rulebook.typical_task(family.modality, 1_000), *kinds):
