@@ -102,16 +102,7 @@ def search(
     given = SearchOptions(target=target, **options)
     samplers.check(given.sampler)
     given.budget()
-    begun = (folder / "task.json").exists()
-    if resume and not begun:  # a cluster repeats the same command, the first time too
-        if data is None:
-            raise InputError(f"{folder} holds no search to resume; give the data to start one")
-        terminal.line(f"note: {folder} holds no search yet; begins one", err=True)
-    if begun and not resume:
-        refuse_used(folder)
-    run = Run(folder) if begun else None
-    if run and data is not None:
-        _check_same_data(run, data)
+    run = _begun(folder, data, resume)
     chosen = replace(run.options.resumed(given), device=run.task.device) if run else given
     limits = chosen.budget()
     if run is None:
@@ -135,6 +126,22 @@ def search(
         # The head of a cluster need not have what its workers have.
         finish = chosen.finish and chosen.executor == "local"
         drive_run(run, budget, machine, on_start, on_progress, finish)
+    return run
+
+
+def _begun(folder: Path, data: Any, resume: bool) -> Run | None:
+    """The search in ``folder`` that is to go on; None where one is to begin."""
+    if not (folder / "task.json").exists():
+        if resume and data is None:
+            raise InputError(f"{folder} holds no search to resume; give the data to start one")
+        if resume:  # a cluster repeats the same command, the first time too
+            terminal.line(f"note: {folder} holds no search yet; begins one", err=True)
+        return None
+    if not resume:
+        refuse_used(folder)
+    run = Run(folder)
+    if data is not None:
+        _check_same_data(run, data)
     return run
 
 

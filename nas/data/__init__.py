@@ -66,7 +66,6 @@ def read(source: Any, **options: Any) -> Dataset:
     from nas.data.archives import is_zip, unpacked
     from nas.data.column_types import check_modality
     from nas.data.readers import reader
-    from nas.pretrained.tokenizer import folders
 
     if is_zip(source):
         with unpacked(Path(source)) as folder:
@@ -74,15 +73,11 @@ def read(source: Any, **options: Any) -> Dataset:
     how = ReadOptions(**options)
     opened = sources.open_source(source)
     names = sources.target_names(how.target, opened)
-    kind, why = sources.modality_of(
-        opened, "series" if how.is_long else how.modality, names, how.columns or {}
-    )
+    asked = "series" if how.is_long else how.modality
+    kind, why = sources.modality_of(opened, asked, names, how.columns or {})
     if how.image_size is not None and kind != "images":
         raise UsageError(f"image_size is for images, but the data is {kind}")
     check_modality(how.columns or {}, kind)
-    own: dict[str, Any] = {"image_size": how.image_size} if kind == "images" else {}
-    if kind == "text" and how.pretrained:
-        own["tokenizers"] = folders(how.pretrained)
     if how.is_long:
         samples = long_tables.gather(opened, names, how)
     else:
@@ -101,7 +96,7 @@ def read(source: Any, **options: Any) -> Dataset:
     if kind in ("tabular", "multimodal") and by in ("column", "group", "time"):
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
-    inputs, profile, more = reader(kind).code(samples, parts["train"], **own)
+    inputs, profile, more = reader(kind).code(samples, parts["train"], **_own(kind, how))
     notes = [*([f"{kind}: {why}"] if why else []), *samples.notes, *notes, *more]
     outside = len(parts["val"]) + len(parts["test"])
     with ThreadPoolExecutor(1) as beside:  # hashing does not hold the interpreter
@@ -117,6 +112,15 @@ def read(source: Any, **options: Any) -> Dataset:
     )
     dataset = Dataset(kind, targets, profile, inputs, values, parts)
     return replace(dataset, notes=(*notes, *warnings.warnings(dataset)))
+
+
+def _own(kind: str, how: ReadOptions) -> dict[str, Any]:
+    """What one modality alone is coded by."""
+    from nas.pretrained.tokenizer import folders
+
+    if kind == "images":
+        return {"image_size": how.image_size}
+    return {"tokenizers": folders(how.pretrained)} if kind == "text" and how.pretrained else {}
 
 
 def _divided(
