@@ -50,7 +50,7 @@ def profiles() -> Iterator[tuple[str, Task]]:
     tags = (Target("tags", "multilabel", tuple(f"tag {i}" for i in range(527)), (4_000,) * 527),)
     yield "AudioSet (2 million sounds of 10 s)", Task("audio", tags, sounds)
     yield "ogbn-products", like("gcn", 1)
-    yield "ModelNet40", like("pointnet")
+    yield "ModelNet40", like("sparse_cnn")
 
 
 def line(family: Family, reference: Reference, task: Task) -> str:

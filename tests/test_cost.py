@@ -447,7 +447,12 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "gcn": (gcn, {}),
     "gat": (gat, {}),
     "graphsage": (graphsage, {}),
-    "pointnet": (pointnet, {"transform": True}),
+    "pointnet": (
+        pointnet,
+        # The family's own baseline, where a published one takes its place.
+        {"transform": True, "depth": 2, "width": 64, "expand": 8, "doublings": 0}
+        | {"pooling": "max+avg", "head_width": 64, "head_layers": 1},
+    ),
     "dgcnn": (dgcnn, {"graph": "dynamic"}),
     "sparse_cnn": (sparse_cnn, {"grid": 8}),
     "late_fusion": (late_fusion, {}),
