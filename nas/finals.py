@@ -35,7 +35,7 @@ from nas.task import Objective, Task
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
-SCORE_S = 120.0  # that scoring the test part may take, also beyond the time: no model without it
+SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 FEW_CORES = 4  # up to which one training is faster on all of them
 LATE = 0.5  # of the time that it had: what a training may take beyond
 

@@ -351,6 +351,15 @@ def test_an_encoder_runs_once_over_a_sample(
     assert seen == []
     frozen.frozen_tensors(other, more)
     assert 0 < sum(seen) <= len(data.parts["train"]) - done
+    # Tokens that no text has, and places that none reaches, change nothing.
+    for same in (network(vocabulary="seen"), network(length=99)):
+        seen = count_passes(same, monkeypatch)
+        frozen.frozen_tensors(same, some)
+        assert seen == []
+    cut = network(length=4)
+    seen = count_passes(cut, monkeypatch)
+    frozen.frozen_tensors(cut, some)
+    assert 0 < sum(seen) < done, "the short ones are known"
     shorter = network(blocks=1)
     seen = count_passes(shorter, monkeypatch)
     frozen.frozen_tensors(shorter, some)

@@ -7,9 +7,11 @@ this project's; those of the libraries are mapped to them in ``nas.pretrained.we
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -145,12 +147,6 @@ class PretrainedImage(nn.Module):
         """Whether the head alone is trained."""
         return self.adaptation.trained == 0
 
-    @property
-    def preprocessing(self) -> tuple[Any, ...]:
-        """What its features follow from beside its weights."""
-        how = self.adaptation
-        return how.resolution, self.input.size, self.grey, how.pooling
-
     def train(self, mode: bool = True) -> PretrainedImage:
         """Parts that stay as they are stay in eval mode, and so do statistics that are kept."""
         super().train(mode)
@@ -190,6 +186,21 @@ class PretrainedImage(nn.Module):
         if self.adaptation.pooling != "attention":
             x = self.pool(x).unsqueeze(1)
         return x, x.new_full((len(x),), x.shape[1]).long()
+
+    def condensed(self, features: Tensor) -> Tensor:
+        """One sample's features as ``fixed`` has pooled them."""
+        return features
+
+    def seen(self, name: str, values: np.ndarray) -> np.ndarray:
+        """An image is seen as it is."""
+        return values
+
+    def identity(self) -> Iterator[Any]:
+        """What its features follow from beside the image."""
+        how = self.adaptation
+        yield how.resolution, self.input.size, self.grey, how.pooling, how.mean, how.std
+        for part in (self.stem, self.blocks, self.top):
+            yield from part.state_dict().values()
 
     def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
         """Logits (B, outputs) from what ``fixed`` returns."""

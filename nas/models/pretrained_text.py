@@ -7,15 +7,19 @@ the libraries are mapped to them in ``nas.pretrained.weights``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.models.adapted import freeze, is_still, layer_groups, make_linear
 from nas.models.blocks import GlobalPool, make_activation, real
+
+IDENTITY_ROWS = 8  # of a table of words, which tell one from another
 
 
 @dataclass(frozen=True)
@@ -190,10 +194,28 @@ class PretrainedText(nn.Module):
         """Logits (B, outputs) from what ``fixed`` returns, padded by anything."""
         return self.from_features(features, real(features_length, features.shape[1]))
 
-    @property
-    def preprocessing(self) -> tuple[int, int]:
-        """What its features follow from beside its weights."""
-        return self.adaptation.length, self.adaptation.separator
+    def condensed(self, features: Tensor) -> Tensor:
+        """One sample's features (T, width), pooled to (1, width) where that learns nothing."""
+        if self.pool is None:
+            return features[:1]
+        return features if self.pool.kind == "attention" else self.pool(features[None])
+
+    def seen(self, name: str, values: np.ndarray) -> np.ndarray:
+        """A text's tokens as its encoder sees them: cut, and what it does not know as unknown."""
+        tokens, length = values.copy(), self.adaptation.length
+        tokens[tokens >= self.embedding.words.num_embeddings] = 1
+        if len(tokens) > length:
+            tokens = tokens[:length]
+            tokens[-1] = self.adaptation.separator
+        return tokens
+
+    def identity(self) -> Iterator[Any]:
+        """What its features follow from beside the text. The first rows stand for the table of
+        words, as smaller vocabularies have the first rows of larger ones."""
+        yield self.embedding.words.weight[:IDENTITY_ROWS]
+        for name, value in (*self.embedding.named_parameters(), *self.blocks.named_parameters()):
+            if name != "words.weight":
+                yield value
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Logits (B, outputs)."""

@@ -1,10 +1,16 @@
 """What frozen encoders put out, kept on disk: an encoder runs once over each sample.
 
-A network whose head alone is trained has the attribute ``frozen`` and two methods:
-``fixed(**inputs)``, what comes before anything that is trained, (B, T, width) and the lengths (B,),
-and ``from_fixed(features, features_length)``, the logits. ``frozen_tensors`` runs the first
-over the samples of a training, which then is one of the head alone. The network that is measured,
-saved and deployed stays whole.
+A network whose head alone is trained has the attribute ``frozen`` and these methods:
+
+- ``fixed(**inputs)``: what comes before anything that is trained, (B, T, width) and lengths (B,);
+- ``condensed(features)``: those of one sample (T, width) after what its pooling has not to learn;
+- ``from_fixed(features, features_length)``: the logits from either;
+- ``seen(name, values)``: one sample's input as the encoder sees it, so that samples which differ
+  only beyond that share their features;
+- ``identity()``: tensors and values that the features follow from beside the sample.
+
+``frozen_tensors`` runs the first over the samples of a training, which then is one of the head
+alone. The network that is measured, saved and deployed stays whole.
 
 Features lie in one folder a network (``store_key``: its frozen weights and its preprocessing), and
 in it by the content of the samples, so that folds, parts of the data and other searches share them.
@@ -19,7 +25,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -50,11 +56,13 @@ def limit_bytes() -> int:
 
 def store_key(network: nn.Module) -> str:
     """A hash of all that its features follow from but the sample: weights and preprocessing."""
-    digest = hashlib.sha256(repr(network.preprocessing).encode())
-    own = {name: p for name, p in network.named_parameters() if not p.requires_grad}
-    for name, value in (*own.items(), *network.named_buffers()):
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256()
+    for value in network.identity():  # type: ignore[operator]
+        if isinstance(value, Tensor):
+            digest.update(str(tuple(value.shape)).encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()[:32]
 
 
@@ -90,7 +98,7 @@ def features_of(network: nn.Module, inputs: Mapping[str, DeviceInput]) -> tuple[
     may not be written costs the time to compute it again.
     """
     store = Store(folder() / store_key(network), int(network.width))  # type: ignore[arg-type]
-    digests, sizes = _contents(inputs)
+    digests, sizes = _contents(network, inputs)
     known = store.read(digests)
     # Samples of similar length together, as padding costs as much as what is real.
     missing = sorted({d: i for i, d in enumerate(digests) if d not in known}.values(),
@@ -108,21 +116,24 @@ def features_of(network: nn.Module, inputs: Mapping[str, DeviceInput]) -> tuple[
         store.add(fresh)
         known |= fresh
     network.train(was_training)
-    parts = [known[digest] for digest in digests]
-    return torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts])
+    parts = [network.condensed(torch.from_numpy(known[d])) for d in digests]  # type: ignore[operator]
+    return torch.cat(parts), torch.tensor([len(part) for part in parts])
 
 
-def _contents(inputs: Mapping[str, DeviceInput]) -> tuple[list[bytes], list[int]]:
-    """A hash of each sample, over all its inputs, and its length."""
+def _contents(
+    network: nn.Module, inputs: Mapping[str, DeviceInput]
+) -> tuple[list[bytes], list[int]]:
+    """A hash of each sample as the encoder sees it, over all its inputs, and its length."""
+    see: Callable[[str, np.ndarray], np.ndarray] = network.seen  # type: ignore[assignment]
     columns: list[list[bytes]] = []
     sizes: list[int] = []
     for name, value in inputs.items():
         if isinstance(value, RaggedTensor):
             values, offsets = value.values.cpu().numpy(), value.offsets.tolist()
-            columns.append([values[a:b].tobytes() for a, b in pairwise(offsets)])
+            columns.append([see(name, values[a:b]).tobytes() for a, b in pairwise(offsets)])
             sizes = value.lengths.tolist()
         elif isinstance(value, Tensor):
-            columns.append([row.tobytes() for row in value.cpu().numpy()])
+            columns.append([see(name, row).tobytes() for row in value.cpu().numpy()])
         else:
             raise TypeError(f"{name} belongs to all samples together")
     digests = [hashlib.md5(b"|".join(parts), usedforsecurity=False).digest()
@@ -146,10 +157,8 @@ class Store:
 
     def read(self, digests: list[bytes]) -> dict[bytes, np.ndarray]:
         """Those of the samples that are there."""
-        wanted = set(digests)
-        return {
-            digest: values for digest, values in self._entries(self._index()) if digest in wanted
-        }
+        index = self._index()
+        return dict(self._entries(index[np.isin(index["digest"], np.array(digests, "S16"))]))
 
     def add(self, fresh: Mapping[bytes, np.ndarray]) -> None:
         """Append features; what another worker has added meanwhile is left out."""
