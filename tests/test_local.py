@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +153,43 @@ def test_starts_that_fail_do_not_end_a_search_in_which_another_worker_trains(
     assert len(finished(candidates)) == 8
     starts = len((tmp_path / "evaluators.txt").read_text().splitlines())
     assert starts > 4, "too few starts failed for this test to say anything"
+
+
+class _Reporting(Workers):
+    """Three workers, of which each reports once as soon as it is called, and then ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._workers = [workers.Worker(i, ready=True) for i in range(3)]
+        self.log: list[tuple[str, int]] = []
+        self._waiting: list[workers.Event] = []
+
+    def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
+        self.log.append(("call", index))
+        self._workers[index].job = job
+        report = {"epoch": 1, "metrics": {"accuracy": 0.5, "latency_ms": 1.0, "params": 1.0}}
+        self._waiting.append(workers.Event("report", index, job, report))
+
+    def answer(self, index: int, answer: str) -> None:
+        self.log.append(("answer", index))
+        job, self._workers[index].job = self._workers[index].job, None
+        metrics = {"accuracy": 0.5, "latency_ms": 1.0, "params": 1.0}
+        ended = replace(job, state=State.COMPLETE, metrics=metrics)
+        self._waiting.append(workers.Event("result", index, job, {"value": ended.to_dict()}))
+
+    def _happened(self, timeout: float) -> Iterator[workers.Event]:
+        happened, self._waiting = self._waiting, []
+        yield from happened
+
+    def close(self) -> None:
+        pass
+
+
+def test_reports_are_answered_before_further_candidates_are_proposed(tmp_path: Path) -> None:
+    """A proposal takes long, and a worker that waits for its answer is idle meanwhile."""
+    with closing(Study(tmp_path, small_task(), SPACE, sampler="random")) as study:
+        drive(study, pool := _Reporting(), trials=3)
+    assert [kind for kind, _ in pool.log] == ["call", "answer"] * 3
 
 
 def test_the_driver_proposes_with_one_thread_of_blas(tmp_path: Path) -> None:

@@ -90,9 +90,14 @@ class _Loop:
             self.latest = now if complete else self.latest
         if not self.late and now >= self.latest:
             self.late, self.end = True, now
-        for index in self.workers.idle():
-            if not self._assign(index):
+        for _ in self.workers.idle():
+            idle = self.workers.idle()
+            if not idle or not self._assign(idle[0]):
                 break
+            # A proposal takes long, and who waits for an answer to a report meanwhile is idle too.
+            if not self.workers.lockstep:
+                for event in self.workers.events(timeout=0.0):
+                    self._handle(event)
         if self._done() and not self.workers.busy():
             return True
         if self.late and now > self.end + GRACE_S:

@@ -62,7 +62,7 @@ class Workers:
     """
 
     def __init__(self, lockstep: bool = False) -> None:
-        self._lockstep = lockstep
+        self.lockstep = lockstep
         self._round: dict[int, Event] = {}
         self._workers: Sequence[Worker] = ()
         self._lived = False  # whether any has ever been ready
@@ -97,7 +97,7 @@ class Workers:
         """What has happened; waits up to ``timeout`` seconds for the first."""
         self._watch(timeout)
         for event in self._happened(timeout):
-            if not self._lockstep or event.job is None:
+            if not self.lockstep or event.job is None:
                 yield event
             else:
                 self._round[event.worker] = event
@@ -142,7 +142,7 @@ class Workers:
                 self.kill(worker.index)
 
     def idle(self) -> list[int]:
-        if self._lockstep and (self._round or not all(w.ready for w in self._workers)):
+        if self.lockstep and (self._round or not all(w.ready for w in self._workers)):
             return []
         return [w.index for w in self._workers if w.ready and w.job is None]
 
@@ -233,7 +233,7 @@ class Workers:
             return 0.0
         self._failed_starts += 1
         others = (w for w in self._workers if w.index != event.worker)
-        left = any(map(self._is_alive, others)) and not self._lockstep  # where all wait for each
+        left = any(map(self._is_alive, others)) and not self.lockstep  # where all wait for each
         # A node that goes takes all its workers with it: what counts is how often each has failed.
         count = max(1, len(self._workers))
         most = max(FAILED_RESTARTS, 2 * count) if self._lived else max(FAILED_STARTS, count)
