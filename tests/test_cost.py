@@ -462,7 +462,9 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
 
 
 def test_every_family_has_a_count_by_hand() -> None:
-    assert set(BY_HAND) == set(load_families())
+    # Networks with published weights are compared with their libraries instead.
+    own = {name for name, family in load_families().items() if family.load is None}
+    assert set(BY_HAND) == own
 
 
 @pytest.mark.parametrize("name", BY_HAND)

@@ -161,8 +161,8 @@ def longest_plain_run(network: nn.Module) -> int:
 # Every row of the table of families that the project promises.
 PROMISED = {
     "tabular": ["mlp", "tabnet", "ft_transformer"],
-    "images": ["resnet", "efficientnet", "vit"],
-    "text": ["transformer", "lstm", "mamba", "ngrams"],
+    "images": ["resnet", "efficientnet", "vit", "pretrained_image", "frozen_image"],
+    "text": ["transformer", "lstm", "mamba", "ngrams", "pretrained_text", "frozen_text"],
     "series": [
         "inception_time",
         "series_resnet",
@@ -497,6 +497,8 @@ def test_batchnorm_is_not_offered_where_batches_are_small(
 def test_clipping_is_searched_in_networks_over_sequences_alone() -> None:
     clipped = set()
     for family in FAMILIES.values():
+        if family.load is not None:  # published weights: also those of images
+            continue
         dataset = next(iter(example_datasets(family.modality).values()))
         task = Task(family.modality, dataset.targets, dataset.profile).with_objectives()
         space = family.space(task)
