@@ -178,7 +178,8 @@ def pretrained_epochs(task: Task, frozen: bool = False, batch_size: int = 32) ->
     """Epochs of the training of a pretrained network at full scale; of a ``frozen`` one only the
     head is trained."""
     if frozen:
-        return 40
+        steps = steps_per_epoch(task.profile.n_train, 2 * batch_size)
+        return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 10), 40)
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     most = 40 if task.modality == "images" else 20
     return min(max(math.ceil(PRETRAINED_STEPS / max(1, steps)), 3), most)

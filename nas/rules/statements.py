@@ -102,14 +102,12 @@ _ALL = (
         "pretrained-rate",
         "Pretrained layers learn at rates below those of new ones: 5e-5 at a width of 768, and in"
         " inverse proportion to it; a new head five times as fast.",
-        "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (smaller networks: up to"
-        " 3e-4)",
+        "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (of small ones up to 3e-4)",
     ),
     Rule(
         "layer-wise-rates",
         "The nearer a pretrained layer is to the input, the slower it learns.",
-        "Howard & Ruder 2018 (ULMFiT), sec. 3.2; Zhang et al. 2021 (Revisiting Few-sample BERT"
-        " Fine-tuning), sec. 5",
+        "Howard & Ruder 2018 (ULMFiT), sec. 3.2; Zhang et al. 2021 (few-sample BERT), sec. 5",
     ),
     Rule(
         "low-rank",
@@ -124,9 +122,9 @@ _ALL = (
     Rule(
         "pretrained-steps",
         f"A pretrained network is trained for {PRETRAINED_STEPS} steps, but for no fewer than 3"
-        " epochs and no more than 20 of texts, or 40 of images; the head of a frozen one for 40.",
-        "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20 of few"
-        " samples); Kolesnikov et al. 2020 (BiT), sec. 3.3 (500 steps of few images)",
+        " epochs and no more than 20 of texts, or 40 of images; a head for 10 to 40.",
+        "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20 of few texts);"
+        " Kolesnikov et al. 2020 (BiT), sec. 3.3 (500 steps of few images)",
     ),
     Rule(
         "depth-from-data",
