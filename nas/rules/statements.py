@@ -123,7 +123,7 @@ _ALL = (
         "pretrained-steps",
         f"A pretrained network is trained for {PRETRAINED_STEPS} steps, but for no fewer than 3"
         " epochs and no more than 20 of texts, or 40 of images; a head for 10 to 40.",
-        "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20 of few texts);"
+        "Devlin et al. 2019, app. A.3 (2 to 4 epochs); Mosbach et al. 2021, sec. 6 (20);"
         " Kolesnikov et al. 2020 (BiT), sec. 3.3 (500 steps of few images)",
     ),
     Rule(
