@@ -22,7 +22,7 @@ from nas.front import constant_guess, pareto
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
-from nas.pretrained.sources import usable
+from nas.pretrained.sources import absolute, usable
 from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
 from nas.space import Float, Space
@@ -100,6 +100,7 @@ def search(
     """
     folder = Path(out) if out is not None else default_folder(data)
     given = SearchOptions(target=target, **options)
+    given = replace(given, pretrained=absolute(given.pretrained))  # recipes are trained elsewhere
     samplers.check(given.sampler)
     given.budget()
     run = _begun(folder, data, resume)

@@ -156,6 +156,14 @@ def test_a_hub_that_does_not_answer_is_a_note_and_the_others_remain(
     assert "\n" not in notes[0]
 
 
+def test_paths_are_found_from_elsewhere_and_ids_stay(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert sources.absolute(["tiny", "somebody/absent"]) == (str(folder), "somebody/absent")
+    assert sources.absolute(None) is None
+
+
 def test_a_checkpoint_of_another_modality_is_left_out(folder: Path, data: Dataset) -> None:
     found, notes = usable([str(folder)], "images", replace(data.profile, members={}))
     assert found == ()

@@ -44,6 +44,14 @@ def find(source: str) -> Path:
     return _fetched(source)
 
 
+def absolute(sources: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Sources as they are found from any folder; ids of a hub as they are."""
+    if sources is None:
+        return None
+    paths = (Path(source).expanduser() for source in sources)
+    return tuple(str(p.resolve()) if p.exists() else s for p, s in zip(paths, sources, strict=True))
+
+
 class Unreachable(InputError):  # noqa: N818  # an outcome: a search goes on without it
     """A hub does not give a checkpoint: it is absent, gated, or there is no network."""
 
