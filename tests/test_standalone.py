@@ -116,10 +116,7 @@ def test_the_code_of_a_network_imports_torch_alone_and_gives_the_same(name: str)
         assert modules_of(text) == {"torch"}
         other = row_inputs(dataset, dataset.parts["test"][:5])
         with torch.inference_mode():
-            # A layout of convolutions in memory changes the order of their sums.
-            torch.testing.assert_close(
-                network(**other), proxy.network(**other), rtol=1e-5, atol=1e-5
-            )
+            assert torch.equal(network(**other), proxy.network(**other))
 
 
 def test_only_the_classes_that_a_network_uses_are_written() -> None:

@@ -84,9 +84,7 @@ class Proxy(pl.LightningModule):
         self.hparams.update(  # plain data, so that a checkpoint loads without pickle
             family=family, config=config, task=json.loads(self.task.to_json())
         )
-        # Convolutions of several channels are up to 1.4 times as fast, on CPUs and on GPUs.
-        network = build_network(family, config, self.task, pretrained)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = build_network(family, config, self.task, pretrained)
         self.temperatures: dict[str, float] = {}
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
