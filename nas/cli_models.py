@@ -334,7 +334,11 @@ def serve(model: Path, port: int, token: str | None) -> None:
 
 @click.group()
 def pretrained() -> None:
-    """Pretrained networks that a search can start from (`nas search --pretrained`)."""
+    """Pretrained networks that a search can start from (`nas search --pretrained`).
+
+    \b
+    nas pretrained list
+    """
 
 
 @pretrained.command("list", cls=exits.Command)

@@ -133,7 +133,6 @@ SEARCH = [
     "--config text.yaml",
     "--config unknown.yaml",
     "--config list.yaml",
-    "--resume",
     "--deterministic",
     "--deterministic --trials 3 --time-limit 1m",
     "--deterministic --trials 3 -o latency_ms",
@@ -145,7 +144,6 @@ SEARCH = [
 OF_DATA = {
     "--problem regression": 1,
     "--modality images": 1,
-    "--resume": 1,
     "--out letters_only": 1,
     "--trials 1 --out good.csv/inside": 1,
 }
@@ -154,6 +152,9 @@ OTHERS: list[tuple[str, int]] = [
     ("--nothing", 2),
     ("search", 2),
     ("search --resume", 2),
+    ("pretrained", 2),
+    ("pretrained nothing", 2),
+    ("pretrained list --nothing", 2),
     ("design", 2),
     ("train", 2),
     ("predict", 2),
@@ -230,6 +231,7 @@ CASES: list[tuple[str, int]] = [
     *(
         (f"search good.csv --resume --trials 9 --out {r}", 2 if r == "good.csv" else code)
         for r, code in RUNS.items()
+        if r not in ("absent_run", "empty_folder")  # there it begins one
     ),
     *(
         (f"{c} {r}", code)

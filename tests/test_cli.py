@@ -36,7 +36,7 @@ from nas.testing import small_spaces, small_task
 
 COMMANDS = (
     *("design", "search", "status", "report", "export", "train", "predict"),
-    *("audit", "families", "latency", "rules", "dashboard", "serve"),
+    *("audit", "families", "latency", "rules", "dashboard", "serve", "pretrained"),
 )
 
 

@@ -22,7 +22,7 @@ from nas.family import load_families
 from nas.plan import make_task
 from nas.task import Budget, Fidelity, Task
 from nas.testing import example_datasets
-from nas.training import cost, evaluator
+from nas.training import cost, device, evaluator
 from nas.training.batches import part_tensors
 from nas.training.evaluator import Evaluator
 from nas.training.fit import fit_proxy
@@ -211,10 +211,10 @@ def test_known_memory_decides_before_anything_is_trained(monkeypatch: pytest.Mon
     hungry = Hungry(monkeypatch, 999, SHORT[0])
     whole, half = (evaluate({"batch_size": n}).metrics["memory_mb"] for n in (64, 32))
     hungry.modules.clear()
-    monkeypatch.setattr(cost, "available_memory_mb", lambda device: (whole + half) / 2)
+    monkeypatch.setattr(device, "available_memory_mb", lambda _: (whole + half) / 2)
     end = evaluate({})
     assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)
-    monkeypatch.setattr(cost, "available_memory_mb", lambda device: 0.9 * half)
+    monkeypatch.setattr(device, "available_memory_mb", lambda _: 0.9 * half)
     end = evaluate({})
     assert (end.reason, len(hungry.modules)) == ("oom", 1)
     assert "it needs" in end.detail
@@ -258,7 +258,7 @@ def test_where_memory_is_short_it_is_returned_at_once(monkeypatch: pytest.Monkey
     needed = Candidate.from_dict(work.evaluate(asked, lambda *_: "")).metrics["memory_mb"]
     assert said == []
     for room in (1.2, 2.4, 2.6):
-        monkeypatch.setattr(cost, "available_memory_mb", lambda device: room * needed)  # noqa: B023
+        monkeypatch.setattr(device, "available_memory_mb", lambda _: room * needed)  # noqa: B023
         work.evaluate(asked, lambda *_: "")
     assert said == [True, False]
 
@@ -309,7 +309,7 @@ class Family:
         return here.Greedy(task.outputs, config["mb"])
 
 proxy.load_families = lambda modality=None: {"greedy": Family}
-evaluator.cost.available_memory_mb = lambda device: float("inf")  # as where it is unknown
+evaluator.device.available_memory_mb = lambda _: float("inf")  # as where it is unknown
 dataset, task = here.table()
 work = evaluator.Evaluator(task, dataset)
 

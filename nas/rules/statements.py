@@ -305,8 +305,7 @@ _ALL = (
     ),
     Rule(
         "heads",
-        "One to eight attention heads, which share the width; of other numbers, which published"
-        " networks have, as many as divide it.",
+        "One to eight attention heads share the width; published networks may have others.",
         "Vaswani et al. 2017, sec. 3.2.2 and table 3",
     ),
     Rule(

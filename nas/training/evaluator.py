@@ -221,7 +221,8 @@ class Evaluator:
         """The costs of a candidate, before any memory is spent. Memory is predicted only where
         parameters and FLOPs meet the task's limits."""
         costs, layers = self._counted(candidate)
-        new = not load_families(self.task.modality)[candidate.family].load
+        family = load_families(self.task.modality).get(candidate.family)
+        new = family is None or not family.load
         violation = _violation(self.task, costs, new)
         if not violation:
             costs = costs | self._memory(candidate)
