@@ -60,7 +60,7 @@ def read(source: Any, **options: Any) -> Dataset:
     >>> {part: len(rows) for part, rows in data.parts.items()}
     {'train': 70, 'val': 15, 'test': 15}
     """
-    from nas.data import long_tables, sources, warnings
+    from nas.data import long_tables, sources
     from nas.data import split as splits
     from nas.data import targets as labelling
     from nas.data.archives import is_zip, unpacked
@@ -98,20 +98,29 @@ def read(source: Any, **options: Any) -> Dataset:
         notes.append(f"column {column!r} divides the data and is not an input")
     inputs, profile, more = reader(kind).code(samples, parts["train"], **_own(kind, how))
     notes = [*([f"{kind}: {why}"] if why else []), *samples.notes, *notes, *more]
-    outside = len(parts["val"]) + len(parts["test"])
-    with ThreadPoolExecutor(1) as beside:  # hashing does not hold the interpreter
-        digest = beside.submit(fingerprint, {**inputs, **{f"label {k}": values[k] for k in values}})
-        notes += warnings.duplicates(count_leaked(inputs, values, parts), outside)
     profile = replace(
         profile,
         n_val=len(parts["val"]),
         n_test=len(parts["test"]),
-        fingerprint=digest.result(),
         split=splits.membership(parts),
         split_method=method,
     )
     dataset = Dataset(kind, targets, profile, inputs, values, parts)
-    return replace(dataset, notes=(*notes, *warnings.warnings(dataset)))
+    return _checked(dataset, notes)
+
+
+def _checked(dataset: Dataset, notes: list[str]) -> Dataset:
+    """The data with its fingerprint, its notes, and warnings of what is wrong with it."""
+    from nas.data.warnings import duplicates, warnings
+
+    inputs, labels, parts = dataset.inputs, dataset.labels, dataset.parts
+    with ThreadPoolExecutor(1) as beside:  # hashing and sorting do not hold the interpreter
+        hashed = {**inputs, **{f"label {name}": values for name, values in labels.items()}}
+        digest, warned = beside.submit(fingerprint, hashed), beside.submit(warnings, dataset)
+        outside = len(parts["val"]) + len(parts["test"])
+        notes = [*notes, *duplicates(count_leaked(inputs, labels, parts), outside)]
+    profile = replace(dataset.profile, fingerprint=digest.result())
+    return replace(dataset, profile=profile, notes=(*notes, *warned.result()))
 
 
 def _own(kind: str, how: ReadOptions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import gzip
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -41,6 +41,7 @@ class Layout:
     names: list[str]
     delimiter: str
     skipped_lines: int = 0
+    spaced: bool = True  # whether values may begin with spaces, which are slow to skip
 
 
 def read_csv(
@@ -169,7 +170,8 @@ def _layout(path: Path) -> Layout:
     header = [name.strip() for name in next(_records(lines, delimiter))]
     if header.count("") > 1:
         header = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-    return Layout(header, delimiter, 1 if declared else 0)
+    spaced = any(f"{delimiter} " in line or line.startswith(" ") for line in lines)
+    return Layout(header, delimiter, 1 if declared else 0, spaced)
 
 
 def _records(lines: Sequence[str] | TextIO, delimiter: str) -> Iterator[list[str]]:
@@ -313,7 +315,8 @@ def _parsed_if_even(
         _check_widths(path, layout)
         if not indexed:
             return found
-    again: pd.DataFrame = _parsed(path, layout, texts, missing, index_col=False)
+    spaced = replace(layout, spaced=True)  # a quote after a space
+    again: pd.DataFrame = _parsed(path, spaced, texts, missing, index_col=False)
     return again
 
 
@@ -325,7 +328,7 @@ def _parsed(
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # see ``_is_mixed``
         return pd.read_csv(
             path, sep=layout.delimiter, names=layout.names, header=0, skiprows=layout.skipped_lines,
-            skipinitialspace=True, encoding="utf-8-sig", dtype=dict.fromkeys(texts, "str"),
+            skipinitialspace=layout.spaced, encoding="utf-8-sig", dtype=dict.fromkeys(texts, "str"),
             keep_default_na=False, na_values={name: [""] if name in texts else list(missing)
             for name in layout.names}, **how,
         )  # fmt: skip

@@ -22,6 +22,9 @@ import numpy as np
 from nas.task import InputError
 
 GIB = 2**30
+# Headers of arrays are parsed as Python, which fails in threads now and then ("AST constructor
+# recursion depth mismatch", CPython 3.11 and 3.12).
+_PARSING = threading.Lock()
 THREADS = 8  # that read files at the same time, at the most
 _ONE_LARGE = threading.Lock()
 
@@ -74,7 +77,8 @@ def read_npy(path: Path) -> np.ndarray:
     if promised > actual:
         raise ValueError(f"its header promises {promised:,} bytes, but it holds {actual:,}")
     refuse_larger(promised, f"{path} holds", "store a part of it, or a smaller type")
-    array: np.ndarray = np.load(path, allow_pickle=False)
+    with _PARSING:
+        array: np.ndarray = np.load(path, allow_pickle=False)
     return array
 
 
@@ -107,7 +111,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
                         f"the header of {member.filename} promises {promised:,} bytes, but it"
                         f" holds {actual:,}"
                     )
-        with np.load(path, allow_pickle=False) as arrays:
+        with _PARSING, np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except InputError:
         raise
@@ -121,7 +125,8 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     read = (
         np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     )
-    shape, _, dtype = read(file)
+    with _PARSING:
+        shape, _, dtype = read(file)
     return shape, dtype
 
 

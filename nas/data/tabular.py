@@ -309,7 +309,8 @@ def _described_numeric(
         )
     used = values[train]
     finite = _kept(used, np.isfinite(used))
-    shift = column_shift(finite)
+    lost = distinct_lost(finite)
+    shift = column_shift(finite) if lost > LOST else 0.0
     infinite = _count_infinite(values, shift)
     if infinite:
         notes.append(
@@ -325,7 +326,7 @@ def _described_numeric(
         what = f"{finite[0]:.15g} wherever it is known" if len(known) else "missing"
         notes.append(f"column {name!r} is dropped: it is {what} in every training row")
         return None
-    lost = distinct_lost(shifted)
+    lost = distinct_lost(shifted) if shift else lost
     if lost > LOST:
         notes.append(
             f"column {name!r}: float32 merges {100 * lost:.0f} % of its different values, which lie"
