@@ -105,7 +105,7 @@ class PretrainedImage(nn.Module):
     """Images (B, 1 or 3, H, W) of 0..255 to logits (B, outputs).
 
     Parts that are not trained stay in eval mode, so that what is ``fixed`` of a ``frozen`` network
-    may be kept, and ``from_fixed`` goes on from there (nas.training.frozen).
+    may be kept, and ``from_fixed`` continues from there (nas.training.frozen).
     """
 
     def __init__(

@@ -114,7 +114,7 @@ class PretrainedText(nn.Module):
     """Tokens (B, T) and their lengths (B,) to logits (B, outputs).
 
     Parts that are not trained stay in eval mode, so that what they put out of a text is always the
-    same: what is ``fixed`` of a ``frozen`` network may be kept, and ``from_fixed`` goes on from
+    same: what is ``fixed`` of a ``frozen`` network may be kept, and ``from_fixed`` continues from
     there (nas.training.frozen).
     """
 

@@ -52,7 +52,7 @@ def absolute(sources: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(str(p.resolve()) if p.exists() else s for p, s in zip(paths, sources, strict=True))
 
 
-class Unreachable(InputError):  # noqa: N818  # an outcome: a search goes on without it
+class Unreachable(InputError):  # noqa: N818  # an outcome: a search continues without it
     """A hub does not give a checkpoint: it is absent, gated, or there is no network."""
 
 

@@ -1,4 +1,4 @@
-"""A training that can be ended at any moment and goes on as if it had not been.
+"""A training that can be ended at any moment and continues as if it had not been.
 
 Everything that its next step depends on is in ``last.ckpt``: Lightning's own state (weights,
 optimiser, schedule, progress, what callbacks keep) and, beside it, the generators of random
@@ -79,7 +79,7 @@ class KeepLast(Checkpoint):
     """Keeps the state of a training in the file ``path``, and restores it where ``trainer.fit`` is
     given that file. Ends the training, by raising Interrupted, where a signal was heard.
 
-    ``recipe`` is kept in the file, so that a training goes on only by the recipe that it was begun
+    ``recipe`` is kept in the file: a training continues only by the recipe that it was begun
     with; ``seconds`` are those of all its parts.
     """
 
