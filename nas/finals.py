@@ -37,6 +37,7 @@ MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 FEW_CORES = 4  # up to which one training is faster on all of them
+PACED = 0.9  # of the time that is left: what a training that is short of epochs may take
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
@@ -117,6 +118,18 @@ def _recipe_epochs(task: Task, candidate: Candidate) -> int:
     return rules.full_epochs(own, int(candidate.config["batch_size"]))
 
 
+def _epochs(task: Task, candidate: Candidate, left_s: float) -> int:
+    """Those that a candidate is to be trained for: its recipe's. Where the time was too short for
+    as many as help, these follow from the mean pace of all families, and a faster network takes
+    what its own pace allows of ``left_s``."""
+    recipe, proxy = _recipe_epochs(task, candidate), task.fidelity
+    # The proxies were as long, or the epochs are not for the time.
+    if candidate.family in proxy.other or proxy.epochs * proxy.share >= recipe:
+        return recipe
+    affordable = int(PACED * left_s / epoch_s(task, candidate))
+    return max(recipe, min(affordable, rules.longest_epochs(task)))
+
+
 def _round(
     run: Run, waiting: list[Candidate], left_s: float, places: int, trained: Sequence[Finalist]
 ) -> list[Finalist]:
@@ -143,13 +156,14 @@ def _round(
     for candidate in waiting:
         if len(entries) == places:
             break
-        epochs = _recipe_epochs(run.task, candidate)
+        recipe = _recipe_epochs(run.task, candidate)
         affordable = int(left_s / epoch_s(run.task, candidate))
-        if affordable < (1 if first else epochs):
+        if affordable < (1 if first else recipe):
             continue
+        epochs = min(_epochs(run.task, candidate, left_s), affordable) if first else recipe
         folder = run.folder / "finalists" / str(candidate.number)
-        entries.append(Finalist(candidate, min(epochs, affordable), epochs, folder))
-        run.export(folder / "recipe.yaml", candidate.number)
+        entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
+        run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
     return entries
 
 

@@ -29,13 +29,18 @@ FORMAT = 1
 
 
 def make(
-    candidate: Candidate, task: Task, source: dict[str, Any], versions: dict[str, str]
+    candidate: Candidate,
+    task: Task,
+    source: dict[str, Any],
+    versions: dict[str, str],
+    epochs: int | None = None,
 ) -> dict[str, Any]:
-    """The recipe of ``candidate`` at full scale: the whole training part, and more epochs."""
+    """The recipe of ``candidate`` at full scale: the whole training part, and more epochs; by
+    default as many as the rules or the search's plan say."""
     task = task.of_family(candidate.family)
     config = dict(candidate.config)
     batch_size = int(config["batch_size"])
-    epochs = rules.full_epochs(task, batch_size)
+    epochs = epochs or rules.full_epochs(task, batch_size)
     accumulate = candidate.cost.accumulate
     micro = batch_size // accumulate
     steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate) * epochs

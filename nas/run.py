@@ -507,13 +507,21 @@ class Run:
         report.write(self.view(), path)
         return path
 
-    def export(self, path: str | Path | None = None, number: int | None = None) -> Path:
+    def export(
+        self,
+        path: str | Path | None = None,
+        number: int | None = None,
+        *,
+        epochs: int | None = None,
+    ) -> Path:
         """Write the training recipe of a candidate and return its path.
 
         Args:
             path: Default: recipe.yaml in the run's folder.
             number: Of the candidate; default: the one that was trained at full scale, else the
                 best.
+            epochs: Of the training; default: what the search planned, of the candidate that was
+                trained at full scale what it was trained by.
 
         Raises:
             UsageError: There is no such candidate.
@@ -522,12 +530,16 @@ class Run:
         """
         from nas import recipe
 
-        if number is None and not self._latency and self.finished and self.finished.result:
-            number = self.finished.candidate
+        trained = self.finished if self.finished and self.finished.result else None
+        if number is None and not self._latency and trained:
+            number = trained.candidate
         candidate = self.best() if number is None else self._candidate(number)
+        if epochs is None and trained and trained.candidate == candidate.number:
+            epochs = trained.recipe_epochs
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write(recipe.make(candidate, self.task, self.source, self.versions), path)
+        made = recipe.make(candidate, self.task, self.source, self.versions, epochs)
+        recipe.write(made, path)
         return path
 
     def measure_latency(

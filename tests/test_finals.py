@@ -73,6 +73,25 @@ def test_short_of_time_the_best_has_few_cores_for_itself(
     assert [e.candidate.number for e in entries] == trained
 
 
+@pytest.mark.parametrize(
+    ("epoch_s", "proxy", "epochs"),
+    [(5.0, 5, 18), (20.0, 5, 10), (0.1, 5, 250), (5.0, 10, 10)],
+    ids=["as its pace allows", "the recipe's at least", "as many as help", "as its proxy"],
+)
+def test_a_network_faster_than_the_mean_is_trained_for_longer(
+    epoch_s: float, proxy: int, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "longest_epochs", lambda task: 250)
+    made = replace(task(), fidelity=Fidelity(epochs=proxy, recipe_epochs=10, folds=1))
+    steps = rules.steps_per_epoch(made.profile.n_train, 32)
+    run: Any = FakeRun(tmp_path, [candidate(1, "mlp", 0.8, step_ms=1e3 * epoch_s / steps)])
+    run.task = made
+    (entry,) = finals._round(run, run.ranked(), 100.0, places=2, trained=())
+    assert entry.epochs == min(epochs, int(100.0 / epoch_s))
+    assert entry.recipe_epochs == epochs
+    assert run.exported == {1: epochs}
+
+
 def test_adapted_weights_have_all_cores_once_and_what_is_cheap_goes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +122,7 @@ class FakeRun:
 
     def __init__(self, folder: Path, ranked: list[Candidate]) -> None:
         self.folder, self.task, self._ranked = folder, task(), ranked
+        self.exported: dict[int | None, int | None] = {}
         (folder / "logs").mkdir()
 
     def ranked(self) -> list[Candidate]:
@@ -111,7 +131,10 @@ class FakeRun:
     def best(self) -> Candidate:
         return self._ranked[0]
 
-    def export(self, path: Path | None = None, number: int | None = None) -> Path:
+    def export(
+        self, path: Path | None = None, number: int | None = None, *, epochs: int | None = None
+    ) -> Path:
+        self.exported[number] = epochs
         path = path or self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(str(number))
@@ -175,7 +198,7 @@ def test_a_training_that_fails_leaves_the_others_and_says_why(
 ) -> None:
     found, _ = finish(tmp_path, monkeypatch, {7: 0.5}, seconds=300.0)
     assert (found.candidate, found.error) == (7, "")
-    assert found.finalists[0] == {"candidate": 4, "epochs": 10, "error": "error: no memory"}
+    assert found.finalists[0] == {"candidate": 4, "epochs": 100, "error": "error: no memory"}
 
 
 def test_where_all_fail_the_first_error_is_kept(
