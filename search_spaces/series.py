@@ -335,6 +335,7 @@ def _lstm_space(task: Task) -> Space:
         (
             *_input_params(task),
             *_patch_params(task),
+            Choice("cell", ("lstm", "gru"), default="lstm", why=("recurrent-cell",)),
             dim,
             rules.depth(task, low=1, base=2, default=1),
             hidden,
@@ -365,6 +366,7 @@ def _build_lstm(config: Config, task: Task) -> nn.Module:
         bidirectional=bool(config["bidirectional"]),
         pooling=str(config["pooling"]),
         dropout=float(config["dropout"]),
+        cell=str(config.get("cell", "lstm")),
     )
     return _forecasting(network, config, task)
 
@@ -494,7 +496,7 @@ FAMILIES = (
     Family(
         "series_lstm",
         "series",
-        "Hochreiter & Schmidhuber 1997, Long Short-Term Memory",
+        "Hochreiter & Schmidhuber 1997, Long Short-Term Memory; Cho et al. 2014 (GRU)",
         _lstm_space,
         _build_lstm,
         "Short sequences of many channels, where the order of steps is what matters.",

@@ -281,6 +281,7 @@ def series_transformer(c: dict[str, Any], _: Any) -> float:
 
 def series_lstm(c: dict[str, Any], _: Any) -> float:
     total, tokens = patches(c)
+    assert c["cell"] == "lstm"
     return total + lstm_layers(c, tokens) + 2 * c["hidden"] * CLASSES
 
 

@@ -27,7 +27,7 @@ from nas.models.encoder import (
     TextTransformer,
     TokenEmbedding,
 )
-from nas.models.lstm import TextLSTM
+from nas.models.lstm import LSTM, TextLSTM
 from nas.models.mamba import MambaConfig, TextMamba, parallel_scan, selective_scan
 from nas.models.ngram_bag import NGramBag
 from nas.task import Constraint, DataProfile, InputError, Target, Task
@@ -422,9 +422,11 @@ def test_a_bag_of_n_grams_tells_the_order_of_words_from_two_on() -> None:
         assert torch.allclose(network(tokens, length), network(turned, length)) == same
 
 
-def test_both_directions_are_those_of_a_packed_lstm() -> None:
-    network: Any = shaken(lambda: TextLSTM(EMBEDDING, 3, 6, 5, depth=2))
-    reference = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+@pytest.mark.parametrize(("cell", "layer"), [("lstm", nn.LSTM), ("gru", nn.GRU)])
+def test_both_directions_are_those_of_a_packed_layer(cell: str, layer: Any) -> None:
+    table = TokenEmbedding(EMBEDDING, 6, std=0.1)
+    network: Any = shaken(lambda: LSTM(table, 3, 6, 5, depth=2, cell=cell))
+    reference = layer(6, 5, num_layers=2, bidirectional=True, batch_first=True)
     with torch.no_grad():
         for i in range(2):
             for ending, direction in (
@@ -432,18 +434,19 @@ def test_both_directions_are_those_of_a_packed_lstm() -> None:
                 ("_reverse", network.backwards[i]),
             ):
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-                    ours = getattr(direction.lstm, f"{kind}_l0")
+                    ours = getattr(direction.get_submodule(cell), f"{kind}_l0")
                     getattr(reference, f"{kind}_l{i}{ending}").copy_(ours)
     ids, length = batch(5, 12, 1, 8)
     packed = pack_padded_sequence(
         network.embedding(ids), length, batch_first=True, enforce_sorted=False
     )
-    out, (ends, _) = reference(packed)
+    out, ends = reference(packed)
+    ends = ends[0] if cell == "lstm" else ends
     expected, _ = pad_packed_sequence(out, batch_first=True)
-    found, mask = network.features(tokens=ids, tokens_length=length)
+    found, mask = network.read(network.embedding(ids), length)
     torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=0)
     network.last = True
-    last, _ = network.features(tokens=ids, tokens_length=length)
+    last, _ = network.read(network.embedding(ids), length)
     torch.testing.assert_close(last[:, 0], torch.cat((ends[-2], ends[-1]), -1), atol=1e-5, rtol=0)
 
 

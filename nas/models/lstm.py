@@ -1,4 +1,5 @@
-"""LSTM: Hochreiter & Schmidhuber 1997; in both directions, Graves & Schmidhuber 2005."""
+"""LSTM: Hochreiter & Schmidhuber 1997; in both directions, Graves & Schmidhuber 2005. The gated
+recurrent unit in its place: Cho et al. 2014."""
 
 from __future__ import annotations
 
@@ -8,28 +9,39 @@ from torch import Tensor, nn
 from nas.models.blocks import GlobalPool, make_head, real
 from nas.models.encoder import EmbeddingConfig, TokenEmbedding
 
+CELLS: dict[str, tuple[type[nn.LSTM] | type[nn.GRU], tuple[float, ...]]] = {
+    # Layer, and the bias of each gate: the forget gate starts open (Jozefowicz et al. 2015, sec. 4)
+    "lstm": (nn.LSTM, (0.0, 1.0, 0.0, 0.0)),
+    "gru": (nn.GRU, (0.0, 0.0, 0.0)),
+}
+
 
 class _Direction(nn.Module):
-    """One LSTM over padded sequences (B, T, C), from the last token to the first on demand.
+    """One recurrent layer over padded sequences (B, T, C), from the last token to the first on
+    demand.
 
     Each sequence is turned round within its own length, so that the state never passes over
     padding: the same as packing, without waiting for the lengths to leave the device.
     """
 
-    def __init__(self, inputs: int, hidden: int) -> None:
+    def __init__(self, inputs: int, hidden: int, cell: str) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
-        for name, value in self.lstm.named_parameters():
-            if name.startswith("weight_hh"):
-                for gate in value.chunk(4):
-                    nn.init.orthogonal_(gate)
-            elif name.startswith("weight_ih"):
-                nn.init.xavier_uniform_(value)
-            elif name.startswith("bias_hh"):
-                nn.init.zeros_(value)
-            else:  # the forget gate starts open (Jozefowicz et al. 2015, sec. 4)
-                for gate, start in zip(value.chunk(4), (0.0, 1.0, 0.0, 0.0), strict=True):
-                    nn.init.constant_(gate, start)
+        kind, starts = CELLS[cell]
+        self.cell = cell
+        self.add_module(cell, kind(inputs, hidden, batch_first=True))
+        for name, value in self.named_parameters():
+            gates = value.chunk(len(starts))
+            match name.removeprefix(f"{cell}.").removesuffix("_l0"):
+                case "weight_hh":
+                    for gate in gates:
+                        nn.init.orthogonal_(gate)
+                case "weight_ih":
+                    nn.init.xavier_uniform_(value)
+                case "bias_hh":
+                    nn.init.zeros_(value)
+                case _:
+                    for gate, start in zip(gates, starts, strict=True):
+                        nn.init.constant_(gate, start)
 
     def forward(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
         """``turn`` (B, T): where each place of the turned sequence comes from, and goes to."""
@@ -41,12 +53,13 @@ class _Direction(nn.Module):
         """In the dtype of its weights under mixed precision too: a state is rounded at every
         step, and its errors add up over a text."""
         kind = x.device.type
-        x = x.to(next(self.lstm.parameters()).dtype)
+        layer = self.get_submodule(self.cell)
+        x = x.to(next(layer.parameters()).dtype)
         if kind != "meta" and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                y: Tensor = self.lstm(x)[0]
+                y: Tensor = layer(x)[0]
         else:
-            y = self.lstm(x)[0]
+            y = layer(x)[0]
         return y
 
 
@@ -55,7 +68,8 @@ def _pick(x: Tensor, places: Tensor) -> Tensor:
 
 
 class LSTM(nn.Module):
-    """``depth`` LSTM layers over vectors (B, T, dim) that ``embedding`` makes, pooled into one.
+    """``depth`` layers of a ``cell``, "lstm" or "gru", over vectors (B, T, dim) that ``embedding``
+    makes, pooled into one.
 
     A ``bidirectional`` layer reads in both directions, with ``hidden`` units each, side by
     side, and the last layer with ``last_hidden`` where that is not 0. ``pooling``: "avg",
@@ -74,8 +88,11 @@ class LSTM(nn.Module):
         pooling: str = "max",
         dropout: float = 0.0,
         last_hidden: int = 0,
+        cell: str = "lstm",
     ) -> None:
         super().__init__()
+        if cell not in CELLS:
+            raise ValueError(f"unknown cell {cell!r}; known are {', '.join(CELLS)}")
         self.hidden = last_hidden or hidden
         self.width = self.hidden * (1 + bidirectional)
         self.embedding = embedding
@@ -83,9 +100,9 @@ class LSTM(nn.Module):
         self.backwards = nn.ModuleList()
         inputs = dim
         for units in [*[hidden] * (depth - 1), self.hidden]:
-            self.forwards.append(_Direction(inputs, units))
+            self.forwards.append(_Direction(inputs, units, cell))
             if bidirectional:
-                self.backwards.append(_Direction(inputs, units))
+                self.backwards.append(_Direction(inputs, units, cell))
             inputs = units * (1 + bidirectional)
         self.last = pooling == "last"
         self.pool = GlobalPool("avg" if self.last else pooling, self.width, dims=1)

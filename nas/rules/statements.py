@@ -458,6 +458,12 @@ _ALL = (
         "Schuster & Paliwal 1997; Graves & Schmidhuber 2005, sec. 5",
     ),
     Rule(
+        "recurrent-cell",
+        "An LSTM's cell or the gated recurrent unit, with three quarters of its weights: neither"
+        " is the better one on all data.",
+        "Cho et al. 2014; Chung et al. 2014, sec. 5; Jozefowicz et al. 2015, sec. 4",
+    ),
+    Rule(
         "state-space",
         "Mamba's expansion, states and kernel lie around the paper's 2, 16 and 4.",
         "Gu & Dao 2023, sec. 3.4 and 3.6, table 10 (states)",
