@@ -49,7 +49,7 @@ from nas.training.baselines import tested
 from nas.training.calibration import calibrate, score_interval
 from nas.training.callbacks import EpochLines, StopAfter, Threads
 from nas.training.cost import parameters
-from nas.training.device import precision, prepare
+from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
@@ -174,15 +174,17 @@ def _is_alone(options: dict[str, Any]) -> bool:
 
 
 def _on_this_device(recipe: dict[str, Any]) -> None:
-    """Train in float32 where the recipe's precision is not this device's: bfloat16 is slow on most
-    CPUs, and GPUs before Ampere have none."""
+    """Train in float32 where the recipe's precision is not this device's: most CPUs emulate
+    bfloat16, which is slow, and GPUs before Ampere have none."""
     trainer = recipe["trainer"]
     gpu = trainer.get("accelerator", "auto") != "cpu" and torch.cuda.is_available()
     wanted, here = trainer.get("precision"), precision("cuda" if gpu else "cpu")
     half = isinstance(wanted, str) and wanted in ("16-mixed", "bf16-mixed", "bf16-true", "bf16")
+    if not gpu and wanted == "bf16-mixed" and cpu_has_bfloat16():
+        return
     if half and here == "32-true" and (not gpu or wanted != "16-mixed"):
         trainer["precision"] = here
-        where = "this GPU has no bfloat16" if gpu else "there is no GPU here"
+        where = "this GPU has no bfloat16" if gpu else "this CPU has no arithmetic for it"
         terminal.line(
             f"note: trained in {here}, not in {wanted} as the recipe says: {where}"
             f" (--precision {wanted} insists)",

@@ -1,4 +1,5 @@
-"""Families for sequences of numbers: InceptionTime, ResNet, Transformer, LSTM, Mamba."""
+"""Families for sequences of numbers: InceptionTime, ResNet, random kernels, Transformer, LSTM,
+Mamba."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nas.models.series import Patches, SeriesConfig, SeriesInput
 
 LONGEST_PATCH = 16  # steps
+RANDOM_KERNELS = 84  # of nine weights of which three are 2 and six -1
 
 
 def _length(task: Task) -> int:
@@ -28,8 +30,8 @@ def _channels(task: Task) -> int:
     return task.profile.inputs["series"][1]
 
 
-def _input_params(task: Task) -> list[Param]:
-    """How steps enter, and what is done to them in training."""
+def _input_params(task: Task, augment: str = "jitter") -> list[Param]:
+    """How steps enter, and what is done to them in training, by default ``augment``."""
     scales = ("none", "sequence", "sequence+level")
     kinds: tuple[Value, ...] = ("none", "jitter", "crop", "jitter+crop")
     forecast = task.profile.series is not None and task.profile.series.horizon > 0
@@ -38,7 +40,7 @@ def _input_params(task: Task) -> list[Param]:
     scale = "sequence" if forecast else "none"
     return [
         Choice("scale", scales, default=scale, why=("series-scale",)),
-        Choice("augment", kinds, default="jitter", why=("series-augmentation",)),
+        Choice("augment", kinds, default=augment, why=("series-augmentation",)),
         Choice("masks", (0, 1, 2), default=0, why=("series-augmentation",)),
         *_linear(task),
     ]
@@ -220,6 +222,34 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
     pooling, dropout = str(config["pooling"]), float(config["dropout"])
     input = _input(config, task)
     network = series_resnet(input, task.outputs, _convolutions(config), pooling, dropout)
+    return _forecasting(network, config, task)
+
+
+# Random kernels --------------------------------------------------------------------------
+
+
+def _kernels_space(task: Task) -> Space:
+    most = rules.params_limit(task) / (task.outputs * RANDOM_KERNELS)
+    each = [n for n in (10, 30, 60, 119) if n <= most] or [max(1, int(most))]
+    features: tuple[Value, ...] = tuple(n * RANDOM_KERNELS for n in each)
+    default = features[min(1, len(features) - 1)]
+    return Space(
+        (
+            # Noise of a step is what the shortest kernels look at.
+            *_input_params(task, augment="none"),
+            Choice("features", features, default=default, why=("random-kernels",)),
+            rules.dropout(task, default=0.1, before_head=True),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=3e-3),
+        )
+    )
+
+
+def _build_kernels(config: Config, task: Task) -> nn.Module:
+    from nas.models.random_kernels import RandomKernels
+
+    features, dropout = int(config["features"]), float(config["dropout"])
+    network = RandomKernels(_input(config, task), _length(task), task.outputs, features, dropout)
     return _forecasting(network, config, task)
 
 
@@ -484,6 +514,14 @@ FAMILIES = (
         _build_resnet,
         "Sequences whose shapes are short; the cheapest for long ones.",
         RESNETS,
+    ),
+    Family(
+        "random_kernels",
+        "series",
+        "Dempster et al. 2021, MiniRocket: A Very Fast (Almost) Deterministic Transform",
+        _kernels_space,
+        _build_kernels,
+        "Few sequences of any kind: fixed kernels of all lengths, and one layer that is trained.",
     ),
     Family(
         "series_transformer",

@@ -1,10 +1,12 @@
-"""What a worker asks of a GPU, on a machine without one."""
+"""What a worker asks of its device, of a GPU on a machine without one."""
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from nas import recipe as recipes
 from nas.candidate import Candidate, Cost, Reason
 from nas.driver import make_task
 from nas.family import load_families
-from nas.task import Budget, UsageError
+from nas.task import Budget, Task, UsageError
 from nas.testing import example_datasets
-from nas.training import device, evaluator
+from nas.training import device, evaluator, fit
+from nas.training.batches import part_tensors
 from nas.training.fit import fit_proxy, folds
 from nas.training.proxy import Proxy
 
@@ -169,3 +172,56 @@ def test_a_cluster_without_nodes_is_taken_where_it_grows(
     refused = pytest.raises(UsageError, match="give --workers for a cluster that grows")
     with nullcontext() if grows else refused:
         assert tune.Cluster(gpus_per_trial=0.25, grows=grows).workers == 0
+
+
+def small_module() -> tuple[Any, Any]:
+    dataset = next(iter(example_datasets("tabular").values()))
+    made = Task("tabular", dataset.targets, dataset.profile).with_objectives()
+    rows = dataset.parts["train"]
+    config = load_families("tabular")["mlp"].baseline(made)
+    return Proxy("mlp", dict(config), made), part_tensors(dataset, rows, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("capable", "half_s", "expected"),
+    [
+        (True, 0.5, "bf16-mixed"),
+        (True, 0.95, "32-true"),
+        (True, math.inf, "32-true"),
+        (False, 0.5, "32-true"),
+    ],
+    ids=["faster", "hardly faster", "no operator for it", "a CPU that emulates it"],
+)
+def test_a_cpu_trains_in_bfloat16_where_that_is_faster(
+    capable: bool, half_s: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, train = small_module()
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: capable)
+    monkeypatch.setattr(fit, "_step_s", lambda module, batch, half: half_s if half else 1.0)
+    assert fit.faster_precision(module, train, 8) == expected
+
+
+def test_deciding_on_a_precision_leaves_the_network_and_the_next_draws_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: True)
+    module, train = small_module()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(3)
+    fit.faster_precision(module, train, 8)
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(3))
+    assert all(torch.equal(before[name], v) for name, v in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_an_operator_without_bfloat16_is_no_error_but_one_without_float32_is() -> None:
+    def only_whole(batch: Any, index: int) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise NotImplementedError("not implemented for 'BFloat16'")
+        return torch.ones((), requires_grad=True)
+
+    module: Any = SimpleNamespace(training_step=only_whole)
+    assert fit._step_s(module, ({}, {}), half=True) == math.inf
+    assert fit._step_s(module, ({}, {}), half=False) < 1.0

@@ -458,6 +458,12 @@ _ALL = (
         "Schuster & Paliwal 1997; Graves & Schmidhuber 2005, sec. 5",
     ),
     Rule(
+        "random-kernels",
+        "Up to ten thousand features of fixed random kernels, and one trained layer, are as good as"
+        " deep networks where sequences are few.",
+        "Dempster et al. 2021 (MiniRocket), sec. 3.3 and 4.1",
+    ),
+    Rule(
         "recurrent-cell",
         "An LSTM's cell or the gated recurrent unit, with three quarters of its weights: neither"
         " is the better one on all data.",

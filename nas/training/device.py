@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -21,6 +22,13 @@ def precision(device: str) -> str:
     if device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return "32-true"
     return "bf16-mixed"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16, AMX), as torch tells it from 2.11 on;
+    others emulate it, which is slow."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def prepare(device: str, fraction: float = 1.0, deterministic: bool = False) -> None:

@@ -37,7 +37,7 @@ from nas.training.batches import (
     to_tensors,
     typical_rows,
 )
-from nas.training.fit import Fold, fit_proxy, folds, train_folds
+from nas.training.fit import Fold, faster_precision, fit_proxy, folds, train_folds
 from nas.training.frozen import frozen_fold
 from nas.training.locks import WorkLock
 from nas.training.metrics import mean_scores
@@ -85,6 +85,7 @@ class Evaluator:
         rows = typical_rows(self.dataset, 2)
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
         self._lock = WorkLock(self.device)
+        self._deterministic = deterministic
         self._trims_heap = False
 
     def _adopt(self, fidelity: dict[str, Any] | None) -> None:
@@ -199,8 +200,10 @@ class Evaluator:
         module = Proxy(family, dict(config), self.task).to(self.device)
         first = self._folds_of(family)[0]
         clock, schedule = StepClock(limit_s), (max(4, self.task.fidelity.epochs), self.task.seed)
+        watching = [GradientMonitor(stop=False), clock]
+        precision = self._precision(module, first, 1)
         with suppress(TrainingStopped):  # by the clock
-            fit_proxy(module, *first, *schedule, [GradientMonitor(stop=False), clock])
+            fit_proxy(module, *first, *schedule, watching, precision=precision)
         _free(self.device)
         low, high = np.percentile(clock.steps_s, (25, 75))
         step_s = float(np.mean(clock.steps_s))
@@ -216,6 +219,12 @@ class Evaluator:
             "epoch_s": float(np.median(clock.epochs_s)) if clock.epochs_s else epoch_s,
             "contention": clock.contention,
         }
+
+    def _precision(self, module: Proxy, fold: Fold, accumulate: int) -> str:
+        """What a network is trained in; by no clock where the search is deterministic."""
+        if self._deterministic:
+            return device.precision(self.device)
+        return faster_precision(module, fold[0], int(module.config["batch_size"]) // accumulate)
 
     def preflight(self, candidate: Candidate) -> Preflight:
         """The costs of a candidate, before any memory is spent. Memory is predicted only where
@@ -350,15 +359,15 @@ class Evaluator:
         schedule = (asked.epochs, asked.seed)
         begin = time.perf_counter()
         try:
+            precision = self._precision(module, first, accumulate)
             callbacks = [monitor, *watching, progress]
-            trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate)
+            trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate, precision)
         finally:
             norms = monitor.samples[-1].norms if monitor.samples else {}
             known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
             known = progress.candidate = replace(known, layers=_with_gradients(known, monitor))
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
-        used = device.precision(self.device)
-        known = replace(known, cost=replace(known.cost, step_ms=step_ms, precision=used))
+        known = replace(known, cost=replace(known.cost, step_ms=step_ms, precision=precision))
         progress.candidate = known
         if not others:
             return known
@@ -368,7 +377,7 @@ class Evaluator:
             return [GradientMonitor(), *watching, _FoldReport(next(numbers), progress.report)]
 
         network = (asked.family, asked.config, task)
-        more = train_folds(*network, others, *schedule, callbacks_of_fold, accumulate)
+        more = train_folds(*network, others, *schedule, callbacks_of_fold, accumulate, precision)
         mean = mean_scores([trainer.callback_metrics, *more])
         return replace(known, metrics=known.metrics | mean)
 
