@@ -28,13 +28,14 @@ from nas.family import load_families
 from nas.files import write_whole
 from nas.front import standard_error
 from nas.machine import visible_gpus
-from nas.plan import START_S, speedup
+from nas.plan import PRESSED, START_S, speedup
 from nas.run import Finished, Run
 from nas.task import Objective, Task
 
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
+AS_GOOD = 1.0  # standard errors: what is as good as the best where time is short
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 FEW_CORES = 4  # up to which one training is faster on all of them
 PACED = 0.9  # of the time that is left: what a training that is short of epochs may take
@@ -93,12 +94,12 @@ def order(
     return [*early, *(c for c in candidates if all(c is not e for e in early))]
 
 
-def _is_near(task: Task, best: Candidate, other: Candidate) -> bool:
+def _is_near(task: Task, best: Candidate, other: Candidate, errors: float = NEAR) -> bool:
     """Whether a proxy is within the noise of the best one."""
     metric = task.quality.metric
     behind = best.metrics[metric] - other.metrics[metric]
     noise = standard_error(task, metric, best.metrics[metric])
-    return (behind if task.quality.direction == "max" else -behind) <= NEAR * noise
+    return (behind if task.quality.direction == "max" else -behind) <= errors * noise
 
 
 def epoch_s(task: Task, candidate: Candidate) -> float:
@@ -134,8 +135,8 @@ def _round(
     run: Run, waiting: list[Candidate], left_s: float, places: int, trained: Sequence[Finalist]
 ) -> list[Finalist]:
     """Those to train next, as many as there are places. The first are trained for as many epochs
-    as there is time for; later ones only by their whole recipe. Where the time is not even for the
-    best one's recipe, few cores are for it and for those that are as good within the noise.
+    as there is time for; later ones only by their whole recipe. Where the time is for a small part
+    of the epochs that help, few cores are for the best one and for what is as good.
 
     A network whose published weights are adapted may need all cores (``_alone``): what is cheap is
     trained before, and nothing that would take its time.
@@ -149,10 +150,9 @@ def _round(
         ]
         if trained or not waiting:
             return [alone]
-    if first and waiting and run.task.device == "cpu" and places <= FEW_CORES:
-        best = waiting[0]
-        if left_s < _recipe_epochs(run.task, best) * epoch_s(run.task, best):
-            waiting = [c for c in waiting if _is_near(run.task, best, c)]
+    if first and waiting and _is_pressed(run.task, waiting[0], left_s, places):
+        waiting = [c for c in waiting if _is_near(run.task, waiting[0], c, AS_GOOD)]
+        left_s *= speedup(places) if len(waiting) == 1 else 1.0
     for candidate in waiting:
         if len(entries) == places:
             break
@@ -165,6 +165,17 @@ def _round(
         entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
         run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
     return entries
+
+
+def _is_pressed(task: Task, best: Candidate, left_s: float, places: int) -> bool:
+    """Whether on a core of few the time is for a small part of the epochs that help."""
+    if task.device != "cpu" or places > FEW_CORES:
+        return False
+    own = task.of_family(best.family)
+    most = _recipe_epochs(task, best)
+    if best.family not in task.fidelity.other:
+        most = max(most, int(PRESSED * rules.longest_epochs(own)))
+    return left_s < most * epoch_s(task, best)
 
 
 def _alone(
@@ -215,8 +226,8 @@ def _train(
     jobs: list[tuple[list[str], dict[str, str], Path]] = []
     for entry, place in zip(entries, places, strict=False):
         command = ["train", str(entry.folder / "recipe.yaml"), "--epochs", str(entry.epochs)]
-        # Ended late, it still keeps its best epoch.
-        left_s = (1 + LATE / 2) * max(START_S, end - time.monotonic())
+        # Its schedule becomes shorter where its epochs take longer than those of the search.
+        left_s = max(START_S, end - time.monotonic())
         command += ["--time-limit", f"{left_s:.0f}s"]
         command += ["--out", str(entry.folder), "--test", "no", "--json"]
         jobs.append((command, place if len(entries) > 1 else {}, entry.folder / "log"))

@@ -26,6 +26,9 @@ from nas.family import load_families
 from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
+# Where this is for less than PRESSED of the epochs that help, and there are no more workers than
+# finalists, a longer training is worth more than a choice between more networks.
+PRESSED, KEPT_MOST = 0.25, 0.75
 FINALISTS = 4  # that are trained in full, where there is time
 START_S = 10.0  # until such a training's first step, and until the test part is scored
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
@@ -195,11 +198,12 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     # Of an epoch over all training data, beside the other workers.
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
     wall_s = worker_s / budget.workers
+    kept_back = _kept_back(task, mean_s, wall_s)
 
     def kept_s(recipe: int) -> float:
         rounds = math.ceil(FINALISTS / max(1.0, budget.workers * (budget.gpus or budget.cpus)))
         needed_s = 1.2 * rounds * recipe * mean_s + (rounds + 1) * START_S
-        return min(needed_s, KEPT_BACK * wall_s) if finish else 0.0
+        return min(needed_s, kept_back * wall_s) if finish else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
         room_s = USED * worker_s - kept_s(recipe) * budget.workers
@@ -209,7 +213,7 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     recipe = _recipe_epochs(
         task,
         lambda epochs: affordable(_Level(MANY * families, rules.folds(task), epochs, 1.0), epochs),
-        int((KEPT_BACK * wall_s - 2 * START_S) / (1.2 * mean_s)) if finish else 0,
+        _epochs_in(kept_back * wall_s, mean_s) if finish else 0,
     )
     full_s, finish_s = recipe * mean_s, kept_s(recipe)
     room_s = USED * worker_s - finish_s * budget.workers
@@ -236,6 +240,18 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
         full_s=full_s,
         reasons=tuple(_reasons(task, level, recipe, finish_s, full_s, short)),
     )
+
+
+def _epochs_in(seconds: float, epoch_s: float) -> int:
+    """Epochs of one round of trainings in full."""
+    return int((seconds - 2 * START_S) / (1.2 * epoch_s))
+
+
+def _kept_back(task: Task, epoch_s: float, wall_s: float) -> float:
+    """The fraction of the wall clock that may be kept for trainings in full."""
+    enough = PRESSED * rules.longest_epochs(task)
+    pressed = _epochs_in(KEPT_BACK * wall_s, epoch_s) < enough
+    return KEPT_MOST if pressed and task.budget.workers <= FINALISTS else KEPT_BACK
 
 
 def _recipe_epochs(task: Task, affordable: Callable[[int], bool], in_finals: int) -> int:

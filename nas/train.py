@@ -43,11 +43,12 @@ from nas import terminal
 from nas.candidate import Reason
 from nas.data import Dataset
 from nas.files import read_json, write_whole
+from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
 from nas.training.calibration import calibrate, score_interval
-from nas.training.callbacks import EpochLines, StopAfter, Threads
+from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.fit import folds, train_folds
@@ -294,6 +295,8 @@ def train(
             training.trainer.loggers = [_logger(settings.logger, out)]
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
+        if limit_s := parse_duration(settings.time_limit):
+            training.trainer.callbacks += [InTime(limit_s)]  # type: ignore[attr-defined]
         try:
             _fit(training, last.path if last.path.exists() else None)
             if not training.trainer.is_global_zero:

@@ -14,6 +14,7 @@ import pytest
 from nas import finals, rules
 from nas.candidate import Candidate, Cost, State
 from nas.finals import epoch_s, order, train_finalists
+from nas.plan import speedup
 from nas.run import Finished
 from nas.task import Budget, Fidelity, Task
 from nas.testing import small_task
@@ -64,13 +65,24 @@ def test_nothing_is_ordered_where_nothing_is_complete() -> None:
     assert order([], task(), left_s=300.0, places=2) == []
 
 
-@pytest.mark.parametrize(("left_s", "trained"), [(0.01, [4]), (300.0, [4, 1])])
+@pytest.mark.parametrize(
+    ("second", "left_s", "trained"),
+    [(0.30, 0.01, [4]), (0.30, 300.0, [4, 1]), (0.79, 0.01, [4, 1])],
+    ids=["alone", "time for both", "as good"],
+)
 def test_short_of_time_the_best_has_few_cores_for_itself(
-    left_s: float, trained: list[int], tmp_path: Path
+    second: float, left_s: float, trained: list[int], tmp_path: Path
 ) -> None:
-    run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
+    run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", second)])
     entries = finals._round(run, run.ranked(), left_s, places=2, trained=())
     assert [e.candidate.number for e in entries] == trained
+
+
+def test_who_has_all_cores_is_trained_for_more_epochs(tmp_path: Path) -> None:
+    run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
+    each_s = finals.epoch_s(run.task, RANKED[0])
+    (entry,) = finals._round(run, run.ranked(), 15.2 * each_s, places=2, trained=())
+    assert entry.epochs == int(finals.PACED * 15.2 * speedup(2))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +98,7 @@ def test_a_network_faster_than_the_mean_is_trained_for_longer(
     steps = rules.steps_per_epoch(made.profile.n_train, 32)
     run: Any = FakeRun(tmp_path, [candidate(1, "mlp", 0.8, step_ms=1e3 * epoch_s / steps)])
     run.task = made
-    (entry,) = finals._round(run, run.ranked(), 100.0, places=2, trained=())
+    (entry,) = finals._round(run, run.ranked(), 100.0, places=8, trained=())
     assert entry.epochs == min(epochs, int(100.0 / epoch_s))
     assert entry.recipe_epochs == epochs
     assert run.exported == {1: epochs}

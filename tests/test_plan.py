@@ -47,7 +47,8 @@ def test_the_candidates_of_a_plan_and_its_winner_fit_into_the_time(
     passes = mean_epochs(fidelity.epochs) + 0.0
     mean_s = plans.BESIDE_S + passes * fidelity.share * epoch_s
     assert plan.candidates == 1 or plan.candidates * mean_s <= wall_s * workers
-    assert plan.finish_s <= plans.KEPT_BACK * wall_s
+    most = plans.KEPT_MOST if workers <= plans.FINALISTS else plans.KEPT_BACK
+    assert plan.finish_s <= most * wall_s
     assert fidelity.time_limit_s is not None
     assert fidelity.time_limit_s <= 0.5 * wall_s
 
@@ -74,7 +75,7 @@ def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs()
     plan = planned(240.0, epoch_s=4.0)
     assert plan.fidelity.folds == 1
     assert plan.fidelity.epochs < rule.fidelity.epochs
-    assert plan.candidates >= 6
+    assert plan.candidates >= 5
     assert any("folds" in reason for reason in plan.reasons)
 
 

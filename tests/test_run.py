@@ -48,9 +48,10 @@ from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, U
 from nas.testing import example_datasets, formula, small_spaces, small_task
 from nas.train import check, train
 from nas.train import main as run_recipe
-from nas.training.callbacks import EpochLines, Threads
+from nas.training.callbacks import EpochLines, InTime, Threads
 from nas.training.evaluator import Evaluator, from_folder
 from nas.training.fit import folds, train_folds
+from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
 from nas.training.monitors import TrainingStopped
 from nas.training.proxy import Proxy
@@ -971,3 +972,34 @@ def test_threads_are_chosen_again_where_an_epoch_gets_slow(
         threads.on_train_epoch_end(None, module)
         assert torch.get_num_threads() == expected
     assert "an epoch took 40.0 s instead of 2.0 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("epoch_s", "epochs"), [(1.0, 20), (4.0, 10), (50.0, 1)], ids=["in time", "late", "one epoch"]
+)
+def test_a_training_whose_epochs_take_too_long_ends_in_time_with_a_low_rate(
+    epoch_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = WarmupCosine(optimizer, total_steps=100, warmup_steps=5, final=0.01)
+    trainer: Any = SimpleNamespace(
+        max_epochs=20,
+        fit_loop=SimpleNamespace(max_epochs=20),
+        lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)],
+        current_epoch=0,
+    )
+    now = [0.0]
+    monkeypatch.setattr("nas.training.callbacks.time.monotonic", lambda: now[0])
+    callback, module = InTime(40.0), Any
+    callback.on_train_start(trainer, module)
+    while trainer.current_epoch < trainer.fit_loop.max_epochs:
+        trainer.max_epochs = trainer.fit_loop.max_epochs
+        for _ in range(5):
+            optimizer.step()
+            schedule.step()
+        now[0] += epoch_s
+        callback.on_train_epoch_end(trainer, module)
+        trainer.current_epoch += 1
+    assert trainer.current_epoch == epochs
+    if epochs > 1:
+        assert schedule.get_last_lr()[0] == pytest.approx(0.01)

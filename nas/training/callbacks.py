@@ -14,6 +14,7 @@ import torch
 
 from nas import terminal
 from nas.training.batches import Batch
+from nas.training.lr import WarmupCosine
 from nas.training.proxy import Proxy
 
 # Several threads are clearly faster where a step of one takes so many times theirs, and an epoch is
@@ -125,6 +126,37 @@ class StopAfter(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+class InTime(pl.Callback):
+    """Shortens a training whose epochs do not fit into ``limit_s`` seconds, so that its learning
+    rate has come down when the time is over; says so once."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s, self._said = limit_s, False
+        self._begin = self._lap = math.nan
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = self._lap = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now, done = time.monotonic(), trainer.current_epoch + 1
+        each_s, self._lap = now - self._lap, now
+        fitting = int((self._begin + self.limit_s - now) / each_s)
+        left = (trainer.max_epochs or 0) - done
+        if not 0 <= fitting < left:
+            return
+        trainer.fit_loop.max_epochs = done + fitting
+        for each in trainer.lr_scheduler_configs:
+            if fitting and isinstance(each.scheduler, WarmupCosine):
+                each.scheduler.shorten(fitting / left)
+        if not self._said:
+            terminal.line(
+                f"note: epochs of {each_s:.1f} s: the time is for {done + fitting} of"
+                f" {done + left}, and the learning rate comes down by then",
+                err=True,
+            )
+        self._said = True
 
 
 class Threads(pl.Callback):

@@ -34,13 +34,20 @@ class WarmupCosine(LambdaLR):
     def __init__(
         self, optimizer: Optimizer, total_steps: int, warmup_steps: int, final: float = 0.01
     ) -> None:
+        self.total_steps = total_steps
+
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / (warmup_steps + 1)
-            done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+            done = min(1.0, (step - warmup_steps) / max(1, self.total_steps - warmup_steps))
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
 
         super().__init__(optimizer, factor)
+
+    def shorten(self, fraction: float) -> None:
+        """End after ``fraction`` of the steps that are left."""
+        left = self.total_steps - self.last_epoch
+        self.total_steps = self.last_epoch + max(1, round(fraction * left))
 
 
 @dataclass(frozen=True)
