@@ -755,19 +755,33 @@ def test_a_simple_model_that_fails_is_recorded_and_the_others_continue(
     assert fine["metrics"]["accuracy"] > 0.6
 
 
-def test_of_equally_good_epochs_the_latest_is_kept(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.9, 0.7, 0.9, 0.8])
+@pytest.mark.parametrize(
+    ("scores", "samples", "kept"),
+    [
+        ([0.5, 0.9, 0.7, 0.9, 0.8], 100, 3),
+        ([0.5, 0.9, 0.88, 0.8, 0.7], 10, 2),  # a third of a standard error of 0.095
+        ([0.5, 0.9, 0.88, 0.8, 0.7], 1000, 1),
+        ([0.9, 0.88, 0.86, 0.84, 0.82], 10, 1),  # near the best, not near the one that was kept
+    ],
+    ids=["equally good", "within noise", "beyond noise", "no drift"],
+)
+def test_of_equally_good_epochs_the_latest_is_kept(
+    scores: list[float], samples: int, kept: int, tmp_path: Path
+) -> None:
+    scored, dataset = iter(scores), table(names=["binary"])
+    profile = replace(dataset.profile, n_val=samples)
 
     class Scored(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
+            self.task = replace(make_task(dataset), profile=profile)
             self.weight = torch.nn.Parameter(torch.ones(1))
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
             return (self.weight * batch[0]["x"]).sum()
 
         def on_train_epoch_end(self) -> None:
-            self.log("accuracy", next(scores))
+            self.log("accuracy", next(scored))
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
@@ -778,7 +792,7 @@ def test_of_equally_good_epochs_the_latest_is_kept(tmp_path: Path) -> None:
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Scored(), Batches({"x": torch.ones(2)}, {}, 2))
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch=3.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"epoch={kept}.ckpt"]
 
 
 def test_boosting_learns_from_forty_rows() -> None:

@@ -12,6 +12,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from nas.candidate import Reason
 from nas.data import Dataset, read
 from nas.data.ragged import Input
 from nas.family import load_families
+from nas.front import standard_error
 from nas.options import ReadOptions
 from nas.space import Config
 from nas.task import InputError, Target, Task
@@ -38,6 +40,8 @@ from nas.training.frozen import frozen_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
 from nas.training.monitors import TrainingStopped
+
+NOISE = 1 / 3  # of a standard error: epochs that are this near to the best are as good
 
 
 def quiet_lightning() -> None:
@@ -335,12 +339,14 @@ class Patience(pl.Callback):
 
 
 class LatestBest(ModelCheckpoint):
-    """Keeps the best epoch and, of equally good ones, the latest.
+    """Keeps the best epoch or, of those within ``NOISE`` of it, the latest.
 
-    A small validation part gives the same accuracy to many epochs, and the first of them has
-    hardly learned: its loss is far above that of the last. Where weights are averaged, their
-    average is kept, as it is what was validated.
+    A small validation part gives nearly the same quality to many epochs, and the first of them has
+    hardly learned. A learning rate that comes down says which is the best of them: the last one.
+    Where weights are averaged, their average is kept, as it is what was validated.
     """
+
+    _highest: float | None = None  # of all epochs, where larger is better
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -356,9 +362,13 @@ class LatestBest(ModelCheckpoint):
             unfinished.replace(place)  # whoever is killed leaves a whole file
         self._last_checkpoint_saved = filepath
 
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"highest": self._highest}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of an earlier training, whose folder may have been moved since."""
         folder = Path(self.dirpath or ".")
+        self._highest = state_dict.get("highest")
 
         def here(path: str) -> str:
             return str(folder / Path(path).name) if path else ""
@@ -371,11 +381,18 @@ class LatestBest(ModelCheckpoint):
         )
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        if current is not None and self.best_model_score is not None:
-            return bool(current == self.best_model_score) or super().check_monitor_top_k(
-                trainer, current
-            )
-        return super().check_monitor_top_k(trainer, current)
+        if current is None or not math.isfinite(float(current)):
+            return super().check_monitor_top_k(trainer, current)
+        value = float(current) * (1 if self.mode == "max" else -1)
+        known = self._highest
+        self._highest = value if known is None else max(known, value)
+        return known is None or value >= known - self._noise(trainer, abs(self._highest))
+
+    def _noise(self, trainer: pl.Trainer, value: float) -> float:
+        """How far two epochs of a quality may be apart and still be equally good."""
+        task: Task = trainer.lightning_module.task  # type: ignore[assignment]
+        once = replace(task, fidelity=replace(task.fidelity, folds=1))
+        return NOISE * standard_error(once, str(self.monitor), value)
 
 
 class TaskData(pl.LightningDataModule):
