@@ -99,6 +99,7 @@ LARGE: dict[str, tuple[Config, int]] = {
     "ngrams": ({"dim": 32, "longest": 3, "buckets": 2**17, "vocabulary": 10_000}, 64),
     "inception_time": ({}, 64),
     "series_resnet": ({}, 128),
+    "random_kernels": ({}, 256),
     "series_transformer": ({"dim": 128, "patch": 4}, 128),
     "series_lstm": ({"dim": 96, "hidden": 96, "patch": 4}, 256),
     "series_mamba": ({"patch": 4}, 96),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nas.candidate import Candidate, State
 from nas.family import load_families
+from nas.models.random_kernels import dilations
 from nas.options import SearchOptions
 from nas.plan import make_task
 from nas.records import RunRecord
@@ -266,6 +267,12 @@ def series_resnet(c: dict[str, Any], _: Any) -> float:
     return total + inputs * CLASSES
 
 
+def random_kernels(c: dict[str, Any], _: Any) -> float:
+    """Of each of 84 kernels and dilation the sum of its channels, and nine weights a step."""
+    spread = dilations(STEPS, c["features"] // 84)
+    return len(spread) * 84 * STEPS * (CHANNELS + 9) + c["features"] * CLASSES
+
+
 def patches(c: dict[str, Any]) -> tuple[float, int]:
     """Two convolutions, of which the second makes the tokens."""
     assert (c["stem"], c["scale"]) == ("conv", "none")
@@ -441,6 +448,7 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "whisper": (whisper, {}),
     "inception_time": (inception_time, {}),
     "series_resnet": (series_resnet, {}),
+    "random_kernels": (random_kernels, {}),
     "series_transformer": (series_transformer, {}),
     "series_lstm": (series_lstm, {}),
     "series_mamba": (series_mamba, {}),

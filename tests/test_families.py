@@ -166,6 +166,7 @@ PROMISED = {
     "series": [
         "inception_time",
         "series_resnet",
+        "random_kernels",
         "series_transformer",
         "series_lstm",
         "series_mamba",

@@ -64,12 +64,12 @@ class _Standardised(nn.Module):
 
     def _look(self, x: Tensor, weight: Tensor | None) -> None:
         weight = torch.ones_like(x[..., 0]) if weight is None else weight
-        x, weight = x.flatten(0, -2), weight.flatten().float()
+        x, weight = x.flatten(0, -2), weight.flatten().float().unsqueeze(1)
         self.seen += weight.sum()
         share = 1 / self.seen.clamp(min=1)
         left = 1 - weight.sum() * share
-        self.mean.mul_(left).add_(weight @ x * share)
-        self.square.mul_(left).add_(weight @ x.square() * share)
+        self.mean.mul_(left).add_((weight * x).sum(0) * share)
+        self.square.mul_(left).add_((weight * x.square()).sum(0) * share)
 
 
 class RandomKernels(nn.Module):

@@ -10,20 +10,19 @@ a random few of them (Dempster et al.'s code for multivariate data).
 from __future__ import annotations
 
 import math
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 
 from nas.data.ragged import Ragged
+from nas.models.random_kernels import GOLDEN, KERNELS, MOST_CHANNELS, dilations
 
 FEATURES = 9_996  # as the paper, sec. 3.3
-WEIGHTS = np.array(list(combinations(range(9), 3)))  # where each kernel has its three of 2
+WEIGHTS = np.array(KERNELS)  # where each kernel has its three of 2
 CHUNK = 512  # samples whose convolutions are in memory at a time
-MOST_DILATIONS = 32
 # Of all samples, steps and features, and of samples and features: beyond them there are fewer
 # features.
 COMPARISONS, VALUES = 4e9, 2e7
-GOLDEN = (math.sqrt(5) + 1) / 2  # its multiples spread the quantiles evenly (sec. 3.1.3)
 
 
 def mini_rocket(series: Ragged, train: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -52,11 +51,11 @@ def _fitted(series: Ragged, train: np.ndarray, size: int, each: int, seed: int) 
     channels = series.values.shape[1]
     kernels: list[_Kernel] = []
     place = 0
-    for dilation, count in zip(*_dilations(size, each), strict=True):
+    for dilation, count in dilations(size, each).items():
         for weights in WEIGHTS:
             chosen = np.arange(channels)
             if channels > 1:  # few of them more often than many
-                few = int(2 ** rng.uniform(0, math.log2(min(channels, 9) + 1)))
+                few = int(2 ** rng.uniform(0, math.log2(min(channels, MOST_CHANNELS) + 1)))
                 chosen = rng.choice(channels, few, replace=False)
             sample = series[int(train[int(rng.integers(len(train)))])]
             taps = _taps(sample[None, :, chosen], int(dilation))
@@ -90,21 +89,6 @@ def _convolved(taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
     summed = taps.sum(axis=-1)
     convolved: np.ndarray = 3 * summed[weights].sum(axis=0) - summed.sum(axis=0)
     return convolved
-
-
-def _dilations(size: int, each: int) -> tuple[np.ndarray, np.ndarray]:
-    """The dilations for sequences of ``size`` steps, and how many of ``each`` features of a kernel
-    are at each: exponentially spaced up to where a kernel is as long as a sequence (sec. 3.1.2)."""
-    most = min(each, MOST_DILATIONS)
-    top = math.log2(max((size - 1) / 8, 1))
-    dilations, counts = np.unique(
-        np.logspace(0, top, most, base=2).astype(np.int64), return_counts=True
-    )
-    counts = (counts * each / most).astype(np.int64)
-    short = each - counts.sum()
-    counts += short // len(counts)
-    counts[: short % len(counts)] += 1
-    return dilations, counts
 
 
 def _taps(padded: np.ndarray, dilation: int) -> np.ndarray:
