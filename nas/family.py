@@ -126,7 +126,8 @@ class Family:
     A family that has it starts from the task's checkpoints (``Task.pretrained``), and is searched
     only where there are some; those weights are no new parameters (rule "params-per-sample").
     Where all of them are ``frozen``, what they put out is kept, so that epochs cost next to nothing
-    (nas.training.frozen).
+    (nas.training.frozen). A family ``on_request`` has not paid where it was measured: it is
+    searched only where it is named.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Family:
     references: tuple[Reference, ...] = ()
     load: Callable[[nn.Module, Config, Task], None] | None = None
     frozen: bool = False
+    on_request: bool = False
 
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""
@@ -173,8 +175,8 @@ def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
 def pick_families(
     modality: str, names: tuple[str, ...] = (), pretrained: bool = False
 ) -> dict[str, Family]:
-    """The families of a modality, or those of them that are named; such as start from published
-    weights only where there are some (``pretrained``)."""
+    """The families of a modality but those ``on_request``, or those of them that are named; such as
+    start from published weights only where there are some (``pretrained``)."""
     known = load_families(modality)
     for name in names:
         if name not in known:
@@ -183,5 +185,6 @@ def pick_families(
             )
         if known[name].load and not pretrained:
             raise UsageError(f"family {name!r} needs weights: give --pretrained FOLDER")
-    chosen = {name: known[name] for name in names} if names else known
+    offered = {name: family for name, family in known.items() if not family.on_request}
+    chosen = {name: known[name] for name in names} if names else offered
     return {name: family for name, family in chosen.items() if pretrained or not family.load}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family
-from nas.space import Choice, Config, Float, Int, Param, Space, When
+from nas.space import Choice, Config, Float, Param, Space, When
 from nas.task import Checkpoint, Modality, Task
 
 if TYPE_CHECKING:
@@ -57,25 +57,30 @@ def _low_rank() -> list[Param]:
     ]
 
 
-def _adapted(blocks: int, *, low_rank: bool) -> list[Param]:
-    """How much of the network is trained, and how its rates fall towards the input."""
-    params: list[Param] = [
-        rules.adaptation(low_rank=low_rank),
-        *(_low_rank() if low_rank else ()),
-        Float(
-            "layer_decay",
-            0.6,
-            1.0,
-            default=1.0,
-            when={"adapt": ("full", "top")},
-            why=("layer-wise-rates",),
-        ),
-    ]
+def _rates(when: When | None = None) -> Float:
+    """How the learning rates of layers fall towards the input."""
+    why = ("layer-wise-rates",)
+    return Float("layer_decay", 0.6, 1.0, default=1.0, when=when or {}, why=why)
+
+
+def _adapted(task: Task, way: str, blocks: int, *, low_rank: bool) -> list[Param]:
+    """How much of the network is trained: all of it ("full"), or a part ("top"): its last blocks,
+    or updates of low rank where the network has such."""
+    if way == "full":
+        return [_rates()]
+    top: When = {"adapt": ("top",)} if low_rank else {}
+    params: list[Param] = [_rates(top)]
+    if low_rank:
+        params = [rules.partial_adaptation(), *_low_rank(), *params]
     if blocks > 1:
-        half = max(1, blocks // 2)
-        top: When = {"adapt": ("top",)}
-        params.append(Int("trained", 1, blocks - 1, default=half, when=top, why=("adapt-by-data",)))
+        params.append(rules.trained_blocks(task, blocks, top))
     return params
+
+
+def _trained(config: Config, way: str, blocks: int) -> int:
+    """How many blocks from the last on are trained, and with one more the layers before them."""
+    last = min(int(config.get("trained", 1)), blocks)
+    return {"full": blocks + 1, "top": last}.get(str(config.get("adapt", way)), 0)
 
 
 def _head(task: Task, lr: float, *, frozen: bool) -> list[Param]:
@@ -112,7 +117,8 @@ def _lengths(task: Task, positions: int) -> tuple[tuple[int, ...], int]:
     return tuple(found), found[-1]
 
 
-def _text_space(task: Task, *, frozen: bool) -> Space:
+def _text_space(task: Task, *, way: str) -> Space:
+    frozen = way == "frozen"
     known = checkpoints(task, "text")
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
     dim = max(int(c.sizes["dim"]) for c in known.values())
@@ -124,7 +130,7 @@ def _text_space(task: Task, *, frozen: bool) -> Space:
             Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
         )
     if not frozen:
-        params += _adapted(blocks, low_rank=True)
+        params += _adapted(task, way, blocks, low_rank=True)
     return Space(
         (
             *params,
@@ -142,7 +148,7 @@ def _text_space(task: Task, *, frozen: bool) -> Space:
     )
 
 
-def _build_text(config: Config, task: Task) -> nn.Module:
+def _build_text(config: Config, task: Task, *, way: str) -> nn.Module:
     from nas.models.pretrained_text import EncoderConfig, PretrainedText, TextAdaptation
 
     checkpoint = _chosen(config, task, "text")
@@ -151,9 +157,8 @@ def _build_text(config: Config, task: Task) -> nn.Module:
     words = task.profile.vocabulary if config["vocabulary"] == "seen" else encoder.vocabulary
     blocks = min(int(config["blocks"]), encoder.blocks)
     encoder = replace(encoder, blocks=blocks, vocabulary=min(words, encoder.vocabulary))
-    trained = {"full": blocks + 1, "top": min(int(config.get("trained", 1)), blocks)}
     adaptation = TextAdaptation(
-        trained=trained.get(str(config.get("adapt")), 0),
+        trained=_trained(config, way, blocks),
         length=int(config["length"]),
         separator=2,
         rank=int(config.get("rank", 0)),
@@ -186,7 +191,8 @@ def _image_resolutions(task: Task, most: int) -> tuple[int, ...]:
     return tuple(sorted({max(32, side) for side in common | {min(longer, most)}}))
 
 
-def _image_space(task: Task, *, frozen: bool) -> Space:
+def _image_space(task: Task, *, way: str) -> Space:
+    frozen = way == "frozen"
     known = checkpoints(task, "images")
     first, names = next(iter(known.values())), tuple(known)
     blocks = int(first.sizes["blocks"])
@@ -203,8 +209,8 @@ def _image_space(task: Task, *, frozen: bool) -> Space:
     if not frozen:
         kinds = ("none", "shift", "affine", "affine+flip")
         params += [
-            *_adapted(blocks, low_rank=False),
-            Choice("statistics", ("kept", "moving"), default="kept", why=("adapt-by-data",)),
+            *_adapted(task, way, blocks, low_rank=False),
+            rules.moving_statistics(task),
             Choice("augment", kinds, default="affine", why=("augmentation",)),
         ]
     return Space(
@@ -219,15 +225,14 @@ def _image_space(task: Task, *, frozen: bool) -> Space:
     )
 
 
-def _build_image(config: Config, task: Task) -> nn.Module:
+def _build_image(config: Config, task: Task, *, way: str) -> nn.Module:
     from nas.models.pretrained_image import ImageAdaptation, PretrainedImage
 
     checkpoint = _chosen(config, task, "images")
     blocks = int(config["blocks"])
-    trained = {"full": blocks + 1, "top": min(int(config.get("trained", 1)), blocks)}
     adaptation = ImageAdaptation(
         blocks=blocks,
-        trained=trained.get(str(config.get("adapt")), 0),
+        trained=_trained(config, way, blocks),
         resolution=int(config["resolution"]),
         mean=float(checkpoint.sizes["mean"]),
         std=float(checkpoint.sizes["std"]),
@@ -255,8 +260,8 @@ FAMILIES = (
         "frozen_image",
         "images",
         "Kornblith et al. 2019, Do Better ImageNet Models Transfer Better?, sec. 4.1",
-        partial(_image_space, frozen=True),
-        _build_image,
+        partial(_image_space, way="frozen"),
+        partial(_build_image, way="frozen"),
         "Few images, or little time: a new head on a pretrained network that stays as it is.",
         load=_load_image,
         frozen=True,
@@ -265,17 +270,27 @@ FAMILIES = (
         "pretrained_image",
         "images",
         "Tan & Le 2019, EfficientNet; Kornblith et al. 2019, sec. 4.2 (fine-tuning)",
-        partial(_image_space, frozen=False),
-        _build_image,
+        partial(_image_space, way="full"),
+        partial(_build_image, way="full"),
         "Some dozen to some ten thousand photographs: it has seen a million others before.",
         load=_load_image,
+    ),
+    Family(
+        "partial_image",
+        "images",
+        "Yosinski et al. 2014, How transferable are features in deep neural networks?, sec. 4",
+        partial(_image_space, way="top"),
+        partial(_build_image, way="top"),
+        "Photographs like those that the network knows: its last blocks alone are trained.",
+        load=_load_image,
+        on_request=True,
     ),
     Family(
         "frozen_text",
         "text",
         "Devlin et al. 2019, BERT, sec. 5.3 (Feature-based Approach)",
-        partial(_text_space, frozen=True),
-        _build_text,
+        partial(_text_space, way="frozen"),
+        partial(_build_text, way="frozen"),
         "Few texts, or little time: a new head on a pretrained encoder that stays as it is.",
         load=_load_text,
         frozen=True,
@@ -284,9 +299,19 @@ FAMILIES = (
         "pretrained_text",
         "text",
         "Devlin et al. 2019, BERT: Pre-training of Deep Bidirectional Transformers",
-        partial(_text_space, frozen=False),
-        _build_text,
+        partial(_text_space, way="full"),
+        partial(_build_text, way="full"),
         "Some hundred to some ten thousand texts: it knows the language before it sees them.",
         load=_load_text,
+    ),
+    Family(
+        "partial_text",
+        "text",
+        "Hu et al. 2022, LoRA; Howard & Ruder 2018, ULMFiT, sec. 3.3 (unfreezing from the top)",
+        partial(_text_space, way="top"),
+        partial(_build_text, way="top"),
+        "Little memory for training: the last blocks alone, or updates of low rank.",
+        load=_load_text,
+        on_request=True,
     ),
 )

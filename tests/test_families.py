@@ -161,8 +161,23 @@ def longest_plain_run(network: nn.Module) -> int:
 # Every row of the table of families that the project promises.
 PROMISED = {
     "tabular": ["mlp", "tabnet", "ft_transformer"],
-    "images": ["resnet", "efficientnet", "vit", "pretrained_image", "frozen_image"],
-    "text": ["transformer", "lstm", "mamba", "ngrams", "pretrained_text", "frozen_text"],
+    "images": [
+        "resnet",
+        "efficientnet",
+        "vit",
+        "pretrained_image",
+        "frozen_image",
+        "partial_image",
+    ],
+    "text": [
+        "transformer",
+        "lstm",
+        "mamba",
+        "ngrams",
+        "pretrained_text",
+        "frozen_text",
+        "partial_text",
+    ],
     "series": [
         "inception_time",
         "series_resnet",

@@ -177,6 +177,34 @@ def test_families_of_weights_are_searched_only_where_there_are_some() -> None:
         pick_families("text", ("pretrained_text",))
 
 
+@pytest.mark.parametrize("modality", ["text", "images"])
+def test_what_never_paid_is_searched_only_where_it_is_named(modality: str) -> None:
+    own = {"text": "text", "images": "image"}[modality]
+    offered = pick_families(modality, pretrained=True)
+    assert {f"frozen_{own}", f"pretrained_{own}"} < offered.keys()
+    assert f"partial_{own}" not in offered
+    assert list(pick_families(modality, (f"partial_{own}",), True)) == [f"partial_{own}"]
+
+
+def test_the_default_space_trains_all_layers_and_the_named_one_a_part(task: Task) -> None:
+    families = load_families("text")
+    spaces = {name: families[f"{name}_text"].space(task) for name in ("pretrained", "partial")}
+    assert "adapt" not in spaces["pretrained"].baseline()
+    assert [start["adapt"] for start in spaces["partial"].starts()[:2]] == ["top", "lora"]
+
+
+@pytest.mark.parametrize(("n_train", "trained", "statistics"), [
+    (999, 8, ("kept",)), (1_000, 15, ("kept", "moving")),
+])  # fmt: skip
+def test_with_few_samples_more_of_a_network_stays(
+    n_train: int, trained: int, statistics: tuple[str, ...], image_task: Task
+) -> None:
+    made = replace(image_task, profile=replace(image_task.profile, n_train=n_train))
+    space = load_families("images")["partial_image"].space(made)
+    blocks: Any = space["trained"]
+    assert (blocks.high, space["statistics"].options) == (trained, statistics)  # type: ignore[union-attr]
+
+
 # -- tokens ----------------------------------------------------------------------------------------
 
 
@@ -286,9 +314,9 @@ def trained(network: nn.Module) -> set[str]:
 
 
 def test_layers_are_trained_from_the_top(task: Task) -> None:
-    top = build_network("pretrained_text", config_of(task, adapt="top", trained=1), task)
+    top = build_network("partial_text", config_of(task, "partial_text", trained=1), task)
     assert trained(top) == {"blocks.2", "head.weight", "head.bias"}
-    low_rank = build_network("pretrained_text", config_of(task, adapt="lora"), task)
+    low_rank = build_network("partial_text", config_of(task, "partial_text", adapt="lora"), task)
     names = {n for n, p in low_rank.named_parameters() if p.requires_grad}
     assert all(n.endswith((".down", ".up")) or n.startswith("head") for n in names)
     head = build_network("frozen_text", config_of(task, "frozen_text"), task)
@@ -296,7 +324,7 @@ def test_layers_are_trained_from_the_top(task: Task) -> None:
 
 
 def test_rates_fall_towards_the_input(task: Task) -> None:
-    config = config_of(task, adapt="full", layer_decay=0.5, lr=1e-4, head_rate=8.0)
+    config = config_of(task, layer_decay=0.5, lr=1e-4, head_rate=8.0)
     network: Any = build_network("pretrained_text", config, task)
     rates = sorted({group["lr"] for group in network.parameter_groups(1e-4, 0.01)})
     assert rates == pytest.approx([1.25e-5, 2.5e-5, 5e-5, 1e-4, 8e-4])
@@ -547,9 +575,8 @@ def test_statistics_are_kept_unless_they_are_to_move(image_task: Task) -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     moved = {}
     for statistics in ("kept", "moving"):
-        config = config_of(image_task, "pretrained_image", adapt="top", trained=2,
-                           statistics=statistics)  # fmt: skip
-        network = build_network("pretrained_image", config, image_task, True).train()
+        config = config_of(image_task, "partial_image", trained=2) | {"statistics": statistics}
+        network = build_network("partial_image", config, image_task, True).train()
         before = {n: v.clone() for n, v in network.state_dict().items() if "running_mean" in n}
         network(image=images)
         moved[statistics] = {n.split(".")[1] for n, v in before.items()
