@@ -273,8 +273,16 @@ def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
 @click.option(
     "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
 )
+@click.option(
+    "--interval",
+    type=float,
+    metavar="LEVEL",
+    help="Of numbers: columns low and high that hold the true one with this probability: 0.9.",
+)
 @click.option("--out", type=flags.FILE, help="CSV file; default: standard output.")
-def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) -> None:
+def predict(
+    model: Path, data: Path, keep: tuple[str, ...], interval: float | None, out: Path | None
+) -> None:
     """Predict on new DATA with a trained MODEL (its folder or checkpoint).
 
     Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
@@ -286,6 +294,7 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
     nas predict runs/adult/model new.csv --keep customer_id
+    nas predict runs/houses/model new.csv --interval 0.9
     """
     from nas.task import InputError, UsageError
 
@@ -299,7 +308,11 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
 
     opened = load(model)
     scores = Scores(opened.task)
-    pieces = opened.stream(data, keep, lambda note: terminal.line(f"note: {note}", err=True))
+
+    def note(text: str) -> None:
+        terminal.line(f"note: {text}", err=True)
+
+    pieces = opened.stream(data, keep, note, interval)
     show.predictions((scores.add(piece) for piece in pieces), out, numbered=not keep)
     if found := scores.result():
         terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in found.items()), err=True)

@@ -141,6 +141,13 @@ def trained(result: Mapping[str, Any]) -> None:
         terminal.echo(f"{part:10}  {shown}")
     for metric, (low, high) in (result.get("test_interval") or {}).items():
         terminal.echo(f"{'':10}  {metric} {figure(low)} to {figure(high)} with 95 % confidence")
+    for name, own in (result.get("intervals") or {}).items():
+        held = own.get("test_coverage")
+        terminal.echo(
+            f"{'':10}  {name} ± {figure(own['half_width'])} is an interval of"
+            f" {100 * own['level']:.0f} %"
+            + ("" if held is None else f", which held {100 * held:.1f} % of the test part")
+        )
     for name, scores in (result.get("simple_test") or {}).items():
         shown = "  ".join(f"{m} {figure(scores[m])}" for m in metrics if m in scores)
         terminal.echo(f"{'':10}  {shown}  ({name}, on the same test part)")

@@ -46,7 +46,7 @@ from nas.files import read_json, write_whole
 from nas.recipe_changes import Settings, apply
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
-from nas.training.calibration import calibrate, score_interval
+from nas.training.calibration import calibrate, intervals, score_interval
 from nas.training.callbacks import EpochLines, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import precision, prepare
@@ -431,6 +431,7 @@ def _finish(
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
         "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
+        "intervals": intervals(out / "model.ckpt", dataset, test),
         "simple_test": _simple(dataset, module.task) if test else {},
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
@@ -463,8 +464,10 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         training = build(recipe, str(path))
         training.data.setup()
         result["test"] = _tested(training, out / "model.ckpt")
-        assert training.data.dataset is not None
-        result["test_interval"] = score_interval(out / "model.ckpt", training.data.dataset)
+        dataset = training.data.dataset
+        assert dataset is not None
+        result["test_interval"] = score_interval(out / "model.ckpt", dataset)
+        result["intervals"] = intervals(out / "model.ckpt", dataset, True)
     result["checkpoint"] = str(out / "model.ckpt")
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result

@@ -25,6 +25,7 @@ from nas.model import load
 from nas.task import InputError, SelfCheckFailed, Task
 from nas.testing import example_datasets
 from nas.training.batches import row_inputs
+from nas.training.calibration import calibrate
 from nas.training.proxy import Proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
@@ -176,6 +177,27 @@ def test_a_folder_predicts_the_same_where_nothing_of_this_project_is(
     assert theirs["label"].tolist() == ours["label"].tolist()
     for column in (c for c in ours if c.startswith("probability")):
         assert np.abs(theirs[column] - ours[column]).max() <= 1e-5
+
+
+def test_a_folder_gives_the_intervals_of_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(size=200), "price": rng.normal(size=200)})
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    dataset = read(tmp_path / "data.csv", target="price")
+    found = trained(
+        tmp_path / "model", proxy_of("mlp", dataset), dataset, str(tmp_path / "data.csv")
+    )
+    calibrate(found.checkpoint, dataset)
+    made = write_standalone(open_trained(tmp_path / "model"), tmp_path / "alone")
+    given = (tmp_path / "data.csv", "--out", tmp_path / "out.csv", "--interval")
+    done = alone(made / "predict.py", *given, "0.8")
+    assert done.returncode == 0, done.stderr
+    theirs = pd.read_csv(tmp_path / "out.csv")
+    ends = load(found.checkpoint).predict_interval(tmp_path / "data.csv", 0.8)
+    assert np.abs(theirs[["low[price]", "high[price]"]].to_numpy() - ends).max() <= 1e-5
+    done = alone(made / "predict.py", *given, "0.99")
+    assert done.stderr.startswith("error: ")
+    assert "too few for the level 0.99" in done.stderr
 
 
 def test_a_folder_repeats_ten_recorded_predictions(table: tuple[Path, Path, Trained]) -> None:

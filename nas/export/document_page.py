@@ -241,6 +241,13 @@ def _weaknesses(part: Mapping[str, Any]) -> Iterator[Block]:
         if target["residuals"]:
             shown = ", ".join(f"{v:.4g}" for v in target["residuals"])
             yield f"{target['target']}: errors at 5, 25, 50, 75 and 95 %: {shown}."
+        if interval := target["interval"]:
+            held = interval.get("test_coverage")
+            yield (
+                f"{target['target']}: ± {interval['half_width']:.4g} is an interval of"
+                f" {100 * interval['level']:.0f} %"
+                + (f"; it held {100 * held:.1f} % of the test part." if held is not None else ".")
+            )
         if target["worst"]:
             worst = [
                 [s["label"], f"{100 * s['recall']:.1f} %", str(s["samples"])]

@@ -123,6 +123,8 @@ def _fill(trained: Trained, folder: Path) -> None:
         for t in task.targets
     ]
     write_whole(folder / "labels.json", json.dumps(labels, indent=1))
+    if proxy.val_errors:
+        write_whole(folder / "errors.json", json.dumps(proxy.val_errors))
     for name, file in (("predict.py", "predict.py"), ("test_predictions.py", "repeat.py")):
         write_whole(folder / name, _without_hints((_TEMPLATES / file).read_text(encoding="utf-8")))
     needed = sorted(requirements(code, source, (folder / "predict.py").read_text()))
