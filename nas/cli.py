@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, cli_models, exits, flags, show, terminal
+from nas import __version__, cli_models, exits, flags, progress, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
     for number in (signal.SIGTERM, signal.SIGHUP):  # of kill, and of a terminal that is closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
-    display = show.Display(data or out)
+    display = progress.Display(data or out)
     try:
         run = driver.search(
             data,

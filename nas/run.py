@@ -264,6 +264,14 @@ class Run:
         file = self.folder / "finished.json"
         return read_json(file, Finished) if file.exists() else None
 
+    @property
+    def trained(self) -> frozenset[int]:
+        """The candidates that were trained at full scale and can be exported."""
+        models = (self.folder / "models").glob("*/model.ckpt")
+        found = {int(path.parent.name) for path in models if path.parent.name.isdecimal()}
+        winner = self.finished
+        return frozenset(found | ({winner.candidate} if winner and winner.result else set()))
+
     def adopt(self, plan: SearchPlan) -> None:
         """Train candidates from now on as planned."""
         write_whole(self.folder / "plan.json", plan.to_json())
@@ -490,6 +498,8 @@ class Run:
             failures=failures,
             seconds=self.spent_s,
             versions=self.versions,
+            folder=str(self.folder),
+            trained=self.trained,
         )
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -504,8 +514,23 @@ class Run:
         from nas import report
 
         path = Path(path) if path is not None else self.folder / "report.html"
-        report.write(self.view(), path)
+        recipes = {c.number: self.recipe_text(c) for c in self.front()}
+        report.write(replace(self.view(), recipes=recipes), path)
         return path
+
+    def recipe_text(self, candidate: Candidate) -> str:
+        """The training recipe of a complete candidate, as YAML (``export`` writes it)."""
+        from nas import recipe
+
+        return recipe.text(self._recipe(candidate), f"recipe-{candidate.number}.yaml")
+
+    def _recipe(self, candidate: Candidate, epochs: int | None = None) -> dict[str, Any]:
+        from nas import recipe
+
+        trained = self.finished if self.finished and self.finished.result else None
+        if epochs is None and trained and trained.candidate == candidate.number:
+            epochs = trained.recipe_epochs
+        return recipe.make(candidate, self.task, self.source, self.versions, epochs)
 
     def export(
         self,
@@ -534,12 +559,9 @@ class Run:
         if number is None and not self._latency and trained:
             number = trained.candidate
         candidate = self.best() if number is None else self._candidate(number)
-        if epochs is None and trained and trained.candidate == candidate.number:
-            epochs = trained.recipe_epochs
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = recipe.make(candidate, self.task, self.source, self.versions, epochs)
-        recipe.write(made, path)
+        recipe.write(self._recipe(candidate, epochs), path)
         return path
 
     def measure_latency(

@@ -367,9 +367,42 @@ def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) ->
     for candidate in make_study(30).candidates:
         answer = ask(app, f"/api/studies/{study_id(app)}/candidates/{candidate.number}")
         layers = Run(run).layers(candidate.number)
-        expected = detail(replace(candidate, layers=layers))
+        expected = detail(replace(candidate, layers=layers)) | {"trained": False}
         assert answer.json == json.loads(json.dumps(expected))
         assert len(layers) == len(candidate.layers) > 0
+
+
+def test_the_recipe_of_a_complete_candidate_can_be_saved(app: Guard, run: Path) -> None:
+    place = f"/api/studies/{study_id(app)}/candidates"
+    complete = next(c for c in make_study(30).candidates if c.state == State.COMPLETE)
+    other = next(c for c in make_study(30).candidates if c.state != State.COMPLETE)
+    answer = ask(app, f"{place}/{complete.number}/recipe.yaml")
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    exported = Run(run).export(run.parent / f"recipe-{complete.number}.yaml", complete.number)
+    assert answer.body == exported.read_bytes()
+    for missing in (other.number, 999):
+        for name in ("recipe.yaml", "design.html"):
+            assert ask(app, f"{place}/{missing}/{name}").status == 404
+
+
+def test_a_design_document_is_made_in_a_process_of_its_own(
+    app: Guard, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def output(*words: str) -> tuple[int, bytes]:
+        asked.append(words)
+        return len(asked) - 1, b'{"title": "mlp"}' if len(asked) == 1 else b"no data\n"
+
+    monkeypatch.setattr("nas.dashboard.app.document_page.page", lambda made: f"<p>{made['title']}")
+    monkeypatch.setattr("nas.dashboard.app._output", output)
+    place = f"/api/studies/{study_id(app)}/candidates/0/design.html"
+    answer = ask(app, place)
+    assert (answer.status, answer.body) == (200, b"<p>mlp")
+    assert answer.headers["content-disposition"] == 'attachment; filename="design-0.html"'
+    assert asked == [("nas.dashboard.design", str(run), "0")]
+    failed = ask(app, place)
+    assert (failed.status, failed.body) == (503, b"no data\n")
 
 
 def test_importances_are_computed_apart_and_sent(run: Path) -> None:

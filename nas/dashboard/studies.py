@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import terminal
+from nas.candidate import State
 from nas.report.importance import LEAST
 from nas.report.payload import detail, head, table
 from nas.run import Run
@@ -58,7 +59,8 @@ class Followed:
         stamps = tuple(_stamp(self.folder / name) for name in _FILES)
         if stamps != self._stamp:
             self.run = Run(self.folder)
-            self.head = head(replace(self.run.view([]), name=self.name))
+            folder = str(self.folder.resolve())  # whoever copies a command may be anywhere
+            self.head = head(replace(self.run.view([]), name=self.name, folder=folder))
             self.head_at, self._stamp = next(count), stamps
             if self._follower is None:
                 self._follower = follow(self.folder, **self.run.storage)
@@ -99,7 +101,19 @@ class Followed:
         if self._follower is None or self.run is None or number not in self.numbers:
             return None
         found = self._follower.candidates([number])
-        return detail(replace(found[0], layers=self.run.layers(number))) if found else None
+        if not found:
+            return None
+        shown = detail(replace(found[0], layers=self.run.layers(number)))
+        return shown | {"trained": number in self.run.trained}
+
+    def recipe(self, number: int) -> str | None:
+        """The training recipe of a complete candidate, as YAML; None where there is none."""
+        if self._follower is None or self.run is None:
+            return None
+        found = self._follower.candidates([number])
+        if not found or found[0].state != State.COMPLETE:
+            return None
+        return self.run.recipe_text(found[0])
 
 
 class Studies:
@@ -202,6 +216,20 @@ class Studies:
             followed = self._followed.get(study)
             found = followed.detail(number) if followed else None
         return None if found is None else json.dumps(found, allow_nan=False).encode()
+
+    def recipe(self, study: str, number: int) -> str | None:
+        """The training recipe of a complete candidate, as YAML; None where there is none."""
+        with self._lock:
+            followed = self._followed.get(study)
+            return followed.recipe(number) if followed else None
+
+    def folder(self, study: str, number: int) -> Path | None:
+        """The run of a complete candidate; None where there is none."""
+        with self._lock:
+            followed = self._followed.get(study)
+            if followed is None or followed.recipe(number) is None:
+                return None
+            return followed.folder
 
 
 def _stamp(path: Path) -> tuple[int, int]:

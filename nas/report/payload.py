@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DETAILS_BYTES = 2_000_000
 # ... and for no more than so many, each of which takes a millisecond to write.
 DETAILS_MOST = 3000
+# A recipe that is longer (of a table of many columns) is left to the command that writes it.
+_RECIPE_CHARS = 40_000
 # So many candidates are unpacked together when one of them is opened.
 _TOGETHER = 40
 # Of each reason for failing, this many of the latest candidates keep theirs first.
@@ -47,6 +49,7 @@ def head(study: StudyView) -> dict[str, Any]:
     quality = study.quality.metric
     data = {
         "name": study.name,
+        "folder": study.folder,
         "modality": task.modality,
         "quality": study.quality.to_dict(),
         "objectives": [o.to_dict() for o in task.objectives],
@@ -162,9 +165,16 @@ def packed_details(study: StudyView, best: Sequence[Candidate]) -> list[dict[str
     parcels: list[dict[str, Any]] = []
     room = DETAILS_BYTES
     order = _by_interest(study, best)[:DETAILS_MOST]
+
+    def shown(candidate: Candidate) -> dict[str, Any]:
+        # The text of a file, which is not shown: nothing in it is escaped but by YAML.
+        recipe = study.recipes.get(candidate.number, "")
+        held = {"recipe": recipe} if 0 < len(recipe) <= _RECIPE_CHARS else {}
+        return detail(candidate) | {"trained": candidate.number in study.trained} | held
+
     for at in range(0, len(order), _TOGETHER):
         chosen = order[at : at + _TOGETHER]
-        text = json.dumps([detail(c) for c in chosen], allow_nan=False, separators=(",", ":"))
+        text = json.dumps([shown(c) for c in chosen], allow_nan=False, separators=(",", ":"))
         data = base64.b64encode(zlib.compress(text.encode())).decode()
         room -= len(data)
         if room < 0:

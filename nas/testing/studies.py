@@ -80,6 +80,8 @@ def make_candidates(
                 "norm": ("batch", "layer", "none")[number % 3],
                 "lr": lr,
                 "residual": depth > 3,
+                "batch_size": 32,
+                "weight_decay": 1e-3,
             },
             seed=number,
             origin="baseline" if number < len(families) else "sampled",

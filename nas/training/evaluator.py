@@ -48,6 +48,7 @@ from nas.training.proxy import Proxy, build_network, quiet_lightning
 # on the isolated device.
 CONTENTION = 1.5
 FOLD_REPORTS = 5  # of a fold after the first
+COSTS_REPORTED = 20  # configurations between two reports of how far a measurement of costs is
 
 Report = Callable[..., str]
 
@@ -145,13 +146,16 @@ class Evaluator:
         self, configs: list[Config], limit_s: float | None, report: Report
     ) -> list[dict[str, float]]:
         """What configurations of the joined space cost, without training: of as many as
-        ``limit_s`` seconds allow. Latency is measured where the task asks for it, briefly."""
+        ``limit_s`` seconds allow. Latency is measured where the task asks for it, briefly. Now and
+        then ``report`` gets how many are measured, in place of an epoch."""
         asked = [o.metric for o in self.task.objectives] + [c.metric for c in self.task.constraints]
         end = math.inf if limit_s is None else time.monotonic() + limit_s
         result: list[dict[str, float]] = []
         for i, config in enumerate(configs):
             if time.monotonic() > end:
                 break
+            if i and i % COSTS_REPORTED == 0:
+                report(i, {})
             family, own = split_family(config)
             candidate = Candidate(number=i, family=family, config=own, seed=i)
             result.append(self._counted(candidate)[0] | self._memory(candidate, asked))

@@ -25,6 +25,7 @@ async function drawCandidate() {
       el("div", { class: "stack" }, card("Learning curves", el("div", { id: "own-curves" })), networkPart(chosen)),
       card("Result and configuration", el("div", { class: "sideways" }, comparison(own, [chosen, ...beside])),
         fine("Bold: where the selected candidates differ. Select others on the page Explorer to compare."))),
+    exportPart(own, chosen),
     gradientPart(chosen),
     differences(own, chosen),
     chosen.detail ? card("What it said last", el("pre", { tabindex: 0 }, chosen.detail)) : null);
@@ -166,6 +167,63 @@ function differences(own, c) {
       ...metrics.map((name) => tr(td("wrap", label(name)), td(null, metricText(base, name)), td(null, metricText(c, name)))),
       ...rows.map((name) => tr(td("wrap", el("code", {}, name)), td(null, setting(base.config[name])), td(null, setting(c.config[name])))),
     ])), rows.length ? null : fine("It has the same configuration."));
+}
+
+// ---- the ways out ---------------------------------------------------------------------------------
+
+// A word of a command as a shell reads it.
+const quoted = (word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+// What can be made of a candidate, with the command of each; what is quick can be saved here too.
+function exportPart(own, c) {
+  if (c.state !== "complete" || !own.head.folder) return null;
+  const run = quoted(own.head.folder), place = `${own.head.folder}/models/${c.number}`;
+  const recipe = `nas export ${run} -n ${c.number} --out recipe-${c.number}.yaml`;
+  const train = `${recipe} && nas train recipe-${c.number}.yaml --out ${quoted(place)}`;
+  const ways = [
+    ["Recipe", recipe, c.recipe || isLive() ? () => saveRecipe(own, c) : null],
+    ["Design document", `nas export ${run} -n ${c.number} --design design-${c.number}`, isLive() ? () => saveMade(own, c, "design.html", `design-${c.number}.html`) : null],
+    c.trained ? null : ["Training", train, null],
+    ["Standalone folder", `nas export ${run} -n ${c.number} --standalone network-${c.number}`, null],
+    ["ONNX", `nas export ${run} -n ${c.number} --onnx network-${c.number}.onnx`, null],
+  ].filter(Boolean);
+  return card(["Take it out", el("small", {}, "each by a command on the machine of the search")],
+    el("ul", { class: "ways" }, ways.map(([name, command, make]) => el("li", {},
+      el("b", {}, name), el("code", { tabindex: 0 }, command),
+      el("button", { type: "button", "aria-label": `Copy the command for: ${name}`, onclick: (event) => copy(command, event.target) }, "Copy"),
+      make ? el("button", { type: "button", "aria-label": `Save: ${name}`, onclick: (event) => saving(event.target, make) }, "Save") : null))),
+    el("p", { class: "warn", id: "export-error", role: "status" }),
+    c.trained ? null : fine("A standalone folder and ONNX hold a trained network: train this one first."));
+}
+
+async function copy(text, button) {
+  const code = button.parentNode.querySelector("code");
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  } catch { // without https, or refused: the text is selected for the user to copy
+    getSelection().selectAllChildren(code);
+  }
+}
+
+async function saving(button, make) {
+  say($("export-error"), "");
+  Object.assign(button, { disabled: true, textContent: "Making it …" });
+  try {
+    await make();
+  } catch (error) {
+    say($("export-error"), error.message.trim());
+  }
+  Object.assign(button, { disabled: false, textContent: "Save" });
+}
+
+const saveRecipe = (own, c) => c.recipe ? save(`recipe-${c.number}.yaml`, c.recipe, "application/yaml") : saveMade(own, c, "recipe.yaml", `recipe-${c.number}.yaml`);
+
+async function saveMade(own, c, what, name) { // by the dashboard
+  const answer = await fetch(`api/studies/${own.id}/candidates/${c.number}/${what}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  save(name, await answer.blob());
 }
 
 function mountCandidate() {
