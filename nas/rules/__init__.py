@@ -46,6 +46,7 @@ from nas.rules.bounds import (
 from nas.rules.effort import (
     EFFORT,
     Effort,
+    few_decide,
     fidelity,
     first_candidates,
     folds,
@@ -165,6 +166,7 @@ __all__ = [
     "depth",
     "drop_path",
     "dropout",
+    "few_decide",
     "fidelity",
     "first_candidates",
     "folds",
