@@ -234,10 +234,13 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
 
 
 def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
-    """Train every point of a run's front, each in RUN/models/NUMBER."""
+    """Train every point of a run's front, each in RUN/models/NUMBER; the figures are in
+    RUN/full_front.json, and drawn in RUN/full_front.svg."""
     from nas import train as training
     from nas.files import write_whole
+    from nas.report.figure import full_front_picture
     from nas.run import Run
+    from nas.task import COSTS
 
     run = Run(folder)
     metric = run.task.quality.metric
@@ -255,16 +258,21 @@ def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
                 "proxy": candidate.metrics[metric],
                 "full": result["validation"].get(metric),
                 "test": result["test"].get(metric),
+                **{cost: candidate.metrics.get(cost) for cost in COSTS},
                 "params": result["params"],
-                "latency_ms": candidate.metrics.get("latency_ms"),
                 "seconds": result["seconds"],
             }
         )
         write_whole(run.folder / "full_front.json", json.dumps(rows, indent=1))
+    picture = run.folder / "full_front.svg"
+    if drawn := full_front_picture(run.task, rows):
+        write_whole(picture, drawn)
     if as_json:
-        terminal.echo(json.dumps({"front": rows}))
+        terminal.echo(json.dumps({"front": rows, "picture": str(picture) if drawn else None}))
     else:
         show.full_front(rows)
+        if drawn:
+            terminal.echo(str(picture))
 
 
 @click.command(cls=exits.Command)

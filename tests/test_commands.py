@@ -305,3 +305,27 @@ def test_a_constraint_is_called_so_everywhere(
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         assert "-c, --constraint" in capsys.readouterr().out.replace("--limit, ", "")
+
+
+def test_every_point_of_the_front_is_trained_and_drawn(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas import recipe, train
+
+    def trained(path: Path, out: Path, settings: Any) -> dict[str, Any]:
+        of = recipe.load(path)["provenance"]
+        value = of["validation"]["accuracy"] / 2
+        figures = {"validation": {"accuracy": value}, "test": {}, "seconds": 1.0}
+        return figures | {"params": of["cost"]["params"]}
+
+    monkeypatch.setattr(train, "train", trained)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--json"])
+    assert not end.value.code
+    found = json.loads(capsys.readouterr().out)
+    front = run.front()
+    assert [row["candidate"] for row in found["front"]] == [c.number for c in front]
+    assert [row["full"] for row in found["front"]] == [c.metrics["accuracy"] / 2 for c in front]
+    assert json.loads((run.folder / "full_front.json").read_text()) == found["front"]
+    drawn = (run.folder / "full_front.svg").read_text()
+    assert drawn.count("<title>") == 2 * len(front)

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ElementTree
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,12 +22,14 @@ import pytest
 from nas.candidate import Cost, State
 from nas.front import constant_guess, pareto, within_noise
 from nas.report import StudyView, front, page, ranked, write
-from nas.report.figure import figure, notebook_html
+from nas.report.figure import figure, full_front_picture, notebook_html
 from nas.report.importance import importance
 from nas.report.payload import detail, head, packed_details, table
 from nas.space import Int, Space
 from nas.task import Constraint, UsageError
 from nas.testing.studies import make_candidates, make_study, make_task
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def make_tied_study() -> StudyView:
@@ -308,6 +311,33 @@ def test_a_notebook_shows_a_run_without_scripts(n: int) -> None:
     assert "onerror=alert(1)>" not in text
     assert ("<svg" in text) == bool(n)
     assert text.count("<circle") == (len(ranked(study)) if n else 0)
+
+
+@pytest.mark.parametrize(("metric", "larger"), [("accuracy", True), ("val_loss", False)])
+def test_a_front_at_full_scale_is_drawn_beside_that_of_the_proxies(
+    metric: str, larger: bool
+) -> None:
+    task = replace(make_task(), objectives=()).with_objectives((metric, "params"))
+    best, worse = (0.9, 0.8) if larger else (0.8, 0.9)
+    values = [(10, worse, best), (20, best, worse), (30, best, best)]  # cost, as proxy, in full
+    rows = [
+        {"candidate": i, "family": HOSTILE, "proxy": proxy, "full": full, "params": cost}
+        for i, (cost, proxy, full) in enumerate(values)
+    ]
+    drawn = ElementTree.fromstring(full_front_picture(task, rows))
+    marks = [c for c in drawn.iter(SVG + "circle") if len(c)]
+    places = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in marks]
+    proxies, full = places[:3], places[3:]
+    assert [x for x, _ in proxies] == [x for x, _ in full] == sorted({x for x, _ in full})
+    assert (proxies[0][1] > full[0][1]) == larger  # up is larger, not better
+    assert proxies[0][1] == full[1][1]
+    lines = [p.get("d", "") for p in drawn.iter(SVG + "path") if p.get("stroke-width")]
+    assert [line.count("H") for line in lines] == [
+        1,
+        0,
+    ]  # the proxies' has two steps, the other one
+    assert HOSTILE in str(marks[0][0].text)
+    assert full_front_picture(task, [{**rows[0], "full": None}]) == ""
 
 
 # ---- in a browser -------------------------------------------------------------------------------
