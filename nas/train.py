@@ -50,6 +50,7 @@ from nas.training.calibration import calibrate, intervals, score_interval
 from nas.training.callbacks import EpochLines, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import precision, prepare
+from nas.training.energy import Energy
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
@@ -337,8 +338,7 @@ def _keeps_best(training: Training, path: Path, out: Path) -> None:
         )
     if checkpoint.dirpath is None:
         checkpoint.dirpath = str(out.resolve() / "checkpoints")
-    callbacks = training.trainer.callbacks  # type: ignore[attr-defined]
-    averages = any(isinstance(each, AveragedWeights) for each in callbacks)
+    averages = any(isinstance(each, AveragedWeights) for each in _callbacks(training))
     if averages and not isinstance(checkpoint, LatestBest):
         raise InputError(
             f"{path}: trainer.callbacks: averaged weights are kept by"
@@ -371,7 +371,7 @@ def _begin(
     if trainer.strategy.root_device.type == "cpu":
         batch = next(iter(training.data.train_dataloader()))
         trainer.callbacks += [Threads(training.module, batch)]  # type: ignore[attr-defined]
-    trainer.callbacks += [EpochLines(), GradientMonitor(), last]  # type: ignore[attr-defined]
+    _callbacks(training).extend([EpochLines(), GradientMonitor(), Energy(), last])
     return last
 
 
@@ -427,6 +427,7 @@ def _finish(
         "epochs": trainer.current_epoch,
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
+        "energy_wh": next(e.spent_wh for e in _callbacks(training) if isinstance(e, Energy)),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
@@ -437,6 +438,11 @@ def _finish(
     write_whole(out / "result.json", json.dumps(result, indent=1))
     (out / LAST).unlink(missing_ok=True)
     return result
+
+
+def _callbacks(training: Training) -> list[pl.Callback]:
+    found: list[pl.Callback] = training.trainer.callbacks  # type: ignore[attr-defined]
+    return found
 
 
 def _checkpoint(training: Training) -> ModelCheckpoint:

@@ -155,7 +155,8 @@ class LatencyRow(JsonRecord):
 
 @dataclass(frozen=True)
 class ComputePart(JsonRecord):
-    """What it has cost. Energy is None where no device tells it."""
+    """What it has cost. Energy is that of the full training by the counters of ``energy_of``, other
+    work on the devices included; None where they report none."""
 
     search_s: float | None
     cpu_hours: float | None
@@ -166,6 +167,7 @@ class ComputePart(JsonRecord):
     training_measured_s: float | None
     latency: tuple[LatencyRow, ...]
     energy_wh: float | None = None
+    energy_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,7 @@ def _document(
         arguments["family"],
         arguments["config"],
     )
-    measured = trained.result.get("seconds") if trained else None
-    compute = _compute(recipe, run, candidate, measured)
+    compute = _compute(recipe, run, candidate, trained.result if trained else {})
     own = load_families(task.modality)[family]
     counted = cost.analyse(lambda: own.build(config, task), made_up_inputs(task, 2))
     full_s = compute.training_measured_s or compute.training_predicted_s
@@ -404,7 +405,7 @@ def _compute(
     recipe: Mapping[str, Any],
     run: Run | None,
     candidate: Candidate | None,
-    measured_s: float | None,
+    result: Mapping[str, Any],
 ) -> ComputePart:
     of, proxy = recipe["provenance"], recipe["provenance"]["proxy"]
     epochs = int(recipe["trainer"]["max_epochs"])
@@ -412,6 +413,7 @@ def _compute(
     trained = float(proxy.get("trained") or proxy["epochs"])
     share = float(proxy.get("share") or 1.0)
     predicted = spent / (trained * share) * epochs if spent and trained else None
+    energy: dict[str, float] = result.get("energy_wh", {})
     rows = []
     own = of.get("latency") or {}
     if own:
@@ -429,8 +431,10 @@ def _compute(
         candidates=len(run.candidates()) if run else None,
         proxy_s=spent or None,
         training_predicted_s=predicted,
-        training_measured_s=measured_s,
+        training_measured_s=result.get("seconds"),
         latency=tuple(rows),
+        energy_wh=sum(energy.values()) if energy else None,
+        energy_of=tuple(sorted(energy)),
     )
 
 

@@ -199,8 +199,9 @@ def _compute(part: Mapping[str, Any]) -> Iterator[Block]:
         ["proxy of this network", _time(part["proxy_s"])],
         ["full training, predicted", _time(part["training_predicted_s"])],
         ["full training, measured", _time(part["training_measured_s"])],
-        ["energy", "the device does not tell it" if part["energy_wh"] is None else
-         f"{part['energy_wh']:.3g} Wh"],
+        ["energy of the full training", "not reported by the device"
+         if part["energy_wh"] is None else
+         f"{part['energy_wh']:.3g} Wh ({' and '.join(part['energy_of'])}, other work included)"],
     ]  # fmt: skip
     yield ("what", "value"), rows
     latencies = [
