@@ -163,12 +163,15 @@ def load_families(modality: str | None = None) -> dict[str, Family]:
 
 
 def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
-    """The checkpoint that a network of ``family`` started from; None where it began at random."""
+    """The checkpoint that a network of ``family``, or the first such member of a fusion, started
+    from; None where it began at random."""
     known = load_families(task.modality)
     if family not in known or known[family].load is None:
         return None
-    found = [c for c in task.pretrained if c.modality == task.modality]
-    return next((c for c in found if c.name == config.get("checkpoint", c.name)), None)
+    named = {value for name, value in config.items() if name.rpartition(".")[2] == "checkpoint"}
+    own = {task.modality, *(member.modality for member in task.profile.members.values())}
+    found = [c for c in task.pretrained if c.modality in own]
+    return next((c for c in found if c.name in named), next(iter(found), None))
 
 
 @rules.sets("families-by-modality", "families of a search")

@@ -188,7 +188,13 @@ PROMISED = {
     "audio": ["audio_cnn_transformer", "wav2vec", "whisper"],
     "graphs": ["gcn", "gat", "graphsage"],
     "pointclouds": ["pointnet", "dgcnn", "sparse_cnn"],
-    "multimodal": ["early_fusion", "late_fusion", "cross_attention"],
+    "multimodal": [
+        "early_fusion",
+        "late_fusion",
+        "cross_attention",
+        "frozen_fusion",
+        "pretrained_fusion",
+    ],
 }
 
 

@@ -79,3 +79,23 @@ def layer_groups(
     for part in new:
         add(part.parameters(), new_lr)
     return groups
+
+
+class PretrainedMember(nn.Module):
+    """A pretrained network as a member of a fusion: one vector a sample, pooled as the network
+    pools, without its head. ``network`` has ``features``, ``vector`` and ``vector_of_fixed``."""
+
+    readout: tuple[str, ...] = ()
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        network.head = nn.Identity()
+        self.network, self.width = network, int(network.width)
+
+    def features(self, **inputs: Tensor) -> tuple[Tensor, None]:
+        """Its inputs, or the kept features of a frozen network, to one token (B, 1, width)."""
+        if "features" in inputs:
+            vector = self.network.vector_of_fixed(**inputs)
+        else:
+            vector = self.network.vector(*self.network.features(**inputs))
+        return vector.unsqueeze(1), None

@@ -179,6 +179,11 @@ class PretrainedImage(nn.Module):
             x = block(x)
         return self.top(x).flatten(2).transpose(1, 2), None
 
+    def vector(self, x: Tensor, mask: None = None) -> Tensor:
+        """One vector (B, width) from what ``features`` returns."""
+        pooled: Tensor = self.pool(x)
+        return pooled
+
     def fixed(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Of a frozen network what comes before all that is trained: (B, T, width), and T of each;
         pooled already where the pooling has nothing to learn."""
@@ -202,16 +207,16 @@ class PretrainedImage(nn.Module):
         for part in (self.stem, self.blocks, self.top):
             yield from part.state_dict().values()
 
+    def vector_of_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
+        """One vector (B, width) from what ``fixed`` returns."""
+        return self.vector(features) if self.adaptation.pooling == "attention" else features[:, 0]
+
     def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
         """Logits (B, outputs) from what ``fixed`` returns."""
-        pooled = features[:, 0]
-        if self.adaptation.pooling == "attention":
-            pooled = self.pool(features)
-        logits: Tensor = self.head(self.dropout(pooled))
+        logits: Tensor = self.head(self.dropout(self.vector_of_fixed(features, features_length)))
         return logits
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, outputs)."""
-        x, _ = self.features(image)
-        logits: Tensor = self.head(self.dropout(self.pool(x)))
+        logits: Tensor = self.head(self.dropout(self.vector(*self.features(image))))
         return logits

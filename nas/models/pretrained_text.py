@@ -179,20 +179,24 @@ class PretrainedText(nn.Module):
             x = block(x, mask[:, None, None, :])
         return x, mask
 
-    def from_features(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, outputs) from what ``features`` returns."""
-        pooled = x[:, 0] if self.pool is None else self.pool(x, mask)
-        logits: Tensor = self.head(self.dropout(pooled))
-        return logits
+    def vector(self, x: Tensor, mask: Tensor) -> Tensor:
+        """One vector (B, width) from what ``features`` returns."""
+        pooled: Tensor = x[:, 0] if self.pool is None else self.pool(x, mask)
+        return pooled
 
     def fixed(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor]:
         """Of a frozen network what comes before its head: (B, T, width), and the lengths (B,)."""
         x, mask = self.features(tokens, tokens_length)
         return x, mask.sum(1)
 
+    def vector_of_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
+        """One vector (B, width) from what ``fixed`` returns, padded by anything."""
+        return self.vector(features, real(features_length, features.shape[1]))
+
     def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
-        """Logits (B, outputs) from what ``fixed`` returns, padded by anything."""
-        return self.from_features(features, real(features_length, features.shape[1]))
+        """Logits (B, outputs) from what ``fixed`` returns."""
+        logits: Tensor = self.head(self.dropout(self.vector_of_fixed(features, features_length)))
+        return logits
 
     def condensed(self, features: Tensor) -> Tensor:
         """One sample's features (T, width), pooled to (1, width) where that learns nothing."""
@@ -219,4 +223,6 @@ class PretrainedText(nn.Module):
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Logits (B, outputs)."""
-        return self.from_features(*self.features(tokens, tokens_length))
+        x, mask = self.features(tokens, tokens_length)
+        logits: Tensor = self.head(self.dropout(self.vector(x, mask)))
+        return logits
