@@ -117,7 +117,9 @@ class Cost(JsonRecord):
 class Health(JsonRecord):
     """What the monitors saw of a training: at the last of ``samples`` the norm of the whole
     gradient, the fraction of dead units and the median ratio of updates to weights. Where they
-    found a failure, its ``step`` and ``layer``, and the ``value`` beside its ``threshold``."""
+    found a failure, its ``step`` and ``layer``, and the ``value`` beside its ``threshold``.
+    ``exploding`` is the norm of the whole gradient, and ``vanishing`` that of the first layer over
+    the largest of any, from which on they call a training that learns nothing by these names."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {"looks": "samples"}
     SPARSE: ClassVar[bool] = True
@@ -130,6 +132,8 @@ class Health(JsonRecord):
     layer: str = ""
     value: float | None = None
     threshold: float | None = None
+    exploding: float | None = None
+    vanishing: float | None = None
 
 
 @dataclass(frozen=True)

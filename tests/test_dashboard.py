@@ -412,11 +412,13 @@ def test_importances_are_computed_apart_and_sent(run: Path) -> None:
     study = studies.to_judge()
     assert study is not None
     assert studies.to_judge() is None  # it has not grown since
-    studies.judge(study, {"mlp": {"r2": 0.5, "candidates": 40, "parameters": [["width", 1.0]]}})
+    importance = {"mlp": {"r2": 0.5, "candidates": 40, "parameters": [["width", 1.0]]}}
+    studies.judge(study, {"importance": importance, "chance": {"at": [1]}})
     studies.refresh()
     app = make_app(studies, TOKEN, host="127.0.0.1")
     live = [u["live"] for u in all_updates(app)[1] if "live" in u]
     assert live[-1]["importance"]["mlp"]["r2"] == 0.5
+    assert live[-1]["chance"] == {"at": [1]}
 
 
 def test_status_watches_until_the_search_has_ended(run: Path) -> None:

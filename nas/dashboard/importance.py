@@ -1,4 +1,5 @@
-"""``python -m nas.dashboard.importance FOLDER``: the importance of a run's parameters as JSON.
+"""``python -m nas.dashboard.importance FOLDER``: the importance of a run's parameters, and what
+chance would have reached, as JSON.
 
 In a process of its own, as scikit-learn takes more memory than all the rest of a dashboard.
 """
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 from nas import terminal
+from nas.report.chance import chance
 from nas.report.importance import importance
 from nas.run import Run
 
@@ -16,7 +18,12 @@ from nas.run import Run
 def main() -> None:
     os.nice(10)  # searches come first
     run = Run(Path(sys.argv[1]))
-    terminal.echo(json.dumps(importance(run.candidates(), run.task)))
+    candidates, task = run.candidates(), run.task
+    found = {
+        "importance": importance(candidates, task),
+        "chance": chance(candidates, task, run.spaces),
+    }
+    terminal.echo(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ class Followed:
         self.head_at = self.live_at = self.reset_at = 0
         self.head: dict[str, Any] | None = None
         self.live: dict[str, Any] = {}
-        self.importance: dict[str, Any] | None = None
-        self.judged = 0  # candidates at which the importance was asked for
+        self.judgement: dict[str, Any] = {}  # "importance" and "chance"
+        self.judged = 0  # candidates at which it was asked for
         self.run: Run | None = None
         self.problem = ""
         self._stamp: Any = None
@@ -181,9 +181,7 @@ class Studies:
             if "head" in kinds or "reset" in kinds:
                 content["head"] = study.head
             if "live" in kinds:
-                content["live"] = study.live
-                if study.importance is not None:
-                    content["live"] = study.live | {"importance": study.importance}
+                content["live"] = study.live | study.judgement
             if numbers := [kind for kind in kinds if isinstance(kind, int)]:
                 content["table"] = study.table(numbers)
             self._messages[key] = self._message(study, content)
@@ -204,10 +202,10 @@ class Studies:
                     return study
         return None
 
-    def judge(self, study: Followed, importance: dict[str, Any]) -> None:
-        """Show the importances of a study's parameters."""
+    def judge(self, study: Followed, found: dict[str, Any]) -> None:
+        """Show the importances of a study's parameters, and what chance would have reached."""
         with self._lock:
-            study.importance = plain(importance, visible)
+            study.judgement = plain(found, visible)
             study.live_at = next(self._count)
 
     def detail(self, study: str, number: int) -> bytes | None:

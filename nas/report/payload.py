@@ -18,6 +18,7 @@ from nas.candidate import Candidate, Reason, State
 from nas.export.diagram import diagram
 from nas.front import beats, by_quality, constant_guess, expected_guess, pareto, standard_error
 from nas.plan import rungs
+from nas.report.chance import chance
 from nas.report.importance import importance
 from nas.rules import scored_samples
 from nas.space import Space
@@ -68,7 +69,7 @@ def head(study: StudyView) -> dict[str, Any]:
         "guess": expected_guess(task).get(quality),
         # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
         "reasons": {(r.kind if r.kind == "cut off" else r.value): r.sentence for r in Reason if r},
-        "baselines": [{**b, "error_of": _error(task, b["metrics"])} for b in study.baselines],
+        "baselines": [_simple_model(b, task) for b in study.baselines],
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
         "rate_tests": {name: dict(test) for name, test in study.rate_tests.items()},
         "rules": {name: list(rule) for name, rule in study.rules.items()},
@@ -89,9 +90,22 @@ def head(study: StudyView) -> dict[str, Any]:
     return _shown(data)
 
 
+def _simple_model(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A simple model with its costs among its metrics, as candidates have them."""
+    costs = dict(model.get("costs", {}))
+    spread = costs.pop("spread_ms", None)
+    error = _error(task, model["metrics"])
+    return {**model, "metrics": model["metrics"] | costs, "spread": spread, "error_of": error}
+
+
 def whole(study: StudyView) -> dict[str, Any]:
     """All of a study in one update, for a page that gets no other."""
-    own = head(study) | {"importance": _shown(importance(study.candidates, study.task))}
+    own = head(study) | _shown(
+        {
+            "importance": importance(study.candidates, study.task),
+            "chance": chance(study.candidates, study.task, study.spaces),
+        }
+    )
     return {"study": "study", "head": own, "table": table(study.candidates, study.task)}
 
 

@@ -418,10 +418,10 @@ class _GiveWay(pl.Callback):
 
 
 def _with_gradients(candidate: Candidate, monitor: GradientMonitor) -> tuple[dict[str, Any], ...]:
-    """The layers of a candidate, each with the history of its gradient norms."""
-    history = monitor.history()
+    """The layers of a candidate, each with the history of its gradient norms and dead units."""
+    seen = {"gradients": monitor.history(), "dead": monitor.dead_history()}
     return tuple(
-        {**layer, "gradients": history[layer["name"]]} if layer["name"] in history else layer
+        {**layer, **{what: by[layer["name"]] for what, by in seen.items() if layer["name"] in by}}
         for layer in candidate.layers
     )
 

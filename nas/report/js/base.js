@@ -50,7 +50,8 @@ const LABELS = {
   latency_ms: "latency (ms)", params: "parameters", flops: "FLOPs", memory_mb: "training memory (MiB)",
   inference_mb: "memory of a prediction (MiB)", step_ms: "training step (ms)", val_loss: "validation loss",
   auc: "AUC", f1: "F1", r2: "R²", rmse: "RMSE", mae: "MAE", balanced_accuracy: "balanced accuracy",
-  samples: "samples of gradients", seconds: "time of training (s)", epochs: "epochs trained",
+  samples: "samples of gradients", dead_units: "dead units (fraction)", exploding: "gradients explode from a norm of",
+  vanishing: "and vanish below (first layer over largest)", seconds: "time of training (s)", epochs: "epochs trained",
 };
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);

@@ -147,6 +147,26 @@ function hypervolumeHistory(own, box) {
   return history;
 }
 
+// The hypervolume by how many candidates had ended: [number, fraction], at no more than 60 of them.
+function hypervolumeByNumber(own, box) {
+  const ended = own.list.filter((c) => c.state !== "running").sort((p, q) => p.started + p.seconds - q.started - q.seconds || p.number - q.number);
+  const counts = new Set(own.facts.ranked.filter((c) => !c.guess && inside(c, own.head.constraints)));
+  const every = Math.max(1, Math.ceil(ended.length / 60)), reference = box.map(() => 1), history = [];
+  let front = [];
+  ended.forEach((c, i) => {
+    if (counts.has(c)) {
+      const costs = box.map((o) => o.at(c.metrics[o.metric]));
+      if (!front.some((p) => p.every((cost, k) => cost <= costs[k]))) front = [...front.filter((p) => !costs.every((cost, k) => cost <= p[k])), costs];
+    }
+    if (i % every === every - 1 || i === ended.length - 1) history.push([i + 1, hypervolume(front, reference)]);
+  });
+  return history;
+}
+
+// The box of nas/report/chance.py.
+const boxOfChance = (sides) => sides.map(({ metric, sign: factor, log, low, high }) =>
+  ({ metric, at: (v) => Math.max(0, (factor * (log ? Math.log10(v) : v) - low) / (high - low || 1)) }));
+
 // How long the search had trained when a candidate ended: pauses until it was resumed are left out.
 function clock(candidates) {
   const spans = [];
