@@ -44,12 +44,16 @@ def page(document: Mapping[str, Any]) -> str:
     """The document as HTML: nothing is loaded, no script runs, and every name is escaped."""
     parts = []
     for number, (title, blocks) in enumerate(_sections(document)):
-        inner = "".join(map(_html, blocks))
+        inner = "".join(_html(block, f"{title}: {place}") for place, block in enumerate(blocks, 1))
         if title.endswith("Architecture"):
             layers = document["architecture"]["layers"]
             family = document["architecture"]["family"]
             picture = diagram(layers, f"The layers of the {family} network")
-            inner = f'<div class="picture">{picture}</div>{inner}'
+            label = "Picture of the network"
+            inner = (
+                f'<div class="picture" tabindex="0" role="region" aria-label="{label}">'
+                f"{picture}</div>{inner}"
+            )
         parts.append(
             f'<section aria-labelledby="s{number}"><h2 id="s{number}">{html.escape(title)}</h2>'
             f"{inner}</section>"
@@ -67,7 +71,7 @@ def page(document: Mapping[str, Any]) -> str:
     )
 
 
-def _html(block: Block) -> str:
+def _html(block: Block, label: str) -> str:
     if isinstance(block, str):
         return f"<p>{html.escape(block)}</p>"
     if isinstance(block, list):
@@ -81,7 +85,7 @@ def _html(block: Block) -> str:
     )
     # A wide table scrolls by itself, by the keyboard too.
     return (
-        '<div class="table" tabindex="0" role="region" aria-label="Table">'
+        f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(label)}">'
         f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -135,7 +139,7 @@ def _architecture(part: Mapping[str, Any]) -> Iterator[Block]:
         )
         shape = " × ".join(map(str, layer["output"]))
         rows.append([str(place), layer["name"], layer["type"], shape, f"{layer['params']:,}", ends])
-    yield ("", "layer", "type", "output", "parameters", "connections"), rows
+    yield ("#", "layer", "type", "output", "parameters", "connections"), rows
 
 
 def _choices(choices: Sequence[Mapping[str, Any]]) -> Table:
@@ -287,6 +291,7 @@ _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 0; }
 main { max-width: 62rem; margin: 0 auto; padding: 1rem 1.25rem 3rem; }
+h1, p, li { overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .table { overflow-x: auto; margin: .75rem 0; }
 .picture { overflow: auto; max-height: 40rem; border: 1px solid #ccc; }

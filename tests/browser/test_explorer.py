@@ -20,7 +20,6 @@ from nas.testing.studies import append, make_candidates, make_study, make_task, 
 
 pytestmark = pytest.mark.browser
 PAGES = ("studies", "explorer", "candidate", "why", "machine")
-AXE = Path(os.environ.get("NAS_AXE", ".venv/axe/package/axe.min.js"))
 
 
 def later(start: int, end: int) -> list[Any]:
@@ -39,15 +38,9 @@ def numbers(page: Any) -> list[int]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_breaks_no_rule_of_accessibility(
-    open_page: Any, baked: Any, name: str, theme: str
+    open_page: Any, baked: Any, violations: Any, name: str, theme: str
 ) -> None:
-    if not AXE.exists():
-        pytest.skip(f"{AXE} is absent; `make browser` fetches it")
-    page = open_page(f"{baked()}#page={name}", theme=theme)
-    # The page's policy would refuse a script element.
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document).then((result) => result.violations)")
-    assert [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found] == []
+    assert violations(open_page(f"{baked()}#page={name}", theme=theme)) == []
 
 
 @pytest.mark.parametrize("width", [390, 1280, 2560])
