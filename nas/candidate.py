@@ -103,7 +103,9 @@ class Cost(JsonRecord):
     """What a candidate costs in use and in training, beside the costs among its metrics: its
     ``latency``, the milliseconds of a training step, in how many parts a batch came, where memory
     was short (rule "micro-batch"), and in which ``precision`` it was trained, as Lightning names
-    it ("" in runs of earlier versions)."""
+    it ("" in runs of earlier versions). ``device`` is the model of its GPU or CPU, and ``use`` how
+    busy that was: the mean fraction that a GPU reports of itself, or of one core what the training
+    has computed (None where unknown)."""
 
     SPARSE: ClassVar[bool] = True
 
@@ -111,6 +113,8 @@ class Cost(JsonRecord):
     step_ms: float | None = None
     accumulate: int = 1
     precision: str = ""
+    device: str = ""
+    use: float | None = None
 
 
 @dataclass(frozen=True)

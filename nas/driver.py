@@ -336,6 +336,7 @@ class _Session:
         study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
         try:
             earlier = self.earlier = study.clock.read()
+            study.describe(run.about())
             study.enqueue_baselines(rules.first_candidates(run.spaces))
             phase, begun = "search", False
 
@@ -386,6 +387,7 @@ class _Session:
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
             write_whole(baselines, json.dumps(value))
+            study.describe(self.run.about())
 
         def note(method: str, done: int) -> None:
             self.measured = f"{done}/{len(to_measure)}"

@@ -502,6 +502,18 @@ class Run:
             trained=self.trained,
         )
 
+    def about(self) -> dict[str, Any]:
+        """What a report needs of the run beside its candidates, as JSON values: what its study
+        keeps with them (``Study.describe``)."""
+        return {
+            "task": self.task.to_dict(),
+            "spaces": {name: space.to_dict() for name, space in self.spaces.items()},
+            "baselines": self.baselines(),
+            "rate_tests": self.rate_tests(),
+            "notes": list(self.notes),
+            "versions": self.versions,
+        }
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one self-contained HTML page, and return its path.
 

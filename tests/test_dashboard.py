@@ -24,6 +24,7 @@ from nas.candidate import State
 from nas.dashboard import serve
 from nas.dashboard.app import Guard, make_app
 from nas.dashboard.studies import TOGETHER, Studies
+from nas.report import StudyView
 from nas.report.payload import detail, table
 from nas.run import Run
 from nas.search.follow import JournalFollower
@@ -224,7 +225,7 @@ def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="is not there"):
         serve([tmp_path / "nowhere"])
 
 
@@ -323,6 +324,55 @@ def test_a_journal_that_is_replaced_begins_anew(run: Path, studies: Studies, app
     _, updates = all_updates(app, since)
     assert updates[0]["reset"]
     assert numbers(updates) == list(range(5))
+
+
+def described(study: StudyView) -> dict[str, Any]:
+    """What a study says of itself in its storage."""
+    spaces = {name: space.to_dict() for name, space in study.spaces.items()}
+    about = {"baselines": list(study.baselines), "rate_tests": {}, "notes": [], "versions": {}}
+    return about | {"task": study.task.to_dict(), "spaces": spaces}
+
+
+def test_a_journal_without_its_folder_is_shown(run: Path, tmp_path: Path) -> None:
+    study = make_study(30)
+    line = {"op_code": 2, "worker_id": "x", "study_id": 0, "user_attr": {"about": described(study)}}
+    copied = tmp_path / "copied.journal"
+    rows = (run / "study.journal").read_text()
+    copied.write_text(json.dumps(line, separators=(",", ":")) + "\n" + rows)
+    studies = Studies([copied])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    updates = all_updates(app)[1]
+    [shown] = [u["head"] for u in updates if "reset" in u]
+    assert (shown["name"], shown["folder"]) == ("copied", "")
+    assert set(shown["spaces"]) == set(study.spaces)
+    assert numbers(updates) == list(range(30))
+    [live] = [u["live"] for u in updates if "live" in u]
+    assert live["state"] == "stored"
+    assert live["seconds"] > 200
+    place = f"/api/studies/{study_id(app)}/candidates/0"
+    assert ask(app, place).json["layers"] == []
+    assert ask(app, f"{place}/recipe.yaml").status == 404
+
+
+def test_a_journal_in_its_folder_is_that_of_the_run(run: Path) -> None:
+    studies = Studies([run / "study.journal"])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    [shown] = [u["head"] for u in all_updates(app)[1] if "reset" in u]
+    assert (shown["name"], shown["folder"]) == ("iris", str(run))
+
+
+def test_a_journal_that_does_not_say_what_it_is_of_is_named_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "study.journal").rename(tmp_path / "copied.journal")
+    studies = Studies([tmp_path / "copied.journal", tmp_path / "absent"])
+    for _ in range(2):
+        studies.refresh()
+    said = capsys.readouterr().err
+    assert said.count("its task is not kept there") == 1
+    assert said.count("absent") >= 1
 
 
 def test_a_run_that_begins_later_is_found(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.training import energy
-from nas.training.energy import Energy, cpu_counters, gpu_counters
+from nas.training.energy import Energy, cpu_counters, gpu_counters, gpu_use
 
 
 def package(folder: Path, number: int, joules: float, name: str = "package-0") -> Path:
@@ -77,6 +77,10 @@ class Nvml:
         value._obj.value = self.millijoules
         return 0
 
+    def nvmlDeviceGetUtilizationRates(self, handle: Any, rates: Any) -> int:  # noqa: N802
+        rates._obj[0], rates._obj[1] = 63, 20
+        return 0 if self.millijoules is not None else 3
+
 
 def test_a_gpu_that_reports_is_counted_and_one_that_does_not_leaves_nothing_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,3 +105,14 @@ def test_a_gpu_that_reports_is_counted_and_one_that_does_not_leaves_nothing_know
         unknown.on_fit_start(of, None)  # type: ignore[arg-type]
         unknown.on_fit_end(of, None)  # type: ignore[arg-type]
         assert unknown.spent_wh == {}
+
+
+def test_a_gpu_says_how_busy_it_is_or_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    uuid = SimpleNamespace(uuid="1a-2b")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: uuid)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml(0))
+    read = gpu_use(0)
+    assert read is not None
+    assert read() == 0.63
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml(None))
+    assert gpu_use(0) is None

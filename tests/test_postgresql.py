@@ -20,6 +20,8 @@ import pytest
 from test_study import OPEN, SPACE, asked, run, search, train
 
 from nas.candidate import State
+from nas.dashboard.sources import source
+from nas.dashboard.studies import Studies
 from nas.search.follow import PostgresFollower
 from nas.search.storage import Postgres
 from nas.search.study import Study, load_candidates
@@ -108,6 +110,28 @@ def test_it_asks_for_what_a_journal_asks_for_also_over_a_resume(
     (tmp_path / "journal").mkdir()
     assert asked(study) == asked(run(tmp_path / "journal", 18))
     assert [c.number for c in study.front()] == [c.number for c in OPEN[-1].front()]
+
+
+def test_a_dashboard_shows_the_studies_of_a_database(
+    server: Server, name: str, tmp_path: Path
+) -> None:
+    study = search(opened(server, name, tmp_path / "a"), 9)
+    space = {"plain": SPACE.to_dict()}
+    about = {"task": study.task.to_dict(), "spaces": space, "versions": {}, "notes": []}
+    shown = Studies([server.url])
+    shown.refresh()
+    assert name not in str(shown.updates(0, 100))  # it does not say what it is yet
+    study.describe(about | {"baselines": [], "rate_tests": {}})
+    shown = Studies([server.url])
+    shown.refresh()
+    [mine] = [s for s in shown._followed.values() if s.name == name]
+    assert list(mine.numbers) == [c.number for c in study.candidates()]
+    assert mine.live["state"] == "running"  # a driver holds its lock
+    assert source(mine.source.place).view()[0] == study.candidates()
+    study.close()
+    mine.source._due = 0.0  # type: ignore[attr-defined]
+    shown.refresh()
+    assert mine.live["state"] in ("stopped", "starting")
 
 
 def test_studies_in_one_database_know_nothing_of_each_other(

@@ -240,7 +240,7 @@ class _Board:
             await asyncio.sleep(JUDGE_S)
             if (study := await asyncio.to_thread(self._studies.to_judge)) is None:
                 continue
-            status, output = await _output("nas.dashboard.importance", str(study.folder))
+            status, output = await _output("nas.dashboard.importance", study.source.place)
             if status == 0:
                 self._studies.judge(study, json.loads(output))
 
@@ -346,12 +346,12 @@ class _Board:
     async def design(self, request: Request) -> Response:
         """One document at a time, in a process of its own: it builds the network with torch."""
         study, number = request.path_params["study"], request.path_params["number"]
-        folder = await asyncio.to_thread(self._studies.folder, study, number)
+        folder = await asyncio.to_thread(self._studies.place, study, number)
         if folder is None:
             return PlainTextResponse("there is no such complete candidate\n", 404)
         try:
             async with asyncio.timeout(DESIGN_S), self._designing:
-                status, output = await _output("nas.dashboard.design", str(folder), str(number))
+                status, output = await _output("nas.dashboard.design", folder, str(number))
         except TimeoutError:
             return PlainTextResponse(f"not made within {DESIGN_S:.0f} s\n", 503)
         if status:

@@ -1,4 +1,4 @@
-"""``python -m nas.dashboard.importance FOLDER``: the importance of a run's parameters, and what
+"""``python -m nas.dashboard.importance PLACE``: the importance of a run's parameters, and what
 chance would have reached, as JSON.
 
 In a process of its own, as scikit-learn takes more memory than all the rest of a dashboard.
@@ -7,21 +7,19 @@ In a process of its own, as scikit-learn takes more memory than all the rest of 
 import json
 import os
 import sys
-from pathlib import Path
 
 from nas import terminal
+from nas.dashboard.sources import source
 from nas.report.chance import chance
 from nas.report.importance import importance
-from nas.run import Run
 
 
 def main() -> None:
     os.nice(10)  # searches come first
-    run = Run(Path(sys.argv[1]))
-    candidates, task = run.candidates(), run.task
+    candidates, task, spaces = source(sys.argv[1]).view()
     found = {
         "importance": importance(candidates, task),
-        "chance": chance(candidates, task, run.spaces),
+        "chance": chance(candidates, task, spaces),
     }
     terminal.echo(json.dumps(found))
 

@@ -138,6 +138,8 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
         "worker": [c.worker for c in candidates],
         "cpus": _words(str(c.cpus) for c in candidates),
         "gpus": _words(str(c.gpus) for c in candidates),
+        "device": _words(c.cost.device for c in candidates),
+        "use": [_number(c.cost.use, 2) for c in candidates],
         "metrics": {name: [metric(c, name) for c in candidates] for name in names},
         "error": [_error(task, c.metrics) for c in candidates],
         "spread": [_number(x.iqr_ms / 2, 3) if x else None for x in latencies],

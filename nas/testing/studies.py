@@ -91,6 +91,8 @@ def make_candidates(
             cost=Cost(
                 Latency(latency, latency / 9, isolated=number % 4 > 0, threads=1, batch=1),
                 step_ms=latency * 30,
+                device="AMD EPYC 9B14",
+                use=0.9,
             ),
             gradient_norms={
                 f"blocks.{i}.linear": float(10 ** rng.normal(-2, 1)) for i in range(depth)

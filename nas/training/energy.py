@@ -1,4 +1,4 @@
-"""The energy that a machine reports while a network is trained on it.
+"""The energy that a machine reports while a network is trained on it, and how busy its GPU is.
 
 Sources: the counters of GPUs (NVML, from Volta on) and those of CPU packages (RAPL, in Linux's
 powercap; most systems let only root read them). They count the whole device, other work included.
@@ -90,25 +90,53 @@ def _microjoules(file: Path) -> Callable[[], float]:
 
 def gpu_counters(indices: Iterable[int]) -> list[Counter]:
     """A counter for each of these CUDA devices; none where one does not report."""
-    try:
-        library = ctypes.CDLL(NVML)
-    except OSError:
-        return []
-    if library.nvmlInit_v2():
-        return []
     found: list[Counter] = []
     for index in indices:
-        name = f"GPU-{torch.cuda.get_device_properties(index).uuid}".encode()
-        handle = ctypes.c_void_p()
-        if library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
+        if (gpu := _nvml(index)) is None:
             return []
-        joules = _millijoules(library, handle)
+        joules = _millijoules(*gpu)
         try:
             joules()
         except OSError:
             return []
         found.append((joules, 2**64 / 1e3))
     return found
+
+
+def gpu_use(index: int) -> Callable[[], float] | None:
+    """How busy a CUDA device has been in the last second, 0 to 1, by whatever process; None where
+    it does not report."""
+    gpu = _nvml(index)
+    if gpu is None:
+        return None
+    library, handle = gpu
+
+    def read() -> float:
+        rates = (ctypes.c_uint * 2)()  # of the processor and of the memory, in percent
+        if code := library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)):
+            raise OSError(f"NVML returned {code}")
+        return float(rates[0]) / 100
+
+    try:
+        read()
+    except OSError:
+        return None
+    return read
+
+
+def _nvml(index: int) -> tuple[Any, ctypes.c_void_p] | None:
+    """NVIDIA's library and a CUDA device in it; None where there is none."""
+    try:
+        library = ctypes.CDLL(NVML)
+    except OSError:
+        return None
+    if library.nvmlInit_v2():
+        return None
+    name = f"GPU-{torch.cuda.get_device_properties(index).uuid}".encode()
+    handle = ctypes.c_void_p()
+    if library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
+        return None
+    return library, handle
 
 
 def _millijoules(library: Any, handle: ctypes.c_void_p) -> Callable[[], float]:
