@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -526,6 +527,37 @@ def test_it_survives_hundreds_of_refused_requests_and_junk(server: int) -> None:
         connection.request("GET", "/api/updates", headers={"authorization": f"Bearer {TOKEN}"})
         with connection.getresponse() as answer:
             assert answer.status == 200
+
+
+def test_it_survives_a_thousand_requests_a_second(server: int, run: Path) -> None:
+    """They come in one piece on each of ten connections; who is refused is told so."""
+    allowed = b"authorization: Bearer " + TOKEN.encode()
+    each = (allowed, b"authorization: Bearer wrong", b"cookie: nas=x", allowed)
+    head = b"GET /api/updates?since=x HTTP/1.1\r\nhost: 127.0.0.1\r\n%s\r\n\r\n"
+    request = b"".join(head % line for line in each) * 25
+    statuses: Counter[bytes] = Counter()
+    sockets = [socket.create_connection(("127.0.0.1", server), timeout=60) for _ in range(10)]
+    try:
+        for connection in sockets:
+            connection.sendall(request)
+        for connection in sockets:
+            file = connection.makefile("rb")
+            for _ in range(100):
+                statuses[file.readline().split()[1]] += 1
+                length = 0
+                while (line := file.readline()) != b"\r\n":
+                    name, _, value = line.partition(b":")
+                    length = int(value) if name.lower() == b"content-length" else length
+                file.read(length)
+            file.close()
+    finally:
+        for connection in sockets:
+            connection.close()
+    assert statuses == {b"200": 500, b"401": 500}
+    with connect(server) as connection:
+        connection.request("GET", "/api/updates", headers={"authorization": f"Bearer {TOKEN}"})
+        with connection.getresponse() as answer:
+            assert len(json.loads(answer.read())["updates"]) > 0
 
 
 def test_events_bring_a_new_candidate_within_two_seconds(server: int, run: Path) -> None:
