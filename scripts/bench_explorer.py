@@ -5,8 +5,8 @@
 
 Prints the size of the baked page, the time until it can be used (opened, drawn, and the main thread
 free), and a step of a limit's slider from its event to the frame after it. Of the dashboard: the
-time until its page has all candidates, an answer when nothing is new, and the memory and the load of
-the server, which is a process of its own: the driver of a search knows nothing of it.
+time until its page has all candidates, an answer when nothing is new, and the memory and the load
+of the server, which is a process of its own: the driver of a search knows nothing of it.
 Needs Playwright for Python (``pip install playwright``) and a Chromium, by default
 /usr/bin/chromium.
 """

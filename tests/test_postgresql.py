@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pwd
 import shutil
@@ -129,7 +130,7 @@ def test_a_dashboard_shows_the_studies_of_a_database(
     assert mine.live["state"] == "running"  # a driver holds its lock
     assert source(mine.source.place).view()[0] == study.candidates()
     study.close()
-    mine.source._due = 0.0  # type: ignore[attr-defined]
+    mine.source.follower._due = 0.0  # type: ignore[union-attr]
     shown.refresh()
     assert mine.live["state"] in ("stopped", "starting")
 
@@ -163,8 +164,9 @@ def test_candidates_are_read_beside_a_running_driver_and_revised_ones_last(
 
 
 def test_a_follower_reads_what_is_new_or_revised_alone(
-    server: Server, tmp_path: Path, name: str
+    server: Server, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nas.search.follow._LOAD", math.inf)
     study = opened(server, name, tmp_path / "a")
     follower = PostgresFollower(server.url, name)
     first = study.ask()
@@ -176,6 +178,11 @@ def test_a_follower_reads_what_is_new_or_revised_alone(
     study.revise(replace(end, worker=7))
     assert follower.changed() == (False, [first.number])
     assert [c.worker for c in follower.candidates([first.number])] == [7]
+    monkeypatch.setattr("nas.search.follow._LOAD", 1e-9)
+    assert study.ask() is not None
+    assert follower.changed()[1] != []
+    assert study.ask() is not None
+    assert follower.changed() == (False, [])  # not yet: the database has worked enough for it
 
 
 def test_a_second_driver_is_refused_and_the_message_names_it(

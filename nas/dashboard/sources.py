@@ -4,7 +4,6 @@ their folder, and PostgreSQL databases."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from nas.task import InputError, Task
 
 # The files of a run from which its head is made.
 _FILES = ("task.json", "run.json", "lr.json", "baselines.json", "finished.json")
-# Of a database no more than this fraction of the time is taken.
-_LOAD = 0.1
 
 
 Ends = Callable[[], Sequence[Candidate]]
@@ -38,9 +35,6 @@ class Source(Protocol):
 
     def head(self, name: str) -> dict[str, Any] | None:
         """What changes seldom (``nas.report.payload.head``); None where it is as before."""
-
-    def is_due(self) -> bool:
-        """Whether it may be read again."""
 
     def clock(self, ends: Ends) -> tuple[str, float]:
         """Whether it is "starting", "running", "stopped", "finished" or only "stored", and its
@@ -79,9 +73,6 @@ class Folder:
         self._stamp = stamps
         return found
 
-    def is_due(self) -> bool:
-        return True
-
     def clock(self, ends: Ends) -> tuple[str, float]:
         seconds = self.run.spent_s
         if self.run.is_running:
@@ -108,12 +99,9 @@ class Stored:
     def __init__(self, follower: Follower, place: str) -> None:
         self.follower, self.place = follower, place
         self._about: str | None = None
-        self._due = 0.0
 
     def head(self, name: str) -> dict[str, Any] | None:
-        begin = time.monotonic()
         about = self.follower.about(self._about)
-        self._due = begin + (time.monotonic() - begin) / _LOAD
         if about is None:
             raise InputError(
                 "its task is not kept there, as by searches of earlier versions; give its folder"
@@ -133,9 +121,6 @@ class Stored:
             **{key: found[key] for key in ("baselines", "rate_tests", "notes", "versions")},
         )
         return head(view)
-
-    def is_due(self) -> bool:
-        return time.monotonic() >= self._due
 
     def clock(self, ends: Ends) -> tuple[str, float]:
         candidates = ends()

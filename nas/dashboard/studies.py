@@ -50,8 +50,6 @@ class Followed:
 
     def refresh(self, count: Iterator[int]) -> None:
         """Read what is new, and number each change."""
-        if not self.source.is_due():
-            return
         if (found := self.source.head(self.name)) is not None:
             self.head, self.head_at = found, next(count)
         anew, changed = self.source.follower.changed()

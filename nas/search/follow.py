@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nas.search.storage import ABOUT, Postgres, describes, holds_row, row_in
 from nas.task import InputError
 
 _CHUNK = 1 << 22  # bytes that are read at once
+_LOAD = 0.1  # of the time a database works for one who follows a study, at most
 _NUMBER = re.compile(rb'"number":(\d+)')
 
 
@@ -127,29 +129,46 @@ def _candidate(line: bytes) -> Candidate | None:
 
 
 class PostgresFollower:
-    """A study in a PostgreSQL database, by a hash of each row."""
+    """A study in a PostgreSQL database, by a hash of each row. The database works for it no more
+    than ``_LOAD`` of the time: what is asked in between is answered as before."""
 
     def __init__(self, url: str, name: str) -> None:
         self._storage = Postgres(url, name)
         self._known: dict[int, str] = {}
+        self._about: str | None = None
+        self._is_driven = False
+        self._due = 0.0
 
     def changed(self) -> tuple[bool, list[int]]:
+        begin = time.monotonic()
+        if begin < self._due:
+            return False, []
+        self._about, self._is_driven = self._storage.about(), self._storage.is_driven()
         hashes = self._storage.hashes()
         found = [n for n, text in hashes.items() if self._known.get(n) != text]
         self._known = hashes
+        self._due = begin + (time.monotonic() - begin) / _LOAD
         return False, found
 
     def about(self, known: str | None) -> str | None:
         """As of a journal."""
-        return self._storage.about()
+        if self._about is None:
+            self._about = self._storage.about()
+        return self._about
 
     def is_driven(self) -> bool | None:
         """Whether a driver holds the study's lock."""
-        return self._storage.is_driven()
+        return self._is_driven
 
     def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
         rows: dict[int, dict[str, Any]] = self._storage.rows(numbers)
-        return [Candidate.from_dict(rows[n]) for n in numbers if n in rows]
+        found = []
+        for row in (rows[n] for n in numbers if n in rows):
+            try:
+                found.append(Candidate.from_dict(row))
+            except InputError:  # of another version: left out, as in a journal
+                continue
+        return found
 
 
 Follower = JournalFollower | PostgresFollower

@@ -418,7 +418,7 @@ class Postgres:
 
     def described(self) -> list[str]:
         """The names of the studies in the database that say what they are, in their order."""
-        with self._connect() as connection:
+        with self._reading() as connection:
             if connection.execute("select to_regclass('studies')").fetchone() == (None,):
                 return []
             found = connection.execute(
@@ -437,7 +437,7 @@ class Postgres:
 
     def is_driven(self) -> bool:
         """Whether a driver holds the study's lock."""
-        with self._connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(_OWNER, [_key(self.name)]).fetchone()
         return found is not None
 
@@ -473,13 +473,26 @@ class Postgres:
 
     def _select(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query with one parameter, the study's id; none where it is not there."""
-        with self._connect() as connection:
+        with self._reading() as connection:
             if connection.execute("select to_regclass('studies')").fetchone() == (None,):
                 return []
             study = connection.execute(
                 "select study_id from studies where study_name = %s", [self.name]
             ).fetchone()
             return connection.execute(query.encode(), study).fetchall() if study else []
+
+    @contextmanager
+    def _reading(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection to read by; InputError where the server goes meanwhile."""
+        try:
+            with self._connect() as connection:
+                yield connection
+        except _psycopg().OperationalError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> InputError:
+        reason = str(error).strip().splitlines()[0]
+        return InputError(f"{self.url} cannot be used: {reason}")
 
     def _connect(self, timeout_s: float = 0.0) -> psycopg.Connection[Any]:
         module = _psycopg()
@@ -491,8 +504,7 @@ class Postgres:
                 return found
             except module.OperationalError as error:
                 if time.monotonic() >= end:
-                    reason = str(error).strip().splitlines()[0]
-                    raise InputError(f"{self.url} cannot be used: {reason}") from None
+                    raise self._unusable(error) from None
             time.sleep(1)
 
     def _drive(self) -> psycopg.Connection[Any]:
