@@ -42,7 +42,7 @@ VECTORS = {
 }
 TOKENS = VECTORS | {"tabular": ("ft_transformer",), "text": ("transformer", "lstm")}
 # Families from published weights by modality, after "frozen_" or "pretrained_".
-PRETRAINED = {"images": "image", "text": "text"}
+PRETRAINED = {"images": "image", "text": "text", "audio": "audio"}
 ENCODER_FRACTION = 0.8  # of the parameters, for all encoders together
 ALL, ONLY = "all", "only "  # options of "members"
 

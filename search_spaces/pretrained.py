@@ -18,12 +18,19 @@ from nas.task import Checkpoint, Modality, Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from nas.models.wav2vec import Wav2Vec
+    from nas.models.whisper import Whisper
+
 
 def _stand_in(task: Task, modality: Modality) -> Checkpoint:
     if modality == "images":
         image: dict[str, int | float | str] = {"resolution": 64, "blocks": 3, "dim": 24}
         image |= {"mean": 0.5, "std": 0.5}
         return Checkpoint("stand-in", "", "images", "efficientnet_lite0", image)
+    if modality == "audio":
+        sound: dict[str, int | float | str] = {"dim": 32, "heads": 2, "mlp_ratio": 2.0, "blocks": 2}
+        sound |= {"mels": 40, "rate": 16_000, "dropout": 0.0}
+        return Checkpoint("stand-in", "", "audio", "whisper", sound)
     words = task.profile.vocabulary
     sizes: dict[str, int | float | str] = {"vocabulary": words, "positions": 128, "dim": 32}
     sizes |= {"heads": 2, "hidden": 64, "blocks": 2, "activation": "gelu", "dropout": 0.1}
@@ -39,6 +46,14 @@ def checkpoints(task: Task, modality: Modality) -> dict[str, Checkpoint]:
 def _chosen(config: Config, task: Task, modality: Modality) -> Checkpoint:
     known = checkpoints(task, modality)
     return known[str(config.get("checkpoint", next(iter(known))))]
+
+
+def _which(known: dict[str, Checkpoint]) -> list[Param]:
+    """The choice of a checkpoint, where there are several."""
+    names = tuple(known)
+    if len(names) == 1:
+        return []
+    return [Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))]
 
 
 def _first_blocks(blocks: int, *, each: bool) -> Choice:
@@ -123,12 +138,8 @@ def _text_space(task: Task, *, way: str) -> Space:
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
     dim = max(int(c.sizes["dim"]) for c in known.values())
     lengths, longest = _lengths(task, min(int(c.sizes["positions"]) for c in known.values()))
-    first, names = next(iter(known.values())), tuple(known)
-    params: list[Param] = []
-    if len(known) > 1:
-        params.append(
-            Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
-        )
+    first = next(iter(known.values()))
+    params = _which(known)
     if not frozen:
         params += _adapted(task, way, blocks, low_rank=True)
     return Space(
@@ -194,18 +205,14 @@ def _image_resolutions(task: Task, most: int) -> tuple[int, ...]:
 def _image_space(task: Task, *, way: str) -> Space:
     frozen = way == "frozen"
     known = checkpoints(task, "images")
-    first, names = next(iter(known.values())), tuple(known)
+    first = next(iter(known.values()))
     blocks = int(first.sizes["blocks"])
     published = int(first.sizes["resolution"])
     sides = _image_resolutions(task, published)
     # A step at the published resolution costs four times one at half of it; a frozen network
     # runs once.
     side = sides[-1] if frozen else min(sides, key=lambda s: abs(s - published // 2))
-    params: list[Param] = []
-    if len(known) > 1:
-        params.append(
-            Choice("checkpoint", names, default=names[0], each=True, why=("pretrained-first",))
-        )
+    params = _which(known)
     if not frozen:
         kinds = ("none", "shift", "affine", "affine+flip")
         params += [
@@ -255,7 +262,109 @@ def _load_image(network: nn.Module, config: Config, task: Task) -> None:
         load_image(network, checkpoint)
 
 
+# Sounds ------------------------------------------------------------------------------------------
+
+
+def _audio_space(task: Task, *, way: str) -> Space:
+    frozen = way == "frozen"
+    known = checkpoints(task, "audio")
+    blocks = max(int(c.sizes["blocks"]) for c in known.values())
+    dim = max(int(c.sizes["dim"]) for c in known.values())
+    params = _which(known)
+    if not frozen:
+        kinds = ("none", "shift", "shift+speed")
+        params += [
+            *_adapted(task, way, blocks, low_rank=False),
+            Choice("augment", kinds, default="shift", why=("time-shift",)),
+        ]
+    return Space(
+        (
+            *params,
+            _first_blocks(blocks, each=True),
+            Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
+            *_head(task, 3e-3 if frozen else rules.pretrained_rate(dim), frozen=frozen),
+        )
+    )
+
+
+def _build_audio(config: Config, task: Task, *, way: str) -> nn.Module:
+    from nas.models.pretrained_audio import AudioAdaptation, PretrainedAudio
+
+    checkpoint = _chosen(config, task, "audio")
+    blocks = min(int(config["blocks"]), int(checkpoint.sizes["blocks"]))
+    adaptation = AudioAdaptation(
+        trained=_trained(config, way, blocks),
+        rate=task.profile.sample_rate,
+        published_rate=int(checkpoint.sizes["rate"]),
+        pooling=str(config["pooling"]),
+        head=str(config["head"]),
+        dropout=float(config["dropout"]),
+        head_rate=float(config.get("head_rate", 1.0)),
+        layer_decay=float(config.get("layer_decay", 1.0)),
+    )
+    return PretrainedAudio(_audio_encoder(checkpoint, blocks), adaptation, task.outputs)
+
+
+def _audio_encoder(checkpoint: Checkpoint, blocks: int) -> Wav2Vec | Whisper:
+    """The checkpoint's encoder, of which the first ``blocks`` are used."""
+    from nas.models.blocks import TransformerConfig
+    from nas.models.spectrogram import LogMel
+    from nas.models.wav2vec import Wav2Vec
+    from nas.models.whisper import Whisper
+
+    sizes = checkpoint.sizes
+    layers = TransformerConfig(
+        int(sizes["dim"]),
+        blocks,
+        int(sizes["heads"]),
+        float(sizes["mlp_ratio"]),
+        dropout=float(sizes["dropout"]),
+    )
+    if checkpoint.architecture == "whisper":
+        front = LogMel(int(sizes["rate"]), int(sizes["mels"]), 400, 160, n_fft=400)
+        return Whisper(front, 1, layers)
+    kernels, strides = (
+        [int(n) for n in str(sizes[name]).split(",")] for name in ("kernels", "strides")
+    )
+    return Wav2Vec(
+        1,
+        kernels,
+        strides,
+        int(sizes["conv_width"]),
+        layers,
+        int(sizes["position_kernel"]),
+        int(sizes["position_groups"]),
+    )
+
+
+def _load_audio(network: nn.Module, config: Config, task: Task) -> None:
+    checkpoint = _chosen(config, task, "audio")
+    if checkpoint.path:
+        from nas.pretrained.weights import load_audio
+
+        load_audio(network, checkpoint)
+
+
 FAMILIES = (
+    Family(
+        "frozen_audio",
+        "audio",
+        "Yang et al. 2021, SUPERB: Speech processing Universal PERformance Benchmark, sec. 3",
+        partial(_audio_space, way="frozen"),
+        partial(_build_audio, way="frozen"),
+        "Few sounds, or little time: a new head on a pretrained encoder that stays as it is.",
+        load=_load_audio,
+        frozen=True,
+    ),
+    Family(
+        "pretrained_audio",
+        "audio",
+        "Baevski et al. 2020, wav2vec 2.0; Radford et al. 2022, Whisper",
+        partial(_audio_space, way="full"),
+        partial(_build_audio, way="full"),
+        "Some hundred to some ten thousand recordings of speech: it has heard much more.",
+        load=_load_audio,
+    ),
     Family(
         "frozen_image",
         "images",

@@ -185,7 +185,13 @@ PROMISED = {
         "series_lstm",
         "series_mamba",
     ],
-    "audio": ["audio_cnn_transformer", "wav2vec", "whisper"],
+    "audio": [
+        "audio_cnn_transformer",
+        "wav2vec",
+        "whisper",
+        "pretrained_audio",
+        "frozen_audio",
+    ],
     "graphs": ["gcn", "gat", "graphsage"],
     "pointclouds": ["pointnet", "dgcnn", "sparse_cnn"],
     "multimodal": [

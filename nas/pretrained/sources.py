@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nas.pretrained import images
+from nas.pretrained import audio, images
 from nas.task import Checkpoint, DataProfile, InputError, Modality
 
 # What is fetched of a hub: weights as plain tensors, and JSON.
@@ -159,33 +159,45 @@ def _of_folder(folder: Path) -> Checkpoint:
             " none is run; choose a network of a known architecture"
         )
     kind = str(config.get("model_type", ""))
-    if kind not in _TEXT:
+    if kind not in _TEXT and kind not in audio.KNOWN:
         raise InputError(
             f"{first / 'config.json'}: the architecture {kind!r} is not known here; known are"
-            f" {', '.join(_TEXT)}"
+            f" {', '.join((*_TEXT, *audio.KNOWN))}"
         )
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError(f"{first / 'config.json'}: positions that are not absolute are not known")
+    hears = kind in audio.KNOWN
+    front = read_json(first / "preprocessor_config.json") if hears else {}
     try:
-        sizes = _TEXT[kind](config)
+        sizes = audio.sizes(kind, config, front) if hears else _TEXT[kind](config)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{first / 'config.json'}: {error} is missing or wrong") from None
+    if not hears:
+        sizes |= _of_reader(folder, first, modules)
+    weights = _weights(first)
+    licence, trained_on = _card(folder)
+    return Checkpoint(
+        name=folder.name,
+        path=str(weights),
+        modality="audio" if hears else "text",
+        architecture=kind,
+        sizes=sizes,
+        licence=licence,
+        trained_on=trained_on,
+    )
+
+
+def _of_reader(
+    folder: Path, first: Path, modules: list[dict[str, Any]]
+) -> dict[str, int | float | str]:
+    """What an encoder of texts has beside its sizes: a tokenizer, a pooling and a length."""
     if not (first / "tokenizer.json").is_file():
         raise InputError(
             f"{first} has no tokenizer.json; save its fast tokenizer (save_pretrained)"
         )
-    weights = _weights(first)
-    licence, trained_on = _card(folder)
     limit = _limit(first)
-    return Checkpoint(
-        name=folder.name,
-        path=str(weights),
-        modality="text",
-        architecture=kind,
-        sizes=sizes | ({"length": limit} if limit else {}) | {"pooling": _pooling(folder, modules)},
-        licence=licence,
-        trained_on=trained_on,
-    )
+    pooling: dict[str, int | float | str] = {"pooling": _pooling(folder, modules)}
+    return pooling | ({"length": limit} if limit else {})
 
 
 def network_folder(folder: Path) -> Path:
