@@ -205,6 +205,19 @@ def test_errors_and_baselines_over_a_limit_are_named_at_the_end_and_in_the_statu
         assert printed.index("2 candidates") < printed.index(f"candidate {ends[2].number} failed")
 
 
+def test_a_search_ends_with_its_verdict_and_a_status_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Run, "verdict", lambda run: "candidate 1 beats the simple models")
+    show.finished(run, as_json=False)
+    at_the_end = capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(run.folder)])
+    for lines in (at_the_end, capsys.readouterr().out.splitlines()):
+        assert lines[-1].endswith("candidate 1 beats the simple models")
+        assert sum("beats" in line for line in lines) == 1
+
+
 def test_a_run_shows_itself_and_never_fails_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = repr(run)
     assert shown.startswith(f"nas.Run({str(run.folder)!r}, tabular, target ")

@@ -75,7 +75,7 @@ def test_hostile_names_run_nothing_and_break_no_layout(open_page: Any, baked: An
         for c in study.candidates
     ]
     simple = {"name": name, "metrics": {"accuracy": 0.9}}
-    texts = {"name": name, "notes": (name,), "failures": (name,)}
+    texts = {"name": name, "notes": (name,), "failures": (name,), "folder": name}
     hostile = replace(study, candidates=made, baselines=(simple,), spaces={}, **texts)
     address = baked(hostile)
     for shown in PAGES:
