@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas.candidate import Reason, State
+from nas.front import hypervolume
 from nas.report import front
 from nas.run import Run
 from nas.testing.studies import append, make_candidates, make_study, make_task, write_run
@@ -294,6 +296,18 @@ def test_the_hypervolume_stands_beside_chance(open_page: Any, baked: Any) -> Non
     assert "forest" in page.inner_text("#chance-note")
     few = open_page(f"{baked(20)}#page=why")
     assert "from 30 complete" in few.inner_text("#chance")
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_hypervolumes_are_those_of_the_package(open_page: Any, baked: Any, objectives: int) -> None:
+    page = open_page(baked(10))
+    rng = np.random.default_rng(0)
+    size = [(int(rng.integers(1, 30)), objectives) for _ in range(60)]
+    # Rounded, so that many are equal in one objective.
+    sets = [(1.2 * rng.random(each)).round(1 + i % 3).tolist() for i, each in enumerate(size)]
+    reference = [1.0] * objectives
+    found = page.evaluate("([sets, r]) => sets.map((s) => hypervolume(s, r))", [sets, reference])
+    assert found == pytest.approx([hypervolume(each, reference) for each in sets])
 
 
 def test_simple_models_stand_in_the_plot_by_their_costs(open_page: Any, baked: Any) -> None:
