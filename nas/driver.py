@@ -114,7 +114,8 @@ def search(
             raise UsageError("give the data to search on")
         files = stamp(data)
         dataset = read(data, **chosen.reading())
-        weights, notes = usable(chosen.pretrained or (), dataset.modality, dataset.profile)
+        given_weights = chosen.pretrained or ()
+        weights, notes = usable(given_weights, dataset.modality, dataset.profile, data)
         dataset = replace(dataset, notes=(*dataset.notes, *notes))
         families = pick_families(dataset.modality, chosen.families, bool(weights))
     with open_machine(chosen) as machine:

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from nas import rules
+from nas.candidate import Candidate
 from nas.space import Config, Space
 from nas.task import Checkpoint, Modality, Task, UsageError
 
@@ -191,3 +192,29 @@ def pick_families(
     offered = {name: family for name, family in known.items() if not family.on_request}
     chosen = {name: known[name] for name in names} if names else offered
     return {name: family for name, family in chosen.items() if pretrained or not family.load}
+
+
+def published_weights(task: Task, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Sentences on the pretrained networks of a search: what each is, and how the best candidate
+    that starts from one compares with the best from random weights at equal time."""
+    from nas.front import best_at_equal_time, standard_error  # which import NumPy
+
+    if not task.pretrained:
+        return ()
+    starts = {name for name, family in load_families(task.modality).items() if family.load}
+    adapted = [c for c in candidates if c.family in starts]
+    others = [c for c in candidates if c.family not in starts]
+    sentences = tuple(checkpoint.origin for checkpoint in task.pretrained)
+    if (compared := best_at_equal_time(adapted, others, task.quality)) is None:
+        return sentences
+    metric, seconds = task.quality.metric, compared[2]
+    figures = [
+        f"{c.metrics[metric]:.4g} ± {standard_error(task, metric, c.metrics[metric]):.2g}"
+        f" (candidate {c.number}, {c.family})"
+        for c in compared[:2]
+    ]
+    return (
+        *sentences,
+        f"At equal time, {seconds:.0f} s of workers: {metric} {figures[0]} from published weights,"
+        f" {figures[1]} from random ones.",
+    )

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nas import rules
 from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
+from nas.family import published_weights
 from nas.files import read_json, write_whole
 from nas.front import best, by_quality, constant_guess, pareto, standard_error
 from nas.options import SearchOptions
@@ -491,6 +492,7 @@ class Run:
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
             notes=(
                 *([f"latency on {self.measured.measured_on}"] if self._latency else []),
+                *published_weights(self.task, self.candidates()),
                 # A copy for another device may lack the data.
                 *(self.notes if (self.folder / "data").exists() else ()),
             ),

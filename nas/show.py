@@ -29,6 +29,8 @@ PROGRESS_S = 5.0  # between lines of a long prediction
 
 def finished(run: Run, as_json: bool) -> None:
     """Write the report and the recipe of a run, and print its front or one JSON object."""
+    from nas.family import published_weights
+
     candidates = run.front()
     if not as_json:
         # Before the files, for which there may be no room.
@@ -65,6 +67,8 @@ def finished(run: Run, as_json: bool) -> None:
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
+    for sentence in published_weights(run.task, run.candidates())[-1:]:
+        terminal.line(f"weights {sentence}")
     if verdict := run.verdict():
         terminal.line(f"verdict {verdict}")
 

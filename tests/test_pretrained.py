@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
+from nas.candidate import Candidate, State
 from nas.data import Dataset, encode, read
-from nas.family import load_families, pick_families
+from nas.family import load_families, pick_families, published_weights
 from nas.pretrained import sources, tokenizer, weights
 from nas.pretrained.sources import describe, usable
 from nas.space import Config
@@ -154,6 +155,28 @@ def test_a_hub_that_does_not_answer_is_a_note_and_the_others_remain(
     assert "somebody/absent" in notes[0]
     assert "goes on without it" in notes[0]
     assert "\n" not in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets", "place", "warned"),
+    [
+        ("distilbert-base-finetuned-sst-2-english", "", "text/sst2/train.csv", "sst2"),
+        ("tiny", "[glue/sst2, other]", "text/sst2", "sst2"),
+        ("tiny", "[stanfordnlp/IMDB]", "reviews/imdb.csv", "imdb"),
+        ("text-base", "[text]", "text/base", ""),
+        ("tiny", "[glue]", "text/sst2", ""),
+        ("tiny", "[glue]", None, ""),
+    ],
+)
+def test_a_checkpoint_that_may_have_seen_the_data_is_a_warning(
+    name: str, datasets: str, place: str | None, warned: str, tmp_path: Path, task: Task
+) -> None:
+    folder = bert_folder(tmp_path / name)
+    (folder / "README.md").write_text(f"---\ndatasets: {datasets or []}\n---\n")
+    found, notes = usable([str(folder)], "text", task.profile, place)
+    assert len(found) == 1
+    assert len(notes) == bool(warned)
+    assert all(f"names {warned}," in note and "too good" in note for note in notes)
 
 
 def test_paths_are_found_from_elsewhere_and_ids_stay(
@@ -486,6 +509,24 @@ def test_two_workers_at_once_leave_the_features_right(tmp_path: Path) -> None:
     assert all(np.array_equal(found[d], v) for d, v in expected.items())
     index = (tmp_path / "a" / "index.bin").stat().st_size
     assert index == 20 * 32, "each sample is kept once"
+
+
+# -- what is said of them --------------------------------------------------------------------------
+
+
+def test_the_report_says_what_weights_there_are_and_what_they_are_worth(task: Task) -> None:
+    def made(number: int, family: str, value: float) -> Candidate:
+        return Candidate(number, family, {}, 0, state=State.COMPLETE, seconds=10.0,
+                         metrics={"accuracy": value}, started=10.0 * number)  # fmt: skip
+
+    candidates = [made(0, "lstm", 0.7), made(1, "frozen_text", 0.8), made(2, "lstm", 0.75)]
+    origin, compared = published_weights(task, candidates)
+    assert "tiny (bert" in origin
+    assert "licence: mit; trained on: made-up" in origin
+    assert "10 s of workers: accuracy 0.8 ±" in compared
+    assert "(candidate 1, frozen_text) from published weights, 0.7 ±" in compared
+    assert published_weights(task, candidates[:1]) == (origin,)
+    assert published_weights(replace(task, pretrained=()), candidates) == ()
 
 
 # -- images ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,16 @@ def describe(source: str) -> Checkpoint:
 
 
 def usable(
-    sources: Sequence[str], modality: Modality, profile: DataProfile
+    sources: Sequence[str], modality: Modality, profile: DataProfile, data: Any = None
 ) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """The checkpoints that a search on data of a modality can start from, and a sentence for each
-    that is left out: of another modality, or that a hub does not give.
+    """The checkpoints that a search can start from, and sentences on those that are left out, of
+    another modality or that a hub does not give, and on those that may have seen the data.
+
+    Args:
+        sources: Folders, files or ids of a hub.
+        modality: Of the data.
+        profile: Of the data, with its members.
+        data: Where they come from; a path's name may be that of a known data set.
 
     Raises:
         InputError: A checkpoint that is there is damaged, not safe, or not known.
@@ -113,7 +120,34 @@ def usable(
         while name in found:
             name, i = f"{checkpoint.name}-{i}", i + 1
         found[name] = replace(checkpoint, name=name)
+        if (benchmark := _seen(checkpoint, data)) is not None:
+            notes.append(
+                f"pretrained network {name} names {benchmark}, which these data may be: if it was"
+                " trained on them, a score on the test part is too good"
+            )
     return tuple(found.values()), tuple(notes)
+
+
+# Words in paths and in names of networks that name no data set.
+_GENERIC = {"text", "texts", "image", "images", "photos", "audio", "sounds", "data", "train"}
+_GENERIC |= {"test", "base", "large", "small", "tiny", "mini", "english", "cased", "uncased"}
+
+
+def _seen(checkpoint: Checkpoint, data: Any) -> str | None:
+    """The data set that a checkpoint's name or card names as the data are called."""
+    if not isinstance(data, (str, Path)):
+        return None
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    place = Path(data)
+    called = {plain(place.name.split(".")[0]), plain(place.absolute().parent.name)} - _GENERIC
+    pieces = re.split(r"[-_./ ]", checkpoint.name)
+    pairs = ("".join(two) for two in pairwise(pieces))  # sst-2
+    trained = re.split(r"[,/]", checkpoint.trained_on)
+    named = {plain(text) for text in (*pieces, *pairs, *trained)}
+    return min((name for name in called & named if len(name) > 3), default=None)
 
 
 @cache
