@@ -170,7 +170,7 @@ def train(
     nas train runs/adult/recipe.yaml --out model
     nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40
     nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
-    nas train runs/adult --front                   every point of the front
+    nas train runs/adult --front                   every point of the front (--resume goes on)
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
 
@@ -180,7 +180,11 @@ def train(
 
     how = Settings(**flags.given(Settings, changes))
     if front:
-        _train_front(recipe, how, as_json)
+        others = {"--set": settings, "--scale": scale, "--out": out, "--check": check,
+                  "--test": test != "after"}  # fmt: skip
+        if refused := [name for name, value in others.items() if value]:
+            raise click.UsageError(f"--front does not go with {', '.join(refused)}")
+        _train_front(recipe, how, resume, as_json)
         return
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
@@ -233,11 +237,12 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
         terminal.echo(f"{seeds} seeds: {shown}; the tolerance is kept in {recipe}")
 
 
-def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
+def _train_front(folder: Path, how: Settings, resume: bool, as_json: bool) -> None:
     """Train every point of a run's front, each in RUN/models/NUMBER; the figures are in
-    RUN/full_front.json, and drawn in RUN/full_front.svg."""
+    RUN/full_front.json, and drawn in RUN/full_front.svg. To ``resume`` leaves those as they are
+    that are trained."""
     from nas import train as training
-    from nas.files import write_whole
+    from nas.files import read_json, write_whole
     from nas.report.figure import full_front_picture
     from nas.run import Run
     from nas.task import COSTS
@@ -247,9 +252,13 @@ def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
     rows = []
     for candidate in run.front():
         place = run.folder / "models" / str(candidate.number)
-        path = run.export(place / "recipe.yaml", candidate.number)
+        done = place / "result.json"
         terminal.line(f"candidate {candidate.number} ({candidate.label})", err=True)
-        result = training.train(path, place, settings=how)
+        if resume and done.is_file() and (place / "model.ckpt").is_file():
+            result: dict[str, Any] = read_json(done, dict[str, Any])
+        else:
+            path = run.export(place / "recipe.yaml", candidate.number)
+            result = training.train(path, place, resume=resume, settings=how)
         rows.append(
             {
                 "candidate": candidate.number,

@@ -325,11 +325,17 @@ def test_every_point_of_the_front_is_trained_and_drawn(
 ) -> None:
     from nas import recipe, train
 
-    def trained(path: Path, out: Path, settings: Any) -> dict[str, Any]:
+    asked = []
+
+    def trained(path: Path, out: Path, resume: bool, settings: Any) -> dict[str, Any]:
+        asked.append(out.name)
         of = recipe.load(path)["provenance"]
         value = of["validation"]["accuracy"] / 2
         figures = {"validation": {"accuracy": value}, "test": {}, "seconds": 1.0}
-        return figures | {"params": of["cost"]["params"]}
+        figures["params"] = of["cost"]["params"]
+        (out / "result.json").write_text(json.dumps(figures))
+        (out / "model.ckpt").touch()
+        return figures
 
     monkeypatch.setattr(train, "train", trained)
     with pytest.raises(SystemExit) as end:
@@ -342,3 +348,18 @@ def test_every_point_of_the_front_is_trained_and_drawn(
     assert json.loads((run.folder / "full_front.json").read_text()) == found["front"]
     drawn = (run.folder / "full_front.svg").read_text()
     assert drawn.count("<title>") == 2 * len(front)
+    (run.folder / "models" / str(front[0].number) / "model.ckpt").unlink()
+    asked.clear()
+    with pytest.raises(SystemExit):
+        cli.main(["train", str(run.folder), "--front", "--json", "--resume"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert asked == [str(front[0].number)]  # the others are trained
+
+
+def test_a_front_is_trained_by_its_own_recipes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--set", "optimizer.lr=1", "--scale", "2"])
+    assert end.value.code == 2
+    assert "--front does not go with --set, --scale" in capsys.readouterr().err
