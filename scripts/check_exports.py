@@ -4,11 +4,11 @@ all ways out of two points of each front.
     OMP_NUM_THREADS=1 python scripts/check_exports.py $NAS_DATA --out exports [--only images text]
 
 Of each modality: a search; two points, trained at full scale; of both the design document, the
-standalone folder, the ONNX file and the torch.export file. The folder predicts in an environment of
-its own (OUT/environment, made once, with what the requirements.txt of the folders name and nothing
-else), as `nas predict` does to 1e-5. The ONNX file's outputs are the network's to 1e-4. Last,
-`python -m nas.train fit --config` with three seeds reaches what the search measured, less the
-tolerance that the recipe states.
+standalone folder, the ONNX file and the torch.export file, by one command. The folder predicts in
+an environment of its own (OUT/environment, made once, with what the requirements.txt of the folders
+name and nothing else), as `nas predict` does to 1e-5. The graphs' outputs are the network's to
+1e-4. Last, `python -m nas.train fit --config` with three seeds reaches what the search measured,
+less the tolerance that the recipe states.
 
 Prints a line for each check, ``modality check figure PASS|FAIL``, and ends with exit code 4 where
 one fails. What has passed is in OUT/passed.json, and is not repeated by a second run.
@@ -170,17 +170,24 @@ class Modality:
         family = recipes.load(recipe)["model"]["init_args"]["family"]
         return f"{family}, test {metric} {found['test'][metric]:.4g}{intervals}"
 
-    def design(self, number: int) -> str:
-        folder = self.place(number) / "design"
-        nas("export", self.run, "-n", number, "--design", folder)
-        found = json.loads((folder / "design.json").read_text())
-        steps = ", ".join(f"{s['factor']:g}x {s['params']:,}" for s in found["scaling"]["steps"])
-        return f"{found['parameters']['params']:,} parameters; {steps}"
-
-    def standalone(self, number: int) -> str:
-        folder = self.place(number) / "alone"
-        nas("export", self.run, "-n", number, "--standalone", folder)
-        return " ".join((folder / "requirements.txt").read_text().split())
+    def export(self, number: int) -> str:
+        """All forms at once; how far the graphs' outputs are from the network's."""
+        place = self.place(number)
+        options = [
+            *("--design", place / "design", "--standalone", place / "alone"),
+            *("--onnx", place / "network.onnx", "--torch-export", place / "network.pt2"),
+        ]
+        found = json.loads(nas("export", self.run, "-n", number, *options, "--json"))
+        apart = {kind: found[kind]["difference"] for kind in ("onnx", "torch_export")}
+        design = json.loads((place / "design" / "design.json").read_text())
+        steps = ", ".join(f"{s['factor']:g}x {s['params']:,}" for s in design["scaling"]["steps"])
+        text = (
+            f"onnx within {apart['onnx']:.1g}, torch.export within {apart['torch_export']:.1g};"
+            f" {design['parameters']['params']:,} parameters, {steps}"
+        )
+        if not max(apart.values()) <= GRAPH:
+            raise Failed(text)
+        return text
 
     def alone(self, number: int) -> str:
         """The largest difference of the folder's predictions from those of `nas predict`."""
@@ -200,20 +207,6 @@ class Modality:
         command(place / "alone" / "predict.py", new, "--out", theirs, python=self.python)
         nas("predict", place, new, "--out", ours)
         return differences(pd.read_csv(theirs), pd.read_csv(ours))
-
-    def onnx(self, number: int) -> str:
-        return self._graph(number, "onnx", "--onnx", "network.onnx")
-
-    def torch_export(self, number: int) -> str:
-        return self._graph(number, "torch_export", "--torch-export", "network.pt2")
-
-    def _graph(self, number: int, kind: str, option: str, name: str) -> str:
-        file = self.place(number) / name
-        found = json.loads(nas("export", self.run, "-n", number, option, file, "--json"))[kind]
-        text = f"within {found['difference']:.1g}, free: {found['free']}"
-        if not found["difference"] <= GRAPH:
-            raise Failed(text)
-        return text
 
     def seed(self, number: int, seed: int) -> str:
         """The validation quality that a training by Lightning's own command reaches."""
@@ -269,10 +262,7 @@ def check(name: str, of: Modality, checks: Checks) -> None:
     for place, number in enumerate(of.points()):
         if not checks(name, f"{number} train", partial(of.train, number)):
             continue
-        checks(name, f"{number} design", partial(of.design, number))
-        checks(name, f"{number} onnx", partial(of.onnx, number))
-        checks(name, f"{number} torch.export", partial(of.torch_export, number))
-        if checks(name, f"{number} standalone", partial(of.standalone, number)):
+        if checks(name, f"{number} export", partial(of.export, number)):
             checks(name, f"{number} alone", partial(of.alone, number))
         for seed in SEEDS if place == 0 else ():
             checks(name, f"{number} seed {seed}", partial(of.seed, number, seed))

@@ -80,14 +80,18 @@ def _html(block: Block, label: str) -> str:
     if not rows:
         return ""
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(map(_data, row)) + "</tr>" for row in rows)
     # A wide table scrolls by itself, by the keyboard too.
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(label)}">'
         f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _data(cell: str) -> str:
+    """A cell; one of a sentence keeps a width at which it can be read on a phone."""
+    wide = ' class="sentence"' if len(cell) > 60 else ""
+    return f"<td{wide}>{html.escape(cell)}</td>"
 
 
 # -- the parts -------------------------------------------------------------------------------------
@@ -297,6 +301,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .picture { overflow: auto; max-height: 40rem; border: 1px solid #ccc; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border: 1px solid #d0d0d0; padding: .2rem .5rem; text-align: left; vertical-align: top; }
+.sentence { min-width: 17rem; }
 th { background: #f3f3f3; }
 @media print { .picture { max-height: none; } }
 """
