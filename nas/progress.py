@@ -140,9 +140,11 @@ def _picture(progress: Progress) -> Any:
         found = found + terminal.text(f"{name} ", "bold") + terminal.text(f"{value}  ")
     at_work = Table.grid(padding=(0, 2))
     for c in progress.running if running else ():
+        assert progress.study is not None
         last = c.curve[-1] if c.curve else {}
-        shown = "  ".join(f"{k} {figure(v)}" for k, v in last.items() if k != "epoch")
-        at_work.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
+        names = (progress.study.task.quality.metric, "val_loss")
+        shown = "  ".join(f"{name} {figure(last[name])}" for name in names if name in last)
+        at_work.add_row(f"#{c.number}", c.label, f"epoch {_reached(progress, c)}", shown)
     for word in progress.calls:
         if word != phase:
             at_work.add_row("", _phase(word))
