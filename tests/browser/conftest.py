@@ -87,7 +87,9 @@ def baked(tmp_path: Path) -> Callable[..., str]:
 
     def bake(study: StudyView | int = 97) -> str:
         path = tmp_path / "report.html"
-        write(make_study(study) if isinstance(study, int) else study, path)
+        if isinstance(study, int):
+            study = make_study(study, folder="runs/iris")
+        write(study, path)
         return path.as_uri()
 
     return bake

@@ -84,7 +84,7 @@ def test_a_dashboard_follows_a_search_on_two_nodes_over_a_killed_driver(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
         assert server.stdout is not None
         shown = server.stdout.readline().strip()
-        options = ["--target", "y", "--families", "mlp", "--epochs", "3", "--device", "cpu"]
+        options = ["--target", "y", "--family", "mlp", "--epochs", "3", "--device", "cpu"]
         driver = search(folder, address, 500, str(data), *options)
         try:
             while not (folder / "study.journal").exists():

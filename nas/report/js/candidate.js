@@ -226,7 +226,7 @@ function exportPart(own, c) {
     ["Standalone folder", `nas export ${run} -n ${c.number} --standalone network-${c.number}`, null],
     ["ONNX", `nas export ${run} -n ${c.number} --onnx network-${c.number}.onnx`, null],
   ].filter(Boolean);
-  return card(["Take it out", el("small", {}, "each by a command on the machine of the search")],
+  return card(["Export", el("small", {}, "each by a command on the machine of the search")],
     el("ul", { class: "ways" }, ways.map(([name, command, make]) => el("li", {},
       el("b", {}, name), el("code", { tabindex: 0 }, command),
       el("button", { type: "button", "aria-label": `Copy the command for: ${name}`, onclick: (event) => copy(command, event.target) }, "Copy"),
