@@ -18,6 +18,7 @@ from nas.task import Checkpoint, Modality, Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from nas.models.pretrained_image import ImageBody
     from nas.models.wav2vec import Wav2Vec
     from nas.models.whisper import Whisper
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def _stand_in(task: Task, modality: Modality) -> Checkpoint:
     if modality == "images":
         image: dict[str, int | float | str] = {"resolution": 64, "blocks": 3, "dim": 24}
-        image |= {"mean": 0.5, "std": 0.5}
+        image |= {"mean": "0.5", "std": "0.5"}
         return Checkpoint("stand-in", "", "images", "efficientnet_lite0", image)
     if modality == "audio":
         sound: dict[str, int | float | str] = {"dim": 32, "heads": 2, "mlp_ratio": 2.0, "blocks": 2}
@@ -206,7 +207,7 @@ def _image_space(task: Task, *, way: str) -> Space:
     frozen = way == "frozen"
     known = checkpoints(task, "images")
     first = next(iter(known.values()))
-    blocks = int(first.sizes["blocks"])
+    blocks = max(int(c.sizes["blocks"]) for c in known.values())
     published = int(first.sizes["resolution"])
     sides = _image_resolutions(task, published)
     # A step at the published resolution costs four times one at half of it; a frozen network
@@ -236,13 +237,13 @@ def _build_image(config: Config, task: Task, *, way: str) -> nn.Module:
     from nas.models.pretrained_image import ImageAdaptation, PretrainedImage
 
     checkpoint = _chosen(config, task, "images")
-    blocks = int(config["blocks"])
+    blocks = min(int(config["blocks"]), int(checkpoint.sizes["blocks"]))
+    mean, std = (_each_channel(checkpoint.sizes[name]) for name in ("mean", "std"))
     adaptation = ImageAdaptation(
-        blocks=blocks,
         trained=_trained(config, way, blocks),
         resolution=int(config["resolution"]),
-        mean=float(checkpoint.sizes["mean"]),
-        std=float(checkpoint.sizes["std"]),
+        mean=mean,
+        std=std,
         moving=config.get("statistics") == "moving",
         pooling=str(config["pooling"]),
         head=str(config["head"]),
@@ -251,7 +252,24 @@ def _build_image(config: Config, task: Task, *, way: str) -> nn.Module:
         layer_decay=float(config.get("layer_decay", 1.0)),
     )
     channels, height, width = task.profile.inputs["image"]
-    return PretrainedImage(adaptation, (height, width), channels, task.outputs)
+    body = _image_body(checkpoint, blocks)
+    return PretrainedImage(body, adaptation, (height, width), channels, task.outputs)
+
+
+def _each_channel(given: float | str) -> tuple[float, ...]:
+    """A number for each of three channels, of three or of one for all."""
+    found = tuple(float(value) for value in str(given).split(","))
+    return found if len(found) == 3 else found * 3
+
+
+def _image_body(checkpoint: Checkpoint, blocks: int) -> ImageBody:
+    """The checkpoint's network, of which the first ``blocks`` are used."""
+    from nas.models.pretrained_image import lite0_body, resnet_body
+
+    if checkpoint.architecture == "efficientnet_lite0":
+        return lite0_body(blocks)
+    depths = [int(depth) for depth in str(checkpoint.sizes["depths"]).split(",")]
+    return resnet_body(depths, bool(checkpoint.sizes["bottleneck"]), blocks)
 
 
 def _load_image(network: nn.Module, config: Config, task: Task) -> None:

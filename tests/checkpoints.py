@@ -202,3 +202,39 @@ def _wav2vec_shapes(about: dict[str, Any]) -> dict[str, Any]:
             shapes[f"{layer}.feed_forward.{name}.weight"] = shape
             shapes[f"{layer}.feed_forward.{name}.bias"] = shape[:1]
     return {f"wav2vec2.{name}": shape for name, shape in shapes.items()}
+
+
+# -- ResNet ----------------------------------------------------------------------------------------
+
+
+def resnet_tensors(depths: Sequence[int], *, bottleneck: bool = False) -> dict[str, torch.Tensor]:
+    """Random weights by the names of torchvision and timm."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def unit(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        fan = shape[1] * shape[2] * shape[3]
+        tensors[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (1 / fan) ** 0.5
+        tensors[f"{norm}.weight"] = 1 + 0.1 * torch.randn(shape[0], generator=generator)
+        for name in ("bias", "running_mean"):
+            tensors[f"{norm}.{name}"] = 0.1 * torch.randn(shape[0], generator=generator)
+        tensors[f"{norm}.running_var"] = 0.5 + torch.rand(shape[0], generator=generator)
+        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    unit("conv1", "bn1", (64, 3, 7, 7))
+    width = 64
+    for stage, depth in enumerate(depths, 1):
+        inner = 32 * 2**stage
+        out = 4 * inner if bottleneck else inner
+        for i in range(depth):
+            block = f"layer{stage}.{i}"
+            plain = ((inner, width, 3), (out, inner, 3))
+            three = ((inner, width, 1), (inner, inner, 3), (out, inner, 1))
+            for k, (wide, before, kernel) in enumerate(three if bottleneck else plain, 1):
+                unit(f"{block}.conv{k}", f"{block}.bn{k}", (wide, before, kernel, kernel))
+            if i == 0 and (stage > 1 or width != out):
+                unit(f"{block}.downsample.0", f"{block}.downsample.1", (out, width, 1, 1))
+            width = out
+    tensors["fc.weight"] = torch.randn(10, width, generator=generator)
+    tensors["fc.bias"] = torch.zeros(10)
+    return tensors

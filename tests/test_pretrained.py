@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors
+from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors, resnet_tensors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -623,6 +623,81 @@ def test_statistics_are_kept_unless_they_are_to_move(image_task: Task) -> None:
         moved[statistics] = {n.split(".")[1] for n, v in before.items()
                              if not v.equal(network.state_dict()[n])}  # fmt: skip
     assert moved == {"kept": set(), "moving": {"14", "15", "norm"}}
+
+
+def resnet(tensors: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """ResNet's map after some blocks, written down from the paper."""
+
+    def unit(x: torch.Tensor, conv: str, norm: str, stride: int = 1) -> torch.Tensor:
+        weight = tensors[f"{conv}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        values = (tensors[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight"))
+        return F.batch_norm(x, *values, tensors[f"{norm}.bias"], eps=1e-5)
+
+    x = F.max_pool2d(unit(x, "conv1", "bn1", 2).relu(), 3, 2, 1)
+    names = sorted({name.rsplit(".conv")[0] for name in tensors if ".conv1" in name})
+    for name in names[:blocks]:
+        stride = 2 if name.endswith(".0") and name != "layer1.0" else 1
+        three = f"{name}.conv3.weight" in tensors
+        y, strides = x, (1, stride, 1) if three else (stride, 1)
+        for k, own in enumerate(strides, 1):
+            y = unit(y, f"{name}.conv{k}", f"{name}.bn{k}", own)
+            y = y.relu() if k < len(strides) else y
+        if f"{name}.downsample.0.weight" in tensors:
+            x = unit(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
+        x = (x + y).relu()
+    return x
+
+
+@pytest.mark.parametrize(("bottleneck", "blocks"), [(False, 5), (True, 5), (True, 2)])
+def test_resnet_is_that_of_its_paper(
+    bottleneck: bool, blocks: int, image_task: Task, tmp_path: Path
+) -> None:
+    tensors = resnet_tensors((1, 2, 1, 1), bottleneck=bottleneck)
+    file = tmp_path / "resnet.safetensors"
+    save_file(tensors, file)
+    found = describe(str(file))
+    assert (found.architecture, found.sizes["depths"]) == ("resnet", "1,2,1,1")
+    task = replace(image_task, pretrained=(found,))
+    config = config_of(task, "frozen_image") | {"blocks": blocks, "resolution": 64}
+    network: Any = build_network("frozen_image", config, task).eval()
+    loaded = weights.load_image(network, found)
+    assert set(loaded.fresh) == {"head.weight", "head.bias", "input.scale", "input.shift"}
+    assert {"fc.weight", "fc.bias"} <= set(loaded.unused)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, _ = network.features(images)
+        expected = resnet(tensors, network.input(images), blocks)
+    assert torch.allclose(features, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    grey = network.input(torch.full((1, 3, 32, 32), 255.0))[0, :, 0, 0]
+    assert torch.allclose(grey, (1 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("conv1.weight", (32, 3, 3, 3)), ("layer1.0.conv2.weight", (128, 4, 3, 3))],
+    ids=["another stem", "groups"],
+)
+def test_a_network_that_is_like_resnet_is_refused(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = resnet_tensors((1, 1, 1, 1), bottleneck=True) | {name: torch.zeros(shape)}
+    save_file(tensors, tmp_path / "resnext.safetensors")
+    with pytest.raises(InputError, match="no architecture that is known here"):
+        describe(str(tmp_path / "resnext.safetensors"))
+
+
+def test_a_folder_of_timm_says_what_is_done_to_an_image(tmp_path: Path) -> None:
+    about = {"architecture": "resnet10t", "pretrained_cfg": {
+        "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 176, 176]}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ndatasets: [imagenet-1k]\n---\n")
+    save_file(resnet_tensors((1, 1, 1, 1)), tmp_path / "model.safetensors")
+    found = describe(str(tmp_path))
+    assert (found.sizes["mean"], found.sizes["resolution"]) == ("0.5,0.4,0.3", 176)
+    assert (found.licence, found.trained_on) == ("apache-2.0", "imagenet-1k")
+    assert found.name == tmp_path.name
 
 
 # -- the whole way ---------------------------------------------------------------------------------

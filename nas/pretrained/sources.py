@@ -192,6 +192,8 @@ def _of_folder(folder: Path) -> Checkpoint:
             f"{first / 'config.json'} asks for code of its own (auto_map, trust_remote_code), and"
             " none is run; choose a network of a known architecture"
         )
+    if "model_type" not in config and "architecture" in config:
+        return _of_timm(folder, config)
     kind = str(config.get("model_type", ""))
     if kind not in _TEXT and kind not in audio.KNOWN:
         raise InputError(
@@ -218,6 +220,18 @@ def _of_folder(folder: Path) -> Checkpoint:
         sizes=sizes,
         licence=licence,
         trained_on=trained_on,
+    )
+
+
+def _of_timm(folder: Path, config: Mapping[str, Any]) -> Checkpoint:
+    """A folder as timm saves it: config.json and one file of weights."""
+    try:
+        found = images.of_timm(_of_file(_weights(folder)), config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'config.json'}: {error} is missing or wrong") from None
+    licence, trained_on = _card(folder)
+    return replace(
+        found, name=folder.name, licence=licence, trained_on=trained_on or found.trained_on
     )
 
 

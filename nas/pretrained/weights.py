@@ -103,8 +103,12 @@ def load_image(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
     """Load a ``PretrainedImage``. Raises InputError as ``load_text``."""
     path = verified(checkpoint)
     tensors = read_tensors(path)
-    by_timm = "conv_stem.weight" in tensors
-    tensors = _timm_lite0(tensors) if by_timm else _renamed(tensors, _LITE0)
+    if checkpoint.architecture == "resnet":
+        tensors = _resnet(tensors)
+    elif "conv_stem.weight" in tensors:
+        tensors = _timm_lite0(tensors)
+    else:
+        tensors = _renamed(tensors, _LITE0)
     return _filled(network, tensors, path, fresh=("pool.", "head.", "input."))
 
 
@@ -277,6 +281,31 @@ _LITE0: Names = (
     (r"_conv_head", "top.conv"),
     (r"_bn1", "top.norm"),
 )
+
+
+def _resnet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchvision's and timm's ResNet, whose blocks are counted in each stage."""
+    place = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.")
+    found = {name: place.match(name) for name in tensors}
+    counted = sorted({(int(m[1]), int(m[2])) for m in found.values() if m})
+    number = {block: i for i, block in enumerate(counted)}
+    renamed = {}
+    for name, value in tensors.items():
+        if match := found[name]:
+            block = f"blocks.{number[int(match[1]), int(match[2])]}"
+            # A convolution, its normalisation and its activation follow each other.
+            part = f"shortcut.{match[5]}"
+            if match[3]:
+                part = f"branch.{3 * (int(match[4]) - 1) + (match[3] == 'bn')}"
+            name = f"{block}.{part}.{name[match.end() :]}"
+        else:
+            first, _, rest = name.partition(".")
+            name = f"{_RESNET_STEM.get(first, first)}.{rest}"
+        renamed[name] = value
+    return renamed
+
+
+_RESNET_STEM = {"conv1": "stem.0", "bn1": "stem.1"}
 
 
 def _timm_lite0(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from nas.data import read
@@ -145,3 +147,27 @@ def test_wav2vecs_encoder_is_that_of_transformers(blocks: int, tmp_path: Path) -
             if blocks < 3:
                 expected = theirs.encoder.layer_norm(states.hidden_states[blocks])
             assert float((found[i][mask[i]] - expected[0]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_is_that_of_timm(timm: Any, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model(name).eval()
+    with torch.no_grad():
+        for buffer, value in theirs.named_buffers():
+            if "running" in buffer:
+                value += 0.1 * torch.rand_like(value)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 64, 64)).astype(np.uint8)
+    data = read((pixels, np.array(["a", "b"] * 10)))
+    task = Task("images", data.targets, data.profile).with_objectives()
+    task = replace(task, pretrained=(describe(str(tmp_path)),))
+    config = load_families()["frozen_image"].space(task).complete({}) | {"resolution": 64}
+    ours: Any = build_network("frozen_image", config, task, True).eval()
+    images = torch.from_numpy(pixels[:2])
+    with torch.inference_mode():
+        expected = theirs.forward_features(ours.input(images)).flatten(2).transpose(1, 2)
+        found, _ = ours.features(images)
+        error = (found - expected).abs().max() / expected.abs().max()
+    assert float(error) <= 1e-5
