@@ -332,7 +332,7 @@ def predict(
     pieces = opened.stream(data, keep, note, interval)
     show.predictions((scores.add(piece) for piece in pieces), out, numbered=not keep)
     if found := scores.result():
-        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in found.items()), err=True)
+        terminal.echo("  ".join(f"{k} {terminal.figure(v)}" for k, v in found.items()), err=True)
 
 
 @click.command(cls=exits.Command)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas import terminal
 from nas.rules import folds
-from nas.show import duration, figure
+from nas.show import duration
+from nas.terminal import figure
 
 if TYPE_CHECKING:
     from nas.candidate import Candidate

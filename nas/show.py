@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nas import terminal
 from nas.rules import folds, time_limit_s
 from nas.task import COSTS
+from nas.terminal import figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,11 +246,6 @@ def no_formula(cell: Any) -> Any:
 def _contended_mark(latency: Latency) -> str:
     """The mark of a latency that was measured beside trainings."""
     return "" if latency.isolated else " †"
-
-
-def figure(value: float) -> str:
-    """Four digits, or all before the point: 0.8712, 45,439."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

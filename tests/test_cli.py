@@ -564,7 +564,11 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
         task = typical_task("tabular")
 
         def stream(
-            self, data: Path, keep: tuple[str, ...], on_note: Callable[[str], object]
+            self,
+            data: Path,
+            keep: tuple[str, ...],
+            on_note: Callable[[str], object],
+            interval: float | None,
         ) -> Iterator[Any]:
             on_note("of x_train, x_test only x_test is predicted")
             yield model.Piece(pd.DataFrame({"label": ["no"]}), {}, {})

@@ -17,16 +17,18 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.data import Dataset
 from nas.export import scaling
-from nas.export.document_page import markdown, page
+from nas.export.document_page import markdown, page, rounded
 from nas.export.trained import Trained, open_trained
 from nas.export.weaknesses import Weaknesses, weaknesses
 from nas.family import load_families, started_from
 from nas.files import read_json, write_whole
 from nas.front import standard_error
+from nas.recipe_changes import EARLY
 from nas.records import LatencyFile, LayerRow
 from nas.run import Run
 from nas.space import Config, Value
 from nas.task import InputError, JsonRecord, Target, Task
+from nas.terminal import figure
 from nas.training import cost
 from nas.training.batches import made_up_inputs
 
@@ -340,9 +342,19 @@ def _recipe(recipe: Mapping[str, Any], family: str, config: Config, task: Task) 
         batch_size=int(config["batch_size"]),
         epochs=int(trainer["max_epochs"]),
         steps=int(steps),
-        early_stopping="the weights of the best validation epoch are kept",
+        early_stopping=_early_stopping(trainer),
         choices=tuple(c for c in _choices(family, config, task) if c.role != "architecture"),
     )
+
+
+def _early_stopping(trainer: Mapping[str, Any]) -> str:
+    """When a training ends, and what is kept of it."""
+    kept = "the weights of the best validation epoch are kept"
+    for each in trainer.get("callbacks") or ():
+        if each["class_path"] == EARLY:
+            epochs = each["init_args"]["patience"]
+            return f"after {epochs} epochs without better quality or a lower loss; {kept}"
+    return kept
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
@@ -389,7 +401,7 @@ def _baselines(
 
 def _verdict(rivals: Sequence[Rival], metric: str, value: float, error: float) -> str:
     """In words: what it is better than by more than two standard errors, and what not."""
-    own = f"{metric} {value:.4g} ± {error:.2g}"
+    own = f"{metric} {figure(value)} ± {rounded(error)}"
     if not rivals:
         return f"{own}; nothing was measured beside it"
     better = [r.name for r in rivals if r.better_by is not None and r.better_by > 2]

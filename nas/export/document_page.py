@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nas.export.diagram import diagram
+from nas.terminal import figure
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 Block = str | Table | list[str]  # a paragraph, a table, a list
@@ -187,14 +188,14 @@ def _baselines(part: Mapping[str, Any]) -> Iterator[Block]:
         [
             r["name"],
             r["kind"],
-            f"{r['value']:.4g} ± {r['standard_error']:.2g}",
+            f"{figure(r['value'])} ± {rounded(r['standard_error'])}",
             "" if r["better_by"] is None else f"{r['better_by']:+.1f}",
         ]
         for r in part["rivals"]
     ]
     yield ("model", "kind", part["metric"], "lead of the network, standard errors"), rows
     if part["test"]:
-        tested = [[name, f"{value:.4g}"] for name, value in part["test"].items()]
+        tested = [[name, figure(value)] for name, value in part["test"].items()]
         yield ("on the test part", "value"), tested
 
 
@@ -248,12 +249,12 @@ def _weaknesses(part: Mapping[str, Any]) -> Iterator[Block]:
     yield f"On {part['samples']:,} samples of the validation part."
     for target in part["targets"]:
         if target["residuals"]:
-            shown = ", ".join(f"{v:.4g}" for v in target["residuals"])
+            shown = ", ".join(map(figure, target["residuals"]))
             yield f"{target['target']}: errors at 5, 25, 50, 75 and 95 %: {shown}."
         if interval := target["interval"]:
             held = interval.get("test_coverage")
             yield (
-                f"{target['target']}: ± {interval['half_width']:.4g} is an interval of"
+                f"{target['target']}: ± {figure(interval['half_width'])} is an interval of"
                 f" {100 * interval['level']:.0f} %"
                 + (f"; it held {100 * held:.1f} % of the test part." if held is not None else ".")
             )
@@ -279,7 +280,12 @@ def _weaknesses(part: Mapping[str, Any]) -> Iterator[Block]:
 def _number(value: Any) -> str:
     if value is None:
         return "not known"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def rounded(error: float) -> str:
+    """Two digits, or all before the point: 0.015, 1,102."""
+    return f"{error:,.0f}" if error >= 100 else f"{error:.2g}"
 
 
 def _time(seconds: float | None) -> str:
