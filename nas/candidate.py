@@ -103,7 +103,9 @@ class Cost(JsonRecord):
     """What a candidate costs in use and in training, beside the costs among its metrics: its
     ``latency``, the milliseconds of a training step, in how many parts a batch came, where memory
     was short (rule "micro-batch"), and in which ``precision`` it was trained, as Lightning names
-    it ("" in runs of earlier versions)."""
+    it ("" in runs of earlier versions). ``device`` is the model of its GPU or CPU, and ``use`` how
+    busy that was: the mean fraction that a GPU reports of itself, or of one core what the training
+    has computed (None where unknown)."""
 
     SPARSE: ClassVar[bool] = True
 
@@ -111,13 +113,17 @@ class Cost(JsonRecord):
     step_ms: float | None = None
     accumulate: int = 1
     precision: str = ""
+    device: str = ""
+    use: float | None = None
 
 
 @dataclass(frozen=True)
 class Health(JsonRecord):
     """What the monitors saw of a training: at the last of ``samples`` the norm of the whole
     gradient, the fraction of dead units and the median ratio of updates to weights. Where they
-    found a failure, its ``step`` and ``layer``, and the ``value`` beside its ``threshold``."""
+    found a failure, its ``step`` and ``layer``, and the ``value`` beside its ``threshold``.
+    ``exploding`` is the norm of the whole gradient, and ``vanishing`` that of the first layer over
+    the largest of any, from which on they call a training that learns nothing by these names."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {"looks": "samples"}
     SPARSE: ClassVar[bool] = True
@@ -130,6 +136,8 @@ class Health(JsonRecord):
     layer: str = ""
     value: float | None = None
     threshold: float | None = None
+    exploding: float | None = None
+    vanishing: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas import __version__, cli_models, exits, flags, show, terminal
+from nas import __version__, cli_models, exits, flags, progress, show, terminal
 from nas.options import PlanOptions, ReadOptions, SearchOptions
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
     for number in (signal.SIGTERM, signal.SIGHUP):  # of kill, and of a terminal that is closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
-    display = show.Display(data or out)
+    display = progress.Display(data or out)
     try:
         run = driver.search(
             data,
@@ -315,14 +315,14 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
 @click.option("--token", help="That opens it; better in NAS_DASHBOARD_TOKEN. Default: random.")
 @click.option("--name", "names", multiple=True, help="Of a host in front of it (repeatable).")
 @click.option("--prefix", default="", help="Path that a proxy puts before its own, as /nas.")
 def dashboard(
-    runs: tuple[Path, ...],
+    runs: tuple[str, ...],
     host: str,
     port: int,
     token: str | None,
@@ -331,18 +331,20 @@ def dashboard(
 ) -> None:
     """Serve the report of RUNS as a live page, until Ctrl-C.
 
-    RUNS are folders of searches, or folders that hold some (default: runs/); those that begin
-    later are found too. It only reads, and answers whoever has the token in its address.
+    RUNS are folders of searches, folders that hold some (default: runs/), PostgreSQL databases by
+    their URL, or journals; searches that begin later are found too. It only reads, and answers
+    whoever has the token in its address.
 
     \b
     nas dashboard runs/adult
     nas dashboard runs/ --port 8321        elsewhere: ssh -L 8321:localhost:8321 MACHINE
     nas dashboard runs/ --host 0.0.0.0     for other machines of a cluster
+    nas dashboard postgresql://host/nas    all searches of a database
     """
     from nas.dashboard import serve
 
     serve(
-        runs or (Path("runs"),),
+        runs or ("runs",),
         host,
         port,
         token=token,

@@ -170,7 +170,7 @@ def train(
     nas train runs/adult/recipe.yaml --out model
     nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40
     nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
-    nas train runs/adult --front                   every point of the front
+    nas train runs/adult --front                   every point of the front (--resume goes on)
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
 
@@ -180,7 +180,11 @@ def train(
 
     how = Settings(**flags.given(Settings, changes))
     if front:
-        _train_front(recipe, how, as_json)
+        others = {"--set": settings, "--scale": scale, "--out": out, "--check": check,
+                  "--test": test != "after"}  # fmt: skip
+        if refused := [name for name, value in others.items() if value]:
+            raise click.UsageError(f"--front does not go with {', '.join(refused)}")
+        _train_front(recipe, how, resume, as_json)
         return
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
@@ -233,20 +237,28 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
         terminal.echo(f"{seeds} seeds: {shown}; the tolerance is kept in {recipe}")
 
 
-def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
-    """Train every point of a run's front, each in RUN/models/NUMBER."""
+def _train_front(folder: Path, how: Settings, resume: bool, as_json: bool) -> None:
+    """Train every point of a run's front, each in RUN/models/NUMBER; the figures are in
+    RUN/full_front.json, and drawn in RUN/full_front.svg. To ``resume`` leaves those as they are
+    that are trained."""
     from nas import train as training
-    from nas.files import write_whole
+    from nas.files import read_json, write_whole
+    from nas.report.figure import full_front_picture
     from nas.run import Run
+    from nas.task import COSTS
 
     run = Run(folder)
     metric = run.task.quality.metric
     rows = []
     for candidate in run.front():
         place = run.folder / "models" / str(candidate.number)
-        path = run.export(place / "recipe.yaml", candidate.number)
+        done = place / "result.json"
         terminal.line(f"candidate {candidate.number} ({candidate.label})", err=True)
-        result = training.train(path, place, settings=how)
+        if resume and done.is_file() and (place / "model.ckpt").is_file():
+            result: dict[str, Any] = read_json(done, dict[str, Any])
+        else:
+            path = run.export(place / "recipe.yaml", candidate.number)
+            result = training.train(path, place, resume=resume, settings=how)
         rows.append(
             {
                 "candidate": candidate.number,
@@ -255,16 +267,21 @@ def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
                 "proxy": candidate.metrics[metric],
                 "full": result["validation"].get(metric),
                 "test": result["test"].get(metric),
+                **{cost: candidate.metrics.get(cost) for cost in COSTS},
                 "params": result["params"],
-                "latency_ms": candidate.metrics.get("latency_ms"),
                 "seconds": result["seconds"],
             }
         )
         write_whole(run.folder / "full_front.json", json.dumps(rows, indent=1))
+    picture = run.folder / "full_front.svg"
+    if drawn := full_front_picture(run.task, rows):
+        write_whole(picture, drawn)
     if as_json:
-        terminal.echo(json.dumps({"front": rows}))
+        terminal.echo(json.dumps({"front": rows, "picture": str(picture) if drawn else None}))
     else:
         show.full_front(rows)
+        if drawn:
+            terminal.echo(str(picture))
 
 
 @click.command(cls=exits.Command)
@@ -273,8 +290,16 @@ def _train_front(folder: Path, how: Settings, as_json: bool) -> None:
 @click.option(
     "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
 )
+@click.option(
+    "--interval",
+    type=float,
+    metavar="LEVEL",
+    help="Of numbers: columns low and high that hold the true one with this probability: 0.9.",
+)
 @click.option("--out", type=flags.FILE, help="CSV file; default: standard output.")
-def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) -> None:
+def predict(
+    model: Path, data: Path, keep: tuple[str, ...], interval: float | None, out: Path | None
+) -> None:
     """Predict on new DATA with a trained MODEL (its folder or checkpoint).
 
     Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
@@ -286,6 +311,7 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
     nas predict runs/adult/model new.csv --keep customer_id
+    nas predict runs/houses/model new.csv --interval 0.9
     """
     from nas.task import InputError, UsageError
 
@@ -299,10 +325,14 @@ def predict(model: Path, data: Path, keep: tuple[str, ...], out: Path | None) ->
 
     opened = load(model)
     scores = Scores(opened.task)
-    pieces = opened.stream(data, keep, lambda note: terminal.line(f"note: {note}", err=True))
+
+    def note(text: str) -> None:
+        terminal.line(f"note: {text}", err=True)
+
+    pieces = opened.stream(data, keep, note, interval)
     show.predictions((scores.add(piece) for piece in pieces), out, numbered=not keep)
     if found := scores.result():
-        terminal.echo("  ".join(f"{k} {show.figure(v)}" for k, v in found.items()), err=True)
+        terminal.echo("  ".join(f"{k} {terminal.figure(v)}" for k, v in found.items()), err=True)
 
 
 @click.command(cls=exits.Command)

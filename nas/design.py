@@ -166,7 +166,7 @@ def design(
     dataset = None if epoch_s and run else _data(data, run, chosen)
     about = dataset or run
     assert about is not None  # one of both is there
-    weights, notes = usable(chosen.pretrained or (), about.modality, about.profile)
+    weights, notes = usable(chosen.pretrained or (), about.modality, about.profile, data)
     families = pick_families(about.modality, chosen.families, bool(weights))
     if epoch_s is None:
         room = local_room(_gpus(chosen.device))

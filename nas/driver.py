@@ -51,7 +51,8 @@ class Progress:
     # "start:1/2" (workers that are ready), "learning-rates:1/3" (tests that are over), "pace:1/3",
     # "search" or "measure"
     phase: str
-    calls: tuple[str, ...] = ()  # what workers do beside candidates
+    # What workers do beside candidates: "costs:40/200", "simple-models", "latency".
+    calls: tuple[str, ...] = ()
 
 
 @takes(SearchOptions)
@@ -113,7 +114,8 @@ def search(
             raise UsageError("give the data to search on")
         files = stamp(data)
         dataset = read(data, **chosen.reading())
-        weights, notes = usable(chosen.pretrained or (), dataset.modality, dataset.profile)
+        given_weights = chosen.pretrained or ()
+        weights, notes = usable(given_weights, dataset.modality, dataset.profile, data)
         dataset = replace(dataset, notes=(*dataset.notes, *notes))
         families = pick_families(dataset.modality, chosen.families, bool(weights))
     with open_machine(chosen) as machine:
@@ -246,6 +248,7 @@ class _Session:
     on_progress: Callable[[Progress], None]
     finish: bool = False
     earlier: float = 0.0  # seconds that earlier searches of the run have taken
+    measured: str = ""  # how many of the first costs, as 40/200
 
     @property
     def end(self) -> float:
@@ -334,13 +337,14 @@ class _Session:
         study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
         try:
             earlier = self.earlier = study.clock.read()
+            study.describe(run.about())
             study.enqueue_baselines(rules.first_candidates(run.spaces))
             phase, begun = "search", False
 
             def show(_: Any = None) -> None:
                 jobs = workers.jobs()
                 running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
-                calls = tuple(_name(job) for job in jobs if not isinstance(job, Candidate))
+                calls = tuple(self._name(job) for job in jobs if not isinstance(job, Candidate))
                 spent = earlier + time.monotonic() - self.begin
                 nonlocal begun
                 begun = begun or bool(jobs)
@@ -384,6 +388,10 @@ class _Session:
             if isinstance(value, InputError):  # no reason to end the search, nor to hide it
                 value = [{"name": "simple models", "metrics": {}, "error": str(value)}]
             write_whole(baselines, json.dumps(value))
+            study.describe(self.run.about())
+
+        def note(method: str, done: int) -> None:
+            self.measured = f"{done}/{len(to_measure)}"
 
         calls: dict[str, dict[str, Any]] = {}
         if to_measure:
@@ -399,8 +407,16 @@ class _Session:
             trials=budget.trials,
             calls=calls,
             on_result=also,
+            on_report=note,
             on_event=show,
         )
+
+    def _name(self, job: Any) -> str:
+        """In a word, what a worker does that trains no candidate."""
+        names = {"baselines": "simple-models", "latency": "latency", "latencies": "latency"}
+        if job == "costs" and self.measured:
+            return f"costs:{self.measured}"
+        return names.get(str(job), "costs")  # a shortlist waits for its costs
 
     def _measure_deadline(self) -> float:
         """When latencies are given up that a device does not give (of ``time.monotonic``)."""
@@ -439,12 +455,6 @@ class _Session:
                 cost = replace(candidate.cost, latency=latency)
                 study.revise(replace(_with_latency(candidate, latency.ms), cost=cost))
             tried |= wanted
-
-
-def _name(job: Any) -> str:
-    """In a word, what a worker does that trains no candidate; a shortlist waits for its costs."""
-    names = {"baselines": "simple-models", "latency": "latency", "latencies": "latency"}
-    return names.get(str(job), "costs")
 
 
 def _tested(rate: Float, test: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from nas import rules
+from nas.candidate import Candidate
 from nas.space import Config, Space
 from nas.task import Checkpoint, Modality, Task, UsageError
 
@@ -126,7 +127,8 @@ class Family:
     A family that has it starts from the task's checkpoints (``Task.pretrained``), and is searched
     only where there are some; those weights are no new parameters (rule "params-per-sample").
     Where all of them are ``frozen``, what they put out is kept, so that epochs cost next to nothing
-    (nas.training.frozen).
+    (nas.training.frozen). A family ``on_request`` has not paid where it was measured: it is
+    searched only where it is named.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Family:
     references: tuple[Reference, ...] = ()
     load: Callable[[nn.Module, Config, Task], None] | None = None
     frozen: bool = False
+    on_request: bool = False
 
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""
@@ -161,20 +164,23 @@ def load_families(modality: str | None = None) -> dict[str, Family]:
 
 
 def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
-    """The checkpoint that a network of ``family`` started from; None where it began at random."""
+    """The checkpoint that a network of ``family``, or the first such member of a fusion, started
+    from; None where it began at random."""
     known = load_families(task.modality)
     if family not in known or known[family].load is None:
         return None
-    found = [c for c in task.pretrained if c.modality == task.modality]
-    return next((c for c in found if c.name == config.get("checkpoint", c.name)), None)
+    named = {value for name, value in config.items() if name.rpartition(".")[2] == "checkpoint"}
+    own = {task.modality, *(member.modality for member in task.profile.members.values())}
+    found = [c for c in task.pretrained if c.modality in own]
+    return next((c for c in found if c.name in named), next(iter(found), None))
 
 
 @rules.sets("families-by-modality", "families of a search")
 def pick_families(
     modality: str, names: tuple[str, ...] = (), pretrained: bool = False
 ) -> dict[str, Family]:
-    """The families of a modality, or those of them that are named; such as start from published
-    weights only where there are some (``pretrained``)."""
+    """The families of a modality but those ``on_request``, or those of them that are named; such as
+    start from published weights only where there are some (``pretrained``)."""
     known = load_families(modality)
     for name in names:
         if name not in known:
@@ -183,5 +189,32 @@ def pick_families(
             )
         if known[name].load and not pretrained:
             raise UsageError(f"family {name!r} needs weights: give --pretrained FOLDER")
-    chosen = {name: known[name] for name in names} if names else known
+    offered = {name: family for name, family in known.items() if not family.on_request}
+    chosen = {name: known[name] for name in names} if names else offered
     return {name: family for name, family in chosen.items() if pretrained or not family.load}
+
+
+def published_weights(task: Task, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Sentences on the pretrained networks of a search: what each is, and how the best candidate
+    that starts from one compares with the best from random weights at equal time."""
+    from nas.front import best_at_equal_time, standard_error  # which import NumPy
+
+    if not task.pretrained:
+        return ()
+    starts = {name for name, family in load_families(task.modality).items() if family.load}
+    adapted = [c for c in candidates if c.family in starts]
+    others = [c for c in candidates if c.family not in starts]
+    sentences = tuple(checkpoint.origin for checkpoint in task.pretrained)
+    if (compared := best_at_equal_time(adapted, others, task.quality)) is None:
+        return sentences
+    metric, seconds = task.quality.metric, compared[2]
+    figures = [
+        f"{c.metrics[metric]:.4g} ± {standard_error(task, metric, c.metrics[metric]):.2g}"
+        f" (candidate {c.number}, {c.family})"
+        for c in compared[:2]
+    ]
+    return (
+        *sentences,
+        f"At equal time, {seconds:.0f} s of workers: {metric} {figures[0]} from published weights,"
+        f" {figures[1]} from random ones.",
+    )

@@ -77,21 +77,40 @@ def order(
     candidates: Sequence[Candidate], task: Task, left_s: float, places: int
 ) -> list[Candidate]:
     """Candidates, the best by quality first, in the order in which they are worth a training at
-    full scale: the best of all; the best of each other family that is cheap or near; the rest."""
+    full scale: the best that adapts published weights, where there is time for its recipe; the best
+    of all; the best of each other family that is cheap or near; the rest."""
     if not candidates:
         return []
     best = candidates[0]
 
     def worth(candidate: Candidate) -> bool:
-        cheap_s = CHEAP * left_s * places
-        full_s = _recipe_epochs(task, candidate) * epoch_s(task, candidate)
-        return full_s <= cheap_s or _is_near(task, best, candidate)
+        cheap = _recipe_s(task, candidate) <= CHEAP * left_s * places
+        return cheap or _is_near(task, best, candidate)
 
     first: dict[str, Candidate] = {}
     for candidate in candidates:
         first.setdefault(candidate.label, candidate)
     early = [c for c in first.values() if c is best or worth(c)]
+    adapted = _best_adapted(candidates, task)
+    if adapted is not None and _recipe_s(task, adapted) <= left_s:
+        early = [adapted, *(c for c in early if c is not adapted)]
     return [*early, *(c for c in candidates if all(c is not e for e in early))]
+
+
+def _best_adapted(ranked: Sequence[Candidate], task: Task) -> Candidate | None:
+    """Of candidates whose published weights are adapted, the best first, the one that is worth a
+    training at full scale: within the noise of so short a proxy the proven configuration, which was
+    trained first."""
+    adapted = [c for c in ranked if _is_adapted(c, task)]
+    proven = [c for c in adapted if c.origin == "baseline" and _is_near(task, adapted[0], c)]
+    return min(proven, key=lambda c: c.number, default=next(iter(adapted), None))
+
+
+def _is_adapted(candidate: Candidate, task: Task) -> bool:
+    """Whether its published weights are trained on. Its proxy saw a part of the data once, and says
+    less of what it comes to than the proxies of other families do."""
+    family = load_families(task.modality).get(candidate.family)
+    return candidate.family in task.fidelity.other and family is not None and not family.frozen
 
 
 def _is_near(task: Task, best: Candidate, other: Candidate, errors: float = NEAR) -> bool:
@@ -119,6 +138,11 @@ def _recipe_epochs(task: Task, candidate: Candidate) -> int:
     return rules.full_epochs(own, int(candidate.config["batch_size"]))
 
 
+def _recipe_s(task: Task, candidate: Candidate) -> float:
+    """Seconds of a candidate's recipe, on one core or GPU."""
+    return _recipe_epochs(task, candidate) * epoch_s(task, candidate)
+
+
 def _epochs(task: Task, candidate: Candidate, left_s: float) -> int:
     """Those that a candidate is to be trained for: its recipe's. Where the time was too short for
     as many as help, these follow from the mean pace of all families, and a faster network takes
@@ -144,10 +168,9 @@ def _round(
     entries: list[Finalist] = []
     first = not trained
     if alone := _alone(run, waiting, left_s, places, trained):
-        most_s = CHEAP * left_s
-        waiting = [
-            c for c in waiting if _recipe_epochs(run.task, c) * epoch_s(run.task, c) <= most_s
-        ]
+        needed_s = alone.epochs * epoch_s(run.task, alone.candidate) / speedup(places)
+        left_s = max(CHEAP * left_s, left_s - needed_s - START_S)
+        waiting = [c for c in waiting if _recipe_s(run.task, c) <= left_s]
         if trained or not waiting:
             return [alone]
     if first and waiting and _is_pressed(run.task, waiting[0], left_s, places):
@@ -186,19 +209,13 @@ def _alone(
     trained: Sequence[Finalist] = (),
 ) -> Finalist | None:
     """The best candidate whose published weights are adapted, with all cores of a CPU, where one
-    has no time for its recipe: its layers are large enough for several. A proxy of it saw a part of
-    the data once, and says less of what it comes to than the proxies of other families do. None
-    where one was ``trained`` already."""
+    has no time for its recipe: its layers are large enough for several. None where one was
+    ``trained`` already."""
     task = run.task
-    known = load_families(task.modality)
-    adapted = [n for n in task.fidelity.other if n in known and not known[n].frozen]
-    ranked = [c for c in waiting if c.family in adapted]
-    earlier = any(e.candidate.family in adapted for e in trained)
-    if not ranked or earlier or task.device != "cpu" or places < 2:
+    best = _best_adapted(waiting, task)
+    earlier = any(_is_adapted(e.candidate, task) for e in trained)
+    if best is None or earlier or task.device != "cpu" or places < 2:
         return None
-    # Within the noise of so short a proxy the proven configuration, which was trained first.
-    proven = [c for c in ranked if c.origin == "baseline" and _is_near(task, ranked[0], c)]
-    best = min(proven, key=lambda c: c.number, default=ranked[0])
     epochs, each_s = _recipe_epochs(task, best), epoch_s(task, best)
     affordable = min(epochs, int(left_s * speedup(places) / each_s))
     proxy = task.of_family(best.family).fidelity
@@ -337,16 +354,48 @@ def _finished(
 
 
 def _winner(complete: list[Finalist], task: Task) -> Finalist:
-    """The best on the validation part. Where proxies were scored on several folds, they saw more
-    samples than this part has: of those within its noise, the best proxy."""
+    """The best on the validation part. Where that is small, those within the standard error of a
+    difference are as good: of these the one that is proven for few samples (``_standing``), then,
+    where proxies were scored on several folds and so saw more samples than this part has, the best
+    proxy."""
     sign = 1 if task.quality.direction == "max" else -1
     best = max(complete, key=lambda e: (sign * _validation(e, task.quality), -e.epochs))
-    if rules.folds(task) == 1 or math.isinf(value := _validation(best, task.quality)):
+    few = rules.few_decide(task)
+    folds = rules.folds(task) > 1
+    if not (few or folds) or math.isinf(_validation(best, task.quality)):
         return best
+    near = [e for e in complete if _is_as_good(e, best, task)]
+
+    def proxy(entry: Finalist) -> float:
+        return entry.candidate.metrics[task.quality.metric] if folds else 0.0
+
+    def order(entry: Finalist) -> tuple[float, ...]:
+        validation = sign * _validation(entry, task.quality)
+        standing = _standing(entry, task) if few else 0
+        return standing, sign * proxy(entry), validation, -entry.epochs
+
+    return max(near, key=order)
+
+
+def _is_as_good(entry: Finalist, best: Finalist, task: Task) -> bool:
+    """Whether a finalist is within the standard error of a difference of the best."""
     once = replace(task, fidelity=replace(task.fidelity, folds=1))
-    noise = standard_error(once, task.quality.metric, value)
-    near = [e for e in complete if abs(_validation(e, task.quality) - value) <= noise]
-    return max(near, key=lambda e: sign * e.candidate.metrics[task.quality.metric])
+    values = [_validation(e, task.quality) for e in (entry, best)]
+    if not math.isfinite(values[0]):
+        return False
+    noise = math.sqrt(2) * max(standard_error(once, task.quality.metric, v) for v in values)
+    return abs(values[0] - values[1]) <= noise
+
+
+def _standing(entry: Finalist, task: Task) -> int:
+    """How well a finalist is proven for few samples (rule "pretrained-first"): 2 where published
+    weights were adapted for the whole recipe, 1 where they stay under a new head, 0 for a
+    network from random weights and for an adaptation that was cut short."""
+    if entry.candidate.family not in task.fidelity.other:
+        return 0
+    if _is_adapted(entry.candidate, task):
+        return 2 if entry.epochs >= entry.recipe_epochs else 0
+    return 1
 
 
 def _validation(entry: Finalist, quality: Objective) -> float:

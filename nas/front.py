@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas import rules
-from nas.candidate import Candidate
+from nas.candidate import Candidate, State
 from nas.task import COSTS, Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
@@ -191,6 +192,23 @@ def standard_error(task: Task, metric: str, value: float) -> float:
     if kind in ("r2", "score"):
         return 2 * max(0.0, 1 - value) / math.sqrt(samples)
     return math.sqrt(max(value * (1 - value), 0.0) / samples)
+
+
+def best_at_equal_time(
+    one: Sequence[Candidate], other: Sequence[Candidate], quality: Objective
+) -> tuple[Candidate, Candidate, float] | None:
+    """The best complete candidate of each group, of those that had ended when the group had used
+    the seconds of workers that both have, and these seconds; None where a group has none."""
+    seconds = min(sum(c.seconds for c in group) for group in (one, other))
+    found = []
+    for group in (one, other):
+        begun = sorted(group, key=lambda c: (c.started, c.number))
+        spent = accumulate(c.seconds for c in begun)
+        within = [c for c, at in zip(begun, spent, strict=True) if at <= seconds * (1 + 1e-9)]
+        found.append(by_quality([c for c in within if c.state == State.COMPLETE], quality))
+    if not all(found):
+        return None
+    return found[0][0], found[1][0], seconds
 
 
 def within_noise(front: Sequence[Candidate], task: Task) -> dict[int, int]:

@@ -17,6 +17,7 @@ from nas.data import encode
 from nas.data.targets import LISTS, columns_of
 from nas.export.trained import checkpoint_in
 from nas.task import Target, Task, UsageError
+from nas.training.calibration import half_width
 from nas.training.metrics import score
 from nas.training.proxy import load_proxy
 from nas.training.proxy import predict as network_predictions
@@ -96,11 +97,49 @@ class Model:
             raise UsageError("the network predicts numbers, which have no probabilities")
         return next(iter(found.values())) if len(self.task.targets) == 1 else found
 
+    def predict_interval(self, data: Any, level: float = 0.9) -> Any:
+        """Intervals that hold the true number with the probability ``level``, where new samples are
+        like those of the validation part (``nas.training.calibration.half_width``).
+
+        Args:
+            data: As for ``predict``.
+            level: Between 0 and 1; of several targets it holds for each by itself.
+
+        Returns:
+            The lower and the upper end of each, an array (n, 2); of several targets by name.
+
+        Raises:
+            UsageError: The network predicts no numbers, or has too few validation samples.
+
+        Example:
+            >>> import nas
+            >>> ends = nas.load("runs/houses/model").predict_interval("houses.csv", 0.8)
+            >>> bool((ends[:, 0] <= ends[:, 1]).all())
+            True
+        """
+        half = self.half_widths(level)
+        predicted = self._predicted(data)[1]
+        found = {
+            name: np.stack([predicted[name] - width, predicted[name] + width], axis=1)
+            for name, width in half.items()
+        }
+        return next(iter(found.values())) if len(self.task.targets) == 1 else found
+
+    def half_widths(self, level: float | None) -> dict[str, float]:
+        """Half the width of an interval of this level, by target of numbers; none for None."""
+        if level is None:
+            return {}
+        numbers = [t.name for t in self.task.targets if t.kind == "regression"]
+        if not numbers:
+            raise UsageError("the network predicts classes, which have no intervals")
+        return {name: half_width(self.proxy.val_errors.get(name, ()), level) for name in numbers}
+
     def frame(
         self,
         data: Any,
         keep: Sequence[str] = (),
         on_note: Callable[[str], object] = lambda note: None,
+        interval: float | None = None,
     ) -> tuple[pd.DataFrame, dict[str, float]]:
         """A data frame with one row for each sample, in the order of ``data``, and the scores
         where ``data`` holds all targets (empty where it does not).
@@ -109,21 +148,26 @@ class Model:
             data: As for ``predict``.
             keep: Columns of it to put beside the predictions.
             on_note: Receives what was inferred from the data.
+            interval: A level as for ``predict_interval``: the columns low[TARGET] and
+                high[TARGET].
 
         Raises:
-            UsageError: For a column that the data does not have.
+            UsageError: For a column that the data does not have, and as ``predict_interval``.
         """
-        piece = self._piece(data, keep, on_note)
+        piece = self._piece(data, keep, on_note, self.half_widths(interval))
         known = all(t.name in piece.labels for t in self.task.targets)
         found = score(self.task, piece.labels, dict(piece.predicted)) if known else {}
         return piece.frame, found
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def answer(
+        self, rows: Sequence[Mapping[str, Any]], interval: float | None = None
+    ) -> list[dict[str, Any]]:
         """What ``frame`` says of rows of a table, one object for each: numbers and names go to the
         network by themselves, without a frame, which takes longer than the network.
 
         Raises InputError as ``frame``.
         """
+        half = self.half_widths(interval)
         from nas.data.tabular import encode_rows
 
         plain = self.task.modality == "tabular"
@@ -131,13 +175,13 @@ class Model:
         if inputs is None:  # a text for a number, a column that is absent ...
             import pandas as pd
 
-            frame = self.frame(pd.DataFrame(rows))[0]
+            frame = self.frame(pd.DataFrame(rows), interval=interval)[0]
             found: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
             return found
         predicted = network_predictions(self.proxy, inputs)
         columns: dict[str, Any] = {}
         for target in self.task.targets:
-            columns |= _answers(target, predicted[target.name], len(self.task.targets) > 1)
+            columns |= self._answers(target, predicted[target.name], half)
         values = [v.tolist() if isinstance(v, np.ndarray) else v for v in columns.values()]
         return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -146,19 +190,27 @@ class Model:
         data: Any,
         keep: Sequence[str] = (),
         on_note: Callable[[str], object] = lambda note: None,
+        interval: float | None = None,
     ) -> Iterator[Piece]:
         """The same piece by piece: of a CSV file rows, of a folder files."""
         from nas.data.pieces import pieces
 
+        half = self.half_widths(interval)
         names = {*columns_of(self.task.targets), *self._categories()}
         for part in pieces(data, self.task.modality, names, PIECE_ROWS, PIECE_FILES):
-            yield self._piece(part, keep, on_note)
+            yield self._piece(part, keep, on_note, half)
 
     def _categories(self) -> set[str]:
         profiles = [self.task.profile, *(m.profile for m in self.task.profile.members.values())]
         return {c.name for p in profiles for c in p.columns if c.kind in ("categorical", "text")}
 
-    def _piece(self, data: Any, keep: Sequence[str], on_note: Callable[[str], object]) -> Piece:
+    def _piece(
+        self,
+        data: Any,
+        keep: Sequence[str],
+        on_note: Callable[[str], object],
+        half: Mapping[str, float],
+    ) -> Piece:
         import pandas as pd
 
         encoded, predicted = self._predicted(data)
@@ -166,9 +218,19 @@ class Model:
             on_note(note)
         columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
         for target in self.task.targets:
-            columns |= _answers(target, predicted[target.name], len(self.task.targets) > 1)
+            columns |= self._answers(target, predicted[target.name], half)
         columns = _kept(encoded.columns, keep, columns) | columns
         return Piece(pd.DataFrame(columns), encoded.labels, predicted)
+
+    def _answers(
+        self, target: Target, values: np.ndarray, half: Mapping[str, float]
+    ) -> dict[str, Any]:
+        columns = _answers(target, values, len(self.task.targets) > 1)
+        if target.name in half:
+            width = half[target.name]
+            columns |= {f"low[{target.name}]": values - width}
+            columns |= {f"high[{target.name}]": values + width}
+        return columns
 
     def _predicted(self, data: Any) -> tuple[Any, dict[str, np.ndarray]]:
         task = self.task

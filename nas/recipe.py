@@ -168,16 +168,21 @@ _Dumper.add_representer(list, _flow_short_lists)
 
 
 def write(recipe: dict[str, Any], path: Path) -> None:
+    write_whole(path, text(recipe, path.name))
+
+
+def text(recipe: dict[str, Any], name: str) -> str:
+    """A recipe as the YAML of a file called ``name``."""
     of = recipe["provenance"]
     metric = of["objective"]
     value = of["validation"][metric]
     head = (
         f"# Candidate {of['candidate']}: {recipe['model']['init_args']['family']},"
         f" validation {metric} {value:.4g} as a proxy.\n"
-        f"# Train it at full scale:  nas train {path.name}\n"
+        f"# Train it at full scale:  nas train {name}\n"
     )
     body = yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-    write_whole(path, head + body)
+    return head + body
 
 
 def load(path: str | Path, out: Path | None = None) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Baseline(JsonRecord):
 class LayerRow(JsonRecord):
     """One layer of a candidate: its name in the network, its class, the shape of its output
     without the batch, how many parameters it owns, the places of the layers from which shortcuts
-    end behind it (-1: the input), and the norms of its gradient in training, by step."""
+    end behind it (-1: the input), and of its training, by step, the norms of its gradient and the
+    fraction of its units that were dead (empty where none was, or that is unknown)."""
 
     name: str
     type: str
@@ -98,6 +99,7 @@ class LayerRow(JsonRecord):
     params: int = 0
     skips: tuple[int, ...] = ()
     gradients: tuple[tuple[int, float], ...] = ()
+    dead: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.params, *self.output, 0) < 0:

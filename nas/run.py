@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nas import rules
 from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
+from nas.family import published_weights
 from nas.files import read_json, write_whole
 from nas.front import best, by_quality, constant_guess, pareto, standard_error
 from nas.options import SearchOptions
@@ -264,6 +265,14 @@ class Run:
         file = self.folder / "finished.json"
         return read_json(file, Finished) if file.exists() else None
 
+    @property
+    def trained(self) -> frozenset[int]:
+        """The candidates that were trained at full scale and can be exported."""
+        models = (self.folder / "models").glob("*/model.ckpt")
+        found = {int(path.parent.name) for path in models if path.parent.name.isdecimal()}
+        winner = self.finished
+        return frozenset(found | ({winner.candidate} if winner and winner.result else set()))
+
     def adopt(self, plan: SearchPlan) -> None:
         """Train candidates from now on as planned."""
         write_whole(self.folder / "plan.json", plan.to_json())
@@ -483,6 +492,7 @@ class Run:
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
             notes=(
                 *([f"latency on {self.measured.measured_on}"] if self._latency else []),
+                *published_weights(self.task, self.candidates()),
                 # A copy for another device may lack the data.
                 *(self.notes if (self.folder / "data").exists() else ()),
             ),
@@ -490,7 +500,21 @@ class Run:
             failures=failures,
             seconds=self.spent_s,
             versions=self.versions,
+            folder=str(self.folder),
+            trained=self.trained,
         )
+
+    def about(self) -> dict[str, Any]:
+        """What a report needs of the run beside its candidates, as JSON values: what its study
+        keeps with them (``Study.describe``)."""
+        return {
+            "task": self.task.to_dict(),
+            "spaces": {name: space.to_dict() for name, space in self.spaces.items()},
+            "baselines": self.baselines(),
+            "rate_tests": self.rate_tests(),
+            "notes": list(self.notes),
+            "versions": self.versions,
+        }
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one self-contained HTML page, and return its path.
@@ -504,8 +528,23 @@ class Run:
         from nas import report
 
         path = Path(path) if path is not None else self.folder / "report.html"
-        report.write(self.view(), path)
+        recipes = {c.number: self.recipe_text(c) for c in self.front()}
+        report.write(replace(self.view(), recipes=recipes), path)
         return path
+
+    def recipe_text(self, candidate: Candidate) -> str:
+        """The training recipe of a complete candidate, as YAML (``export`` writes it)."""
+        from nas import recipe
+
+        return recipe.text(self._recipe(candidate), f"recipe-{candidate.number}.yaml")
+
+    def _recipe(self, candidate: Candidate, epochs: int | None = None) -> dict[str, Any]:
+        from nas import recipe
+
+        trained = self.finished if self.finished and self.finished.result else None
+        if epochs is None and trained and trained.candidate == candidate.number:
+            epochs = trained.recipe_epochs
+        return recipe.make(candidate, self.task, self.source, self.versions, epochs)
 
     def export(
         self,
@@ -534,12 +573,9 @@ class Run:
         if number is None and not self._latency and trained:
             number = trained.candidate
         candidate = self.best() if number is None else self._candidate(number)
-        if epochs is None and trained and trained.candidate == candidate.number:
-            epochs = trained.recipe_epochs
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = recipe.make(candidate, self.task, self.source, self.versions, epochs)
-        recipe.write(made, path)
+        recipe.write(self._recipe(candidate, epochs), path)
         return path
 
     def measure_latency(

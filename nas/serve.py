@@ -7,7 +7,7 @@ TOKEN``. A request is JSON, and so is every answer; bad input is refused in one 
 - ``GET /`` says what it predicts, and what a request holds.
 - ``POST /predict`` takes ``{"rows": [{"age": 41, …}, …]}`` of a table, ``{"rows": ["text", …]}``,
   or ``{"files": ["BASE64", …], "suffix": ".png"}``, and answers ``{"predictions": [...]}`` with the
-  probability of each label.
+  probability of each label; with ``"interval": 0.9`` of numbers an interval of this level.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def description(model: Model) -> dict[str, Any]:
     wanted: dict[str, Any] = {"files": ["base64"], "suffix": ".png"}
     if task.modality in _OF_ROWS:
         wanted = {"rows": [dict.fromkeys(columns, "…")]}
+    if any(target.kind == "regression" for target in task.targets):
+        wanted["interval"] = "a level such as 0.9, or nothing"
     return {
         "family": model.proxy.family,
         "modality": task.modality,
@@ -135,10 +137,13 @@ def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
         raise InputError("the request is not JSON") from None
     if not isinstance(content, dict):
         raise InputError('the request is no object with "rows" or "files"')
+    interval = content.get("interval")
+    if interval is not None and (not isinstance(interval, (int, float)) or interval is True):
+        raise InputError('"interval" is no number between 0 and 1')
     if "rows" in content and model.task.modality in _OF_ROWS:
-        return model.answer(_rows(model, content["rows"]))
+        return model.answer(_rows(model, content["rows"]), interval)
     if "files" in content and model.task.modality not in _OF_ROWS:
-        return _of_files(model, content)
+        return _of_files(model, content, interval)
     key = "rows" if model.task.modality in _OF_ROWS else "files"
     raise InputError(f'a request on {model.task.modality} holds "{key}"')
 
@@ -177,7 +182,9 @@ def _refuse_paths(model: Model) -> None:
         )
 
 
-def _of_files(model: Model, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_files(
+    model: Model, content: Mapping[str, Any], interval: float | None
+) -> list[dict[str, Any]]:
     files, suffix = content["files"], content.get("suffix", "")
     if not isinstance(files, list) or not files or len(files) > MOST_SAMPLES:
         raise InputError(f'"files" is no list of 1 to {MOST_SAMPLES:,} files in base64')
@@ -192,7 +199,7 @@ def _of_files(model: Model, content: Mapping[str, Any]) -> list[dict[str, Any]]:
                 raise InputError(f"file {place + 1} is not base64") from None
             (folder / f"{place:06d}{suffix}").write_bytes(data)
         try:
-            frame = model.frame(folder)[0]
+            frame = model.frame(folder, interval=interval)[0]
         except InputError as error:
             raise InputError(
                 str(error).replace(f"{folder}/", "").replace(str(folder), "")

@@ -1,31 +1,24 @@
-"""What the commands print: fronts, latencies, designs, and the progress of a search.
-
-Results go to standard output, progress to standard error.
-"""
+"""What the commands print on standard output: fronts, latencies, designs."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import terminal
 from nas.rules import folds, time_limit_s
 from nas.task import COSTS
+from nas.terminal import figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nas.candidate import Candidate, Latency
     from nas.design import Design
-    from nas.driver import Progress
     from nas.family import Family
     from nas.rulebook import Use
     from nas.run import Run
@@ -37,9 +30,12 @@ PROGRESS_S = 5.0  # between lines of a long prediction
 
 def finished(run: Run, as_json: bool) -> None:
     """Write the report and the recipe of a run, and print its front or one JSON object."""
+    from nas.family import published_weights
+
     candidates = run.front()
     if not as_json:
-        front(run, candidates)  # before the files, for which there may be no room
+        # Before the files, for which there may be no room.
+        front(run, candidates, with_verdict=False)
     recipe, report = run.export(), run.report()  # the small one first
     if as_json:
         terminal.echo(
@@ -72,10 +68,15 @@ def finished(run: Run, as_json: bool) -> None:
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
+    for sentence in published_weights(run.task, run.candidates())[-1:]:
+        terminal.line(f"weights {sentence}")
+    if verdict := run.verdict():
+        terminal.line(f"verdict {verdict}")
 
 
-def front(run: Run, candidates: Sequence[Candidate]) -> None:
-    """Print the front of a run, the simple models beside it, and what limits its figures."""
+def front(run: Run, candidates: Sequence[Candidate], *, with_verdict: bool = True) -> None:
+    """Print the front of a run, the simple models beside it, what limits its figures and,
+    ``with_verdict``, how the best network and the best simple model compare."""
     from nas.front import beats, constant_guess, within_noise
 
     quality = run.task.quality.metric
@@ -117,8 +118,6 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
     if noise:
         each = ", ".join(f"{number} of {other}" for number, other in sorted(noise.items()))
         terminal.line(f"left out, as within noise of a better or cheaper one: {each}")
-    if verdict := run.verdict():
-        terminal.line(verdict)
     guess = constant_guess(run.task)
     if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
         terminal.echo("none is clearly better than a constant guess, which looks at no input")
@@ -131,6 +130,8 @@ def front(run: Run, candidates: Sequence[Candidate]) -> None:
             terminal.line(f"{b['name']} could not be fitted: {b['error']}")
     for text in (*run.infeasible_baselines(), *run.failures()):
         terminal.line(text)
+    if with_verdict and (verdict := run.verdict()):
+        terminal.line(verdict)
 
 
 def trained(result: Mapping[str, Any]) -> None:
@@ -141,6 +142,13 @@ def trained(result: Mapping[str, Any]) -> None:
         terminal.echo(f"{part:10}  {shown}")
     for metric, (low, high) in (result.get("test_interval") or {}).items():
         terminal.echo(f"{'':10}  {metric} {figure(low)} to {figure(high)} with 95 % confidence")
+    for name, own in (result.get("intervals") or {}).items():
+        held = own.get("test_coverage")
+        terminal.echo(
+            f"{'':10}  {name} ± {figure(own['half_width'])} is an interval of"
+            f" {100 * own['level']:.0f} %"
+            + ("" if held is None else f", which held {100 * held:.1f} % of the test part")
+        )
     for name, scores in (result.get("simple_test") or {}).items():
         shown = "  ".join(f"{m} {figure(scores[m])}" for m in metrics if m in scores)
         terminal.echo(f"{'':10}  {shown}  ({name}, on the same test part)")
@@ -238,153 +246,6 @@ def no_formula(cell: Any) -> Any:
 def _contended_mark(latency: Latency) -> str:
     """The mark of a latency that was measured beside trainings."""
     return "" if latency.isolated else " †"
-
-
-def figure(value: float) -> str:
-    """Four digits, or all before the point: 0.8712, 45,439."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-class Display:
-    """A live table on a terminal; elsewhere a line every 15 seconds and for each phase."""
-
-    EVERY = 15.0
-
-    def __init__(self, data: Path) -> None:
-        self._live: Any = None
-        self._last = 0.0
-        self._phase = ""
-        self._seconds: dict[str, float] = {}  # spent in each phase
-        self._spent_s: float | None = None
-        # Of large data; what is read at once needs no word.
-        self._reading = threading.Timer(2.0, terminal.line, (f"reading {data}",), {"err": True})
-        self._reading.daemon = True
-        self._reading.start()
-
-    def start(self, run: Run) -> None:
-        self._reading.cancel()
-        task = run.task
-        profile, fidelity = task.profile, task.fidelity
-        for note in run.notes:
-            terminal.line(f"note: {note}", err=True)
-        wanted = ", ".join(f"{o.metric} ({o.direction})" for o in task.objectives)
-        limits = f"; limits: {', '.join(map(str, task.constraints))}" if task.constraints else ""
-        kinds = ", ".join(
-            f"{t.name} ({t.kind}{f', {len(t.classes)} classes' if t.classes else ''})"
-            for t in task.targets[:5]
-        )
-        parts = folds(task)
-        folded = f", {parts}-fold cross-validation" if parts > 1 else ""
-        for line in (
-            f"{task.modality}: {profile.n_train} train, {profile.n_val} validation,"
-            f" {profile.n_test} test samples ({profile.split_method})",
-            f"target: {kinds}",
-            f"objectives: {wanted}{limits}",
-            f"families: {', '.join(run.spaces)}",
-            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
-            f"{folded}, {task.budget.workers} workers on {task.device}",
-            f"folder: {run.folder}",
-            "start: workers import torch and load the data; the time limit counts this",
-        ):
-            terminal.line(line, err=True)
-
-    def update(self, progress: Progress) -> None:
-        now = time.monotonic()
-        live = sys.stderr.isatty()
-        phase = progress.phase.partition(":")[0]
-        before = progress.spent_s if self._spent_s is None else self._spent_s
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + progress.spent_s - before
-        self._spent_s = progress.spent_s
-        wait = 0.5 if live else self.EVERY
-        if now - self._last < wait and phase == self._phase:
-            return
-        self._last, self._phase = now, phase
-        if live:
-            self._draw(progress)
-        else:
-            stamp = datetime.now().isoformat(timespec="seconds")
-            fields = " ".join(f"{k}={v}" for k, v in _summary(progress).items())
-            terminal.line(f"{stamp} {fields}", err=True)
-
-    def _draw(self, progress: Progress) -> None:
-        from rich.console import Group
-        from rich.live import Live
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for c in progress.running:
-            last = c.curve[-1] if c.curve else {}
-            shown = "  ".join(f"{k} {figure(v)}" for k, v in last.items() if k != "epoch")
-            table.add_row(f"#{c.number}", c.family, f"epoch {_reached(progress, c)}", shown)
-        for name in progress.calls:
-            table.add_row("", name)
-        head = terminal.text("")
-        for name, value in _summary(progress).items():
-            head = head + terminal.text(f"{name} ", "bold") + terminal.text(f"{value}  ")
-        if self._live is None:
-            self._live = Live(
-                console=terminal.console(err=True), refresh_per_second=2, transient=True
-            )
-            self._live.start()
-        self._live.update(Group(head, table))
-
-    def close(self) -> None:
-        """End the display, and say where the time went."""
-        self._reading.cancel()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-        spent = {phase: seconds for phase, seconds in self._seconds.items() if seconds >= 0.5}
-        if spent:
-            phases = ", ".join(f"{phase} {duration(s)}" for phase, s in spent.items())
-            terminal.line(f"time: {phases}", err=True)
-        self._seconds = {}
-
-
-def _summary(progress: Progress) -> dict[str, str]:
-    """What a user wants to know of a running search, in a few words each."""
-    from nas.front import best  # NumPy, which `nas --help` does without
-
-    study, budget, spent_s = progress.study, progress.budget, progress.spent_s
-    summary = {"phase": progress.phase, "spent": duration(spent_s)}
-    if study is None:
-        return summary
-    standings = Counter(c.standing[0] for c in study.candidates())
-    budgets = {
-        device + "_hours": (study.hours(device), n) for device, n in budget.device_hours.items()
-    }
-    if budget.trials is not None:
-        budgets["trials"] = (study.spent - len(progress.running), budget.trials)
-    left = {name: spent_s * (limit / used - 1) for name, (used, limit) in budgets.items() if used}
-    if budget.time_limit_s is not None:
-        left["time"] = budget.time_limit_s - spent_s
-        summary["spent"] += f"/{duration(budget.time_limit_s)}"
-    if left:
-        summary["left"] = duration(max(0.0, min(left.values())))
-    for name, (used, limit) in budgets.items():
-        eta = f"(left:{duration(max(0.0, left[name]))})" if name in left else ""
-        summary[name] = f"{used:.3g}/{limit:g}{eta}"
-    for name in ("complete", "pruned", "failed"):
-        summary[name] = str(standings[name])
-    if standings["cut off"]:  # at the end, or earlier in a search that was resumed
-        summary["cut_off"] = str(standings["cut off"])
-    at = [f"#{c.number}:{c.family}({_reached(progress, c)})" for c in progress.running]
-    summary["running"] = ",".join([*at, *progress.calls]) or "-"
-    front = study.front()
-    if front:
-        metric, first = study.task.quality.metric, best(front, study.task.quality)
-        value = figure(first.metrics[metric])
-        summary["best"] = f"{metric}:{value}(#{first.number}:{first.family})"
-        summary["front"] = str(len(front))
-    return summary
-
-
-def _reached(progress: Progress, candidate: Candidate) -> str:
-    """The epochs of a candidate that are over: 12/30, or with several folds 12/30,fold:2/5."""
-    assert progress.study is not None
-    fold, epoch = progress.study.reached.get(candidate.number, (1, 0))
-    parts = folds(progress.study.task)
-    return f"{epoch}/{candidate.epochs}" + (f",fold:{fold}/{parts}" if parts > 1 else "")
 
 
 def duration(seconds: float) -> str:

@@ -55,6 +55,11 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def figure(value: float) -> str:
+    """Four digits, or all before the point: 0.8712, 45,439."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def echo(text: object, *, err: bool = False) -> None:
     """Print text on standard output, or on standard error."""
     write(lambda: click.echo(visible(text), err=err))

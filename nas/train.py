@@ -47,10 +47,11 @@ from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
-from nas.training.calibration import calibrate, score_interval
+from nas.training.calibration import calibrate, intervals, score_interval
 from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
+from nas.training.energy import Energy
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
@@ -342,8 +343,7 @@ def _keeps_best(training: Training, path: Path, out: Path) -> None:
         )
     if checkpoint.dirpath is None:
         checkpoint.dirpath = str(out.resolve() / "checkpoints")
-    callbacks = training.trainer.callbacks  # type: ignore[attr-defined]
-    averages = any(isinstance(each, AveragedWeights) for each in callbacks)
+    averages = any(isinstance(each, AveragedWeights) for each in _callbacks(training))
     if averages and not isinstance(checkpoint, LatestBest):
         raise InputError(
             f"{path}: trainer.callbacks: averaged weights are kept by"
@@ -376,7 +376,7 @@ def _begin(
     if trainer.strategy.root_device.type == "cpu":
         batch = next(iter(training.data.train_dataloader()))
         trainer.callbacks += [Threads(training.module, batch)]  # type: ignore[attr-defined]
-    trainer.callbacks += [EpochLines(), GradientMonitor(), last]  # type: ignore[attr-defined]
+    _callbacks(training).extend([EpochLines(), GradientMonitor(), Energy(), last])
     return last
 
 
@@ -432,15 +432,22 @@ def _finish(
         "epochs": trainer.current_epoch,
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
+        "energy_wh": next(e.spent_wh for e in _callbacks(training) if isinstance(e, Energy)),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
         "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
+        "intervals": intervals(out / "model.ckpt", dataset, test),
         "simple_test": _simple(dataset, module.task) if test else {},
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     (out / LAST).unlink(missing_ok=True)
     return result
+
+
+def _callbacks(training: Training) -> list[pl.Callback]:
+    found: list[pl.Callback] = training.trainer.callbacks  # type: ignore[attr-defined]
+    return found
 
 
 def _checkpoint(training: Training) -> ModelCheckpoint:
@@ -468,8 +475,10 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         training = build(recipe, str(path))
         training.data.setup()
         result["test"] = _tested(training, out / "model.ckpt")
-        assert training.data.dataset is not None
-        result["test_interval"] = score_interval(out / "model.ckpt", training.data.dataset)
+        dataset = training.data.dataset
+        assert dataset is not None
+        result["test_interval"] = score_interval(out / "model.ckpt", dataset)
+        result["intervals"] = intervals(out / "model.ckpt", dataset, True)
     result["checkpoint"] = str(out / "model.ckpt")
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result

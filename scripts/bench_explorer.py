@@ -5,7 +5,8 @@
 
 Prints the size of the baked page, the time until it can be used (opened, drawn, and the main thread
 free), and a step of a limit's slider from its event to the frame after it. Of the dashboard: the
-time until its page has all candidates, an answer when nothing is new, and the memory of the server.
+time until its page has all candidates, an answer when nothing is new, and the memory and the load
+of the server, which is a process of its own: the driver of a search knows nothing of it.
 Needs Playwright for Python (``pip install playwright``) and a Chromium, by default
 /usr/bin/chromium.
 """
@@ -50,6 +51,18 @@ def usable_s(page: Any, address: str) -> float:
     return time.perf_counter() - begin
 
 
+def cpu_fraction(process: int, seconds: float) -> float:
+    """What a process computes, of one core, over some seconds."""
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
 def serve(folder: Path, candidates: int, browser: Any, repeats: int) -> None:
     """Measure the dashboard of one run."""
     token = "a-token-of-a-benchmark"
@@ -70,6 +83,7 @@ def serve(folder: Path, candidates: int, browser: Any, repeats: int) -> None:
                 time.sleep(0.02)
             usable.append(time.perf_counter() - begin)
         since = page.evaluate("live.since")
+        busy = cpu_fraction(server.pid, 10.0)
         page.close()
         port = int(address.split(":")[2].split("/")[0])
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -85,7 +99,8 @@ def serve(folder: Path, candidates: int, browser: Any, repeats: int) -> None:
         server.send_signal(signal.SIGINT)
     print(
         f"{candidates:6} live: all candidates in {statistics.median(usable):.2f} s, nothing new"
-        f" in {1e3 * statistics.median(polls):.1f} ms, server {peak:.0f} MB at most"
+        f" in {1e3 * statistics.median(polls):.1f} ms, server {peak:.0f} MB at most,"
+        f" {100 * busy:.1f} % of a core with one viewer and nothing new"
     )
 
 

@@ -9,7 +9,8 @@ concerns training alone appears once, at the top.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nas import rules
 from nas.family import Family, load_families
@@ -18,7 +19,15 @@ from nas.task import Constraint, Task, UsageError
 from search_spaces.layers import transformer_layers
 
 if TYPE_CHECKING:
-    from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion
+    from torch import nn
+
+    from nas.models.fusion import (
+        CrossAttentionFusion,
+        EarlyFusion,
+        Encoders,
+        LateFusion,
+        PretrainedFusion,
+    )
 
 # The light families of each modality, the first by default (rule "light-encoders"): for one
 # vector of a member, and for its tokens.
@@ -32,6 +41,8 @@ VECTORS = {
     "pointclouds": ("pointnet",),
 }
 TOKENS = VECTORS | {"tabular": ("ft_transformer",), "text": ("transformer", "lstm")}
+# Families from published weights by modality, after "frozen_" or "pretrained_".
+PRETRAINED = {"images": "image", "text": "text", "audio": "audio"}
 ENCODER_FRACTION = 0.8  # of the parameters, for all encoders together
 ALL, ONLY = "all", "only "  # options of "members"
 
@@ -103,19 +114,35 @@ def _nested(space: Space, prefix: str, when: When) -> list[Param]:
     ]
 
 
+# What a pretrained member's configuration lacks: the head that a fusion brings.
+_NO_HEAD: Config = {"head": "linear", "dropout": 0.0, "head_rate": 1.0}
+
+
+def _own(config: Config, member: str) -> tuple[Family, Config] | None:
+    """A member's family and its configuration; None where another member is used alone."""
+    name = config.get(f"{member}.encoder")
+    if name is None:
+        return None
+    prefix = f"{member}.{name}."
+    own = {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
+    outer = {k: v for k, v in config.items() if k in _OUTER}
+    return load_families()[str(name)], outer | own
+
+
 def _networks(config: Config, task: Task) -> Encoders:
+    from nas.models.adapted import PretrainedMember
     from nas.models.fusion import Encoders
 
-    found = load_families()
-    networks = {}
+    networks: dict[str, nn.Module] = {}
     for member in task.profile.members:
-        name = config.get(f"{member}.encoder")
-        if name is None:  # another member is used alone
+        if (own := _own(config, member)) is None:
             continue
-        prefix = f"{member}.{name}."
-        own = {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
-        outer = {k: v for k, v in config.items() if k in _OUTER}
-        networks[member] = found[str(name)].build(outer | own, _member_task(task, member))
+        family, inner = own
+        about = _member_task(task, member)
+        if family.load is None:
+            networks[member] = family.build(inner, about)
+        else:
+            networks[member] = PretrainedMember(family.build(_NO_HEAD | inner, about))
     return Encoders(networks, float(config.get("modality_dropout", 0.0)))
 
 
@@ -132,6 +159,17 @@ def _training(task: Task, lr: float) -> list[Param]:
 def _room(task: Task) -> int:
     """The parameters that are not left for the fusion, by the defaults."""
     return int(ENCODER_FRACTION * rules.params_limit(task))
+
+
+def _late_body(task: Task) -> list[Param]:
+    """The hidden layers over the joined vectors."""
+    inputs = 128 * len(task.profile.members)
+    return [
+        rules.depth(task, low=0, base=1, default=1),
+        rules.width(task, "width", low=8, base=32, default=64, inputs=inputs, fixed=_room(task)),
+        rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+        rules.dropout(task),
+    ]
 
 
 def _late_space(task: Task) -> Space:
@@ -154,18 +192,7 @@ def _late_space(task: Task) -> Space:
         (
             *params,
             Choice("pooling", ("avg", "max", "attention"), default="max", why=("global-pooling",)),
-            rules.depth(task, low=0, base=1, default=1),
-            rules.width(
-                task,
-                "width",
-                low=8,
-                base=32,
-                default=64,
-                inputs=128 * len(members),
-                fixed=_room(task),
-            ),
-            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
-            rules.dropout(task),
+            *_late_body(task),
             *_training(task, lr=3e-3),
         )
     )
@@ -174,16 +201,92 @@ def _late_space(task: Task) -> Space:
 def _build_late(config: Config, task: Task) -> LateFusion:
     from nas.models.fusion import LateFusion
 
-    return LateFusion(
+    return LateFusion(_networks(config, task), task.outputs, **_late(config))
+
+
+def _late(config: Config) -> dict[str, Any]:
+    """The arguments of a late fusion beside its encoders."""
+    return {
+        "width": int(config["width"]),
+        "depth": int(config["depth"]),
+        "fusion": str(config.get("fusion", "concat")),
+        "pooling": str(config["pooling"]),
+        "activation": str(config["activation"]),
+        "dropout": float(config["dropout"]),
+    }
+
+
+# Members from published weights -------------------------------------------------------------
+
+
+def _pretrained_members(task: Task) -> list[str]:
+    """Members whose modality has a checkpoint; where the task has none (in the rulebook, and where
+    the contract of a family is checked) those that could have one."""
+    given: set[str] = {c.modality for c in task.pretrained} or set(PRETRAINED)
+    members = task.profile.members.items()
+    return [name for name, about in members if about.modality in given & set(PRETRAINED)]
+
+
+def _pretrained_encoder(task: Task, member: str, way: str) -> list[Param]:
+    """A network that starts from published weights, without its head and its training."""
+    name = f"{way}_{PRETRAINED[task.profile.members[member].modality]}"
+    choice = f"{member}.encoder"
+    space = load_families()[name].space(_member_task(task, member))
+    own = [
+        replace(p, each=False) if isinstance(p, Choice) else p
+        for p in _nested(space, f"{member}.{name}.", {choice: (name,)})
+        if p.name.rpartition(".")[2] not in _NO_HEAD
+    ]
+    return [Choice(choice, (name,), default=name, why=("pretrained-first",)), *own]
+
+
+def _pretrained_space(task: Task, *, way: str) -> Space:
+    members = list(task.profile.members)
+    published = _pretrained_members(task)
+    params: list[Param] = []
+    if len(members) > 1:
+        fusions = ("concat", "softmax", "sigmoid")
+        params = [Choice("fusion", fusions, default="concat", why=("fusion",))]
+    for member in members:
+        if member in published:
+            params += _pretrained_encoder(task, member, way)
+        else:
+            params += _encoder(task, member, VECTORS, {})
+    training = _training(task, lr=3e-3)
+    if way != "frozen":
+        dims = [int(c.sizes["dim"]) for c in task.pretrained if c.modality == "text"]
+        rate = rules.pretrained_rate(max(dims)) if dims else 1e-3  # of images
+        new = Float("head_rate", 1.0, 100.0, default=20.0, log=True, why=("pretrained-rate",))
+        training = [*_training(task, lr=rate), new]
+    return Space(
+        (
+            *params,
+            Choice("pooling", ("avg", "max", "attention"), default="max", why=("global-pooling",)),
+            *_late_body(task),
+            *training,
+        )
+    )
+
+
+def _build_pretrained(config: Config, task: Task) -> PretrainedFusion:
+    from nas.models.fusion import PretrainedFusion
+
+    return PretrainedFusion(
         _networks(config, task),
         task.outputs,
-        width=int(config["width"]),
-        depth=int(config["depth"]),
-        fusion=str(config.get("fusion", "concat")),
-        pooling=str(config["pooling"]),
-        activation=str(config["activation"]),
-        dropout=float(config["dropout"]),
+        float(config.get("head_rate", 1.0)),
+        **_late(config),
     )
+
+
+def _load_pretrained(network: nn.Module, config: Config, task: Task) -> None:
+    encoders: Any = network.encoders
+    for member, part in zip(encoders.members, encoders.networks, strict=True):
+        own = _own(config, member)
+        assert own is not None  # of every member that the network has
+        family, inner = own
+        if family.load is not None:
+            family.load(part.network, inner, _member_task(task, member))
 
 
 def _attention(task: Task, *, weights: float, layers: int) -> list[Param]:
@@ -287,5 +390,24 @@ FAMILIES = (
         _cross_space,
         _build_cross,
         "Members of different length or rate: each attends to the others' tokens.",
+    ),
+    Family(
+        "frozen_fusion",
+        "multimodal",
+        "Baltrušaitis et al. 2019; Devlin et al. 2019, BERT, sec. 5.3 (Feature-based Approach)",
+        partial(_pretrained_space, way="frozen"),
+        _build_pretrained,
+        "Few samples with a text or an image: a pretrained network reads it and stays as it is.",
+        load=_load_pretrained,
+        frozen=True,
+    ),
+    Family(
+        "pretrained_fusion",
+        "multimodal",
+        "Baltrušaitis et al. 2019; Gu & Budhkar 2021, A Package for Learning on Tabular and Text",
+        partial(_pretrained_space, way="pretrained"),
+        _build_pretrained,
+        "Samples with a text or an image that decides: the network that reads it is adapted.",
+        load=_load_pretrained,
     ),
 )

@@ -113,3 +113,128 @@ def lite0_tensors(seed: int = 0, *, timm: bool = False) -> dict[str, torch.Tenso
             width, number = wider, number + 1
     unit(ends[2], ends[3], (1280, 320, 1, 1))
     return tensors
+
+
+# -- encoders of sounds ----------------------------------------------------------------------------
+
+WHISPER: dict[str, Any] = {
+    "model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "num_mel_bins": 20, "activation_function": "gelu",
+}  # fmt: skip
+WAV2VEC: dict[str, Any] = {
+    "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "conv_dim": [8, 8, 8], "conv_kernel": [10, 3, 3],
+    "conv_stride": [20, 4, 4], "feat_extract_norm": "layer", "do_stable_layer_norm": True,
+    "conv_bias": True, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
+FRONTS = {
+    "whisper": {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160, "feature_size": 20},
+    "wav2vec2": {"sampling_rate": 16_000, "do_normalize": True},
+}
+
+
+def audio_folder(folder: Path, kind: str, **config: Any) -> Path:
+    """An encoder of two blocks with random weights, as transformers writes it: config.json,
+    preprocessor_config.json, model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"whisper": WHISPER, "wav2vec2": WAV2VEC}[kind] | config
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "preprocessor_config.json").write_text(json.dumps(FRONTS[kind]))
+    torch.manual_seed(0)
+    shapes = _whisper_shapes(about) if kind == "whisper" else _wav2vec_shapes(about)
+    tensors = {name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    if kind == "whisper":
+        from nas.models.sequence import sinusoids
+
+        tensors["model.encoder.embed_positions.weight"] = sinusoids(50, 16, torch.zeros(1))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def _transformer_shapes(layer: str, attention: str, norms: Sequence[str]) -> dict[str, Any]:
+    shapes: dict[str, Any] = {}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes[f"{layer}.{attention}.{name}.weight"] = (16, 16)
+        shapes[f"{layer}.{attention}.{name}.bias"] = (16,)
+    for name in norms:
+        shapes |= {f"{layer}.{name}.{each}": (16,) for each in ("weight", "bias")}
+    return shapes
+
+
+def _whisper_shapes(about: dict[str, Any]) -> dict[str, Any]:
+    root, mels = "model.encoder", about["num_mel_bins"]
+    shapes: dict[str, Any] = {
+        f"{root}.conv1.weight": (16, mels, 3), f"{root}.conv1.bias": (16,),
+        f"{root}.conv2.weight": (16, 16, 3), f"{root}.conv2.bias": (16,),
+        f"{root}.layer_norm.weight": (16,), f"{root}.layer_norm.bias": (16,),
+        "model.decoder.layer_norm.weight": (16,),
+    }  # fmt: skip
+    for i in range(about["encoder_layers"]):
+        layer = f"{root}.layers.{i}"
+        shapes |= _transformer_shapes(layer, "self_attn", ("self_attn_layer_norm",
+                                                           "final_layer_norm"))  # fmt: skip
+        del shapes[f"{layer}.self_attn.k_proj.bias"]  # it has none
+        shapes |= {f"{layer}.fc1.weight": (32, 16), f"{layer}.fc1.bias": (32,),
+                   f"{layer}.fc2.weight": (16, 32), f"{layer}.fc2.bias": (16,)}  # fmt: skip
+    return shapes
+
+
+def _wav2vec_shapes(about: dict[str, Any]) -> dict[str, Any]:
+    shapes: dict[str, Any] = {
+        "feature_projection.layer_norm.weight": (8,), "feature_projection.layer_norm.bias": (8,),
+        "feature_projection.projection.weight": (16, 8),
+        "feature_projection.projection.bias": (16,),
+        "encoder.pos_conv_embed.conv.weight_g": (1, 1, 8),
+        "encoder.pos_conv_embed.conv.weight_v": (16, 4, 8),
+        "encoder.pos_conv_embed.conv.bias": (16,),
+        "encoder.layer_norm.weight": (16,), "encoder.layer_norm.bias": (16,),
+        "masked_spec_embed": (16,),
+    }  # fmt: skip
+    for i, kernel in enumerate(about["conv_kernel"]):
+        layer = f"feature_extractor.conv_layers.{i}"
+        shapes[f"{layer}.conv.weight"] = (8, 8 if i else 1, kernel)
+        shapes |= {f"{layer}.{name}": (8,) for name in ("conv.bias", "layer_norm.weight",
+                                                        "layer_norm.bias")}  # fmt: skip
+    for i in range(about["num_hidden_layers"]):
+        layer = f"encoder.layers.{i}"
+        shapes |= _transformer_shapes(layer, "attention", ("layer_norm", "final_layer_norm"))
+        for name, shape in (("intermediate_dense", (32, 16)), ("output_dense", (16, 32))):
+            shapes[f"{layer}.feed_forward.{name}.weight"] = shape
+            shapes[f"{layer}.feed_forward.{name}.bias"] = shape[:1]
+    return {f"wav2vec2.{name}": shape for name, shape in shapes.items()}
+
+
+# -- ResNet ----------------------------------------------------------------------------------------
+
+
+def resnet_tensors(depths: Sequence[int], *, bottleneck: bool = False) -> dict[str, torch.Tensor]:
+    """Random weights by the names of torchvision and timm."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def unit(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        fan = shape[1] * shape[2] * shape[3]
+        tensors[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (1 / fan) ** 0.5
+        tensors[f"{norm}.weight"] = 1 + 0.1 * torch.randn(shape[0], generator=generator)
+        for name in ("bias", "running_mean"):
+            tensors[f"{norm}.{name}"] = 0.1 * torch.randn(shape[0], generator=generator)
+        tensors[f"{norm}.running_var"] = 0.5 + torch.rand(shape[0], generator=generator)
+        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    unit("conv1", "bn1", (64, 3, 7, 7))
+    width = 64
+    for stage, depth in enumerate(depths, 1):
+        inner = 32 * 2**stage
+        out = 4 * inner if bottleneck else inner
+        for i in range(depth):
+            block = f"layer{stage}.{i}"
+            plain = ((inner, width, 3), (out, inner, 3))
+            three = ((inner, width, 1), (inner, inner, 3), (out, inner, 1))
+            for k, (wide, before, kernel) in enumerate(three if bottleneck else plain, 1):
+                unit(f"{block}.conv{k}", f"{block}.bn{k}", (wide, before, kernel, kernel))
+            if i == 0 and (stage > 1 or width != out):
+                unit(f"{block}.downsample.0", f"{block}.downsample.1", (out, width, 1, 1))
+            width = out
+    tensors["fc.weight"] = torch.randn(10, width, generator=generator)
+    tensors["fc.bias"] = torch.zeros(10)
+    return tensors

@@ -6,7 +6,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before anything imports torch: threads that share busy cores cost a step 100-fold.
@@ -22,6 +25,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 from hypothesis import settings
+
+
+def _declare_torchvision() -> object:
+    """Lets Lightning, timm and transformers be imported where `make agreement` has put timm: the
+    registry's torchvision lacks its operators beside a CPU torch, and asks for two of them by name.
+    Nothing here calls them. They live as long as what is returned."""
+    if find_spec("torchvision") is None:
+        return None
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    return library
+
+
+_OPERATORS = _declare_torchvision()
 
 settings.register_profile("nas", deadline=None)
 settings.load_profile("nas")

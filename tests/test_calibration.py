@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 
 import nas
-from nas.data import read
-from nas.task import Target
-from nas.training.calibration import _temperature, calibrate, score_interval
+from nas.cli import cli
+from nas.data import Dataset, read
+from nas.family import load_families
+from nas.task import InputError, Target, Task, UsageError
+from nas.training import calibration
+from nas.training.calibration import (
+    _temperature,
+    calibrate,
+    half_width,
+    intervals,
+    score_interval,
+)
+from nas.training.proxy import Proxy
 
 EARLIER = Path(__file__).parent / "earlier_format"
 CLASSES = Target("y", "multiclass", ("a", "b", "c"), (1, 1, 1))
@@ -46,3 +60,113 @@ def test_an_interval_holds_the_score_and_is_as_wide_as_theory_says(tmp_path: Pat
     assert 0 < low <= high <= 1
     width = 2 * 1.96 * (0.9 * 0.1 / len(dataset.parts["test"])) ** 0.5
     assert high - low < 2.5 * width
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_an_interval_of_a_number_holds_it_as_often_as_its_level_says(level: float) -> None:
+    rng = np.random.default_rng(0)
+    count, held = 60, []
+    for _ in range(3000):
+        *errors, new = np.abs(rng.standard_cauchy(count + 1))
+        held.append(new <= half_width(sorted(errors), level))
+    expected = np.ceil((count + 1) * level) / (count + 1)  # Lei et al. 2018, sec. 2.2
+    assert np.mean(held) == pytest.approx(expected, abs=4 * (0.25 / 3000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("errors", "level", "message"),
+    [
+        ([1.0] * 9, 90, "the level of an interval must be between 0 and 1, got 90"),
+        (
+            [1.0] * 9,
+            0.95,
+            r"needs 19 validation samples, and the network had 9; use .* 0\.9 or less",
+        ),
+        ([], 0.9, "the network keeps no errors of its validation part"),
+    ],
+)
+def test_a_level_that_cannot_be_held_is_one_line(
+    errors: list[float], level: float, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        half_width(errors, level)
+    assert half_width([1.0] * 9, 0.9) == 1.0
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Path]:
+    """A table with a number to predict, its data set, and the checkpoint of a network for it: an
+    untrained one, as the rule of the intervals asks no more than like samples."""
+    folder = tmp_path_factory.mktemp("houses")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(size=3000), "age": rng.normal(size=3000)})
+    frame["price"] = 100 * frame["size"] + rng.standard_t(3, 3000)
+    frame.to_csv(folder / "houses.csv", index=False)
+    dataset = read(folder / "houses.csv", target="price")
+    task = Task("tabular", dataset.targets, dataset.profile).with_objectives()
+    torch.manual_seed(0)
+    checkpoint = folder / "model.ckpt"
+    proxy = Proxy("mlp", load_families()["mlp"].baseline(task), task)
+    content = {"hyper_parameters": dict(proxy.hparams), "state_dict": proxy.state_dict()}
+    torch.save(content, checkpoint)
+    calibrate(checkpoint, dataset)
+    return folder / "houses.csv", dataset, checkpoint
+
+
+def test_intervals_hold_the_numbers_of_the_test_part(houses: tuple[Path, Dataset, Path]) -> None:
+    source, dataset, checkpoint = houses
+    (found,) = intervals(checkpoint, dataset, test=True).values()
+    samples = len(dataset.parts["test"])
+    noise = (0.9 * 0.1 * (1 / samples + 1 / len(dataset.parts["val"]))) ** 0.5
+    assert found["test_coverage"] == pytest.approx(0.9, abs=3 * noise)
+    model = nas.load(checkpoint)
+    truth = pd.read_csv(source)["price"].to_numpy()
+    for level in (0.5, 0.9):
+        low, high = model.predict_interval(source, level).T
+        assert ((low <= truth) & (truth <= high)).mean() == pytest.approx(level, abs=0.04)
+        assert np.allclose((low + high) / 2, model.predict(source))
+
+
+def test_of_many_errors_a_sample_is_kept(
+    houses: tuple[Path, Dataset, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(calibration, "MOST_ERRORS", 100)
+    shutil.copy(houses[2], tmp_path / "model.ckpt")
+    calibrate(tmp_path / "model.ckpt", houses[1])
+    kept = nas.load(tmp_path / "model.ckpt").proxy.val_errors["price"]
+    assert len(kept) == 100
+    assert kept == sorted(kept)
+    every = nas.load(houses[2]).proxy.val_errors["price"]
+    assert np.median(kept) == pytest.approx(np.median(every), rel=0.3)
+
+
+def test_one_interval_in_python_the_command_the_server_and_a_frame(
+    houses: tuple[Path, Dataset, Path],
+) -> None:
+    from nas.serve import answer
+
+    source, _, checkpoint = houses
+    model = nas.load(checkpoint)
+    ends = model.predict_interval(source, 0.8)
+    done = CliRunner().invoke(cli, ["predict", str(checkpoint), str(source), "--interval", "0.8"])
+    assert done.exit_code == 0, done.output
+    printed = pd.read_csv(StringIO(done.stdout))
+    frame, _ = model.frame(source, interval=0.8)
+    row = json.loads(pd.read_csv(source).head(1).to_json(orient="records"))
+    (served,) = answer(model, json.dumps({"rows": row, "interval": 0.8}).encode())
+    for column, expected in (("low[price]", ends[:, 0]), ("high[price]", ends[:, 1])):
+        assert np.allclose(printed[column], expected)
+        assert np.allclose(frame[column], expected)
+        assert served[column] == pytest.approx(expected[0])
+    assert "low[price]" not in model.frame(source)[0]
+    with pytest.raises(InputError, match='"interval" is no number'):
+        answer(model, json.dumps({"rows": row, "interval": "wide"}).encode())
+
+
+def test_classes_have_no_intervals() -> None:
+    model = nas.load(EARLIER / "model")
+    with pytest.raises(UsageError, match="predicts classes, which have no intervals"):
+        model.predict_interval(EARLIER / "wine.csv")
+    arguments = ["predict", str(EARLIER / "model"), str(EARLIER / "wine.csv"), "--interval", "0.9"]
+    done = CliRunner().invoke(cli, arguments)
+    assert isinstance(done.exception, UsageError)  # exit code 2

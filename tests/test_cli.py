@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -22,12 +23,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from nas import cli, show
+from nas import cli
 from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import multimodal
 from nas.driver import Progress
 from nas.files import COPY
+from nas.progress import _picture, _summary
 from nas.search import ehvi
 from nas.search.study import Study
 from nas.space import Space
@@ -295,13 +297,44 @@ def test_progress_shows_what_is_left_of_each_budget() -> None:
     )
     budget = Budget(1500.0, trials=6, gpu_hours=1.0, cpu_hours=2.0)
     progress = Progress(study, (running,), 600.0, budget, "search", ("simple-models",))  # type: ignore[arg-type]
-    shown = show._summary(progress)
+    shown = _summary(progress)
     assert shown["running"] == "#3:plain(7/12,fold:2/5),simple-models"
     assert shown["spent"] == "10m00s/25m00s"
     assert shown["left"] == "10m00s"
     assert shown["trials"] == "3/6(left:10m00s)"
     assert shown["gpu_hours"] == "0.25/1(left:30m00s)"
     assert shown["cpu_hours"] == "0/2"  # no pace yet
+
+
+def rendered(progress: Progress) -> str:
+    from rich.console import Console
+
+    file = io.StringIO()
+    Console(file=file, width=120).print(_picture(progress))
+    return file.getvalue()
+
+
+def test_a_terminal_shows_the_phase_one_bar_and_each_candidate_once() -> None:
+    running = tuple(Candidate(i, "plain", {}, 0, epochs=12) for i in (3, 4))
+    study = SimpleNamespace(
+        candidates=lambda: [Candidate(i, "plain", {}, 0, state=State.COMPLETE) for i in range(3)],
+        spent=5,
+        hours={"gpu": 0.0, "cpu": 0.0}.get,
+        front=list,
+        reached={3: (1, 7)},
+        task=small_task(),
+    )
+    budget = Budget(1500.0, trials=6)
+    shown = rendered(Progress(study, running, 600.0, budget, "search", ("costs:40/200",)))  # type: ignore[arg-type]
+    assert shown.startswith("searching\n")
+    assert [shown.count(f"#{i}") for i in (3, 4)] == [1, 1]
+    assert "measuring costs 40/200" in shown
+    bar = next(line for line in shown.splitlines() if "━" in line)
+    assert sum("━" in line for line in shown.splitlines()) == 1
+    assert bar.strip("━╸╺ ") == "50%"
+    costs = rendered(Progress(study, (), 60.0, budget, "search", ("costs:37/200",)))  # type: ignore[arg-type]
+    assert costs.startswith("measuring costs 37/200\n")
+    assert costs.count("costs") == 1
 
 
 ENDS = {"": 3, "halving": 1, "interrupted": 2, "lost": 1}
@@ -319,11 +352,11 @@ def ended_candidates() -> list[Candidate]:
 def test_progress_counts_what_was_cut_off_by_itself_and_not_as_failed() -> None:
     study = SimpleNamespace(candidates=ended_candidates, front=list, task=small_task())
     progress = Progress(study, (), 60.0, Budget(120.0), "search")  # type: ignore[arg-type]
-    shown = show._summary(progress)
+    shown = _summary(progress)
     counts = {name: shown[name] for name in ("complete", "pruned", "failed", "cut_off")}
     assert counts == {"complete": "3", "pruned": "1", "failed": "1", "cut_off": "2"}
     study.candidates = list
-    assert "cut_off" not in show._summary(progress)
+    assert "cut_off" not in _summary(progress)
 
 
 def test_status_and_refusals_say_cut_off_and_not_failed(
@@ -531,7 +564,11 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
         task = typical_task("tabular")
 
         def stream(
-            self, data: Path, keep: tuple[str, ...], on_note: Callable[[str], object]
+            self,
+            data: Path,
+            keep: tuple[str, ...],
+            on_note: Callable[[str], object],
+            interval: float | None,
         ) -> Iterator[Any]:
             on_note("of x_train, x_test only x_test is predicted")
             yield model.Piece(pd.DataFrame({"label": ["no"]}), {}, {})

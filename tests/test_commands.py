@@ -205,6 +205,19 @@ def test_errors_and_baselines_over_a_limit_are_named_at_the_end_and_in_the_statu
         assert printed.index("2 candidates") < printed.index(f"candidate {ends[2].number} failed")
 
 
+def test_a_search_ends_with_its_verdict_and_a_status_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Run, "verdict", lambda run: "candidate 1 beats the simple models")
+    show.finished(run, as_json=False)
+    at_the_end = capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(run.folder)])
+    for lines in (at_the_end, capsys.readouterr().out.splitlines()):
+        assert lines[-1].endswith("candidate 1 beats the simple models")
+        assert sum("beats" in line for line in lines) == 1
+
+
 def test_a_run_shows_itself_and_never_fails_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = repr(run)
     assert shown.startswith(f"nas.Run({str(run.folder)!r}, tabular, target ")
@@ -305,3 +318,48 @@ def test_a_constraint_is_called_so_everywhere(
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         assert "-c, --constraint" in capsys.readouterr().out.replace("--limit, ", "")
+
+
+def test_every_point_of_the_front_is_trained_and_drawn(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas import recipe, train
+
+    asked = []
+
+    def trained(path: Path, out: Path, resume: bool, settings: Any) -> dict[str, Any]:
+        asked.append(out.name)
+        of = recipe.load(path)["provenance"]
+        value = of["validation"]["accuracy"] / 2
+        figures = {"validation": {"accuracy": value}, "test": {}, "seconds": 1.0}
+        figures["params"] = of["cost"]["params"]
+        (out / "result.json").write_text(json.dumps(figures))
+        (out / "model.ckpt").touch()
+        return figures
+
+    monkeypatch.setattr(train, "train", trained)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--json"])
+    assert not end.value.code
+    found = json.loads(capsys.readouterr().out)
+    front = run.front()
+    assert [row["candidate"] for row in found["front"]] == [c.number for c in front]
+    assert [row["full"] for row in found["front"]] == [c.metrics["accuracy"] / 2 for c in front]
+    assert json.loads((run.folder / "full_front.json").read_text()) == found["front"]
+    drawn = (run.folder / "full_front.svg").read_text()
+    assert drawn.count("<title>") == 2 * len(front)
+    (run.folder / "models" / str(front[0].number) / "model.ckpt").unlink()
+    asked.clear()
+    with pytest.raises(SystemExit):
+        cli.main(["train", str(run.folder), "--front", "--json", "--resume"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert asked == [str(front[0].number)]  # the others are trained
+
+
+def test_a_front_is_trained_by_its_own_recipes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--set", "optimizer.lr=1", "--scale", "2"])
+    assert end.value.code == 2
+    assert "--front does not go with --set, --scale" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from nas.candidate import State
 from nas.dashboard import serve
 from nas.dashboard.app import Guard, make_app
 from nas.dashboard.studies import TOGETHER, Studies
+from nas.report import StudyView
 from nas.report.payload import detail, table
 from nas.run import Run
 from nas.search.follow import JournalFollower
@@ -224,7 +226,7 @@ def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="is not there"):
         serve([tmp_path / "nowhere"])
 
 
@@ -325,6 +327,55 @@ def test_a_journal_that_is_replaced_begins_anew(run: Path, studies: Studies, app
     assert numbers(updates) == list(range(5))
 
 
+def described(study: StudyView) -> dict[str, Any]:
+    """What a study says of itself in its storage."""
+    spaces = {name: space.to_dict() for name, space in study.spaces.items()}
+    about = {"baselines": list(study.baselines), "rate_tests": {}, "notes": [], "versions": {}}
+    return about | {"task": study.task.to_dict(), "spaces": spaces}
+
+
+def test_a_journal_without_its_folder_is_shown(run: Path, tmp_path: Path) -> None:
+    study = make_study(30)
+    line = {"op_code": 2, "worker_id": "x", "study_id": 0, "user_attr": {"about": described(study)}}
+    copied = tmp_path / "copied.journal"
+    rows = (run / "study.journal").read_text()
+    copied.write_text(json.dumps(line, separators=(",", ":")) + "\n" + rows)
+    studies = Studies([copied])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    updates = all_updates(app)[1]
+    [shown] = [u["head"] for u in updates if "reset" in u]
+    assert (shown["name"], shown["folder"]) == ("copied", "")
+    assert set(shown["spaces"]) == set(study.spaces)
+    assert numbers(updates) == list(range(30))
+    [live] = [u["live"] for u in updates if "live" in u]
+    assert live["state"] == "stored"
+    assert live["seconds"] > 200
+    place = f"/api/studies/{study_id(app)}/candidates/0"
+    assert ask(app, place).json["layers"] == []
+    assert ask(app, f"{place}/recipe.yaml").status == 404
+
+
+def test_a_journal_in_its_folder_is_that_of_the_run(run: Path) -> None:
+    studies = Studies([run / "study.journal"])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    [shown] = [u["head"] for u in all_updates(app)[1] if "reset" in u]
+    assert (shown["name"], shown["folder"]) == ("iris", str(run))
+
+
+def test_a_journal_that_does_not_say_what_it_is_of_is_named_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "study.journal").rename(tmp_path / "copied.journal")
+    studies = Studies([tmp_path / "copied.journal", tmp_path / "absent"])
+    for _ in range(2):
+        studies.refresh()
+    said = capsys.readouterr().err
+    assert said.count("its task is not kept there") == 1
+    assert said.count("absent") >= 1
+
+
 def test_a_run_that_begins_later_is_found(
     studies: Studies, app: Guard, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,9 +418,42 @@ def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) ->
     for candidate in make_study(30).candidates:
         answer = ask(app, f"/api/studies/{study_id(app)}/candidates/{candidate.number}")
         layers = Run(run).layers(candidate.number)
-        expected = detail(replace(candidate, layers=layers))
+        expected = detail(replace(candidate, layers=layers)) | {"trained": False}
         assert answer.json == json.loads(json.dumps(expected))
         assert len(layers) == len(candidate.layers) > 0
+
+
+def test_the_recipe_of_a_complete_candidate_can_be_saved(app: Guard, run: Path) -> None:
+    place = f"/api/studies/{study_id(app)}/candidates"
+    complete = next(c for c in make_study(30).candidates if c.state == State.COMPLETE)
+    other = next(c for c in make_study(30).candidates if c.state != State.COMPLETE)
+    answer = ask(app, f"{place}/{complete.number}/recipe.yaml")
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    exported = Run(run).export(run.parent / f"recipe-{complete.number}.yaml", complete.number)
+    assert answer.body == exported.read_bytes()
+    for missing in (other.number, 999):
+        for name in ("recipe.yaml", "design.html"):
+            assert ask(app, f"{place}/{missing}/{name}").status == 404
+
+
+def test_a_design_document_is_made_in_a_process_of_its_own(
+    app: Guard, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def output(*words: str) -> tuple[int, bytes]:
+        asked.append(words)
+        return len(asked) - 1, b'{"title": "mlp"}' if len(asked) == 1 else b"no data\n"
+
+    monkeypatch.setattr("nas.dashboard.app.document_page.page", lambda made: f"<p>{made['title']}")
+    monkeypatch.setattr("nas.dashboard.app._output", output)
+    place = f"/api/studies/{study_id(app)}/candidates/0/design.html"
+    answer = ask(app, place)
+    assert (answer.status, answer.body) == (200, b"<p>mlp")
+    assert answer.headers["content-disposition"] == 'attachment; filename="design-0.html"'
+    assert asked == [("nas.dashboard.design", str(run), "0")]
+    failed = ask(app, place)
+    assert (failed.status, failed.body) == (503, b"no data\n")
 
 
 def test_importances_are_computed_apart_and_sent(run: Path) -> None:
@@ -379,11 +463,13 @@ def test_importances_are_computed_apart_and_sent(run: Path) -> None:
     study = studies.to_judge()
     assert study is not None
     assert studies.to_judge() is None  # it has not grown since
-    studies.judge(study, {"mlp": {"r2": 0.5, "candidates": 40, "parameters": [["width", 1.0]]}})
+    importance = {"mlp": {"r2": 0.5, "candidates": 40, "parameters": [["width", 1.0]]}}
+    studies.judge(study, {"importance": importance, "chance": {"at": [1]}})
     studies.refresh()
     app = make_app(studies, TOKEN, host="127.0.0.1")
     live = [u["live"] for u in all_updates(app)[1] if "live" in u]
     assert live[-1]["importance"]["mlp"]["r2"] == 0.5
+    assert live[-1]["chance"] == {"at": [1]}
 
 
 def test_status_watches_until_the_search_has_ended(run: Path) -> None:
@@ -441,6 +527,37 @@ def test_it_survives_hundreds_of_refused_requests_and_junk(server: int) -> None:
         connection.request("GET", "/api/updates", headers={"authorization": f"Bearer {TOKEN}"})
         with connection.getresponse() as answer:
             assert answer.status == 200
+
+
+def test_it_survives_a_thousand_requests_a_second(server: int, run: Path) -> None:
+    """They come in one piece on each of ten connections; who is refused is told so."""
+    allowed = b"authorization: Bearer " + TOKEN.encode()
+    each = (allowed, b"authorization: Bearer wrong", b"cookie: nas=x", allowed)
+    head = b"GET /api/updates?since=x HTTP/1.1\r\nhost: 127.0.0.1\r\n%s\r\n\r\n"
+    request = b"".join(head % line for line in each) * 25
+    statuses: Counter[bytes] = Counter()
+    sockets = [socket.create_connection(("127.0.0.1", server), timeout=60) for _ in range(10)]
+    try:
+        for connection in sockets:
+            connection.sendall(request)
+        for connection in sockets:
+            file = connection.makefile("rb")
+            for _ in range(100):
+                statuses[file.readline().split()[1]] += 1
+                length = 0
+                while (line := file.readline()) != b"\r\n":
+                    name, _, value = line.partition(b":")
+                    length = int(value) if name.lower() == b"content-length" else length
+                file.read(length)
+            file.close()
+    finally:
+        for connection in sockets:
+            connection.close()
+    assert statuses == {b"200": 500, b"401": 500}
+    with connect(server) as connection:
+        connection.request("GET", "/api/updates", headers={"authorization": f"Bearer {TOKEN}"})
+        with connection.getresponse() as answer:
+            assert len(json.loads(answer.read())["updates"]) > 0
 
 
 def test_events_bring_a_new_candidate_within_two_seconds(server: int, run: Path) -> None:

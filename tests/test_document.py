@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -68,6 +70,17 @@ def test_its_figures_are_those_of_the_run(document: dict[str, Any], run: Path) -
     names = {rival["name"] for rival in document["baselines"]["rivals"]}
     assert names >= {row["name"] for row in opened.baselines()}
     assert document["compute"]["candidates"] == len(opened.candidates())
+
+
+def test_the_dashboard_makes_the_same_document_in_a_process_of_its_own(
+    run: Path, document: dict[str, Any]
+) -> None:
+    command = [sys.executable, "-m", "nas.dashboard.design", str(run)]
+    made = subprocess.run([*command, str(document["candidate"])], capture_output=True, check=False)
+    assert (made.returncode, json.loads(made.stdout)) == (0, json.loads(json.dumps(document)))
+    refused = subprocess.run([*command, "99999"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("candidate 99999 ")
 
 
 def test_a_run_that_changes_changes_its_document(run: Path, document: dict[str, Any]) -> None:

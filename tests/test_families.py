@@ -161,8 +161,23 @@ def longest_plain_run(network: nn.Module) -> int:
 # Every row of the table of families that the project promises.
 PROMISED = {
     "tabular": ["mlp", "tabnet", "ft_transformer"],
-    "images": ["resnet", "efficientnet", "vit", "pretrained_image", "frozen_image"],
-    "text": ["transformer", "lstm", "mamba", "ngrams", "pretrained_text", "frozen_text"],
+    "images": [
+        "resnet",
+        "efficientnet",
+        "vit",
+        "pretrained_image",
+        "frozen_image",
+        "partial_image",
+    ],
+    "text": [
+        "transformer",
+        "lstm",
+        "mamba",
+        "ngrams",
+        "pretrained_text",
+        "frozen_text",
+        "partial_text",
+    ],
     "series": [
         "inception_time",
         "series_resnet",
@@ -171,10 +186,22 @@ PROMISED = {
         "series_lstm",
         "series_mamba",
     ],
-    "audio": ["audio_cnn_transformer", "wav2vec", "whisper"],
+    "audio": [
+        "audio_cnn_transformer",
+        "wav2vec",
+        "whisper",
+        "pretrained_audio",
+        "frozen_audio",
+    ],
     "graphs": ["gcn", "gat", "graphsage"],
     "pointclouds": ["pointnet", "dgcnn", "sparse_cnn"],
-    "multimodal": ["early_fusion", "late_fusion", "cross_attention"],
+    "multimodal": [
+        "early_fusion",
+        "late_fusion",
+        "cross_attention",
+        "frozen_fusion",
+        "pretrained_fusion",
+    ],
 }
 
 

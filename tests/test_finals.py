@@ -122,6 +122,10 @@ def test_adapted_weights_have_all_cores_once_and_what_is_cheap_goes_before(
         return [(e.candidate.number, e.epochs) for e in found]
 
     assert next_round([]) == [(3, 3)]
+    run._ranked[0] = fast = replace(run.ranked()[0], family="mlp")
+    (entry,) = finals._round(run, run.ranked(), 200.0, 2, [])
+    assert entry.epochs * epoch_s(made, fast) < 25, "no pace of its own takes the other's time"
+    run._ranked[0] = replace(fast, family="kept")
     before = [finals.Finalist(run.ranked()[0], 3, 3, tmp_path)]
     assert next_round(before) == [(5, 3)], "three epochs in 200 s, on two cores"
     run._ranked = [*run.ranked(), replace(slow, number=6)]
@@ -203,6 +207,59 @@ def test_where_proxies_were_cross_validated_they_decide_between_equals(
         for c in (RANKED[0], RANKED[2])
     ]
     assert finals._winner(entries, made).candidate.number == winner
+
+
+PRETRAINED = {
+    "adapted": SimpleNamespace(frozen=False), "head": SimpleNamespace(frozen=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_val", "validation", "epochs", "winner"),
+    [
+        (15, {"mlp": 0.93, "head": 0.80, "adapted": 0.87}, 40, "adapted"),
+        (15, {"mlp": 1.0, "head": 0.87, "adapted": 0.93}, 40, "adapted"),
+        (15, {"mlp": 0.93, "head": 0.87, "adapted": 0.87}, 14, "head"),
+        (15, {"mlp": 0.93, "head": 0.60, "adapted": 0.60}, 40, "mlp"),
+        (2_000, {"mlp": 0.93, "head": 0.90, "adapted": 0.92}, 40, "mlp"),
+    ],
+    ids=["as good", "one image", "cut short", "clearly worse", "many samples"],
+)
+def test_where_a_handful_of_samples_decides_published_weights_win_among_equals(
+    n_val: int,
+    validation: dict[str, float],
+    epochs: int,
+    winner: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finals, "load_families", lambda modality: PRETRAINED)
+    own = Fidelity(epochs=1, share=0.2, recipe_epochs=40, folds=1)
+    fidelity = replace(task().fidelity, folds=None, other=dict.fromkeys(PRETRAINED, own))
+    made = replace(task(), fidelity=fidelity, profile=replace(task().profile, n_val=n_val))
+    # The proxy of a few steps says the least of the network that is adapted.
+    proxies = {"mlp": 0.7, "head": 0.75, "adapted": 0.4}
+    entries = [
+        finals.Finalist(candidate(i, name, proxies[name]), epochs if name == "adapted" else 40, 40,
+                        Path(), {"validation": {"accuracy": value}})
+        for i, (name, value) in enumerate(validation.items())
+    ]  # fmt: skip
+    assert finals._winner(entries, made).candidate.family == winner
+
+
+def test_the_best_that_adapts_published_weights_is_first_where_there_is_time_for_its_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finals, "load_families", lambda modality: PRETRAINED)
+    own = Fidelity(epochs=1, share=0.2, recipe_epochs=40, folds=1)
+    made = replace(task(), fidelity=replace(task().fidelity, other={"adapted": own}))
+    steps = rules.steps_per_epoch(made.profile.n_train, 32)
+    adapted = [candidate(n, "adapted", accuracy, step_ms=5e3 / steps)  # 5 s an epoch, 40 of them
+               for n, accuracy in ((9, 0.31), (8, 0.30))]  # fmt: skip
+    ranked = [*RANKED[:3], *adapted]
+    assert numbers(order(ranked, made, left_s=300.0, places=2)) == [9, 4, 7, 2, 8]
+    assert numbers(order(ranked, made, left_s=150.0, places=2)) == [4, 7, 2, 9, 8]
+    ranked[-1] = replace(ranked[-1], origin="baseline")
+    assert numbers(order(ranked, made, left_s=300.0, places=2)) == [8, 4, 7, 2, 9]
 
 
 def test_a_training_that_fails_leaves_the_others_and_says_why(

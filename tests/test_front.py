@@ -18,6 +18,7 @@ from nas.front import (
     CLEAR,
     beats,
     best,
+    best_at_equal_time,
     constant_guess,
     farthest_first,
     front_ranks,
@@ -371,3 +372,22 @@ def test_a_standard_error_is_that_of_the_samples_that_score() -> None:
     rng = np.random.default_rng(0)
     hits = rng.random((2_000, 400)) < 0.8
     assert hits.mean(axis=1).std() == pytest.approx(standard_error(task, "accuracy", 0.8), rel=0.1)
+
+
+def test_groups_are_compared_when_both_have_used_the_same_time() -> None:
+    quality = Objective("accuracy", "max")
+
+    def made(number: int, started: float, seconds: float, value: float) -> Candidate:
+        state = State.COMPLETE if value else State.FAILED
+        metrics = {"accuracy": value}
+        return Candidate(number, "mlp", {}, 0, state=state, metrics=metrics, started=started,
+                         seconds=seconds)  # fmt: skip
+
+    one = [made(0, 0.0, 10.0, 0.7), made(1, 10.0, 20.0, 0.8)]
+    other = [made(2, 0.0, 20.0, 0.6), made(3, 20.0, 5.0, 0.0), made(4, 30.0, 99.0, 0.9)]
+    found = best_at_equal_time(one, other, quality)
+    assert found is not None
+    assert [c.number for c in found[:2]] == [1, 2], "0.9 came after 30 s"
+    assert found[2] == 30.0
+    assert best_at_equal_time(one, other[1:2], quality) is None
+    assert best_at_equal_time(one, [], quality) is None

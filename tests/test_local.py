@@ -344,6 +344,18 @@ def test_calls_come_first_and_once_and_their_failure_is_reported(tmp_path: Path)
         assert "nothing failed: AttributeError" in str(error)
 
 
+def test_a_call_says_how_far_it_is(tmp_path: Path) -> None:
+    said: list[tuple[str, int]] = []
+    with (
+        closing(Study(tmp_path, small_task(), SPACE)) as study,
+        LocalWorkers(1, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool,
+    ):
+        configs = [SPACE.baseline()] * 8
+        calls = {"costs": {"configs": configs, "limit_s": None}}
+        drive(study, pool, trials=1, calls=calls, on_report=lambda *it: said.append(it))
+    assert said[0] == ("costs", 4)
+
+
 @pytest.mark.parametrize("costing", ["fail", "die"])
 def test_costs_that_cannot_be_measured_beforehand_do_not_end_a_search(
     tmp_path: Path, costing: str

@@ -187,6 +187,28 @@ def test_the_history_thins_samples_evenly_and_keeps_the_last() -> None:
     assert [step for step, _ in monitor.history()["last"]] == [0, 10, 20, 30, 40, 60, 70, 80, 90]
 
 
+def test_dead_units_are_kept_by_step_of_the_layers_that_had_some() -> None:
+    network, monitor = stack(2, nn.ReLU), GradientMonitor()
+    with torch.no_grad():
+        network[2].bias[:16] = -100.0
+    fit(Foreign(network), monitor, steps=60)
+    history = monitor.dead_history()
+    assert "4" not in history
+    steps = [step for step, _ in monitor.history()["2"]]
+    assert [step for step, _ in history["2"]] == steps
+    assert all(0.5 <= fraction < 0.8 for _, fraction in history["2"])
+
+
+def test_a_summary_says_where_the_thresholds_are() -> None:
+    monitor = GradientMonitor()
+    assert monitor.summary().exploding is None
+    fit(Foreign(stack(2, nn.ReLU)), monitor, steps=60)
+    early = sorted(s.norm for s in monitor.samples if s.step <= 20)
+    summary = monitor.summary()
+    assert summary.exploding == pytest.approx(monitors.EXPLODING * np.median(early), rel=1e-2)
+    assert summary.vanishing == monitors.VANISHING
+
+
 def test_the_loss_and_the_norms_of_a_step_are_those_of_all_its_micro_batches() -> None:
     whole, parts = GradientMonitor(), GradientMonitor()
     batch = TensorDataset(*clusters()[:BATCH])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pwd
 import shutil
@@ -20,6 +21,8 @@ import pytest
 from test_study import OPEN, SPACE, asked, run, search, train
 
 from nas.candidate import State
+from nas.dashboard.sources import source
+from nas.dashboard.studies import Studies
 from nas.search.follow import PostgresFollower
 from nas.search.storage import Postgres
 from nas.search.study import Study, load_candidates
@@ -110,6 +113,28 @@ def test_it_asks_for_what_a_journal_asks_for_also_over_a_resume(
     assert [c.number for c in study.front()] == [c.number for c in OPEN[-1].front()]
 
 
+def test_a_dashboard_shows_the_studies_of_a_database(
+    server: Server, name: str, tmp_path: Path
+) -> None:
+    study = search(opened(server, name, tmp_path / "a"), 9)
+    space = {"plain": SPACE.to_dict()}
+    about = {"task": study.task.to_dict(), "spaces": space, "versions": {}, "notes": []}
+    shown = Studies([server.url])
+    shown.refresh()
+    assert name not in str(shown.updates(0, 100))  # it does not say what it is yet
+    study.describe(about | {"baselines": [], "rate_tests": {}})
+    shown = Studies([server.url])
+    shown.refresh()
+    [mine] = [s for s in shown._followed.values() if s.name == name]
+    assert list(mine.numbers) == [c.number for c in study.candidates()]
+    assert mine.live["state"] == "running"  # a driver holds its lock
+    assert source(mine.source.place).view()[0] == study.candidates()
+    study.close()
+    mine.source.follower._due = 0.0  # type: ignore[union-attr]
+    shown.refresh()
+    assert mine.live["state"] in ("stopped", "starting")
+
+
 def test_studies_in_one_database_know_nothing_of_each_other(
     server: Server, name: str, tmp_path: Path
 ) -> None:
@@ -139,8 +164,9 @@ def test_candidates_are_read_beside_a_running_driver_and_revised_ones_last(
 
 
 def test_a_follower_reads_what_is_new_or_revised_alone(
-    server: Server, tmp_path: Path, name: str
+    server: Server, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nas.search.follow._LOAD", math.inf)
     study = opened(server, name, tmp_path / "a")
     follower = PostgresFollower(server.url, name)
     first = study.ask()
@@ -152,6 +178,11 @@ def test_a_follower_reads_what_is_new_or_revised_alone(
     study.revise(replace(end, worker=7))
     assert follower.changed() == (False, [first.number])
     assert [c.worker for c in follower.candidates([first.number])] == [7]
+    monkeypatch.setattr("nas.search.follow._LOAD", 1e-9)
+    assert study.ask() is not None
+    assert follower.changed()[1] != []
+    assert study.ask() is not None
+    assert follower.changed() == (False, [])  # not yet: the database has worked enough for it
 
 
 def test_a_second_driver_is_refused_and_the_message_names_it(

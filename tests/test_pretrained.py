@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors
+from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors, resnet_tensors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
+from nas.candidate import Candidate, State
 from nas.data import Dataset, encode, read
-from nas.family import load_families, pick_families
+from nas.family import load_families, pick_families, published_weights
 from nas.pretrained import sources, tokenizer, weights
 from nas.pretrained.sources import describe, usable
 from nas.space import Config
@@ -156,6 +157,28 @@ def test_a_hub_that_does_not_answer_is_a_note_and_the_others_remain(
     assert "\n" not in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "datasets", "place", "warned"),
+    [
+        ("distilbert-base-finetuned-sst-2-english", "", "text/sst2/train.csv", "sst2"),
+        ("tiny", "[glue/sst2, other]", "text/sst2", "sst2"),
+        ("tiny", "[stanfordnlp/IMDB]", "reviews/imdb.csv", "imdb"),
+        ("text-base", "[text]", "text/base", ""),
+        ("tiny", "[glue]", "text/sst2", ""),
+        ("tiny", "[glue]", None, ""),
+    ],
+)
+def test_a_checkpoint_that_may_have_seen_the_data_is_a_warning(
+    name: str, datasets: str, place: str | None, warned: str, tmp_path: Path, task: Task
+) -> None:
+    folder = bert_folder(tmp_path / name)
+    (folder / "README.md").write_text(f"---\ndatasets: {datasets or []}\n---\n")
+    found, notes = usable([str(folder)], "text", task.profile, place)
+    assert len(found) == 1
+    assert len(notes) == bool(warned)
+    assert all(f"names {warned}," in note and "too good" in note for note in notes)
+
+
 def test_paths_are_found_from_elsewhere_and_ids_stay(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +198,34 @@ def test_families_of_weights_are_searched_only_where_there_are_some() -> None:
     assert "pretrained_text" in pick_families("text", pretrained=True)
     with pytest.raises(UsageError, match="--pretrained"):
         pick_families("text", ("pretrained_text",))
+
+
+@pytest.mark.parametrize("modality", ["text", "images"])
+def test_what_never_paid_is_searched_only_where_it_is_named(modality: str) -> None:
+    own = {"text": "text", "images": "image"}[modality]
+    offered = pick_families(modality, pretrained=True)
+    assert {f"frozen_{own}", f"pretrained_{own}"} < offered.keys()
+    assert f"partial_{own}" not in offered
+    assert list(pick_families(modality, (f"partial_{own}",), True)) == [f"partial_{own}"]
+
+
+def test_the_default_space_trains_all_layers_and_the_named_one_a_part(task: Task) -> None:
+    families = load_families("text")
+    spaces = {name: families[f"{name}_text"].space(task) for name in ("pretrained", "partial")}
+    assert "adapt" not in spaces["pretrained"].baseline()
+    assert [start["adapt"] for start in spaces["partial"].starts()[:2]] == ["top", "lora"]
+
+
+@pytest.mark.parametrize(("n_train", "trained", "statistics"), [
+    (999, 8, ("kept",)), (1_000, 15, ("kept", "moving")),
+])  # fmt: skip
+def test_with_few_samples_more_of_a_network_stays(
+    n_train: int, trained: int, statistics: tuple[str, ...], image_task: Task
+) -> None:
+    made = replace(image_task, profile=replace(image_task.profile, n_train=n_train))
+    space = load_families("images")["partial_image"].space(made)
+    blocks: Any = space["trained"]
+    assert (blocks.high, space["statistics"].options) == (trained, statistics)  # type: ignore[union-attr]
 
 
 # -- tokens ----------------------------------------------------------------------------------------
@@ -286,9 +337,9 @@ def trained(network: nn.Module) -> set[str]:
 
 
 def test_layers_are_trained_from_the_top(task: Task) -> None:
-    top = build_network("pretrained_text", config_of(task, adapt="top", trained=1), task)
+    top = build_network("partial_text", config_of(task, "partial_text", trained=1), task)
     assert trained(top) == {"blocks.2", "head.weight", "head.bias"}
-    low_rank = build_network("pretrained_text", config_of(task, adapt="lora"), task)
+    low_rank = build_network("partial_text", config_of(task, "partial_text", adapt="lora"), task)
     names = {n for n, p in low_rank.named_parameters() if p.requires_grad}
     assert all(n.endswith((".down", ".up")) or n.startswith("head") for n in names)
     head = build_network("frozen_text", config_of(task, "frozen_text"), task)
@@ -296,7 +347,7 @@ def test_layers_are_trained_from_the_top(task: Task) -> None:
 
 
 def test_rates_fall_towards_the_input(task: Task) -> None:
-    config = config_of(task, adapt="full", layer_decay=0.5, lr=1e-4, head_rate=8.0)
+    config = config_of(task, layer_decay=0.5, lr=1e-4, head_rate=8.0)
     network: Any = build_network("pretrained_text", config, task)
     rates = sorted({group["lr"] for group in network.parameter_groups(1e-4, 0.01)})
     assert rates == pytest.approx([1.25e-5, 2.5e-5, 5e-5, 1e-4, 8e-4])
@@ -460,6 +511,24 @@ def test_two_workers_at_once_leave_the_features_right(tmp_path: Path) -> None:
     assert index == 20 * 32, "each sample is kept once"
 
 
+# -- what is said of them --------------------------------------------------------------------------
+
+
+def test_the_report_says_what_weights_there_are_and_what_they_are_worth(task: Task) -> None:
+    def made(number: int, family: str, value: float) -> Candidate:
+        return Candidate(number, family, {}, 0, state=State.COMPLETE, seconds=10.0,
+                         metrics={"accuracy": value}, started=10.0 * number)  # fmt: skip
+
+    candidates = [made(0, "lstm", 0.7), made(1, "frozen_text", 0.8), made(2, "lstm", 0.75)]
+    origin, compared = published_weights(task, candidates)
+    assert "tiny (bert" in origin
+    assert "licence: mit; trained on: made-up" in origin
+    assert "10 s of workers: accuracy 0.8 ±" in compared
+    assert "(candidate 1, frozen_text) from published weights, 0.7 ±" in compared
+    assert published_weights(task, candidates[:1]) == (origin,)
+    assert published_weights(replace(task, pretrained=()), candidates) == ()
+
+
 # -- images ----------------------------------------------------------------------------------------
 
 
@@ -547,14 +616,88 @@ def test_statistics_are_kept_unless_they_are_to_move(image_task: Task) -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     moved = {}
     for statistics in ("kept", "moving"):
-        config = config_of(image_task, "pretrained_image", adapt="top", trained=2,
-                           statistics=statistics)  # fmt: skip
-        network = build_network("pretrained_image", config, image_task, True).train()
+        config = config_of(image_task, "partial_image", trained=2) | {"statistics": statistics}
+        network = build_network("partial_image", config, image_task, True).train()
         before = {n: v.clone() for n, v in network.state_dict().items() if "running_mean" in n}
         network(image=images)
         moved[statistics] = {n.split(".")[1] for n, v in before.items()
                              if not v.equal(network.state_dict()[n])}  # fmt: skip
     assert moved == {"kept": set(), "moving": {"14", "15", "norm"}}
+
+
+def resnet(tensors: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """ResNet's map after some blocks, written down from the paper."""
+
+    def unit(x: torch.Tensor, conv: str, norm: str, stride: int = 1) -> torch.Tensor:
+        weight = tensors[f"{conv}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        values = (tensors[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight"))
+        return F.batch_norm(x, *values, tensors[f"{norm}.bias"], eps=1e-5)
+
+    x = F.max_pool2d(unit(x, "conv1", "bn1", 2).relu(), 3, 2, 1)
+    names = sorted({name.rsplit(".conv")[0] for name in tensors if ".conv1" in name})
+    for name in names[:blocks]:
+        stride = 2 if name.endswith(".0") and name != "layer1.0" else 1
+        three = f"{name}.conv3.weight" in tensors
+        y, strides = x, (1, stride, 1) if three else (stride, 1)
+        for k, own in enumerate(strides, 1):
+            y = unit(y, f"{name}.conv{k}", f"{name}.bn{k}", own)
+            y = y.relu() if k < len(strides) else y
+        if f"{name}.downsample.0.weight" in tensors:
+            x = unit(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
+        x = (x + y).relu()
+    return x
+
+
+@pytest.mark.parametrize(("bottleneck", "blocks"), [(False, 5), (True, 5), (True, 2)])
+def test_resnet_is_that_of_its_paper(
+    bottleneck: bool, blocks: int, image_task: Task, tmp_path: Path
+) -> None:
+    tensors = resnet_tensors((1, 2, 1, 1), bottleneck=bottleneck)
+    file = tmp_path / "resnet.safetensors"
+    save_file(tensors, file)
+    found = describe(str(file))
+    assert (found.architecture, found.sizes["depths"]) == ("resnet", "1,2,1,1")
+    task = replace(image_task, pretrained=(found,))
+    config = config_of(task, "frozen_image") | {"blocks": blocks, "resolution": 64}
+    network: Any = build_network("frozen_image", config, task).eval()
+    loaded = weights.load_image(network, found)
+    assert set(loaded.fresh) == {"head.weight", "head.bias", "input.scale", "input.shift"}
+    assert {"fc.weight", "fc.bias"} <= set(loaded.unused)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, _ = network.features(images)
+        expected = resnet(tensors, network.input(images), blocks)
+    assert torch.allclose(features, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    grey = network.input(torch.full((1, 3, 32, 32), 255.0))[0, :, 0, 0]
+    assert torch.allclose(grey, (1 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("conv1.weight", (32, 3, 3, 3)), ("layer1.0.conv2.weight", (128, 4, 3, 3))],
+    ids=["another stem", "groups"],
+)
+def test_a_network_that_is_like_resnet_is_refused(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = resnet_tensors((1, 1, 1, 1), bottleneck=True) | {name: torch.zeros(shape)}
+    save_file(tensors, tmp_path / "resnext.safetensors")
+    with pytest.raises(InputError, match="no architecture that is known here"):
+        describe(str(tmp_path / "resnext.safetensors"))
+
+
+def test_a_folder_of_timm_says_what_is_done_to_an_image(tmp_path: Path) -> None:
+    about = {"architecture": "resnet10t", "pretrained_cfg": {
+        "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 176, 176]}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ndatasets: [imagenet-1k]\n---\n")
+    save_file(resnet_tensors((1, 1, 1, 1)), tmp_path / "model.safetensors")
+    found = describe(str(tmp_path))
+    assert (found.sizes["mean"], found.sizes["resolution"]) == ("0.5,0.4,0.3", 176)
+    assert (found.licence, found.trained_on) == ("apache-2.0", "imagenet-1k")
+    assert found.name == tmp_path.name
 
 
 # -- the whole way ---------------------------------------------------------------------------------

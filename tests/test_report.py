@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ElementTree
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,14 +20,17 @@ import numpy as np
 import pytest
 
 from nas.candidate import Cost, State
-from nas.front import constant_guess, pareto, within_noise
+from nas.front import constant_guess, hypervolume, pareto, within_noise
 from nas.report import StudyView, front, page, ranked, write
-from nas.report.figure import figure, notebook_html
+from nas.report.chance import chance
+from nas.report.figure import figure, full_front_picture, notebook_html
 from nas.report.importance import importance
 from nas.report.payload import detail, head, packed_details, table
 from nas.space import Int, Space
 from nas.task import Constraint, UsageError
 from nas.testing.studies import make_candidates, make_study, make_task
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def make_tied_study() -> StudyView:
@@ -123,7 +127,8 @@ class Reader(HTMLParser):
 def test_page_is_balanced_html_whose_data_are_the_payload(study: StudyView) -> None:
     reader = Reader(page(study))
     assert reader.stack == []
-    assert reader.head == json.loads(json.dumps(head(study) | {"importance": {}}))
+    more = {"importance": {}, "chance": chance(study.candidates, study.task, study.spaces)}
+    assert reader.head == json.loads(json.dumps(head(study) | more))
     assert reader.table == json.loads(json.dumps(table(study.candidates, study.task)))
     assert json.loads(reader.data["details"]) == packed_details(study, front(study))
 
@@ -288,6 +293,64 @@ def test_importance_finds_what_decides_and_says_how_well_it_is_known() -> None:
     assert importance(made[:29], make_task()) == {}
 
 
+def reached(study: StudyView, box: list[dict[str, Any]]) -> float:
+    """The hypervolume of a study's front in a box of ``chance``."""
+
+    def place(value: float, side: dict[str, Any]) -> float:
+        scaled = math.log10(value) if side["log"] else value
+        return max(0.0, float((side["sign"] * scaled - side["low"]) / (side["high"] - side["low"])))
+
+    return hypervolume(
+        [[place(c.metrics[side["metric"]], side) for side in box] for c in front(study)],
+        [1.0] * len(box),
+    )
+
+
+def test_chance_is_where_random_searches_are() -> None:
+    inside = 0
+    for seed in range(2):
+        made = make_candidates(make_task(), 90, seed=seed)
+        study = replace(make_study(0), candidates=made)
+        found = chance(made, study.task, study.spaces)
+        assert found["at"][-1] == 90
+        assert sorted(found["mean"]) == found["mean"]
+        others = [make_candidates(make_task(), 90, seed=100 + i) for i in range(6)]
+        mean = np.mean([reached(replace(study, candidates=o), found["box"]) for o in others])
+        inside += bool(found["low"][-1] <= mean <= found["high"][-1])
+    assert inside == 2
+
+
+def test_a_search_that_learns_is_above_chance() -> None:
+    """Its second half has found the learning rate that decides the quality."""
+    rng = np.random.default_rng(0)
+    made = []
+    for c in make_candidates(make_task(), 90):
+        power = float(rng.uniform(-4, -1.5)) if c.number < 45 else float(rng.normal(-3, 0.02))
+        accuracy = 0.95 - 0.3 * abs(power + 3) - float(rng.uniform(0, 0.01))
+        changes = {"config": c.config | {"lr": 10**power}, "reason": "", "state": State.COMPLETE}
+        made.append(replace(c, metrics=c.metrics | {"accuracy": accuracy}, **changes))
+    study = replace(make_study(0), candidates=made)
+    found = chance(made, study.task, study.spaces)
+    assert found["r2"] > 0.5
+    assert reached(study, found["box"]) > found["high"][-1]
+
+
+def test_chance_is_silent_without_enough_candidates() -> None:
+    study = make_study(97)
+    complete = [c for c in study.candidates if c.state == State.COMPLETE]
+    assert chance(complete[:29], study.task, study.spaces) == {}
+    assert chance(complete[:30], study.task, study.spaces)["candidates"] == 30
+
+
+def test_simple_models_stand_in_the_plots_by_the_costs_that_were_measured() -> None:
+    costs = {"latency_ms": 0.2, "spread_ms": 0.01, "params": 300.0}
+    simple = {"name": "logistic", "metrics": {"accuracy": 0.9}, "costs": costs, "seconds": 1.0}
+    [shown] = head(make_study(3, baselines=(simple,)))["baselines"]
+    assert shown["metrics"] == {"accuracy": 0.9, "latency_ms": 0.2, "params": 300.0}
+    assert shown["spread"] == 0.01
+    assert shown["error_of"] > 0
+
+
 def test_a_figure_has_every_complete_candidate_and_refuses_an_unknown_metric() -> None:
     study = make_study(60)
     made = figure(study, "params")
@@ -308,6 +371,33 @@ def test_a_notebook_shows_a_run_without_scripts(n: int) -> None:
     assert "onerror=alert(1)>" not in text
     assert ("<svg" in text) == bool(n)
     assert text.count("<circle") == (len(ranked(study)) if n else 0)
+
+
+@pytest.mark.parametrize(("metric", "larger"), [("accuracy", True), ("val_loss", False)])
+def test_a_front_at_full_scale_is_drawn_beside_that_of_the_proxies(
+    metric: str, larger: bool
+) -> None:
+    task = replace(make_task(), objectives=()).with_objectives((metric, "params"))
+    best, worse = (0.9, 0.8) if larger else (0.8, 0.9)
+    values = [(10, worse, best), (20, best, worse), (30, best, best)]  # cost, as proxy, in full
+    rows = [
+        {"candidate": i, "family": HOSTILE, "proxy": proxy, "full": full, "params": cost}
+        for i, (cost, proxy, full) in enumerate(values)
+    ]
+    drawn = ElementTree.fromstring(full_front_picture(task, rows))
+    marks = [c for c in drawn.iter(SVG + "circle") if len(c)]
+    places = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in marks]
+    proxies, full = places[:3], places[3:]
+    assert [x for x, _ in proxies] == [x for x, _ in full] == sorted({x for x, _ in full})
+    assert (proxies[0][1] > full[0][1]) == larger  # up is larger, not better
+    assert proxies[0][1] == full[1][1]
+    lines = [p.get("d", "") for p in drawn.iter(SVG + "path") if p.get("stroke-width")]
+    assert [line.count("H") for line in lines] == [
+        1,
+        0,
+    ]  # the proxies' has two steps, the other one
+    assert HOSTILE in str(marks[0][0].text)
+    assert full_front_picture(task, [{**rows[0], "full": None}]) == ""
 
 
 # ---- in a browser -------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from nas.model import load
 from nas.task import InputError, SelfCheckFailed, Task
 from nas.testing import example_datasets
 from nas.training.batches import row_inputs
+from nas.training.calibration import calibrate
 from nas.training.proxy import Proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
@@ -55,8 +58,15 @@ def proxy_of(name: str, dataset: Dataset, **changed: object) -> Proxy:
     return Proxy(name, {**FAMILIES[name].baseline(task), **changed}, task).eval()
 
 
-def trained(folder: Path, proxy: Proxy, dataset: Dataset, source: str | None = None) -> Trained:
-    """As `nas train` leaves it: a checkpoint with its recipe beside."""
+def trained(
+    folder: Path,
+    proxy: Proxy,
+    dataset: Dataset,
+    source: str | None = None,
+    how: dict[str, Any] | None = None,
+) -> Trained:
+    """As `nas train` leaves it: a checkpoint with its recipe beside; the source is read as ``how``
+    says."""
     import pytorch_lightning as pl
 
     trainer = pl.Trainer(logger=False, accelerator="cpu", max_epochs=0, barebones=True)
@@ -68,8 +78,10 @@ def trained(folder: Path, proxy: Proxy, dataset: Dataset, source: str | None = N
     if source is None:
         dataset.save(folder / "data")
         source = str(folder / "data")
-    origin = {"source": source, "modality": dataset.modality}
-    if dataset.modality in ("tabular", "text", "multimodal"):
+    origin = {"source": source, "modality": dataset.modality, **(how or {})}
+    if "target" in origin:
+        origin["target"] = [origin["target"]]
+    elif dataset.modality in ("tabular", "text", "multimodal"):
         origin["target"] = [dataset.targets[0].name]
     made = recipes.make(candidate, proxy.task, origin, {})
     recipes.write(json.loads(json.dumps(made)), folder / "recipe.yaml")
@@ -176,6 +188,106 @@ def test_a_folder_predicts_the_same_where_nothing_of_this_project_is(
     assert theirs["label"].tolist() == ours["label"].tolist()
     for column in (c for c in ours if c.startswith("probability")):
         assert np.abs(theirs[column] - ours[column]).max() <= 1e-5
+
+
+def sines(samples: int, length: int = 24) -> np.ndarray:
+    """Sequences (n, length) of a class that is 0, 1, 2, 0 … by their frequency."""
+    rng = np.random.default_rng(0)
+    rate = 0.2 + 0.2 * (np.arange(samples) % 3)
+    return np.sin(np.arange(length) * rate[:, None]) + 0.1 * rng.normal(size=(samples, length))
+
+
+def archive(folder: Path) -> tuple[Path, dict[str, Any]]:
+    names = np.array(["a", "b", "c"])
+    for part, samples in (("TRAIN", 60), ("TEST", 20)):
+        rows = [
+            f"{','.join(f'{v:.4f}' for v in row[: len(row) - i % 5])}:{names[i % 3]}"
+            for i, row in enumerate(sines(samples))
+        ]
+        head = "@problemName waves\n@classLabel true a b c\n@data\n"
+        (folder / f"waves_{part}.ts").write_text(head + "\n".join(rows) + "\n")
+    return folder, {}
+
+
+def wide(folder: Path) -> tuple[Path, dict[str, Any]]:
+    frame = pd.DataFrame(sines(60), columns=[f"t{i}" for i in range(24)])
+    frame.assign(label=np.arange(60) % 3).to_csv(folder / "wide.csv", index=False)
+    return folder / "wide.csv", {"target": "label", "modality": "series"}
+
+
+def long(folder: Path) -> tuple[Path, dict[str, Any]]:
+    frame = pd.DataFrame({"value": sines(60).ravel(), "who": np.repeat(np.arange(60), 24)})
+    frame["step"] = np.tile(np.arange(24), 60)
+    frame["label"] = frame["who"] % 3
+    frame.sample(frac=1, random_state=0).to_csv(folder / "long.csv", index=False)
+    return folder / "long.csv", {"target": "label", "sequence": "who", "time": "step"}
+
+
+def forecast(folder: Path) -> tuple[Path, dict[str, Any]]:
+    frame = pd.DataFrame({"load": np.sin(np.arange(300) / 3) + np.arange(300) / 100})
+    frame.to_csv(folder / "load.csv", index=False)
+    return folder / "load.csv", {"target": "load", "horizon": 3}
+
+
+def arrays(folder: Path) -> tuple[Path, dict[str, Any]]:
+    np.savez(folder / "waves.npz", x=sines(60)[..., None], y=np.arange(60) % 3)
+    return folder / "waves.npz", {"modality": "series"}
+
+
+def tables(folder: Path) -> tuple[Path, dict[str, Any]]:
+    for i, row in enumerate(sines(60)):
+        place = folder / "tables" / "abc"[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"value": row, "other": row[::-1]}).to_csv(place / f"{i}.csv", index=False)
+    return folder / "tables", {"modality": "series"}
+
+
+SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in (wide, long, arrays, tables)]
+
+
+@pytest.mark.parametrize("form", [archive, forecast, *SLOW])
+def test_a_folder_reads_sequences_in_the_form_of_the_training_data(
+    form: Callable[[Path], tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    source, how = form(tmp_path)
+    dataset = read(source, **how)
+    found = trained(
+        tmp_path / "model", proxy_of("inception_time", dataset), dataset, str(source), how
+    )
+    made = write_standalone(found, tmp_path / "alone")
+    assert json.loads((made / "examples" / "predictions.json").read_text())["source"]
+    new = source / "waves_TEST.ts" if form is archive else source
+    done = alone(made / "predict.py", new, "--out", tmp_path / "out.csv")
+    assert done.returncode == 0, done.stderr
+    theirs, (ours, _) = pd.read_csv(tmp_path / "out.csv"), load(found.checkpoint).frame(new)
+    assert len(theirs) == len(ours)
+    assert ("file_name" in theirs) == ("file_name" in ours)
+    for column in ours:
+        if column != "file_name" and ours[column].dtype.kind == "f":
+            assert np.abs(theirs[column] - ours[column]).max() <= 1e-5
+        else:
+            assert theirs[column].astype(str).tolist() == ours[column].astype(str).tolist()
+
+
+def test_a_folder_gives_the_intervals_of_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(size=200), "price": rng.normal(size=200)})
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    dataset = read(tmp_path / "data.csv", target="price")
+    found = trained(
+        tmp_path / "model", proxy_of("mlp", dataset), dataset, str(tmp_path / "data.csv")
+    )
+    calibrate(found.checkpoint, dataset)
+    made = write_standalone(open_trained(tmp_path / "model"), tmp_path / "alone")
+    given = (tmp_path / "data.csv", "--out", tmp_path / "out.csv", "--interval")
+    done = alone(made / "predict.py", *given, "0.8")
+    assert done.returncode == 0, done.stderr
+    theirs = pd.read_csv(tmp_path / "out.csv")
+    ends = load(found.checkpoint).predict_interval(tmp_path / "data.csv", 0.8)
+    assert np.abs(theirs[["low[price]", "high[price]"]].to_numpy() - ends).max() <= 1e-5
+    done = alone(made / "predict.py", *given, "0.99")
+    assert done.stderr.startswith("error: ")
+    assert "too few for the level 0.99" in done.stderr
 
 
 def test_a_folder_repeats_ten_recorded_predictions(table: tuple[Path, Path, Trained]) -> None:

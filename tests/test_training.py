@@ -890,6 +890,9 @@ def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_e
         asked = Candidate(0, name, dict(config) | {"batch_size": 2}, seed=1, epochs=1)
         end = Candidate.from_dict(evaluator.evaluate(asked.to_dict(), lambda *_: ""))
         assert (end.state, end.detail) == (State.COMPLETE, "")
+        assert end.cost.device
+        assert end.cost.use is not None
+        assert 0 < end.cost.use <= 1
 
 
 def test_the_numbers_that_a_simple_model_has_learnt_are_counted() -> None:

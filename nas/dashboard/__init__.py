@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.dashboard.sources import is_url, sources
 from nas.dashboard.studies import Studies
 from nas.task import InputError, UsageError
 
@@ -21,7 +22,7 @@ _TOKEN_CHARS = 16
 
 
 def serve(
-    places: Sequence[Path],
+    places: Sequence[str | Path],
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -33,7 +34,8 @@ def serve(
     """Serve the studies of runs until Ctrl-C.
 
     Args:
-        places: Folders of runs, or folders that hold some; those that come later are found too.
+        places: Folders of runs, or folders that hold some, journals, and PostgreSQL databases by
+            their URL; studies that come later are found too.
         host: Address to listen on.
         port: 0 for any that is free.
         token: That every request must bring; default: a random one.
@@ -42,7 +44,7 @@ def serve(
         on_start: Is called with the address to open, with the token.
 
     Raises:
-        InputError: A folder is not there, or the address is in use.
+        InputError: A place is not there, or the address is in use.
         UsageError: The token is too short, or the prefix no path.
     """
     import uvicorn
@@ -53,9 +55,11 @@ def serve(
         raise UsageError(f"a token needs {_TOKEN_CHARS} ASCII characters or more; leave it out")
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise UsageError(f"--prefix {prefix!r} is not of the form /nas")
-    for place in places:
-        if not place.is_dir():
-            raise InputError(f"{place} is no folder; give runs, or a folder that holds some")
+    for place in map(str, places):
+        if is_url(place):
+            sources(place)  # what is wrong with it is one line
+        elif not Path(place).exists():
+            raise InputError(f"{place} is not there; give runs, a folder of some, or a storage")
     token = token or secrets.token_urlsafe(24)
     listening = _listen(host, port)
     with listening:

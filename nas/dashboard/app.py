@@ -32,12 +32,15 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nas.dashboard.studies import Studies
+from nas.export import document_page
 from nas.report import explorer_css, explorer_html, explorer_js
 
 # Journals are looked at this often, and a viewer hears at least this often that all is well.
 REFRESH_S, ALIVE_S = 1.0, 15.0
 # How often a study is looked for whose importances are out of date.
 JUDGE_S = 10.0
+# A design document is made in a process of its own, which may take so long.
+DESIGN_S = 120.0
 # Messages in one answer to a poll.
 _MESSAGES = 8
 
@@ -85,6 +88,8 @@ def make_app(
         Route("/api/updates", board.updates),
         Route("/api/events", board.events),
         Route("/api/studies/{study}/candidates/{number:int}", board.detail),
+        Route("/api/studies/{study}/candidates/{number:int}/recipe.yaml", board.recipe),
+        Route("/api/studies/{study}/candidates/{number:int}/design.html", board.design),
     ]
     return Guard(Starlette(routes=routes, lifespan=board.lifespan), token, host, names, prefix)
 
@@ -206,6 +211,7 @@ class _Board:
         # A viewer of an earlier server has seen other changes of the same numbers.
         self._life = secrets.token_hex(4)
         self._news = asyncio.Condition()
+        self._designing = asyncio.Lock()
         self.assets = _assets()
         self._html = self._page_html()
 
@@ -234,17 +240,8 @@ class _Board:
             await asyncio.sleep(JUDGE_S)
             if (study := await asyncio.to_thread(self._studies.to_judge)) is None:
                 continue
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "nas.dashboard.importance", str(study.folder)),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            try:
-                output, _ = await process.communicate()
-            finally:
-                if process.returncode is None:
-                    process.kill()
-            if process.returncode == 0:
+            status, output = await _output("nas.dashboard.importance", study.source.place)
+            if status == 0:
                 self._studies.judge(study, json.loads(output))
 
     def _page_html(self) -> str:
@@ -338,3 +335,47 @@ class _Board:
                 media_type="application/json",
             )
         return Response(found, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def recipe(self, request: Request) -> Response:
+        study, number = request.path_params["study"], request.path_params["number"]
+        found = await asyncio.to_thread(self._studies.recipe, study, number)
+        if found is None:
+            return PlainTextResponse("there is no such complete candidate\n", 404)
+        return _download(found.encode(), "application/yaml", f"recipe-{number}.yaml")
+
+    async def design(self, request: Request) -> Response:
+        """One document at a time, in a process of its own: it builds the network with torch."""
+        study, number = request.path_params["study"], request.path_params["number"]
+        folder = await asyncio.to_thread(self._studies.place, study, number)
+        if folder is None:
+            return PlainTextResponse("there is no such complete candidate\n", 404)
+        try:
+            async with asyncio.timeout(DESIGN_S), self._designing:
+                status, output = await _output("nas.dashboard.design", folder, str(number))
+        except TimeoutError:
+            return PlainTextResponse(f"not made within {DESIGN_S:.0f} s\n", 503)
+        if status:
+            return PlainTextResponse(output, 503)
+        made = document_page.page(json.loads(output)).encode()
+        return _download(made, "text/html", f"design-{number}.html")
+
+
+def _download(content: bytes, kind: str, name: str) -> Response:
+    headers = {"cache-control": "no-store", "content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=kind, headers=headers)
+
+
+async def _output(module: str, *arguments: str) -> tuple[int, bytes]:
+    """The exit status of ``python -m MODULE`` and what it has printed; it ends with its caller."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", module, *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, output

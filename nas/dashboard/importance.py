@@ -1,4 +1,5 @@
-"""``python -m nas.dashboard.importance FOLDER``: the importance of a run's parameters as JSON.
+"""``python -m nas.dashboard.importance PLACE``: the importance of a run's parameters, and what
+chance would have reached, as JSON.
 
 In a process of its own, as scikit-learn takes more memory than all the rest of a dashboard.
 """
@@ -6,17 +7,21 @@ In a process of its own, as scikit-learn takes more memory than all the rest of 
 import json
 import os
 import sys
-from pathlib import Path
 
 from nas import terminal
+from nas.dashboard.sources import source
+from nas.report.chance import chance
 from nas.report.importance import importance
-from nas.run import Run
 
 
 def main() -> None:
     os.nice(10)  # searches come first
-    run = Run(Path(sys.argv[1]))
-    terminal.echo(json.dumps(importance(run.candidates(), run.task)))
+    candidates, task, spaces = source(sys.argv[1]).view()
+    found = {
+        "importance": importance(candidates, task),
+        "chance": chance(candidates, task, spaces),
+    }
+    terminal.echo(json.dumps(found))
 
 
 if __name__ == "__main__":

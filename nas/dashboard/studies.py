@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from nas import terminal
+from nas.candidate import Candidate, State
+from nas.dashboard.sources import Source, sources
 from nas.report.importance import LEAST
-from nas.report.payload import detail, head, table
-from nas.run import Run
-from nas.search.follow import Follower, follow
+from nas.report.payload import detail, table
 from nas.task import InputError, plain
 from nas.terminal import visible
 
@@ -32,38 +32,27 @@ _KEPT = 64
 _CLOCK_S = 5.0
 # New runs are looked for this often.
 _LOOK_S = 3.0
-# The files of a run from which its head is made.
-_FILES = ("task.json", "run.json", "lr.json", "baselines.json", "finished.json")
 
 
 class Followed:
-    """One run: its head, and which of its candidates changed when."""
+    """One study: its head, and which of its candidates changed when."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    def __init__(self, source: Source, name: str) -> None:
+        self.source, self.name = source, name
+        self.id = hashlib.sha256(source.place.encode()).hexdigest()[:12]
         self.numbers: dict[int, int] = {}  # the change in which a candidate came last, in order
         self.head_at = self.live_at = self.reset_at = 0
         self.head: dict[str, Any] | None = None
         self.live: dict[str, Any] = {}
-        self.importance: dict[str, Any] | None = None
-        self.judged = 0  # candidates at which the importance was asked for
-        self.run: Run | None = None
+        self.judgement: dict[str, Any] = {}  # "importance" and "chance"
+        self.judged = 0  # candidates at which it was asked for
         self.problem = ""
-        self._stamp: Any = None
-        self._follower: Follower | None = None
 
     def refresh(self, count: Iterator[int]) -> None:
         """Read what is new, and number each change."""
-        stamps = tuple(_stamp(self.folder / name) for name in _FILES)
-        if stamps != self._stamp:
-            self.run = Run(self.folder)
-            self.head = head(replace(self.run.view([]), name=self.name))
-            self.head_at, self._stamp = next(count), stamps
-            if self._follower is None:
-                self._follower = follow(self.folder, **self.run.storage)
-        assert self._follower is not None
-        anew, changed = self._follower.changed()
+        if (found := self.source.head(self.name)) is not None:
+            self.head, self.head_at = found, next(count)
+        anew, changed = self.source.follower.changed()
         if anew:
             self.numbers.clear()
             self.reset_at = next(count)
@@ -74,39 +63,48 @@ class Followed:
         self.problem = ""
 
     def _look_at_clock(self, count: Iterator[int]) -> None:
-        assert self.run is not None
         now = time.time()
-        seconds = self.run.spent_s
-        limit = self.run.task.budget.time_limit_s
-        if self.run.is_running:
-            state = "running"
-        elif self.run.finished is not None or (limit is not None and seconds >= 0.9 * limit):
-            state = "finished"
-        else:
-            state = "stopped" if seconds else "starting"
+        state, seconds = self.source.clock(self._ends)
         moved = state == "running" and now - self.live.get("now", 0.0) >= _CLOCK_S
         if state != self.live.get("state") or moved:
             self.live = {"state": state, "seconds": round(seconds, 1), "now": round(now, 1)}
             self.live_at = next(count)
 
+    def _ends(self) -> list[Candidate]:
+        numbers = [min(self.numbers), next(reversed(self.numbers))] if self.numbers else []
+        return self.source.follower.candidates(numbers)
+
     def table(self, numbers: Sequence[int]) -> dict[str, Any]:
-        assert self._follower is not None
-        assert self.run is not None
-        return table(self._follower.candidates(numbers), self.run.task)
+        return table(self.source.follower.candidates(numbers), self.source.task)
 
     def detail(self, number: int) -> dict[str, Any] | None:
         """What is shown of one candidate; None where there is none of this number."""
-        if self._follower is None or self.run is None or number not in self.numbers:
+        found = self._candidate(number)
+        if found is None:
             return None
-        found = self._follower.candidates([number])
-        return detail(replace(found[0], layers=self.run.layers(number))) if found else None
+        more = self.source.complete(found)
+        return detail(replace(found, layers=more["layers"])) | {"trained": more["trained"]}
+
+    def recipe(self, number: int) -> str | None:
+        """The training recipe of a complete candidate, as YAML; None where there is none."""
+        found = self._candidate(number)
+        if found is None or found.state != State.COMPLETE:
+            return None
+        return self.source.recipe(found)
+
+    def _candidate(self, number: int) -> Candidate | None:
+        if number not in self.numbers:
+            return None
+        return next(iter(self.source.follower.candidates([number])), None)
 
 
 class Studies:
-    """The runs in some folders. All calls may come from several threads."""
+    """The studies at some places: folders, journals, URLs of databases. All calls may come from
+    several threads."""
 
-    def __init__(self, places: Sequence[Path]) -> None:
-        self._places = places
+    def __init__(self, places: Sequence[str | Path]) -> None:
+        self._places = [str(place) for place in places]
+        self._problems: dict[str, str] = {}
         self._followed: dict[str, Followed] = {}
         self._count = iter(range(1, 1 << 62))
         self._lock = threading.Lock()
@@ -125,19 +123,26 @@ class Studies:
                 except (InputError, OSError) as error:
                     if str(error) != study.problem:
                         study.problem = str(error)
-                        terminal.line(f"{study.folder}: {error}", err=True)
+                        terminal.line(f"{study.source.place}: {error}", err=True)
             self.last = max(map(_last, self._followed.values()), default=0)
 
     def _look(self) -> None:
+        """Look for studies that are new; a place that cannot be read is said once."""
         self._looked = time.monotonic()
-        found: list[Path] = []
+        found: list[tuple[str, Source]] = []
         for place in self._places:
-            runs = [place] if (place / "task.json").exists() else sorted(place.iterdir())
-            found += [run for run in runs if (run / "task.json").exists()]
-        names = [run.resolve().name for run in found]
-        for run, name in zip(found, names, strict=True):
-            unique = name if names.count(name) == 1 else f"{run.resolve().parent.name}/{name}"
-            study = Followed(run, unique)
+            problem = ""
+            try:
+                found += sources(place)
+            except (InputError, OSError) as error:
+                problem = str(error)
+            if problem and problem != self._problems.get(place):
+                terminal.line(f"{place}: {problem}", err=True)
+            self._problems[place] = problem
+        names = [name for name, _ in found]
+        for name, source in found:
+            above = Path(source.place).parent.name
+            study = Followed(source, name if names.count(name) == 1 else f"{above}/{name}")
             self._followed.setdefault(study.id, study)
 
     def updates(self, since: int, most: int) -> tuple[list[bytes], int]:
@@ -167,9 +172,7 @@ class Studies:
             if "head" in kinds or "reset" in kinds:
                 content["head"] = study.head
             if "live" in kinds:
-                content["live"] = study.live
-                if study.importance is not None:
-                    content["live"] = study.live | {"importance": study.importance}
+                content["live"] = study.live | study.judgement
             if numbers := [kind for kind in kinds if isinstance(kind, int)]:
                 content["table"] = study.table(numbers)
             self._messages[key] = self._message(study, content)
@@ -190,10 +193,10 @@ class Studies:
                     return study
         return None
 
-    def judge(self, study: Followed, importance: dict[str, Any]) -> None:
-        """Show the importances of a study's parameters."""
+    def judge(self, study: Followed, found: dict[str, Any]) -> None:
+        """Show the importances of a study's parameters, and what chance would have reached."""
         with self._lock:
-            study.importance = plain(importance, visible)
+            study.judgement = plain(found, visible)
             study.live_at = next(self._count)
 
     def detail(self, study: str, number: int) -> bytes | None:
@@ -203,13 +206,19 @@ class Studies:
             found = followed.detail(number) if followed else None
         return None if found is None else json.dumps(found, allow_nan=False).encode()
 
+    def recipe(self, study: str, number: int) -> str | None:
+        """The training recipe of a complete candidate, as YAML; None where there is none."""
+        with self._lock:
+            followed = self._followed.get(study)
+            return followed.recipe(number) if followed else None
 
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return about.st_mtime_ns, about.st_size
+    def place(self, study: str, number: int) -> str | None:
+        """The folder of a complete candidate's run; None where there is none at hand."""
+        with self._lock:
+            followed = self._followed.get(study)
+            if followed is None or followed.recipe(number) is None:
+                return None
+            return followed.source.place
 
 
 def _last(study: Followed) -> int:

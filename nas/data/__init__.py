@@ -129,7 +129,9 @@ def _own(kind: str, how: ReadOptions) -> dict[str, Any]:
 
     if kind == "images":
         return {"image_size": how.image_size}
-    return {"tokenizers": folders(how.pretrained)} if kind == "text" and how.pretrained else {}
+    if kind in ("text", "multimodal") and how.pretrained:
+        return {"tokenizers": folders(how.pretrained)}
+    return {}
 
 
 def _divided(

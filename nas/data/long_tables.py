@@ -133,7 +133,7 @@ def gather_new(source: Any, profile: DataProfile, targets: Collection[str]) -> S
 
 
 def _rows(source: Any, sequence: str, time: str) -> _Rows:
-    tables, beside = _tables(source, sequence)
+    tables, beside = tables_of(source, sequence)
     parts = [part for _, part in tables]
     for frame, _ in tables:
         for name, what in ((sequence, "sequence"), (time, "time")):
@@ -175,7 +175,7 @@ def _rows(source: Any, sequence: str, time: str) -> _Rows:
     return _Rows(frame, starts, names, times, given, labels, tuple(notes), sequence, time)
 
 
-def _tables(
+def tables_of(
     source: Any, sequence: str
 ) -> tuple[list[tuple[pd.DataFrame, int | None]], pd.DataFrame | None]:
     """The long tables of a source with their parts, and the table beside it in which each sequence

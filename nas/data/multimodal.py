@@ -8,7 +8,7 @@ is read by the module of its modality. ``kind_of_table`` decides which modality 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,8 +259,11 @@ def _folder(source: Any) -> Path:
     return source if source.is_dir() else source.parent
 
 
-def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataProfile, list[str]]:
-    """Each member coded by its modality, on the rows that have it.
+def code(
+    samples: Samples, train: np.ndarray, *, tokenizers: Sequence[Path] = ()
+) -> tuple[dict[str, Input], DataProfile, list[str]]:
+    """Each member coded by its modality, on the rows that have it; texts by the first of
+    ``tokenizers``, folders of pretrained networks, where there are some.
 
     The inputs of a member have its name and a point before theirs; "<member>.present" float32
     (n,) is 1 where a sample has it, and where it is 0 the rest is zeros. A table without a column
@@ -288,7 +291,8 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Input], DataPro
             profile = replace(shape_profile(coded, own), columns=used)
         else:
             with _about(member, modality):
-                coded, profile, more = reader(modality).code(content, own)
+                how = {"tokenizers": tokenizers} if modality == "text" else {}
+                coded, profile, more = reader(modality).code(content, own, **how)
         notes += [f"{member}: {note}" for note in more]
         if not coded:
             continue

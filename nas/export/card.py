@@ -10,6 +10,7 @@ import yaml
 from nas.family import started_from
 from nas.rules import is_node_level
 from nas.task import Kind, Modality
+from nas.terminal import figure
 
 if TYPE_CHECKING:
     from nas.export.trained import Trained
@@ -118,9 +119,20 @@ def _results(trained: Trained) -> list[str]:
     tested = trained.result.get("test")
     if not tested:
         return ["It was not scored on a test part."]
-    rows = [f"| {name} | {value:.4g} |" for name, value in tested.items()]
+    rows = [f"| {name} | {figure(value)} |" for name, value in tested.items()]
     return ["On the test part, which the search has not seen:", "", "| metric | value |",
-            "|---|---|", *rows]  # fmt: skip
+            "|---|---|", *rows, *_intervals(trained)]  # fmt: skip
+
+
+def _intervals(trained: Trained) -> list[str]:
+    """What its intervals hold of the test part."""
+    lines = [
+        f"- `{name}` ± {figure(own['half_width'])} is an interval of {100 * own['level']:.0f} %; it"
+        f" held {100 * own['test_coverage']:.1f} % of the test part."
+        for name, own in trained.result.get("intervals", {}).items()
+        if "test_coverage" in own
+    ]
+    return ["", *lines] if lines else []
 
 
 def _limits(trained: Trained) -> list[str]:

@@ -17,16 +17,18 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.data import Dataset
 from nas.export import scaling
-from nas.export.document_page import markdown, page
+from nas.export.document_page import markdown, page, rounded
 from nas.export.trained import Trained, open_trained
 from nas.export.weaknesses import Weaknesses, weaknesses
 from nas.family import load_families, started_from
 from nas.files import read_json, write_whole
 from nas.front import standard_error
+from nas.recipe_changes import EARLY
 from nas.records import LatencyFile, LayerRow
 from nas.run import Run
 from nas.space import Config, Value
 from nas.task import InputError, JsonRecord, Target, Task
+from nas.terminal import figure
 from nas.training import cost
 from nas.training.batches import made_up_inputs
 
@@ -155,7 +157,8 @@ class LatencyRow(JsonRecord):
 
 @dataclass(frozen=True)
 class ComputePart(JsonRecord):
-    """What it has cost. Energy is None where no device tells it."""
+    """What it has cost. Energy is that of the full training by the counters of ``energy_of``, other
+    work on the devices included; None where they report none."""
 
     search_s: float | None
     cpu_hours: float | None
@@ -166,6 +169,7 @@ class ComputePart(JsonRecord):
     training_measured_s: float | None
     latency: tuple[LatencyRow, ...]
     energy_wh: float | None = None
+    energy_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,8 +245,7 @@ def _document(
         arguments["family"],
         arguments["config"],
     )
-    measured = trained.result.get("seconds") if trained else None
-    compute = _compute(recipe, run, candidate, measured)
+    compute = _compute(recipe, run, candidate, trained.result if trained else {})
     own = load_families(task.modality)[family]
     counted = cost.analyse(lambda: own.build(config, task), made_up_inputs(task, 2))
     full_s = compute.training_measured_s or compute.training_predicted_s
@@ -339,9 +342,19 @@ def _recipe(recipe: Mapping[str, Any], family: str, config: Config, task: Task) 
         batch_size=int(config["batch_size"]),
         epochs=int(trainer["max_epochs"]),
         steps=int(steps),
-        early_stopping="the weights of the best validation epoch are kept",
+        early_stopping=_early_stopping(trainer),
         choices=tuple(c for c in _choices(family, config, task) if c.role != "architecture"),
     )
+
+
+def _early_stopping(trainer: Mapping[str, Any]) -> str:
+    """When a training ends, and what is kept of it."""
+    kept = "the weights of the best validation epoch are kept"
+    for each in trainer.get("callbacks") or ():
+        if each["class_path"] == EARLY:
+            epochs = each["init_args"]["patience"]
+            return f"after {epochs} epochs without better quality or a lower loss; {kept}"
+    return kept
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
@@ -388,7 +401,7 @@ def _baselines(
 
 def _verdict(rivals: Sequence[Rival], metric: str, value: float, error: float) -> str:
     """In words: what it is better than by more than two standard errors, and what not."""
-    own = f"{metric} {value:.4g} ± {error:.2g}"
+    own = f"{metric} {figure(value)} ± {rounded(error)}"
     if not rivals:
         return f"{own}; nothing was measured beside it"
     better = [r.name for r in rivals if r.better_by is not None and r.better_by > 2]
@@ -404,7 +417,7 @@ def _compute(
     recipe: Mapping[str, Any],
     run: Run | None,
     candidate: Candidate | None,
-    measured_s: float | None,
+    result: Mapping[str, Any],
 ) -> ComputePart:
     of, proxy = recipe["provenance"], recipe["provenance"]["proxy"]
     epochs = int(recipe["trainer"]["max_epochs"])
@@ -412,6 +425,7 @@ def _compute(
     trained = float(proxy.get("trained") or proxy["epochs"])
     share = float(proxy.get("share") or 1.0)
     predicted = spent / (trained * share) * epochs if spent and trained else None
+    energy: dict[str, float] = result.get("energy_wh", {})
     rows = []
     own = of.get("latency") or {}
     if own:
@@ -429,8 +443,10 @@ def _compute(
         candidates=len(run.candidates()) if run else None,
         proxy_s=spent or None,
         training_predicted_s=predicted,
-        training_measured_s=measured_s,
+        training_measured_s=result.get("seconds"),
         latency=tuple(rows),
+        energy_wh=sum(energy.values()) if energy else None,
+        energy_of=tuple(sorted(energy)),
     )
 
 

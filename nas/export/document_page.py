@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nas.export.diagram import diagram
+from nas.terminal import figure
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 Block = str | Table | list[str]  # a paragraph, a table, a list
@@ -44,12 +45,16 @@ def page(document: Mapping[str, Any]) -> str:
     """The document as HTML: nothing is loaded, no script runs, and every name is escaped."""
     parts = []
     for number, (title, blocks) in enumerate(_sections(document)):
-        inner = "".join(map(_html, blocks))
+        inner = "".join(_html(block, f"{title}: {place}") for place, block in enumerate(blocks, 1))
         if title.endswith("Architecture"):
             layers = document["architecture"]["layers"]
             family = document["architecture"]["family"]
             picture = diagram(layers, f"The layers of the {family} network")
-            inner = f'<div class="picture">{picture}</div>{inner}'
+            label = "Picture of the network"
+            inner = (
+                f'<div class="picture" tabindex="0" role="region" aria-label="{label}">'
+                f"{picture}</div>{inner}"
+            )
         parts.append(
             f'<section aria-labelledby="s{number}"><h2 id="s{number}">{html.escape(title)}</h2>'
             f"{inner}</section>"
@@ -67,7 +72,7 @@ def page(document: Mapping[str, Any]) -> str:
     )
 
 
-def _html(block: Block) -> str:
+def _html(block: Block, label: str) -> str:
     if isinstance(block, str):
         return f"<p>{html.escape(block)}</p>"
     if isinstance(block, list):
@@ -76,14 +81,18 @@ def _html(block: Block) -> str:
     if not rows:
         return ""
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(map(_data, row)) + "</tr>" for row in rows)
     # A wide table scrolls by itself, by the keyboard too.
     return (
-        '<div class="table" tabindex="0" role="region" aria-label="Table">'
+        f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(label)}">'
         f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _data(cell: str) -> str:
+    """A cell; one of a sentence keeps a width at which it can be read on a phone."""
+    wide = ' class="sentence"' if len(cell) > 60 else ""
+    return f"<td{wide}>{html.escape(cell)}</td>"
 
 
 # -- the parts -------------------------------------------------------------------------------------
@@ -135,7 +144,7 @@ def _architecture(part: Mapping[str, Any]) -> Iterator[Block]:
         )
         shape = " × ".join(map(str, layer["output"]))
         rows.append([str(place), layer["name"], layer["type"], shape, f"{layer['params']:,}", ends])
-    yield ("", "layer", "type", "output", "parameters", "connections"), rows
+    yield ("#", "layer", "type", "output", "parameters", "connections"), rows
 
 
 def _choices(choices: Sequence[Mapping[str, Any]]) -> Table:
@@ -179,14 +188,14 @@ def _baselines(part: Mapping[str, Any]) -> Iterator[Block]:
         [
             r["name"],
             r["kind"],
-            f"{r['value']:.4g} ± {r['standard_error']:.2g}",
+            f"{figure(r['value'])} ± {rounded(r['standard_error'])}",
             "" if r["better_by"] is None else f"{r['better_by']:+.1f}",
         ]
         for r in part["rivals"]
     ]
     yield ("model", "kind", part["metric"], "lead of the network, standard errors"), rows
     if part["test"]:
-        tested = [[name, f"{value:.4g}"] for name, value in part["test"].items()]
+        tested = [[name, figure(value)] for name, value in part["test"].items()]
         yield ("on the test part", "value"), tested
 
 
@@ -199,8 +208,9 @@ def _compute(part: Mapping[str, Any]) -> Iterator[Block]:
         ["proxy of this network", _time(part["proxy_s"])],
         ["full training, predicted", _time(part["training_predicted_s"])],
         ["full training, measured", _time(part["training_measured_s"])],
-        ["energy", "the device does not tell it" if part["energy_wh"] is None else
-         f"{part['energy_wh']:.3g} Wh"],
+        ["energy of the full training", "not reported by the device"
+         if part["energy_wh"] is None else
+         f"{part['energy_wh']:.3g} Wh ({' and '.join(part['energy_of'])}, other work included)"],
     ]  # fmt: skip
     yield ("what", "value"), rows
     latencies = [
@@ -239,8 +249,15 @@ def _weaknesses(part: Mapping[str, Any]) -> Iterator[Block]:
     yield f"On {part['samples']:,} samples of the validation part."
     for target in part["targets"]:
         if target["residuals"]:
-            shown = ", ".join(f"{v:.4g}" for v in target["residuals"])
+            shown = ", ".join(map(figure, target["residuals"]))
             yield f"{target['target']}: errors at 5, 25, 50, 75 and 95 %: {shown}."
+        if interval := target["interval"]:
+            held = interval.get("test_coverage")
+            yield (
+                f"{target['target']}: ± {figure(interval['half_width'])} is an interval of"
+                f" {100 * interval['level']:.0f} %"
+                + (f"; it held {100 * held:.1f} % of the test part." if held is not None else ".")
+            )
         if target["worst"]:
             worst = [
                 [s["label"], f"{100 * s['recall']:.1f} %", str(s["samples"])]
@@ -263,7 +280,12 @@ def _weaknesses(part: Mapping[str, Any]) -> Iterator[Block]:
 def _number(value: Any) -> str:
     if value is None:
         return "not known"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def rounded(error: float) -> str:
+    """Two digits, or all before the point: 0.015, 1,102."""
+    return f"{error:,.0f}" if error >= 100 else f"{error:.2g}"
 
 
 def _time(seconds: float | None) -> str:
@@ -279,11 +301,13 @@ _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 0; }
 main { max-width: 62rem; margin: 0 auto; padding: 1rem 1.25rem 3rem; }
+h1, p, li { overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .table { overflow-x: auto; margin: .75rem 0; }
 .picture { overflow: auto; max-height: 40rem; border: 1px solid #ccc; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border: 1px solid #d0d0d0; padding: .2rem .5rem; text-align: left; vertical-align: top; }
+.sentence { min-width: 17rem; }
 th { background: #f3f3f3; }
 @media print { .picture { max-height: none; } }
 """

@@ -23,17 +23,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data import encode
-from nas.data.folders import Files
+from nas.data import encode, long_tables
+from nas.data.folders import SERIES, Files
 from nas.data.ragged import Whole
 from nas.data.readers import reader
+from nas.data.series_files import Sequences, archive_files
 from nas.data.sources import open_source
 from nas.data.targets import columns_of
 from nas.export.card import model_card
 from nas.export.network_source import network_source
 from nas.export.source import Bundle, Key, distributions, import_lines
 from nas.files import write_whole
-from nas.task import DataProfile, InputError, SelfCheckFailed, Task
+from nas.task import DataProfile, InputError, SelfCheckFailed, SeriesForm, Task
 from nas.training.batches import row_inputs
 from nas.training.proxy import build_network
 from nas.training.proxy import predict as predictions_of
@@ -123,6 +124,8 @@ def _fill(trained: Trained, folder: Path) -> None:
         for t in task.targets
     ]
     write_whole(folder / "labels.json", json.dumps(labels, indent=1))
+    if proxy.val_errors:
+        write_whole(folder / "errors.json", json.dumps(proxy.val_errors))
     for name, file in (("predict.py", "predict.py"), ("test_predictions.py", "repeat.py")):
         write_whole(folder / name, _without_hints((_TEMPLATES / file).read_text(encoding="utf-8")))
     needed = sorted(requirements(code, source, (folder / "predict.py").read_text()))
@@ -163,8 +166,15 @@ def preprocess_source(task: Task) -> str:
     members: set[str] = {member.modality for member in task.profile.members.values()}
     replaced = {**_WITHOUT_LIMITS, **_reader(task.modality, members)}
     module = reader(task.modality)
-    if of_files := _files(module):
+    if task.profile.series is not None:
+        replaced |= _load_series(task.profile.series)
+    elif of_files := _files(module):
         replaced |= _load_files(task.modality, of_files)
+    if "series" not in (task.modality, *members):
+        replaced["nas.export.folder.inputs", "series_form"] = (
+            "def series_form(about: None) -> None:\n"
+            '    """There are no sequences of numbers here."""'
+        )
     if task.modality == "graphs":
         replaced["nas.export.folder.inputs", "ARCHIVES"] = (
             "ARCHIVES: tuple[str, ...] = ()  # an archive is a graph here"
@@ -213,16 +223,46 @@ def _files(module: Any) -> Files | None:
 def _load_files(modality: str, of: Files) -> dict[Key, str]:
     module = reader(modality)  # type: ignore[arg-type]
     arrays = "_arrays" if hasattr(module, "_arrays") else "_channels_first"
+    hdf5 = """
+    if files := _hdf5_files(source):
+        return _load_hdf5(files, None, labelled=False)"""
     text = f'''
 def load_inputs(source: Any, as_written: Any = ()) -> Any:
     """The files of a folder, or the arrays of an archive."""
     from nas.export.folder.files import files_of
 
     if isinstance(source, Arrays):
-        return {arrays}(source.x)
+        return {arrays}(source.x){hdf5 if hasattr(module, "_hdf5_files") else ""}
     return files_of(source, {of.common!r})
 '''.strip()
     return {(module.__name__, "load_inputs"): text}  # type: ignore[attr-defined]
+
+
+def _load_series(form: SeriesForm) -> dict[Key, str]:
+    """How sequences are read that came in the form of the training data's."""
+    body = f"""
+    if isinstance(source, Arrays):
+        return Sequences(_arrays(source.x))
+    if files := archive_files(source):
+        return read_archive_files(files, None, labelled=False)
+    return files_of(source, {SERIES.common!r})"""
+    if form.columns:
+        body = """
+    if isinstance(source, Arrays):
+        return Sequences(_arrays(source.x))
+    return tabular.load_inputs(source, as_written)"""
+    if form.is_long:
+        body = """
+    return gather_new(source, profile(settings()["profile"]), as_written)"""
+    text = f'''
+def load_inputs(source: Any, as_written: Any = ()) -> Any:
+    """The sequences of a file or folder."""
+    from nas.data.long_tables import gather_new
+    from nas.export.folder.files import files_of
+    from nas.export.folder.inputs import profile, settings
+{body}
+'''.strip()
+    return {("nas.data.series", "load_inputs"): text}
 
 
 # -- requirements ----------------------------------------------------------------------------------
@@ -282,7 +322,10 @@ def _raw(trained: Trained, folder: Path) -> str:
     table = path
     if path.is_dir() and (tables := sorted(path.glob("test.*"))):
         table = tables[0]
+    form = trained.task.profile.series
     try:
+        if form is not None and form.is_long:
+            return _raw_rows(path, form, folder)
         samples = read_by.load_inputs(open_source(table, predict=True))
     except (InputError, OSError):
         return ""  # the data has gone; the recorded inputs remain
@@ -304,10 +347,34 @@ def _raw(trained: Trained, folder: Path) -> str:
         for i, file in enumerate(content[::step][:EXAMPLES]):
             shutil.copyfile(file, folder / "files" / f"{i}{file.suffix}")
         return "files"
-    if isinstance(content, np.ndarray):
-        np.savez_compressed(folder / "examples.npz", x=content[:EXAMPLES])
+    if isinstance(content, Sequences) and (archives := archive_files(path)):
+        return _raw_lines([*archives][-1], folder)
+    arrays = content.values if isinstance(content, Sequences) else content
+    first = [each for each in arrays[:EXAMPLES] if isinstance(each, np.ndarray)]
+    if len({each.shape for each in first}) == 1:
+        np.savez_compressed(folder / "examples.npz", x=np.stack(first))
         return "examples.npz"
     return ""
+
+
+def _raw_rows(source: Path, form: SeriesForm, folder: Path) -> str:
+    """The rows of the last sequences of a long table."""
+    frame = long_tables.tables_of(source, form.sequence)[0][-1][0]
+    if form.sequence:
+        last = frame[form.sequence].drop_duplicates().tail(EXAMPLES)
+        frame = frame[frame[form.sequence].isin(last)]
+    frame.to_csv(folder / "examples.csv", index=False)
+    return "examples.csv"
+
+
+def _raw_lines(archive: Path, folder: Path) -> str:
+    """The header and the first samples of a .ts or .arff file, which has a line for each."""
+    lines = archive.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data")
+    found = [line for line in lines[start:] if line.strip()][:EXAMPLES]
+    name = f"examples{archive.suffix.lower()}"
+    write_whole(folder / name, "\n".join([*lines[:start], *found]) + "\n")
+    return name
 
 
 def _copied(base: Path, value: Any, folder: Path) -> str | None:

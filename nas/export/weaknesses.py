@@ -3,7 +3,7 @@ and how right, and which classes or values it misses."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,7 +38,8 @@ class ClassScore(JsonRecord):
 @dataclass(frozen=True)
 class TargetWeaknesses(JsonRecord):
     """One target. ``confusion`` has a row for each true class; ``residuals`` are quantiles of what
-    is predicted less what is true, at ``QUANTILES``."""
+    is predicted less what is true, at ``QUANTILES``; ``interval`` has the level and the half width
+    of intervals of numbers, and their test_coverage where it was measured."""
 
     target: str
     classes: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class TargetWeaknesses(JsonRecord):
     calibration_error: float | None = None
     worst: tuple[ClassScore, ...] = ()
     residuals: tuple[float, ...] = ()
+    interval: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def weaknesses(trained: Trained) -> Weaknesses:
     targets = []
     for target in proxy.task.targets:
         truth = np.asarray(dataset.labels[target.name])[rows]
-        targets.append(_target(target, found[target.name], truth))
+        own = trained.result.get("intervals", {}).get(target.name, {})
+        targets.append(replace(_target(target, found[target.name], truth), interval=own))
     return Weaknesses(len(rows), tuple(targets))
 
 

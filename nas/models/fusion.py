@@ -8,11 +8,13 @@ member's content reaches the output.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.models.adapted import PretrainedMember, layer_groups
 from nas.models.blocks import (
     DropPath,
     FeedForward,
@@ -143,6 +145,41 @@ class LateFusion(nn.Module):
             joined = torch.stack([w * x for w, x in zip(weights, mapped, strict=True)]).sum(0)
         y: Tensor = self.body(joined)
         return y
+
+
+class PretrainedFusion(LateFusion):
+    """Late fusion some of whose members start from published weights (``PretrainedMember``).
+
+    What is new learns at ``head_rate`` times the rate of the last pretrained layer. The features of
+    members that stay as they are may be kept (nas.training.frozen).
+    """
+
+    def __init__(self, encoders: Encoders, outputs: int, head_rate: float, **how: Any) -> None:
+        super().__init__(encoders, outputs, **how)
+        self.head_rate = head_rate
+
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """Networks that stay as they are, by member."""
+        named = zip(self.encoders.members, self.encoders.networks, strict=True)
+        return {
+            member: part.network
+            for member, part in named
+            if isinstance(part, PretrainedMember) and part.network.frozen
+        }
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """What an optimiser trains, with the rate of each part."""
+        new: list[nn.Module] = [m for name, m in self.named_children() if name != "encoders"]
+        groups: list[dict[str, Any]] = []
+        for part in self.encoders.networks:
+            if isinstance(part, PretrainedMember):
+                groups += part.network.parameter_groups(lr, weight_decay)
+            else:
+                new.append(part)
+        rate = lr * self.head_rate
+        return groups + layer_groups(
+            [], new, lr=lr, new_lr=rate, decay=1.0, weight_decay=weight_decay
+        )
 
 
 class Numbered(nn.Module):

@@ -1,13 +1,14 @@
-"""A pretrained EfficientNet-Lite0 with a new head.
+"""A pretrained EfficientNet-Lite0 or ResNet with a new head.
 
-Tan & Le 2019 (EfficientNet), table 1, without squeeze and excitation and with ReLU6, as in the
-weights of the "Lite" networks: TensorFlow's padding, BatchNorm with ε of 1e-3. Names of weights are
-this project's; those of the libraries are mapped to them in ``nas.pretrained.weights``.
+Lite0: Tan & Le 2019 (EfficientNet), table 1, without squeeze and excitation and with ReLU6, as in
+the weights of the "Lite" networks: TensorFlow's padding, BatchNorm with ε of 1e-3. ResNet: this
+project's own (``nas.models.resnet``). Names of weights are this project's; those of the libraries
+are mapped to them in ``nas.pretrained.weights``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from nas.models.adapted import freeze, is_still, layer_groups
 from nas.models.blocks import GlobalPool
+from nas.models.convnet import ConvNet, ConvNetConfig
 from nas.models.inputs import ImageInput
+from nas.models.resnet import ResNetStage
 
 EPS = 1e-3  # of BatchNorm
 # Repeats, kernel, stride, expansion and width of each stage.
@@ -37,16 +40,14 @@ STEM, TOP = 32, 1280
 class ImageAdaptation:
     """What of the network is used and trained, and with what rates.
 
-    The first ``blocks`` are used (all 16 with the last convolution after them), of which
-    ``trained`` from the last on are trained; the stem too where it is more than there are. With
-    ``moving`` statistics the BatchNorm of what is trained follows the new data.
+    ``trained`` blocks from the last on are trained; the stem too where it is more than there are.
+    With ``moving`` statistics the BatchNorm of what is trained follows the new data.
     """
 
-    blocks: int
     trained: int
     resolution: int  # of the longer side
-    mean: float
-    std: float
+    mean: tuple[float, ...]  # of each channel, in 0..1
+    std: tuple[float, ...]
     moving: bool = False
     pooling: str = "avg"  # "max" or "attention"
     head: str = "linear"  # or "mlp"
@@ -101,6 +102,43 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
+class ImageBody(nn.Module):
+    """The first blocks of a published network: a ``stem``, ``blocks``, and what comes after all of
+    them (``top``). ``width`` is that of the last map."""
+
+    def __init__(
+        self, stem: nn.Module, blocks: Sequence[nn.Module], top: nn.Module, width: int
+    ) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.top = stem, nn.ModuleList(blocks), top
+        self.width = width
+
+
+def lite0_body(blocks: int) -> ImageBody:
+    """EfficientNet-Lite0 up to ``blocks`` of its 16; with all the last convolution after them."""
+    stem, found, width = _Unit(3, STEM, 3, 2), list[nn.Module](), STEM
+    for repeats, kernel, stride, expand, wider in STAGES:
+        for i in range(repeats):
+            if len(found) < blocks:
+                found.append(_Block(width, wider, kernel, 1 if i else stride, expand))
+                width = wider
+    if blocks < sum(repeats for repeats, *_ in STAGES):
+        return ImageBody(stem, found, nn.Identity(), width)
+    return ImageBody(stem, found, _Unit(width, TOP), TOP)
+
+
+def resnet_body(depths: Sequence[int], bottleneck: bool, blocks: int) -> ImageBody:
+    """He et al. 2016, table 1, up to ``blocks`` of all."""
+    stages = [
+        ResNetStage(depth, 64 * 2**i, stride=2 if i else 1, bottleneck=bottleneck)
+        for i, depth in enumerate(depths)
+    ]
+    config = ConvNetConfig(64, stages, stem_kernel=7, stem_stride=2, stem_pool=True)
+    whole = ConvNet(nn.Identity(), 3, 1, config)
+    widths = [stage.out_width for stage in stages for _ in range(stage.depth)]
+    return ImageBody(whole.stem, list(whole.blocks)[:blocks], nn.Identity(), widths[blocks - 1])
+
+
 class PretrainedImage(nn.Module):
     """Images (B, 1 or 3, H, W) of 0..255 to logits (B, outputs).
 
@@ -109,27 +147,19 @@ class PretrainedImage(nn.Module):
     """
 
     def __init__(
-        self, adaptation: ImageAdaptation, size: tuple[int, int], channels: int, outputs: int
+        self,
+        body: ImageBody,
+        adaptation: ImageAdaptation,
+        size: tuple[int, int],
+        channels: int,
+        outputs: int,
     ) -> None:
         super().__init__()
         self.adaptation = how = adaptation
         self.grey = channels == 1
-        statistics = [how.mean] * channels, [how.std] * channels
-        self.input = ImageInput(*statistics, size, how.resolution, enlarge=True)
-        self.stem = _Unit(3, STEM, 3, 2)
-        blocks, width = [], STEM
-        for repeats, kernel, stride, expand, wider in STAGES:
-            for i in range(repeats):
-                blocks.append(_Block(width, wider, kernel, 1 if i else stride, expand))
-                width = wider
-                if len(blocks) == how.blocks:
-                    break
-            if len(blocks) == how.blocks:
-                break
-        self.blocks = nn.ModuleList(blocks)
-        whole = how.blocks == sum(repeats for repeats, *_ in STAGES)
-        self.top = _Unit(width, TOP) if whole else nn.Identity()
-        self.width = TOP if whole else width
+        self.input = ImageInput(how.mean, how.std, size, how.resolution, enlarge=True)
+        self.stem, self.blocks, self.top = body.stem, body.blocks, body.top
+        self.width = body.width
         self.pool = GlobalPool(how.pooling, self.width, dims=1)
         self.dropout = nn.Dropout(how.dropout)
         self.head: nn.Module = nn.Linear(self.width, outputs)
@@ -171,13 +201,17 @@ class PretrainedImage(nn.Module):
 
     def features(self, image: Tensor) -> tuple[Tensor, None]:
         """Tokens (B, T, width), one for each place of the last map."""
-        x = self.input(image)
         if self.grey:
-            x = x.expand(-1, 3, -1, -1)
-        x = self.stem(x)
+            image = image.expand(-1, 3, -1, -1)
+        x = self.stem(self.input(image))
         for block in self.blocks:
             x = block(x)
         return self.top(x).flatten(2).transpose(1, 2), None
+
+    def vector(self, x: Tensor, mask: None = None) -> Tensor:
+        """One vector (B, width) from what ``features`` returns."""
+        pooled: Tensor = self.pool(x)
+        return pooled
 
     def fixed(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Of a frozen network what comes before all that is trained: (B, T, width), and T of each;
@@ -202,16 +236,16 @@ class PretrainedImage(nn.Module):
         for part in (self.stem, self.blocks, self.top):
             yield from part.state_dict().values()
 
+    def vector_of_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
+        """One vector (B, width) from what ``fixed`` returns."""
+        return self.vector(features) if self.adaptation.pooling == "attention" else features[:, 0]
+
     def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
         """Logits (B, outputs) from what ``fixed`` returns."""
-        pooled = features[:, 0]
-        if self.adaptation.pooling == "attention":
-            pooled = self.pool(features)
-        logits: Tensor = self.head(self.dropout(pooled))
+        logits: Tensor = self.head(self.dropout(self.vector_of_fixed(features, features_length)))
         return logits
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, outputs)."""
-        x, _ = self.features(image)
-        logits: Tensor = self.head(self.dropout(self.pool(x)))
+        logits: Tensor = self.head(self.dropout(self.vector(*self.features(image))))
         return logits

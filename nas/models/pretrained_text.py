@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models.adapted import freeze, is_still, layer_groups, make_linear
-from nas.models.blocks import GlobalPool, make_activation, real
+from nas.models.adapted import PretrainedTokens, freeze, make_linear
+from nas.models.blocks import make_activation, real
 
 IDENTITY_ROWS = 8  # of a table of words, which tell one from another
 
@@ -110,61 +110,32 @@ class _Block(nn.Module):
         return after
 
 
-class PretrainedText(nn.Module):
-    """Tokens (B, T) and their lengths (B,) to logits (B, outputs).
-
-    Parts that are not trained stay in eval mode, so that what they put out of a text is always the
-    same: what is ``fixed`` of a ``frozen`` network may be kept, and ``from_fixed`` continues from
-    there (nas.training.frozen).
-    """
+class PretrainedText(PretrainedTokens):
+    """Tokens (B, T) and their lengths (B,) to logits (B, outputs)."""
 
     def __init__(self, config: EncoderConfig, adaptation: TextAdaptation, outputs: int) -> None:
-        super().__init__()
-        self.adaptation, self.width = adaptation, config.dim
         how = adaptation
+        super().__init__(
+            config.dim,
+            outputs,
+            pooling=how.pooling,
+            head=how.head,
+            dropout=how.dropout,
+            head_rate=how.head_rate,
+            layer_decay=how.layer_decay,
+        )
+        self.adaptation = adaptation
         self.embedding = _Embedding(config)
         self.blocks = nn.ModuleList(
             _Block(config, how.rank, how.targets) for _ in range(config.blocks)
         )
-        pooled = how.pooling != "cls"
-        self.pool = GlobalPool(how.pooling, config.dim, dims=1) if pooled else None
-        self.dropout = nn.Dropout(how.dropout)
-        hidden = config.dim
-        self.head = nn.Linear(hidden, outputs)
-        if how.head == "mlp":
-            layers = nn.Linear(config.dim, hidden), nn.GELU(), nn.Dropout(how.dropout)
-            self.head = nn.Sequential(*layers, nn.Linear(hidden, outputs))  # type: ignore[assignment]
-        if how.rank:
-            freeze([self.embedding, *self.blocks])
-        else:
-            still = [self.embedding, *self.blocks]
-            freeze(still[: max(0, len(still) - how.trained)])
+        trained = 0 if how.rank else how.trained
+        freeze(self.layers[: max(0, len(self.layers) - trained)])
 
     @property
-    def frozen(self) -> bool:
-        """Whether the head alone is trained."""
-        return all(map(is_still, (self.embedding, *self.blocks)))
-
-    def train(self, mode: bool = True) -> PretrainedText:
-        """Parts that stay as they are stay in eval mode."""
-        super().train(mode)
-        for part in (self.embedding, *self.blocks):
-            if not is_still(part):
-                break
-            part.eval()
-        return self
-
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """What an optimiser trains, with the rate of each part."""
-        new = [self.head] if self.pool is None else [self.pool, self.head]
-        return layer_groups(
-            [self.embedding, *self.blocks],
-            new,
-            lr=lr,
-            new_lr=lr * self.adaptation.head_rate,
-            decay=self.adaptation.layer_decay,
-            weight_decay=weight_decay,
-        )
+    def layers(self) -> list[nn.Module]:
+        """The embedding and the blocks."""
+        return [self.embedding, *self.blocks]
 
     def features(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, width), and the mask (B, T), true where a token is real."""
@@ -178,27 +149,6 @@ class PretrainedText(nn.Module):
         for block in self.blocks:
             x = block(x, mask[:, None, None, :])
         return x, mask
-
-    def from_features(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, outputs) from what ``features`` returns."""
-        pooled = x[:, 0] if self.pool is None else self.pool(x, mask)
-        logits: Tensor = self.head(self.dropout(pooled))
-        return logits
-
-    def fixed(self, tokens: Tensor, tokens_length: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a frozen network what comes before its head: (B, T, width), and the lengths (B,)."""
-        x, mask = self.features(tokens, tokens_length)
-        return x, mask.sum(1)
-
-    def from_fixed(self, features: Tensor, features_length: Tensor) -> Tensor:
-        """Logits (B, outputs) from what ``fixed`` returns, padded by anything."""
-        return self.from_features(features, real(features_length, features.shape[1]))
-
-    def condensed(self, features: Tensor) -> Tensor:
-        """One sample's features (T, width), pooled to (1, width) where that learns nothing."""
-        if self.pool is None:
-            return features[:1]
-        return features if self.pool.kind == "attention" else self.pool(features[None])
 
     def seen(self, name: str, values: np.ndarray) -> np.ndarray:
         """A text's tokens as its encoder sees them: cut, and what it does not know as unknown."""
@@ -219,4 +169,4 @@ class PretrainedText(nn.Module):
 
     def forward(self, tokens: Tensor, tokens_length: Tensor) -> Tensor:
         """Logits (B, outputs)."""
-        return self.from_features(*self.features(tokens, tokens_length))
+        return self.answer(self.vector(*self.features(tokens, tokens_length)))

@@ -124,6 +124,36 @@ class LogMel(nn.Module):
         return standardise(mel, each, axes, epsilon=1e-3), mask
 
 
+class Resample(nn.Module):
+    """Waves of ``rate`` Hz as waves of ``wanted`` Hz: a sinc under a Hann window, as a convolution
+    (Smith 2002, Digital Audio Resampling; six zero crossings at either side, as torchaudio has)."""
+
+    kernels: Tensor
+
+    def __init__(self, rate: int, wanted: int, crossings: int = 6, rolloff: float = 0.99) -> None:
+        super().__init__()
+        common = math.gcd(rate, wanted)
+        self.old, self.new = rate // common, wanted // common
+        cut = min(self.old, self.new) * rolloff
+        self.reach = math.ceil(crossings * self.old / cut)
+        steps = torch.arange(-self.reach, self.reach + self.old, dtype=torch.float64) / self.old
+        phases = torch.arange(0, -self.new, -1, dtype=torch.float64)[:, None] / self.new
+        time = ((phases + steps) * cut).clamp(-crossings, crossings)
+        window = torch.cos(time * math.pi / crossings / 2).square()
+        kernels = (torch.sinc(time) * window * cut / self.old).float()
+        self.register_buffer("kernels", kernels.unsqueeze(1), persistent=False)
+
+    def forward(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Waves (B, T), padded by anything, and their lengths (B,) to the same at the other rate,
+        floats of the same range."""
+        if self.old == self.new:
+            return wave, length
+        x = wave.to(self.kernels.dtype) * real(length, wave.shape[1])
+        x = F.pad(x, (self.reach, self.reach + self.old)).unsqueeze(1)
+        y = F.conv1d(x, self.kernels, stride=self.old).transpose(1, 2).flatten(1)
+        return y, (length * self.new + self.old - 1) // self.old
+
+
 class SpecAugment(nn.Module):
     """Blanks ``masks`` stretches of time and of channels of (B, T, C), in training only.
 

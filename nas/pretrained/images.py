@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from nas.task import Checkpoint
 
-KNOWN = ("efficientnet_lite0",)
+KNOWN = ("efficientnet_lite0", "resnet")
+Shapes = Mapping[str, tuple[int, ...]]
 # The sizes that follow from the network's published training: 224 pixels, (x - 127) / 128.
 _LITE0: dict[str, int | float | str] = {
     "resolution": 224,
     "blocks": 16,
     "dim": 1280,
-    "mean": 127 / 255,
-    "std": 128 / 255,
+    "mean": f"{127 / 255}",
+    "std": f"{128 / 255}",
 }
+# Of each channel, as ImageNet's networks of PyTorch have them.
+_IMAGENET: dict[str, int | float | str] = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint | None:
+def recognise(shapes: Shapes) -> Checkpoint | None:
     """What a file of weights holds, from the shapes of its tensors; None where it is not known.
 
     EfficientNet-Lite0 comes with the names of timm (``conv_stem``) or of the first port to
-    PyTorch (``_conv_stem``).
+    PyTorch (``_conv_stem``), ResNet with those of timm and torchvision, which are the same.
     """
+    return _lite0(shapes) or _resnet(shapes)
+
+
+def _lite0(shapes: Shapes) -> Checkpoint | None:
     for mark in ("_", ""):
         stem, head = shapes.get(f"{mark}conv_stem.weight"), shapes.get(f"{mark}conv_head.weight")
         gates = any("_se_" in name or ".se." in name for name in shapes)
         if stem == (32, 3, 3, 3) and head == (1280, 320, 1, 1) and not gates:
-            return Checkpoint(
-                name="",
-                path="",
-                modality="images",
-                architecture="efficientnet_lite0",
-                sizes=_LITE0,
-                trained_on="ImageNet",
-            )
+            return _checkpoint("efficientnet_lite0", _LITE0)
     return None
+
+
+def _resnet(shapes: Shapes) -> Checkpoint | None:
+    """Without the deeper stems, gates, groups and other widths that later ResNets have."""
+    found = [re.fullmatch(r"layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
+    numbers = [tuple(map(int, match.groups())) for match in found if match]
+    depths = [1 + max((i for s, i in numbers if s == stage), default=-1) for stage in (1, 2, 3, 4)]
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    plain = not any(".se." in name or "downsample.2" in name for name in shapes)
+    if shapes.get("conv1.weight") != (64, 3, 7, 7) or not plain or 0 in depths:
+        return None
+    if shapes.get("layer1.0.conv2.weight") != (64, 64, 3, 3):
+        return None
+    sizes: dict[str, int | float | str] = {
+        "resolution": 224,
+        "blocks": sum(depths),
+        "dim": 2048 if bottleneck else 512,
+        "depths": ",".join(map(str, depths)),
+        "bottleneck": int(bottleneck),
+    }
+    return _checkpoint("resnet", sizes | _IMAGENET)
+
+
+def _checkpoint(architecture: str, sizes: dict[str, int | float | str]) -> Checkpoint:
+    return Checkpoint("", "", "images", architecture, sizes, trained_on="ImageNet")
+
+
+def of_timm(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint with the preprocessing that a config.json of timm says.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is damaged.
+    """
+    about = config.get("pretrained_cfg") or {}
+    sizes: dict[str, int | float | str] = dict(found.sizes)
+    for name in ("mean", "std"):
+        if name in about:
+            sizes[name] = ",".join(str(float(value)) for value in about[name])
+    if "input_size" in about:
+        sizes["resolution"] = int(max(about["input_size"][1:]))
+    return replace(found, sizes=sizes)

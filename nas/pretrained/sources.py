@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nas.pretrained import images
+from nas.pretrained import audio, images
 from nas.task import Checkpoint, DataProfile, InputError, Modality
 
 # What is fetched of a hub: weights as plain tensors, and JSON.
@@ -86,10 +87,16 @@ def describe(source: str) -> Checkpoint:
 
 
 def usable(
-    sources: Sequence[str], modality: Modality, profile: DataProfile
+    sources: Sequence[str], modality: Modality, profile: DataProfile, data: Any = None
 ) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """The checkpoints that a search on data of a modality can start from, and a sentence for each
-    that is left out: of another modality, or that a hub does not give.
+    """The checkpoints that a search can start from, and sentences on those that are left out, of
+    another modality or that a hub does not give, and on those that may have seen the data.
+
+    Args:
+        sources: Folders, files or ids of a hub.
+        modality: Of the data.
+        profile: Of the data, with its members.
+        data: Where they come from; a path's name may be that of a known data set.
 
     Raises:
         InputError: A checkpoint that is there is damaged, not safe, or not known.
@@ -113,7 +120,34 @@ def usable(
         while name in found:
             name, i = f"{checkpoint.name}-{i}", i + 1
         found[name] = replace(checkpoint, name=name)
+        if (benchmark := _seen(checkpoint, data)) is not None:
+            notes.append(
+                f"pretrained network {name} names {benchmark}, which these data may be: if it was"
+                " trained on them, a score on the test part is too good"
+            )
     return tuple(found.values()), tuple(notes)
+
+
+# Words in paths and in names of networks that name no data set.
+_GENERIC = {"text", "texts", "image", "images", "photos", "audio", "sounds", "data", "train"}
+_GENERIC |= {"test", "base", "large", "small", "tiny", "mini", "english", "cased", "uncased"}
+
+
+def _seen(checkpoint: Checkpoint, data: Any) -> str | None:
+    """The data set that a checkpoint's name or card names as the data are called."""
+    if not isinstance(data, (str, Path)):
+        return None
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    place = Path(data)
+    called = {plain(place.name.split(".")[0]), plain(place.absolute().parent.name)} - _GENERIC
+    pieces = re.split(r"[-_./ ]", checkpoint.name)
+    pairs = ("".join(two) for two in pairwise(pieces))  # sst-2
+    trained = re.split(r"[,/]", checkpoint.trained_on)
+    named = {plain(text) for text in (*pieces, *pairs, *trained)}
+    return min((name for name in called & named if len(name) > 3), default=None)
 
 
 @cache
@@ -158,34 +192,60 @@ def _of_folder(folder: Path) -> Checkpoint:
             f"{first / 'config.json'} asks for code of its own (auto_map, trust_remote_code), and"
             " none is run; choose a network of a known architecture"
         )
+    if "model_type" not in config and "architecture" in config:
+        return _of_timm(folder, config)
     kind = str(config.get("model_type", ""))
-    if kind not in _TEXT:
+    if kind not in _TEXT and kind not in audio.KNOWN:
         raise InputError(
             f"{first / 'config.json'}: the architecture {kind!r} is not known here; known are"
-            f" {', '.join(_TEXT)}"
+            f" {', '.join((*_TEXT, *audio.KNOWN))}"
         )
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError(f"{first / 'config.json'}: positions that are not absolute are not known")
+    hears = kind in audio.KNOWN
+    front = read_json(first / "preprocessor_config.json") if hears else {}
     try:
-        sizes = _TEXT[kind](config)
+        sizes = audio.sizes(kind, config, front) if hears else _TEXT[kind](config)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{first / 'config.json'}: {error} is missing or wrong") from None
+    if not hears:
+        sizes |= _of_reader(folder, first, modules)
+    weights = _weights(first)
+    licence, trained_on = _card(folder)
+    return Checkpoint(
+        name=folder.name,
+        path=str(weights),
+        modality="audio" if hears else "text",
+        architecture=kind,
+        sizes=sizes,
+        licence=licence,
+        trained_on=trained_on,
+    )
+
+
+def _of_timm(folder: Path, config: Mapping[str, Any]) -> Checkpoint:
+    """A folder as timm saves it: config.json and one file of weights."""
+    try:
+        found = images.of_timm(_of_file(_weights(folder)), config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'config.json'}: {error} is missing or wrong") from None
+    licence, trained_on = _card(folder)
+    return replace(
+        found, name=folder.name, licence=licence, trained_on=trained_on or found.trained_on
+    )
+
+
+def _of_reader(
+    folder: Path, first: Path, modules: list[dict[str, Any]]
+) -> dict[str, int | float | str]:
+    """What an encoder of texts has beside its sizes: a tokenizer, a pooling and a length."""
     if not (first / "tokenizer.json").is_file():
         raise InputError(
             f"{first} has no tokenizer.json; save its fast tokenizer (save_pretrained)"
         )
-    weights = _weights(first)
-    licence, trained_on = _card(folder)
     limit = _limit(first)
-    return Checkpoint(
-        name=folder.name,
-        path=str(weights),
-        modality="text",
-        architecture=kind,
-        sizes=sizes | ({"length": limit} if limit else {}) | {"pooling": _pooling(folder, modules)},
-        licence=licence,
-        trained_on=trained_on,
-    )
+    pooling: dict[str, int | float | str] = {"pooling": _pooling(folder, modules)}
+    return pooling | ({"length": limit} if limit else {})
 
 
 def network_folder(folder: Path) -> Path:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from nas.models.sequence import sinusoids
 from nas.pretrained import tokenizer as tokenizers
 from nas.pretrained.sources import sha256
 from nas.task import Checkpoint, InputError
@@ -102,9 +103,66 @@ def load_image(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
     """Load a ``PretrainedImage``. Raises InputError as ``load_text``."""
     path = verified(checkpoint)
     tensors = read_tensors(path)
-    by_timm = "conv_stem.weight" in tensors
-    tensors = _timm_lite0(tensors) if by_timm else _renamed(tensors, _LITE0)
+    if checkpoint.architecture == "resnet":
+        tensors = _resnet(tensors)
+    elif "conv_stem.weight" in tensors:
+        tensors = _timm_lite0(tensors)
+    else:
+        tensors = _renamed(tensors, _LITE0)
     return _filled(network, tensors, path, fresh=("pool.", "head.", "input."))
+
+
+def load_audio(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
+    """Load a ``PretrainedAudio``. Raises InputError as ``load_text``."""
+    path = verified(checkpoint)
+    found = read_tensors(path)
+    if checkpoint.architecture == "whisper":
+        names, of = _WHISPER, re.compile(r"^(?:model\.)?encoder\.")
+    else:
+        names, of = _WAV2VEC, re.compile(r"^(?:wav2vec2\.)?(?=feature_|encoder\.)")
+    # Decoders and heads keep their names, and are not used.
+    own = {of.sub("", name): value for name, value in found.items() if of.match(name)}
+    tensors = {f"encoder.{n}": v for n, v in _fused(_plain(_renamed(own, names))).items()}
+    if (table := tensors.pop("encoder.embed_positions.weight", None)) is not None:
+        expected = sinusoids(len(table), table.shape[1], table)
+        if not torch.allclose(table, expected, atol=1e-4):
+            raise InputError(f"{path}: positions that are not Whisper's sinusoids are not known")
+    loaded = _filled(network, tensors, path, fresh=("pool.", "head."))
+    others = sorted(name for name in found if not of.match(name))
+    return replace(loaded, unused=(*loaded.unused, *others))
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels without their weight normalisation, whose scale is that of each place in time."""
+    found = dict(tensors)
+    for scale, direction in (("weight_g", "weight_v"), (_SCALE, _DIRECTION)):
+        given = found.pop(f"positions.conv.{scale}", None)
+        if given is not None:
+            value = found.pop(f"positions.conv.{direction}")
+            size = value.square().sum((0, 1), keepdim=True).sqrt()
+            found["positions.conv.weight"] = given * value / size
+    return found
+
+
+_SCALE, _DIRECTION = (f"parametrizations.weight.original{i}" for i in (0, 1))
+
+
+def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values of a block as one layer; where keys have no bias it is zero."""
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        match = re.fullmatch(r"(blocks\.\d+\.attention)\.([qkv])_proj\.(weight|bias)", name)
+        if match is None:
+            found[name] = value
+        else:
+            parts.setdefault(f"{match[1]}.qkv.{match[3]}", {})[match[2]] = value
+    for name, three in parts.items():
+        if name.endswith("bias") and three.keys() == {"q", "v"}:
+            three["k"] = torch.zeros_like(three["q"])
+        if three.keys() == {"q", "k", "v"}:
+            found[name] = torch.cat([three[part] for part in "qkv"])
+    return found
 
 
 def _filled(
@@ -185,6 +243,31 @@ _TEXT: dict[str, Names] = {
     "xlm-roberta": _BERT,
     "distilbert": _DISTILBERT,
 }
+_HEARD = r"layers\.(\d+)"
+_WHISPER: Names = (
+    (r"(conv[12])", r"\1.conv"),
+    (rf"{_HEARD}\.self_attn\.([qkv]_proj)", r"blocks.\1.attention.\2"),
+    (rf"{_HEARD}\.self_attn\.out_proj", r"blocks.\1.attention.out"),
+    (rf"{_HEARD}\.self_attn_layer_norm", r"blocks.\1.norm1"),
+    (rf"{_HEARD}\.fc1", r"blocks.\1.feed_forward.up"),
+    (rf"{_HEARD}\.fc2", r"blocks.\1.feed_forward.down"),
+    (rf"{_HEARD}\.final_layer_norm", r"blocks.\1.norm2"),
+    (r"layer_norm", "norm"),
+)
+_WAV2VEC: Names = (
+    (r"feature_extractor\.conv_layers\.(\d+)\.conv", r"convolutions.\1.conv"),
+    (r"feature_extractor\.conv_layers\.(\d+)\.layer_norm", r"convolutions.\1.norm"),
+    (r"feature_projection\.layer_norm", "projection_norm"),
+    (r"feature_projection\.projection", "projection"),
+    (r"encoder\.pos_conv_embed\.conv", "positions.conv"),
+    (rf"encoder\.{_HEARD}\.attention\.([qkv]_proj)", r"blocks.\1.attention.\2"),
+    (rf"encoder\.{_HEARD}\.attention\.out_proj", r"blocks.\1.attention.out"),
+    (rf"encoder\.{_HEARD}\.layer_norm", r"blocks.\1.norm1"),
+    (rf"encoder\.{_HEARD}\.feed_forward\.intermediate_dense", r"blocks.\1.feed_forward.up"),
+    (rf"encoder\.{_HEARD}\.feed_forward\.output_dense", r"blocks.\1.feed_forward.down"),
+    (rf"encoder\.{_HEARD}\.final_layer_norm", r"blocks.\1.norm2"),
+    (r"encoder\.layer_norm", "norm"),
+)
 # Of the first port to PyTorch; its head has the names of ours.
 _LITE0: Names = (
     (r"_conv_stem", "stem.conv"),
@@ -198,6 +281,31 @@ _LITE0: Names = (
     (r"_conv_head", "top.conv"),
     (r"_bn1", "top.norm"),
 )
+
+
+def _resnet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchvision's and timm's ResNet, whose blocks are counted in each stage."""
+    place = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.")
+    found = {name: place.match(name) for name in tensors}
+    counted = sorted({(int(m[1]), int(m[2])) for m in found.values() if m})
+    number = {block: i for i, block in enumerate(counted)}
+    renamed = {}
+    for name, value in tensors.items():
+        if match := found[name]:
+            block = f"blocks.{number[int(match[1]), int(match[2])]}"
+            # A convolution, its normalisation and its activation follow each other.
+            part = f"shortcut.{match[5]}"
+            if match[3]:
+                part = f"branch.{3 * (int(match[4]) - 1) + (match[3] == 'bn')}"
+            name = f"{block}.{part}.{name[match.end() :]}"
+        else:
+            first, _, rest = name.partition(".")
+            name = f"{_RESNET_STEM.get(first, first)}.{rest}"
+        renamed[name] = value
+    return renamed
+
+
+_RESNET_STEM = {"conv1": "stem.0", "bn1": "stem.1"}
 
 
 def _timm_lite0(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

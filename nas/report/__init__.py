@@ -37,7 +37,9 @@ class StudyView:
     maps the ids in a parameter's ``why`` to (statement, source). ``rate_tests`` are the
     learning-rate range tests by family, as a run keeps them. ``failures`` are sentences
     on what ended candidates, the most frequent first. ``seconds`` is the wall-clock time spent
-    so far.
+    so far. ``folder`` is that of its run, for commands; ``recipes`` are training recipes
+    (YAML) by candidate, for those whose recipe the page holds; ``trained`` are the numbers of
+    those that were trained at full scale.
     """
 
     task: Task
@@ -52,6 +54,9 @@ class StudyView:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     latency_on: str = ""  # the device's short name, where it is not that of the search
+    folder: str = ""
+    recipes: Mapping[int, str] = field(default_factory=dict)
+    trained: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if all(o.metric in COSTS for o in self.task.objectives):

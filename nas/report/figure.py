@@ -1,16 +1,16 @@
-"""The front of a study in a notebook: a plotly figure, and a picture with a table."""
+"""The front of a study as pictures: in a notebook, and at full scale beside that of the proxies."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas.candidate import Candidate, State
 from nas.front import standard_error
 from nas.report import StudyView, front, ranked
-from nas.task import COSTS, UsageError
+from nas.task import COSTS, Task, UsageError
 from nas.terminal import visible
 
 if TYPE_CHECKING:
@@ -145,3 +145,138 @@ def _picture(study: StudyView, best: Sequence[Candidate]) -> str:
         f'<text x="12" y="{height / 2}" text-anchor="middle"'
         f' transform="rotate(-90 12 {height / 2})">{_text(y)}</text></svg>'
     )
+
+
+# -- a front at full scale -------------------------------------------------------------------------
+
+_LOOKS = {"proxy": ("#6b7680", "4 3"), "full": ("#0072b2", "none")}
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 400, 70, 50
+
+
+def full_front_picture(task: Task, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The front of networks trained at full scale beside that of their proxies, as SVG.
+
+    Each network is a hollow mark where its proxy was, and a filled one where it came to, on the
+    same validation samples, with one standard error. A line of steps joins those that none of the
+    others beats in quality and cost.
+
+    Args:
+        task: Whose quality and first cost are the axes.
+        rows: Each with ``candidate``, ``family``, ``proxy``, ``full`` and its costs by name. One
+            without the cost or the quality is left out.
+
+    Returns:
+        The picture; "" where no row is left.
+    """
+    costs = [o.metric for o in task.objectives if o.metric in COSTS]
+    x, quality = (costs or ["params"])[0], task.quality
+    shown = [row for row in rows if row.get(x) is not None and row["full"] is not None]
+    if not shown:
+        return ""
+    log = _is_wide([row[x] for row in shown])
+    across = _Scale([row[x] for row in shown], _LEFT, _WIDTH - 20, log)
+    errors = {kind: [standard_error(task, quality.metric, row[kind]) for row in shown]
+              for kind in _LOOKS}  # fmt: skip
+    reached = [row[k] + s * e for k in _LOOKS for row, e in zip(shown, errors[k], strict=True)
+               for s in (-1, 1)]  # fmt: skip
+    up = _Scale(reached, _HEIGHT - _BOTTOM, 40, False)
+    parts = [
+        f'<line x1="{across(row[x]):.1f}" x2="{across(row[x]):.1f}" y1="{up(row["proxy"]):.1f}"'
+        f' y2="{up(row["full"]):.1f}" stroke="#b8c0c8"/>'
+        for row in shown
+    ]
+    for place, (kind, (colour, dash)) in enumerate(_LOOKS.items()):
+        points = [(row[x], row[kind]) for row in shown]
+        steps = _steps(points, quality.direction == "max")
+        path = "".join(f"H{across(a):.1f}V{up(b):.1f}" for a, b in steps[1:])
+        start = f"M{across(steps[0][0]):.1f} {up(steps[0][1]):.1f}"
+        line = f'fill="none" stroke="{colour}" stroke-dasharray="{dash}" stroke-width="1.5"'
+        parts.append(f'<path d="{start}{path}" {line}/>')
+        filled = colour if kind == "full" else "#ffffff"
+        for row, error in zip(shown, errors[kind], strict=True):
+            at, y = across(row[x]), up(row[kind])
+            name = f"#{row['candidate']} {row['family']}, {kind}: {row[kind]:.4g} ± {error:.2g}"
+            ends = f'y1="{up(row[kind] - error):.1f}" y2="{up(row[kind] + error):.1f}"'
+            parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" {ends} stroke="{colour}"/>')
+            parts.append(
+                f'<circle cx="{at:.1f}" cy="{y:.1f}" r="5" fill="{filled}" stroke="{colour}"'
+                f' stroke-width="1.5"><title>{_text(name)}</title></circle>'
+            )
+        label = {"proxy": "as proxies", "full": "at full scale"}[kind]
+        at = _LEFT + 120 * place
+        parts.append(
+            f'<circle cx="{at + 6}" cy="18" r="5" fill="{filled}" stroke="{colour}"'
+            f' stroke-width="1.5"/><text x="{at + 18}" y="22">{label}</text>'
+        )
+    numbers = "".join(
+        f'<text x="{across(row[x]) + 8:.1f}" y="{up(row["full"]) - 6:.1f}">'
+        f"#{row['candidate']}</text>"
+        for row in shown
+    )
+    about = f"{quality.metric} against {x}, as proxies and at full scale"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
+        f' height="{_HEIGHT}" role="img" aria-label="{_text(about)}" font-family="sans-serif"'
+        f' font-size="12" fill="#1c1c1c"><rect width="100%" height="100%" fill="#ffffff"/>'
+        f"{_axes(across, up, x, quality.metric)}{''.join(parts)}{numbers}</svg>\n"
+    )
+
+
+class _Scale:
+    """Places of values between two pixels."""
+
+    def __init__(self, values: Sequence[float], first: float, last: float, log: bool) -> None:
+        self.log, self.first, self.last = log, first, last
+        ends = [math.log10(v) if log else v for v in (min(values), max(values))]
+        pad = 0.06 * (ends[1] - ends[0]) or 0.1 * abs(ends[0]) or 1.0
+        self.low, self.high = ends[0] - pad, ends[1] + pad
+
+    def __call__(self, value: float) -> float:
+        at = ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
+        return self.first + (self.last - self.first) * at
+
+    def ticks(self) -> list[float]:
+        """Five values in equal distances."""
+        places = [self.low + (self.high - self.low) * k / 4 for k in range(5)]
+        return [10**v if self.log else v for v in places]
+
+
+def _short(value: float) -> str:
+    """Three digits with a unit: 26200 is 26.2k."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _steps(points: Sequence[tuple[float, float]], larger: bool) -> list[tuple[float, float]]:
+    """Those of (cost, quality) that no cheaper point reaches, from the cheapest on."""
+    found: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda p: (p[0], -p[1] if larger else p[1])):
+        if not found or (value > found[-1][1] if larger else value < found[-1][1]):
+            found.append((cost, value))
+    return found
+
+
+def _axes(across: _Scale, up: _Scale, x: str, y: str) -> str:
+    foot = _HEIGHT - _BOTTOM
+    parts = [f'<path d="M{_LEFT} 32V{foot}H{_WIDTH - 12}" fill="none" stroke="#6b7680"/>']
+    for value in across.ticks():
+        at = across(value)
+        parts.append(f'<path d="M{at:.1f} {foot}v5" stroke="#6b7680"/>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{foot + 18}" text-anchor="middle">{_short(value)}</text>'
+        )
+    for value in up.ticks():
+        at = up(value)
+        parts.append(f'<path d="M{_LEFT} {at:.1f}h-5" stroke="#6b7680"/>')
+        parts.append(
+            f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{_short(value)}</text>'
+        )
+    unit = " (log)" if across.log else ""
+    parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">'
+                 f"{_text(x)}{unit}</text>")  # fmt: skip
+    middle = _HEIGHT / 2
+    parts.append(f'<text x="14" y="{middle}" text-anchor="middle"'
+                 f' transform="rotate(-90 14 {middle})">{_text(y)}</text>')  # fmt: skip
+    return "".join(parts)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nas.candidate import Candidate, State
+from nas.space import Config
 from nas.task import Task
 
 # Fewer candidates say little of ten parameters.
@@ -39,8 +40,7 @@ def _of_family(candidates: Sequence[Candidate], metric: str) -> dict[str, Any]:
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
-    names = sorted({name for c in candidates for name in c.config})
-    x = np.stack([_column([c.config.get(name) for c in candidates]) for name in names], axis=1)
+    names, x = columns([c.config for c in candidates])
     y = np.array([c.metrics[metric] for c in candidates])
     rng = np.random.default_rng(0)
     spread = float(np.var(y)) * len(y) or 1.0
@@ -63,6 +63,12 @@ def _of_family(candidates: Sequence[Candidate], metric: str) -> dict[str, Any]:
         "r2": round(1 - wrong / spread, 3),
         "parameters": [[names[i], round(float(lost[i]), 4)] for i in order],
     }
+
+
+def columns(configs: Sequence[Config]) -> tuple[list[str], Any]:
+    """The names of all parameters, and a matrix with a row for each configuration."""
+    names = sorted({name for config in configs for name in config})
+    return names, np.stack([_column([c.get(name) for c in configs]) for name in names], axis=1)
 
 
 def _column(values: Sequence[Any]) -> Any:

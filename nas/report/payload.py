@@ -18,6 +18,7 @@ from nas.candidate import Candidate, Reason, State
 from nas.export.diagram import diagram
 from nas.front import beats, by_quality, constant_guess, expected_guess, pareto, standard_error
 from nas.plan import rungs
+from nas.report.chance import chance
 from nas.report.importance import importance
 from nas.rules import scored_samples
 from nas.space import Space
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 DETAILS_BYTES = 2_000_000
 # ... and for no more than so many, each of which takes a millisecond to write.
 DETAILS_MOST = 3000
+# A recipe that is longer (of a table of many columns) is left to the command that writes it.
+_RECIPE_CHARS = 40_000
 # So many candidates are unpacked together when one of them is opened.
 _TOGETHER = 40
 # Of each reason for failing, this many of the latest candidates keep theirs first.
@@ -47,6 +50,7 @@ def head(study: StudyView) -> dict[str, Any]:
     quality = study.quality.metric
     data = {
         "name": study.name,
+        "folder": study.folder,
         "modality": task.modality,
         "quality": study.quality.to_dict(),
         "objectives": [o.to_dict() for o in task.objectives],
@@ -65,7 +69,7 @@ def head(study: StudyView) -> dict[str, Any]:
         "guess": expected_guess(task).get(quality),
         # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
         "reasons": {(r.kind if r.kind == "cut off" else r.value): r.sentence for r in Reason if r},
-        "baselines": [{**b, "error_of": _error(task, b["metrics"])} for b in study.baselines],
+        "baselines": [_simple_model(b, task) for b in study.baselines],
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
         "rate_tests": {name: dict(test) for name, test in study.rate_tests.items()},
         "rules": {name: list(rule) for name, rule in study.rules.items()},
@@ -86,9 +90,22 @@ def head(study: StudyView) -> dict[str, Any]:
     return _shown(data)
 
 
+def _simple_model(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A simple model with its costs among its metrics, as candidates have them."""
+    costs = dict(model.get("costs", {}))
+    spread = costs.pop("spread_ms", None)
+    error = _error(task, model["metrics"])
+    return {**model, "metrics": model["metrics"] | costs, "spread": spread, "error_of": error}
+
+
 def whole(study: StudyView) -> dict[str, Any]:
     """All of a study in one update, for a page that gets no other."""
-    own = head(study) | {"importance": _shown(importance(study.candidates, study.task))}
+    own = head(study) | _shown(
+        {
+            "importance": importance(study.candidates, study.task),
+            "chance": chance(study.candidates, study.task, study.spaces),
+        }
+    )
     return {"study": "study", "head": own, "table": table(study.candidates, study.task)}
 
 
@@ -121,6 +138,8 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
         "worker": [c.worker for c in candidates],
         "cpus": _words(str(c.cpus) for c in candidates),
         "gpus": _words(str(c.gpus) for c in candidates),
+        "device": _words(c.cost.device for c in candidates),
+        "use": [_number(c.cost.use, 2) for c in candidates],
         "metrics": {name: [metric(c, name) for c in candidates] for name in names},
         "error": [_error(task, c.metrics) for c in candidates],
         "spread": [_number(x.iqr_ms / 2, 3) if x else None for x in latencies],
@@ -162,9 +181,16 @@ def packed_details(study: StudyView, best: Sequence[Candidate]) -> list[dict[str
     parcels: list[dict[str, Any]] = []
     room = DETAILS_BYTES
     order = _by_interest(study, best)[:DETAILS_MOST]
+
+    def shown(candidate: Candidate) -> dict[str, Any]:
+        # The text of a file, which is not shown: nothing in it is escaped but by YAML.
+        recipe = study.recipes.get(candidate.number, "")
+        held = {"recipe": recipe} if 0 < len(recipe) <= _RECIPE_CHARS else {}
+        return detail(candidate) | {"trained": candidate.number in study.trained} | held
+
     for at in range(0, len(order), _TOGETHER):
         chosen = order[at : at + _TOGETHER]
-        text = json.dumps([detail(c) for c in chosen], allow_nan=False, separators=(",", ":"))
+        text = json.dumps([shown(c) for c in chosen], allow_nan=False, separators=(",", ":"))
         data = base64.b64encode(zlib.compress(text.encode())).decode()
         room -= len(data)
         if room < 0:

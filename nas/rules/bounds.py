@@ -10,6 +10,7 @@ from nas.rules.statements import (
     BATCH_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
+    FREEZE_BELOW,
     GRADIENT_CLIP,
     LEAST_DECAY,
     LEAST_DROPOUT,
@@ -131,11 +132,29 @@ def token_norm() -> Choice:
     return Choice("norm", ("layer", "rms"), default="layer", why=("norm-by-family",))
 
 
-def adaptation(*, low_rank: bool) -> Choice:
-    """How much of a pretrained network is trained (rule "adapt-by-data"): all, its last layers
-    (``top``), or updates of low rank (``lora``), where it has such."""
-    options = ("full", "top", "lora") if low_rank else ("full", "top")
-    return Choice("adapt", options, default="full", each=True, why=("adapt-by-data",))
+def partial_adaptation() -> Choice:
+    """How a part of a pretrained network is trained: its last blocks (``top``), or updates of low
+    rank (``lora``)."""
+    why = ("adapt-by-data", "low-rank")
+    return Choice("adapt", ("top", "lora"), default="top", each=True, why=why)
+
+
+def trained_blocks(task: Task, blocks: int, when: When) -> Int:
+    """How many of the last ``blocks`` of a pretrained network are trained (rule "freeze-few"): all
+    but the first, or half of them where samples are few; half by default."""
+    half = max(1, blocks // 2)
+    few = task.profile.n_train < FREEZE_BELOW
+    why = ("adapt-by-data", "freeze-few") if few else ("adapt-by-data",)
+    return Int("trained", 1, half if few else blocks - 1, default=half, when=when, why=why)
+
+
+def moving_statistics(task: Task) -> Choice:
+    """Whether the statistics of a pretrained network's BatchNorm follow the new data; where samples
+    are few they do not (rule "freeze-few")."""
+    few = task.profile.n_train < FREEZE_BELOW
+    options = ("kept",) if few else ("kept", "moving")
+    why = ("adapt-by-data", "freeze-few") if few else ("adapt-by-data",)
+    return Choice("statistics", options, default="kept", why=why)
 
 
 def pretrained_rate(dim: int) -> float:

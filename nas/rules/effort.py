@@ -47,6 +47,12 @@ def wants_pretrained(task: Task) -> bool:
     return bool(available & modalities) and task.profile.n_train < PRETRAINED_BELOW
 
 
+@sets("pretrained-first", "winner where few validation samples decide")
+def few_decide(task: Task) -> bool:
+    """Whether the validation part is so small that what is proven decides among equals."""
+    return task.profile.n_val < CROSS_VALIDATED
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much training the networks of a modality get; steps are expensive on a CPU."""
@@ -118,7 +124,7 @@ def folds(task: Task) -> int:
     samples that are divided by groups or in time: folds would mix them."""
     if task.fidelity.folds is not None:
         return task.fidelity.folds
-    few = task.profile.n_val < CROSS_VALIDATED and task.fidelity.share >= 1
+    few = few_decide(task) and task.fidelity.share >= 1
     whole = is_node_level(task) or task.profile.split_method.startswith(("group ", "time "))
     return 5 if few and not whole else 1
 

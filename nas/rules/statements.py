@@ -34,6 +34,7 @@ BATCH_VALUES = 2**24  # input values of a batch at most: 64 MiB in float32
 HEAD_WIDEST = 128  # units of a fully connected layer after the pooling
 PRETRAINED_BELOW = 10_000  # samples below which pretrained weights are worth looking for
 PRETRAINED_STEPS = 600  # of a pretrained network's training
+FREEZE_BELOW = 1_000  # samples below which more of a pretrained network stays as it is
 CATEGORY_VALUES = 16  # of a category's vector, at most
 WARMUP = 0.05  # of the steps
 PATIENCE, PATIENCE_EPOCHS = 0.25, 5  # of a training's epochs, and at least so many
@@ -94,9 +95,18 @@ _ALL = (
     ),
     Rule(
         "adapt-by-data",
-        "All layers of a pretrained network are trained; its last ones alone, and a head on the"
-        " frozen network, are tried too.",
-        "Kornblith et al. 2019, sec. 4.2 (fine-tuning all layers was best on 12 data sets)",
+        "All layers of a pretrained network are trained, and a head on the frozen network is tried"
+        " too; its last layers alone where that is named.",
+        "Kornblith et al. 2019, sec. 4.2 (fine-tuning all layers was best on 12 data sets); the"
+        " last ones alone did not pay here (experiments/LOG.md)",
+    ),
+    Rule(
+        "freeze-few",
+        f"With fewer than {FREEZE_BELOW:,} samples the statistics of a pretrained network's"
+        " BatchNorm stay, and where a part of its blocks is trained, the first half stays.",
+        "Yosinski et al. 2014, sec. 1 (features stay where the data are few and the parameters are"
+        " many); Kolesnikov et al. 2020 (BiT), sec. 2.1 (statistics of batches harm transfer); the"
+        " number is ours",
     ),
     Rule(
         "pretrained-rate",

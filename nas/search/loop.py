@@ -36,6 +36,7 @@ def drive(
     trials: int | None = None,
     calls: Mapping[str, dict[str, Any]] | None = None,
     on_result: Callable[[str, Any], None] = lambda method, value: None,
+    on_report: Callable[[str, int], None] = lambda method, done: None,
     on_event: Callable[[Workers], None] = lambda workers: None,
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent, ``deadline`` (of
@@ -45,14 +46,15 @@ def drive(
     ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator, with their arguments, that a worker runs once,
-    before candidates.
+    before candidates; ``on_report`` receives how far one is that says so.
     Raises InputError where workers cannot start, and where the first candidates all end in
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
     """
     end = math.inf if deadline is None else deadline
     last = max(end, latest or end)
-    loop = _Loop(study, workers, trials, end, last, list((calls or {}).items()), on_result)
+    also = list((calls or {}).items())
+    loop = _Loop(study, workers, trials, end, last, also, on_result, on_report)
     # The workers use the cores: with two threads of BLAS that wait for one an ask took 3 s.
     with _Interrupts() as interrupts, threadpool_limits(1):
         while not interrupts.noted:
@@ -72,6 +74,7 @@ class _Loop:
     latest: float  # the end as long as no candidate is complete
     calls: list[tuple[str, dict[str, Any]]]
     on_result: Callable[[str, Any], None]
+    on_report: Callable[[str, int], None]
     late: bool = False
     exhausted: bool = False
     # A candidate whose shortlist took its worker with it: it is chosen without one.
@@ -148,6 +151,9 @@ class _Loop:
     def _handle(self, event: Event) -> None:
         if isinstance(event.job, Candidate):
             _handle_candidate(self.study, self.workers, event, self.late)
+        elif event.kind == "report":
+            self.on_report(str(event.job), event.content["epoch"])
+            self.workers.answer(event.worker, "")
         elif isinstance(event.job, Shortlist):
             self._choose(event, event.job)
         elif event.kind == "result":

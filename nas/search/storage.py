@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # A candidate's row is an attribute of its trial; one that is revised later, of the study,
 # as Optuna refuses to change a finished trial.
 ROW, REVISED = "candidate", "revised:"
+# What a study says of itself, an attribute of the study: ``Study.describe``.
+ABOUT = "about"
 # What Optuna's journal calls some of its operations.
 _STUDY_ATTR, _TRIAL_CREATION, _TRIAL_STATE, _TRIAL_ATTR = 2, 4, 6, 8
 _CHUNK = 1 << 26  # bytes
@@ -308,6 +310,11 @@ def holds_row(line: bytes) -> bool:
     return line.startswith(_ATTRIBUTES) and bool(_HAS_ROW.match(line))
 
 
+def describes(line: bytes) -> bool:
+    """Whether a line of a journal holds what the study says of itself."""
+    return line.startswith(_ATTRIBUTES[1]) and f'"user_attr":{{"{ABOUT}":'.encode() in line[:200]
+
+
 def row_in(line: bytes) -> dict[str, Any] | None:
     """The row of a candidate in a line of a journal, None where it holds none. Raises ValueError
     where it cannot be read."""
@@ -339,6 +346,13 @@ def _must_last(log: dict[str, Any]) -> bool:
     ended: bool = log["op_code"] == _TRIAL_STATE and log["state"] != TrialState.RUNNING
     return ended or log["op_code"] == _STUDY_ATTR
 
+
+# Who holds an advisory lock.
+_OWNER = (
+    "select application_name from pg_locks join pg_stat_activity using (pid)"
+    " where locktype = 'advisory' and granted and objsubid = 1"
+    " and (classid::bigint << 32 | objid::bigint) = %s"
+)
 
 # -- PostgreSQL ----------------------------------------------------------------------------
 
@@ -402,6 +416,31 @@ class Postgres:
     def exists(self) -> bool:
         return bool(self._select("select 1 where %s > 0"))
 
+    def described(self) -> list[str]:
+        """The names of the studies in the database that say what they are, in their order."""
+        with self._reading() as connection:
+            if connection.execute("select to_regclass('studies')").fetchone() == (None,):
+                return []
+            found = connection.execute(
+                "select study_name from studies join study_user_attributes using (study_id)"
+                " where key = %s order by study_id",
+                [ABOUT],
+            ).fetchall()
+        return [str(name) for (name,) in found]
+
+    def about(self) -> str | None:
+        """What the study says of itself, as JSON; None where it does not."""
+        found = self._select(
+            f"select value_json from study_user_attributes where study_id = %s and key = '{ABOUT}'"
+        )
+        return str(found[0][0]) if found else None
+
+    def is_driven(self) -> bool:
+        """Whether a driver holds the study's lock."""
+        with self._reading() as connection:
+            found = connection.execute(_OWNER, [_key(self.name)]).fetchone()
+        return found is not None
+
     def rows(self, numbers: Sequence[int] | None = None) -> dict[int, dict[str, Any]]:
         """The latest row of each candidate by number, or of those with some ``numbers``; also
         beside a running driver."""
@@ -434,13 +473,26 @@ class Postgres:
 
     def _select(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query with one parameter, the study's id; none where it is not there."""
-        with self._connect() as connection:
+        with self._reading() as connection:
             if connection.execute("select to_regclass('studies')").fetchone() == (None,):
                 return []
             study = connection.execute(
                 "select study_id from studies where study_name = %s", [self.name]
             ).fetchone()
             return connection.execute(query.encode(), study).fetchall() if study else []
+
+    @contextmanager
+    def _reading(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection to read by; InputError where the server goes meanwhile."""
+        try:
+            with self._connect() as connection:
+                yield connection
+        except _psycopg().OperationalError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> InputError:
+        reason = str(error).strip().splitlines()[0]
+        return InputError(f"{self.url} cannot be used: {reason}")
 
     def _connect(self, timeout_s: float = 0.0) -> psycopg.Connection[Any]:
         module = _psycopg()
@@ -452,8 +504,7 @@ class Postgres:
                 return found
             except module.OperationalError as error:
                 if time.monotonic() >= end:
-                    reason = str(error).strip().splitlines()[0]
-                    raise InputError(f"{self.url} cannot be used: {reason}") from None
+                    raise self._unusable(error) from None
             time.sleep(1)
 
     def _drive(self) -> psycopg.Connection[Any]:
@@ -468,12 +519,7 @@ class Postgres:
             connection.execute("select pg_advisory_lock(%s)", [key])
         except _psycopg().errors.LockNotAvailable:
             connection.rollback()
-            owner = connection.execute(
-                "select application_name from pg_locks join pg_stat_activity using (pid)"
-                " where locktype = 'advisory' and granted and objsubid = 1"
-                " and (classid::bigint << 32 | objid::bigint) = %s",
-                [key],
-            ).fetchone()
+            owner = connection.execute(_OWNER, [key]).fetchone()
             connection.close()
             raise InputError(
                 f"the study {self.name!r} in {self.url} is in use by another search"

@@ -32,6 +32,7 @@ from nas.search.classic import RandomSampler
 from nas.search.halving import is_promoted
 from nas.search.samplers import History, Sampler, stable_seed
 from nas.search.storage import (
+    ABOUT,
     NEW,
     REVISED,
     ROW,
@@ -420,6 +421,12 @@ class Study:
                 joined = join_family(family, config)
                 if name not in queued and self._is_new(joined):
                     self._enqueue(joined, origin="baseline", baseline=name)
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Keep with the candidates what they are of, as JSON values, for those who have the storage
+        and not the folder."""
+        if self._study.user_attrs.get(ABOUT) != about:
+            self._study.set_user_attr(ABOUT, about)
 
     def revise(self, candidate: Candidate) -> None:
         """Replace figures of a finished candidate (its latency on the isolated device)."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.candidate import Candidate, Cost, Latency, Reason, State
+from nas.candidate import Candidate, Cost, Health, Latency, Reason, State
 from nas.options import SearchOptions
 from nas.records import RunRecord
 from nas.report import StudyView
@@ -80,6 +80,8 @@ def make_candidates(
                 "norm": ("batch", "layer", "none")[number % 3],
                 "lr": lr,
                 "residual": depth > 3,
+                "batch_size": 32,
+                "weight_decay": 1e-3,
             },
             seed=number,
             origin="baseline" if number < len(families) else "sampled",
@@ -89,10 +91,13 @@ def make_candidates(
             cost=Cost(
                 Latency(latency, latency / 9, isolated=number % 4 > 0, threads=1, batch=1),
                 step_ms=latency * 30,
+                device="AMD EPYC 9B14",
+                use=0.9,
             ),
             gradient_norms={
                 f"blocks.{i}.linear": float(10 ** rng.normal(-2, 1)) for i in range(depth)
             },
+            health=Health(samples=20, gradient_norm=0.1, exploding=131.0, vanishing=1e-6),
             layers=_layers(depth, width),
             state=State.COMPLETE,
             worker=number % 4,
@@ -109,7 +114,8 @@ def make_candidates(
 
 
 def _layers(depth: int, width: int) -> tuple[dict[str, Any], ...]:
-    """The layers of an MLP, with gradient norms that fall along it and in time."""
+    """The layers of an MLP, with gradient norms that fall along it and in time, and with units that
+    die in its first layer."""
     return tuple(
         {
             "name": f"blocks.{i}.{part}",
@@ -120,6 +126,9 @@ def _layers(depth: int, width: int) -> tuple[dict[str, Any], ...]:
                 [10 * t, float(f"{10 ** (-1 - 0.4 * i - 0.03 * t):.3g}")] for t in range(20)
             ]
             if size
+            else [],
+            "dead": [[10 * t, round(0.02 * t, 2)] for t in range(20)]
+            if (i, part) == (0, "linear")
             else [],
         }
         for i in range(depth)

@@ -1,7 +1,10 @@
-"""How sure a trained network may be: temperatures of its probabilities, intervals of its scores."""
+"""How sure a trained network may be: temperatures of its probabilities, intervals of the numbers
+that it predicts, and intervals of its scores."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from torch.nn import functional as F
 
 from nas.data import Dataset
 from nas.data.ragged import Whole
-from nas.task import Target
+from nas.task import Target, UsageError
 from nas.training.batches import Batches, evaluation_batch, part_tensors
 from nas.training.metrics import score
 from nas.training.proxy import Proxy, load_proxy
@@ -19,6 +22,8 @@ from nas.training.proxy import Proxy, load_proxy
 RESAMPLES = 200
 MOST_SAMPLES = 20_000  # that an interval is drawn from
 CONFIDENCE = 0.95
+LEVEL = 0.9  # of the intervals whose coverage is reported
+MOST_ERRORS = 1000  # that a checkpoint keeps
 COOLEST, HOTTEST = 0.05, 20.0
 
 
@@ -39,19 +44,93 @@ def calibrate(checkpoint: Path, dataset: Dataset) -> dict[str, float]:
     checkpoint: logits are divided by it before they are probabilities (Guo et al. 2017, "On
     Calibration of Modern Neural Networks", sec. 4.2). Which label is likeliest does not change.
 
+    Of each target of numbers its errors on the validation part are kept, see ``half_width``.
+
     Returns the temperatures by target; above 1 the network was too sure.
     """
     proxy = load_proxy(checkpoint)
     rows = dataset.parts["val"]
-    heads = proxy.heads(part_logits(proxy, dataset, rows))
+    logits = part_logits(proxy, dataset, rows)
+    heads, predicted = proxy.heads(logits), proxy.predictions(logits)
+    errors = {
+        target.name: _errors(predicted[target.name] - dataset.labels[target.name][rows])
+        for target in proxy.task.targets
+        if target.kind == "regression"
+    }
     found = {
         target.name: _temperature(target, heads[target.name], dataset.labels[target.name][rows])
         for target in proxy.task.targets
         if target.kind != "regression"
     }
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    content["hyper_parameters"]["temperatures"] = found
+    content["hyper_parameters"] |= {"temperatures": found, "val_errors": errors}
     torch.save(content, checkpoint)
+    return found
+
+
+def _errors(errors: np.ndarray) -> list[float]:
+    """The sizes of all errors in ascending order; of many, a random sample of them."""
+    sizes = np.abs(errors)
+    if len(sizes) > MOST_ERRORS:
+        sizes = np.random.default_rng(0).choice(sizes, MOST_ERRORS, replace=False)
+    return [float(size) for size in np.sort(sizes)]
+
+
+def half_width(errors: Sequence[float], level: float) -> float:
+    """How far below and above a prediction an interval reaches that holds the true number with the
+    probability ``level``, where new samples are like those of the validation part.
+
+    Split conformal prediction (Vovk et al. 2005, "Algorithmic Learning in a Random World", ch. 2;
+    Lei et al. 2018, "Distribution-Free Predictive Inference for Regression", sec. 2.2): of n errors
+    it is the one of rank ceil((n + 1) * level).
+
+    Args:
+        errors: Of samples that the weights were not fitted to: sizes, in ascending order.
+        level: Between 0 and 1.
+
+    Raises:
+        UsageError: The level is no probability, or there are too few errors for it.
+
+    Example:
+        >>> half_width([1.0, 2.0, 3.0, 4.0], 0.8)
+        4.0
+    """
+    if not 0 < level < 1:
+        raise UsageError(f"the level of an interval must be between 0 and 1, got {level:g}")
+    if not errors:
+        raise UsageError(
+            "the network keeps no errors of its validation part, which intervals are made of; train"
+            " it again to its end with `nas train`"
+        )
+    count = len(errors)
+    rank = math.ceil((count + 1) * level - 1e-9)
+    if rank > count:
+        needed = math.ceil(level / (1 - level) - 1e-9)
+        raise UsageError(
+            f"an interval of the level {level:g} needs {needed:,} validation samples, and the"
+            f" network had {count:,}; use a level of"
+            f" {math.floor(1000 * count / (count + 1)) / 1000:g} or less"
+        )
+    return float(errors[rank - 1])
+
+
+def intervals(checkpoint: Path, dataset: Dataset, test: bool) -> dict[str, dict[str, float]]:
+    """Of each target of numbers the half width of its intervals of the level ``LEVEL`` and, with
+    ``test``, the fraction of the test part's numbers that they hold. A target with too few
+    validation samples for the level is left out."""
+    proxy = load_proxy(checkpoint)
+    fewest = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)
+    found = {
+        name: {"level": LEVEL, "half_width": half_width(errors, LEVEL)}
+        for name, errors in proxy.val_errors.items()
+        if len(errors) >= fewest
+    }
+    if found and test:
+        rows = dataset.parts["test"][:MOST_SAMPLES]
+        predicted = proxy.predictions(part_logits(proxy, dataset, rows))
+        for name, own in found.items():
+            apart = np.abs(predicted[name] - np.asarray(dataset.labels[name])[rows])
+            own["test_coverage"] = float((apart <= own["half_width"]).mean())
     return found
 
 

@@ -441,7 +441,9 @@ def _convolved(args: Any, result: Any) -> int:
 
 
 def _normalised(args: Any, result: Any) -> int:
-    return _copied(t for t in args if isinstance(t, Tensor) and t.ndim == result[0].ndim)
+    """The first argument is the input, or its gradient's; the gradient of an input that needs none
+    is None."""
+    return _copied(t for t in args if isinstance(t, Tensor) and t.ndim == args[0].ndim)
 
 
 def _copied(tensors: Iterable[Tensor]) -> int:

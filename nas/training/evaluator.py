@@ -37,6 +37,7 @@ from nas.training.batches import (
     to_tensors,
     typical_rows,
 )
+from nas.training.energy import gpu_use
 from nas.training.fit import Fold, faster_precision, fit_proxy, folds, train_folds
 from nas.training.frozen import frozen_fold
 from nas.training.locks import WorkLock
@@ -48,6 +49,8 @@ from nas.training.proxy import Proxy, build_network, quiet_lightning
 # on the isolated device.
 CONTENTION = 1.5
 FOLD_REPORTS = 5  # of a fold after the first
+USE_S = 1.0  # between two questions to a GPU how busy it is
+COSTS_REPORTED = 20  # configurations between two reports of how far a measurement of costs is
 
 Report = Callable[..., str]
 
@@ -86,6 +89,7 @@ class Evaluator:
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
         self._lock = WorkLock(self.device)
         self._deterministic = deterministic
+        self._model = latency.processor(self.device)
         self._trims_heap = False
 
     def _adopt(self, fidelity: dict[str, Any] | None) -> None:
@@ -146,13 +150,16 @@ class Evaluator:
         self, configs: list[Config], limit_s: float | None, report: Report
     ) -> list[dict[str, float]]:
         """What configurations of the joined space cost, without training: of as many as
-        ``limit_s`` seconds allow. Latency is measured where the task asks for it, briefly."""
+        ``limit_s`` seconds allow. Latency is measured where the task asks for it, briefly. Now and
+        then ``report`` gets how many are measured, in place of an epoch."""
         asked = [o.metric for o in self.task.objectives] + [c.metric for c in self.task.constraints]
         end = math.inf if limit_s is None else time.monotonic() + limit_s
         result: list[dict[str, float]] = []
         for i, config in enumerate(configs):
             if time.monotonic() > end:
                 break
+            if i and i % COSTS_REPORTED == 0:
+                report(i, {})
             family, own = split_family(config)
             candidate = Candidate(number=i, family=family, config=own, seed=i)
             result.append(self._counted(candidate)[0] | self._memory(candidate, asked))
@@ -357,14 +364,15 @@ class Evaluator:
             frozen_fold(module.network, fold) for fold in self._folds_of(asked.family)
         )
         schedule = (asked.epochs, asked.seed)
-        begin = time.perf_counter()
+        begin, use = time.perf_counter(), _Use()
         try:
             precision = self._precision(module, first, accumulate)
-            callbacks = [monitor, *watching, progress]
+            callbacks = [monitor, *watching, use, progress]
             trainer = fit_proxy(module, *first, *schedule, callbacks, accumulate, precision)
         finally:
             norms = monitor.samples[-1].norms if monitor.samples else {}
             known = replace(progress.candidate, health=monitor.summary(), gradient_norms=norms)
+            known = replace(known, cost=replace(known.cost, use=use.fraction))
             known = progress.candidate = replace(known, layers=_with_gradients(known, monitor))
         step_ms = (time.perf_counter() - begin) * 1e3 / max(1, trainer.global_step)
         known = replace(known, cost=replace(known.cost, step_ms=step_ms, precision=precision))
@@ -387,7 +395,7 @@ class Evaluator:
         return replace(
             candidate,
             metrics=candidate.metrics | {"latency_ms": brief.ms},
-            cost=replace(candidate.cost, latency=brief),
+            cost=replace(candidate.cost, latency=brief, device=self._model),
         )
 
     def _network(self, candidate: Candidate) -> nn.Module:
@@ -422,11 +430,43 @@ class _GiveWay(pl.Callback):
         self._lock.give_way()
 
 
+class _Use(pl.Callback):
+    """How busy the device is during a training: of a CPU what this process computes, of one core;
+    of a GPU what it reports, once a second."""
+
+    def __init__(self) -> None:
+        self._read: Callable[[], float] | None = None
+        self._begin = self._asked = 0.0
+        self._computed = 0.0
+        self._seen: list[float] = []
+
+    @property
+    def fraction(self) -> float | None:
+        return float(f"{np.mean(self._seen):.3g}") if self._seen else None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin = self._asked = time.monotonic()
+        self._computed = time.process_time()
+        if pl_module.device.type == "cuda":
+            self._read = gpu_use(pl_module.device.index or 0)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        now = time.monotonic()
+        if pl_module.device.type == "cpu":
+            spent = time.process_time() - self._computed
+            self._seen = [min(1.0, spent / (now - self._begin))] if now > self._begin else []
+        elif self._read is not None and (now - self._asked >= USE_S or not self._seen):
+            self._seen.append(self._read())
+            self._asked = now
+
+
 def _with_gradients(candidate: Candidate, monitor: GradientMonitor) -> tuple[dict[str, Any], ...]:
-    """The layers of a candidate, each with the history of its gradient norms."""
-    history = monitor.history()
+    """The layers of a candidate, each with the history of its gradient norms and dead units."""
+    seen = {"gradients": monitor.history(), "dead": monitor.dead_history()}
     return tuple(
-        {**layer, "gradients": history[layer["name"]]} if layer["name"] in history else layer
+        {**layer, **{what: by[layer["name"]] for what, by in seen.items() if layer["name"] in by}}
         for layer in candidate.layers
     )
 

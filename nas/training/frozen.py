@@ -10,7 +10,9 @@ A network whose head alone is trained has the attribute ``frozen`` and these met
 - ``identity()``: tensors and values that the features follow from beside the sample.
 
 ``frozen_tensors`` runs the first over the samples of a training, which then is one of the head
-alone. The network that is measured, saved and deployed stays whole.
+alone. A fusion has the method ``frozen_parts()`` instead, such networks by the member that they
+read, and takes "<member>.features" in the place of its inputs. The network that is measured, saved
+and deployed stays whole.
 
 Features lie in one folder a network (``store_key``: its frozen weights and its preprocessing), and
 in it by the content of the samples, so that folds, parts of the data and other searches share them.
@@ -68,15 +70,31 @@ def store_key(network: nn.Module) -> str:
 
 def frozen_tensors(network: nn.Module, tensors: Tensors) -> Tensors:
     """The inputs of a training as the features of a frozen network, "features"; as they are where
-    more than its head is trained, and where they are features already."""
-    inputs, labels = tensors
-    if not is_frozen(network) or "features" in inputs:
-        return tensors
-    device = next(network.parameters()).device
-    values, lengths = features_of(network, inputs)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    found = RaggedTensor(values.to(device), offsets.to(device), lengths, "padded", "")
-    return {"features": found}, labels
+    more than its head is trained, and where they are features already. Of a fusion those of its
+    members that are frozen."""
+    inputs, labels = dict(tensors[0]), tensors[1]
+    for member, part in _parts(network).items():
+        own = {
+            name.rpartition(".")[2]: name for name in inputs if name.rpartition(".")[0] == member
+        }
+        own.pop("present", None)
+        if "features" in own:
+            continue
+        device = next(part.parameters()).device
+        given = {kind: inputs.pop(name) for kind, name in own.items()}
+        values, lengths = features_of(part, given)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        found = RaggedTensor(values.to(device), offsets.to(device), lengths, "padded", "")
+        inputs[f"{member}.features" if member else "features"] = found
+    return inputs, labels
+
+
+def _parts(network: nn.Module) -> dict[str, nn.Module]:
+    """The networks whose features can be kept, by the member that they read; "" of a single one."""
+    parts = getattr(network, "frozen_parts", None)
+    if parts is not None:
+        return dict(parts())
+    return {"": network} if is_frozen(network) else {}
 
 
 def frozen_fold(network: nn.Module, fold: tuple[Tensors, Tensors]) -> tuple[Tensors, Tensors]:

@@ -121,19 +121,28 @@ class GradientMonitor(pl.Callback):
             layer=found.layer if found else "",
             value=_rounded(found.value if found else None),
             threshold=_rounded(found.threshold if found else None),
+            exploding=_rounded(EXPLODING * self._usual()) if last else None,
+            vanishing=VANISHING if last else None,
         )
 
     def history(self) -> dict[str, list[tuple[int, float]]]:
         """The gradient norms of each layer: steps and norms of at most ``HISTORY`` samples, evenly
         over the training, to three digits; without those that are not finite."""
+        return _by_step([(sample.step, sample.norms) for sample in self._kept()])
+
+    def dead_history(self) -> dict[str, list[tuple[int, float]]]:
+        """The fraction of dead units at the same steps, of the layers that ever had some."""
+        found = _by_step([(sample.step, sample.dead) for sample in self._kept()])
+        return {name: rows for name, rows in found.items() if any(share for _, share in rows)}
+
+    def _kept(self) -> list[GradientSample]:
         every = max(1, math.ceil(len(self.samples) / HISTORY))
-        chosen = self.samples[(len(self.samples) - 1) % every :: every]  # with the last
-        found: dict[str, list[tuple[int, float]]] = {}
-        for sample in chosen:
-            for name, norm in sample.norms.items():
-                if (value := _rounded(norm)) is not None:
-                    found.setdefault(name, []).append((sample.step, value))
-        return found
+        return self.samples[(len(self.samples) - 1) % every :: every]  # with the last
+
+    def _usual(self) -> float:
+        """The norm of a sound gradient: that of the early history, and ``SOUND`` at most."""
+        early = [sample.norm for sample in self.samples if sample.step <= self._early]
+        return min(SOUND, median(early))
 
     # -- sampling ----------------------------------------------------------------------------
 
@@ -281,7 +290,7 @@ class GradientMonitor(pl.Callback):
             return
         latest_samples = self.samples[-IN_A_ROW:]
         state = f"and the loss {latest:.3g} shows nothing learnt (a constant's is {chance:.3g})"
-        usual = min(SOUND, median(s.norm for s in self.samples if s.step <= self._early))
+        usual = self._usual()
         norm = min(sample.norm for sample in latest_samples)
         if norm > EXPLODING * usual:
             layer = max(latest_samples[-1].norms, key=latest_samples[-1].norms.__getitem__)
@@ -317,6 +326,16 @@ class GradientMonitor(pl.Callback):
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
+
+
+def _by_step(rows: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[tuple[int, float]]]:
+    """Values by step and layer as steps and values by layer, to three digits."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, values in rows:
+        for name, value in values.items():
+            if (rounded := _rounded(value)) is not None:
+                found.setdefault(name, []).append((step, rounded))
+    return found
 
 
 def _falls(losses: list[float], latest: int) -> bool:

@@ -90,6 +90,7 @@ class Proxy(pl.LightningModule):
         )
         self.network = build_network(family, config, self.task, pretrained)
         self.temperatures: dict[str, float] = {}
+        self.val_errors: dict[str, list[float]] = {}  # on the validation part, by target of numbers
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
         for i, target in enumerate(self.task.targets):
             self.register_buffer(f"class_weights_{i}", self._class_weights(target))
@@ -472,6 +473,8 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
         proxy = Proxy(saved["family"], saved["config"], saved["task"], pretrained=False)
         proxy.load_state_dict(content["state_dict"])
         proxy.temperatures = {k: float(v) for k, v in saved.get("temperatures", {}).items()}
+        errors = saved.get("val_errors", {})
+        proxy.val_errors = {name: [float(e) for e in sizes] for name, sizes in errors.items()}
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {checkpoint}; `nas train` makes one") from None
     except InputError as error:  # a family that is not installed here, a task of another version

@@ -17,6 +17,7 @@ from nas.report import StudyView, write
 from nas.testing.studies import make_study, write_run
 
 TOKEN = "a-token-of-a-test-1234"
+AXE = Path(os.environ.get("NAS_AXE", ".venv/axe/package/axe.min.js"))
 
 
 @pytest.fixture(scope="session")
@@ -65,13 +66,30 @@ def open_page(chromium: Any) -> Iterator[Open]:
     assert [url for url in asked if not url.startswith(own)] == []
 
 
+@pytest.fixture(scope="session")
+def violations() -> Callable[[Any], list[Any]]:
+    """The rules of accessibility that a page breaks, each with what breaks it."""
+    if not AXE.exists():
+        pytest.skip(f"{AXE} is absent; `make browser` fetches it")
+
+    def of(page: Any) -> list[Any]:
+        # A page's policy would refuse a script element.
+        page.evaluate(AXE.read_text())
+        found = page.evaluate("axe.run(document).then((result) => result.violations)")
+        return [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found]
+
+    return of
+
+
 @pytest.fixture
 def baked(tmp_path: Path) -> Callable[..., str]:
     """The address of the baked page of a study."""
 
     def bake(study: StudyView | int = 97) -> str:
         path = tmp_path / "report.html"
-        write(make_study(study) if isinstance(study, int) else study, path)
+        if isinstance(study, int):
+            study = make_study(study, folder="runs/iris")
+        write(study, path)
         return path.as_uri()
 
     return bake

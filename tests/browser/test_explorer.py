@@ -12,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas.candidate import Reason, State
+from nas.front import hypervolume
 from nas.report import front
+from nas.run import Run
 from nas.testing.studies import append, make_candidates, make_study, make_task, write_run
 
 pytestmark = pytest.mark.browser
 PAGES = ("studies", "explorer", "candidate", "why", "machine")
-AXE = Path(os.environ.get("NAS_AXE", ".venv/axe/package/axe.min.js"))
 
 
 def later(start: int, end: int) -> list[Any]:
@@ -39,15 +41,9 @@ def numbers(page: Any) -> list[int]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_breaks_no_rule_of_accessibility(
-    open_page: Any, baked: Any, name: str, theme: str
+    open_page: Any, baked: Any, violations: Any, name: str, theme: str
 ) -> None:
-    if not AXE.exists():
-        pytest.skip(f"{AXE} is absent; `make browser` fetches it")
-    page = open_page(f"{baked()}#page={name}", theme=theme)
-    # The page's policy would refuse a script element.
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document).then((result) => result.violations)")
-    assert [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found] == []
+    assert violations(open_page(f"{baked()}#page={name}", theme=theme)) == []
 
 
 @pytest.mark.parametrize("width", [390, 1280, 2560])
@@ -81,7 +77,7 @@ def test_hostile_names_run_nothing_and_break_no_layout(open_page: Any, baked: An
         for c in study.candidates
     ]
     simple = {"name": name, "metrics": {"accuracy": 0.9}}
-    texts = {"name": name, "notes": (name,), "failures": (name,)}
+    texts = {"name": name, "notes": (name,), "failures": (name,), "folder": name}
     hostile = replace(study, candidates=made, baselines=(simple,), spaces={}, **texts)
     address = baked(hostile)
     for shown in PAGES:
@@ -246,6 +242,87 @@ def test_every_candidate_can_be_opened(open_page: Any, baked: Any) -> None:
         assert page.locator("#norms .plot-container").count() == 1
 
 
+def text_of(page: Any, selector: str) -> bytes:
+    """What a click on an element saves."""
+    with page.expect_download() as download:
+        page.click(selector)
+    return Path(download.value.path()).read_bytes()
+
+
+def test_a_baked_page_holds_the_recipe_and_says_the_other_commands(
+    open_page: Any, baked: Any
+) -> None:
+    recipes = {3: "# a recipe: größe\n"}
+    address = baked(replace(make_study(97), folder="my runs/iris", recipes=recipes))
+    page = open_page(f"{address}#page=candidate&candidate=3")
+    commands = page.locator(".ways code").all_inner_texts()
+    assert commands[0] == "nas export 'my runs/iris' -n 3 --out recipe-3.yaml"
+    assert any("nas train recipe-3.yaml --out 'my runs/iris/models/3'" in c for c in commands)
+    for option in ("--design design-3", "--standalone network-3", "--onnx network-3.onnx"):
+        assert any(c.endswith(option) for c in commands), option
+    assert text_of(page, "[aria-label='Save: Recipe']").decode() == recipes[3]
+    assert page.locator("[aria-label^='Save:']").count() == 1
+    page.click("[aria-label='Copy the command for: ONNX']")
+    page.wait_for_timeout(100)
+    copied = page.evaluate("getSelection().toString()") == commands[-1]
+    assert copied or page.locator("button:text-is('Copied')").count() == 1
+    # One that was stopped cannot be trained at full scale.
+    stopped = next(c for c in make_study(97).candidates if c.state != State.COMPLETE)
+    page.fill("#candidate-number", str(stopped.number))
+    page.press("#candidate-number", "Enter")
+    page.wait_for_selector(f"#candidate-body h2:has-text('#{stopped.number} ')")
+    assert page.locator(".ways").count() == 0
+
+
+def test_gradients_have_their_thresholds_and_dead_units_their_layers(
+    open_page: Any, baked: Any
+) -> None:
+    page = open_page(f"{baked()}#page=candidate&candidate=43")
+    page.wait_for_selector("#norm-lines .plot-container")
+    lines = page.evaluate("document.getElementById('norm-lines').layout.shapes.map((s) => s.y0)")
+    assert lines == [131.0, 1e-6]
+    [dead] = page.evaluate("document.getElementById('dead').lastChild.data[0].y")
+    assert dead == "blocks.0.linear"
+
+
+def test_the_hypervolume_stands_beside_chance(open_page: Any, baked: Any) -> None:
+    costs = {"latency_ms": 0.2, "spread_ms": 0.01, "params": 300.0}
+    simple = {"name": "logistic", "metrics": {"accuracy": 0.8}, "costs": costs, "seconds": 1.0}
+    page = open_page(f"{baked(make_study(97, baselines=(simple,)))}#page=why")
+    names = page.evaluate("$('chance').firstChild.data.map((trace) => trace.name)")
+    assert names == ["chance, 8 of 10", "chance", "simple models", "this search"]
+    ours, theirs = page.evaluate("[3, 1].map((i) => $('chance').firstChild.data[i].y.at(-1))")
+    assert 0 < abs(ours - theirs) < 0.2  # its candidates were drawn by chance
+    assert "forest" in page.inner_text("#chance-note")
+    few = open_page(f"{baked(20)}#page=why")
+    assert "from 30 complete" in few.inner_text("#chance")
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_hypervolumes_are_those_of_the_package(open_page: Any, baked: Any, objectives: int) -> None:
+    page = open_page(baked(10))
+    rng = np.random.default_rng(0)
+    size = [(int(rng.integers(1, 30)), objectives) for _ in range(60)]
+    # Rounded, so that many are equal in one objective.
+    sets = [(1.2 * rng.random(each)).round(1 + i % 3).tolist() for i, each in enumerate(size)]
+    reference = [1.0] * objectives
+    found = page.evaluate("([sets, r]) => sets.map((s) => hypervolume(s, r))", [sets, reference])
+    assert found == pytest.approx([hypervolume(each, reference) for each in sets])
+
+
+def test_simple_models_stand_in_the_plot_by_their_costs(open_page: Any, baked: Any) -> None:
+    costs = {"latency_ms": 0.2, "spread_ms": 0.01, "params": 300.0}
+    simple = {"name": "logistic", "metrics": {"accuracy": 0.8}, "costs": costs, "seconds": 1.0}
+    page = open_page(f"{baked(make_study(97, baselines=(simple,)))}#below=1")
+    found = page.evaluate("marks[0].node.data.map((trace) => [trace.marker?.symbol, trace.x])")
+    assert ["star-diamond", [0.2]] in found
+
+
+def test_the_machine_says_how_busy_it_was(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked()}#page=machine")
+    assert "90 % busy of one core" in page.inner_text("#machine-facts")
+
+
 def test_ten_thousand_candidates_can_be_worked_with(open_page: Any, baked: Any) -> None:
     page = open_page(f"{baked(10_000)}#rows=all")
     assert page.locator("#table [role=row]").count() < 60
@@ -300,6 +377,19 @@ def test_what_the_user_holds_survives_updates(dashboard: str, open_page: Any, ru
     page.wait_for_timeout(200)
     assert page.evaluate("document.activeElement.dataset.number") == row
     assert page.evaluate("view.sort.key") == "params"
+
+
+def test_recipe_and_commands_of_a_search_that_runs(
+    dashboard: str, open_page: Any, run: Path
+) -> None:
+    page = open_page(dashboard)
+    number = page.evaluate("current().front[0].number")
+    page.evaluate(f"open({number})")
+    saved = text_of(page, "[aria-label='Save: Recipe']")
+    exported = Run(run).export(run.parent / f"recipe-{number}.yaml", number)
+    assert saved == exported.read_bytes()
+    assert page.locator("[aria-label='Save: Design document']").count() == 1
+    assert str(run) in page.locator(".ways code").first.inner_text()
 
 
 def test_two_viewers_follow_within_two_seconds(dashboard: str, open_page: Any, run: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from nas.data.ragged import Input, Ragged, Whole
 from nas.data.readers import reader
 from nas.data.samples import read_npz
-from nas.task import Column, DataProfile, Member
+from nas.task import Column, DataProfile, Member, SeriesForm
 
 
 @cache
@@ -31,7 +31,9 @@ def load(source: Path) -> tuple[dict[str, Input], list[str]]:
     found = read_by.load_inputs(opened, settings()["as_written"])
     samples = getattr(found, "inputs", found)
     names: list[str] = []
-    if isinstance(samples, list) and isinstance(samples[0], Path):
+    if (settings()["profile"]["series"] or {}).get("sequence"):
+        names = [name for name, _ in found.files]
+    elif isinstance(samples, list) and isinstance(samples[0], Path):
         names = [path.name if path == source else str(path.relative_to(source)) for path in samples]
     return read_by.encode(samples, profile(settings()["profile"])), names
 
@@ -54,8 +56,17 @@ def profile(about: dict[str, Any]) -> DataProfile:
         name: Member(member["modality"], profile(member["profile"]))
         for name, member in about["members"].items()
     }
+    plain["series"] = series_form(about["series"])
     plain["inputs"] = {name: tuple(shape) for name, shape in about["inputs"].items()}
     return DataProfile(**plain)
+
+
+def series_form(about: dict[str, Any] | None) -> SeriesForm | None:
+    """How sequences of numbers are coded."""
+    if about is None:
+        return None
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
+    return SeriesForm(**plain)
 
 
 def batches(inputs: dict[str, Input], size: int) -> Iterator[dict[str, np.ndarray]]:

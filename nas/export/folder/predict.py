@@ -1,10 +1,11 @@
-"""Predict on new files: python predict.py DATA [--out predictions.csv]"""
+"""Predict on new files: python predict.py DATA [--interval 0.9] [--out predictions.csv]"""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,30 @@ def predict(source: Path) -> tuple[dict[str, Any], list[str]]:
     return found, names
 
 
-def rows(source: Path) -> list[dict[str, Any]]:
-    """One row for each sample: its file or number, what is predicted, and the probabilities."""
+def half_widths(level: float) -> dict[str, float]:
+    """How far an interval that holds the true number with this probability reaches below and above
+    a prediction, by target: split conformal prediction (Lei et al. 2018, sec. 2.2) with the sizes
+    of the errors on the validation part."""
+    file = HERE / "errors.json"
+    if not file.is_file():
+        raise ValueError("there are no errors of numbers here, which intervals are made of")
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval must be between 0 and 1, got {level:g}")
+    found = {}
+    for name, errors in json.loads(file.read_text(encoding="utf-8")).items():
+        rank = math.ceil((len(errors) + 1) * level - 1e-9)
+        if rank > len(errors):
+            raise ValueError(
+                f"{len(errors)} validation samples are too few for the level {level:g}"
+            )
+        found[name] = errors[rank - 1]
+    return found
+
+
+def rows(source: Path, level: float | None = None) -> list[dict[str, Any]]:
+    """One row for each sample: its file or number, what is predicted, and the probabilities; of
+    numbers with a ``level`` the ends of the interval that holds the true one."""
+    half = {} if level is None else half_widths(level)
     found, names = predict(source)
     targets = json.loads((HERE / "labels.json").read_text(encoding="utf-8"))
     count = len(next(iter(found.values())))
@@ -67,6 +90,9 @@ def rows(source: Path) -> list[dict[str, Any]]:
         for row, value in zip(result, found[name], strict=True):
             if target["kind"] == "regression":
                 row[name] = float(value)
+                if name in half:
+                    row[f"low[{name}]"] = float(value) - half[name]
+                    row[f"high[{name}]"] = float(value) + half[name]
                 continue
             if target["kind"] == "multilabel":
                 chosen = [label for label, p in zip(labels, value, strict=True) if p >= 0.5]
@@ -81,12 +107,18 @@ def rows(source: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Predict on new files.")
     parser.add_argument("data", type=Path, help="a file, or a folder of files")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        metavar="LEVEL",
+        help="of numbers: two columns that hold the true one with this probability, such as 0.9",
+    )
     parser.add_argument("--out", type=Path, help="a CSV file; by default standard output")
     given = parser.parse_args()
     if not given.data.exists():
         sys.exit(f"error: {given.data} does not exist")
     try:
-        found = rows(given.data)
+        found = rows(given.data, given.interval)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:

@@ -50,14 +50,17 @@ const LABELS = {
   latency_ms: "latency (ms)", params: "parameters", flops: "FLOPs", memory_mb: "training memory (MiB)",
   inference_mb: "memory of a prediction (MiB)", step_ms: "training step (ms)", val_loss: "validation loss",
   auc: "AUC", f1: "F1", r2: "R²", rmse: "RMSE", mae: "MAE", balanced_accuracy: "balanced accuracy",
-  samples: "samples of gradients", seconds: "time of training (s)", epochs: "epochs trained",
+  use: "device use (fraction)", samples: "samples of gradients", dead_units: "dead units (fraction)", exploding: "gradients explode from a norm of",
+  vanishing: "and vanish below (first layer over largest)", seconds: "time of training (s)", epochs: "epochs trained",
 };
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const label = (name) => {
-  if (name === "latency_ms" && study()?.head.latency_on) return `latency (ms) on ${study().head.latency_on}`;
+  if (name === "latency_ms" && study()?.head && latencyOn(study())) return `latency (ms) on ${latencyOn(study())}`;
   return LABELS[name] ?? name.replace(/^config\./, "").replaceAll("_", " ");
 };
+// The device of the latencies: that of another measurement, or the one GPU of the search.
+const latencyOn = ({ head, facts }) => head.latency_on || (facts.gpus.length === 1 ? facts.gpus[0] : "");
 // plotly.js reads a little HTML in its texts; names from the data must not be read so.
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 

@@ -25,6 +25,7 @@ async function drawCandidate() {
       el("div", { class: "stack" }, card("Learning curves", el("div", { id: "own-curves" })), networkPart(chosen)),
       card("Result and configuration", el("div", { class: "sideways" }, comparison(own, [chosen, ...beside])),
         fine("Bold: where the selected candidates differ. Select others on the page Explorer to compare."))),
+    exportPart(own, chosen),
     gradientPart(chosen),
     differences(own, chosen),
     chosen.detail ? card("What it said last", el("pre", { tabindex: 0 }, chosen.detail)) : null);
@@ -131,28 +132,67 @@ function gradientPart(c) {
   if (!norms.length) return null;
   return card(["Gradient norms", el("small", {}, "by layer and step, and below at the last sample; one logarithmic scale for all candidates, 1e-8 to 1e2")],
     el("div", { id: "norms" }),
+    el("div", { id: "norm-lines" }),
+    fine("A training is stopped for these only while its loss shows that nothing was learnt, and after three samples in a row beyond a threshold: the norm of the whole gradient against that of its own first steps, and the first layer’s over the largest of any."),
+    el("div", { id: "dead" }),
     scroll("Gradient norms by layer", table([th("layer"), th("norm", "n"), th("")], norms.map(([name, norm]) => tr(
       td("wrap", el("code", {}, name)), td("n", known(norm) ? norm.toExponential(2) : "not finite"),
       td("gauge", norm > 0 ? bar(0.02 + 0.98 * normAt(norm)) : null))))));
 }
 
-// Norms by layer and step as a heat map, on the same scale.
-function drawNorms(c) {
-  const node = $("norms"), layers = (c.layers ?? []).filter((layer) => layer.gradients?.length);
-  if (!node || !layers.length) return;
-  const steps = [...new Set(layers.flatMap((layer) => layer.gradients.map(([step]) => step)))].sort((a, b) => a - b);
-  const rows = layers.map((layer) => { const by = new Map(layer.gradients); return steps.map((step) => by.get(step) ?? null); });
-  node.style.height = `${Math.min(620, 110 + 16 * layers.length)}px`;
-  const at = c.health?.step, shapes = known(at) ? [{ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: css("warn"), width: 2 } }] : [];
-  draw(node, `Gradient norms of ${layers.length} layers over ${steps.length} steps`, [{
-    type: "heatmap", x: steps, y: layers.map((layer) => escaped(layer.name)), z: rows.map((row) => row.map((norm) => norm > 0 ? Math.log10(norm) : null)),
-    customdata: rows, hovertemplate: "%{y}, step %{x}: %{customdata:.2e}<extra></extra>", zmin: Math.log10(NORMS[0]), zmax: Math.log10(NORMS[1]),
-    colorscale: NORM_COLOURS.map((colour, i) => [i / 6, colour]),
-    colorbar: { title: { text: "norm", font: font(11.5) }, tickvals: [-8, -6, -4, -2, 0, 2], ticktext: ["1e-8", "1e-6", "1e-4", "0.01", "1", "100"], thickness: 12, tickfont: font(11), outlinewidth: 0 },
+// The histories of layers, "gradients" or "dead", as a matrix of layers and steps.
+function byStep(c, what) {
+  const layers = (c.layers ?? []).filter((layer) => layer[what]?.length);
+  const steps = [...new Set(layers.flatMap((layer) => layer[what].map(([step]) => step)))].sort((a, b) => a - b);
+  return { names: layers.map((layer) => layer.name), steps, rows: layers.map((layer) => { const by = new Map(layer[what]); return steps.map((step) => by.get(step) ?? null); }) };
+}
+
+// Where a monitor found a failure.
+const stepLine = (c) => known(c.health?.step) ? [{ type: "line", x0: c.health.step, x1: c.health.step, yref: "paper", y0: 0, y1: 1, line: { color: css("warn"), width: 2 } }] : [];
+
+function drawHeat(node, c, { names, steps, rows }, name, trace, bar) {
+  node.style.height = `${Math.min(620, 110 + 16 * names.length)}px`;
+  draw(node, `${name} of ${plural(names.length, "layer")} over ${plural(steps.length, "step")}`, [{
+    type: "heatmap", x: steps, y: names.map(escaped), customdata: rows, ...trace,
+    colorbar: { thickness: 12, tickfont: font(11), outlinewidth: 0, ...bar },
   }], {
     xaxis: axis("step of training"), yaxis: { ...axis(""), autorange: "reversed", type: "category", automargin: true, tickfont: font(10.5), ticks: "" },
-    margin: { l: 140, r: 10, t: 6, b: 42 }, shapes,
+    margin: { l: 140, r: 10, t: 6, b: 42 }, shapes: stepLine(c),
   });
+}
+
+function drawNorms(c) {
+  if (!$("norms")) return;
+  const norms = byStep(c, "gradients"), dead = byStep(c, "dead");
+  if (!norms.names.length) return;
+  drawHeat($("norms"), c, norms, "Gradient norms", {
+    z: norms.rows.map((row) => row.map((norm) => norm > 0 ? Math.log10(norm) : null)), hovertemplate: "%{y}, step %{x}: %{customdata:.2e}<extra></extra>",
+    zmin: Math.log10(NORMS[0]), zmax: Math.log10(NORMS[1]), colorscale: NORM_COLOURS.map((colour, i) => [i / 6, colour]),
+  }, { title: { text: "norm", font: font(11.5) }, tickvals: [-8, -6, -4, -2, 0, 2], ticktext: ["1e-8", "1e-6", "1e-4", "0.01", "1", "100"] });
+  drawNormLines(c, norms);
+  if (!dead.names.length) return fill("dead", fine(known(c.health?.dead_units) ? "Dead units: none was seen. A unit is dead where no sample of a batch gives it a gradient." : "Dead units are not known of this network: none of its layers has a bias, or they were not recorded."));
+  fill("dead", el("h3", {}, "Dead units", el("small", {}, "the fraction of a layer’s units that no sample of a batch gave a gradient; layers that never had some are left out")), el("div", {}));
+  return drawHeat($("dead").lastChild, c, dead, "Dead units", {
+    z: dead.rows, hovertemplate: "%{y}, step %{x}: %{z:.1%}<extra></extra>", zmin: 0, zmax: 1, colorscale: [[0, css("card")], [1, css("warn")]],
+  }, { title: { text: "dead", font: font(11.5) }, tickformat: ".0%" });
+}
+
+// The two figures that a training is judged by, with the thresholds of each.
+function drawNormLines(c, { steps, rows }) {
+  const node = $("norm-lines"), last = rows.length - 1;
+  const whole = steps.map((_, i) => Math.hypot(...rows.map((row) => row[i] ?? 0)) || null);
+  const inlet = steps.map((_, i) => known(rows[0][i]) ? rows[0][i] / Math.max(...rows.map((row) => row[i] ?? 0)) || null : null);
+  const lines = [["whole gradient", whole, COLOURS[theme()][0], c.health?.exploding, "exploding"]];
+  if (last > 0) lines.push(["first layer over the largest", inlet, COLOURS[theme()][1], c.health?.vanishing, "vanishing"]);
+  const values = span([...whole, ...inlet, ...lines.map(([, , , at]) => at)].filter((v) => v > 0));
+  node.style.height = "240px";
+  draw(node, `Norm of the whole gradient over ${plural(steps.length, "step")}, and that of the first layer over the largest, with their thresholds`,
+    lines.map(([name, y, colour]) => ({ type: "scatter", mode: "lines+markers", name, x: steps, y, line: { color: colour, width: 1.6 }, marker: { size: 3 }, hovertemplate: `${name}, step %{x}: %{y:.2e}<extra></extra>` })), {
+      xaxis: axis("step of training"), yaxis: { ...axis("norm, ratio"), type: "log", exponentformat: "power", nticks: 6, range: [Math.log10(values.low) - 0.4, Math.log10(values.high) + 0.6] },
+      showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: font(11.5) }, margin: { l: 62, r: 12, t: 26, b: 40 },
+      shapes: [...stepLine(c), ...lines.filter(([, , , at]) => known(at)).map(([, , colour, at]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: at, y1: at, line: { dash: "dash", width: 1.4, color: colour } }))],
+      annotations: lines.filter(([, , , at]) => known(at)).map(([, , , at, word]) => ({ xref: "paper", x: 0.99, xanchor: "right", y: Math.log10(at), yanchor: "bottom", showarrow: false, font: font(11), text: word === "vanishing" ? "vanishing: below" : "exploding: above" })),
+    });
 }
 
 function differences(own, c) {
@@ -166,6 +206,63 @@ function differences(own, c) {
       ...metrics.map((name) => tr(td("wrap", label(name)), td(null, metricText(base, name)), td(null, metricText(c, name)))),
       ...rows.map((name) => tr(td("wrap", el("code", {}, name)), td(null, setting(base.config[name])), td(null, setting(c.config[name])))),
     ])), rows.length ? null : fine("It has the same configuration."));
+}
+
+// ---- the ways out ---------------------------------------------------------------------------------
+
+// A word of a command as a shell reads it.
+const quoted = (word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+// What can be made of a candidate, with the command of each; what is quick can be saved here too.
+function exportPart(own, c) {
+  if (c.state !== "complete" || !own.head.folder) return null;
+  const run = quoted(own.head.folder), place = `${own.head.folder}/models/${c.number}`;
+  const recipe = `nas export ${run} -n ${c.number} --out recipe-${c.number}.yaml`;
+  const train = `${recipe} && nas train recipe-${c.number}.yaml --out ${quoted(place)}`;
+  const ways = [
+    ["Recipe", recipe, c.recipe || isLive() ? () => saveRecipe(own, c) : null],
+    ["Design document", `nas export ${run} -n ${c.number} --design design-${c.number}`, isLive() ? () => saveMade(own, c, "design.html", `design-${c.number}.html`) : null],
+    c.trained ? null : ["Training", train, null],
+    ["Standalone folder", `nas export ${run} -n ${c.number} --standalone network-${c.number}`, null],
+    ["ONNX", `nas export ${run} -n ${c.number} --onnx network-${c.number}.onnx`, null],
+  ].filter(Boolean);
+  return card(["Export", el("small", {}, "each by a command on the machine of the search")],
+    el("ul", { class: "ways" }, ways.map(([name, command, make]) => el("li", {},
+      el("b", {}, name), el("code", { tabindex: 0 }, command),
+      el("button", { type: "button", "aria-label": `Copy the command for: ${name}`, onclick: (event) => copy(command, event.target) }, "Copy"),
+      make ? el("button", { type: "button", "aria-label": `Save: ${name}`, onclick: (event) => saving(event.target, make) }, "Save") : null))),
+    el("p", { class: "warn", id: "export-error", role: "status" }),
+    c.trained ? null : fine("A standalone folder and ONNX hold a trained network: train this one first."));
+}
+
+async function copy(text, button) {
+  const code = button.parentNode.querySelector("code");
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  } catch { // without https, or refused: the text is selected for the user to copy
+    getSelection().selectAllChildren(code);
+  }
+}
+
+async function saving(button, make) {
+  say($("export-error"), "");
+  Object.assign(button, { disabled: true, textContent: "Making it …" });
+  try {
+    await make();
+  } catch (error) {
+    say($("export-error"), error.message.trim());
+  }
+  Object.assign(button, { disabled: false, textContent: "Save" });
+}
+
+const saveRecipe = (own, c) => c.recipe ? save(`recipe-${c.number}.yaml`, c.recipe, "application/yaml") : saveMade(own, c, "recipe.yaml", `recipe-${c.number}.yaml`);
+
+async function saveMade(own, c, what, name) { // by the dashboard
+  const answer = await fetch(`api/studies/${own.id}/candidates/${c.number}/${what}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  save(name, await answer.blob());
 }
 
 function mountCandidate() {

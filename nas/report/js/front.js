@@ -107,11 +107,30 @@ function hypervolume(points, reference) {
     }
     return volume;
   }
+  if (reference.length === 3) return volumeOfSlices(below, reference);
   const last = reference.length - 1, sorted = below.sort((p, q) => p[last] - q[last]);
   let volume = 0;
   sorted.forEach((point, i) => {
     const depth = (sorted[i + 1]?.[last] ?? reference[last]) - point[last];
     if (depth > 0) volume += depth * hypervolume(sorted.slice(0, i + 1).map((p) => p.slice(0, last)), reference.slice(0, last));
+  });
+  return volume;
+}
+
+// The same for three costs: the area grows from slice to slice, and its steps are kept in order.
+function volumeOfSlices(points, [right, top, deep]) {
+  points.sort((p, q) => p[2] - q[2]);
+  let steps = [], volume = 0; // the non-dominated [x, y] so far, x rising and y falling
+  points.forEach(([x, y, z], i) => {
+    if (!steps.some(([a, b]) => a <= x && b <= y)) {
+      const at = steps.findIndex(([a]) => a >= x), before = at < 0 ? steps : steps.slice(0, at);
+      steps = [...before, [x, y], ...(at < 0 ? [] : steps.slice(at)).filter(([, b]) => b < y)];
+    }
+    const depth = (points[i + 1]?.[2] ?? deep) - z;
+    if (!(depth > 0)) return;
+    let area = 0, height = top;
+    for (const [a, b] of steps) { area += (right - a) * (height - b); height = b; }
+    volume += depth * area;
   });
   return volume;
 }
@@ -146,6 +165,32 @@ function hypervolumeHistory(own, box) {
   });
   return history;
 }
+
+// The hypervolume by how many candidates had ended: [number, fraction], at no more than 60 of them.
+function hypervolumeByNumber(own, box) {
+  const ended = own.list.filter((c) => c.state !== "running").sort((p, q) => p.started + p.seconds - q.started - q.seconds || p.number - q.number);
+  const counts = new Set(own.facts.ranked.filter((c) => !c.guess && inside(c, own.head.constraints)));
+  const every = Math.max(1, Math.ceil(ended.length / 60)), reference = box.map(() => 1), history = [];
+  let front = [], moved = true, volume = 0;
+  ended.forEach((c, i) => {
+    if (counts.has(c)) {
+      const costs = box.map((o) => o.at(c.metrics[o.metric]));
+      if (!front.some((p) => p.every((cost, k) => cost <= costs[k]))) {
+        front = [...front.filter((p) => !costs.every((cost, k) => cost <= p[k])), costs];
+        moved = true;
+      }
+    }
+    if (i % every !== every - 1 && i < ended.length - 1) return;
+    if (moved) volume = hypervolume(front, reference); // most of the time of a long search it stays
+    moved = false;
+    history.push([i + 1, volume]);
+  });
+  return history;
+}
+
+// The box of nas/report/chance.py.
+const boxOfChance = (sides) => sides.map(({ metric, sign: factor, log, low, high }) =>
+  ({ metric, at: (v) => Math.max(0, (factor * (log ? Math.log10(v) : v) - low) / (high - low || 1)) }));
 
 // How long the search had trained when a candidate ended: pauses until it was resumed are left out.
 function clock(candidates) {

@@ -4,6 +4,8 @@
 const POLL_MS = 2000;
 const live = { events: null, since: "", polling: false };
 
+const isLive = () => !$("baked");
+
 async function fetchedDetail(own, number) {
   const answer = await fetch(`api/studies/${own.id}/candidates/${number}`);
   return answer.ok ? answer.json() : null;

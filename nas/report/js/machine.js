@@ -48,6 +48,18 @@ function forecast(own, used, limit) {
   return left ? `about ${duration(left * Math.min(1, Math.max(0.5, quarter(0.25))))} to ${duration(left * Math.max(1, Math.min(2, quarter(0.75))))} left` : "spent";
 }
 
+// By model of device: how busy it was while candidates were trained, the mean over their seconds.
+function deviceUse(own) {
+  const models = new Map();
+  for (const c of own.list) if (c.device) models.set(c.device, [...models.get(c.device) ?? [], c]);
+  return [...models].map(([model, candidates]) => {
+    const measured = candidates.filter((c) => known(c.use) && c.seconds > 0), seconds = measured.reduce((sum, c) => sum + c.seconds, 0);
+    const mean = measured.reduce((sum, c) => sum + c.use * c.seconds, 0) / seconds;
+    const of = candidates[0].gpus ? "as it reports, other work included" : "of one core by each training";
+    return [model, seconds ? `${Math.round(100 * mean)} % busy ${of}; ${plural(candidates.length, "candidate")}` : `${plural(candidates.length, "candidate")}; it does not report how busy it was`];
+  });
+}
+
 function drawBudget(own) {
   const { budget } = own.head, spent = own.live?.seconds ?? own.head.seconds;
   const hours = (kind) => own.list.reduce((sum, c) => sum + c.seconds * c[kind], 0) / 3600;
@@ -66,6 +78,7 @@ function drawBudget(own) {
     ["workers", `${own.head.workers} on ${own.head.device}`],
     ["training", `${duration(trained)} on all workers together`],
     ["busy", lanes && spent ? `${Math.round(100 * Math.min(1, trained / spent / lanes))} % of the workers’ time went into candidates` : ""],
+    ...deviceUse(own),
     ["device-hours", kinds.map(([name, h]) => `${h.toPrecision(3)} ${name}-hours`).join(", ")],
     ["per point of the front", front ? kinds.map(([name, h]) => `${(h / front).toPrecision(3)} ${name}-hours`).join(", ") : ""],
   ]));

@@ -64,8 +64,8 @@ function start() {
   window.addEventListener("hashchange", () => { fromHash(); written = location.hash; changed("page", "data"); });
   window.addEventListener("popstate", () => { fromHash(); written = location.hash; changed("page", "data"); });
   window.addEventListener("beforeprint", toPrint);
-  if ($("baked")) JSON.parse($("baked").textContent).forEach(receive);
-  else { $("connection").hidden = false; connect(); }
+  if (isLive()) { $("connection").hidden = false; connect(); }
+  else JSON.parse($("baked").textContent).forEach(receive);
   written = location.hash;
 }
 

@@ -54,6 +54,7 @@ class Study {
     const simple = simpleModels(head), below = belowSimple(head, simple, complete);
     this.derived = {
       complete, below, above: complete.filter((c) => !below.has(c) && known(c.metrics[head.quality.metric])), ranked: inFrontOrder(ranked, head), unmeasured: complete.filter((c) => !isRanked.has(c)), families, shown,
+      gpus: [...new Set(this.list.filter((c) => c.gpus && c.device).map((c) => c.device))],
       metrics: [...seen], simple, spans: new Map(),
     };
     return this.derived;
@@ -94,7 +95,7 @@ function rowsOf(table) {
     return {
       number, family, state: word(table.state, i), reason: word(table.reason, i), origin: word(table.origin, i),
       epochs: table.epochs[i], planned: table.planned[i], started: table.started[i], seconds: table.seconds[i],
-      worker: table.worker[i], cpus: Number(word(table.cpus, i)), gpus: Number(word(table.gpus, i)),
+      worker: table.worker[i], device: word(table.device, i), use: table.use[i], cpus: Number(word(table.cpus, i)), gpus: Number(word(table.gpus, i)),
       metrics, config, error: table.error[i], spread: table.spread[i], contended: table.contended[i] === 1,
       guess: guesses.has(number), // no better than a constant guess
     };

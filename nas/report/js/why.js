@@ -3,6 +3,7 @@
 function drawWhy(what) {
   const own = study();
   drawProgress(own);
+  drawChance(own);
   drawParallel(own);
   drawSlices(own);
   drawImportance(own);
@@ -50,6 +51,28 @@ function drawProgress(own) {
       { type: "scatter", mode: "markers", x: thin.map((p) => p.at), y: thin.map((p) => p.c.metrics[metric]), marker: { size: 5, opacity: 0.6, color: thin.map((p) => family(p.c.family).colour) }, hoverinfo: "skip" },
       { type: "scatter", mode: "lines", ...best, line: { shape: "hv", color: css("ink"), width: 1.8 }, hoverinfo: "skip" },
     ], { xaxis: { ...axis(`time of training, pauses left out (${unit})`), rangemode: "tozero" }, yaxis, shapes: [...lines.shapes, ...guess], annotations: lines.annotations });
+  });
+}
+
+function drawChance(own) {
+  const found = own.live?.chance ?? own.head.chance;
+  if (!found?.at) { say($("chance-note"), ""); return fill("chance", note("What chance would have reached is computed from 30 complete candidates on.")); }
+  return drawnFor($("chance"), [own.id, own.revision, found.at, found.mean], () => {
+    const box = boxOfChance(found.box), history = hypervolumeByNumber(own, box);
+    const simple = own.facts.simple.filter((b) => box.every((o) => known(b.metrics[o.metric])) && inside(b, own.head.constraints));
+    const level = simple.length ? hypervolume(simple.map((b) => box.map((o) => o.at(b.metrics[o.metric]))), box.map(() => 1)) : null;
+    const line = (name, x, y, style) => ({ type: "scatter", mode: "lines", name, x, y, line: style, hovertemplate: `${name}: %{y:.3f} after %{x}<extra></extra>` });
+    const ends = [1, Math.max(...found.at, ...history.map(([n]) => n))], grey = css("soft");
+    draw(plain("chance"), "Hypervolume by number of candidates: of this search, of random sampling, and of the simple models", [
+      { ...line("chance, 8 of 10", [...found.at, ...[...found.at].reverse()], [...found.low, ...[...found.high].reverse()], { width: 0 }), fill: "toself", fillcolor: `${grey}33`, hoverinfo: "skip", hovertemplate: undefined },
+      line("chance", found.at, found.mean, { color: grey, width: 1.8, dash: "dash" }),
+      ...level === null ? [] : [line("simple models", ends, [level, level], { color: css("simple"), width: 1.8, dash: "dot" })],
+      line("this search", history.map(([n]) => n), history.map(([, v]) => v), { color: COLOURS[theme()][0], width: 2.2, shape: "hv" }),
+    ], {
+      xaxis: { ...axis("candidates that have ended"), rangemode: "tozero" }, yaxis: { ...axis("hypervolume (fraction)"), rangemode: "tozero" },
+      showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { l: 62, r: 12, t: 26, b: 44 },
+    });
+    say($("chance-note"), `Chance is random sampling of the same spaces, predicted by a forest that was fitted to ${count(found.candidates)} candidates and explains ${Math.round(100 * Math.max(0, found.r2))} % of the variance of ${label(own.head.quality.metric)} in those it had not seen${found.r2 < 0.3 ? ": a rough guide" : ""}. The search’s own candidates in another order would be no chance: a model chose them. ${level === null ? "Of simple models not all objectives were measured." : "Simple models: the front of all of them together."}`);
   });
 }
 
