@@ -177,6 +177,7 @@ def _relu_in_transformer(net: Anatomy) -> Iterator[Finding]:
         and x.type == "relu"
         and not x.gate
         and net.layers[x.reads[0]].kind == "linear"
+        and len(x.shape) > 1  # tokens: beside them a table may be read by an MLP
         and net.bridged(place)  # a head may have what it likes
     ]
     if relus:
