@@ -377,6 +377,35 @@ def test_what_is_pending_has_little_expected_improvement_left(awaited: bool) -> 
     assert now.configs[0] != best
 
 
+@pytest.mark.parametrize(
+    ("counts", "made"),
+    [((200, 201, 202), 1), ((200, 201, 203), 2), ((50, 50, 51), 3), ((5000, 5020, 5021), 2)],
+    ids=["a hundredth", "more than that", "few candidates", "at most twenty"],
+)
+def test_models_of_many_candidates_lag_a_little_behind(
+    counts: tuple[int, ...], made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, rng = small_task(epochs=1, objectives=["accuracy"]), np.random.default_rng(0)
+    model, rows = Ehvi(SPACE, task), complete(30, rng)
+    posterior, calls = model._posterior(rows, [], False), []
+    monkeypatch.setattr(model, "_posterior", lambda *_: calls.append(1) or posterior)
+    for count in counts:
+        more = [replace(rows[i % 30], number=i) for i in range(count)]
+        model.propose(more, [], rng)
+    assert len(calls) == made
+
+
+def test_what_ended_since_the_models_were_made_is_not_proposed_again() -> None:
+    task, rng = small_task(epochs=1), np.random.default_rng(0)
+    rows, model = complete(150, rng), Ehvi(SPACE, task)
+    before = model.propose(rows, [], rng)
+    family, config = split_family(best := before.configs[0])
+    ended = Candidate(150, family, config, seed=0, state=State.COMPLETE, metrics=formula(config, 1))
+    now = model.propose([*rows, ended], [], rng)
+    assert now.configs[0] != best
+    assert set(map(str, now.configs)) == set(map(str, before.configs))
+
+
 def test_many_rows_are_thinned_to_the_latest_and_evenly_many_before() -> None:
     assert ehvi._subsample(list(range(5)), 8) == [0, 1, 2, 3, 4]
     assert ehvi._subsample(list(range(104)), 8) == [0, 33, 66, 99, 100, 101, 102, 103]

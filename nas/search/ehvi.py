@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +47,9 @@ SHORTLIST_SIZE, SHORTLIST_TIME = 16, 0.05
 # Configurations among which the acquisition is maximised: random ones, mutations of the front,
 # and mutations of the best of these.
 RANDOM_POOL, FRONT_POOL, REFINED_POOL = 400, 400, 200
+# The fraction of candidates by which the models may lag behind, and at most how many: of a thousand
+# one more says little, and many workers would wait for models that are made anew for each.
+LAG, LAG_MOST = 0.01, REFINED_POOL // 10
 # Rows that a model is conditioned on at most, and measured costs among them; its time grows with
 # their cube.
 MODEL_ROWS, COST_ROWS = 400, 300
@@ -192,6 +195,7 @@ class Ehvi:
         self._space, self._task = space, task
         self._encode = Encoding(space)
         self._fits: dict[tuple[str, int], Floats] = {}
+        self._latest: _Latest | None = None
 
     def propose(
         self,
@@ -214,18 +218,25 @@ class Ehvi:
                 for i, n in zip(turns, changes, strict=True)
             ]
 
-        posterior = self._posterior(rows, measured, linear=bool(rng.random() < LINEAR_FRACTION))
-        if pending := [*(c.joined for c in rows if c.state == State.RUNNING), *awaited]:
+        ended = frozenset(c.number for c in rows if c.state != State.RUNNING)
+        latest, lag = self._latest, int(min(LAG * len(ended), LAG_MOST))
+        if latest is None or not lag or len(ended - latest.ended) > lag:
+            linear = bool(rng.random() < LINEAR_FRACTION)
+            latest = self._latest = _Latest(ended, self._posterior(rows, measured, linear))
+        posterior = latest.posterior
+        lacking = [c.joined for c in rows if c.number not in latest.ended]
+        if pending := [*lacking, *awaited]:
             posterior = posterior.with_pending(self._encode(pending))
-        parents = posterior.front or [self._space.baseline()]
-        pool = [self._space.sample(rng) for _ in range(RANDOM_POOL)]
-        pool += mutations(parents, FRONT_POOL)
-        improvement = posterior.acquisition(self._encode(pool))
-        best = [pool[i] for i in np.argsort(-improvement, kind="stable")[: REFINED_POOL // 10]]
-        pool = best + mutations(best, REFINED_POOL)
-        improvement = posterior.acquisition(self._encode(pool))
+        if not latest.pool:
+            parents = posterior.front or [self._space.baseline()]
+            pool = [self._space.sample(rng) for _ in range(RANDOM_POOL)]
+            pool += mutations(parents, FRONT_POOL)
+            improvement = posterior.acquisition(self._encode(pool))
+            best = [pool[i] for i in np.argsort(-improvement, kind="stable")[: REFINED_POOL // 10]]
+            latest.pool[:] = best + mutations(best, REFINED_POOL)
+        improvement = posterior.acquisition(self._encode(latest.pool))
         order = np.argsort(-improvement, kind="stable")
-        return Ranking([pool[i] for i in order], posterior, self._encode)
+        return Ranking([latest.pool[i] for i in order], posterior, self._encode)
 
     # -- the models ----------------------------------------------------------------------
 
@@ -308,6 +319,16 @@ class Ehvi:
             )
             theta = self._fits[name, last] = process.fitted()
         return GaussianProcess(x, y, self._encode.groups, noise, noise_prior).condition(theta)
+
+
+@dataclass(frozen=True)
+class _Latest:
+    """The models of the candidates that had ``ended``, and the configurations that were the most
+    promising by them."""
+
+    ended: frozenset[int]
+    posterior: Posterior
+    pool: list[Config] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
