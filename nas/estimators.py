@@ -193,5 +193,6 @@ class SearchRegressor(RegressorMixin, _Search):  # type: ignore[misc]
 
     def predict(self, x: Any) -> np.ndarray:
         """Numbers (n,)."""
-        found: np.ndarray = np.asarray(self.model_.predict(self._checked(x)), np.float64)
+        frame = self._checked(x)
+        found: np.ndarray = np.asarray(self.model_.predict(frame), np.float64)
         return found

@@ -210,6 +210,9 @@ def _image_space(task: Task, *, way: str) -> Space:
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
     published = int(first.sizes["resolution"])
     sides = _image_resolutions(task, published)
+    tokens = all(c.architecture == "vit" for c in known.values())
+    rate = rules.pretrained_rate(int(first.sizes["dim"])) if tokens else 1e-3
+    poolings = ("cls", "avg", "attention", "max") if tokens else ("avg", "attention", "max")
     # A step at the published resolution costs four times one at half of it; a frozen network
     # runs once.
     side = sides[-1] if frozen else min(sides, key=lambda s: abs(s - published // 2))
@@ -227,23 +230,20 @@ def _image_space(task: Task, *, way: str) -> Space:
             # Of a network of convolutions they were never worth a training (experiments/LOG.md).
             _first_blocks(blocks, each=False),
             Choice("resolution", sides, default=side, why=("resolution",)),
-            Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
-            *_head(task, 1e-2 if frozen else 1e-3, frozen=frozen),
+            Choice("pooling", poolings, default=poolings[0], why=("global-pooling",)),
+            *_head(task, 1e-2 if frozen else rate, frozen=frozen),
         )
     )
 
 
 def _build_image(config: Config, task: Task, *, way: str) -> nn.Module:
+    from nas.models.inputs import ImageInput
     from nas.models.pretrained_image import ImageAdaptation, PretrainedImage
 
     checkpoint = _chosen(config, task, "images")
     blocks = min(int(config["blocks"]), int(checkpoint.sizes["blocks"]))
-    mean, std = (_each_channel(checkpoint.sizes[name]) for name in ("mean", "std"))
     adaptation = ImageAdaptation(
         trained=_trained(config, way, blocks),
-        resolution=int(config["resolution"]),
-        mean=mean,
-        std=std,
         moving=config.get("statistics") == "moving",
         pooling=str(config["pooling"]),
         head=str(config["head"]),
@@ -251,9 +251,12 @@ def _build_image(config: Config, task: Task, *, way: str) -> nn.Module:
         head_rate=float(config.get("head_rate", 1.0)),
         layer_decay=float(config.get("layer_decay", 1.0)),
     )
-    channels, height, width = task.profile.inputs["image"]
-    body = _image_body(checkpoint, blocks)
-    return PretrainedImage(body, adaptation, (height, width), channels, task.outputs)
+    channels, *size = task.profile.inputs["image"]
+    mean, std = (_each_channel(checkpoint.sizes[name]) for name in ("mean", "std"))
+    resolution = int(config["resolution"])
+    front = ImageInput(mean, std, (size[0], size[1]), resolution, enlarge=True)
+    body = _image_body(checkpoint, blocks, front.size)
+    return PretrainedImage(front, body, adaptation, channels, task.outputs)
 
 
 def _each_channel(given: float | str) -> tuple[float, ...]:
@@ -262,14 +265,19 @@ def _each_channel(given: float | str) -> tuple[float, ...]:
     return found if len(found) == 3 else found * 3
 
 
-def _image_body(checkpoint: Checkpoint, blocks: int) -> ImageBody:
-    """The checkpoint's network, of which the first ``blocks`` are used."""
-    from nas.models.pretrained_image import lite0_body, resnet_body
+def _image_body(checkpoint: Checkpoint, blocks: int, size: tuple[int, int]) -> ImageBody:
+    """The checkpoint's network for maps of a ``size``, of which the first ``blocks`` are used."""
+    from nas.models.blocks import TransformerConfig
+    from nas.models.pretrained_image import lite0_body, resnet_body, vit_body
 
+    sizes = checkpoint.sizes
     if checkpoint.architecture == "efficientnet_lite0":
         return lite0_body(blocks)
-    depths = [int(depth) for depth in str(checkpoint.sizes["depths"]).split(",")]
-    return resnet_body(depths, bool(checkpoint.sizes["bottleneck"]), blocks)
+    if checkpoint.architecture == "vit":
+        dim, heads, ratio = int(sizes["dim"]), int(sizes["heads"]), float(sizes["mlp_ratio"])
+        return vit_body(TransformerConfig(dim, blocks, heads, ratio), int(sizes["patch"]), size)
+    depths = [int(depth) for depth in str(sizes["depths"]).split(",")]
+    return resnet_body(depths, bool(sizes["bottleneck"]), blocks)
 
 
 def _load_image(network: nn.Module, config: Config, task: Task) -> None:

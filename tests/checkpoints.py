@@ -238,3 +238,41 @@ def resnet_tensors(depths: Sequence[int], *, bottleneck: bool = False) -> dict[s
     tensors["fc.weight"] = torch.randn(10, width, generator=generator)
     tensors["fc.bias"] = torch.zeros(10)
     return tensors
+
+
+# -- ViT -------------------------------------------------------------------------------------------
+
+
+def vit_folder(folder: Path, **about: Any) -> Path:
+    """A ViT of two blocks with random weights, patches of 16 of 32 pixels, as timm saves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]} | about
+    config = {"architecture": "vit_small_patch16_32", "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(vit_tensors(), folder / "model.safetensors")
+    return folder
+
+
+def vit_tensors() -> dict[str, torch.Tensor]:
+    """Random weights by the names of timm."""
+    generator = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, 64), "pos_embed": (1, 5, 64),
+        "patch_embed.proj.weight": (64, 3, 16, 16), "patch_embed.proj.bias": (64,),
+        "head.weight": (10, 64), "head.bias": (10,),
+    }  # fmt: skip
+    norms = ["norm"]
+    for i in range(2):
+        layers = {"attn.qkv": (192, 64), "attn.proj": (64, 64), "mlp.fc1": (128, 64),
+                  "mlp.fc2": (64, 128)}  # fmt: skip
+        for name, shape in layers.items():
+            shapes[f"blocks.{i}.{name}.weight"] = shape
+            shapes[f"blocks.{i}.{name}.bias"] = shape[:1]
+        norms += [f"blocks.{i}.norm1", f"blocks.{i}.norm2"]
+    tensors = {
+        name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()
+    }
+    for name in norms:
+        tensors[f"{name}.weight"] = 1 + 0.1 * torch.randn(64, generator=generator)
+        tensors[f"{name}.bias"] = 0.1 * torch.randn(64, generator=generator)
+    return tensors

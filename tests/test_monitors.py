@@ -419,7 +419,8 @@ def test_a_sound_candidate_has_its_health_in_numbers() -> None:
     asked = Candidate(7, "mlp", config, seed=1, epochs=3)
     answer = Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: "")
     health = Candidate.from_dict(answer).health
-    assert set(health.to_dict()) == {"samples", "gradient_norm", "dead_units", "update_ratio"}
+    seen = {"samples", "gradient_norm", "dead_units", "update_ratio"}
+    assert set(health.to_dict()) == seen | {"exploding", "vanishing"}
     assert health.dead_units is not None
     assert health.update_ratio is not None
     assert 0 <= health.dead_units <= 1

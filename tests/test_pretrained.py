@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checkpoints import LITE0, bert_folder, bert_tensors, lite0_tensors, resnet_tensors
+from checkpoints import (
+    LITE0,
+    bert_folder,
+    bert_tensors,
+    lite0_tensors,
+    resnet_tensors,
+    vit_folder,
+    vit_tensors,
+)
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -698,6 +706,72 @@ def test_a_folder_of_timm_says_what_is_done_to_an_image(tmp_path: Path) -> None:
     assert (found.sizes["mean"], found.sizes["resolution"]) == ("0.5,0.4,0.3", 176)
     assert (found.licence, found.trained_on) == ("apache-2.0", "imagenet-1k")
     assert found.name == tmp_path.name
+
+
+def vit(tensors: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """ViT's tokens of maps (B, 3, 32, 32), written down from the paper; one head of 64."""
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(x, (64,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], 1e-6)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    x = F.conv2d(x, tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"], 16)
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([tensors["cls_token"].expand(len(x), -1, -1), x], 1) + tensors["pos_embed"]
+    for i in range(blocks):
+        query, key, value = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv").chunk(3, 2)
+        seen = (query @ key.transpose(1, 2) / 8).softmax(-1) @ value
+        x = x + linear(seen, f"blocks.{i}.attn.proj")
+        hidden = F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1"))
+        x = x + linear(hidden, f"blocks.{i}.mlp.fc2")
+    return norm(x, "norm")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_vit_is_that_of_its_paper(blocks: int, image_task: Task, tmp_path: Path) -> None:
+    found = describe(str(vit_folder(tmp_path / "vit")))
+    task = replace(image_task, pretrained=(found,))
+    config = config_of(task, "frozen_image") | {"blocks": blocks, "resolution": 32}
+    assert config["pooling"] == "cls"
+    network: Any = build_network("frozen_image", config, task, True).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, _ = network.features(images)
+        expected = vit(vit_tensors(), images / 127.5 - 1, blocks)
+        assert torch.allclose(features, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(network.vector(features), features[:, 0])
+        kept = network.fixed(images)
+        assert torch.allclose(network.from_fixed(*kept), network(images), atol=1e-5)
+
+
+def test_positions_of_a_vit_follow_the_shape_of_the_images(
+    image_task: Task, tmp_path: Path
+) -> None:
+    task = replace(image_task, pretrained=(describe(str(vit_folder(tmp_path / "vit"))),))
+    task = replace(task, profile=replace(task.profile, inputs={"image": (1, 32, 20)}))
+    for resolution in (32, 64):
+        config = config_of(task, "pretrained_image", pooling="avg") | {"resolution": resolution}
+        network: Any = build_network("pretrained_image", config, task, True)
+        rows, columns = network.stem.grid
+        assert (rows, columns) == (resolution // 16, -(-network.input.size[1] // 16))
+        logits = network(torch.zeros(2, 1, 32, 20))
+        assert logits.shape == (2, task.outputs)
+        table = network.stem.position[0, 1:].detach()
+        assert float(table.abs().max()) <= 1.3 * float(vit_tensors()["pos_embed"].abs().max())
+
+
+def test_a_vit_without_its_config_or_with_other_parts_is_refused(tmp_path: Path) -> None:
+    folder = vit_folder(tmp_path / "vit")
+    with pytest.raises(InputError, match="give the folder with its config"):
+        describe(str(folder / "model.safetensors"))
+    (folder / "config.json").write_text('{"architecture": "vit"}')
+    with pytest.raises(InputError, match="mean or std"):
+        describe(str(folder))
+    save_file(vit_tensors() | {"blocks.0.ls1.gamma": torch.ones(64)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="no architecture that is known here"):
+        describe(str(folder))
 
 
 # -- the whole way ---------------------------------------------------------------------------------

@@ -269,6 +269,25 @@ def test_a_folder_reads_sequences_in_the_form_of_the_training_data(
             assert theirs[column].astype(str).tolist() == ours[column].astype(str).tolist()
 
 
+def test_a_folder_of_an_archive_of_graphs_is_written_without_raw_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ends = np.arange(61) * 4
+    ring = np.tile(np.array([[0, 1], [1, 2], [2, 3], [3, 0]]), (60, 1))
+    nodes = rng.normal(size=(240, 2)).astype(np.float32)
+    made_of = {"node_feat": nodes, "edges": ring, "node_ptr": ends, "edge_ptr": ends}
+    np.savez(tmp_path / "graphs.npz", **made_of, y=rng.normal(size=60))
+    dataset = read(tmp_path / "graphs.npz")
+    source = str(tmp_path / "graphs.npz")
+    found = trained(tmp_path / "model", proxy_of("gcn", dataset), dataset, source)
+    made = write_standalone(found, tmp_path / "alone")
+    assert json.loads((made / "examples" / "predictions.json").read_text())["source"] == ""
+    done = alone(made / "predict.py", source, "--out", tmp_path / "out.csv")
+    assert done.returncode == 0, done.stderr
+    ours, _ = load(found.checkpoint).frame(tmp_path / "graphs.npz")
+    theirs = pd.read_csv(tmp_path / "out.csv")[dataset.targets[0].name]
+    assert np.abs(theirs - ours[dataset.targets[0].name]).max() <= 1e-5
+
+
 def test_a_folder_gives_the_intervals_of_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"size": rng.normal(size=200), "price": rng.normal(size=200)})

@@ -350,6 +350,8 @@ def _raw(trained: Trained, folder: Path) -> str:
     if isinstance(content, Sequences) and (archives := archive_files(path)):
         return _raw_lines([*archives][-1], folder)
     arrays = content.values if isinstance(content, Sequences) else content
+    if not isinstance(arrays, (list, np.ndarray)):
+        return ""
     first = [each for each in arrays[:EXAMPLES] if isinstance(each, np.ndarray)]
     if len({each.shape for each in first}) == 1:
         np.savez_compressed(folder / "examples.npz", x=np.stack(first))

@@ -1,9 +1,9 @@
-"""A pretrained EfficientNet-Lite0 or ResNet with a new head.
+"""A pretrained EfficientNet-Lite0, ResNet or ViT with a new head.
 
 Lite0: Tan & Le 2019 (EfficientNet), table 1, without squeeze and excitation and with ReLU6, as in
-the weights of the "Lite" networks: TensorFlow's padding, BatchNorm with ε of 1e-3. ResNet: this
-project's own (``nas.models.resnet``). Names of weights are this project's; those of the libraries
-are mapped to them in ``nas.pretrained.weights``.
+the weights of the "Lite" networks: TensorFlow's padding, BatchNorm with ε of 1e-3. ResNet and ViT
+are this project's own (``nas.models.resnet``, ``nas.models.blocks``). Names of weights are this
+project's; those of the libraries are mapped to them in ``nas.pretrained.weights``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.models.adapted import freeze, is_still, layer_groups
-from nas.models.blocks import GlobalPool
+from nas.models.blocks import GlobalPool, TransformerConfig, TransformerStack, make_norm
 from nas.models.convnet import ConvNet, ConvNetConfig
 from nas.models.inputs import ImageInput
 from nas.models.resnet import ResNetStage
@@ -45,11 +46,8 @@ class ImageAdaptation:
     """
 
     trained: int
-    resolution: int  # of the longer side
-    mean: tuple[float, ...]  # of each channel, in 0..1
-    std: tuple[float, ...]
     moving: bool = False
-    pooling: str = "avg"  # "max" or "attention"
+    pooling: str = "avg"  # "max" or "attention"; of a network with a class token "cls" too
     head: str = "linear"  # or "mlp"
     dropout: float = 0.1
     head_rate: float = 10.0  # the learning rate of what is new over that of the last block
@@ -104,14 +102,20 @@ class _Block(nn.Module):
 
 class ImageBody(nn.Module):
     """The first blocks of a published network: a ``stem``, ``blocks``, and what comes after all of
-    them (``top``). ``width`` is that of the last map."""
+    them (``top``). ``width`` is that of the last map, or of tokens, of which the first
+    ``class_tokens`` are of no place."""
 
     def __init__(
-        self, stem: nn.Module, blocks: Sequence[nn.Module], top: nn.Module, width: int
+        self,
+        stem: nn.Module,
+        blocks: Sequence[nn.Module],
+        top: nn.Module,
+        width: int,
+        class_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.stem, self.blocks, self.top = stem, nn.ModuleList(blocks), top
-        self.width = width
+        self.width, self.class_tokens = width, class_tokens
 
 
 def lite0_body(blocks: int) -> ImageBody:
@@ -139,6 +143,31 @@ def resnet_body(depths: Sequence[int], bottleneck: bool, blocks: int) -> ImageBo
     return ImageBody(whole.stem, list(whole.blocks)[:blocks], nn.Identity(), widths[blocks - 1])
 
 
+class _Patches(nn.Module):
+    """Maps (B, 3, H, W) of a ``size`` (H, W) to tokens: the class token, then one a patch. Sides
+    that ``patch`` does not divide are padded at the right and the bottom."""
+
+    def __init__(self, dim: int, patch: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.padding = (0, -size[1] % patch, 0, -size[0] % patch)
+        self.grid = tuple(-(-side // patch) for side in size)
+        self.projection = nn.Conv2d(3, dim, patch, stride=patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        self.position = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.padding):
+            x = F.pad(x, self.padding)
+        x = self.projection(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.position
+
+
+def vit_body(layers: TransformerConfig, patch: int, size: tuple[int, int]) -> ImageBody:
+    """Dosovitskiy et al. 2021, sec. 3.1, for maps of a ``size`` (height, width)."""
+    stem, blocks = _Patches(layers.dim, patch, size), TransformerStack(layers)
+    return ImageBody(stem, list(blocks), make_norm("layer", layers.dim, dims=1), layers.dim, 1)
+
+
 class PretrainedImage(nn.Module):
     """Images (B, 1 or 3, H, W) of 0..255 to logits (B, outputs).
 
@@ -148,19 +177,20 @@ class PretrainedImage(nn.Module):
 
     def __init__(
         self,
+        input: ImageInput,
         body: ImageBody,
         adaptation: ImageAdaptation,
-        size: tuple[int, int],
         channels: int,
         outputs: int,
     ) -> None:
         super().__init__()
         self.adaptation = how = adaptation
         self.grey = channels == 1
-        self.input = ImageInput(how.mean, how.std, size, how.resolution, enlarge=True)
+        self.input = input
         self.stem, self.blocks, self.top = body.stem, body.blocks, body.top
-        self.width = body.width
-        self.pool = GlobalPool(how.pooling, self.width, dims=1)
+        self.width, self.class_tokens = body.width, body.class_tokens
+        pooled = how.pooling != "cls"
+        self.pool = GlobalPool(how.pooling, self.width, dims=1) if pooled else None
         self.dropout = nn.Dropout(how.dropout)
         self.head: nn.Module = nn.Linear(self.width, outputs)
         if how.head == "mlp":
@@ -192,7 +222,7 @@ class PretrainedImage(nn.Module):
         """What an optimiser trains, with the rate of each part."""
         return layer_groups(
             [self.stem, *self.blocks, self.top],
-            [self.pool, self.head],
+            [self.head] if self.pool is None else [self.pool, self.head],
             lr=lr,
             new_lr=lr * self.adaptation.head_rate,
             decay=self.adaptation.layer_decay,
@@ -200,17 +230,18 @@ class PretrainedImage(nn.Module):
         )
 
     def features(self, image: Tensor) -> tuple[Tensor, None]:
-        """Tokens (B, T, width), one for each place of the last map."""
+        """Tokens (B, T, width): class tokens, and one for each place of the last map."""
         if self.grey:
             image = image.expand(-1, 3, -1, -1)
         x = self.stem(self.input(image))
         for block in self.blocks:
             x = block(x)
-        return self.top(x).flatten(2).transpose(1, 2), None
+        x = self.top(x)
+        return x if x.ndim == 3 else x.flatten(2).transpose(1, 2), None
 
     def vector(self, x: Tensor, mask: None = None) -> Tensor:
         """One vector (B, width) from what ``features`` returns."""
-        pooled: Tensor = self.pool(x)
+        pooled: Tensor = x[:, 0] if self.pool is None else self.pool(x[:, self.class_tokens :])
         return pooled
 
     def fixed(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +249,7 @@ class PretrainedImage(nn.Module):
         pooled already where the pooling has nothing to learn."""
         x, _ = self.features(image)
         if self.adaptation.pooling != "attention":
-            x = self.pool(x).unsqueeze(1)
+            x = self.vector(x).unsqueeze(1)
         return x, x.new_full((len(x),), x.shape[1]).long()
 
     def condensed(self, features: Tensor) -> Tensor:
@@ -232,7 +263,8 @@ class PretrainedImage(nn.Module):
     def identity(self) -> Iterator[Any]:
         """What its features follow from beside the image."""
         how = self.adaptation
-        yield how.resolution, self.input.size, self.grey, how.pooling, how.mean, how.std
+        yield self.input.size, self.grey, how.pooling
+        yield from self.input.state_dict().values()
         for part in (self.stem, self.blocks, self.top):
             yield from part.state_dict().values()
 

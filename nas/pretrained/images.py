@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,8 @@ from typing import Any
 
 from nas.task import Checkpoint
 
-KNOWN = ("efficientnet_lite0", "resnet")
+KNOWN = ("efficientnet_lite0", "resnet", "vit")
+HEAD = 64  # features of each head of a published ViT
 Shapes = Mapping[str, tuple[int, ...]]
 # The sizes that follow from the network's published training: 224 pixels, (x - 127) / 128.
 _LITE0: dict[str, int | float | str] = {
@@ -27,9 +29,10 @@ def recognise(shapes: Shapes) -> Checkpoint | None:
     """What a file of weights holds, from the shapes of its tensors; None where it is not known.
 
     EfficientNet-Lite0 comes with the names of timm (``conv_stem``) or of the first port to
-    PyTorch (``_conv_stem``), ResNet with those of timm and torchvision, which are the same.
+    PyTorch (``_conv_stem``), ResNet with those of timm and torchvision, which are the same, ViT
+    with those of timm. A ViT's mean and deviation are not in its file (``of_timm``).
     """
-    return _lite0(shapes) or _resnet(shapes)
+    return _lite0(shapes) or _resnet(shapes) or _vit(shapes)
 
 
 def _lite0(shapes: Shapes) -> Checkpoint | None:
@@ -62,6 +65,34 @@ def _resnet(shapes: Shapes) -> Checkpoint | None:
     return _checkpoint("resnet", sizes | _IMAGENET)
 
 
+_VIT_NAME = re.compile(
+    r"cls_token|pos_embed|(patch_embed\.proj|norm|head"
+    r"|blocks\.\d+\.(norm[12]|mlp\.fc[12]|attn\.(qkv|proj)))\.(weight|bias)"
+)
+
+
+def _vit(shapes: Shapes) -> Checkpoint | None:
+    """With a class token, without the scales, registers and norms that later ViTs have."""
+    patch, position = shapes.get("patch_embed.proj.weight"), shapes.get("pos_embed")
+    plain = all(_VIT_NAME.fullmatch(name) for name in shapes)
+    if patch is None or position is None or "cls_token" not in shapes or not plain:
+        return None
+    dim, channels, side, _ = patch
+    grid = math.isqrt(position[1] - 1)
+    hidden = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
+    if channels != 3 or dim % HEAD or grid**2 != position[1] - 1 or not hidden:
+        return None
+    sizes: dict[str, int | float | str] = {
+        "resolution": grid * side,
+        "blocks": sum(name.endswith("attn.qkv.weight") for name in shapes),
+        "dim": dim,
+        "heads": dim // HEAD,
+        "mlp_ratio": hidden / dim,
+        "patch": side,
+    }
+    return _checkpoint("vit", sizes)
+
+
 def _checkpoint(architecture: str, sizes: dict[str, int | float | str]) -> Checkpoint:
     return Checkpoint("", "", "images", architecture, sizes, trained_on="ImageNet")
 
@@ -79,4 +110,6 @@ def of_timm(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
             sizes[name] = ",".join(str(float(value)) for value in about[name])
     if "input_size" in about:
         sizes["resolution"] = int(max(about["input_size"][1:]))
+    if "mean" not in sizes or "std" not in sizes:
+        raise KeyError("pretrained_cfg.mean or std")
     return replace(found, sizes=sizes)

@@ -83,6 +83,11 @@ def describe(source: str) -> Checkpoint:
     """
     path = find(source)
     found = _of_file(path) if path.is_file() else _of_folder(path)
+    if found.modality == "images" and "mean" not in found.sizes:
+        raise InputError(
+            f"{path}: what is done to an image before is not in the file; give the folder with its"
+            " config.json"
+        )
     return replace(found, sha256=sha256(Path(found.path)))
 
 

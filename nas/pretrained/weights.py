@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.models.sequence import sinusoids
@@ -105,6 +107,10 @@ def load_image(network: nn.Module, checkpoint: Checkpoint) -> Loaded:
     tensors = read_tensors(path)
     if checkpoint.architecture == "resnet":
         tensors = _resnet(tensors)
+    elif checkpoint.architecture == "vit":
+        tensors = _renamed(tensors, _VIT)
+        grid = network.stem.grid  # type: ignore[union-attr]
+        tensors["stem.position"] = _on_grid(tensors["stem.position"], grid)  # type: ignore[arg-type]
     elif "conv_stem.weight" in tensors:
         tensors = _timm_lite0(tensors)
     else:
@@ -305,6 +311,28 @@ def _resnet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def _on_grid(position: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positions (1, 1 + n², dim) of a class token and a square of patches, on another ``grid``
+    (rows, columns): Dosovitskiy et al. 2021, sec. 3.2 (2D interpolation)."""
+    side = math.isqrt(position.shape[1] - 1)
+    if (side, side) == grid:
+        return position
+    square = position[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    found = F.interpolate(square, grid, mode="bicubic", antialias=True)
+    return torch.cat([position[:, :1], found.flatten(2).transpose(1, 2)], dim=1)
+
+
+_VIT: Names = (
+    (r"patch_embed\.proj", "stem.projection"),
+    (r"cls_token", "stem.cls"),
+    (r"pos_embed", "stem.position"),
+    (r"norm", "top"),
+    (r"blocks\.(\d+)\.attn\.qkv", r"blocks.\1.attention.qkv"),
+    (r"blocks\.(\d+)\.attn\.proj", r"blocks.\1.attention.out"),
+    (r"blocks\.(\d+)\.mlp\.fc1", r"blocks.\1.feed_forward.up"),
+    (r"blocks\.(\d+)\.mlp\.fc2", r"blocks.\1.feed_forward.down"),
+    (r"head", "published_head"),  # of other classes
+)
 _RESNET_STEM = {"conv1": "stem.0", "bn1": "stem.1"}
 
 

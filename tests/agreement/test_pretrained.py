@@ -171,3 +171,30 @@ def test_a_resnet_is_that_of_timm(timm: Any, name: str, tmp_path: Path) -> None:
         found, _ = ours.features(images)
         error = (found - expected).abs().max() / expected.abs().max()
     assert float(error) <= 1e-5
+
+
+@pytest.mark.parametrize("side", [224, 112])
+def test_a_vit_is_that_of_timm(timm: Any, side: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_tiny_patch16_224").eval()
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value += 0.02 * torch.randn_like(value)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    about = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}
+    config = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": about}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, side, side)).astype(np.uint8)
+    data = read((pixels, np.array(["a", "b"] * 10)), image_size=side)
+    task = Task("images", data.targets, data.profile).with_objectives()
+    task = replace(task, pretrained=(describe(str(tmp_path)),))
+    own = load_families()["frozen_image"].space(task).complete({"resolution": side})
+    ours: Any = build_network("frozen_image", own, task, True).eval()
+    images = torch.from_numpy(pixels[:2])
+    if side != 224:
+        theirs.set_input_size((side, side))  # timm moves the positions to the new grid
+    with torch.inference_mode():
+        expected = theirs.forward_features(images / 127.5 - 1)
+        found, _ = ours.features(images)
+        assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+        assert torch.equal(ours.vector(found), found[:, 0])
