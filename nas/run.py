@@ -475,7 +475,8 @@ class Run:
         return sum(c.device_seconds[device] for c in self.candidates()) / 3600
 
     def view(self, candidates: Sequence[Candidate] | None = None) -> StudyView:
-        """What the report shows; of some ``candidates`` only, without what went wrong."""
+        """What the report shows; of some ``candidates`` only, without what went wrong with others
+        or how all compare."""
         from nas.report import StudyView
 
         failures: tuple[str, ...] = ()
@@ -492,7 +493,7 @@ class Run:
             rules={r.id: (r.statement, r.source) for r in rules.RULES.values()},
             notes=(
                 *([f"latency on {self.measured.measured_on}"] if self._latency else []),
-                *published_weights(self.task, self.candidates()),
+                *published_weights(self.task, candidates),
                 # A copy for another device may lack the data.
                 *(self.notes if (self.folder / "data").exists() else ()),
             ),

@@ -387,6 +387,18 @@ def test_a_run_that_begins_later_is_found(
     assert {u["head"]["name"] for u in updates if "head" in u} == {"second"}
 
 
+def test_the_head_of_a_large_run_is_read_without_its_candidates(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_all(run: Run) -> Any:
+        raise AssertionError("a large run would take hundreds of MB")
+
+    monkeypatch.setattr(Run, "candidates", read_all)
+    studies = Studies([run])
+    studies.refresh()
+    assert numbers(all_updates(make_app(studies, TOKEN, host="127.0.0.1"))[1]) == list(range(30))
+
+
 def test_a_run_that_cannot_be_read_leaves_the_others(
     tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
