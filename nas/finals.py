@@ -359,7 +359,7 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
     where proxies were scored on several folds and so saw more samples than this part has, the best
     proxy."""
     sign = 1 if task.quality.direction == "max" else -1
-    best = max(complete, key=lambda e: (sign * _validation(e, task.quality), -e.epochs))
+    best = max(complete, key=lambda e: (sign * _validation(e, task.quality), -_loss(e)))
     few = rules.few_decide(task)
     folds = rules.folds(task) > 1
     if not (few or folds) or math.isinf(_validation(best, task.quality)):
@@ -372,7 +372,7 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
     def order(entry: Finalist) -> tuple[float, ...]:
         validation = sign * _validation(entry, task.quality)
         standing = _standing(entry, task) if few else 0
-        return standing, sign * proxy(entry), validation, -entry.epochs
+        return standing, sign * proxy(entry), validation, -_loss(entry)
 
     return max(near, key=order)
 
@@ -401,6 +401,12 @@ def _standing(entry: Finalist, task: Task) -> int:
 def _validation(entry: Finalist, quality: Objective) -> float:
     value = float((entry.result or {})["validation"][quality.metric])
     return value if math.isfinite(value) else -math.inf
+
+
+def _loss(entry: Finalist) -> float:
+    """On the validation part: a few samples give the same accuracy to many."""
+    loss = (entry.result or {}).get("validation_loss")
+    return math.inf if loss is None else float(loss)
 
 
 def _row(entry: Finalist, quality: Objective) -> dict[str, Any]:

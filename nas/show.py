@@ -67,6 +67,9 @@ def finished(run: Run, as_json: bool) -> None:
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
+        beside = trained.result.get("simple_test") or {}
+        if shown := [f"{n} {figure(s[metric])}" for n, s in beside.items() if metric in s]:
+            terminal.echo(f"beside  on the same test part: {', '.join(shown)}")
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
     for sentence in published_weights(run.task, run.candidates())[-1:]:
         terminal.line(f"weights {sentence}")

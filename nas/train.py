@@ -428,6 +428,7 @@ def _finish(
     result = {
         "test": _tested(training, out / "model.ckpt") if test else {},
         "validation": {str(checkpoint.monitor): float(score_of_best)},
+        "validation_loss": getattr(checkpoint, "loss", None),
         "proxy_validation": recipe["provenance"]["validation"],
         "epochs": trainer.current_epoch,
         "best_epoch": best_epoch,
@@ -479,6 +480,7 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         assert dataset is not None
         result["test_interval"] = score_interval(out / "model.ckpt", dataset)
         result["intervals"] = intervals(out / "model.ckpt", dataset, True)
+        result["simple_test"] = _simple(dataset, training.module.task)
     result["checkpoint"] = str(out / "model.ckpt")
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result

@@ -209,6 +209,18 @@ def test_where_proxies_were_cross_validated_they_decide_between_equals(
     assert finals._winner(entries, made).candidate.number == winner
 
 
+@pytest.mark.parametrize("winner", [4, 7])
+def test_of_equal_accuracies_the_lower_loss_wins(winner: int) -> None:
+    entries = [
+        finals.Finalist(
+            c, 10, 10, Path(), {"validation": {"accuracy": 1.0}, "validation_loss": loss}
+        )
+        for c in (RANKED[0], RANKED[2])
+        for loss in [0.1 if c.number == winner else 0.2]
+    ]
+    assert finals._winner(entries, task()).candidate.number == winner
+
+
 PRETRAINED = {
     "adapted": SimpleNamespace(frozen=False), "head": SimpleNamespace(frozen=True),
 }  # fmt: skip

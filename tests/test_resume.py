@@ -196,6 +196,18 @@ def test_a_training_ends_with_its_time_and_keeps_its_best_epoch(
     assert result["seconds"] < 10
 
 
+def test_the_test_part_that_is_scored_later_has_the_same_scores_as_at_once(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    trained(recipe, tmp_path / "later")
+    path = tmp_path / "later" / "given.yaml"
+    later = nas.train.score_once(path, tmp_path / "later")
+    at_once = nas.train.train(path, tmp_path / "at_once")
+    keys = ("test", "test_interval", "intervals", "simple_test", "validation_loss")
+    assert {key: later[key] for key in keys} == {key: at_once[key] for key in keys}
+    assert later["simple_test"]
+
+
 def test_a_training_without_a_better_epoch_ends_and_keeps_the_best(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -347,12 +347,15 @@ class LatestBest(ModelCheckpoint):
     Where weights are averaged, their average is kept, as it is what was validated.
     """
 
+    loss: float | None = None  # of the validation part, of the epoch that is kept
     _highest: float | None = None  # of all epochs, where larger is better
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averages = [each for each in callbacks if isinstance(each, AveragedWeights)]
         module, place = trainer.lightning_module, Path(filepath)
+        loss = float(trainer.callback_metrics.get("val_loss", math.nan))
+        self.loss = loss if math.isfinite(loss) else None
         unfinished = place.with_name(f"{place.name}.new")
         for average in averages:
             average.swap(module)
@@ -364,12 +367,12 @@ class LatestBest(ModelCheckpoint):
         self._last_checkpoint_saved = filepath
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"highest": self._highest}
+        return super().state_dict() | {"highest": self._highest, "loss": self.loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of an earlier training, whose folder may have been moved since."""
         folder = Path(self.dirpath or ".")
-        self._highest = state_dict.get("highest")
+        self._highest, self.loss = state_dict.get("highest"), state_dict.get("loss")
 
         def here(path: str) -> str:
             return str(folder / Path(path).name) if path else ""
