@@ -63,7 +63,7 @@ CASES = {
     "multimodal": Case(
         "multimodal/womens_reviews",
         "multimodal/womens_reviews/test.csv.gz",
-        ("--target", "Recommended IND", "--columns", "Rating=ignore"),
+        ("--target", "Recommended IND"),
     ),
     "pointclouds": Case(
         "pointcloud/mnist_points/mnist_points.npz",

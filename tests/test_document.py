@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from nas.export import scaling
-from nas.export.document import design_of_run, json_schema, write_design
+from nas.export.document import _ROLES, design_of_run, json_schema, write_design
 from nas.export.document_page import markdown, page
 from nas.export.weaknesses import calibration
 from nas.family import load_families
+from nas.rulebook import typical_task
 from nas.run import Run
 from nas.task import InputError, Task
 from nas.testing import example_datasets, sample_inputs
@@ -148,6 +149,18 @@ def test_the_page_can_be_read_without_seeing_it(document: dict[str, Any]) -> Non
             assert f'id="{attributes["aria-labelledby"]}"' in text
         if tag == "th":
             assert attributes["scope"] == "col"
+
+
+TRAINING = {"lr", "weight_decay", "batch_size", "augment", "masks", "layer_decay", "dropout"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_only_a_training_uses_stands_in_the_recipe_and_not_in_the_architecture(
+    name: str,
+) -> None:
+    params = FAMILIES[name].space(typical_task(FAMILIES[name].modality)).params
+    found = {p.name for p in params if p.name in TRAINING and not _ROLES.keys() & {*p.why}}
+    assert found == set()
 
 
 def test_a_candidate_that_is_not_complete_has_no_document(run: Path) -> None:

@@ -36,6 +36,8 @@ FORMAT = 1
 # What a parameter is for, by the rule that bounds it; of all other rules it is the architecture.
 _ROLES = {
     "learning-rate-by-family": "optimiser",
+    "pretrained-rate": "optimiser",
+    "layer-wise-rates": "optimiser",
     "weight-decay-from-risk": "regularisation",
     "weight-decay-few-steps": "regularisation",
     "batch-from-data": "batch",
@@ -50,6 +52,7 @@ _ROLES = {
     "drop-features": "regularisation",
     "imbalance": "loss",
     "augmentation": "augmentation",
+    "series-augmentation": "augmentation",
     "time-shift": "augmentation",
     "spec-augment": "augmentation",
     "cloud-augmentation": "augmentation",
