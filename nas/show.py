@@ -36,7 +36,11 @@ def finished(run: Run, as_json: bool) -> None:
     if not as_json:
         # Before the files, for which there may be no room.
         front(run, candidates, with_verdict=False)
-    recipe, report = run.export(), run.report()  # the small one first
+    try:
+        recipe, report = run.export(), run.report()  # the small one first
+    except OSError:
+        _verdict(run, as_json)  # its last line, also where there is no room
+        raise
     if as_json:
         terminal.echo(
             json.dumps(
@@ -73,8 +77,12 @@ def finished(run: Run, as_json: bool) -> None:
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
     for sentence in published_weights(run.task, run.candidates())[-1:]:
         terminal.line(f"weights {sentence}")
-    if verdict := run.verdict():
-        terminal.line(f"verdict {verdict}")
+    _verdict(run, as_json)
+
+
+def _verdict(run: Run, as_json: bool) -> None:
+    if not as_json and (verdict := run.verdict()):
+        terminal.line(verdict)
 
 
 def front(run: Run, candidates: Sequence[Candidate], *, with_verdict: bool = True) -> None:
