@@ -47,6 +47,7 @@ def train_finalists(run: Run, end: float, show: Callable[[str], None]) -> Finish
     in RUN/model and what became of all in RUN/finished.json. What fails says why there, and
     does not end the search. ``show`` receives the phase, some times a second."""
     places = list(_places(run.task))
+    end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
     waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, len(places))
     trained: list[Finalist] = []
     while waiting and len(trained) < max(MOST, len(places)):

@@ -147,6 +147,9 @@ class FakeRun:
     def best(self) -> Candidate:
         return self._ranked[0]
 
+    def baselines(self) -> list[dict[str, Any]]:
+        return []
+
     def export(
         self, path: Path | None = None, number: int | None = None, *, epochs: int | None = None
     ) -> Path:
