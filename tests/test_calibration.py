@@ -40,6 +40,13 @@ def test_a_temperature_undoes_what_made_logits_too_large(factor: float) -> None:
     assert _temperature(CLASSES, factor * logits, labels) == pytest.approx(factor, rel=0.05)
 
 
+def test_few_samples_that_are_all_right_do_not_make_a_network_certain() -> None:
+    labels = np.arange(40) % 3
+    logits = 6 * torch.eye(3)[torch.from_numpy(labels)]
+    sure = (logits / _temperature(CLASSES, logits, labels)).softmax(1).max(1).values
+    assert sure.mean() == pytest.approx(41 / 42, abs=1e-3)  # the rule of succession
+
+
 def test_a_checkpoint_keeps_its_temperature(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "model", tmp_path / "model")
     checkpoint = next((tmp_path / "model").glob("*.ckpt"))
