@@ -3,6 +3,7 @@ Mamba."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
@@ -229,15 +230,24 @@ def _build_resnet(config: Config, task: Task) -> nn.Module:
 
 
 def _kernels_space(task: Task) -> Space:
-    most = rules.params_limit(task) / (task.outputs * RANDOM_KERNELS)
-    each = [n for n in (10, 30, 60, 119) if n <= most] or [max(1, int(most))]
-    features: tuple[Value, ...] = tuple(n * RANDOM_KERNELS for n in each)
-    default = features[min(1, len(features) - 1)]
+    dilations = rules.depth(task, "dilations", low=1, base=4, default=4)
+    thresholds = rules.width(
+        task,
+        "thresholds",
+        low=1,
+        base=6,
+        default=8,
+        step=1,
+        inputs=RANDOM_KERNELS * dilations.default * task.outputs,
+        fixed=task.outputs,
+    )
+    why = "random-kernels"
     return Space(
         (
             # Noise of a step is what the shortest kernels look at.
             *_input_params(task, augment="none"),
-            Choice("features", features, default=default, why=("random-kernels",)),
+            replace(dilations, why=(why, *dilations.why)),
+            replace(thresholds, why=(why, *thresholds.why)),
             rules.dropout(task, default=0.1, before_head=True),
             *rules.label_smoothing(task),
             *rules.training(task, lr=3e-3),
@@ -248,8 +258,9 @@ def _kernels_space(task: Task) -> Space:
 def _build_kernels(config: Config, task: Task) -> nn.Module:
     from nas.models.random_kernels import RandomKernels
 
-    features, dropout = int(config["features"]), float(config["dropout"])
-    network = RandomKernels(_input(config, task), _length(task), task.outputs, features, dropout)
+    sizes = int(config["dilations"]), int(config["thresholds"])
+    dropout = float(config["dropout"])
+    network = RandomKernels(_input(config, task), _length(task), task.outputs, *sizes, dropout)
     return _forecasting(network, config, task)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nas.candidate import Candidate, State
 from nas.family import load_families
-from nas.models.random_kernels import dilations
+from nas.models.random_kernels import spaced
 from nas.options import SearchOptions
 from nas.plan import make_task
 from nas.records import RunRecord
@@ -269,8 +269,8 @@ def series_resnet(c: dict[str, Any], _: Any) -> float:
 
 def random_kernels(c: dict[str, Any], _: Any) -> float:
     """Of each of 84 kernels and dilation the sum of its channels, and nine weights a step."""
-    spread = dilations(STEPS, c["features"] // 84)
-    return len(spread) * 84 * STEPS * (CHANNELS + 9) + c["features"] * CLASSES
+    count = len(set(spaced(STEPS, c["dilations"])))
+    return count * 84 * (STEPS * (CHANNELS + 9) + c["thresholds"] * CLASSES)
 
 
 def patches(c: dict[str, Any]) -> tuple[float, int]:

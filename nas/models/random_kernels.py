@@ -5,7 +5,6 @@ Classification"."""
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import combinations
 
 import torch
@@ -18,27 +17,19 @@ from nas.models.series import SeriesInput
 # Nine weights of which three are 2 and six -1 (sec. 3.1.1): where the three are.
 KERNELS = tuple(combinations(range(9), 3))
 GOLDEN = (math.sqrt(5) + 1) / 2  # its multiples spread the quantiles evenly (sec. 3.1.3)
-MOST_DILATIONS = 32
 MOST_CHANNELS = 9  # of a kernel, as the paper's code for several channels has it
 SHARP = 20.0  # slope of a threshold, in deviations of what a kernel gives
 
 
-def dilations(length: int, each: int) -> dict[int, int]:
-    """The dilations for sequences of ``length`` steps, and how many of the ``each`` features of a
-    kernel are at each: exponentially spaced up to where a kernel is as long as a sequence (sec.
-    3.1.2).
+def spaced(length: int, count: int) -> list[int]:
+    """``count`` dilations, exponentially spaced up to where a kernel is as long as a sequence of
+    ``length`` steps (sec. 3.1.2); in short ones several are the same.
 
-    >>> dilations(24, 4)
-    {1: 2, 2: 2}
+    >>> spaced(33, 3)
+    [1, 2, 4]
     """
-    most = min(each, MOST_DILATIONS)
     top = math.log2(max((length - 1) / 8, 1))
-    found = Counter(int(2 ** (top * i / max(most - 1, 1))) for i in range(most))
-    counts = [count * each // most for count in found.values()]
-    short = each - sum(counts)
-    for i in range(len(counts)):
-        counts[i] += short // len(counts) + (i < short % len(counts))
-    return dict(zip(found, counts, strict=True))
+    return [int(2 ** (top * i / max(count - 1, 1))) for i in range(count)]
 
 
 class _Standardised(nn.Module):
@@ -85,7 +76,8 @@ class RandomKernels(nn.Module):
         input: What steps become first.
         length: A usual one, in steps; no kernel is longer.
         outputs: Width of the last layer.
-        features: How many, rounded down to a multiple of 84.
+        dilations: How many, where the length leaves room for as many.
+        thresholds: Of a kernel at a dilation.
         dropout: Of features.
     """
 
@@ -94,11 +86,17 @@ class RandomKernels(nn.Module):
     patterns: Tensor
 
     def __init__(
-        self, input: SeriesInput, length: int, outputs: int, features: int, dropout: float = 0.0
+        self,
+        input: SeriesInput,
+        length: int,
+        outputs: int,
+        dilations: int,
+        thresholds: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input = input
-        self.each = dilations(length, max(1, features // len(KERNELS)))
+        self.dilations = sorted(set(spaced(length, dilations)))
         count = len(KERNELS)
         patterns = torch.full((count, 1, 9), -1.0)
         for pattern, places in zip(patterns, KERNELS, strict=True):
@@ -106,15 +104,15 @@ class RandomKernels(nn.Module):
         self.register_buffer("patterns", patterns)
         generator = torch.Generator().manual_seed(0)
         quantile = 0
-        for i, thresholds in enumerate(self.each.values()):
+        for i in range(len(self.dilations)):
             self.register_buffer(f"mix{i}", _mix(input.channels, generator))
             shape = (count, thresholds)
             place = torch.arange(quantile + 1, quantile + 1 + count * thresholds, device="cpu")
             at = (place.double() * GOLDEN % 1).clamp(0.005, 0.995)
             self.register_buffer(f"threshold{i}", torch.special.ndtri(at).float().view(shape))
             quantile += count * thresholds
-        self.width = count * sum(self.each.values())
-        self.kernels = nn.ModuleList(_Standardised(count) for _ in self.each)
+        self.width = count * thresholds * len(self.dilations)
+        self.kernels = nn.ModuleList(_Standardised(count) for _ in self.dilations)
         self.fractions = _Standardised(self.width)
         self.dropout = nn.Dropout(dropout)
         self.head = make_head(self.width, outputs)
@@ -125,7 +123,7 @@ class RandomKernels(nn.Module):
         x, mask = self.input(series, series_length)
         x, real = x.transpose(1, 2), mask.to(x.dtype)
         parts = []
-        for i, dilation in enumerate(self.each):
+        for i, dilation in enumerate(self.dilations):
             mixed = self.get_buffer(f"mix{i}") @ x
             y = F.conv1d(
                 mixed, self.patterns, padding=4 * dilation, dilation=dilation, groups=len(KERNELS)

@@ -1,8 +1,8 @@
 """The design rules of the field, each with its source, and what follows from them.
 
-``statements`` holds the numbers, the sentences and their sources, ``bounds`` the functions that
-turn a task into a parameter whose bounds, default and reasons come from one place, and
-``effort`` what the rules decide beside parameters: first candidates, proxies, folds, recipes.
+``numbers`` holds the numbers, ``statements`` the sentences and their sources, ``bounds`` the
+functions that turn a task into a parameter whose bounds, default and reasons come from one place,
+and ``effort`` what the rules decide beside parameters: first candidates, proxies, folds, recipes.
 All names are used as ``nas.rules.NAME``.
 """
 
@@ -43,6 +43,7 @@ from nas.rules.bounds import (
     width,
     window,
 )
+from nas.rules.decisions import decided, sets
 from nas.rules.effort import (
     EFFORT,
     Effort,
@@ -62,7 +63,7 @@ from nas.rules.effort import (
     wants_pretrained,
     warmup_steps,
 )
-from nas.rules.statements import (
+from nas.rules.numbers import (
     BASELINE_TIME_FACTOR,
     BATCH_VALUES,
     CATEGORY_VALUES,
@@ -94,7 +95,6 @@ from nas.rules.statements import (
     REFERENCE_PARAMS_PER_ROW,
     REFERENCE_PARAMS_PER_SAMPLE,
     RESIDUAL_FROM,
-    RULES,
     SATURATING_MOST,
     SERIES_LONGEST,
     SMALL_BATCH,
@@ -106,10 +106,8 @@ from nas.rules.statements import (
     WAVE_LONGEST_S,
     WEIGH_CLASSES_FROM,
     WORD_COUNT,
-    Rule,
-    decided,
-    sets,
 )
+from nas.rules.statements import RULES, Rule
 
 __all__ = [
     "BASELINE_TIME_FACTOR",

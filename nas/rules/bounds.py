@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from nas.rules.statements import (
+from nas.rules.decisions import sets
+from nas.rules.numbers import (
     BATCH_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
@@ -26,7 +27,6 @@ from nas.rules.statements import (
     STEPS_OF_AN_EPOCH,
     TEXT_LONGEST,
     WEIGH_CLASSES_FROM,
-    sets,
 )
 from nas.space import Choice, Float, Int, Param, Value, When
 from nas.task import Task

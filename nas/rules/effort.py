@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from nas.rules.bounds import batch_sizes, is_node_level
-from nas.rules.statements import (
+from nas.rules.decisions import sets
+from nas.rules.numbers import (
     BASELINE_TIME_FACTOR,
     CROSS_VALIDATED,
     GRADIENT_CLIP,
@@ -20,7 +21,6 @@ from nas.rules.statements import (
     PRETRAINED_STEPS,
     VALIDATION_MOST,
     WARMUP,
-    sets,
 )
 from nas.space import Config, Space
 from nas.task import Fidelity, Task

@@ -1,57 +1,47 @@
-"""The rules: numbers, sentences and sources.
+"""The rules: sentences and sources.
 
 A rule is a sentence, and its source what supports it; where the number in a rule is a choice
-of this project, the source says so. The numbers stand first, once each: sentences, bounds,
-defaults and checks use the same.
+of this project, the source says so. The numbers are those of ``nas.rules.numbers``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-RESIDUAL_FROM = 10  # weighted layers from which on a network has residual connections
-SMALL_BATCH = 16  # samples of a batch below which GroupNorm replaces BatchNorm
-MOST_TOKENS = 256  # that attention spans before it is local, or the model linear in them
-FREE_PARAMS, PARAMS_PER_SAMPLE = 500_000, 2_000  # a network's at most, whichever is more
-REFERENCE_PARAMS_PER_SAMPLE = 750  # of a published network that a space holds, at most
-REFERENCE_PARAMS_PER_ROW = {"tabular": 70, "graphs": 35}  # of a table, or node of a graph
-# That one worker must train it for in a fifth of the time, and all in a third of the budget
-REFERENCE_EPOCHS = 20
-# Floating-point operations a second in training with dense convolutions or matrices: of a CPU core
-# as measured here, and of an A100 in mixed precision by NVIDIA's published figures of ResNet-50.
-# Only whether a published network is within reach depends on them.
-TRAINING_FLOPS = {"cpu": 2e10, "cuda": 5e13}
-LONGEST_STEPS = 450_000  # of a recipe: 90 epochs of ImageNet in batches of 256
-LEAST_DROPOUT, MOST_DROPOUT = 0.1, 0.5  # the bound where data abound, and where they are few
-MOST_DROP_PATH = 0.2  # of whole branches, and of attention's weights
-SATURATING_MOST = 4  # layers of sigmoid or tanh in a row
-LEAST_DECAY, MOST_DECAY = 1e-4, 1e-2  # decoupled weight decay
-WEIGH_CLASSES_FROM = 1.5  # largest class over smallest from which on classes may be weighed
-STEPS_OF_AN_EPOCH = 100  # that the batch size leaves, about
-BATCH_VALUES = 2**24  # input values of a batch at most: 64 MiB in float32
-HEAD_WIDEST = 128  # units of a fully connected layer after the pooling
-PRETRAINED_BELOW = 10_000  # samples below which pretrained weights are worth looking for
-PRETRAINED_STEPS = 600  # of a pretrained network's training
-FREEZE_BELOW = 1_000  # samples below which more of a pretrained network stays as it is
-CATEGORY_VALUES = 16  # of a category's vector, at most
-WARMUP = 0.05  # of the steps
-PATIENCE, PATIENCE_EPOCHS = 0.25, 5  # of a training's epochs, and at least so many
-GRADIENT_CLIP = 1.0  # of the global norm
-VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
-CROSS_VALIDATED = 150  # validation samples from which on one split is enough
-CLOUD_MOST = 2_048  # points of a cloud that are kept
-CLOUD_CELLS = 64  # of a grid for each point of a cloud, at most
-WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept
-TEXT_LONGEST = 1_024  # tokens of a text that are kept
-FORECAST_SHORTEST = 16  # steps that a forecast is made from
-SERIES_LONGEST = 1_024  # steps of a sequence of numbers that are kept
-NEW_WORDS, WORD_COUNT, MOST_WORDS, MOST_PIECES = 0.15, 2, 30_000, 8_000  # of a vocabulary
-LR_TEST = False  # whether a search begins with range tests; measured in experiments/LOG.md
-LONGEST_CANDIDATE = 0.2  # of the wall clock
-BASELINE_TIME_FACTOR = 2.0  # a baseline's time limit over a candidate's: all are compared with it
-RATE_TOLERANCE = 3.0  # a range test finds a learning rate within this factor
+from nas.rules.numbers import (
+    BATCH_VALUES,
+    CATEGORY_VALUES,
+    CLOUD_CELLS,
+    CLOUD_MOST,
+    CROSS_VALIDATED,
+    FORECAST_SHORTEST,
+    FREE_PARAMS,
+    FREEZE_BELOW,
+    GRADIENT_CLIP,
+    HEAD_WIDEST,
+    LEAST_DECAY,
+    MOST_DECAY,
+    MOST_DROP_PATH,
+    MOST_DROPOUT,
+    MOST_TOKENS,
+    NEW_WORDS,
+    PARAMS_PER_SAMPLE,
+    PATIENCE,
+    PATIENCE_EPOCHS,
+    PRETRAINED_BELOW,
+    PRETRAINED_STEPS,
+    REFERENCE_PARAMS_PER_ROW,
+    REFERENCE_PARAMS_PER_SAMPLE,
+    RESIDUAL_FROM,
+    SATURATING_MOST,
+    SERIES_LONGEST,
+    SMALL_BATCH,
+    STEPS_OF_AN_EPOCH,
+    TEXT_LONGEST,
+    WARMUP,
+    WAVE_LONGEST_S,
+    WEIGH_CLASSES_FROM,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -703,18 +693,3 @@ _ALL = (
     ),
 )
 RULES = {rule.id: rule for rule in _ALL}
-
-_Decides = TypeVar("_Decides", bound=Callable[..., Any])
-_SETS: dict[str, list[str]] = {}
-
-
-def sets(rule: str, what: str) -> Callable[[_Decides], _Decides]:
-    """Mark the function through which a rule decides ``what``, which is no parameter of a
-    space. Raises KeyError where there is no such rule."""
-    _SETS.setdefault(RULES[rule].id, []).append(what)
-    return lambda decides: decides
-
-
-def decided(rule: str) -> tuple[str, ...]:
-    """What a rule decides beside the parameters of spaces."""
-    return tuple(_SETS.get(rule, ()))

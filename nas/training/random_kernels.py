@@ -10,15 +10,17 @@ a random few of them (Dempster et al.'s code for multivariate data).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 
 from nas.data.ragged import Ragged
-from nas.models.random_kernels import GOLDEN, KERNELS, MOST_CHANNELS, dilations
+from nas.models.random_kernels import GOLDEN, KERNELS, MOST_CHANNELS, spaced
 
 FEATURES = 9_996  # as the paper, sec. 3.3
 WEIGHTS = np.array(KERNELS)  # where each kernel has its three of 2
+MOST_DILATIONS = 32
 CHUNK = 512  # samples whose convolutions are in memory at a time
 # Of all samples, steps and features, and of samples and features: beyond them there are fewer
 # features.
@@ -51,7 +53,7 @@ def _fitted(series: Ragged, train: np.ndarray, size: int, each: int, seed: int) 
     channels = series.values.shape[1]
     kernels: list[_Kernel] = []
     place = 0
-    for dilation, count in dilations(size, each).items():
+    for dilation, count in _dilations(size, each).items():
         for weights in WEIGHTS:
             chosen = np.arange(channels)
             if channels > 1:  # few of them more often than many
@@ -89,6 +91,18 @@ def _convolved(taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
     summed = taps.sum(axis=-1)
     convolved: np.ndarray = 3 * summed[weights].sum(axis=0) - summed.sum(axis=0)
     return convolved
+
+
+def _dilations(size: int, each: int) -> dict[int, int]:
+    """The dilations for sequences of ``size`` steps, and how many of the ``each`` features of a
+    kernel are at each (sec. 3.1.2)."""
+    most = min(each, MOST_DILATIONS)
+    found = Counter(spaced(size, most))
+    counts = [count * each // most for count in found.values()]
+    short = each - sum(counts)
+    for i in range(len(counts)):
+        counts[i] += short // len(counts) + (i < short % len(counts))
+    return dict(zip(found, counts, strict=True))
 
 
 def _taps(padded: np.ndarray, dilation: int) -> np.ndarray:
