@@ -171,7 +171,7 @@ function drawNorms(c) {
   }, { title: { text: "norm", font: font(11.5) }, tickvals: [-8, -6, -4, -2, 0, 2], ticktext: ["1e-8", "1e-6", "1e-4", "0.01", "1", "100"] });
   drawNormLines(c, norms);
   if (!dead.names.length) return fill("dead", fine(known(c.health?.dead_units) ? "Dead units: none was seen. A unit is dead where no sample of a batch gives it a gradient." : "Dead units are not known of this network: none of its layers has a bias, or they were not recorded."));
-  fill("dead", el("h3", {}, "Dead units", el("small", {}, "the fraction of a layer’s units that no sample of a batch gave a gradient; layers that never had some are left out")), el("div", {}));
+  fill("dead", el("h3", {}, "Dead units", el("small", {}, "the fraction of a layer’s units that no sample of a batch gave a gradient (at the first step also of branches that start at zero); layers that never had some are left out")), el("div", {}));
   return drawHeat($("dead").lastChild, c, dead, "Dead units", {
     z: dead.rows, hovertemplate: "%{y}, step %{x}: %{z:.1%}<extra></extra>", zmin: 0, zmax: 1, colorscale: [[0, css("card")], [1, css("warn")]],
   }, { title: { text: "dead", font: font(11.5) }, tickformat: ".0%" });
