@@ -176,11 +176,13 @@ def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
 
 
 @rules.sets("families-by-modality", "families of a search")
+@rules.sets("pretrained-first", "order of a search's families")
 def pick_families(
     modality: str, names: tuple[str, ...] = (), pretrained: bool = False
 ) -> dict[str, Family]:
     """The families of a modality but those ``on_request``, or those of them that are named; such as
-    start from published weights only where there are some (``pretrained``)."""
+    start from published weights only where there are some (``pretrained``), and then first (rule
+    "pretrained-first")."""
     known = load_families(modality)
     for name in names:
         if name not in known:
@@ -189,7 +191,8 @@ def pick_families(
             )
         if known[name].load and not pretrained:
             raise UsageError(f"family {name!r} needs weights: give --pretrained FOLDER")
-    offered = {name: family for name, family in known.items() if not family.on_request}
+    first = sorted(known.items(), key=lambda item: item[1].load is None)
+    offered = {name: family for name, family in first if not family.on_request}
     chosen = {name: known[name] for name in names} if names else offered
     return {name: family for name, family in chosen.items() if pretrained or not family.load}
 

@@ -75,7 +75,8 @@ def finished(run: Run, as_json: bool) -> None:
         if shown := [f"{n} {figure(s[metric])}" for n, s in beside.items() if metric in s]:
             terminal.echo(f"beside  on the same test part: {', '.join(shown)}")
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
-    for sentence in published_weights(run.task, run.candidates())[-1:]:
+    # Without the first ones, which say what each checkpoint is.
+    for sentence in published_weights(run.task, run.candidates())[len(run.task.pretrained) :]:
         terminal.line(f"weights {sentence}")
     _verdict(run, as_json)
 

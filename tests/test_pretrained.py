@@ -213,6 +213,7 @@ def test_what_never_paid_is_searched_only_where_it_is_named(modality: str) -> No
     own = {"text": "text", "images": "image"}[modality]
     offered = pick_families(modality, pretrained=True)
     assert {f"frozen_{own}", f"pretrained_{own}"} < offered.keys()
+    assert list(offered)[:2] == [f"frozen_{own}", f"pretrained_{own}"], "the first that are trained"
     assert f"partial_{own}" not in offered
     assert list(pick_families(modality, (f"partial_{own}",), True)) == [f"partial_{own}"]
 
