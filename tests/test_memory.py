@@ -150,7 +150,7 @@ class Hungry:
         def fit(module: Proxy, *arguments: Any) -> Any:
             self.alive.append(sum(ref() is not None for ref in self.modules))
             self.modules.append(weakref.ref(module))
-            accumulate = arguments[-1]
+            *_, accumulate, _precision = arguments
             trainer = real(module, *arguments)
             if int(module.config["batch_size"]) // accumulate > most:
                 raise type(error)(*error.args)  # its traceback would keep the network alive
