@@ -71,7 +71,11 @@ CASES = {
         ("--modality", "pointclouds"),
     ),
     "audio": Case("audio/fsdd", "audio/fsdd/wav", ("--modality", "audio")),
-    "images": Case("images/sign_digits", "images/sign_digits/test", ("--modality", "images")),
+    "images": Case(
+        "images/sign_digits",
+        "images/sign_digits/test",
+        ("--modality", "images", "--image-size", "32"),
+    ),
 }
 
 

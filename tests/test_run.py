@@ -403,8 +403,11 @@ def test_a_package_is_also_the_function_of_its_name(name: str, part: str) -> Non
 
 def test_a_recipe_reads_back_as_it_was_made(run: Run, tmp_path: Path) -> None:
     candidate = run.best()
-    made = recipes.make(candidate, run.task, run.source, run.versions)
-    read_back = recipes.load(run.export(tmp_path / "recipe.yaml"))
+    winner = run.finished
+    # As many epochs as it was trained for, where there was time for more than the rules say.
+    epochs = winner.recipe_epochs if winner and winner.candidate == candidate.number else None
+    made = recipes.make(candidate, run.task, run.source, run.versions, epochs)
+    read_back = recipes.load(run.export(tmp_path / "recipe.yaml", candidate.number))
     assert read_back == json.loads(json.dumps(made))
     model = read_back["model"]["init_args"]
     assert (model["family"], model["config"]) == (candidate.family, candidate.config)
