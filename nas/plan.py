@@ -28,7 +28,7 @@ from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
 # Where this is for less than PRESSED of the epochs that help, and there are no more workers than
 # finalists, a longer training is worth more than a choice between more networks.
-PRESSED, KEPT_MOST = 0.25, 0.75
+PRESSED, KEPT_MOST = 0.25, 2 / 3
 FINALISTS = 4  # that are trained in full, where there is time
 START_S = 10.0  # until such a training's first step, and until the test part is scored
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
