@@ -35,16 +35,13 @@ def make(
     versions: dict[str, str],
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """The recipe of ``candidate`` at full scale: the whole training part, and more epochs; by
-    default as many as the rules or the search's plan say."""
-    task = task.of_family(candidate.family)
-    config = dict(candidate.config)
+    """The recipe of ``candidate`` on all training data, by default for the epochs that are planned."""
+    task, config = task.of_family(candidate.family), dict(candidate.config)
     batch_size = int(config["batch_size"])
     epochs = epochs or rules.full_epochs(task, batch_size)
-    accumulate = candidate.cost.accumulate
+    accumulate, quality = candidate.cost.accumulate, task.quality
     micro = batch_size // accumulate
     steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate) * epochs
-    quality = task.quality
     return {
         "seed_everything": candidate.seed % 2**31,
         "model": {
