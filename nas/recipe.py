@@ -35,7 +35,7 @@ def make(
     versions: dict[str, str],
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """The recipe of ``candidate`` on all training data, by default for the epochs that are planned."""
+    """The recipe of ``candidate`` on all training data, by default for the planned epochs."""
     task, config = task.of_family(candidate.family), dict(candidate.config)
     batch_size = int(config["batch_size"])
     epochs = epochs or rules.full_epochs(task, batch_size)
