@@ -53,6 +53,8 @@ def train_finalists(run: Run, end: float, show: Callable[[str], None]) -> Finish
     while waiting and len(trained) < max(MOST, len(places)):
         left_s = end - time.monotonic() - 2 * START_S
         entries = _round(run, waiting, left_s, len(places), trained)
+        if not entries and not trained:  # a late score is better than no model
+            entries = _round(run, waiting, left_s + START_S, len(places), trained)
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]

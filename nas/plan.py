@@ -197,13 +197,16 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     families = len(paces)
     # Of an epoch over all training data, beside the other workers.
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
+    fastest_s = min(p.epoch_s * p.contention for p in paces.values()) / rule.share
     wall_s = worker_s / budget.workers
     kept_back = _kept_back(task, mean_s, wall_s)
 
     def kept_s(recipe: int) -> float:
         rounds = math.ceil(FINALISTS / max(1.0, budget.workers * (budget.gpus or budget.cpus)))
         needed_s = 1.2 * rounds * recipe * mean_s + (rounds + 1) * START_S
-        return min(needed_s, kept_back * wall_s) if finish else 0.0
+        kept = min(needed_s, kept_back * wall_s)
+        # Less than an epoch of the fastest is of more use to the search.
+        return kept if finish and kept > START_S + fastest_s else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
         room_s = USED * worker_s - kept_s(recipe) * budget.workers

@@ -78,6 +78,15 @@ def test_short_of_time_the_best_has_few_cores_for_itself(
     assert [e.candidate.number for e in entries] == trained
 
 
+@pytest.mark.parametrize(("seconds", "trained"), [(26.0, 1), (18.0, 1), (11.0, 0)])
+def test_a_model_is_worth_a_score_that_comes_late(
+    seconds: float, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals, "epoch_s", lambda task, candidate: 4.0)
+    found, _ = finish(tmp_path, monkeypatch, {4: 0.8, 7: 0.7, 2: 0.7, 1: 0.7}, seconds)
+    assert bool(found.epochs) == bool(trained)
+
+
 def test_who_has_all_cores_is_trained_for_more_epochs(tmp_path: Path) -> None:
     run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
     each_s = finals.epoch_s(run.task, RANKED[0])

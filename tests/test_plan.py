@@ -79,6 +79,11 @@ def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs()
     assert any("folds" in reason for reason in plan.reasons)
 
 
+def test_time_that_is_not_for_an_epoch_of_the_fastest_is_the_search_s_own() -> None:
+    assert planned(60.0, epoch_s=8.0).finish_s > plans.START_S + 8.0
+    assert planned(60.0, epoch_s=60.0).finish_s == 0.0
+
+
 def test_where_time_is_plenty_candidates_are_trained_as_long_as_the_recipe() -> None:
     plan = planned(24 * 3600.0, epoch_s=0.5)
     assert plan.fidelity.epochs == plan.fidelity.recipe_epochs == rules.longest_epochs(task())
