@@ -170,7 +170,7 @@ def train(
     nas train runs/adult/recipe.yaml --out model
     nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40
     nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
-    nas train runs/adult --front                   every point of the front (--resume goes on)
+    nas train runs/adult --front                   every point of the front (--resume continues)
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
 

@@ -197,10 +197,9 @@ def _is_pressed(task: Task, best: Candidate, left_s: float, places: int) -> bool
     """Whether on a core of few the time is for a small part of the epochs that help."""
     if task.device != "cpu" or places > FEW_CORES:
         return False
-    own = task.of_family(best.family)
     most = _recipe_epochs(task, best)
     if best.family not in task.fidelity.other:
-        most = max(most, int(PRESSED * rules.longest_epochs(own)))
+        most = max(most, int(PRESSED * rules.longest_epochs(task)))
     return left_s < most * epoch_s(task, best)
 
 

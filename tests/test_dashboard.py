@@ -542,7 +542,7 @@ def test_it_survives_hundreds_of_refused_requests_and_junk(server: int) -> None:
 
 
 def test_it_survives_a_thousand_requests_a_second(server: int, run: Path) -> None:
-    """They come in one piece on each of ten connections; who is refused is told so."""
+    """They come in one piece on each of ten connections; an answer says who is refused."""
     allowed = b"authorization: Bearer " + TOKEN.encode()
     each = (allowed, b"authorization: Bearer wrong", b"cookie: nas=x", allowed)
     head = b"GET /api/updates?since=x HTTP/1.1\r\nhost: 127.0.0.1\r\n%s\r\n\r\n"

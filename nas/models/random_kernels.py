@@ -103,15 +103,12 @@ class RandomKernels(nn.Module):
             pattern[0, list(places)] = 2.0
         self.register_buffer("patterns", patterns)
         generator = torch.Generator().manual_seed(0)
-        quantile = 0
-        for i in range(len(self.dilations)):
-            self.register_buffer(f"mix{i}", _mix(input.channels, generator))
-            shape = (count, thresholds)
-            place = torch.arange(quantile + 1, quantile + 1 + count * thresholds, device="cpu")
-            at = (place.double() * GOLDEN % 1).clamp(0.005, 0.995)
-            self.register_buffer(f"threshold{i}", torch.special.ndtri(at).float().view(shape))
-            quantile += count * thresholds
         self.width = count * thresholds * len(self.dilations)
+        place = torch.arange(1, 1 + self.width, device="cpu").double()
+        at = torch.special.ndtri((place * GOLDEN % 1).clamp(0.005, 0.995)).float()
+        for i, own in enumerate(at.view(-1, count, thresholds)):
+            self.register_buffer(f"mix{i}", _mix(input.channels, generator))
+            self.register_buffer(f"threshold{i}", own.clone())
         self.kernels = nn.ModuleList(_Standardised(count) for _ in self.dilations)
         self.fractions = _Standardised(self.width)
         self.dropout = nn.Dropout(dropout)

@@ -41,7 +41,7 @@ from nas.rules.numbers import (
     WARMUP,
     WAVE_LONGEST_S,
     WEIGH_CLASSES_FROM,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
