@@ -35,6 +35,7 @@ _COLOURS = (
     ("linear", "#b6d7a8"),
 )
 _OTHER = "#dddddd"
+ON_LAYER, BESIDE = "#222222", "#333333"  # texts; a dark page shows those beside layers in its own
 
 Layers = Sequence[Mapping[str, Any]]
 
@@ -216,9 +217,9 @@ class _Drawing:
             f' fill="{_colour(row.type)}" stroke="#888888" stroke-width="0.7"/>'
         )
         middle = top + high / 2 + SMALL * 0.35
-        self.text(x + 8, middle, row.type)
+        self.text(x + 8, middle, row.type, fill=ON_LAYER)
         if row.params:
-            self.text(x + width - 8, middle, f"{row.params:,}", "end")
+            self.text(x + width - 8, middle, f"{row.params:,}", "end", ON_LAYER)
         self.edges[row.place] = (top, top + high)
         self.y = top + high + GAP
         if row.shape and row.shape != self.shape:
@@ -250,7 +251,7 @@ class _Drawing:
         y: float,
         text: str,
         anchor: str = "start",
-        fill: str = "#222222",
+        fill: str = BESIDE,
         weight: str = "normal",
     ) -> None:
         self.parts.append(

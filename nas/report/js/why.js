@@ -163,7 +163,7 @@ function drawSlices(own) {
       draw($("slices").children[i], `${label(metric)} against ${name}`, [{
         type: "scatter", mode: "markers", x: values.map((c) => c.config[name]), y: values.map((c) => c.metrics[metric]),
         marker: { size: 5, opacity: 0.7, color: family(chosen).colour }, hovertemplate: "%{x}, %{y:.4f}<extra></extra>",
-      }], { xaxis: axis(name, range), yaxis: { ...axis(i % 4 ? "" : label(metric), yRange), nticks: 5 }, margin: { l: 52, r: 8, t: 6, b: 40 } });
+      }], { xaxis: axis(name, range), yaxis: { ...axis(i % 4 ? "" : label(metric), yRange), nticks: 5 }, margin: { l: 66, r: 8, t: 6, b: 40 } });
     });
     if (!names.length) fill("slices", note("No numeric parameter varies yet."));
   });
