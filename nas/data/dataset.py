@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from nas.data.decoded import is_kept
 from nas.data.ragged import Input, Layout, Ragged, Whole, percentiles
 from nas.files import damaged, read_array, read_json, write_array, write_whole
 from nas.task import DataProfile, InputError, JsonRecord, Modality, Target, input_type
 
 UNKNOWN = 1  # the token of a word without a vector
 NARROW_BYTES = 1024  # of a row, up to which its columns are hashed one by one
+HASHED_BYTES = 2**24
 HASHED_ROWS = 2**14  # at once, so that they stay in the cache
 
 
@@ -66,7 +69,7 @@ class Dataset:
                 elif isinstance(array, Whole):
                     about["layout"] = "whole"
                 values = array if isinstance(array, np.ndarray) else array.values
-                write_array(folder / file, values)
+                _keep(folder / file, values)
                 arrays[group][name] = about
         record = {
             "modality": self.modality,
@@ -139,6 +142,18 @@ class Dataset:
         return ""
 
 
+def _keep(path: Path, values: np.ndarray) -> None:
+    """Write an array, or link the file of the cache that holds it already."""
+    if is_kept(values):
+        try:
+            path.unlink(missing_ok=True)
+            os.link(values.filename, path)  # type: ignore[attr-defined]
+            return
+        except OSError:  # another disk
+            pass
+    write_array(path, values)
+
+
 @dataclass(frozen=True)
 class _Array(JsonRecord):
     """Where the values of an array are, and how they are divided into samples."""
@@ -199,8 +214,9 @@ def fingerprint(arrays: Mapping[str, Input]) -> str:
         values = plain[name]
         little = values.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {values.shape};".encode())
-        for start in range(0, len(values), 4096):
-            digest.update(values[start : start + 4096].astype(little, copy=False).tobytes())
+        size = max(1, min(4096, HASHED_BYTES // max(1, values[:1].nbytes)))
+        for start in range(0, len(values), size):
+            digest.update(values[start : start + size].astype(little, copy=False).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.data.column_types import ignored_only
 from nas.data.dataset import shape_profile
+from nas.data.decoded import decoded
 from nas.data.folders import IMAGES, read_each, refuse_bad
-from nas.data.limits import refuse_larger, room_for
+from nas.data.limits import resident_limit, room_for
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
@@ -27,6 +28,7 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _USUAL = ((0.0, 1.0), (0.0, 255.0))
 _TOPS = (2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # the largest values of cameras
 FEW_LEVELS = 16  # grey levels of nearly all pixels, below which a note is due
+MOST_COUNTED, COUNTED_BYTES = 50_000, 2**24  # images whose values are counted; bytes at a time
 DECODING_COPIES = 4  # of an image that its decoding, turning and blending take at the most
 
 
@@ -124,7 +126,10 @@ def read(
     notes += _cut_colours(pixels, [row for row, header in headers.items() if header.cut], train)
     if not grey and all((image[0] == image[1:]).all() for image in pixels):
         notes.append("every image is grey although stored in colour: read as one channel")
-        pixels = np.ascontiguousarray(pixels[:, :1])
+        if isinstance(pixels, np.memmap):  # its other channels are as large as what is kept
+            pixels = decode(source, (1, *size), pixel_range)
+        else:
+            pixels = np.ascontiguousarray(pixels[:, :1])
     return pixels, pixel_range, notes
 
 
@@ -149,13 +154,9 @@ def decode(
     files: list[Path], shape: tuple[int, ...], pixel_range: tuple[float, ...] = ()
 ) -> np.ndarray:
     """uint8 (n, C, H, W) of image files; values of more than 8 bits are scaled by
-    ``pixel_range``. Raises InputError, which names all files that cannot be decoded."""
+    ``pixel_range``. What is larger than ``resident_limit`` stays in a file (nas/data/decoded.py).
+    Raises InputError, which names all files that cannot be decoded."""
     channels, height, width = shape
-    needed = len(files) * channels * height * width
-    refuse_larger(
-        needed, f"{len(files)} images of {height} x {width} need", "give a smaller image_size"
-    )
-    pixels = np.empty((len(files), *shape), np.uint8)
 
     def fill(file: Path, place: np.ndarray) -> None:
         with Image.open(file) as image:
@@ -166,7 +167,14 @@ def decode(
                 array = np.asarray(plain.resize((width, height), Image.Resampling.BILINEAR))
         place[:] = array if channels == 1 else array.transpose(2, 0, 1)
 
-    _, bad = _each(files, fill, pixels)
+    def fill_all(some: Sequence[Path], places: np.ndarray) -> list[tuple[int, str]]:
+        return _each(some, fill, places)[1]
+
+    if len(files) * channels * height * width > resident_limit():
+        pixels, bad = decoded(files, shape, pixel_range, fill_all)
+    else:
+        pixels = np.empty((len(files), *shape), np.uint8)
+        bad = fill_all(files, pixels)
     refuse_bad(files, bad, "images", "image")
     return pixels
 
@@ -251,7 +259,7 @@ def _range_of_files(
 
 
 def _each(
-    files: list[Path], work: Callable[..., Any], *beside: Any
+    files: Sequence[Path], work: Callable[..., Any], *beside: Any
 ) -> tuple[list[Any], list[tuple[int, str]]]:
     """``work`` of every file, and the rows of those that cannot be decoded, with the reason."""
     errors = (
@@ -480,9 +488,11 @@ def channel_statistics(pixels: np.ndarray, rows: np.ndarray) -> tuple[list[float
 
 
 def _level_counts(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """int64 (C, 256): how often each channel of the given images has each value."""
+    """int64 (C, 256): how often each channel of the given images has each value; of very many
+    images, of ``MOST_COUNTED`` of them."""
     counts = np.zeros((pixels.shape[1], 256), np.int64)
-    for chunk in _chunks(rows, 1024):
+    rows = rows[:: max(1, -(-len(rows) // MOST_COUNTED))]
+    for chunk in _chunks(rows, max(1, COUNTED_BYTES // pixels[:1].nbytes)):
         for channel in range(pixels.shape[1]):
             counts[channel] += np.bincount(pixels[chunk, channel].ravel(), minlength=256)
     return counts

@@ -25,6 +25,7 @@ GIB = 2**30
 # Headers of arrays are parsed as Python, which fails in threads now and then ("AST constructor
 # recursion depth mismatch", CPython 3.11 and 3.12).
 _PARSING = threading.Lock()
+RESIDENT = 8  # the part of that which one process may hold
 THREADS = 8  # that read files at the same time, at the most
 _ONE_LARGE = threading.Lock()
 
@@ -37,6 +38,12 @@ def memory_limit() -> int:
     if group.is_file() and (limit := group.read_text().strip()).isdigit():
         memory = min(memory, int(limit))
     return memory // 2
+
+
+def resident_limit() -> int:
+    """Bytes of a data set that one process may hold: several work on it at the same time, and
+    what is larger stays in a file."""
+    return memory_limit() // RESIDENT
 
 
 def refuse_larger(needed: float, what: str, repair: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 Layout = Literal["padded", "packed"]
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+LONG = 256  # values of a sample, on average, from which on samples are copied one by one
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,14 @@ class Ragged:
         lengths = self.lengths[rows]
         starts = self.offsets[:-1][rows]
         new = _offsets(lengths)
-        index = np.arange(new[-1]) + np.repeat(starts - new[:-1], lengths)
-        return Ragged(np.asarray(self.values[index]), new, self.layout, self.into)
+        if new[-1] > LONG * len(lengths):  # an index of each value would be larger than these
+            values = np.empty((int(new[-1]), *self.values.shape[1:]), self.values.dtype)
+            for start, begin, end in zip(starts.tolist(), new[:-1], new[1:], strict=True):
+                values[begin:end] = self.values[start : start + end - begin]
+        else:
+            index = np.arange(new[-1]) + np.repeat(starts - new[:-1], lengths)
+            values = np.asarray(self.values[index])
+        return Ragged(values, new, self.layout, self.into)
 
 
 @dataclass(frozen=True)

@@ -208,24 +208,32 @@ def _images(dataset: Dataset, task: Task) -> list[Simple]:
     images: Any = dataset.inputs["image"]
     # By the covariance, the cost grows with the samples no faster than linearly; of fewer samples
     # than values an image has, the decomposition of the samples is quicker.
-    pixels = _shrink(images[:1]).shape[1]
+    shrunk = _Shrunk(images)
+    pixels = shrunk[np.arange(1)].shape[1]
     solver = "full" if dataset.profile.n_train < pixels else "covariance_eigh"
     prepare = make_pipeline(StandardScaler(), PCA(0.9, svd_solver=solver))
     name = "PCA + " + ("logistic" if _classifies(task) else "ridge")
-    return [(name, lambda: _shrink(images), _linear(prepare))]
+    return [(name, lambda: shrunk, _linear(prepare))]
 
 
-def _shrink(images: Any) -> Any:
-    """Images as rows of float32; a side over 32 is averaged over blocks of pixels."""
-    n, channels, height, width = images.shape
-    block = -(-max(height, width) // SIDE)
-    rows, columns = height // block, width // block
-    cut = images[:, :, : rows * block, : columns * block]
-    result = np.empty((n, channels * rows * columns), np.float32)
-    for i in range(0, n, 256):  # the array may be larger than memory as floats
-        blocks = cut[i : i + 256].reshape(-1, channels, rows, block, columns, block)
-        result[i : i + 256] = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(blocks), -1)
-    return result
+class _Shrunk:
+    """Images as rows of float32, made where they are asked for: all may be larger than memory. A
+    side over 32 is averaged over blocks of pixels."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __getitem__(self, samples: np.ndarray) -> np.ndarray:
+        _, channels, height, width = self.images.shape
+        block = -(-max(height, width) // SIDE)
+        rows, columns = height // block, width // block
+        result = np.empty((len(samples), channels * rows * columns), np.float32)
+        for i in range(0, len(samples), 256):
+            some = self.images[samples[i : i + 256], :, : rows * block, : columns * block]
+            blocks = some.reshape(-1, channels, rows, block, columns, block)
+            means = blocks.mean(axis=(3, 5), dtype=np.float32)
+            result[i : i + 256] = means.reshape(len(blocks), -1)
+        return result
 
 
 def _forest(target: Target) -> Any:

@@ -1,18 +1,24 @@
-"""Data as tensors on the device, and batches of it that are cut there, not collated."""
+"""Data as tensors on the device, and batches of it that are cut there, not collated.
+
+What is larger than ``resident_limit`` stays in its file: its batches are read while the one before
+is trained on (``StreamedInput``).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from nas import rules
-from nas.data import Dataset
+from nas.data import Dataset, limits
 from nas.data.ragged import Input, Layout, Ragged, Whole
 from nas.data.split import draw
 from nas.task import DataProfile, Task, input_type
@@ -20,6 +26,10 @@ from nas.task import DataProfile, Task, input_type
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 POOL = 32  # batches whose samples are sorted by length among each other
+RESIDENT_GPU = 1 / 4  # of a GPU's free memory for a training's inputs; the rest is activations
+AHEAD = 2  # batches that are read before they are needed
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,47 @@ class WholeTensor:
     values: Tensor
 
 
-DeviceInput = Tensor | RaggedTensor | WholeTensor
+@dataclass(frozen=True)
+class StreamedInput:
+    """Samples ``rows`` of an array that stays where it is, mostly in a file: ``read`` brings a
+    batch of them to ``device``."""
+
+    array: np.ndarray | Ragged
+    rows: np.ndarray
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def layout(self) -> Layout | None:
+        return self.array.layout if isinstance(self.array, Ragged) else None
+
+    @property
+    def lengths(self) -> Tensor:
+        assert isinstance(self.array, Ragged)
+        return torch.from_numpy(self.array.lengths[self.rows])
+
+    def read(self, rows: Tensor) -> Tensor | RaggedTensor:
+        """The samples at these places of ``self.rows``, in their order."""
+        # A file is read forwards.
+        wanted, back = np.unique(self.rows[rows.numpy()], return_inverse=True)
+        own: Input = self.array
+        found = to_tensors({"": own}, wanted, "cpu")[""]
+        if isinstance(found, Tensor):
+            found = found[torch.from_numpy(back)]
+            return found.to(self.device) if self.device == "cpu" else self._moved(found)
+        assert isinstance(found, RaggedTensor)
+        some = Ragged(found.values.numpy(), found.offsets.numpy(), found.layout, found.into)
+        moved = to_tensors({"": some.take(back)}, slice(None), self.device)[""]
+        assert isinstance(moved, RaggedTensor)
+        return moved
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.pin_memory().to(self.device, non_blocking=True)
+
+
+DeviceInput = Tensor | RaggedTensor | WholeTensor | StreamedInput
 Tensors = tuple[dict[str, DeviceInput], dict[str, Tensor]]  # inputs and labels
 
 
@@ -107,8 +157,9 @@ class Batches:
         self._begun = torch.empty(0)  # the state of the generator at the begin of the epoch
         self._skip = 0  # batches of it that an earlier training has had
         first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
-        self._device = first.device
-        ragged = [value for value in own if isinstance(value, RaggedTensor)]
+        self._device = torch.device(first.device)
+        self._streams = any(isinstance(value, StreamedInput) for value in own)
+        ragged = [value for value in own if not isinstance(value, Tensor)]
         padded = [value.lengths for value in ragged if value.layout == "padded"]
         self._lengths = torch.stack(padded).sum(0) if padded else None
 
@@ -127,9 +178,17 @@ class Batches:
             return
         # A copy to a GPU makes the host wait: one for the whole epoch.
         moved = torch.split(torch.cat(order).to(self._device), [len(rows) for rows in order])
-        for rows, on_device in zip(order, moved, strict=True):
+
+        def cut(rows: Tensor, on_device: Tensor) -> Batch:
             labels = {name: value[on_device] for name, value in self.labels.items()}
-            yield batch_inputs(self.inputs, rows, on_device), labels
+            return batch_inputs(self.inputs, rows, on_device), labels
+
+        places = zip(order, moved, strict=True)
+        if self._streams:
+            yield from _ahead(cut, places)
+        else:
+            for place in places:
+                yield cut(*place)
 
     def _own(self, batches: list[Tensor]) -> list[Tensor]:
         """The rows of each batch that are this process's."""
@@ -178,6 +237,20 @@ class Batches:
         return [batches[i] for i in shuffled.tolist()]
 
 
+def _ahead(work: Callable[..., _T], places: Iterator[tuple[Any, ...]]) -> Iterator[_T]:
+    """``work`` of each place in turn, ``AHEAD`` of them begun before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(work, *place) for place in islice(places, AHEAD)]
+        try:
+            while waiting:
+                found = waiting.pop(0).result()
+                waiting += [pool.submit(work, *place) for place in islice(places, 1)]
+                yield found
+        finally:
+            for each in waiting:
+                each.cancel()
+
+
 def batch_inputs(
     inputs: Mapping[str, DeviceInput], rows: Tensor, on_device: Tensor
 ) -> dict[str, Tensor]:
@@ -185,15 +258,23 @@ def batch_inputs(
     numbers on the device. For shapes see ``nas.data.ragged.Ragged``."""
     batch: dict[str, Tensor] = {}
     starts: dict[str, Tensor] = {}  # where each sample begins, of packed inputs
-    for name, value in inputs.items():
+    every = torch.arange(len(rows))
+    for name, given in inputs.items():
+        at, at_device = rows, on_device
+        value: Tensor | RaggedTensor | WholeTensor
+        if isinstance(given, StreamedInput):
+            value = given.read(rows)
+            at, at_device = every, every.to(given.device)
+        else:
+            value = given[on_device] if isinstance(given, Tensor) else given
         if isinstance(value, Tensor):
-            batch[name] = value[on_device]
+            batch[name] = value
         elif isinstance(value, WholeTensor):
             batch[name] = value.values
         elif value.layout == "padded":
-            batch[name], batch[f"{name}_length"] = value.padded(on_device, rows)
+            batch[name], batch[f"{name}_length"] = value.padded(at_device, at)
         else:
-            batch[name], lengths, total = value.packed(on_device, rows)
+            batch[name], lengths, total = value.packed(at_device, at)
             starts[name] = lengths.cumsum(0) - lengths
             if value.into:
                 shift = torch.repeat_interleave(starts[value.into], lengths, output_size=total)
@@ -232,10 +313,38 @@ def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str,
 
 
 def part_tensors(dataset: Dataset, rows: Any, device: str) -> Tensors:
-    """Inputs and labels of the samples ``rows`` as tensors on ``device``."""
+    """Inputs and labels of the samples ``rows`` as tensors on ``device``, or as ``StreamedInput``
+    where together they are larger than ``resident_limit``."""
     labels = to_tensors(dataset.labels, rows, device)
     plain = {name: value for name, value in labels.items() if isinstance(value, Tensor)}
-    return to_tensors(dataset.inputs, rows, device), plain
+    arrays = dataset.inputs
+    if sum(_bytes(array, rows) for array in arrays.values()) <= resident_limit(device):
+        return to_tensors(arrays, rows, device), plain
+    streamed: dict[str, DeviceInput] = {
+        name: StreamedInput(array, np.asarray(rows), device)
+        for name, array in arrays.items()
+        if not isinstance(array, Whole)
+    }
+    whole = {name: array for name, array in arrays.items() if isinstance(array, Whole)}
+    both = streamed | to_tensors(whole, rows, device)
+    return {name: both[name] for name in arrays}, plain
+
+
+def resident_limit(device: str) -> float:
+    """Bytes that the inputs of a training may take on ``device``."""
+    if device == "cpu":
+        return limits.resident_limit()
+    return RESIDENT_GPU * float(torch.cuda.mem_get_info()[0])
+
+
+def _bytes(array: Input, rows: np.ndarray) -> float:
+    """Of these samples of an array; of what all share nothing, as it is on the device anyway."""
+    if isinstance(array, Whole):
+        return 0.0
+    if isinstance(array, Ragged):
+        each = array.values[:1].nbytes
+        return float(array.lengths[rows].sum()) * each
+    return float(len(rows)) * array[:1].nbytes
 
 
 def evaluation_batch(modality: str) -> int:

@@ -37,7 +37,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.training.batches import DeviceInput, RaggedTensor, Tensors, batch_inputs
+from nas.training.batches import (
+    DeviceInput,
+    RaggedTensor,
+    StreamedInput,
+    Tensors,
+    batch_inputs,
+)
 
 LIMIT_MB = 4096  # of all features together; NAS_FEATURES_MB sets another
 AT_ONCE = 64  # samples that an encoder sees together
@@ -146,19 +152,28 @@ def _contents(
     columns: list[list[bytes]] = []
     sizes: list[int] = []
     for name, value in inputs.items():
-        if isinstance(value, RaggedTensor):
-            values, offsets = value.values.cpu().numpy(), value.offsets.tolist()
-            columns.append([see(name, values[a:b]).tobytes() for a, b in pairwise(offsets)])
+        if isinstance(value, (RaggedTensor, StreamedInput)) and value.layout is not None:
             sizes = value.lengths.tolist()
-        elif isinstance(value, Tensor):
-            columns.append([see(name, row).tobytes() for row in value.cpu().numpy()])
-        else:
-            raise TypeError(f"{name} belongs to all samples together")
+        columns.append([see(name, sample).tobytes() for sample in _samples(name, value)])
     digests = [hashlib.md5(b"|".join(parts), usedforsecurity=False).digest()
                for parts in zip(*columns, strict=True)]  # fmt: skip
     # NumPy's byte strings end before zeros.
     digests = [d if not d.endswith(b"\0") else d[:-1] + b"\1" for d in digests]
     return digests, sizes or [1] * len(digests)
+
+
+def _samples(name: str, value: DeviceInput) -> Iterator[np.ndarray]:
+    """The samples of an input, one after the other."""
+    if isinstance(value, StreamedInput):
+        for rows in torch.split(torch.arange(len(value)), AT_ONCE):
+            yield from _samples(name, value.read(rows))
+    elif isinstance(value, RaggedTensor):
+        values = value.values.cpu().numpy()
+        yield from (values[a:b] for a, b in pairwise(value.offsets.tolist()))
+    elif isinstance(value, Tensor):
+        yield from value.cpu().numpy()
+    else:
+        raise TypeError(f"{name} belongs to all samples together")
 
 
 class Store:

@@ -1,0 +1,163 @@
+"""Decoded images that are too many for memory: an array in a file, which is filled once.
+
+The file is named by what it holds (the images' paths, sizes and times of change, the size and the
+channels they are decoded to), so that a design, a search and a training after it find it. It is
+filled in pieces: an interrupted reading continues with the piece where it was. Nothing changes a
+file that is whole; where the disk is short, the one that was used least recently is removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nas import terminal
+from nas.data.limits import GIB
+from nas.task import InputError
+
+PIECE_BYTES = 2**26  # decoded between two records of how far a reading is
+SHOWN_S = 15.0  # between two lines about it
+SPARE = 2**30  # bytes that stay free on the disk
+_VERSION = 1  # of what decoding gives
+
+
+def folder() -> Path:
+    """Where decoded images are kept: NAS_DECODED, or a folder of the user's cache."""
+    given = os.environ.get("NAS_DECODED")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else cache / "frontier-nas" / "decoded"
+
+
+def decoded(
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    how: object,
+    fill: Callable[[Sequence[Path], np.ndarray], list[tuple[int, str]]],
+) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """The images of ``files`` as a mapped, read-only uint8 array (n, *shape).
+
+    Args:
+        files: Of the images.
+        shape: Of a decoded image, (channels, height, width).
+        how: What else decoding follows from.
+        fill: Decodes some files into an array of as many; returns the rows that cannot be
+            decoded, with the reason.
+
+    Returns:
+        The array, and the rows of all that cannot be decoded; the file is not whole where there
+        is one.
+
+    Raises:
+        InputError: The disk has no room for it.
+    """
+    place = folder() / f"{_key(files, shape, how)}.npy"
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    bad: list[tuple[int, str]] = []
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second reader waits here, and finds the file
+        if not place.exists():
+            bad = _make(place, files, shape, fill)
+    if bad:
+        return np.empty((0, *shape), np.uint8), bad
+    os.utime(place)  # used now
+    return np.load(place, mmap_mode="r"), []
+
+
+def is_kept(array: np.ndarray) -> bool:
+    """Whether an array is a whole file of ``folder``, which may be linked instead of copied."""
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return False
+    place = Path(array.filename)
+    return place.parent == folder() and array.nbytes + array.offset == place.stat().st_size
+
+
+def _key(files: Sequence[Path], shape: tuple[int, ...], how: object) -> str:
+    digest = hashlib.sha256(repr((_VERSION, shape, how)).encode())
+    for file in files:
+        try:
+            about = file.stat()
+        except OSError:  # it is named as one that cannot be decoded
+            digest.update(f"{file} absent;".encode())
+            continue
+        digest.update(f"{file.resolve()} {about.st_size} {about.st_mtime_ns};".encode())
+    return digest.hexdigest()[:32]
+
+
+def _make(
+    place: Path,
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    fill: Callable[[Sequence[Path], np.ndarray], list[tuple[int, str]]],
+) -> list[tuple[int, str]]:
+    """Fill the file ``place``, or go on with it; the rows that cannot be decoded."""
+    unfinished, count = place.with_suffix(".part"), place.with_suffix(".count")
+    each = int(np.prod(shape))
+    done = _continued(unfinished, count, (len(files), *shape))
+    if not done:
+        _make_room(len(files), shape, each)
+    mode = "r+" if done else "w+"
+    array = np.lib.format.open_memmap(unfinished, mode, np.uint8, (len(files), *shape))
+    size, begin, shown = max(1, PIECE_BYTES // each), time.monotonic(), -SHOWN_S
+    first, bad = done, list[tuple[int, str]]()
+    while done < len(files):
+        if (now := time.monotonic()) - shown > SHOWN_S:
+            left = (now - begin) / (done - first) * (len(files) - done) if done > first else None
+            _say(done, files, place, each, left)
+            shown = now
+        rows = slice(done, min(done + size, len(files)))
+        wrong = fill(files[rows], array[rows])
+        bad += [(done + row, why) for row, why in wrong]
+        done = rows.stop
+        if not bad:
+            array.flush()
+            count.write_text(str(done))
+    del array
+    if not bad:
+        unfinished.chmod(0o444)
+        unfinished.replace(place)
+        count.unlink(missing_ok=True)
+    return bad
+
+
+def _continued(unfinished: Path, count: Path, shape: tuple[int, ...]) -> int:
+    """How many images an interrupted reading has left; 0 where there was none."""
+    try:
+        known = np.load(unfinished, mmap_mode="r")
+        done = int(count.read_text())
+    except (OSError, ValueError):
+        return 0
+    return done if known.shape == shape and known.dtype == np.uint8 else 0
+
+
+def _make_room(n: int, shape: tuple[int, ...], each: int) -> None:
+    """Remove what was used least recently until ``n`` images fit on the disk; InputError where
+    they do not."""
+    needed = n * each + SPARE
+    old = sorted(folder().glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    while shutil.disk_usage(folder()).free < needed and old:
+        old.pop(0).unlink()
+    if (free := shutil.disk_usage(folder()).free) < needed:
+        height, width = shape[1:]
+        raise InputError(
+            f"{n:,} images of {height} x {width} need {needed / GIB:,.1f} GiB on disk, and"
+            f" {folder()} has {free / GIB:,.1f} GiB free; give a smaller image_size, or set"
+            " NAS_DECODED to a folder with more room"
+        )
+
+
+def _say(done: int, files: Sequence[Path], place: Path, each: int, left_s: float | None) -> None:
+    """How far a reading is; at its beginning where it leads."""
+    if left_s is None:
+        size = f"{len(files) * each / GIB:,.1f} GiB"
+        start = f", {done:,} of which are there" if done else ""
+        text = f"{len(files):,} images{start} are decoded once to {place} ({size})"
+    else:
+        text = f"{done:,} of {len(files):,} images decoded, about {left_s:,.0f} s left"
+    terminal.line(text, err=True)

@@ -1,0 +1,203 @@
+"""More images than fit into memory: they are decoded once, to a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.data import Dataset, decoded, images, limits, read
+from nas.task import InputError
+
+SIDE, EACH = 12, 10
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NAS_DECODED", str(tmp_path / "decoded"))
+    return tmp_path / "decoded"
+
+
+@pytest.fixture
+def small_memory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "resident_limit", lambda: 1000)
+    monkeypatch.setattr(decoded, "PIECE_BYTES", 4 * 3 * SIDE * SIDE)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return made(tmp_path / "images")
+
+
+def made(folder: Path, grey: bool = False, side: int = SIDE) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog", "owl"):
+        (folder / label).mkdir(parents=True)
+        for i in range(EACH):
+            pixels = rng.integers(0, 256, (side, side, 1 if grey else 3), np.uint8)
+            Image.fromarray(np.broadcast_to(pixels, (side, side, 3)).copy()).save(
+                folder / label / f"{i}.png"
+            )
+    return folder
+
+
+def count_decoding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each piece held that was decoded."""
+    counts: list[int] = []
+    original = images._each
+
+    def counted(files: Any, work: Any, *beside: Any) -> Any:
+        if beside:
+            counts.append(len(files))
+        return original(files, work, *beside)
+
+    monkeypatch.setattr(images, "_each", counted)
+    return counts
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_in_a_file_are_those_in_memory(
+    grey: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(tmp_path / "images", grey)
+    before = read(source)
+    assert not cache.exists()
+    monkeypatch.setattr(images, "resident_limit", lambda: 1000)
+    after = read(source)
+    pixels = after.inputs["image"]
+    assert isinstance(pixels, np.memmap)
+    assert not pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, np.asarray(before.inputs["image"]))
+    assert after.profile == before.profile
+    assert after.notes == before.notes
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_they_are_decoded_once_until_a_file_changes(
+    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = count_decoding(monkeypatch)
+    first = read(source)
+    assert counts == [4] * 7 + [2]
+    assert f"30 images are decoded once to {cache}" in capsys.readouterr().err
+    again = read(source)
+    assert len(counts) == 8
+    assert again.profile.fingerprint == first.profile.fingerprint
+    Image.new("RGB", (SIDE, SIDE), "red").save(source / "cat" / "0.png")
+    assert read(source).profile.fingerprint != first.profile.fingerprint
+    assert len(counts) == 16
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_an_interrupted_reading_goes_on_where_it_was(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, pieces = images._each, []
+
+    def interrupted(files: Any, work: Any, *beside: Any) -> Any:
+        if beside:
+            pieces.append(len(files))
+            if len(pieces) == 4:
+                raise KeyboardInterrupt
+        return original(files, work, *beside)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_each", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(source)
+    assert not list(cache.glob("*.npy"))
+    counts = count_decoding(monkeypatch)
+    found = read(source)
+    assert sum(counts) == 3 * EACH - 3 * 4
+    monkeypatch.setattr(images, "resident_limit", lambda: 10**9)
+    np.testing.assert_array_equal(
+        np.asarray(found.inputs["image"]), np.asarray(read(source).inputs["image"])
+    )
+    assert [file.suffix for file in cache.iterdir() if file.suffix != ".lock"] == [".npy"]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_all_that_cannot_be_decoded_are_named_and_nothing_is_kept(
+    source: Path, cache: Path
+) -> None:
+    (source / "cat" / "3.png").write_bytes(b"no image")
+    whole = (source / "owl" / "7.png").read_bytes()
+    (source / "owl" / "7.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"2 of 30 images cannot be read: .*3\.png.*7\.png"):
+        read(source)
+    assert not list(cache.glob("*.npy"))
+    (source / "cat" / "3.png").write_bytes(whole)
+    (source / "owl" / "7.png").write_bytes(whole)
+    assert len(np.asarray(read(source).inputs["image"])) == 30
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_run_links_the_file_and_outlives_the_cache(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    dataset = read(source)
+    dataset.save(tmp_path / "run")
+    (kept,) = cache.glob("*.npy")
+    assert os.path.samefile(kept, tmp_path / "run" / "inputs-0.npy")
+    shutil.rmtree(cache)
+    loaded = Dataset.load(tmp_path / "run")
+    assert loaded.profile.fingerprint == dataset.profile.fingerprint
+    np.testing.assert_array_equal(
+        np.asarray(loaded.inputs["image"]), np.asarray(dataset.inputs["image"])
+    )
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_users_own_mapped_array_is_copied(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 3, SIDE, SIDE)).astype(np.uint8)
+    np.save(tmp_path / "mine.npy", pixels)
+    mapped = np.load(tmp_path / "mine.npy", mmap_mode="r")
+    assert not decoded.is_kept(mapped)
+    dataset = read((mapped, np.arange(30) % 3), modality="images")
+    dataset.save(tmp_path / "run")
+    assert not os.path.samefile(tmp_path / "mine.npy", tmp_path / "run" / "inputs-0.npy")
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_short_disk_loses_the_oldest_file_first_and_then_says_what_is_needed(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = read(source)
+    (old,) = cache.glob("*.npy")
+    other = made(tmp_path / "others", side=SIDE + 4)
+    usage = namedtuple("usage", "free")
+
+    def free(_: Path) -> Any:
+        return usage(0 if old.exists() else 10 * limits.GIB)
+
+    monkeypatch.setattr(decoded.shutil, "disk_usage", free)
+    read(other)
+    assert not old.exists()
+    assert np.asarray(first.inputs["image"]).max() > 0  # who reads it keeps it
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage(2**20))
+    needed = r"30 images of 12 x 12 need 1\.0 GiB on disk, and .* has 0\.0 GiB free; give a smaller"
+    with pytest.raises(InputError, match=needed):
+        read(source)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_two_readers_at_once_decode_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = count_decoding(monkeypatch)
+    found: list[str] = []
+    readers = [
+        threading.Thread(target=lambda: found.append(read(source).profile.fingerprint))
+        for _ in range(2)
+    ]
+    for each in readers:
+        each.start()
+    for each in readers:
+        each.join()
+    assert found[0] == found[1]
+    assert sum(counts) == 3 * EACH
