@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,19 @@ def read_array(path: Path, *, mapped: bool = True) -> np.ndarray:
 
     array: np.ndarray = _read(path, read, COPY)
     return array
+
+
+def release(array: np.ndarray) -> None:
+    """Take the pages of a mapped array out of this process: what was read of a file counts as
+    memory of who read it until then. The system's cache may keep them."""
+    from numpy import memmap
+
+    base: Any = array
+    while base is not None:
+        if isinstance(base, memmap) and base.mode == "r":  # others may hold what no file does
+            base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            return
+        base = getattr(base, "base", None)
 
 
 def damaged(path: Path, wrong: str, repair: str = COPY) -> InputError:

@@ -120,7 +120,28 @@ def test_an_interrupted_reading_goes_on_where_it_was(
     np.testing.assert_array_equal(
         np.asarray(found.inputs["image"]), np.asarray(read(source).inputs["image"])
     )
-    assert [file.suffix for file in cache.iterdir() if file.suffix != ".lock"] == [".npy"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".hashes", ".lock", ".npy"]
+
+
+@pytest.mark.parametrize("large", [0, 2**40])
+def test_hashes_that_are_kept_find_what_others_find(
+    large: int, source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.data.dataset.LARGE_BYTES", large)
+    monkeypatch.setattr("nas.data.hashes.NARROW_BYTES", 8)
+    monkeypatch.setattr("nas.data.dataset.NARROW_BYTES", 8)
+    for i in range(1, EACH):  # what is in every part
+        shutil.copyfile(source / "cat" / "0.png", source / "cat" / f"{i}.png")
+    before = read(source)
+    monkeypatch.setattr(images, "resident_limit", lambda: 1000)
+    after = read(source)
+    assert after.profile.fingerprint == before.profile.fingerprint
+    assert any("also occur in train" in note for note in after.notes)
+    assert after.notes == before.notes
+    (kept,) = cache.glob("*.hashes")
+    np.testing.assert_array_equal(
+        np.load(kept), decoded.row_hashes(np.asarray(before.inputs["image"]))
+    )
 
 
 @pytest.mark.usefixtures("small_memory")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.files import read_array, read_json, write_array, write_whole
+from nas.files import read_array, read_json, release, write_array, write_whole
 from nas.task import InputError, Objective
 
 
@@ -120,3 +120,28 @@ def test_a_file_that_is_no_array_is_one_line(tmp_path: Path, header: bytes) -> N
     for mapped in (True, False):
         with pytest.raises(InputError, match=r"a\.npy is damaged: it is no whole \.npy file"):
             read_array(tmp_path / "a.npy", mapped=mapped)
+
+
+def test_a_mapped_array_is_taken_out_of_the_process_and_stays_readable(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((64, 2**20), np.uint8))
+
+    def mapped_mb() -> float:
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(s for s in status if s.startswith("RssFile")).split()[1]) / 1024
+
+    array = read_array(tmp_path / "x.npy")
+    before = mapped_mb()
+    assert int(array.sum()) == 2**26
+    assert mapped_mb() > before + 50
+    release(np.asarray(array)[:5])
+    assert mapped_mb() < before + 10
+    assert array[63, 5] == 1
+
+
+def test_what_a_mapped_array_alone_holds_is_never_taken_away(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(9, np.uint8))
+    changed = np.load(tmp_path / "x.npy", mmap_mode="c")
+    changed[3] = 7
+    release(changed)
+    release(np.zeros(3))
+    assert changed[3] == 7

@@ -20,6 +20,7 @@ import numpy as np
 
 from nas.data.dataset import Dataset, count_leaked, fingerprint
 from nas.data.ragged import Input
+from nas.files import release
 from nas.options import ReadOptions, takes
 from nas.task import DataProfile, InputError, Target, UsageError
 
@@ -120,6 +121,8 @@ def _checked(dataset: Dataset, notes: list[str]) -> Dataset:
         outside = len(parts["val"]) + len(parts["test"])
         notes = [*notes, *duplicates(count_leaked(inputs, labels, parts), outside)]
     profile = replace(dataset.profile, fingerprint=digest.result())
+    for array in inputs.values():
+        release(array if isinstance(array, np.ndarray) else array.values)
     return replace(dataset, profile=profile, notes=(*notes, *warned.result()))
 
 

@@ -12,15 +12,15 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from nas.data.decoded import is_kept
+from nas.data.decoded import hashes_of, is_kept
+from nas.data.hashes import NARROW_BYTES, mixed
 from nas.data.ragged import Input, Layout, Ragged, Whole, percentiles
 from nas.files import damaged, read_array, read_json, write_array, write_whole
 from nas.task import DataProfile, InputError, JsonRecord, Modality, Target, input_type
 
 UNKNOWN = 1  # the token of a word without a vector
-NARROW_BYTES = 1024  # of a row, up to which its columns are hashed one by one
-HASHED_BYTES = 2**24
-HASHED_ROWS = 2**14  # at once, so that they stay in the cache
+HASHED_BYTES = 2**24  # at once
+LARGE_BYTES = 2**30  # from which on an array's fingerprint is made of the hashes of its samples
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,9 @@ def fingerprint(arrays: Mapping[str, Input]) -> str:
         values = plain[name]
         little = values.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {values.shape};".encode())
+        if values.nbytes > LARGE_BYTES and values[:1].nbytes > NARROW_BYTES:  # they are kept
+            digest.update(hashes_of(values).astype("<u8").tobytes())
+            continue
         size = max(1, min(4096, HASHED_BYTES // max(1, values[:1].nbytes)))
         for start in range(0, len(values), size):
             digest.update(values[start : start + size].astype(little, copy=False).tobytes())
@@ -228,7 +231,7 @@ def count_leaked(
     arrays = [a for a in (*inputs.values(), *labels.values()) if not isinstance(a, Whole)]
     hashes = np.zeros(len(arrays[0]), np.uint64)
     for array in arrays:
-        hashes = _mixed(hashes, _row_hashes(array))
+        hashes = mixed(hashes, hashes_of(array))
     outside = np.concatenate([parts["val"], parts["test"]])
     known = np.sort(hashes[parts["train"]])
     outside = outside[np.argsort(hashes[outside])]  # a search for sorted values is faster
@@ -240,34 +243,3 @@ def count_leaked(
         for row in rows
     ]
     return len(rows) - sum(unknown)
-
-
-_PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, as hash functions take it
-
-
-def _mixed(hashes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """uint64 (n,): both combined, each bit of either spread over the result."""
-    mixed: np.ndarray = (hashes ^ values) * _PRIME  # wraps around
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= _PRIME
-    mixed ^= mixed >> np.uint64(32)
-    return mixed
-
-
-def _row_hashes(array: np.ndarray | Ragged) -> np.ndarray:
-    """uint64 (n,): equal for equal rows. Narrow rows are hashed column by column, which is fast
-    for many, and wide ones each as bytes."""
-    width = 0 if isinstance(array, Ragged) else array[:1].nbytes
-    if isinstance(array, Ragged) or width > NARROW_BYTES:
-        digests = (hashlib.blake2b(array[i].tobytes(), digest_size=8) for i in range(len(array)))
-        return np.frombuffer(b"".join(each.digest() for each in digests), np.uint64)
-    flat = np.ascontiguousarray(array).reshape(len(array), -1)
-    if len(flat) and width % 8 == 0:
-        flat = flat.view(np.uint64)
-    hashes = np.zeros(len(flat), np.uint64)
-    for start in range(0, len(flat), HASHED_ROWS):
-        block = flat[start : start + HASHED_ROWS]
-        own = hashes[start : start + HASHED_ROWS]
-        for column in block.T:
-            own[:] = _mixed(own, column.view(f"u{column.dtype.itemsize}").astype(np.uint64))
-    return hashes

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from nas import terminal
+from nas.data.hashes import row_hashes
 from nas.data.limits import GIB
+from nas.data.ragged import Ragged
 from nas.task import InputError
 
 PIECE_BYTES = 2**26  # decoded between two records of how far a reading is
@@ -78,6 +80,16 @@ def is_kept(array: np.ndarray) -> bool:
     return place.parent == folder() and array.nbytes + array.offset == place.stat().st_size
 
 
+def hashes_of(array: np.ndarray | Ragged) -> np.ndarray:
+    """``nas.data.hashes.row_hashes``; those of decoded images are kept beside them."""
+    if isinstance(array, np.memmap) and is_kept(array):
+        kept = Path(str(array.filename)).with_suffix(".hashes")
+        if kept.exists():
+            found: np.ndarray = np.load(kept)
+            return found
+    return row_hashes(array)
+
+
 def _key(files: Sequence[Path], shape: tuple[int, ...], how: object) -> str:
     digest = hashlib.sha256(repr((_VERSION, shape, how)).encode())
     for file in files:
@@ -104,6 +116,7 @@ def _make(
         _make_room(len(files), shape, each)
     mode = "r+" if done else "w+"
     array = np.lib.format.open_memmap(unfinished, mode, np.uint8, (len(files), *shape))
+    hashes = np.lib.format.open_memmap(place.with_suffix(".hashes"), mode, "<u8", (len(files),))
     size, begin, shown = max(1, PIECE_BYTES // each), time.monotonic(), -SHOWN_S
     first, bad = done, list[tuple[int, str]]()
     while done < len(files):
@@ -116,9 +129,11 @@ def _make(
         bad += [(done + row, why) for row, why in wrong]
         done = rows.stop
         if not bad:
+            hashes[rows] = row_hashes(array[rows])
             array.flush()
+            hashes.flush()
             count.write_text(str(done))
-    del array
+    del array, hashes
     if not bad:
         unfinished.chmod(0o444)
         unfinished.replace(place)
@@ -130,10 +145,12 @@ def _continued(unfinished: Path, count: Path, shape: tuple[int, ...]) -> int:
     """How many images an interrupted reading has left; 0 where there was none."""
     try:
         known = np.load(unfinished, mmap_mode="r")
+        hashes = np.load(unfinished.with_suffix(".hashes"), mmap_mode="r")
         done = int(count.read_text())
     except (OSError, ValueError):
         return 0
-    return done if known.shape == shape and known.dtype == np.uint8 else 0
+    same = known.shape == shape and known.dtype == np.uint8 and len(hashes) == len(known)
+    return done if same else 0
 
 
 def _make_room(n: int, shape: tuple[int, ...], each: int) -> None:
@@ -142,6 +159,7 @@ def _make_room(n: int, shape: tuple[int, ...], each: int) -> None:
     needed = n * each + SPARE
     old = sorted(folder().glob("*.npy"), key=lambda file: file.stat().st_mtime)
     while shutil.disk_usage(folder()).free < needed and old:
+        old[0].with_suffix(".hashes").unlink(missing_ok=True)
         old.pop(0).unlink()
     if (free := shutil.disk_usage(folder()).free) < needed:
         height, width = shape[1:]

@@ -25,7 +25,7 @@ GIB = 2**30
 # Headers of arrays are parsed as Python, which fails in threads now and then ("AST constructor
 # recursion depth mismatch", CPython 3.11 and 3.12).
 _PARSING = threading.Lock()
-RESIDENT = 8  # the part of that which one process may hold
+RESIDENT = 16  # the part of that which one process may hold
 THREADS = 8  # that read files at the same time, at the most
 _ONE_LARGE = threading.Lock()
 

@@ -21,6 +21,7 @@ from nas import rules
 from nas.data import Dataset, limits
 from nas.data.ragged import Input, Layout, Ragged, Whole
 from nas.data.split import draw
+from nas.files import release
 from nas.task import DataProfile, Task, input_type
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -103,6 +104,7 @@ class StreamedInput:
         wanted, back = np.unique(self.rows[rows.numpy()], return_inverse=True)
         own: Input = self.array
         found = to_tensors({"": own}, wanted, "cpu")[""]
+        release(self.array.values if isinstance(self.array, Ragged) else self.array)
         if isinstance(found, Tensor):
             found = found[torch.from_numpy(back)]
             return found.to(self.device) if self.device == "cpu" else self._moved(found)
