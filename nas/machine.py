@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.data import Dataset
+from nas.data.limits import resident_limit
 from nas.options import SearchOptions
 from nas.task import Budget, InputError, UsageError
 
@@ -110,13 +111,14 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
             raise InputError("the Ray cluster has no GPU for a trial; choose --device cpu")
 
         def start(run: Run) -> Workers:
-            dataset = Dataset.load(run.folder / "data", mapped=False)
-            settings = {
-                "task": run.task,
-                "dataset": dataset,
-                "deterministic": options.deterministic,
-            }
-            evaluator = "nas.training.evaluator:Evaluator"
+            data = (run.folder / "data").resolve()
+            settings: dict[str, Any] = {"task": run.task, "deterministic": options.deterministic}
+            if sum(file.stat().st_size for file in data.iterdir()) > resident_limit():
+                settings["data"] = str(data)
+                evaluator = "nas.training.evaluator:from_shared"
+            else:
+                settings["dataset"] = Dataset.load(data, mapped=False)
+                evaluator = "nas.training.evaluator:Evaluator"
             count, lockstep = run.task.budget.workers, options.deterministic
             return TuneWorkers(count, evaluator, settings, cluster, lockstep)
 

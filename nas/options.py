@@ -72,7 +72,11 @@ class ReadOptions(JsonRecord):
         "Kind of problem, where the target's values leave it open.",
         choices=("classification", "regression"),
     )
-    image_size: int | None = option(None, "Longer side of images in pixels.", at_least=8)
+    image_size: int | None = option(
+        None,
+        "Longer side of images in pixels. Default: 128 at most, 224 of 100,000 or more.",
+        at_least=8,
+    )
     columns: dict[str, str] | None = option(
         None,
         "Types of a manifest's columns where they are not what they look like:"

@@ -222,3 +222,13 @@ def test_two_readers_at_once_decode_once(source: Path, monkeypatch: pytest.Monke
         each.join()
     assert found[0] == found[1]
     assert sum(counts) == 3 * EACH
+
+
+@pytest.mark.parametrize(("many", "side"), [(31, 128), (30, 224)])
+def test_of_many_images_more_pixels_are_kept(
+    many: int, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MANY", many)
+    source = made(tmp_path / "images", side=300)
+    assert read(source).profile.inputs["image"] == (3, side, side)
+    assert read(source, image_size=50).profile.inputs["image"] == (3, 50, 50)

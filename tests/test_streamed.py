@@ -163,3 +163,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_a_node_that_does_not_see_the_data_says_so(tmp_path: Path) -> None:
+    from nas.task import InputError
+    from nas.testing import small_task
+    from nas.training.evaluator import from_shared
+
+    wanted = r"does not see .*data, and the data set there is too large to be sent; give --out"
+    with pytest.raises(InputError, match=wanted):
+        from_shared(small_task(), str(tmp_path / "data"))

@@ -504,3 +504,22 @@ def test_a_deterministic_search_finds_the_same_on_ray_and_with_processes(tmp_pat
         return outcome(candidates)
 
     assert figures("ray") == figures("local")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_data_that_are_too_large_to_be_sent_are_read_from_the_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nas
+    from nas import machine
+
+    monkeypatch.setattr(machine, "resident_limit", lambda: 0)
+    monkeypatch.setattr(machine.Dataset, "load", None)  # the head holds nothing of them
+    table = tmp_path / "table.csv"
+    rows = "\n".join(f"{i},{i % 7},{'no' if i < 60 else 'yes'}" for i in range(120))
+    table.write_text(f"a,b,y\n{rows}\n")
+    run = nas.search(
+        table, target="y", trials=2, epochs=1, workers=1, families=("mlp",), executor="ray",
+        out=tmp_path / "run", finish=False,
+    )  # fmt: skip
+    assert [c.state for c in run.candidates()] == [State.COMPLETE] * 2

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--lite0", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="Names of settings.")
-    parser.add_argument("--skip-random", action="store_true")
+    parser.add_argument("--kind", choices=("both", "pretrained", "random"), default="both")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {}
@@ -140,7 +140,8 @@ def main() -> None:
         if given.only and setting.name not in given.only:
             continue
         weights = given.lite0 if setting.each else given.minilm
-        for source in (weights,) if given.skip_random else (weights, ""):
+        sources = {"both": (weights, ""), "pretrained": (weights,), "random": ("",)}
+        for source in sources[given.kind]:
             name = f"{setting.name} {'pretrained' if source else 'random'}"
             summary[name] = found = searched(setting, source, given)
             print(f"{name:28} test {found['test']}  {found['winner']}", flush=True)

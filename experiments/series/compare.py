@@ -1,6 +1,6 @@
 """Searches on the official splits of five series data sets, all in, beside the simple models.
 
-    python compare.py WORK --data DATA/series [--minutes 5] [--seeds 0 1] [--only GunPoint] [--table]
+    python compare.py WORK --data FOLDER [--minutes 5] [--seeds 0 1] [--only GunPoint] [--table]
 
 Each is `nas search` with a time limit: reading, search, training of the winner and one scoring of
 the test part. A finished run is a line of WORK/results.jsonl and is not run again. The simple

@@ -21,7 +21,9 @@ from nas.data.limits import resident_limit, room_for
 from nas.data.samples import Arrays, Samples, label_frame, to_numpy
 from nas.task import DataProfile, InputError, UsageError
 
-SMALLEST, LARGEST = 8, 128  # pixels of a side, unless the user says image_size
+# Pixels of a side, unless the user says image_size: the networks that many images allow, such as
+# ResNet-50, read 224 (He et al. 2016, sec. 3.4).
+SMALLEST, LARGEST, LARGEST_OF_MANY, MANY = 8, 128, 224, 100_000
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 _DEEP = _GREY - {"1", "L", "LA"}  # more than 8 bit a value
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -92,8 +94,8 @@ def read(
     """All images as uint8 (n, C, H, W) in one common size, the range of their values before, and
     notes on what was done.
 
-    The size is the median height and width, at least 8; a longer side over 128 is
-    scaled to 128, or the longer side is made ``image_size`` where that is given. Each
+    The size is the median height and width, at least 8; a longer side over 128 (of 100,000
+    images or more 224) is scaled to that, or made ``image_size`` where it is given. Each
     image is resized to it as a whole, antialiased, so one of another aspect ratio is
     stretched rather than cut. C is 1 if every image is grey, else 3. The range is that of
     the rows ``train``, and () where all values are whole and within 0..255 already.
@@ -102,7 +104,7 @@ def read(
         pixel_range, notes = _range_of_array(source, train)
         source = _eight_bit_array(source, pixel_range)
         height, width = source.shape[2:]
-        size = _common_size(np.array([[height, width]]), image_size)
+        size = _common_size(np.array([[height, width]]), len(source), image_size)
         if size != (height, width):
             notes.append(f"images are resized from {height} x {width} to {size[0]} x {size[1]}")
             source = np.stack([_resize_array(image, size) for image in source])
@@ -110,7 +112,7 @@ def read(
     headers = _headers(source)
     sizes = np.array([header.size for header in headers.values()] or [(SMALLEST, SMALLEST)])
     grey = all(header.grey for header in headers.values())
-    size = _common_size(sizes, image_size)
+    size = _common_size(sizes, len(sizes), image_size)
     notes = []
     if (sizes != size).any():
         low, high = sizes.min(axis=0), sizes.max(axis=0)
@@ -428,11 +430,11 @@ def _cut_colours(pixels: np.ndarray, rows: list[int], train: np.ndarray) -> list
 # Sizes -----------------------------------------------------------------------------------
 
 
-def _common_size(sizes: np.ndarray, image_size: int | None) -> tuple[int, int]:
+def _common_size(sizes: np.ndarray, images: int, image_size: int | None) -> tuple[int, int]:
     if image_size is not None and image_size < SMALLEST:
         raise UsageError(f"image_size must be at least {SMALLEST}, but got {image_size}")
     median = np.median(sizes, axis=0)
-    longer = image_size or min(median.max(), LARGEST)
+    longer = image_size or min(median.max(), LARGEST if images < MANY else LARGEST_OF_MANY)
     height, width = np.maximum(np.round(median * longer / median.max()), SMALLEST).astype(int)
     return int(height), int(width)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import platform
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ from nas.data import Dataset
 from nas.family import load_families
 from nas.files import read_json
 from nas.space import Config, split_family
-from nas.task import COSTS, Fidelity, Task
+from nas.task import COSTS, Fidelity, InputError, Task
 from nas.training import cost, device, latency, lr
 from nas.training.augment import augment
 from nas.training.baselines import baselines
@@ -415,6 +416,17 @@ def from_folder(folder: str, deterministic: bool = False) -> Evaluator:
     """The evaluator of a run that is on this machine."""
     task = read_json(Path(folder) / "task.json", Task)
     return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic)
+
+
+def from_shared(task: Task, data: str, deterministic: bool = False) -> Evaluator:
+    """The evaluator of a run whose data set, in the folder ``data``, is too large to be sent: it
+    is read from there on every machine."""
+    if not Path(data).is_dir():
+        raise InputError(
+            f"{platform.node()} does not see {data}, and the data set there is too large to be"
+            " sent; give --out a folder on a file system that all nodes share"
+        )
+    return Evaluator(task, Dataset.load(Path(data)), deterministic)
 
 
 class _GiveWay(pl.Callback):
