@@ -6,8 +6,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ _MEASURING = 0.01
 _PACED_S = 0.5
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
+# Seconds between two looks at which candidates have ended, for a logger.
+_LOGGED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,35 @@ def search(
             run = create(folder, task, dataset, spaces, source, chosen)
         # The head of a cluster need not have what its workers have.
         finish = chosen.finish and chosen.executor == "local"
-        drive_run(run, budget, machine, on_start, on_progress, finish)
+        with logged(run, chosen.logger, on_progress) as shown:
+            drive_run(run, budget, machine, on_start, shown, finish)
     return run
+
+
+@contextmanager
+def logged(
+    run: Run, logger: str | None, on_progress: Callable[[Progress], None]
+) -> Iterator[Callable[[Progress], None]]:
+    """``on_progress``, which hands candidates to a logger too."""
+    if logger is None:
+        yield on_progress
+        return
+    from nas.training.loggers import CandidateLog
+
+    log, looked = CandidateLog(logger, run.folder), -math.inf
+
+    def update(progress: Progress) -> None:
+        nonlocal looked
+        on_progress(progress)
+        if progress.study is not None and time.monotonic() > looked + _LOGGED_S:
+            looked = time.monotonic()
+            log.update(progress.study.candidates())
+
+    try:
+        yield update
+    finally:
+        log.update(run.candidates())
+        log.close()
 
 
 def _begun(folder: Path, data: Any, resume: bool) -> Run | None:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_TIME_LIMIT_S = 600.0
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 
 def option(
@@ -217,6 +218,13 @@ class SearchOptions(PlanOptions):
         False,
         "Workers go in step: the same seed and number of workers give the same candidates."
         " Needs --trials, knows no limit of time, and latency steers nothing (FLOPs do).",
+    )
+    logger: str | None = option(
+        None,
+        "Hand each candidate that has ended to a logger too, as a run of its own, in --out or by"
+        " the variables of its package.",
+        choices=LOGGERS,
+        stays=False,
     )
     lr_test: bool = option(
         LR_TEST,

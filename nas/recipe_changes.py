@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas import rules
-from nas.options import option, parse_duration
+from nas.options import LOGGERS, option, parse_duration
 from nas.task import InputError, UsageError
 
 Recipe = dict[str, Any]
@@ -46,7 +46,7 @@ class Settings:
     logger: str | None = option(
         None,
         "Where the metrics of each epoch go too, in --out or by the variables of its package.",
-        choices=("csv", "tensorboard", "wandb", "mlflow"),
+        choices=LOGGERS,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shlex
 import shutil
 import statistics
@@ -30,13 +29,7 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from pytorch_lightning.loggers import (
-    CSVLogger,
-    Logger,
-    MLFlowLogger,
-    TensorBoardLogger,
-    WandbLogger,
-)
+from pytorch_lightning.loggers import CSVLogger
 
 from nas import recipe as recipes
 from nas import terminal
@@ -53,6 +46,7 @@ from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.energy import Energy
 from nas.training.fit import folds, train_folds
+from nas.training.loggers import make_logger
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, TrainingStopped
@@ -293,7 +287,7 @@ def train(
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         training = build(recipe, str(path))
         if settings.logger is not None:
-            training.trainer.loggers = [_logger(settings.logger, out)]
+            training.trainer.loggers = [make_logger(settings.logger, out)]
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
         if limit_s := parse_duration(settings.time_limit):
@@ -311,25 +305,6 @@ def train(
                 again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
                 kept += f"; `{shlex.join(again)}` goes on"
             raise KeyboardInterrupt(kept) from None
-
-
-def _logger(name: str, out: Path) -> Logger:
-    """A logger of Lightning's, which writes into ``out`` or to the server that the package's own
-    variables name (WANDB_*, MLFLOW_TRACKING_URI)."""
-    folder, title = str(out.resolve()), out.resolve().name
-    try:
-        match name:
-            case "csv":
-                return CSVLogger(folder, name="logs")
-            case "tensorboard":
-                return TensorBoardLogger(folder, name="logs")
-            case "wandb":
-                return WandbLogger(name=title, save_dir=folder)
-            case _:
-                place = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder}/mlruns")
-                return MLFlowLogger(experiment_name=title, tracking_uri=place)
-    except ModuleNotFoundError as error:
-        raise InputError(f"--logger {name} needs its package: pip install {name}") from error
 
 
 def _keeps_best(training: Training, path: Path, out: Path) -> None:
