@@ -173,3 +173,40 @@ def test_a_node_that_does_not_see_the_data_says_so(tmp_path: Path) -> None:
     wanted = r"does not see .*data, and the data set there is too large to be sent; give --out"
     with pytest.raises(InputError, match=wanted):
         from_shared(small_task(), str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(("modality", "name"), CASES)
+def test_simple_models_make_features_of_the_samples_that_they_see_alone(
+    modality: Modality, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.training import baselines as simple
+
+    dataset = example_datasets(modality)[name]
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    train, val = dataset.parts["train"][::2], dataset.parts["val"]
+    seen: list[Dataset] = []
+    original = simple._of
+
+    def of(whole: Dataset, rows: np.ndarray) -> Dataset:
+        seen.append(original(whole, rows))
+        return seen[-1]
+
+    monkeypatch.setattr(simple, "_of", of)
+    found = simple.baselines(dataset, task, [(train, val)])
+    assert found
+    assert not any("error" in row for row in found), found
+    (few,) = seen
+    rows = np.sort(np.concatenate([train, val]))
+    for key, array in dataset.inputs.items():
+        own: Any = few.inputs[key]
+        if isinstance(array, Ragged):
+            assert len(own) == len(rows)
+            for place, row in enumerate(rows):
+                np.testing.assert_array_equal(own[place], array[row])
+        elif not isinstance(array, Whole):
+            np.testing.assert_array_equal(own[0 : len(rows)], array[rows])
+    for key, label in dataset.labels.items():
+        np.testing.assert_array_equal(few.labels[key], np.asarray(label)[rows])
+    np.testing.assert_array_equal(rows[few.parts["train"]], train)
+    np.testing.assert_array_equal(rows[few.parts["val"]], val)
+    assert len(few.parts["test"]) == 0

@@ -32,9 +32,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, SVR
 
 from nas.data import Dataset
-from nas.data.ragged import Ragged, Whole
+from nas.data.ragged import Input, Ragged, Whole
 from nas.models.spectrogram import mel_filters
-from nas.task import Target, Task
+from nas.task import Target, Task, input_type
 from nas.training.batches import proxy_folds, stratified
 from nas.training.metrics import mean_scores, score
 from nas.training.random_kernels import mini_rocket, statistics
@@ -63,6 +63,11 @@ def baselines(
     be fitted has no metrics and says why in "error": the search goes on without it.
     """
     pairs = pairs or proxy_folds(dataset, task)
+    rows = np.unique(np.concatenate([part for pair in pairs for part in pair]))
+    dataset = _of(dataset, rows)
+    pairs = [
+        (np.searchsorted(rows, train), np.searchsorted(rows, scored)) for train, scored in pairs
+    ]
     results = []
     for name, features, factory in _SIMPLE[task.modality](dataset, task):
         begin = time.perf_counter()
@@ -77,6 +82,39 @@ def baselines(
             result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         results.append(result | {"seconds": time.perf_counter() - begin})
     return results
+
+
+def _of(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """The samples ``rows`` of a data set alone: features of others, of which there may be many
+    more, are not made."""
+
+    def own(name: str, array: Input) -> Any:
+        if isinstance(array, Whole):
+            return array
+        if isinstance(array, Ragged):
+            return array.take(rows)
+        return _Chosen(array, rows) if input_type(name) == "image" else array[rows]
+
+    return replace(
+        dataset,
+        inputs={name: own(name, array) for name, array in dataset.inputs.items()},
+        labels={name: np.asarray(label)[rows] for name, label in dataset.labels.items()},
+        parts={
+            name: np.searchsorted(rows, np.intersect1d(part, rows))
+            for name, part in dataset.parts.items()
+        },
+    )
+
+
+class _Chosen:
+    """Some of many images, which are copied a few at a time."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __getitem__(self, some: slice) -> Any:
+        return self.array[self.rows[some]]
 
 
 def _fit(
@@ -208,32 +246,24 @@ def _images(dataset: Dataset, task: Task) -> list[Simple]:
     images: Any = dataset.inputs["image"]
     # By the covariance, the cost grows with the samples no faster than linearly; of fewer samples
     # than values an image has, the decomposition of the samples is quicker.
-    shrunk = _Shrunk(images)
-    pixels = shrunk[np.arange(1)].shape[1]
+    pixels = _shrink(images[:1]).shape[1]
     solver = "full" if dataset.profile.n_train < pixels else "covariance_eigh"
     prepare = make_pipeline(StandardScaler(), PCA(0.9, svd_solver=solver))
     name = "PCA + " + ("logistic" if _classifies(task) else "ridge")
-    return [(name, lambda: shrunk, _linear(prepare))]
+    return [(name, lambda: _shrink(images), _linear(prepare))]
 
 
-class _Shrunk:
-    """Images as rows of float32, made where they are asked for: all may be larger than memory. A
-    side over 32 is averaged over blocks of pixels."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-
-    def __getitem__(self, samples: np.ndarray) -> np.ndarray:
-        _, channels, height, width = self.images.shape
-        block = -(-max(height, width) // SIDE)
-        rows, columns = height // block, width // block
-        result = np.empty((len(samples), channels * rows * columns), np.float32)
-        for i in range(0, len(samples), 256):
-            some = self.images[samples[i : i + 256], :, : rows * block, : columns * block]
-            blocks = some.reshape(-1, channels, rows, block, columns, block)
-            means = blocks.mean(axis=(3, 5), dtype=np.float32)
-            result[i : i + 256] = means.reshape(len(blocks), -1)
-        return result
+def _shrink(images: Any) -> Any:
+    """Images as rows of float32; a side over 32 is averaged over blocks of pixels."""
+    n, channels, height, width = images.shape
+    block = -(-max(height, width) // SIDE)
+    rows, columns = height // block, width // block
+    result = np.empty((n, channels * rows * columns), np.float32)
+    for i in range(0, n, 256):  # the array may be larger than memory
+        some = images[i : i + 256][:, :, : rows * block, : columns * block]
+        blocks = some.reshape(-1, channels, rows, block, columns, block)
+        result[i : i + 256] = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(blocks), -1)
+    return result
 
 
 def _forest(target: Target) -> Any:
