@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -205,6 +206,23 @@ def test_a_short_disk_loses_the_oldest_file_first_and_then_says_what_is_needed(
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage(2**20))
     needed = r"30 images of 12 x 12 need 1\.0 GiB on disk, and .* has 0\.0 GiB free; give a smaller"
     with pytest.raises(InputError, match=needed):
+        read(source)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_disk_that_fills_up_and_a_folder_that_may_not_be_written_are_one_line(
+    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded.os, "posix_fallocate", full)
+        with pytest.raises(InputError, match=r"cannot be kept in .* \(No space left on device\)"):
+            read(source)
+    assert len(np.asarray(read(source).inputs["image"])) == 30
+    monkeypatch.setenv("NAS_DECODED", str(source / "cat" / "0.png"))
+    with pytest.raises(InputError, match=r"cannot be kept in .* set NAS_DECODED to a folder"):
         read(source)
 
 

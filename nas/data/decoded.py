@@ -57,15 +57,21 @@ def decoded(
         is one.
 
     Raises:
-        InputError: The disk has no room for it.
+        InputError: The disk has no room for it, or the folder may not be written.
     """
     place = folder() / f"{_key(files, shape, how)}.npy"
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     bad: list[tuple[int, str]] = []
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second reader waits here, and finds the file
-        if not place.exists():
-            bad = _make(place, files, shape, fill)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with place.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second reader waits here, and finds the file
+            if not place.exists():
+                bad = _make(place, files, shape, fill)
+    except OSError as error:
+        raise InputError(
+            f"decoded images cannot be kept in {folder()} ({error.strerror}); set NAS_DECODED to"
+            " a folder with room for them"
+        ) from None
     if bad:
         return np.empty((0, *shape), np.uint8), bad
     os.utime(place)  # used now
@@ -116,6 +122,9 @@ def _make(
         _make_room(len(files), shape, each)
     mode = "r+" if done else "w+"
     array = np.lib.format.open_memmap(unfinished, mode, np.uint8, (len(files), *shape))
+    if not done:
+        with unfinished.open("r+b") as file:  # a disk that is full later would end the process
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
     hashes = np.lib.format.open_memmap(place.with_suffix(".hashes"), mode, "<u8", (len(files),))
     size, begin, shown = max(1, PIECE_BYTES // each), time.monotonic(), -SHOWN_S
     first, bad = done, list[tuple[int, str]]()
