@@ -210,3 +210,21 @@ def test_simple_models_make_features_of_the_samples_that_they_see_alone(
     np.testing.assert_array_equal(rows[few.parts["train"]], train)
     np.testing.assert_array_equal(rows[few.parts["val"]], val)
     assert len(few.parts["test"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+@pytest.mark.parametrize("modality", ["images", "audio", "graphs"])
+def test_predictions_of_more_than_memory_are_the_same(
+    modality: Modality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.training.proxy import Proxy, predict
+
+    dataset = next(iter(example_datasets(modality).values()))
+    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    family = next(iter(load_families(modality).values()))
+    proxy = Proxy(family.name, family.baseline(task), task).eval()
+    before = predict(proxy, dataset.inputs)
+    monkeypatch.setattr(module, "resident_limit", lambda device: 0.0)
+    after = predict(proxy, dataset.inputs)
+    for name, values in before.items():
+        np.testing.assert_allclose(after[name], values, rtol=0, atol=1e-6)

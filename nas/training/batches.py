@@ -319,17 +319,23 @@ def part_tensors(dataset: Dataset, rows: Any, device: str) -> Tensors:
     where together they are larger than ``resident_limit``."""
     labels = to_tensors(dataset.labels, rows, device)
     plain = {name: value for name, value in labels.items() if isinstance(value, Tensor)}
-    arrays = dataset.inputs
+    return part_inputs(dataset.inputs, np.asarray(rows), device), plain
+
+
+def part_inputs(
+    arrays: Mapping[str, Input], rows: np.ndarray, device: str
+) -> dict[str, DeviceInput]:
+    """The inputs of ``part_tensors``."""
     if sum(_bytes(array, rows) for array in arrays.values()) <= resident_limit(device):
-        return to_tensors(arrays, rows, device), plain
+        return to_tensors(arrays, rows, device)
     streamed: dict[str, DeviceInput] = {
-        name: StreamedInput(array, np.asarray(rows), device)
+        name: StreamedInput(array, rows, device)
         for name, array in arrays.items()
         if not isinstance(array, Whole)
     }
     whole = {name: array for name, array in arrays.items() if isinstance(array, Whole)}
     both = streamed | to_tensors(whole, rows, device)
-    return {name: both[name] for name in arrays}, plain
+    return {name: both[name] for name in arrays}
 
 
 def resident_limit(device: str) -> float:

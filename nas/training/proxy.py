@@ -28,14 +28,14 @@ from torch.nn import functional as F
 from nas import rules
 from nas.candidate import Reason
 from nas.data import Dataset, read
-from nas.data.ragged import Input
+from nas.data.ragged import Input, Whole
 from nas.family import load_families
 from nas.front import standard_error
 from nas.options import ReadOptions
 from nas.space import Config
 from nas.task import InputError, Target, Task
 from nas.training.augment import augment
-from nas.training.batches import Batch, Batches, evaluation_batch, part_tensors, to_tensors
+from nas.training.batches import Batch, Batches, evaluation_batch, part_inputs, part_tensors
 from nas.training.frozen import frozen_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
@@ -493,7 +493,8 @@ def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:
 @torch.inference_mode()
 def predict(proxy: Proxy, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Predictions by target for encoded inputs, in the order of their samples."""
-    tensors = to_tensors(inputs, slice(None), str(proxy.device))
+    samples = max(len(x) for x in inputs.values() if not isinstance(x, Whole))
+    tensors = part_inputs(inputs, np.arange(samples), str(proxy.device))
     batches = Batches(tensors, {}, evaluation_batch(proxy.task.modality))
     batches.labels["row"] = torch.arange(batches.samples, device=proxy.device)
     parts = [(proxy(**batch), labels["row"]) for batch, labels in batches]
