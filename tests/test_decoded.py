@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -250,3 +252,30 @@ def test_of_many_images_more_pixels_are_kept(
     source = made(tmp_path / "images", side=300)
     assert read(source).profile.inputs["image"] == (3, side, side)
     assert read(source, image_size=50).profile.inputs["image"] == (3, 50, 50)
+
+
+def test_a_table_that_is_larger_than_memory_is_coded_to_a_file_that_a_run_links(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(90, 3)), columns=["a", "b", "c"])
+    frame["colour"] = rng.choice(["red", "blue"], 90)
+    frame["y"] = rng.choice(["yes", "no"], 90)
+    frame.to_parquet(tmp_path / "table.parquet")
+    before = read(tmp_path / "table.parquet", target="y")
+    monkeypatch.setattr("nas.data.tabular.resident_limit", lambda: 0)
+    cache.mkdir()
+    (cache / "scratch-999999999-left.npy").write_bytes(b"of a process that was killed")
+    after = read(tmp_path / "table.parquet", target="y")
+    assert after.profile == before.profile
+    for name, array in before.inputs.items():
+        assert isinstance(after.inputs[name], np.memmap)
+        np.testing.assert_array_equal(np.asarray(after.inputs[name]), np.asarray(array))
+    assert len(list(cache.iterdir())) == len(before.inputs)
+    after.save(tmp_path / "run")
+    del after
+    gc.collect()
+    assert not list(cache.iterdir())
+    loaded = Dataset.load(tmp_path / "run")
+    for name, array in before.inputs.items():
+        np.testing.assert_array_equal(np.asarray(loaded.inputs[name]), np.asarray(array))

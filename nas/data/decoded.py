@@ -11,10 +11,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +81,29 @@ def decoded(
     return np.load(place, mmap_mode="r"), []
 
 
+def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array (n, …) in a file of ``folder``, to be filled, for what is too large for memory.
+    The file is removed with the array; ``Dataset.save`` links it before."""
+    place = folder() / f"scratch-{os.getpid()}-{secrets.token_hex(8)}.npy"
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for old in folder().glob("scratch-*"):  # of processes that were killed
+            if not Path(f"/proc/{old.name.split('-')[1]}").exists():
+                old.unlink(missing_ok=True)
+        array: np.ndarray = np.lib.format.open_memmap(place, "w+", dtype, shape)
+        with place.open("r+b") as file:  # a disk that is full later would end the process
+            os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
+    except OSError as error:
+        place.unlink(missing_ok=True)
+        raise InputError(
+            f"a table of {size / GIB:,.1f} GiB cannot be kept in {folder()} ({error.strerror});"
+            " set NAS_DECODED to a folder with room for it"
+        ) from None
+    weakref.finalize(array, place.unlink, missing_ok=True)
+    return array
+
+
 def is_kept(array: np.ndarray) -> bool:
     """Whether an array is a whole file of ``folder``, which may be linked instead of copied."""
     if not isinstance(array, np.memmap) or array.filename is None:
@@ -90,7 +116,7 @@ def hashes_of(array: np.ndarray | Ragged) -> np.ndarray:
     """``nas.data.hashes.row_hashes``; those of decoded images are kept beside them."""
     if isinstance(array, np.memmap) and is_kept(array):
         kept = Path(str(array.filename)).with_suffix(".hashes")
-        if kept.exists():
+        if kept.exists():  # not of a table
             found: np.ndarray = np.load(kept)
             return found
     return row_hashes(array)

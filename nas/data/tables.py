@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import zlib
 from collections.abc import Collection, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,6 +20,12 @@ from nas.task import InputError
 SUFFIXES = (
     ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq", *READERS
 )  # fmt: skip
+
+
+# What Arrow has read is given up column by column as it becomes a frame (pandas from 3.0 on).
+_LEAN: Any = {"to_pandas_kwargs": {"split_blocks": True, "self_destruct": True}}
+if "to_pandas_kwargs" not in signature(pd.read_parquet).parameters:
+    _LEAN = {}
 
 
 def is_table(path: Path) -> bool:
@@ -45,7 +52,7 @@ def read_table(
             refuse_duplicates(list(frame.columns), str(path))
         elif path.name.lower().endswith((".parquet", ".pq")):
             refuse_large_parquet(path)
-            frame = pd.read_parquet(path)
+            frame = pd.read_parquet(path, **_LEAN)
             frame = frame if rows is None else frame.head(rows)
         elif path.name.lower().endswith((".jsonl", ".jsonl.gz")):
             frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False, nrows=rows)

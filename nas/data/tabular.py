@@ -18,6 +18,8 @@ from nas.data.column_types import apply_types
 from nas.data.columns import ColumnValues, as_text, canonical, numbers
 from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
+from nas.data.decoded import scratch
+from nas.data.limits import resident_limit
 from nas.data.precision import LOST, column_shift, distinct_lost
 from nas.data.ragged import Input
 from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts
@@ -242,7 +244,9 @@ def _side_by_side(
     inputs: dict[str, Input] = {}
     for kind in dict.fromkeys(column.kind for column in columns):
         own = [(v, c) for v, c in zip(values, columns, strict=True) if c.kind == kind]
-        coded = np.empty((rows, len(own)), np.float32 if kind == "numeric" else np.int32)
+        dtype, shape = np.float32 if kind == "numeric" else np.int32, (rows, len(own))
+        large = 4 * rows * len(own) > resident_limit()
+        coded = scratch(shape, dtype) if large else np.empty(shape, dtype)
         read = _numbers_of if kind == "numeric" else _codes_of
         with _pool(coded.size) as pool:
             parts = list(pool.map(read, *zip(*own, strict=True)))
