@@ -2,9 +2,9 @@
 
     python scripts/bench_stream.py [--samples 4000] [--side 224] [--batch 64] [--steps 30]
 
-A made-up set of images in a mapped file; steps of the training of a small convolution and of ResNet's
-baseline, with the batches as tensors in memory and streamed from the file. Printed are the time of
-a step, the ratio, and the share of the streamed steps that waits for a batch. One compute thread.
+Made-up images in a mapped file; training steps of a small network and of ResNet's baseline, with
+the batches as tensors in memory and streamed from the file. Printed are the time of a step, the
+ratio, and the share of the streamed steps that waits for a batch. One compute thread.
 """
 
 from __future__ import annotations

@@ -461,3 +461,16 @@ def test_memory_stays_flat_over_three_hundred_updates(
     page.evaluate(update, 300)
     assert heap_mb() < before + 5
     assert page.evaluate("document.querySelectorAll('*').length") == nodes
+
+
+def test_a_candidate_that_is_opened_beside_selected_ones_has_a_colour_of_its_own(
+    baked: Any, open_page: Any
+) -> None:
+    page = open_page(f"{baked()}#pick=63,48")
+    page.evaluate("open(69)")
+    page.wait_for_selector("#own-curves .curve")
+    page.wait_for_timeout(300)
+    lines = "$('own-curves').children[0].data.map((t) => [t.name.split(' ')[0], t.line.color])"
+    colours = page.evaluate(f"Object.fromEntries({lines})")
+    assert list(colours) == ["#69", "#63", "#48"]
+    assert len(set(colours.values())) == 3

@@ -386,7 +386,9 @@ function drawCurves(node, own, chosen) {
   const names = { loss: "train loss", val_loss: "validation loss", [metric]: `validation ${label(metric)}` };
   const series = Object.keys(names).filter((key) => chosen.some((c) => has(c, key)));
   const panels = [series.filter((key) => key !== metric), series.filter((key) => key === metric)].filter((keys) => keys.length);
-  const colour = (c, i) => pickColour(Math.max(0, view.picks.includes(c.number) ? view.picks.indexOf(c.number) : i));
+  // One that is opened beside those that are selected takes a colour that none of them has.
+  const taken = chosen.map((c) => view.picks.indexOf(c.number)), free = [0, 1, 2, 3, 4].find((place) => !taken.includes(place));
+  const colour = (c, i) => pickColour(taken[i] < 0 ? free : taken[i]);
   purge(node);
   fill(node, panels.map(() => el("div", { class: "curve" })));
   panels.forEach((keys, at) => {
