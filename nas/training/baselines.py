@@ -41,15 +41,18 @@ from nas.training.random_kernels import mini_rocket, statistics
 
 SIDE = 32  # pixels, of the images that a baseline sees
 
-MOST_FITTED = 50_000  # rows, where a network is tested
+# Rows that simple models are fitted to where a network is tested, and values of all images.
+MOST_FITTED, MOST_PIXELS = 50_000, 6e7
 
 
 def tested(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     """The simple models, fitted to at most ``MOST_FITTED`` rows of the training part and scored on
     the test part, beside a network that is; rows as of ``baselines``."""
-    train = stratified(
-        dataset, "train", min(1.0, MOST_FITTED / len(dataset.parts["train"])), task.seed
-    )
+    most = MOST_FITTED
+    if task.modality == "images":
+        images: Any = dataset.inputs["image"]
+        most = min(most, int(MOST_PIXELS / _shrink(images[:1]).shape[1]))
+    train = stratified(dataset, "train", min(1.0, most / len(dataset.parts["train"])), task.seed)
     return baselines(dataset, task, [(train, dataset.parts["test"])])
 
 
