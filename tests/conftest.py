@@ -26,6 +26,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from hypothesis import settings
 
+# What is decoded to files is never kept in the cache of who runs the tests.
+os.environ["NAS_DECODED"] = tempfile.mkdtemp(prefix="nas-decoded-")
+atexit.register(shutil.rmtree, os.environ["NAS_DECODED"], ignore_errors=True)
+
 
 def _declare_torchvision() -> object:
     """Lets Lightning, timm and transformers be imported where `make agreement` has put timm: the
