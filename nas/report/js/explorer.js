@@ -397,11 +397,11 @@ function drawCurves(node, own, chosen) {
       x: c.curve.map((epoch) => epoch.epoch), y: c.curve.map((epoch) => epoch[key] ?? null),
       line: { color: colour(c, i), width: 1.8, dash: key === "val_loss" ? "dot" : "solid" }, marker: { size: 4 },
     })));
-    const range = span(traces.flatMap((trace) => trace.y)), title = keys.length > 1 ? "loss" : names[keys[0]];
+    const values = traces.flatMap((trace) => trace.y), range = span(values), title = keys.length > 1 ? "loss" : names[keys[0]];
     const longest = Math.max(...traces.map((trace) => trace.x.length));
     const rungs = own.head.rungs.filter((rung) => rung < longest); // epochs at which candidates are judged
     draw(node.children[at], `Learning curves: ${title} by epoch of ${chosen.map((c) => `candidate ${c.number}`).join(", ")}`, traces, {
-      xaxis: axis("epoch"), yaxis: { ...axis(title, range.log ? range : null), nticks: 5 }, margin: { l: 62, r: 12, t: 8, b: 40 },
+      xaxis: axis("epoch"), yaxis: { ...axis(title, range.log ? range : null), nticks: 5, ...around(values) }, margin: { l: 62, r: 12, t: 8, b: 40 },
       hovermode: "x unified", showlegend: traces.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: font(11.5) },
       shapes: rungs.map((rung) => ({ type: "line", xref: "x", x0: rung, x1: rung, yref: "paper", y0: 0, y1: 1, layer: "below", line: { dash: "dot", width: 1, color: css("soft") } })),
       annotations: rungs.map((rung) => ({ x: rung, yref: "paper", y: 0, yanchor: "bottom", xanchor: "left", text: "rung", showarrow: false, font: font(10.5) })),
@@ -411,6 +411,12 @@ function drawCurves(node, own, chosen) {
   fill(node, fine(chosen.some((c) => c.missing)
     ? "The page keeps curves, layers and gradients of the front, the best others and some of each failure; not of this candidate."
     : "No epoch was finished."));
+}
+
+// A single value stands in a range of its own size, not from one below it to one above.
+function around(values) {
+  const found = new Set(values.filter(known)), [value] = found;
+  return found.size === 1 && value ? { range: [0.9 * value, 1.1 * value].sort((a, b) => a - b) } : {};
 }
 
 function latencySource({ latency, device }) {
