@@ -24,6 +24,7 @@ from nas import rules
 from nas.data import Dataset
 from nas.family import load_families
 from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
+from nas.terminal import percent
 
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
 # Where this is for less than PRESSED of the epochs that help, and there are no more workers than
@@ -324,8 +325,8 @@ def _reasons(
         yield f"{level.folds} of {folds} folds: the time is not for more"
     if level.share * level.epochs < 0.99 * rule.share * rule.epochs:
         yield (
-            f"{level.epochs} epochs on {level.share:.0%} of the data instead of {rule.epochs} on"
-            f" {rule.share:.0%}: the time is not for more"
+            f"{level.epochs} epochs on {percent(level.share)} of the data instead of"
+            f" {rule.epochs} on {percent(rule.share)}: the time is not for more"
         )
     if finish_s and finish_s < full_s:
         yield (
@@ -384,8 +385,8 @@ def _with_pretrained(
         reasons=(
             *rest.reasons,
             *(
-                f"{name} is trained for {f.epochs} epochs on {f.share:.0%} of the data, and for"
-                f" {f.recipe_epochs} in full"
+                f"{name} is trained for {f.epochs} epochs on {percent(f.share)} of the data, and"
+                f" for {f.recipe_epochs} in full"
                 for name, f in fidelities.items()
             ),
         ),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nas import terminal
 from nas.rules import folds
 from nas.show import duration
-from nas.terminal import figure
+from nas.terminal import figure, percent
 
 if TYPE_CHECKING:
     from nas.candidate import Candidate
@@ -57,7 +57,7 @@ class Display:
             f"target: {kinds}",
             f"objectives: {wanted}{limits}",
             f"families: {', '.join(run.spaces)}",
-            f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part"
+            f"proxies: {fidelity.epochs} epochs on {percent(fidelity.share)} of the training part"
             f"{folded}, {task.budget.workers} workers on {task.device}",
             f"folder: {run.folder}",
             "start: workers import torch and load the data; the time limit counts this",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nas import terminal
 from nas.rules import folds, time_limit_s
 from nas.task import COSTS
-from nas.terminal import figure
+from nas.terminal import figure, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -387,8 +387,8 @@ def _search_words(found: Design) -> Iterator[str]:
     yield from found.plan.reasons if found.plan else ()
     judged = f", judged after {' and '.join(map(str, stops))}" if stops else ""
     yield (
-        f"proxies: {fidelity.epochs} epochs on {fidelity.share:.0%} of the training part{judged}"
-        f"{folded}; {budget.workers} workers on {task.device}"
+        f"proxies: {fidelity.epochs} epochs on {percent(fidelity.share)} of the training part"
+        f"{judged}{folded}; {budget.workers} workers on {task.device}"
     )
     if found.candidates:
         few, many = found.candidates

@@ -55,6 +55,15 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def percent(fraction: float) -> str:
+    """A fraction in per cent, with a digit also where it is small.
+
+    >>> percent(0.25), percent(0.00057)
+    ('25%', '0.06%')
+    """
+    return f"{fraction:.0%}" if fraction >= 0.01 or not fraction else f"{100 * fraction:.1g}%"
+
+
 def figure(value: float) -> str:
     """Four digits, or all before the point: 0.8712, 45,439."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

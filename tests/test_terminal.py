@@ -169,3 +169,11 @@ def test_output_to_a_terminal_that_was_closed_ends_nothing(
     monkeypatch.setattr(sys, "stdout", Gone(errno.ENOSPC))
     with pytest.raises(OSError, match="gone"):
         terminal.echo("report")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(1.0, "100%"), (0.25, "25%"), (0.004, "0.4%"), (0.00057, "0.06%"), (0, "0%")],
+)
+def test_a_small_fraction_is_not_shown_as_none(fraction: float, text: str) -> None:
+    assert terminal.percent(fraction) == text

@@ -248,12 +248,18 @@ def _side_by_side(
         large = 4 * rows * len(own) > resident_limit()
         coded = scratch(shape, dtype) if large else np.empty(shape, dtype)
         read = _numbers_of if kind == "numeric" else _codes_of
+        inputs[kind] = coded
+        if large:  # one after the other: all as they are read would be larger than the table
+            for i, (value, column) in enumerate(own):
+                part = read(ColumnValues(value.column), column)
+                for start in range(0, rows, BLOCK_ROWS):
+                    _write(coded[:, i : i + 1], [part], [column.shift], start)
+            continue
         with _pool(coded.size) as pool:
             parts = list(pool.map(read, *zip(*own, strict=True)))
             shifts = [column.shift for _, column in own]
             for _ in pool.map(partial(_write, coded, parts, shifts), range(0, rows, BLOCK_ROWS)):
                 pass
-        inputs[kind] = coded
     return inputs
 
 
