@@ -128,8 +128,8 @@ def front(run: Run, candidates: Sequence[Candidate], *, with_verdict: bool = Tru
         title_justify="left",
     )
     if noise:
-        each = ", ".join(f"{number} of {other}" for number, other in sorted(noise.items()))
-        terminal.line(f"left out, as within noise of a better or cheaper one: {each}")
+        each = ", ".join(f"#{number} (#{other})" for number, other in sorted(noise.items()))
+        terminal.line(f"left out, as not clearly better than a cheaper one (in brackets): {each}")
     guess = constant_guess(run.task)
     if not any(beats(c.metrics, run.task.objectives, guess) for c in candidates):
         terminal.echo("none is clearly better than a constant guess, which looks at no input")
