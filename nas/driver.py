@@ -130,13 +130,13 @@ def search(
             run = create(folder, task, dataset, spaces, source, chosen)
         # The head of a cluster need not have what its workers have.
         finish = chosen.finish and chosen.executor == "local"
-        with logged(run, chosen.logger, on_progress) as shown:
+        with _logged(run, chosen.logger, on_progress) as shown:
             drive_run(run, budget, machine, on_start, shown, finish)
     return run
 
 
 @contextmanager
-def logged(
+def _logged(
     run: Run, logger: str | None, on_progress: Callable[[Progress], None]
 ) -> Iterator[Callable[[Progress], None]]:
     """``on_progress``, which hands candidates to a logger too."""

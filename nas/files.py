@@ -138,6 +138,15 @@ def read_array(path: Path, *, mapped: bool = True) -> np.ndarray:
     return array
 
 
+def cache_folder(variable: str, name: str) -> Path:
+    """Where what can be made again is kept: the environment's ``variable``, or the folder ``name``
+    of the user's cache."""
+    if given := os.environ.get(variable):
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "frontier-nas" / name
+
+
 def release(array: np.ndarray) -> None:
     """Take the pages of a mapped array out of this process: what was read of a file counts as
     memory of who read it until then. The system's cache may keep them."""

@@ -179,6 +179,19 @@ def test_a_run_links_the_file_and_outlives_the_cache(
 
 
 @pytest.mark.usefixtures("small_memory")
+def test_a_file_that_was_removed_meanwhile_is_written_again(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    dataset = read(source)
+    shutil.rmtree(cache)
+    dataset.save(tmp_path / "run")
+    np.testing.assert_array_equal(
+        np.asarray(Dataset.load(tmp_path / "run").inputs["image"]),
+        np.asarray(dataset.inputs["image"]),
+    )
+
+
+@pytest.mark.usefixtures("small_memory")
 def test_a_users_own_mapped_array_is_copied(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 3, SIDE, SIDE)).astype(np.uint8)
     np.save(tmp_path / "mine.npy", pixels)

@@ -4,7 +4,7 @@
 
 Each is `nas search` with a time limit: reading, search, training of the winner and one scoring of
 the test part. A finished run is a line of WORK/results.jsonl and is not run again. The simple
-models are fitted on train and validation together and scored on the same test part.
+models are fitted on the same training part and scored on the same test part.
 """
 
 from __future__ import annotations
@@ -35,19 +35,16 @@ PUBLISHED = {
 def searched(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One search: the scores of its winner and of the simple models, or why there are none."""
     out = given.work / "runs" / f"{name}-{seed}"
-    if not (out / "finished.json").exists():
-        shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "nas", "search", str(given.data / name), "--json"]
     command += ["--time-limit", f"{60 * given.minutes:.0f}s", "--seed", str(seed)]
-    begin, done = time.monotonic(), None
-    if not out.exists():
-        done = subprocess.run(
-            [*command, "--out", str(out)], capture_output=True, text=True, check=False
-        )
+    command += ["--out", str(out)]
+    begin = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     row: dict[str, Any] = {"data": name, "seed": seed, "minutes": given.minutes}
     row |= {"all_in_s": round(time.monotonic() - begin, 1), "load": os.getloadavg()[0]}
     row["cores"] = len(os.sched_getaffinity(0))
-    if done is not None and done.returncode:
+    if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return row | {"failed": f"exit {done.returncode}: {last[:300]}"}
     run, metric = Run(out), PUBLISHED[name][0]
@@ -64,8 +61,7 @@ def searched(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     row["complete"] = sum(c.state.value == "complete" for c in run.candidates())
     row["finalists"] = finished["finalists"]
     simple = finished["result"].get("simple_test", {})
-    simple = {name: scores.get(metric) for name, scores in simple.items()}
-    return row | {"simple": simple}
+    return row | {"simple": {model: scores.get(metric) for model, scores in simple.items()}}
 
 
 def load(results: Path) -> list[dict[str, Any]]:

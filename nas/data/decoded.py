@@ -25,6 +25,7 @@ from nas import terminal
 from nas.data.hashes import row_hashes
 from nas.data.limits import GIB
 from nas.data.ragged import Ragged
+from nas.files import cache_folder
 from nas.task import InputError
 
 PIECE_BYTES = 2**26  # decoded between two records of how far a reading is
@@ -35,9 +36,7 @@ _VERSION = 1  # of what decoding gives
 
 def folder() -> Path:
     """Where decoded images are kept: NAS_DECODED, or a folder of the user's cache."""
-    given = os.environ.get("NAS_DECODED")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else cache / "frontier-nas" / "decoded"
+    return cache_folder("NAS_DECODED", "decoded")
 
 
 def decoded(
@@ -91,9 +90,7 @@ def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         for old in folder().glob("scratch-*"):  # of processes that were killed
             if not Path(f"/proc/{old.name.split('-')[1]}").exists():
                 old.unlink(missing_ok=True)
-        array: np.ndarray = np.lib.format.open_memmap(place, "w+", dtype, shape)
-        with place.open("r+b") as file:  # a disk that is full later would end the process
-            os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
+        array = _allocated(place, shape, dtype)
     except OSError as error:
         place.unlink(missing_ok=True)
         raise InputError(
@@ -104,12 +101,22 @@ def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return array
 
 
+def _allocated(place: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array in the file ``place``, whose room on the disk is taken: a disk that is full later
+    would end the process. Raises OSError."""
+    array: np.ndarray = np.lib.format.open_memmap(place, "w+", dtype, shape)
+    with place.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
+    return array
+
+
 def is_kept(array: np.ndarray) -> bool:
     """Whether an array is a whole file of ``folder``, which may be linked instead of copied."""
     if not isinstance(array, np.memmap) or array.filename is None:
         return False
     place = Path(array.filename)
-    return place.parent == folder() and array.nbytes + array.offset == place.stat().st_size
+    whole = array.nbytes + array.offset
+    return place.parent == folder() and place.is_file() and place.stat().st_size == whole
 
 
 def hashes_of(array: np.ndarray | Ragged) -> np.ndarray:
@@ -144,14 +151,13 @@ def _make(
     unfinished, count = place.with_suffix(".part"), place.with_suffix(".count")
     each = int(np.prod(shape))
     done = _continued(unfinished, count, (len(files), *shape))
-    if not done:
+    beside = place.with_suffix(".hashes")
+    if done:
+        array, hashes = (np.load(file, mmap_mode="r+") for file in (unfinished, beside))
+    else:
         _make_room(len(files), shape, each)
-    mode = "r+" if done else "w+"
-    array = np.lib.format.open_memmap(unfinished, mode, np.uint8, (len(files), *shape))
-    if not done:
-        with unfinished.open("r+b") as file:  # a disk that is full later would end the process
-            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
-    hashes = np.lib.format.open_memmap(place.with_suffix(".hashes"), mode, "<u8", (len(files),))
+        array = _allocated(unfinished, (len(files), *shape), np.uint8)
+        hashes = _allocated(beside, (len(files),), "<u8")
     size, begin, shown = max(1, PIECE_BYTES // each), time.monotonic(), -SHOWN_S
     first, bad = done, list[tuple[int, str]]()
     while done < len(files):

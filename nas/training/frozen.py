@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.files import cache_folder
 from nas.training.batches import (
     DeviceInput,
     RaggedTensor,
@@ -52,9 +53,7 @@ _RECORD = np.dtype([("digest", "S16"), ("start", "<i8"), ("length", "<i8")])
 
 def folder() -> Path:
     """Where features are kept: NAS_FEATURES, or a folder of the user's cache."""
-    given = os.environ.get("NAS_FEATURES")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else cache / "frontier-nas" / "features"
+    return cache_folder("NAS_FEATURES", "features")
 
 
 def limit_bytes() -> int:
