@@ -378,12 +378,22 @@ def test_what_is_pending_has_little_expected_improvement_left(awaited: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("counts", "made"),
-    [((200, 201, 202), 1), ((200, 201, 203), 2), ((50, 50, 51), 3), ((5000, 5020, 5021), 2)],
-    ids=["a hundredth", "more than that", "few candidates", "at most twenty"],
-)
+    ("counts", "running", "made"),
+    [
+        ((200, 201, 202), 0, 1),
+        ((200, 201, 203), 0, 2),
+        ((50, 50, 51), 0, 3),
+        ((5000, 5020, 5021), 0, 2),
+        ((50, 51, 58, 59), 64, 2),
+        ((50, 51, 52), 4, 3),
+    ],
+    ids=[
+        "a hundredth", "more than that", "few candidates", "at most twenty",
+        "an eighth of many in training", "few in training",
+    ],
+)  # fmt: skip
 def test_models_of_many_candidates_lag_a_little_behind(
-    counts: tuple[int, ...], made: int, monkeypatch: pytest.MonkeyPatch
+    counts: tuple[int, ...], running: int, made: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, rng = small_task(epochs=1, objectives=["accuracy"]), np.random.default_rng(0)
     model, rows = Ehvi(SPACE, task), complete(30, rng)
@@ -391,6 +401,7 @@ def test_models_of_many_candidates_lag_a_little_behind(
     monkeypatch.setattr(model, "_posterior", lambda *_: calls.append(1) or posterior)
     for count in counts:
         more = [replace(rows[i % 30], number=i) for i in range(count)]
+        more += [replace(row, number=count, state=State.RUNNING) for row in (rows * 3)[:running]]
         model.propose(more, [], rng)
     assert len(calls) == made
 

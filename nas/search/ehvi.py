@@ -47,9 +47,10 @@ SHORTLIST_SIZE, SHORTLIST_TIME = 16, 0.05
 # Configurations among which the acquisition is maximised: random ones, mutations of the front,
 # and mutations of the best of these.
 RANDOM_POOL, FRONT_POOL, REFINED_POOL = 400, 400, 200
-# The fraction of candidates by which the models may lag behind, and at most how many: of a thousand
-# one more says little, and many workers would wait for models that are made anew for each.
-LAG, LAG_MOST = 0.01, REFINED_POOL // 10
+# By which fraction of the candidates that have ended the models may lag behind, or of those that
+# are in training, and at most by how many: one more of a thousand says little, and with 64 in
+# training much is unknown anyway. Many workers would wait for models that are made anew for each.
+LAG, LAG_BESIDE, LAG_MOST = 0.01, 0.125, REFINED_POOL // 10
 # Rows that a model is conditioned on at most, and measured costs among them; its time grows with
 # their cube.
 MODEL_ROWS, COST_ROWS = 400, 300
@@ -219,7 +220,8 @@ class Ehvi:
             ]
 
         ended = frozenset(c.number for c in rows if c.state != State.RUNNING)
-        latest, lag = self._latest, int(min(LAG * len(ended), LAG_MOST))
+        beside = LAG_BESIDE * (len(rows) - len(ended))
+        latest, lag = self._latest, int(min(max(LAG * len(ended), beside), LAG_MOST))
         if latest is None or not lag or len(ended - latest.ended) > lag:
             linear = bool(rng.random() < LINEAR_FRACTION)
             latest = self._latest = _Latest(ended, self._posterior(rows, measured, linear))
