@@ -96,6 +96,7 @@ LARGE: dict[str, tuple[Config, int]] = {
     "transformer": ({"dim": 128, "depth": 3, "vocabulary": 10_000}, 64),
     "lstm": ({"dim": 128, "hidden": 128, "depth": 2, "vocabulary": 10_000}, 64),
     "mamba": ({"dim": 64, "vocabulary": 10_000}, 96),
+    "text_cnn": ({"dim": 128, "width": 128, "vocabulary": 10_000}, 128),
     "ngrams": ({"dim": 32, "longest": 3, "buckets": 2**17, "vocabulary": 10_000}, 64),
     "inception_time": ({}, 64),
     "series_resnet": ({}, 128),

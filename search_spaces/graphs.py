@@ -85,9 +85,12 @@ def _space(
         Int("pre", 0, 1, default=0 if by_node else 1, why=("graph-layers",)),
         Int("post", 0, 1, default=0 if by_node else 1, why=("graph-layers",)),
     ]
-    if published:
+    if by_node:
         when: When = {"jumping": ("last",), "post": (0,)}
-        params.append(Choice("head", ("linear",), default="linear", when=when, why=("references",)))
+        heads = ("convolution", "linear")
+        params.append(
+            Choice("head", heads, default="convolution", when=when, why=("graph-layers",))
+        )
     if _plain(task):
         params.append(Choice("features", ("rows", "plain"), default="rows", why=("word-counts",)))
     if not by_node:

@@ -1,4 +1,4 @@
-"""Families for text: Transformer encoder, LSTM, Mamba, and a bag of n-grams."""
+"""Families for text: Transformer encoder, LSTM, Mamba, convolutions, and a bag of n-grams."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nas.models.encoder import EmbeddingConfig
 
 NARROWEST = 16  # width of an embedding
+RUNS = 12  # words in runs of three, four and five
 _BAG_DIM = 8  # of a bag of n-grams, whose rows are many and read alone
 
 
@@ -221,6 +222,64 @@ def _build_mamba(config: Config, task: Task) -> nn.Module:
     return TextMamba(_embedding(config), _length(task), task.outputs, layers, pooling)
 
 
+def _cnn_space(task: Task) -> Space:
+    words = _vocabulary(task)
+    dim = rules.width(
+        task,
+        "dim",
+        low=NARROWEST,
+        base=64,
+        default=128,
+        step=16,
+        weights=RUNS,  # with as many detectors of a length as a word has features
+        inputs=words.default + 3 + 3 * task.outputs,
+        fixed=task.outputs,
+    )
+    width = rules.width(
+        task,
+        "width",
+        low=8,
+        base=48,
+        default=96,
+        # Weights of the detectors of three lengths, and their part of the head.
+        inputs=RUNS * dim.default + 3 + 3 * task.outputs,
+        fixed=words.default * dim.default + task.outputs,
+    )
+    return Space(
+        (
+            words,
+            dim,
+            replace(width, why=("text-convolutions", *width.why)),
+            Choice(
+                "kernels",
+                ("1-2-3", "1-3-5", "2-3-4", "3-4-5"),
+                default="1-3-5",
+                why=("text-convolutions",),
+            ),
+            Choice("pooling", ("max", "avg", "attention"), default="max", why=("global-pooling",)),
+            rules.dropout(task, default=0.5, before_head=True),
+            rules.dropout(task, "embedding_dropout"),
+            Float("token_dropout", 0.0, 0.4, default=0.1, why=("token-dropout",)),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=1e-3),
+        )
+    ).holding(_published(task, CNNS), "references")
+
+
+def _build_cnn(config: Config, task: Task) -> nn.Module:
+    from nas.models.text_cnn import TextCNN
+
+    return TextCNN(
+        _embedding(config),
+        task.outputs,
+        dim=int(config["dim"]),
+        width=int(config["width"]),
+        kernels=[int(kernel) for kernel in str(config["kernels"]).split("-")],
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+    )
+
+
 def _ngrams_space(task: Task) -> Space:
     # Rows for the words and for the runs, each at most half of what the limit pays for.
     room = int(rules.params_limit(task) / 2 / _BAG_DIM)
@@ -369,6 +428,20 @@ LSTMS = (
     ),
 )
 
+_KIM: Config = {"vocabulary": 16_185, "dim": 300, "width": 100, "kernels": "3-4-5"}
+CNNS = (
+    Reference(
+        "CNN on SST-2",
+        "Kim 2014, sec. 3.1 and table 1 (its words)",
+        16_185 * 300 + 100 * (RUNS * 300 + 3),
+        {**_KIM, "pooling": "max", "dropout": 0.5, "embedding_dropout": 0.0, "token_dropout": 0.0},
+        _texts(16_185, 512),
+        2 * 300 + 2,
+        "a head of two classes; no count is published: it is that of the layers",
+        _texts(16_185, 512).profile.lengths["tokens"][5] * 100 * RUNS * 300,
+    ),
+)
+
 FAMILIES = (
     Family(
         "transformer",
@@ -396,6 +469,15 @@ FAMILIES = (
         _build_mamba,
         "Long texts: it reads in time linear in the length, with states the text selects.",
         MAMBAS,
+    ),
+    Family(
+        "text_cnn",
+        "text",
+        "Kim 2014, Convolutional Neural Networks for Sentence Classification",
+        _cnn_space,
+        _build_cnn,
+        "Short texts in which some words side by side decide; all runs are read at once.",
+        CNNS,
     ),
     Family(
         "ngrams",

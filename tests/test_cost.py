@@ -233,6 +233,12 @@ def ngrams(c: dict[str, Any], _: Any) -> float:
     return c["dim"] * CLASSES  # rows are looked up, and added up
 
 
+def text_cnn(c: dict[str, Any], _: Any) -> float:
+    kernels = [int(kernel) for kernel in c["kernels"].split("-")]
+    runs = WORDS * sum(kernels) * c["dim"] * c["width"]
+    return runs + len(kernels) * c["width"] * CLASSES
+
+
 def mamba_layers(c: dict[str, Any], words: int = WORDS) -> float:
     dim, states, kernel = c["dim"], c["states"], c["kernel"]
     inner, rank = c["expand"] * dim, math.ceil(dim / 16)
@@ -443,6 +449,7 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "transformer": (text_transformer, {"depth": 2, "dim": 64}),
     "lstm": (lstm, {"depth": 2, "dim": 48}),
     "mamba": (mamba, {"depth": 2, "dim": 48}),
+    "text_cnn": (text_cnn, {"dim": 32}),
     "ngrams": (ngrams, {"longest": 3}),
     "audio_cnn_transformer": (audio_cnn_transformer, {"conv_depth": 3}),
     "whisper": (whisper, {}),

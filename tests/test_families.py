@@ -173,6 +173,7 @@ PROMISED = {
         "transformer",
         "lstm",
         "mamba",
+        "text_cnn",
         "ngrams",
         "pretrained_text",
         "frozen_text",

@@ -30,6 +30,7 @@ from nas.models.encoder import (
 from nas.models.lstm import LSTM, TextLSTM
 from nas.models.mamba import MambaConfig, TextMamba, parallel_scan, selective_scan
 from nas.models.ngram_bag import NGramBag
+from nas.models.text_cnn import TextCNN
 from nas.task import Constraint, DataProfile, InputError, Target, Task
 from nas.training.cost import analyse, parameters
 
@@ -285,6 +286,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2),
     "lstm, one direction": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 1, False, pooling="attention"),
     "lstm, last": lambda: TextLSTM(EMBEDDING, 3, 16, 8, 2, pooling="last"),
+    "text_cnn": lambda: TextCNN(EMBEDDING, 3, 16, 8),
+    "text_cnn, even": lambda: TextCNN(EMBEDDING, 3, 16, 8, (1, 2), pooling="attention"),
     "ngrams": lambda: NGramBag(30, 3, 8, longest=3, buckets=64),
     "mamba": lambda: TextMamba(EMBEDDING, LENGTH, 3, MambaConfig(16, 2)),
     "mamba, last": lambda: TextMamba(

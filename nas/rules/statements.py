@@ -436,6 +436,11 @@ _ALL = (
         "Iyyer et al. 2015 (Deep Averaging Networks), sec. 3",
     ),
     Rule(
+        "text-convolutions",
+        "Runs of two to five words are detected, those of each length by as many convolutions.",
+        "Kim 2014, sec. 2 and 3.1; Zhang & Wallace 2017 (A Sensitivity Analysis of CNNs), sec. 4",
+    ),
+    Rule(
         "n-grams",
         "Runs of two and more words have short vectors of their own, found by a hash, in half as"
         " many rows as there are running words, or as the limit on parameters pays for.",
@@ -566,8 +571,8 @@ _ALL = (
     ),
     Rule(
         "graph-layers",
-        "Linear layers before and after the convolutions, which normalise as the search finds.",
-        "You et al. 2020 (Design Space for GNNs), sec. 3.1 and 7.1; Luo et al. 2024, sec. 3",
+        "Linear layers around the convolutions, or a last convolution that gives a node's logits.",
+        "You et al. 2020 (Design Space), sec. 3.1 and 7.1; Luo et al. 2024; Kipf & Welling, eq. 9",
     ),
     Rule(
         "jumping-knowledge",
