@@ -1,4 +1,4 @@
-"""Files of tables beyond CSV, JSONL and Parquet, and what is said of files that nobody reads."""
+"""Files of tables beyond CSV and JSONL, and what is said of files that nobody reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nas.data import limits
+from nas.data.csv_files import refuse_duplicates
 from nas.data.limits import refuse_larger
+from nas.data.mapped import by_columns, is_large
 from nas.data.samples import COMPLEX
 from nas.task import InputError, UsageError
 
@@ -79,6 +82,46 @@ def _unread(name: str) -> str:
 
 
 # Tables ----------------------------------------------------------------------------------
+
+
+# What Arrow has read is given up column by column as it becomes a frame (pandas from 3.0 on).
+_LEAN: Any = {"to_pandas_kwargs": {"split_blocks": True, "self_destruct": True}}
+if "to_pandas_kwargs" not in signature(pd.read_parquet).parameters:
+    _LEAN = {}
+
+
+def read_parquet(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
+    """A Parquet file; a few of its columns at a time where all are too large for memory."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        about, schema = file.metadata, file.schema_arrow
+        if rows is not None:
+            return _first(file.iter_batches(rows), schema, rows)
+    needed = 8 * about.num_rows * about.num_columns
+    refuse_larger(needed, f"{path} unpacks to", "give fewer rows")
+    if not is_large(about.num_rows, about.num_columns):
+        return pd.read_parquet(path, **_LEAN)
+    index = (schema.pandas_metadata or {}).get("index_columns", ())
+    names = [name for name in schema.names if name not in index]
+    refuse_duplicates(names, str(path))
+    return by_columns(
+        lambda few: pd.read_parquet(path, columns=few, **_LEAN), names, about.num_rows
+    )
+
+
+def _first(batches: Iterable[Any], schema: Any, rows: int) -> pd.DataFrame:
+    """The first rows of batches, of which no more are read."""
+    import pyarrow as pa
+
+    kept, count = [], 0
+    for batch in batches:
+        kept.append(batch)
+        count += batch.num_rows
+        if count >= rows:
+            break
+    frame: pd.DataFrame = pa.Table.from_batches(kept, schema).slice(0, rows).to_pandas()
+    return frame
 
 
 def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
@@ -206,17 +249,8 @@ def _filled(sheet: Any) -> bool:
 
 READERS: dict[str, Callable[[Path, int | None, Sequence[str], Collection[str]], pd.DataFrame]] = {
     ".feather": read_arrow, ".arrow": read_arrow, ".ipc": read_arrow, ".json": read_json,
-    ".xlsx": read_workbook, ".xlsm": read_workbook,
+    ".xlsx": read_workbook, ".xlsm": read_workbook, ".parquet": read_parquet, ".pq": read_parquet,
 }  # fmt: skip
-
-
-def refuse_large_parquet(path: Path) -> None:
-    """Raise InputError where the rows and columns in the footer take more than the limit."""
-    import pyarrow.parquet as pq
-
-    about = pq.read_metadata(path)
-    needed = 8 * about.num_rows * about.num_columns
-    refuse_larger(needed, f"{path} unpacks to", "give fewer rows")
 
 
 def refuse_large_gzip(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import zlib
 from collections.abc import Collection, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,19 +12,11 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from nas.data.csv_files import MISSING, read_csv, refuse_duplicates
-from nas.data.forms import READERS, plain_frame, refuse_large_gzip, refuse_large_parquet
+from nas.data.forms import READERS, plain_frame, refuse_large_gzip
 from nas.data.samples import to_numpy
 from nas.task import InputError
 
-SUFFIXES = (
-    ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".pq", *READERS
-)  # fmt: skip
-
-
-# What Arrow has read is given up column by column as it becomes a frame (pandas from 3.0 on).
-_LEAN: Any = {"to_pandas_kwargs": {"split_blocks": True, "self_destruct": True}}
-if "to_pandas_kwargs" not in signature(pd.read_parquet).parameters:
-    _LEAN = {}
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", *READERS)
 
 
 def is_table(path: Path) -> bool:
@@ -50,10 +41,6 @@ def read_table(
         if reader := READERS.get(path.suffix.lower()):
             frame = reader(path, rows, missing, as_written)
             refuse_duplicates(list(frame.columns), str(path))
-        elif path.name.lower().endswith((".parquet", ".pq")):
-            refuse_large_parquet(path)
-            frame = pd.read_parquet(path, **_LEAN)
-            frame = frame if rows is None else frame.head(rows)
         elif path.name.lower().endswith((".jsonl", ".jsonl.gz")):
             frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False, nrows=rows)
             frame.columns = [str(name) for name in frame.columns]

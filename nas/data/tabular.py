@@ -20,6 +20,7 @@ from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
 from nas.data.decoded import scratch
 from nas.data.limits import resident_limit
+from nas.data.mapped import by_columns, is_large
 from nas.data.precision import LOST, column_shift, distinct_lost
 from nas.data.ragged import Input
 from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts
@@ -179,7 +180,16 @@ def _load_folder(
     _read_alike(frames, missing, written)
     given = np.concatenate([np.full(len(frames[path]), found[path], np.int8) for path in frames])
     files = tuple((path.name, len(frame)) for path, frame in frames.items())
-    return pd.concat(frames.values(), ignore_index=True), given, files, tuple(notes)
+    return _joined([*frames.values()]), given, files, tuple(notes)
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    rows, names = sum(map(len, frames)), list(frames[0])
+    if not is_large(rows, len(names)):
+        return pd.concat(frames, ignore_index=True)
+    return by_columns(
+        lambda few: pd.concat([frame[few] for frame in frames], ignore_index=True), names, rows
+    )
 
 
 def _read_alike(
@@ -220,14 +230,15 @@ def code_columns(
     frame: pd.DataFrame, train: np.ndarray
 ) -> tuple[dict[str, Input], tuple[Column, ...], list[str]]:
     """As ``code``; there may be no column of use."""
+    large = is_large(*frame.shape)
 
     def look(name: str) -> tuple[Column | None, ColumnValues, list[str]]:
         notes: list[str] = []
         values = ColumnValues(frame[name])
         column = _described(str(name), values, train, notes)
-        # Numbers are read again without effort, texts are not.
-        plain = pd.api.types.is_numeric_dtype(values.column)
-        return column, ColumnValues(frame[name]) if plain else values, notes
+        # Numbers are read again without effort, texts are not, unless all take too much memory.
+        again = large or pd.api.types.is_numeric_dtype(values.column)
+        return column, ColumnValues(frame[name]) if again else values, notes
 
     with _pool(frame.size) as pool:
         looked = list(pool.map(look, frame.columns))

@@ -1,0 +1,156 @@
+"""Tables that are larger than memory: the same data set, of a few columns at a time."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.data import Dataset, encode, mapped, read
+from nas.data.tables import read_table
+
+ROWS = 400
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Memory for three columns; returns the folder of their files."""
+    monkeypatch.setenv("NAS_DECODED", str(tmp_path / "decoded"))
+    for module in ("mapped", "tabular"):
+        monkeypatch.setattr(f"nas.data.{module}.resident_limit", lambda: 3 * 8 * ROWS)
+    return tmp_path / "decoded"
+
+
+def table() -> pd.DataFrame:
+    """All kinds of columns, with and without gaps."""
+    rng = np.random.default_rng(0)
+    gaps = rng.random(ROWS) < 0.2
+    days = pd.date_range("2020-01-01", periods=ROWS)
+    amounts = pd.Series(rng.integers(1000, 9999, ROWS)).map("${:,}".format)
+    return pd.DataFrame(
+        {
+            "number": rng.normal(size=ROWS).astype(np.float32),
+            "gaps": np.where(gaps, np.nan, rng.normal(size=ROWS)),
+            "seconds": rng.integers(0, 10_000, ROWS) + 1_700_000_000,
+            "count": pd.Series(rng.integers(0, 9, ROWS), dtype="Int64").mask(gaps),
+            "flag": rng.random(ROWS) < 0.5,
+            "day": days,
+            "moment": days.tz_localize("Europe/Berlin"),
+            "colour": np.where(gaps, None, rng.choice(["red", "grün", "blue", "NA"], ROWS)),
+            "letters": rng.choice(["", "a", "b"], ROWS),
+            "size": pd.Categorical(rng.choice(["S", "M"], ROWS)),
+            "amount": amounts,
+            "code": rng.choice(["01", "2"], ROWS),
+            "id": [f"id{i}" for i in range(ROWS)],
+            "empty": np.nan,
+            "blank": "",
+            "silent": pd.Series([None] * ROWS, dtype="str"),
+            "constant": "same",
+            "group": rng.integers(0, 30, ROWS),
+            "part": rng.choice(["train", "val", "test"], ROWS, p=[0.6, 0.2, 0.2]),
+            "y": rng.choice(["yes", "no"], ROWS),
+            "z": rng.normal(size=ROWS),
+        }
+    )
+
+
+def written(folder: Path, name: str) -> Path:
+    frame, place = table(), folder / name
+    frame.loc[ROWS - 9 :] = frame.loc[:8].to_numpy()  # rows that leak from part to part
+    frame = frame.astype(table().dtypes)
+    if name == "parts":
+        place.mkdir()
+        for part, rows in frame.groupby("part"):
+            rows.drop(columns="part").to_parquet(place / f"{part}.parquet")
+    else:
+        shuffled = frame.set_axis(np.random.default_rng(0).permutation(ROWS))
+        shuffled.to_parquet(place, row_group_size=150)
+    return place
+
+
+def assert_same(found: Dataset, expected: Dataset) -> None:
+    assert replace(found, inputs={}, labels={}, parts={}) == replace(
+        expected, inputs={}, labels={}, parts={}
+    )
+    for group in ("inputs", "labels", "parts"):
+        arrays, others = getattr(found, group), getattr(expected, group)
+        assert arrays.keys() == others.keys()
+        for name, array in arrays.items():
+            values, wanted = (getattr(each, "values", each) for each in (array, others[name]))
+            assert values.dtype == wanted.dtype
+            np.testing.assert_array_equal(np.asarray(values), np.asarray(wanted))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"target": "y"},
+        {"target": "z", "split": "0.6,0.2,0.2"},
+        {"target": ["y", "z"], "split": "column=part"},
+        {"target": "y", "split": "group=group"},
+        {"target": "y", "split": "time=day"},
+        {"target": "flag", "columns": {"count": "categorical", "code": "numeric", "id": "ignore"}},
+        {"target": "part", "columns": {"y": "text", "number": "numeric"}},
+    ],
+    ids=str,
+)
+def test_a_large_table_gives_the_same_data_set(
+    how: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = written(tmp_path, "table.parquet")
+    expected = read(source, **how)
+    request.getfixturevalue("small_memory")
+    found = read(source, **how)
+    assert_same(found, expected)
+    assert isinstance(next(iter(found.inputs.values())), np.memmap) or found.profile.members
+    again = encode(source, found.profile, found.modality, found.targets)
+    for name, array in expected.inputs.items():
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal(np.asarray(again.inputs[name]), array)
+
+
+def test_a_folder_of_large_parts_gives_the_same_data_set(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = written(tmp_path, "parts")
+    expected = read(source, target="y")
+    request.getfixturevalue("small_memory")
+    assert_same(read(source, target="y"), expected)
+
+
+def test_a_large_table_is_the_same_frame_with_its_columns_in_files(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(tmp_path, "table.parquet")
+    expected = read_table(source)
+    cache: Path = request.getfixturevalue("small_memory")
+    batches: list[int] = []
+    original = mapped._in_file
+    monkeypatch.setattr(
+        mapped, "_in_file", lambda frame: batches.append(frame.shape[1]) or original(frame)
+    )
+    found = read_table(source)
+    pd.testing.assert_frame_equal(found, expected)
+    assert batches == [3] * 7
+    for name in ("number", "gaps", "flag", "day"):
+        array: Any = found[name].to_numpy()
+        while not isinstance(array, np.memmap):
+            array = array.base
+    held = sum(file.stat().st_size for file in cache.iterdir())
+    texts = [c for c in found if isinstance(found[c].array, pd.arrays.ArrowStringArray)]
+    assert held > sum(found[name].nbytes for name in [*texts, "number", "gaps", "flag", "day"])
+    del found, array
+    gc.collect()
+    assert not list(cache.iterdir())
+
+
+def test_the_first_rows_are_read_alone(tmp_path: Path) -> None:
+    source = written(tmp_path, "table.parquet")
+    found = read_table(source, rows=200)
+    expected = read_table(source).head(200)
+    pd.testing.assert_frame_equal(found, expected)
