@@ -25,7 +25,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from nas.data import encode, limits, read
+from nas.data import encode, forms, limits, read
 from nas.task import InputError, UsageError
 
 N = 60
@@ -509,6 +509,13 @@ def test_complex_numbers_keep_both_parts_or_are_refused(kind: type) -> None:
     for source in (FRAME.assign(c=FRAME["size"].astype(kind)), (NUMBERS.astype(kind), LABELS)):
         with pytest.raises(InputError, match="give real and imaginary columns"):
             read(source, target="y" if isinstance(source, pd.DataFrame) else None)
+
+
+def test_whole_numbers_with_gaps_stay_in_their_rows_where_arrow_keeps_an_index() -> None:
+    values = pd.array([1, None, 3], dtype="Int64")
+    frame = pd.DataFrame({"count": values, "x": [0.1, 0.2, 0.3]}, index=[2, 0, 1])
+    found = forms.arrow_frame(pa.Table.from_pandas(frame))
+    pd.testing.assert_frame_equal(found, frame)
 
 
 def test_columns_of_arrow_lists_and_of_bytes_are_read() -> None:

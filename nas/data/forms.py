@@ -168,7 +168,7 @@ def arrow_frame(table: Any) -> pd.DataFrame:
     for name in gaps:
         kind = table.schema.field(name).type
         if kind in whole:
-            frame[name] = table[name].to_pandas(types_mapper=whole.get)
+            frame[name] = table[name].to_pandas(types_mapper=whole.get).array  # by position
     return frame
 
 
