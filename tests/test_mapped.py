@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from nas.data import Dataset, encode, mapped, read
@@ -67,9 +68,14 @@ def written(folder: Path, name: str) -> Path:
         place.mkdir()
         for part, rows in frame.groupby("part"):
             rows.drop(columns="part").to_parquet(place / f"{part}.parquet")
-    else:
+    elif name.endswith(".parquet"):
         shuffled = frame.set_axis(np.random.default_rng(0).permutation(ROWS))
         shuffled.to_parquet(place, row_group_size=150)
+    else:
+        content = pa.Table.from_pandas(frame.set_axis(np.random.default_rng(0).permutation(ROWS)))
+        new = pa.ipc.new_file if name.endswith(".feather") else pa.ipc.new_stream
+        with pa.OSFile(str(place), "wb") as sink, new(sink, content.schema) as writer:
+            writer.write_table(content, max_chunksize=150)
     return place
 
 
@@ -114,19 +120,21 @@ def test_a_large_table_gives_the_same_data_set(
             np.testing.assert_array_equal(np.asarray(again.inputs[name]), array)
 
 
-def test_a_folder_of_large_parts_gives_the_same_data_set(
-    tmp_path: Path, request: pytest.FixtureRequest
+@pytest.mark.parametrize("form", ["parts", "table.feather", "table.arrow"])
+def test_large_tables_of_other_forms_give_the_same_data_set(
+    form: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    source = written(tmp_path, "parts")
+    source = written(tmp_path, form)
     expected = read(source, target="y")
     request.getfixturevalue("small_memory")
     assert_same(read(source, target="y"), expected)
 
 
+@pytest.mark.parametrize("form", ["table.parquet", "table.feather", "table.arrow"])
 def test_a_large_table_is_the_same_frame_with_its_columns_in_files(
-    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    form: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = written(tmp_path, "table.parquet")
+    source = written(tmp_path, form)
     expected = read_table(source)
     cache: Path = request.getfixturevalue("small_memory")
     batches: list[int] = []
@@ -149,8 +157,9 @@ def test_a_large_table_is_the_same_frame_with_its_columns_in_files(
     assert not list(cache.iterdir())
 
 
-def test_the_first_rows_are_read_alone(tmp_path: Path) -> None:
-    source = written(tmp_path, "table.parquet")
+@pytest.mark.parametrize("form", ["table.parquet", "table.feather", "table.arrow"])
+def test_the_first_rows_are_read_alone(form: str, tmp_path: Path) -> None:
+    source = written(tmp_path, form)
     found = read_table(source, rows=200)
     expected = read_table(source).head(200)
     pd.testing.assert_frame_equal(found, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -97,21 +97,32 @@ def read_parquet(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         about, schema = file.metadata, file.schema_arrow
         if rows is not None:
-            return _first(file.iter_batches(rows), schema, rows)
-    needed = 8 * about.num_rows * about.num_columns
-    refuse_larger(needed, f"{path} unpacks to", "give fewer rows")
+            first: pd.DataFrame = _first(file.iter_batches(rows), schema, rows).to_pandas()
+            return first
+    _refuse_large(path, about.num_rows, about.num_columns)
     if not is_large(about.num_rows, about.num_columns):
         return pd.read_parquet(path, **_LEAN)
-    index = (schema.pandas_metadata or {}).get("index_columns", ())
+    refuse_duplicates(schema.names, str(path))
+    index = _index(schema)
     names = [name for name in schema.names if name not in index]
-    refuse_duplicates(names, str(path))
     return by_columns(
         lambda few: pd.read_parquet(path, columns=few, **_LEAN), names, about.num_rows
     )
 
 
-def _first(batches: Iterable[Any], schema: Any, rows: int) -> pd.DataFrame:
-    """The first rows of batches, of which no more are read."""
+def _refuse_large(path: Path, rows: int, columns: int) -> None:
+    """Raise InputError where so many values take more than the limit."""
+    refuse_larger(8 * rows * columns, f"{path} unpacks to", "give fewer rows")
+
+
+def _index(schema: Any) -> list[str]:
+    """The columns of a file that are the index of its frame."""
+    found = (schema.pandas_metadata or {}).get("index_columns", ())
+    return [name for name in found if isinstance(name, str)]
+
+
+def _first(batches: Iterable[Any], schema: Any, rows: int) -> Any:
+    """A pyarrow table of the first rows of batches, of which no more are read."""
     import pyarrow as pa
 
     kept, count = [], 0
@@ -120,31 +131,51 @@ def _first(batches: Iterable[Any], schema: Any, rows: int) -> pd.DataFrame:
         count += batch.num_rows
         if count >= rows:
             break
-    frame: pd.DataFrame = pa.Table.from_batches(kept, schema).slice(0, rows).to_pandas()
-    return frame
+    return pa.Table.from_batches(kept, schema).slice(0, rows)
 
 
 def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
-    """An Arrow IPC file (Feather) or stream."""
+    """An Arrow IPC file (Feather) or stream; a few of its columns at a time where all are too large
+    for memory."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            batches = map(reader.get_batch, range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            reader = pa.ipc.open_stream(source)
-            batches = iter(reader)
-        kept, held, count = [], 0, 0
-        for batch in batches:
-            held += batch.get_total_buffer_size()
-            refuse_larger(held, f"{path} unpacks to", "give fewer rows")
-            kept.append(batch)
-            count += batch.num_rows
-            if rows is not None and count >= rows:
-                break
-        table = pa.Table.from_batches(kept, reader.schema)
-        return arrow_frame(table if rows is None else table.slice(0, rows))
+
+        def read(few: Sequence[str]) -> pd.DataFrame:
+            fields, batches = _batches(source, [schema.names.index(name) for name in few])
+            held, kept = 0, []
+            for batch in batches:
+                held += batch.get_total_buffer_size()
+                refuse_larger(held, f"{path} unpacks to", "give fewer rows")
+                kept.append(batch)
+            return arrow_frame(pa.Table.from_batches(kept, fields))
+
+        schema, batches = _batches(source)
+        if rows is not None:
+            return arrow_frame(_first(batches, schema, rows))
+        count = sum(batch.num_rows for batch in _batches(source, [0])[1])
+        _refuse_large(path, count, len(schema))
+        refuse_duplicates(schema.names, str(path))
+        if not is_large(count, len(schema)):
+            return read(schema.names)
+        index = _index(schema)
+        names = [name for name in schema.names if name not in index]
+        return by_columns(lambda few: read([*few, *index]), names, count)
+
+
+def _batches(source: Any, fields: Sequence[int] | None = None) -> tuple[Any, Iterator[Any]]:
+    """The schema and the record batches of an Arrow IPC file or stream, of these fields alone."""
+    import pyarrow as pa
+
+    options = pa.ipc.IpcReadOptions(included_fields=fields)
+    source.seek(0)
+    try:
+        reader = pa.ipc.open_file(source, options=options)
+        return reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+    except pa.ArrowInvalid:
+        source.seek(0)
+        reader = pa.ipc.open_stream(source, options=options)
+        return reader.schema, iter(reader)
 
 
 def arrow_frame(table: Any) -> pd.DataFrame:
