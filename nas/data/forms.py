@@ -99,26 +99,23 @@ def read_parquet(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
         if rows is not None:
             first: pd.DataFrame = _first(file.iter_batches(rows), schema, rows).to_pandas()
             return first
-    _refuse_large(path, about.num_rows, about.num_columns)
-    if not is_large(about.num_rows, about.num_columns):
-        return pd.read_parquet(path, **_LEAN)
-    refuse_duplicates(schema.names, str(path))
-    index = _index(schema)
-    names = [name for name in schema.names if name not in index]
-    return by_columns(
-        lambda few: pd.read_parquet(path, columns=few, **_LEAN), names, about.num_rows
+    return _whole(
+        path, schema, about.num_rows, lambda few: pd.read_parquet(path, columns=few, **_LEAN)
     )
 
 
-def _refuse_large(path: Path, rows: int, columns: int) -> None:
-    """Raise InputError where so many values take more than the limit."""
-    refuse_larger(8 * rows * columns, f"{path} unpacks to", "give fewer rows")
-
-
-def _index(schema: Any) -> list[str]:
-    """The columns of a file that are the index of its frame."""
-    found = (schema.pandas_metadata or {}).get("index_columns", ())
-    return [name for name in found if isinstance(name, str)]
+def _whole(
+    path: Path, schema: Any, rows: int, read: Callable[[list[str]], pd.DataFrame]
+) -> pd.DataFrame:
+    """All columns of a file, which ``read`` reads by their names: as many at a time as memory is
+    for, each time with those that are the index of the frame."""
+    names = list(schema.names)
+    refuse_duplicates(names, str(path))
+    refuse_larger(8 * rows * len(names), f"{path} unpacks to", "give fewer rows")
+    if not is_large(rows, len(names)):
+        return read(names)
+    index = [n for n in (schema.pandas_metadata or {}).get("index_columns", ()) if n in names]
+    return by_columns(lambda few: read([*few, *index]), [n for n in names if n not in index], rows)
 
 
 def _first(batches: Iterable[Any], schema: Any, rows: int) -> Any:
@@ -141,7 +138,7 @@ def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
 
     with pa.memory_map(str(path)) as source:
 
-        def read(few: Sequence[str]) -> pd.DataFrame:
+        def read(few: list[str]) -> pd.DataFrame:
             fields, batches = _batches(source, [schema.names.index(name) for name in few])
             held, kept = 0, []
             for batch in batches:
@@ -154,13 +151,7 @@ def read_arrow(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
         if rows is not None:
             return arrow_frame(_first(batches, schema, rows))
         count = sum(batch.num_rows for batch in _batches(source, [0])[1])
-        _refuse_large(path, count, len(schema))
-        refuse_duplicates(schema.names, str(path))
-        if not is_large(count, len(schema)):
-            return read(schema.names)
-        index = _index(schema)
-        names = [name for name in schema.names if name not in index]
-        return by_columns(lambda few: read([*few, *index]), names, count)
+        return _whole(path, schema, count, read)
 
 
 def _batches(source: Any, fields: Sequence[int] | None = None) -> tuple[Any, Iterator[Any]]:
