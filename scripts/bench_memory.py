@@ -104,6 +104,7 @@ LARGE: dict[str, tuple[Config, int]] = {
     "series_transformer": ({"dim": 128, "patch": 4}, 128),
     "series_lstm": ({"dim": 96, "hidden": 96, "patch": 4}, 256),
     "series_mamba": ({"patch": 4}, 96),
+    "audio_resnet": ({}, 64),
     "audio_cnn_transformer": ({}, 128),
     "wav2vec": ({"dim": 128}, 32),
     "whisper": ({"dim": 128}, 32),

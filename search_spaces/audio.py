@@ -1,4 +1,4 @@
-"""Families for audio: CNN + Transformer over log-mel frames, wav2vec, Whisper."""
+"""Families for audio: ResNet and CNN + Transformer over log-mel frames, wav2vec, Whisper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas import rules
 from nas.family import Family, Reference, carried
-from nas.space import Choice, Config, Param, Space
+from nas.space import Choice, Config, Int, Param, Space
 from nas.task import DataProfile, Target, Task
 from search_spaces.layers import transformer_layers
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nas.models.spectrogram import LogMel
 
 _RATE = 16_000  # Hz, of published networks
+AUGMENTATIONS = ("none", "shift", "shift+speed")
 HALVED = 2  # frames of a spectrogram become one token, at least
 
 
@@ -109,14 +110,13 @@ def _transformer(
 
 
 def _head(task: Task, lr: float) -> list[Param]:
-    kinds = ("none", "shift", "shift+speed")
     return [
         Choice("pooling", ("max", "attention", "avg"), default="max", why=("global-pooling",)),
         rules.dropout(task, default=0.1),
         rules.drop_path(task, "attention_dropout"),
         rules.drop_path(task, default=0.05),
         Choice("spec_augment", (0, 1, 2), default=0, why=("spec-augment",)),
-        Choice("augment", kinds, default="shift", why=("time-shift",)),
+        Choice("augment", AUGMENTATIONS, default="shift", why=("time-shift",)),
         *rules.label_smoothing(task),
         *rules.training(task, lr=lr),
         rules.clipping(),
@@ -177,6 +177,65 @@ def _build_cnn_transformer(config: Config, task: Task) -> nn.Module:
         convolutions,
         transformer_layers(config),
         pooling=str(config["pooling"]),
+        spec_augment=int(config["spec_augment"]),
+    )
+
+
+def _resnet_space(task: Task) -> Space:
+    depth = rules.depth(task, low=1, base=1, default=1)
+    # A stage of two 3x3 convolutions of w channels has 18 w² weights, with half as wide an input
+    # 14 w² and 0.5 w² in the shortcut; of three stages each is twice as wide as the one before.
+    weights = 18 + 14.5 * 4 + 14.5 * 16
+    return Space(
+        (
+            *_spectrogram(task),
+            rules.width(
+                task,
+                "width",
+                low=8,
+                base=16,
+                default=24,
+                weights=weights,
+                inputs=9 + 8 * 6 + 4 * task.outputs,
+                fixed=task.outputs,
+            ),
+            depth,
+            Int("stages", 2, 4, default=3, why=("stages",)),
+            Choice("stem_stride", (1, 2), default=2, why=("early-downsampling",)),
+            rules.conv_norm(task, "norm"),
+            rules.activation("activation", "relu", ("relu", "gelu", "silu")),
+            Choice("pooling", ("avg", "max", "attention"), default="avg", why=("global-pooling",)),
+            rules.dropout(task, default=0.2, before_head=True),
+            rules.drop_path(task),
+            Choice("spec_augment", (0, 1, 2), default=1, why=("spec-augment",)),
+            Choice("augment", AUGMENTATIONS, default="shift", why=("time-shift",)),
+            *rules.label_smoothing(task),
+            *rules.training(task, lr=3e-3),
+        )
+    )
+
+
+def _build_resnet(config: Config, task: Task) -> nn.Module:
+    from nas.models.audio_resnet import AudioResNet, AudioStage
+
+    stages = [
+        AudioStage(
+            int(config["depth"]),
+            int(config["width"]) * 2**i,
+            stride=2 if i else 1,
+            norm=str(config["norm"]),
+            activation=str(config["activation"]),
+        )
+        for i in range(int(config["stages"]))
+    ]
+    return AudioResNet(
+        _log_mel(config, task),
+        task.outputs,
+        stages,
+        stem_stride=int(config["stem_stride"]),
+        pooling=str(config["pooling"]),
+        dropout=float(config["dropout"]),
+        drop_path=float(config["drop_path"]),
         spec_augment=int(config["spec_augment"]),
     )
 
@@ -361,6 +420,14 @@ WHISPERS = (
 )
 
 FAMILIES = (
+    Family(
+        "audio_resnet",
+        "audio",
+        "Hershey et al. 2017, CNN Architectures for Large-Scale Audio Classification",
+        _resnet_space,
+        _build_resnet,
+        "Few sounds, of any kind: a spectrogram read as a picture of time and pitch.",
+    ),
     Family(
         "audio_cnn_transformer",
         "audio",

@@ -224,6 +224,7 @@ def _build_mamba(config: Config, task: Task) -> nn.Module:
 
 def _cnn_space(task: Task) -> Space:
     words = _vocabulary(task)
+    lengths = rules.depth(task, "lengths", low=1, base=3, default=3)
     dim = rules.width(
         task,
         "dim",
@@ -250,12 +251,9 @@ def _cnn_space(task: Task) -> Space:
             words,
             dim,
             replace(width, why=("text-convolutions", *width.why)),
-            Choice(
-                "kernels",
-                ("1-2-3", "1-3-5", "2-3-4", "3-4-5"),
-                default="1-3-5",
-                why=("text-convolutions",),
-            ),
+            replace(lengths, why=("text-convolutions", *lengths.why)),
+            Int("shortest", 1, 3, default=1, why=("text-convolutions",)),
+            Int("apart", 1, 2, default=2, why=("text-convolutions",)),
             Choice("pooling", ("max", "avg", "attention"), default="max", why=("global-pooling",)),
             rules.dropout(task, default=0.5, before_head=True),
             rules.dropout(task, "embedding_dropout"),
@@ -266,6 +264,12 @@ def _cnn_space(task: Task) -> Space:
     ).holding(_published(task, CNNS), "references")
 
 
+def _kernels(config: Config) -> list[int]:
+    """The lengths of runs that are read, in words."""
+    apart, shortest = int(config["apart"]), int(config["shortest"])
+    return [shortest + i * apart for i in range(int(config["lengths"]))]
+
+
 def _build_cnn(config: Config, task: Task) -> nn.Module:
     from nas.models.text_cnn import TextCNN
 
@@ -274,7 +278,7 @@ def _build_cnn(config: Config, task: Task) -> nn.Module:
         task.outputs,
         dim=int(config["dim"]),
         width=int(config["width"]),
-        kernels=[int(kernel) for kernel in str(config["kernels"]).split("-")],
+        kernels=_kernels(config),
         pooling=str(config["pooling"]),
         dropout=float(config["dropout"]),
     )
@@ -428,13 +432,14 @@ LSTMS = (
     ),
 )
 
-_KIM: Config = {"vocabulary": 16_185, "dim": 300, "width": 100, "kernels": "3-4-5"}
+_WHOLE: Config = {"embedding_dropout": 0.0, "token_dropout": 0.0}
+_KIM: Config = {"vocabulary": 16_185, "dim": 300, "width": 100, "lengths": 3}
 CNNS = (
     Reference(
         "CNN on SST-2",
         "Kim 2014, sec. 3.1 and table 1 (its words)",
         16_185 * 300 + 100 * (RUNS * 300 + 3),
-        {**_KIM, "pooling": "max", "dropout": 0.5, "embedding_dropout": 0.0, "token_dropout": 0.0},
+        {**_KIM, "shortest": 3, "apart": 1, "pooling": "max", "dropout": 0.5, **_WHOLE},
         _texts(16_185, 512),
         2 * 300 + 2,
         "a head of two classes; no count is published: it is that of the layers",

@@ -234,7 +234,7 @@ def ngrams(c: dict[str, Any], _: Any) -> float:
 
 
 def text_cnn(c: dict[str, Any], _: Any) -> float:
-    kernels = [int(kernel) for kernel in c["kernels"].split("-")]
+    kernels = [c["shortest"] + i * c["apart"] for i in range(c["lengths"])]
     runs = WORDS * sum(kernels) * c["dim"] * c["width"]
     return runs + len(kernels) * c["width"] * CLASSES
 
@@ -307,6 +307,22 @@ def spectrogram(c: dict[str, Any]) -> tuple[float, int]:
     """25 ms of 200 values, filled up to 256, so 129 frequencies: cosines, sines, mel bands."""
     frames = 1 + SOUND // (c["hop_ms"] * RATE // 1000)
     return frames * (2 * 129 * 200 + 129 * c["n_mels"]), frames
+
+
+def audio_resnet(c: dict[str, Any], _: Any) -> float:
+    total, frames = spectrogram(c)
+    width, (time, bands) = (
+        c["width"],
+        (math.ceil(n / c["stem_stride"]) for n in (frames, c["n_mels"])),
+    )
+    total += time * bands * 9 * width
+    for i in range(c["stages"]):
+        out, shortcut = c["width"] * 2**i, i > 0
+        time, bands = (math.ceil(n / (1 + shortcut)) for n in (time, bands))
+        first = 9 * width * out + 9 * out**2 + shortcut * width * out
+        total += time * bands * (first + (c["depth"] - 1) * 18 * out**2)
+        width = out
+    return total + width * CLASSES
 
 
 def audio_cnn_transformer(c: dict[str, Any], _: Any) -> float:
@@ -451,6 +467,7 @@ BY_HAND: dict[str, tuple[Count, Config]] = {
     "mamba": (mamba, {"depth": 2, "dim": 48}),
     "text_cnn": (text_cnn, {"dim": 32}),
     "ngrams": (ngrams, {"longest": 3}),
+    "audio_resnet": (audio_resnet, {"depth": 2}),
     "audio_cnn_transformer": (audio_cnn_transformer, {"conv_depth": 3}),
     "whisper": (whisper, {}),
     "inception_time": (inception_time, {}),

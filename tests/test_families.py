@@ -188,6 +188,7 @@ PROMISED = {
         "series_mamba",
     ],
     "audio": [
+        "audio_resnet",
         "audio_cnn_transformer",
         "wav2vec",
         "whisper",

@@ -96,7 +96,7 @@ class _RMSNorm2d(_RMSNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def _groups(width: int) -> int:
+def groups(width: int) -> int:
     """The most groups up to 32 (Wu & He 2018) that leave at least 4 channels in each."""
     return max((g for g in range(1, 33) if width % g == 0 and width // g >= 4), default=1)
 
@@ -112,7 +112,7 @@ def make_norm(kind: str, width: int, dims: int) -> nn.Module:
         case "rms":
             return (_RMSNorm if flat else _RMSNorm2d)(width, eps=1e-6)
         case "group":
-            return (_GroupNorm if flat else nn.GroupNorm)(_groups(width), width)
+            return (_GroupNorm if flat else nn.GroupNorm)(groups(width), width)
         case "none":
             return nn.Identity()
     raise ValueError(f"unknown norm {kind!r}; known are batch, layer, rms, group, none")
