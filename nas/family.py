@@ -52,8 +52,8 @@ class Reference:
         it does.
 
         The cost of a training is three passes of two operations each for a multiply-add, in
-        proportion to the size of a sample. A whole graph is in every batch, and the messages along
-        all of its edges are in memory at once.
+        proportion to the size of a sample. Where a whole graph is in every batch, the messages
+        along all of its edges are in memory at once.
         """
         data, budget = task.profile, task.budget
         if rules.is_node_level(task) != rules.is_node_level(self.task):
@@ -68,10 +68,12 @@ class Reference:
             return f"{self.params:,} parameters exceed the limit of {most:,.0f}"
         if budget.memory_mb is not None and 16 * self.params / 2**20 > budget.memory_mb:
             return f"{self.params:,} parameters and AdamW exceed {budget.memory_mb:,.0f} MiB"
-        if rules.is_node_level(task) and budget.memory_mb is not None:
+        if rules.is_whole_graph(task) and budget.memory_mb is not None:
             edges, _ = data.inputs["edges"]
             if (needed_mb := 4 * edges * self.message / 2**20) > budget.memory_mb:
                 return f"messages along {edges:,} edges take {needed_mb:,.0f} MiB"
+        if rules.samples_neighbours(task) and self.config.get("norm") == "batch":
+            return "drawn neighbours distort the statistics of BatchNorm"
         size = _volume(task) / _volume(self.task)
         if "image" in data.inputs:  # larger ones are shrunk to its resolution
             size = min(1.0, size)

@@ -202,15 +202,17 @@ def _tasks(modality: Modality) -> Iterator[Task]:
     profiles = [_PROFILES[modality]]
     if modality == "tabular":
         profiles.append(_table(12_000, 0))
-    if modality == "graphs":  # counts of a node's words; the nodes of one graph
+    if modality == "graphs":  # counts of a node's words; the nodes of one graph, and of a large one
         one = replace(_graphs(500), lengths={}, inputs=_graphs(500).inputs | {"node": ()})
-        profiles += [_graphs(500), one]
+        many = {"nodes": (2_500_000, 100), "edges": (120_000_000, 2)}
+        profiles += [_graphs(500), one, replace(one, inputs=one.inputs | many)]
     if modality == "series":  # a forecast
         form = SeriesForm(horizon=12, window=24, season=12, naive_errors={"value": 1.0})
         profiles.append(replace(_PROFILES[modality], series=form))
     for profile, n, limit in product(profiles, (40, TYPICAL, 10**6), (None, 1e5, 5e3)):
         limits = (Constraint("params", "<=", limit),) if limit else ()
         task = replace(typical_task(modality, n), profile=_of_size(profile, n), constraints=limits)
+        task = replace(task, budget=replace(task.budget, memory_mb=8_192.0))
         yield task
         if limit is None:
             long = {k: tuple(20 * v for v in found) for k, found in profile.lengths.items()}

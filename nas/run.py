@@ -596,7 +596,9 @@ class Run:
             What a file of ``nas latency`` holds: device, batches, candidates.
         """
         from nas.training import latency
-        from nas.training.batches import row_inputs, typical_rows
+        from nas.training.batches import typical_rows
+        from nas.training.neighbours import network_inputs
+        from nas.training.proxy import build_network
 
         subjects = [latency.of_file(file)[0] for file in files]
         for subject in subjects:
@@ -612,8 +614,9 @@ class Run:
         if (self.folder / "data" / "dataset.json").exists():
             dataset = Dataset.load(self.folder / "data")
 
-            def sample(batch: int) -> dict[str, Any]:
-                return row_inputs(dataset, typical_rows(dataset, batch))
+            def sample(subject: latency.Subject, batch: int) -> dict[str, Any]:
+                network = build_network(subject.family, subject.config, self.task)
+                return network_inputs(network, dataset, typical_rows(dataset, batch))
 
         return latency.measure(subjects, self.task, sample, **how)
 
@@ -651,7 +654,7 @@ def measure_file(file: Path, **how: Any) -> dict[str, Any]:
     subject, inputs = latency.of_file(file)
     if list(how["batches"]) != [1]:
         raise UsageError("a file without its run is measured on one sample: leave --batch out")
-    return latency.measure([subject], typical_task("tabular"), lambda _: inputs, **how)
+    return latency.measure([subject], typical_task("tabular"), lambda *_: inputs, **how)
 
 
 def default_folder(data: Any) -> Path:

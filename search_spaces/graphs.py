@@ -39,12 +39,15 @@ def _space(
 ) -> Space:
     """The space of all three families; ``weights`` × width² parameters are in a layer, and
     ``left_out`` is the fraction of a single graph's many features that a step leaves out."""
+    drawn = rules.samples_neighbours(task)
     published = [_allowed(reference.config, task) for reference in carried(references, task)]
     published.sort(key=lambda c: (int(c["width"]), int(c["depth"]), c["norm"] != "none"))
     by_node = rules.is_node_level(task)
     classes = any(t.kind != "regression" for t in task.targets)
     features, _ = _widths(task)
     depth = rules.depth(task, low=1, base=4, default=2 if by_node else 3)
+    if drawn:
+        depth = replace(depth, high=rules.MOST_HOPS, why=("sampled-neighbours",))
     # A layer has at most three products; linear layers and the head stand around them.
     plain = rules.plain_depths(depth, around=3, each=3)
     plain = tuple(sorted({*plain, *(int(c["depth"]) for c in published if not c["residual"])}))
@@ -64,7 +67,8 @@ def _space(
         rules.norm(
             task,
             "norm",
-            ("batch", "layer", "none"),
+            # Nodes at the edge of what is drawn lack neighbours, and would distort the statistics.
+            ("layer", "none") if drawn else ("batch", "layer", "none"),
             "none" if by_node else "batch",
             rule="graph-layers",
         ),
@@ -105,7 +109,9 @@ def _space(
         ),
         Float("edge_dropout", 0.0, 0.5, default=0.0, why=("drop-edge",)),
     ]
-    lr = 1e-2 if by_node else 3e-3
+    if drawn:
+        params.append(rules.fan_out())
+    lr = 1e-2 if by_node and not drawn else 3e-3
     space = Space((*params, *rules.label_smoothing(task), *rules.training(task, lr=lr)))
     # Those that are no wider than the baseline do not replace it.
     small = [c for c in published if int(c["width"]) <= int(space["width"].default)]
@@ -175,6 +181,7 @@ def _build(kind: str, config: Config, task: Task) -> nn.Module:
         dropout=float(config["dropout"]),
         input_dropout=float(config["input_dropout"]),
         edge_dropout=float(config["edge_dropout"]),
+        fan_out=rules.fan_outs(int(config["fan_out"]), layers.depth) if "fan_out" in config else (),
     )
 
 

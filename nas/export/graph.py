@@ -27,10 +27,11 @@ from torch.export import Dim, ExportedProgram
 from nas.data import Dataset
 from nas.data.ragged import Ragged, Whole
 from nas.export.trained import Trained
-from nas.task import InputError, Task, input_type
-from nas.training.batches import row_inputs, typical_rows
+from nas.task import InputError, input_type
+from nas.training.batches import typical_rows
 from nas.training.latency import onnx_session
 from nas.training.metrics import score
+from nas.training.neighbours import network_inputs
 from nas.training.proxy import Proxy
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest or to 1
@@ -185,7 +186,7 @@ def _describe(trained: Trained, file: Path, free: str, int8: str | None) -> None
 
 def _sample_shapes(trained: Trained) -> dict[str, dict[str, Any]]:
     """The type and the shape of each input of one typical sample."""
-    inputs = row_inputs(trained.dataset, typical_rows(trained.dataset, 1))
+    inputs = _inputs(trained, typical_rows(trained.dataset, 1))
     return {
         name: {"type": str(value.numpy().dtype), "shape": list(value.shape)}
         for name, value in inputs.items()
@@ -243,14 +244,14 @@ def _first_that_fits(
     why = ""
     for free in FREE:
         rows = dataset.parts["train"][: 1 if free == FREE[-1] else 3]
-        inputs = row_inputs(dataset, rows)
+        inputs = _inputs(trained, rows)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the exporter's own
                 shapes = _shapes(dataset, list(inputs), free)
                 program = torch.export.export(deployed, (inputs,), dynamic_shapes=shapes)
                 write(program, deployed, list(inputs), file)
-                difference = _difference(deployed, opened(file), _checked(dataset, free))
+                difference = _difference(deployed, opened(file), _checked(trained, free))
         except InputError:
             raise
         except Exception as error:  # exporters raise errors of any type
@@ -269,25 +270,29 @@ def _root(error: BaseException) -> str:
     return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}"
 
 
-def _checked(dataset: Dataset, free: str) -> Iterator[dict[str, Tensor]]:
+def _inputs(trained: Trained, rows: np.ndarray) -> dict[str, Tensor]:
+    return network_inputs(trained.proxy.network, trained.dataset, rows)
+
+
+def _checked(trained: Trained, free: str) -> Iterator[dict[str, Tensor]]:
     """Batches of real samples: of other sizes than the file was written with, where it is free."""
-    test = dataset.parts["test"]
+    dataset, test = trained.dataset, trained.dataset.parts["test"]
     if free == FREE[-1]:
         if not any(isinstance(v, Ragged) for v in dataset.inputs.values()):
             for row in test[:5]:
-                yield row_inputs(dataset, np.array([row]))
-        yield row_inputs(dataset, dataset.parts["train"][:1])
+                yield _inputs(trained, np.array([row]))
+        yield _inputs(trained, dataset.parts["train"][:1])
         return
     lengths = [v.lengths for v in dataset.inputs.values() if isinstance(v, Ragged)]
     if free == FREE[1] and lengths:  # the lengths are those of the first samples
-        yield row_inputs(dataset, dataset.parts["train"][:3])
-        yield row_inputs(dataset, np.resize(dataset.parts["train"][:3], 6))
+        yield _inputs(trained, dataset.parts["train"][:3])
+        yield _inputs(trained, np.resize(dataset.parts["train"][:3], 6))
         return
-    yield row_inputs(dataset, test[:5])
-    yield row_inputs(dataset, test[-1:])
+    yield _inputs(trained, test[:5])
+    yield _inputs(trained, test[-1:])
     if lengths:
         longest = np.argsort(lengths[0])[[0, -1]]
-        yield row_inputs(dataset, np.sort(longest))
+        yield _inputs(trained, np.sort(longest))
 
 
 def _shapes(dataset: Dataset, names: Sequence[str], free: str) -> Any:
@@ -352,7 +357,7 @@ def _quantise(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -
         quantization.quantize_static(
             str(prepared),
             str(file),
-            _Calibration(row_inputs(dataset, np.array(row)) for row in batches),
+            _Calibration(_inputs(trained, np.array(row)) for row in batches),
             quant_format=quantization.QuantFormat.QDQ,
         )
     except Exception as error:  # onnxruntime's errors are of many types
@@ -378,16 +383,16 @@ class _Calibration:
 def _compared(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -> Quantised:
     sessions = _onnx_session(plain), _onnx_session(file)
     metric = trained.task.quality.metric
-    dataset = trained.dataset
-    one = row_inputs(dataset, typical_rows(dataset, 1))
-    before, after = (_quality(trained.task, dataset, s, free)[metric] for s in sessions)
+    one = _inputs(trained, typical_rows(trained.dataset, 1))
+    before, after = (_quality(trained, s, free)[metric] for s in sessions)
     slow, fast = (_median_ms(s, one) for s in sessions)
     sizes = [path.stat().st_size / 2**20 for path in (plain, file)]
     return Quantised(how, metric, (before, after), (slow, fast), (sizes[0], sizes[1]))
 
 
-def _quality(task: Task, dataset: Dataset, session: Session, free: str) -> dict[str, float]:
+def _quality(trained: Trained, session: Session, free: str) -> dict[str, float]:
     """The scores of a file on the validation part."""
+    task, dataset = trained.task, trained.dataset
     rows = dataset.parts["val"][:SCORED]
     shared = any(isinstance(v, Whole) for v in dataset.inputs.values())
     ragged = any(isinstance(v, Ragged) for v in dataset.inputs.values())
@@ -396,7 +401,7 @@ def _quality(task: Task, dataset: Dataset, session: Session, free: str) -> dict[
     found: dict[str, list[np.ndarray]] = {target.name: [] for target in task.targets}
     for start in range(0, len(rows), size):
         for target, values in zip(
-            task.targets, session(row_inputs(dataset, rows[start : start + size])), strict=True
+            task.targets, session(_inputs(trained, rows[start : start + size])), strict=True
         ):
             found[target.name].append(values)
     truth = {name: np.asarray(label)[rows] for name, label in dataset.labels.items()}

@@ -35,7 +35,7 @@ from nas.export.network_source import network_source
 from nas.export.source import Bundle, Key, distributions, import_lines
 from nas.files import write_whole
 from nas.task import DataProfile, InputError, SelfCheckFailed, SeriesForm, Task
-from nas.training.batches import row_inputs
+from nas.training.neighbours import network_inputs
 from nas.training.proxy import build_network
 from nas.training.proxy import predict as predictions_of
 
@@ -90,7 +90,7 @@ def _fill(trained: Trained, folder: Path) -> None:
 
     proxy, dataset = trained.proxy, trained.dataset
     rows = dataset.parts["test"][:EXAMPLES]
-    inputs = row_inputs(dataset, rows)
+    inputs = network_inputs(proxy.network, dataset, rows)
     weights = {
         name: value.contiguous().clone() for name, value in proxy.network.state_dict().items()
     }

@@ -29,7 +29,8 @@ class Edges:
 
     ``source`` and ``target`` (E,) are rows of the nodes, ``degree`` (N, 1) counts the edges
     that end in each node, ``features`` is (E, k), and ``kept`` (E, 1) holds a zero for each
-    edge that is left out of this pass.
+    edge that is left out of this pass. Where the edges are a sample of a larger graph's, ``whole``
+    (N, 1) are the degrees there.
     """
 
     source: Tensor
@@ -37,24 +38,38 @@ class Edges:
     degree: Tensor
     features: Tensor | None = None
     kept: Tensor | None = None
+    whole: Tensor | None = None
 
     @classmethod
     def of(
-        cls, edges: Tensor, nodes: int, features: Tensor | None = None, drop: float = 0.0
+        cls,
+        edges: Tensor,
+        nodes: int,
+        features: Tensor | None = None,
+        drop: float = 0.0,
+        whole: Tensor | None = None,
     ) -> Edges:
         """From pairs (E, 2), each left out with probability ``drop`` (DropEdge, Rong et al.
-        2020, sec. 3.1: degrees are those of what is left)."""
+        2020, sec. 3.1: degrees are those of what is left, of the ``whole`` (N,) on average)."""
         source, target = edges.unbind(1)
         ones = torch.ones(source.shape[0], 1, device=edges.device)
         kept = ones.bernoulli(1 - drop) if drop else None
         degree = ones.new_zeros(nodes, 1).index_add(0, target, ones if kept is None else kept)
-        return cls(source, target, degree, features, kept)
+        if whole is not None:
+            whole = (1 - drop) * whole.unsqueeze(1).to(ones.dtype)
+        return cls(source, target, degree, features, kept, whole)
 
     def sum(self, messages: Tensor) -> Tensor:
         """Messages (E, w), added up where they end, (N, w)."""
         if self.kept is not None:
             messages = messages * self.kept
         return _add_rows(messages, self.target, self.degree.shape[0])
+
+    def estimated_sum(self, messages: Tensor) -> Tensor:
+        """The sum over all neighbours in the whole graph, (N, w), as their number times the mean
+        of those that are here."""
+        total = self.sum(messages)
+        return total if self.whole is None else total * (self.whole / self.degree.clamp(min=1))
 
     def max(self, messages: Tensor) -> Tensor:
         """The largest of the messages that end in each node, (N, w); zero where none does."""
@@ -107,7 +122,9 @@ class GCNConv(nn.Module):
     """Kipf & Welling 2017, eq. 2: D^-1/2 (A + I) D^-1/2 X W + b, D the degrees of A + I.
 
     With ``edge_width`` each message is ReLU(W x_source + V e), that of a node to itself
-    being without features.
+    being without features. Of sampled edges D is that of the whole graph, and their sum is scaled
+    to that over all (Chen et al. 2018, "Stochastic Training of Graph Convolutional Networks with
+    Variance Reduction", sec. 2.2).
     """
 
     def __init__(self, in_width: int, width: int, edge_width: int = 0) -> None:
@@ -118,7 +135,7 @@ class GCNConv(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """(N, in_width) to (N, width)."""
-        scale = (edges.degree + 1).rsqrt()
+        scale = ((edges.degree if edges.whole is None else edges.whole) + 1).rsqrt()
         h = self.linear(x)
         if self.message is None:
             h = h * scale
@@ -126,7 +143,7 @@ class GCNConv(nn.Module):
         else:
             messages = self.message(h, edges) * scale.index_select(0, edges.source)
             h = F.relu(h) * scale
-        y: Tensor = (h + edges.sum(messages)) * scale + self.bias
+        y: Tensor = (h + edges.estimated_sum(messages)) * scale + self.bias
         return y
 
 
@@ -401,6 +418,9 @@ class GNN(nn.Module):
     ``sparse`` says that most features of nodes are zero, as counts of words are: on a CPU they
     are then multiplied as a sparse matrix. Of Cora (1,433 features, 1.3 % not zero) a step
     takes a third of the time, as dense dropout costs more than the product itself.
+
+    Where the graph is too large for a batch, a node comes with at most ``fan_out`` neighbours, as
+    many of each hop as that says (Hamilton et al. 2017, alg. 2); () is for whole graphs.
     """
 
     def __init__(
@@ -416,8 +436,14 @@ class GNN(nn.Module):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         edge_dropout: float = 0.0,
+        fan_out: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
+        if fan_out and len(fan_out) != layers.depth:
+            raise ValueError(f"fan_out has {len(fan_out)} hops, not one for each of {layers.depth}")
+        self.fan_out = fan_out
+        # A sum over neighbours needs to know how many there are beside those that are drawn.
+        self.scales_by_degree = layers.kind == "gcn"
         self.input, self.edge_input = input, edge_input
         self.input_dropout = _InputDropout(input_dropout)
         self.edge_dropout = edge_dropout
@@ -454,6 +480,46 @@ class GNN(nn.Module):
         self.sparse = sparse and input.plain and bool(layers.pre or not gathers)
         self.data_dependent = self.sparse  # how much is multiplied depends on the zeros
 
+    @property
+    def convolutions(self) -> list[nn.Module]:
+        """The layers that read neighbours, each called with nodes (N, w) and their ``Edges``."""
+        return [*self.layers, *([] if self.last is None else [self.last])]
+
+    def embed(self, nodes: Tensor) -> Tensor:
+        """What the first convolution reads, (N, w), of the nodes' features (N, f)."""
+        if self.sparse and nodes.device.type == "cpu" and not torch.compiler.is_compiling():
+            nodes = nodes.to_sparse()
+        x: Tensor = self.pre(self.input_dropout(self.input(nodes)))
+        return x
+
+    def joined(
+        self,
+        nodes: int,
+        edges: Tensor,
+        edge_features: Tensor | None = None,
+        degree: Tensor | None = None,
+    ) -> Edges:
+        """The edges of ``nodes`` nodes as the convolutions read them; arguments as of
+        ``forward``."""
+        described = None
+        if self.edge_input is not None:
+            if edge_features is None:
+                raise TypeError("this network reads edge features: pass edge_features=")
+            described = self.edge_input(edge_features)
+        drop = self.edge_dropout if self.training else 0.0
+        return Edges.of(edges, nodes, described, drop, degree)
+
+    def read(self, seen: Sequence[Tensor]) -> Tensor:
+        """What is read of the outputs (N, w) of all convolutions."""
+        if self.jumping == "max":
+            return torch.stack(list(seen)).amax(0)
+        return torch.cat(list(seen), dim=1) if self.jumping == "cat" else seen[-1]
+
+    def from_fixed(self, features: Tensor) -> Tensor:
+        """Logits (B, outputs) from what is read of the convolutions, (B, w)."""
+        y: Tensor = self.head(self.dropout(self.post(features)))
+        return y
+
     def features(
         self,
         nodes: Tensor,
@@ -461,30 +527,16 @@ class GNN(nn.Module):
         edge_features: Tensor | None = None,
         nodes_length: Tensor | None = None,
         node: Tensor | None = None,
+        degree: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """One vector for each sample, as a single token: (B, 1, width)."""
-        if self.sparse and nodes.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = nodes.to_sparse()
-        else:
-            x = nodes
-        x = self.pre(self.input_dropout(self.input(x)))
-        described = None
-        if self.edge_input is not None:
-            if edge_features is None:
-                raise TypeError("this network reads edge features: pass edge_features=")
-            described = self.edge_input(edge_features)
-        drop = self.edge_dropout if self.training else 0.0
-        graph = Edges.of(edges, nodes.shape[0], described, drop)
+        x = self.embed(nodes)
+        graph = self.joined(nodes.shape[0], edges, edge_features, degree)
         seen = []
-        for layer in self.layers:
+        for layer in self.convolutions:
             x = layer(x, graph)
             seen.append(x)
-        if self.last is not None:
-            x = self.last(x, graph)
-        elif self.jumping == "max":
-            x = torch.stack(seen).amax(0)
-        elif self.jumping == "cat":
-            x = torch.cat(seen, dim=1)
+        x = self.read(seen)
         if self.pool is not None:
             if nodes_length is None:
                 raise TypeError("this network reads graphs: pass nodes_length=")
@@ -502,13 +554,15 @@ class GNN(nn.Module):
         edge_features: Tensor | None = None,
         nodes_length: Tensor | None = None,
         node: Tensor | None = None,
+        degree: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, outputs) of the graphs, or of the nodes numbered ``node`` (B,).
 
         ``nodes`` (ΣN, f) and ``nodes_length`` (B,), ``edges`` (ΣE, 2) rows of ``nodes``, source
         and target, ``edge_features`` (ΣE, k). For nodes of one graph ``nodes`` and ``edges``
-        are the whole graph.
+        are the whole graph, or what is drawn of it around them; then ``degree`` (N,) are the
+        nodes' degrees in the whole.
         """
-        x, _ = self.features(nodes, edges, edge_features, nodes_length, node)
+        x, _ = self.features(nodes, edges, edge_features, nodes_length, node, degree)
         y: Tensor = self.head(self.dropout(x.squeeze(1)))
         return y

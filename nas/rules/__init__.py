@@ -1,6 +1,7 @@
 """The design rules of the field, each with its source, and what follows from them.
 
-``numbers`` holds the numbers, ``statements`` the sentences and their sources, ``bounds`` the
+``numbers`` holds the numbers, ``statements`` the sentences and their sources (``checked`` those of
+rules that only audits and monitors use), ``bounds`` the
 functions that turn a task into a parameter whose bounds, default and reasons come from one place,
 and ``effort`` what the rules decide beside parameters: first candidates, proxies, folds, recipes.
 All names are used as ``nas.rules.NAME``.
@@ -16,10 +17,13 @@ from nas.rules.bounds import (
     depth,
     drop_path,
     dropout,
+    fan_out,
+    fan_outs,
     forecast_window,
     halves,
     heads,
     is_node_level,
+    is_whole_graph,
     label_smoothing,
     mlp_ratio,
     moving_statistics,
@@ -32,6 +36,7 @@ from nas.rules.bounds import (
     pretrained_rate,
     resolutions,
     risk,
+    samples_neighbours,
     scale,
     series_stride,
     small_batches,
@@ -82,6 +87,7 @@ from nas.rules.numbers import (
     MOST_DECAY,
     MOST_DROP_PATH,
     MOST_DROPOUT,
+    MOST_HOPS,
     MOST_PIECES,
     MOST_TOKENS,
     MOST_WORDS,
@@ -107,7 +113,8 @@ from nas.rules.numbers import (
     WEIGH_CLASSES_FROM,
     WORD_COUNT,
 )
-from nas.rules.statements import RULES, Rule
+from nas.rules.rule import Rule
+from nas.rules.statements import RULES
 
 __all__ = [
     "BASELINE_TIME_FACTOR",
@@ -129,6 +136,7 @@ __all__ = [
     "MOST_DECAY",
     "MOST_DROPOUT",
     "MOST_DROP_PATH",
+    "MOST_HOPS",
     "MOST_PIECES",
     "MOST_TOKENS",
     "MOST_WORDS",
@@ -164,6 +172,8 @@ __all__ = [
     "depth",
     "drop_path",
     "dropout",
+    "fan_out",
+    "fan_outs",
     "few_decide",
     "fidelity",
     "first_candidates",
@@ -174,6 +184,7 @@ __all__ = [
     "halves",
     "heads",
     "is_node_level",
+    "is_whole_graph",
     "label_smoothing",
     "longest_epochs",
     "mlp_ratio",
@@ -189,6 +200,7 @@ __all__ = [
     "pretrained_rate",
     "resolutions",
     "risk",
+    "samples_neighbours",
     "scale",
     "scored_samples",
     "series_stride",

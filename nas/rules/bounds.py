@@ -9,16 +9,20 @@ from dataclasses import replace
 from nas.rules.decisions import sets
 from nas.rules.numbers import (
     BATCH_VALUES,
+    EDGE_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
     FREEZE_BELOW,
     GRADIENT_CLIP,
+    LATER_HOPS,
     LEAST_DECAY,
     LEAST_DROPOUT,
     MOST_DECAY,
     MOST_DROP_PATH,
     MOST_DROPOUT,
+    MOST_HOPS,
     MOST_TOKENS,
+    NODE_VALUES,
     PARAMS_PER_SAMPLE,
     RATE_TOLERANCE,
     RESIDUAL_FROM,
@@ -238,8 +242,11 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
     """The batch sizes on offer and the default, a power of two near a hundredth of the
     training samples; below 16 only where there are hardly more than that, or where more
     would be too large."""
-    if is_node_level(task):
+    if is_whole_graph(task):
         return (task.profile.n_train,), task.profile.n_train
+    if samples_neighbours(task):  # features of a node say little of how large a batch is
+        few = tuple(size for size in (256, 512, 1024) if 2 * size <= task.profile.n_train)
+        return few or (task.profile.n_train,), few[len(few) // 2] if few else task.profile.n_train
     room = max(2, BATCH_VALUES // max(task.profile.features, 1))
     most = min(512 if task.modality == "tabular" else 64, 2 ** int(math.log2(room)))
     default = 2 ** round(math.log2(max(task.profile.n_train, 64) / STEPS_OF_AN_EPOCH))
@@ -253,13 +260,13 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
 @sets("micro-batch", "halves of a batch where memory is short")
 def small_batches(task: Task) -> bool:
     """Whether BatchNorm might see too few samples at once (rule "groupnorm-for-small-batches")."""
-    return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_node_level(task)
+    return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_whole_graph(task)
 
 
 def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
     """Whether a batch may come in two halves (rule "micro-batch")."""
     least = SMALL_BATCH if batch_norm else 1
-    return not is_node_level(task) and batch_size % 2 == 0 and batch_size // 2 >= least
+    return not is_whole_graph(task) and batch_size % 2 == 0 and batch_size // 2 >= least
 
 
 def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
@@ -267,8 +274,9 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     batches, batch = batch_sizes(task)
     decay = LEAST_DECAY * 10 ** (1.5 * risk(task))
     low, high, why = LEAST_DECAY, MOST_DECAY, "weight-decay-from-risk"
-    if is_node_level(task):
+    if is_whole_graph(task):
         low, high, decay, why = 1e-2, 2.0, 1.0, "weight-decay-few-steps"
+    batch_why = "sampled-neighbours" if samples_neighbours(task) else "batch-from-data"
     params: list[Param] = [
         Float(
             "lr", lr / spread, lr * spread, default=lr, log=True, why=("learning-rate-by-family",)
@@ -278,7 +286,7 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
             "batch_size",
             batches,
             default=batch,
-            why=("whole-graph" if is_node_level(task) else "batch-from-data",),
+            why=("whole-graph" if is_whole_graph(task) else batch_why,),
         ),
     ]
     by_class = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
@@ -345,5 +353,35 @@ def clipping() -> Choice:
 
 
 def is_node_level(task: Task) -> bool:
-    """Whether the samples are the nodes of one graph, which every batch holds whole."""
+    """Whether the samples are the nodes of one graph."""
     return "node" in task.profile.inputs
+
+
+def is_whole_graph(task: Task) -> bool:
+    """Whether every batch holds the whole graph whose nodes are the samples (rule
+    "whole-graph")."""
+    return is_node_level(task) and not samples_neighbours(task)
+
+
+def samples_neighbours(task: Task) -> bool:
+    """Whether batches hold nodes of one graph with drawn neighbours (rule "sampled-neighbours"):
+    the whole is more than a worker, or the user's limit on memory, has room for."""
+    if not is_node_level(task):
+        return False
+    nodes, features = task.profile.inputs["nodes"]
+    values = EDGE_VALUES * task.profile.inputs["edges"][0] + (NODE_VALUES + features) * nodes
+    limits = [c.bound for c in task.constraints if c.metric == "memory_mb" and c.op == "<="]
+    return 4 * values / 2**20 > min([*limits, task.budget.memory_mb or math.inf])
+
+
+def fan_out() -> Choice:
+    """The most neighbours of a node that are drawn in the first hop."""
+    return Choice("fan_out", (10, 15, 25), default=25, why=("sampled-neighbours",))
+
+
+def fan_outs(first: int, hops: int) -> tuple[int, ...]:
+    """Of each of the hops, ``first`` in the first; raises ValueError where there are more than the
+    rule "sampled-neighbours" allows."""
+    if hops > MOST_HOPS:
+        raise ValueError(f"hops must be at most {MOST_HOPS}, got {hops}; use fewer layers")
+    return (first, *LATER_HOPS)[:hops]

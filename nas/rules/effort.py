@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nas.rules.bounds import batch_sizes, is_node_level
+from nas.rules.bounds import batch_sizes, is_node_level, is_whole_graph
 from nas.rules.decisions import sets
 from nas.rules.numbers import (
     BASELINE_TIME_FACTOR,
@@ -92,7 +92,7 @@ def fidelity(task: Task) -> Fidelity:
     steps = max(1, samples // batch_sizes(task)[1])
     wanted = effort.cpu_steps if task.device == "cpu" else effort.gpu_steps
     epochs = min(max(round(wanted / steps), 4), 30)
-    if is_node_level(task):
+    if is_whole_graph(task):
         # An epoch is one step, of the whole graph, and validation costs as much again. Kipf &
         # Welling 2017, sec. 5.2, stop after at most 200.
         epochs = wanted // 8
@@ -172,7 +172,7 @@ def full_epochs(task: Task, batch_size: int) -> int:
         return task.fidelity.recipe_epochs
     proxy = task.fidelity.rule_epochs or task.fidelity.epochs
     effort = EFFORT[task.modality]
-    if is_node_level(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
+    if is_whole_graph(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
         return 2 * proxy
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     wanted = math.ceil(effort.full_steps / steps)
@@ -196,7 +196,7 @@ def longest_epochs(task: Task) -> int:
     ``LONGEST_STEPS`` steps, and no fewer than ``full_epochs``."""
     batch = batch_sizes(task)[1]
     least = full_epochs(task, batch)
-    if is_node_level(task):
+    if is_whole_graph(task):
         return least
     most = LONGEST_STEPS // max(1, steps_per_epoch(task.profile.n_train, batch))
     return max(least, min(EFFORT[task.modality].longest, most))

@@ -33,6 +33,11 @@ PATIENCE, PATIENCE_EPOCHS = 0.25, 5  # of a training's epochs, and at least so m
 GRADIENT_CLIP = 1.0  # of the global norm
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough
+# Values in memory for each edge and node in a step of the largest baseline on a whole graph (GAT of
+# width 64), beside the nodes' features: as predicted by nas.training.cost.
+EDGE_VALUES, NODE_VALUES = 460, 900
+LATER_HOPS = (10, 5)  # neighbours that are drawn of a node in the second hop, and the third
+MOST_HOPS = 1 + len(LATER_HOPS)
 CLOUD_MOST = 2_048  # points of a cloud that are kept
 CLOUD_CELLS = 64  # of a grid for each point of a cloud, at most
 WAVE_LONGEST_S = 10.0  # seconds of a sound that are kept

@@ -1,15 +1,17 @@
 """Data as tensors on the device, and batches of it that are cut there, not collated.
 
 What is larger than ``resident_limit`` stays in its file: its batches are read while the one before
-is trained on (``StreamedInput``).
+is trained on (``StreamedInput``). So does a graph of which batches hold neighbourhoods alone
+(``SampledNodes``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from torch import Generator, Tensor
 
 from nas import rules
 from nas.data import Dataset, limits
+from nas.data.graphs.sampling import first_edges, neighbourhood
 from nas.data.ragged import Input, Layout, Ragged, Whole
 from nas.data.split import draw
 from nas.files import release
@@ -72,9 +75,77 @@ class RaggedTensor:
 
 @dataclass(frozen=True)
 class WholeTensor:
-    """A ``Whole`` on the device."""
+    """A ``Whole``, on the device from when its ``values`` are asked for first: of a large graph
+    they never are."""
 
-    values: Tensor
+    array: np.ndarray
+    device: str
+
+    @cached_property
+    def values(self) -> Tensor:
+        return _tensor(self.array, self.device)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Of edges: see ``nas.data.graphs.sampling.first_edges``, as far as a node has any."""
+        return first_edges(self.array, int(self.array[-1, 1]) + 1 if len(self.array) else 0)
+
+
+class SampledNodes:
+    """Nodes ``node`` (n,) of a graph that stays where it is: a batch holds some of them with the
+    neighbours that ``fan_out`` says (``nas.data.graphs.sampling.neighbourhood``).
+
+    ``graph`` are its "nodes", "edges" and "edge_features". Which neighbours are drawn follows from
+    the nodes of the batch and their order: a training that goes on draws the same, and a
+    validation the same each time. With ``degrees`` a batch has those of the whole graph too.
+    """
+
+    def __init__(
+        self,
+        node: np.ndarray,
+        graph: Mapping[str, WholeTensor],
+        fan_out: tuple[int, ...],
+        device: str,
+        degrees: bool = False,
+    ) -> None:
+        self.node, self.graph, self.fan_out = node, dict(graph), fan_out
+        self.device, self.degrees = device, degrees
+        nodes, starts = len(graph["nodes"].array), graph["edges"].starts
+        self.starts = np.pad(starts, (0, nodes + 1 - len(starts)), mode="edge")
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        """The inputs of a network for the nodes at these places of ``self.node``."""
+        node = self.node[rows.numpy()]
+        return self.around(node, self.fan_out, np.random.default_rng(node))
+
+    def around(
+        self,
+        node: np.ndarray,
+        fan_out: Sequence[int | None],
+        rng: np.random.Generator,
+        values: np.ndarray | None = None,
+    ) -> dict[str, Tensor]:
+        """The inputs of a network for nodes of the graph, or with ``values`` (N, w) in the place of
+        the nodes' features those of its later layers."""
+        values = self.graph["nodes"].array if values is None else values
+        edges = self.graph["edges"].array
+        wanted, place = np.unique(node, return_inverse=True)  # a file is read forwards
+        found = neighbourhood(edges, self.starts, wanted, fan_out, rng)
+        batch = {
+            "node": torch.from_numpy(place),
+            "nodes": _tensor(values[found.nodes], "cpu"),
+            "edges": torch.from_numpy(found.edges),
+        }
+        if "edge_features" in self.graph:
+            features = self.graph["edge_features"].array[found.origin]
+            batch["edge_features"] = _tensor(features, "cpu")
+        if self.degrees:
+            degree = self.starts[found.nodes + 1] - self.starts[found.nodes]
+            batch["degree"] = torch.from_numpy(degree.astype(np.float32))
+        return {name: _moved(value, self.device) for name, value in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -106,19 +177,20 @@ class StreamedInput:
         found = to_tensors({"": own}, wanted, "cpu")[""]
         release(self.array.values if isinstance(self.array, Ragged) else self.array)
         if isinstance(found, Tensor):
-            found = found[torch.from_numpy(back)]
-            return found.to(self.device) if self.device == "cpu" else self._moved(found)
+            return _moved(found[torch.from_numpy(back)], self.device)
         assert isinstance(found, RaggedTensor)
         some = Ragged(found.values.numpy(), found.offsets.numpy(), found.layout, found.into)
         moved = to_tensors({"": some.take(back)}, slice(None), self.device)[""]
         assert isinstance(moved, RaggedTensor)
         return moved
 
-    def _moved(self, values: Tensor) -> Tensor:
-        return values.pin_memory().to(self.device, non_blocking=True)
+
+def _moved(values: Tensor, device: str) -> Tensor:
+    """On the device, while the host goes on."""
+    return values if device == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
-DeviceInput = Tensor | RaggedTensor | WholeTensor | StreamedInput
+DeviceInput = Tensor | RaggedTensor | WholeTensor | StreamedInput | SampledNodes
 Tensors = tuple[dict[str, DeviceInput], dict[str, Tensor]]  # inputs and labels
 
 
@@ -160,8 +232,8 @@ class Batches:
         self._skip = 0  # batches of it that an earlier training has had
         first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
         self._device = torch.device(first.device)
-        self._streams = any(isinstance(value, StreamedInput) for value in own)
-        ragged = [value for value in own if not isinstance(value, Tensor)]
+        self._streams = any(isinstance(value, (StreamedInput, SampledNodes)) for value in own)
+        ragged = [value for value in own if isinstance(value, (RaggedTensor, StreamedInput))]
         padded = [value.lengths for value in ragged if value.layout == "padded"]
         self._lengths = torch.stack(padded).sum(0) if padded else None
 
@@ -262,6 +334,9 @@ def batch_inputs(
     starts: dict[str, Tensor] = {}  # where each sample begins, of packed inputs
     every = torch.arange(len(rows))
     for name, given in inputs.items():
+        if isinstance(given, SampledNodes):
+            batch |= given.read(rows)
+            continue
         at, at_device = rows, on_device
         value: Tensor | RaggedTensor | WholeTensor
         if isinstance(given, StreamedInput):
@@ -293,25 +368,27 @@ def to_tensors(arrays: Mapping[str, Input], rows: Any, device: str) -> dict[str,
     Labels of a regression stay float64: a float32 holds seven digits of, say, a price.
     """
 
-    def tensor(array: np.ndarray) -> Tensor:
-        array = np.ascontiguousarray(array)
-        # A saved data set is mapped read-only, which torch does not take.
-        value = torch.from_numpy(array if array.flags.writeable else array.copy())
-        return (value.long() if value.dtype == torch.int32 else value).to(device)
-
     result: dict[str, DeviceInput] = {}
     for name, array in arrays.items():
         if isinstance(array, Whole):
-            result[name] = WholeTensor(tensor(array.values))
+            result[name] = WholeTensor(array.values, device)
         elif isinstance(array, Ragged):
             some = array.take(rows)
             lengths = torch.from_numpy(some.lengths)
             result[name] = RaggedTensor(
-                tensor(some.values), tensor(some.offsets), lengths, some.layout, some.into
+                *(_tensor(some.values, device), _tensor(some.offsets, device), lengths),
+                *(some.layout, some.into),
             )
         else:
-            result[name] = tensor(array[rows])
+            result[name] = _tensor(array[rows], device)
     return result
+
+
+def _tensor(array: np.ndarray, device: str) -> Tensor:
+    array = np.ascontiguousarray(array)
+    # A saved data set is mapped read-only, which torch does not take.
+    value = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return (value.long() if value.dtype == torch.int32 else value).to(device)
 
 
 def part_tensors(dataset: Dataset, rows: Any, device: str) -> Tensors:
@@ -425,11 +502,13 @@ def largest_rows(dataset: Dataset, batch: int) -> np.ndarray:
     rows = dataset.parts["train"]
     ragged = [v for v in dataset.inputs.values() if isinstance(v, Ragged)]
     padded = [v for v in ragged if v.layout == "padded"]
+    even = np.linspace(0, len(rows) - 1, batch).round().astype(int)
     if ragged:
         total = np.sum([v.lengths[rows] for v in padded or ragged], axis=0)
         order = rows[np.argsort(total, kind="stable")]
-        even = np.linspace(0, len(rows) - 1, batch).round().astype(int)
         rows = order[::-1] if padded else order[even]
+    elif any(isinstance(v, Whole) for v in dataset.inputs.values()):
+        rows = rows[even]  # neighbours in a graph often have numbers that are near
     return np.asarray(np.resize(rows, batch))
 
 
@@ -437,11 +516,24 @@ def made_up_inputs(task: Task, batch: int) -> dict[str, Tensor]:
     """A made-up batch of the task's inputs, each of the median length."""
     generator = torch.Generator().manual_seed(0)
     profiles = {name: member.profile for name, member in task.profile.members.items()}
+    own = _around(task.profile, batch) if rules.samples_neighbours(task) else task.profile
     result: dict[str, Tensor] = {}
     for name in task.profile.inputs:
         member = name.rpartition(".")[0]
-        result |= _made_up(name, profiles.get(member, task.profile), batch, generator)
+        result |= _made_up(name, profiles.get(member, own), batch, generator)
     return result
+
+
+def _around(profile: DataProfile, batch: int) -> DataProfile:
+    """Of ``batch`` nodes with as many neighbours as a space draws by default, in two hops."""
+    (first, second), shapes = rules.fan_outs(int(rules.fan_out().default), 2), profile.inputs
+    edges = batch * first * (1 + second)
+    few = {"nodes": batch + edges, "edges": edges, "edge_features": edges}
+    sizes = {
+        name: (min(shape[0], few[name]), *shape[1:]) if name in few else shape
+        for name, shape in shapes.items()
+    }
+    return replace(profile, inputs=sizes)
 
 
 def _made_up(

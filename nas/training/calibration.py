@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import Dataset
-from nas.data.ragged import Whole
 from nas.task import Target, UsageError
 from nas.training.batches import Batches, evaluation_batch, part_tensors
 from nas.training.metrics import score
+from nas.training.neighbours import layered_tensors
 from nas.training.proxy import Proxy, load_proxy
 
 RESAMPLES = 200
@@ -29,12 +29,10 @@ COOLEST, HOTTEST = 0.05, 20.0
 
 def part_logits(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> Tensor:
     """Logits (n, outputs) of samples of a data set, in their order."""
-    inputs, _ = part_tensors(dataset, rows, "cpu")
+    inputs, _ = layered_tensors(proxy.network, part_tensors(dataset, rows, "cpu"))
     batches = Batches(inputs, {"row": torch.arange(len(rows))}, evaluation_batch(dataset.modality))
-    shared = any(isinstance(value, Whole) for value in dataset.inputs.values())
-    assert not shared or len(batches) == 1
     with torch.inference_mode():
-        parts = [(proxy(**batch), labels["row"]) for batch, labels in batches]
+        parts = [(proxy.logits(batch), labels["row"]) for batch, labels in batches]
     order = torch.cat([row for _, row in parts]).argsort()
     return torch.cat([values for values, _ in parts])[order].float()
 

@@ -30,11 +30,11 @@ from nas.training import cost, device, latency, lr
 from nas.training.augment import augment
 from nas.training.baselines import baselines
 from nas.training.batches import (
+    AHEAD,
     Batch,
     Batches,
     batch_inputs,
     largest_rows,
-    row_inputs,
     to_tensors,
     typical_rows,
 )
@@ -44,6 +44,7 @@ from nas.training.frozen import frozen_fold
 from nas.training.locks import WorkLock
 from nas.training.metrics import mean_scores
 from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
+from nas.training.neighbours import network_inputs, sampled_tensors
 from nas.training.proxy import Proxy, build_network, quiet_lightning
 
 # Measured beside other trainings, a latency may be this many times its limit and still meet it
@@ -128,9 +129,10 @@ class Evaluator:
 
     def latencies(self, candidates: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
         """Those of several, side by side."""
-        sample = self._sample(1)
-        networks = [self._network(Candidate.from_dict(c)).to(self.device) for c in candidates]
-        passes = [latency.timed(network.eval(), sample, self.device) for network in networks]
+        passes = []
+        for candidate in map(Candidate.from_dict, candidates):
+            network = self._network(candidate).to(self.device).eval()
+            passes.append(latency.timed(network, self._sample(candidate, 1), self.device))
         return [found.to_dict() for found in latency.side_by_side(passes, self.device)]
 
     def evaluate(
@@ -166,7 +168,8 @@ class Evaluator:
             result.append(self._counted(candidate)[0] | self._memory(candidate, asked))
             if "latency_ms" in asked:
                 network = self._network(candidate).to(self.device)
-                brief = latency.latency(network, self._sample(1), device=self.device, budget_s=0.03)
+                sample = self._sample(candidate, 1)
+                brief = latency.latency(network, sample, device=self.device, budget_s=0.03)
                 result[-1]["latency_ms"] = brief.ms
         return result
 
@@ -190,7 +193,8 @@ class Evaluator:
             with torch.autocast(self.device, torch.bfloat16, enabled=mixed):
                 return module.training_step(batch, 0)
 
-        batches = Batches(*self._folds_of(family)[0][0], int(config["batch_size"]), seed)
+        train = sampled_tensors(module.network, self._folds_of(family)[0][0])
+        batches = Batches(*train, int(config["batch_size"]), seed)
         decay, clip = float(config["weight_decay"]), rules.gradient_clip(config)
         try:
             with self._lock:
@@ -250,10 +254,10 @@ class Evaluator:
 
     def _counted(self, candidate: Candidate) -> tuple[dict[str, float], tuple[dict[str, Any], ...]]:
         """Parameters and FLOPs of one sample; layers."""
-        found = cost.analyse(lambda: self._network(candidate), self._sample(2))
+        found = cost.analyse(lambda: self._network(candidate), self._sample(candidate, 2))
         # One pass over a graph serves all its nodes; other passes are of two samples, as
         # BatchNorm cannot be trained on one.
-        samples = 1 if rules.is_node_level(self.task) else 2
+        samples = 1 if self._reads_all(candidate) else 2
         costs = {"params": float(found["params"]), "flops": found["flops"] / samples}
         return costs, tuple(found["layers"])
 
@@ -263,20 +267,23 @@ class Evaluator:
         if "memory_mb" in metrics:
             found["memory_mb"] = self._training_mb(candidate)
         if "inference_mb" in metrics:
-            network = partial(self._network, candidate)
-            found["inference_mb"] = cost.inference_mb(network, self._sample, 1)
+            network, sample = partial(self._network, candidate), partial(self._sample, candidate)
+            found["inference_mb"] = cost.inference_mb(network, sample, 1)
         return found
 
     def _training_mb(self, candidate: Candidate, accumulate: int = 1) -> float:
         """The memory of a training whose batches come in ``accumulate`` micro-batches, MiB."""
-        whole_graph = rules.is_node_level(self.task)  # and all its labelled nodes in each batch
+        whole_graph = self._reads_all(candidate)  # and all its labelled nodes in each batch
         samples = 1 if whole_graph else max(1, int(candidate.config["batch_size"]) // accumulate)
 
         def largest(batch: int) -> dict[str, Tensor]:
-            return self._largest(self.task.profile.n_train if whole_graph else batch)
+            return self._largest(candidate, self.task.profile.n_train if whole_graph else batch)
 
         change = partial(augment, config=dict(candidate.config))
-        return cost.training_mb(partial(self._network, candidate), largest, samples, change)
+        needed = cost.training_mb(partial(self._network, candidate), largest, samples, change)
+        if "fan_out" in candidate.config:  # the next batches are drawn meanwhile
+            needed += AHEAD * sum(x.nbytes for x in largest(samples).values()) / 2**20
+        return needed
 
     def _shortage(self, needed_mb: float) -> str:
         """By how much memory falls short of ``needed_mb``, "" where it suffices. Where it is
@@ -392,7 +399,7 @@ class Evaluator:
 
     def _with_latency(self, candidate: Candidate, module: Proxy) -> Candidate:
         """The candidate with its latency as measured beside other trainings."""
-        brief = latency.latency(module.network, self._sample(1), device=self.device)
+        brief = latency.latency(module.network, self._sample(candidate, 1), device=self.device)
         return replace(
             candidate,
             metrics=candidate.metrics | {"latency_ms": brief.ms},
@@ -402,14 +409,27 @@ class Evaluator:
     def _network(self, candidate: Candidate) -> nn.Module:
         return build_network(candidate.family, candidate.config, self.task)
 
-    def _largest(self, batch: int) -> dict[str, Tensor]:
+    def _largest(self, candidate: Candidate, batch: int) -> dict[str, Tensor]:
         """Samples of a batch that needs the most memory."""
-        return row_inputs(self.dataset, largest_rows(self.dataset, batch))
+        rows = largest_rows(self.dataset, batch)
+        return network_inputs(self._shape(candidate), self.dataset, rows)
 
-    def _sample(self, batch: int) -> dict[str, Tensor]:
-        """Samples of median length: costs are stated for them."""
+    def _sample(self, candidate: Candidate, batch: int) -> dict[str, Tensor]:
+        """Samples of median length, as the candidate reads them: costs are stated for them."""
         rows = torch.arange(batch)
-        return batch_inputs(self._typical, rows, rows.to(self.device))
+        inputs, _ = sampled_tensors(self._shape(candidate), (self._typical, {}))
+        return batch_inputs(inputs, rows, rows.to(self.device))
+
+    def _shape(self, candidate: Candidate) -> nn.Module:
+        """The network without its weights, of a candidate that reads drawn neighbours."""
+        if "fan_out" not in candidate.config:
+            return nn.Identity()
+        with torch.device("meta"):
+            return self._network(candidate)
+
+    def _reads_all(self, candidate: Candidate) -> bool:
+        """Whether the candidate reads a whole graph in each batch."""
+        return rules.is_node_level(self.task) and "fan_out" not in candidate.config
 
 
 def from_folder(folder: str, deterministic: bool = False) -> Evaluator:

@@ -30,6 +30,7 @@ from nas.training.batches import (
     proxy_folds,
 )
 from nas.training.frozen import frozen_fold
+from nas.training.neighbours import sampled_tensors
 from nas.training.proxy import Proxy
 
 PRECISION_STEPS, PRECISION_S = 4, 0.5  # that decide: the most steps, and seconds of a core
@@ -83,7 +84,7 @@ def faster_precision(module: Proxy, train: Tensors, batch_size: int) -> str:
     usual = device.precision(module.task.device)
     if module.task.device != "cpu" or not device.cpu_has_bfloat16():
         return usual
-    batch = next(iter(Batches(*train, batch_size, seed=0)))
+    batch = next(iter(Batches(*sampled_tensors(module.network, train), batch_size, seed=0)))
     best = {usual: math.inf, "bf16-mixed": math.inf}
     begin = time.thread_time()
     with torch.random.fork_rng(devices=[]):
@@ -149,5 +150,6 @@ def fit_proxy(
     )
     batch_size = int(module.config["batch_size"]) // accumulate
     evaluation = evaluation_batch(module.task.modality)
+    train, val = (sampled_tensors(module.network, part) for part in (train, val))
     trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
     return trainer

@@ -265,7 +265,7 @@ def export_onnx(network: nn.Module, inputs: Inputs, file: Path) -> None:
 def measure(
     subjects: Sequence[Subject],
     task: Task,
-    sample: Callable[[int], Inputs] | None,
+    sample: Callable[[Subject, int], Inputs] | None,
     *,
     backend: str,
     device: str,
@@ -276,9 +276,10 @@ def measure(
 ) -> dict[str, Any]:
     """Latencies of ``subjects`` on this device, in the form of the file that a report reads.
 
-    ``sample(batch)`` gives the inputs of a batch; without it they are made up from the profile's
-    median lengths. A subject that ``backend`` cannot run has an ``error`` instead of figures;
-    ``on_step`` receives what is being done. Raises InputError where ``device`` is not visible.
+    ``sample(subject, batch)`` gives the inputs of a batch; without it they are made up from the
+    profile's median lengths. A subject that ``backend`` cannot run has an ``error`` instead of
+    figures; ``on_step`` receives what is being done. Raises InputError where ``device`` is not
+    visible.
     """
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -288,9 +289,9 @@ def measure(
         rows[str(subject.number)] = {"family": subject.family, "config": subject.config}
     for batch in batches:
         passes: dict[str, Pass] = {}
-        inputs = sample(batch) if sample else made_up_inputs(task, batch)
         for subject in subjects:
             on_step(f"candidate {subject.number} ({subject.family}), batch {batch}: {backend}")
+            inputs = sample(subject, batch) if sample else made_up_inputs(task, batch)
             try:
                 if subject.file is not None:
                     once = _in_onnxruntime(subject.file, inputs, threads)[1]

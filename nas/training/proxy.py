@@ -40,6 +40,7 @@ from nas.training.frozen import frozen_tensors
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import score
 from nas.training.monitors import TrainingStopped
+from nas.training.neighbours import layered_tensors, sampled_tensors
 
 NOISE = 1 / 3  # of a standard error: epochs that are this near to the best are as good
 
@@ -446,8 +447,12 @@ class TaskData(pl.LightningDataModule):
         batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
         tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
-        if self.trainer and part != "test":
-            tensors = frozen_tensors(self.trainer.lightning_module.network, tensors)  # type: ignore[arg-type]
+        if self.trainer:
+            network: nn.Module = self.trainer.lightning_module.network  # type: ignore[assignment]
+            if part == "test":
+                tensors = layered_tensors(network, tensors)
+            else:
+                tensors = sampled_tensors(network, frozen_tensors(network, tensors))
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
@@ -495,8 +500,10 @@ def predict(proxy: Proxy, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Predictions by target for encoded inputs, in the order of their samples."""
     samples = max(len(x) for x in inputs.values() if not isinstance(x, Whole))
     tensors = part_inputs(inputs, np.arange(samples), str(proxy.device))
-    batches = Batches(tensors, {}, evaluation_batch(proxy.task.modality))
+    batches = Batches(
+        *layered_tensors(proxy.network, (tensors, {})), evaluation_batch(proxy.task.modality)
+    )
     batches.labels["row"] = torch.arange(batches.samples, device=proxy.device)
-    parts = [(proxy(**batch), labels["row"]) for batch, labels in batches]
+    parts = [(proxy.logits(batch), labels["row"]) for batch, labels in batches]
     order = torch.cat([rows for _, rows in parts]).argsort()
     return proxy.predictions(torch.cat([logits for logits, _ in parts])[order].float())
