@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import Dataset, limits
-from nas.training.batches import SampledNodes, Tensors, WholeTensor, batch_inputs, to_tensors
+from nas.training.batches import (
+    SampledNodes,
+    StreamedInput,
+    Tensors,
+    WholeTensor,
+    batch_inputs,
+    to_tensors,
+)
 
 EDGES_AT_ONCE = 2**18  # that end in the nodes of one piece of a layer, if not in a single node
 NODES_AT_ONCE = 2**16
@@ -62,7 +69,8 @@ def layered_tensors(network: nn.Module, tensors: Tensors) -> Tensors:
     with torch.no_grad():
         features = _layer_by_layer(network, found)
     network.train(was_training)
-    return {"features": features.to(found.device)}, labels
+    given = StreamedInput(features.numpy(), np.arange(len(found)), found.device)
+    return {"features": given}, labels
 
 
 def _layer_by_layer(network: nn.Module, asked: SampledNodes) -> Tensor:
