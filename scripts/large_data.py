@@ -1,11 +1,13 @@
-"""Data sets that are larger than memory, to try the project on: made-up images and tables.
+"""Data sets that are larger than memory, to try the project on: made-up images, tables and graphs.
 
     python scripts/large_data.py images FOLDER [--samples 200000] [--side 224]
     python scripts/large_data.py table FILE.parquet [--samples 20000000] [--columns 20]
+    python scripts/large_data.py graph FILE.npz [--samples 200000] [--edges 2000000]
 
 Images are JPEG files in class folders, about 15 kB each: stripes of ten directions under blots of
-all colours. A table holds numbers, of which three decide between two classes. The same arguments
-give the same data.
+all colours. A table holds numbers, of which three decide between two classes. A graph's
+degrees are heavy-tailed, six of ten edges join nodes of a class, and a tenth of the nodes is for
+training; features alone say little. The same arguments give the same data.
 """
 
 from __future__ import annotations
@@ -60,6 +62,26 @@ def table(file: Path, samples: int, columns: int) -> None:
             writer.write_table(pa.table(rows, schema=schema))
 
 
+def graph(file: Path, samples: int, edges: int) -> None:
+    rng, features = np.random.default_rng(0), 100
+    label = rng.integers(0, CLASSES, samples)
+    by_class = np.argsort(label, kind="stable")
+    first = np.searchsorted(label[by_class], np.arange(CLASSES + 1))
+
+    def popular(low: np.ndarray | int, high: np.ndarray | int) -> np.ndarray:
+        """Places of which the first of each range come most often."""
+        return (low + (high - low) * rng.random(edges) ** 2.5).astype(np.int64)
+
+    source = rng.integers(0, samples, edges)
+    own = by_class[popular(first[label[source]], first[label[source] + 1])]
+    target = np.where(rng.random(edges) < 0.6, own, by_class[popular(0, samples)])
+    x = rng.normal(size=(CLASSES, features))[label] * 0.1 + rng.normal(size=(samples, features))
+    parts = np.split(rng.permutation(samples), [samples // 10, samples // 8, samples // 4])
+    named = dict(zip(("train", "val", "test"), parts, strict=False))
+    pairs = np.stack([source, target], axis=1).astype(np.int32)
+    np.savez(file, edges=pairs, x=x.astype(np.float32), y=label, **named)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -71,8 +93,14 @@ if __name__ == "__main__":
     other.add_argument("file", type=Path)
     other.add_argument("--samples", type=int, default=20_000_000)
     other.add_argument("--columns", type=int, default=20)
+    third = kinds.add_parser("graph")
+    third.add_argument("file", type=Path)
+    third.add_argument("--samples", type=int, default=200_000)
+    third.add_argument("--edges", type=int, default=2_000_000)
     given = parser.parse_args()
     if given.kind == "images":
         images(given.folder, given.samples, given.side)
+    elif given.kind == "graph":
+        graph(given.file, given.samples, given.edges)
     else:
         table(given.file, given.samples, given.columns)
