@@ -99,7 +99,8 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
         raise UsageError(f"--gpus-per-trial {gpus:g} needs another --device than cpu")
     if address is not None:
         os.environ["RAY_ADDRESS"] = address  # read where Ray is imported
-    from nas.search.tune import Cluster, TuneWorkers
+    from nas.search.cluster import Cluster
+    from nas.search.tune import TuneWorkers
 
     with Cluster(
         cpus_per_trial=1.0 if cpus is None else cpus,

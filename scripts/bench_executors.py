@@ -33,7 +33,8 @@ def local(workers: int) -> Iterator[Any]:
 
 @contextmanager
 def ray(workers: int) -> Iterator[Any]:
-    from nas.search.tune import Cluster, TuneWorkers
+    from nas.search.cluster import Cluster
+    from nas.search.tune import TuneWorkers
 
     with Cluster(cpus_per_trial=0.5, gpus_per_trial=0) as cluster:
         yield lambda folder: TuneWorkers(workers, EVALUATOR, {"folder": str(folder)}, cluster)

@@ -165,13 +165,13 @@ def test_a_cluster_without_nodes_is_taken_where_it_grows(
     grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An autoscaling group that is at zero starts its nodes for the first calls."""
-    from nas.search import tune
+    from nas.search import cluster
 
-    monkeypatch.setattr(tune.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(tune, "_nodes", list)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster, "nodes", list)
     refused = pytest.raises(UsageError, match="give --workers for a cluster that grows")
     with nullcontext() if grows else refused:
-        assert tune.Cluster(gpus_per_trial=0.25, grows=grows).workers == 0
+        assert cluster.Cluster(gpus_per_trial=0.25, grows=grows).workers == 0
 
 
 def small_module() -> tuple[Any, Any]:

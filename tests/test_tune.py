@@ -38,7 +38,7 @@ SPACE = Space.join(small_spaces())
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A Ray of our own, as a search without an address starts it."""
-    from nas.search.tune import Cluster
+    from nas.search.cluster import Cluster
 
     with Cluster(cpus_per_trial=0.5, gpus_per_trial=0) as cluster:
         yield cluster
@@ -279,7 +279,7 @@ def test_calls_and_isolated_measurements_work_as_with_processes(
 def test_a_quarter_of_a_gpu_is_what_a_trial_gets(tmp_path: Path) -> None:
     import ray
 
-    from nas.search.tune import Cluster
+    from nas.search.cluster import Cluster
 
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with pytest.raises(UsageError, match=r"no node .* has 0.25 CPUs and 2 GPUs"):
@@ -297,14 +297,15 @@ def test_a_node_that_is_lost_costs_its_candidates_an_attempt(tmp_path: Path) -> 
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
-    from nas.search.tune import Cluster, _answering
+    from nas.search.cluster import Cluster, beside_driver
+    from nas.search.tune import _Answers
 
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
     doomed = [nodes.add_node(num_cpus=1) for _ in range(2)][1]
     ray.init(nodes.address, log_to_driver=False)
     here = ray.get_runtime_context().get_node_id()
     for _ in range(6):  # answers go with no node but the driver's
-        answers = _answering()
+        answers = beside_driver(_Answers)
         where = lambda _: ray.get_runtime_context().get_node_id()  # noqa: E731
         assert ray.get(answers.__ray_call__.remote(where)) == here
         ray.kill(answers)
@@ -338,7 +339,7 @@ def test_a_node_that_is_lost_costs_its_candidates_an_attempt(tmp_path: Path) -> 
 def test_a_worker_that_is_ended_for_its_memory_costs_its_candidate_an_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.search.tune import Cluster
+    from nas.search.cluster import Cluster
 
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, free = (int(meminfo[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
@@ -394,7 +395,7 @@ def test_a_cluster_that_was_started_and_asks_for_a_token_is_joined(tmp_path: Pat
 
 
 def test_an_address_where_nothing_answers_is_one_line(tmp_path: Path) -> None:
-    code = "from nas.search.tune import Cluster; Cluster('127.0.0.1:1', gpus_per_trial=0)"
+    code = "from nas.search.cluster import Cluster; Cluster('127.0.0.1:1', gpus_per_trial=0)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
@@ -410,7 +411,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from nas.search.tune import Cluster
+from nas.search.cluster import Cluster
 from test_tune import search, small_task
 with Cluster({address!r}, gpus_per_trial=0) as cluster:
     try:
@@ -440,7 +441,7 @@ def alive(process: int) -> bool:
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_killed_driver_takes_its_ray_along_and_a_resume_repeats_nothing(tmp_path: Path) -> None:
-    from nas.search.tune import Cluster
+    from nas.search.cluster import Cluster
 
     process = driver(tmp_path, trials=1000)
     wait_for(lambda: trained(tmp_path).total() > 16, seconds=60.0)

@@ -20,37 +20,22 @@ import json
 import logging
 import os
 import queue
-import secrets
 import shutil
 import signal
-import socket
-import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Read by Ray where it is imported: no telemetry, no output, no files beside its own folder.
-os.environ.update(
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_AIR_NEW_OUTPUT="0",
-    RAY_CHDIR_TO_TRIAL_DIR="0",
-    RAY_DEDUP_LOGS_SKIP_REGEX=".",  # its messages would go to standard output
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    TUNE_GLOBAL_CHECKPOINT_S="1e9",
-    TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S="0",
-)
-if "RAY_ADDRESS" not in os.environ:  # a Ray of our own stays on loopback and asks for a token
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+from nas.search.cluster import Cluster, beside_driver  # first: it sets what Ray reads
+
+# isort: split
 
 import ray
 from ray import tune
@@ -74,121 +59,10 @@ for _module in (actor_manager, tune_controller):
     vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 _WAIT_S = 0.1
-_CONNECT_TIMEOUT_S = 10.0
 # About as long as an actor takes to start.
 _START_S = 10.0
 # The longest wait for a first actor, with a cluster that grows; and for Tune to come to its end.
 _NO_ACTOR_S, _CLOSE_S = 900.0, 60.0
-
-
-class Cluster:
-    """Ray, and how much of it a trial gets.
-
-    Uses the Ray that this process is connected to, else the cluster at ``address`` ("auto" for
-    the one on this machine) or of RAY_ADDRESS, else starts one of its own, which listens on
-    loopback only, asks for a token that this process makes up, keeps its files in a folder of
-    this user's and ends with ``close``. By default a trial gets half a GPU where there are any: a
-    proxy seldom fills one. A cluster that ``grows`` may have no room yet, or no node.
-
-    Raises InputError where nothing answers at the address, UsageError where a trial asks for
-    more than any node has.
-    """
-
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        cpus_per_trial: float = 1.0,
-        gpus_per_trial: float | None = None,
-        grows: bool = False,
-    ) -> None:
-        self._connected = not ray.is_initialized()
-        self._folder: Path | None = None
-        if self._connected:
-            with _signals_kept():
-                self._connect(address or os.environ.get("RAY_ADDRESS"))
-        if gpus_per_trial is None:
-            gpus = any(node["Resources"].get("GPU") for node in _nodes())
-            gpus_per_trial = 0.5 if gpus else 0.0
-        self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
-        self.workers = self._fit()
-        # A Ray of our own is this machine.
-        if not self.workers and (self._folder is not None or not grows):
-            self.close()
-            raise UsageError(
-                f"no node of the Ray cluster has {cpus_per_trial:g} CPUs and"
-                f" {gpus_per_trial:g} GPUs free for a trial; lower --cpus-per-trial or"
-                " --gpus-per-trial, or give --workers for a cluster that grows"
-            )
-
-    def _connect(self, address: str | None) -> None:
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if address is not None:
-            if address.startswith("ray://"):
-                raise UsageError(
-                    f"{address} is an address of Ray Client, which cannot carry a search; give the"
-                    " cluster's HOST:PORT, or run the search in it with `ray job submit`"
-                )
-            try:
-                _check_reachable(address)
-                ray.init(address, **quiet)
-            except (OSError, ValueError, RuntimeError, RayError) as error:
-                reason = (str(error).strip() or repr(error)).splitlines()[0]
-                raise InputError(
-                    f"no Ray cluster answers at {address} ({reason}); start one with"
-                    " `ray start --head`, or leave --address out"
-                ) from None
-            return
-        # Ray opens its folder to all users: it lies in one that is this user's alone.
-        self._folder = Path(tempfile.mkdtemp(prefix="nas-ray-"))
-        own: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(self._folder / "r")}
-        ray.init("local", **quiet, **own)
-
-    def _fit(self) -> int:
-        """How many trials the nodes hold at once."""
-        total = 0
-        for node in _nodes():
-            fractions = [
-                node["Resources"].get(name.upper(), 0.0) / wanted
-                for name, wanted in self.resources.items()
-                if wanted
-            ]
-            total += int(min(fractions, default=1.0) + 1e-9)
-        return total
-
-    def close(self) -> None:
-        if self._connected:
-            ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError where nothing listens: Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Undo that Ray ends the driver by SIGTERM in its own way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, kept)
 
 
 @dataclass
@@ -248,7 +122,7 @@ class TuneWorkers(Workers):
         self._end = threading.Event()
         self._failed: BaseException | None = None
         self._folder = tempfile.mkdtemp(prefix="nas-tune-")
-        self._answers: Any = _answering()
+        self._answers: Any = beside_driver(_Answers)
         self._calls = _Calls(self._given, self._messages, self._end, self._answers)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -531,17 +405,6 @@ class _End(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes it down, and it is never read
-
-
-def _answering() -> Any:
-    """An actor of ``_Answers`` on the driver's own node, so that it goes with no other.
-
-    A soft affinity does not hold (2.60): Ray hands an actor that needs no resource to any node
-    to be placed, which keeps it. One byte of memory makes it ask the driver's first.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(_Answers).options(num_cpus=0, memory=1, scheduling_strategy=here)
-    return actor.remote()
 
 
 @ray.remote(num_cpus=0)
