@@ -4,12 +4,15 @@ for what it may start from: ``nas pretrained``."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from nas import exits, flags, show, terminal
+from nas.options import SearchOptions
 from nas.recipe_changes import Settings
 
 
@@ -125,6 +128,7 @@ def _trained(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=flags.FOLDER, help="Folder; default: beside RECIPE.")
 @flags.options(Settings)
+@flags.options(SearchOptions, "executor", "address")
 @click.option("--resume", is_flag=True, help="Go on with what a training in --out has kept.")
 @click.option(
     "--set",
@@ -160,6 +164,8 @@ def train(
     seeds: int,
     test: str,
     as_json: bool,
+    executor: str,
+    address: str | None,
     **changes: Any,
 ) -> None:
     """Train RECIPE at full scale and score it once on the test part.
@@ -173,18 +179,20 @@ def train(
     nas train runs/adult --front                   every point of the front (--resume continues)
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
     nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
+    nas train runs/adult/recipe.yaml --executor ray --address 10.0.0.5:6379 --devices 4
 
     Several devices get the recipe's batches each, with fewer steps and a higher learning rate.
     """
     from nas import recipe as recipes
 
     how = Settings(**flags.given(Settings, changes))
+    train_at = _trainer(executor, address, how, check)
     if front:
         others = {"--set": settings, "--scale": scale, "--out": out, "--check": check,
                   "--test": test != "after"}  # fmt: skip
         if refused := [name for name, value in others.items() if value]:
             raise click.UsageError(f"--front does not go with {', '.join(refused)}")
-        _train_front(recipe, how, resume, as_json)
+        _train_front(recipe, train_at, resume, as_json)
         return
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
@@ -194,16 +202,48 @@ def train(
     out = out or recipe.parent / ("model" if scale is None else f"model-x{scale:g}")
     if settings or scale is not None:
         recipe = _changed(recipe, settings, scale, out)
-    from nas import train as training
-
-    if test == "only":
-        result = training.score_once(recipe, out)
-    else:
-        result = training.train(recipe, out, None, test == "after", resume, how)
+    result = train_at(recipe, out, test, resume)
     if as_json:
         terminal.echo(json.dumps(result))
     else:
         show.trained(result)
+
+
+# A recipe, the folder of its training, what becomes of the test part, and whether it goes on.
+_Train = Callable[[Path, Path, str, bool], dict[str, Any]]
+
+
+def _trainer(executor: str, address: str | None, how: Settings, check: bool) -> _Train:
+    """What trains a recipe, here or on a cluster. Raises UsageError for options that do not go
+    together."""
+    from nas.task import UsageError
+
+    if executor == "local":
+        if address is not None:
+            raise UsageError("--address is of a Ray cluster: give --executor ray")
+
+        def here(recipe: Path, out: Path, test: str, resume: bool) -> dict[str, Any]:
+            from nas import train as training
+
+            if test == "only":
+                return training.score_once(recipe, out)
+            return training.train(recipe, out, None, test == "after", resume, how)
+
+        return here
+    if check or how.num_nodes is not None:
+        other = "--check trains a proxy, here" if check else "--num-nodes is of torchrun and srun"
+        raise UsageError(f"{other}; with --executor ray give --devices alone")
+
+    def there(recipe: Path, out: Path, test: str, resume: bool) -> dict[str, Any]:
+        from nas import remote
+
+        given = {f.name: getattr(how, f.name) for f in fields(how) if f.name != "devices"}
+        flagged = (("--" + n.replace("_", "-"), str(v)) for n, v in given.items() if v is not None)
+        options = [word for pair in flagged for word in pair]
+        options += ["--test", test, *(["--resume"] if resume else [])]
+        return remote.train(recipe, out, options, how.devices, address)
+
+    return there
 
 
 def _changed(recipe: Path, settings: tuple[str, ...], scale: float | None, out: Path) -> Path:
@@ -237,11 +277,10 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
         terminal.echo(f"{seeds} seeds: {shown}; the tolerance is kept in {recipe}")
 
 
-def _train_front(folder: Path, how: Settings, resume: bool, as_json: bool) -> None:
+def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) -> None:
     """Train every point of a run's front, each in RUN/models/NUMBER; the figures are in
     RUN/full_front.json, and drawn in RUN/full_front.svg. To ``resume`` leaves those as they are
     that are trained."""
-    from nas import train as training
     from nas.files import read_json, write_whole
     from nas.report.figure import full_front_picture
     from nas.run import Run
@@ -258,7 +297,7 @@ def _train_front(folder: Path, how: Settings, resume: bool, as_json: bool) -> No
             result: dict[str, Any] = read_json(done, dict[str, Any])
         else:
             path = run.export(place / "recipe.yaml", candidate.number)
-            result = training.train(path, place, resume=resume, settings=how)
+            result = train_at(path, place, "after", resume)
         rows.append(
             {
                 "candidate": candidate.number,

@@ -128,10 +128,8 @@ def search(
             spaces = {name: family.space(task) for name, family in families.items()}
             source = Source(str(Path(data).resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)
-        # The head of a cluster need not have what its workers have.
-        finish = chosen.finish and chosen.executor == "local"
         with _logged(run, chosen.logger, on_progress) as shown:
-            drive_run(run, budget, machine, on_start, shown, finish)
+            drive_run(run, budget, machine, on_start, shown, chosen.finish)
     return run
 
 
@@ -264,7 +262,7 @@ def drive_run(
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
     if finish:
-        train_finalists(run, session.end, session.show_phase)
+        train_finalists(run, machine.site(run), session.end, session.show_phase)
 
 
 @dataclass

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 # What can be done about a file that nothing can make again.
 COPY = "copy the folder again from where it is whole"
+LAST = "last.ckpt"  # the state of a training that is not over
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` all or nothing: whoever is killed or finds the disk full
-    leaves what was there before, and a reader never sees half. Folders on the way are made.
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write ``content`` (a text in UTF-8) to ``path`` all or nothing: whoever is killed or finds
+    the disk full leaves what was there before, and a reader never sees half. Folders on the way are
+    made.
 
     Raises OSError, which names ``path``.
     """
-    _write(Path(path), lambda file: file.write(text.encode()))
+    whole = content.encode() if isinstance(content, str) else content
+    _write(Path(path), lambda file: file.write(whole))
 
 
 @contextmanager

@@ -4,30 +4,29 @@ one that is best on the validation part is scored once on the test part.
 Proxies rank networks by a part of a training, and the best of many is partly luck. So several are
 trained by their recipes: the best, the best of each other family where that costs little or its
 proxy is within the noise, then the others by quality. Each is a process of its own (``nas train``)
-with a core or a GPU; a round begins only while there is time for it.
+with a core or a GPU, here or on a cluster; a round begins only while there is time for it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nas import rules
 from nas.candidate import Candidate
 from nas.family import load_families
 from nas.files import write_whole
 from nas.front import standard_error
-from nas.machine import visible_gpus
+from nas.machine import Process, Site
 from nas.plan import PRESSED, START_S, speedup
 from nas.run import Finished, Run
 from nas.task import Objective, Task
@@ -42,24 +41,24 @@ PACED = 0.9  # of the time that is left: what a training that is short of epochs
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
-def train_finalists(run: Run, end: float, show: Callable[[str], None]) -> Finished:
-    """Train the best candidates of ``run`` until ``end`` (of ``time.monotonic``), keep the winner
-    in RUN/model and what became of all in RUN/finished.json. What fails says why there, and
-    does not end the search. ``show`` receives the phase, some times a second."""
-    places = list(_places(run.task))
+def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None]) -> Finished:
+    """Train the best candidates of ``run`` on a ``site`` until ``end`` (of ``time.monotonic``),
+    keep the winner in RUN/model and what became of all in RUN/finished.json. What fails says why
+    there, and does not end the search. ``show`` receives the phase, some times a second."""
+    places = site.count
     end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
-    waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, len(places))
+    waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, places)
     trained: list[Finalist] = []
-    while waiting and len(trained) < max(MOST, len(places)):
+    while waiting and len(trained) < max(MOST, places):
         left_s = end - time.monotonic() - 2 * START_S
-        entries = _round(run, waiting, left_s, len(places), trained)
+        entries = _round(run, waiting, left_s, places, trained)
         if not entries and not trained:  # a late score is better than no model
-            entries = _round(run, waiting, left_s + START_S, len(places), trained)
+            entries = _round(run, waiting, left_s + START_S, places, trained)
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
-        trained += _train(entries, places, end - START_S, show)
-    found = _finished(run, trained, end, show)
+        trained += _train(entries, site, end - START_S, show)
+    found = _finished(run, site, trained, end, show)
     write_whole(run.folder / "finished.json", found.to_json())
     return found
 
@@ -228,29 +227,29 @@ def _alone(
     return Finalist(best, affordable, epochs, folder)
 
 
-def _places(task: Task) -> Iterator[dict[str, str]]:
-    """The environment of each training that may run at the same time: a core, or a GPU."""
-    if task.device == "cpu":
-        for _ in range(max(1, int(task.budget.workers * task.budget.cpus))):
-            yield {"OMP_NUM_THREADS": "1"}
-        return
-    for gpu in visible_gpus(task.device)[0]:
-        yield {"CUDA_VISIBLE_DEVICES": gpu}
+@dataclass(frozen=True)
+class _Job:
+    """``nas train`` of the recipe in ``folder``, on a place of a site or, without one, alone."""
+
+    folder: Path
+    options: tuple[str, ...]
+    log: Path
+    place: int | None = None
 
 
 def _train(
-    entries: list[Finalist], places: list[dict[str, str]], end: float, show: Callable[[str], None]
+    entries: list[Finalist], site: Site, end: float, show: Callable[[str], None]
 ) -> list[Finalist]:
     """Train ``entries`` side by side; on a machine for one alone with all that it has."""
-    jobs: list[tuple[list[str], dict[str, str], Path]] = []
-    for entry, place in zip(entries, places, strict=False):
-        command = ["train", str(entry.folder / "recipe.yaml"), "--epochs", str(entry.epochs)]
+    jobs: list[_Job] = []
+    for place, entry in enumerate(entries):
         # Its schedule becomes shorter where its epochs take longer than those of the search.
         left_s = max(START_S, end - time.monotonic())
-        command += ["--time-limit", f"{left_s:.0f}s"]
-        command += ["--out", str(entry.folder), "--test", "no", "--json"]
-        jobs.append((command, place if len(entries) > 1 else {}, entry.folder / "log"))
-    found = _run(jobs, end, show)
+        limits = ("--epochs", str(entry.epochs), "--time-limit", f"{left_s:.0f}s")
+        options = (*limits, "--test", "no", "--json")
+        alone = len(entries) == 1
+        jobs.append(_Job(entry.folder, options, entry.folder / "log", None if alone else place))
+    found = _run(jobs, site, end, show)
     return [
         replace(entry, result=result or None, error=error)
         for entry, (result, error) in zip(entries, found, strict=True)
@@ -258,62 +257,49 @@ def _train(
 
 
 def _run(
-    jobs: list[tuple[list[str], dict[str, str], Path]], end: float, show: Callable[[str], None]
+    jobs: list[_Job], site: Site, end: float, show: Callable[[str], None]
 ) -> list[tuple[dict[str, Any], str]]:
-    """What ``nas`` commands print as JSON, and why there is none: all at the same time, each with
-    its environment and its log. At ``end`` and ``LATE`` of the time more they are interrupted, as
-    Ctrl-C does."""
+    """What trainings print as JSON, and why there is none: all at the same time, each with its log.
+    At ``end`` and ``LATE`` of the time more they are interrupted, as Ctrl-C does."""
     deadline = end + LATE * max(0.0, end - time.monotonic()) + START_S
-    processes: list[subprocess.Popen[bytes]] = []
-    outputs: list[Path] = []
-    try:
-        for arguments, environment, log in jobs:
-            outputs.append(log.with_suffix(".json"))
-            with log.open("wb") as errors, outputs[-1].open("wb") as output:
-                processes.append(_start(arguments, environment, output, errors))
-        late = False
-        while any(process.poll() is None for process in processes):
-            show("finish")
-            if time.monotonic() > deadline:
-                _signal(processes, signal.SIGKILL if late else signal.SIGINT)
-                late, deadline = True, deadline + START_S
-            time.sleep(0.2)
-    except BaseException:
-        _signal(processes, signal.SIGINT)
-        for process in processes:
-            try:
-                process.wait(START_S)
-            except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in the background of a script
-                process.kill()
-        raise
-    return [
-        _outcome(process, output, log)
-        for process, output, (_, _, log) in zip(processes, outputs, jobs, strict=True)
-    ]
+    processes: list[Process] = []
+    with ExitStack() as stack:
+        try:
+            for job in jobs:
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+                files = [job.log, job.log.with_suffix(".json")]
+                errors, output = (stack.enter_context(file.open("wb")) for file in files)
+                processes.append(site.start(job.folder, job.options, output, errors, job.place))
+            late = False
+            while None in [process.poll() for process in processes]:
+                show("finish")
+                if time.monotonic() > deadline:
+                    _signal(processes, signal.SIGKILL if late else signal.SIGINT)
+                    late, deadline = True, deadline + START_S
+                time.sleep(0.2)
+        except BaseException:
+            _signal(processes, signal.SIGINT)
+            for process in processes:
+                try:
+                    process.wait(START_S)
+                except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in a script's background
+                    process.kill()
+            raise
+    return [_outcome(process, job.log) for process, job in zip(processes, jobs, strict=True)]
 
 
-def _start(
-    arguments: list[str], environment: dict[str, str], output: BinaryIO, errors: BinaryIO
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "nas", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-
-
-def _signal(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _signal(processes: list[Process], number: signal.Signals) -> None:
     for process in processes:
-        if process.poll() is None:
+        if process.poll() is not None:
+            continue
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
             process.send_signal(number)
 
 
-def _outcome(
-    process: subprocess.Popen[bytes], output: Path, log: Path
-) -> tuple[dict[str, Any], str]:
+def _outcome(process: Process, log: Path) -> tuple[dict[str, Any], str]:
+    output = log.with_suffix(".json")
     if process.returncode in (-signal.SIGINT, -signal.SIGKILL, 130):
         return {}, "it took longer than the time that was kept for it"
     if process.returncode:
@@ -326,7 +312,7 @@ def _outcome(
 
 
 def _finished(
-    run: Run, trained: list[Finalist], end: float, show: Callable[[str], None]
+    run: Run, site: Site, trained: list[Finalist], end: float, show: Callable[[str], None]
 ) -> Finished:
     """The winner (``_winner``), its folder as RUN/model, and its score on the test part."""
     complete = [e for e in trained if e.result]
@@ -347,9 +333,9 @@ def _finished(
     if model.exists():
         shutil.rmtree(model)
     shutil.copytree(winner.folder, model, ignore=shutil.ignore_patterns("log", "log.json"))
-    command = ["train", str(model / "recipe.yaml"), "--out", str(model), "--test", "only", "--json"]
+    job = _Job(model, ("--test", "only", "--json"), run.folder / "logs" / "test.log")
     late = max(end, time.monotonic() + SCORE_S)
-    ((result, error),) = _run([(command, {}, run.folder / "logs" / "test.log")], late, show)
+    ((result, error),) = _run([job], site, late, show)
     return Finished(
         winner.candidate.number, winner.epochs, winner.recipe_epochs, result, error, summary
     )

@@ -1,22 +1,21 @@
-"""Where the workers of a search run: this machine's cores or GPUs, or a Ray cluster."""
+"""Where the workers of a search and the trainings at its end run: this machine's cores or GPUs, or
+a Ray cluster."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from nas.data import Dataset
-from nas.data.limits import resident_limit
 from nas.options import SearchOptions
-from nas.task import Budget, InputError, UsageError
+from nas.task import Budget, InputError, Task, UsageError
 
 if TYPE_CHECKING:
     from nas.run import Run
@@ -48,12 +47,75 @@ class Room:
         return replace(limits, workers=workers, cpus=cpus, gpus=gpus, memory_mb=memory)
 
 
+class Process(Protocol):
+    """A training that was started: what is used of a ``subprocess.Popen``."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class Site(Protocol):
+    """Where trainings at full scale run, ``count`` of them side by side."""
+
+    count: int
+
+    def start(
+        self,
+        folder: Path,
+        options: Sequence[str],
+        output: BinaryIO,
+        errors: BinaryIO,
+        place: int | None = None,
+    ) -> Process:
+        """Begin ``nas train FOLDER/recipe.yaml --out FOLDER`` with more ``options``, on one of the
+        places or, without one, with all that the site has for a training that is alone. What it
+        prints goes to ``output`` and ``errors``."""
+
+
+class Here:
+    """This machine as a site: each core, or each GPU, is a place."""
+
+    def __init__(self, task: Task) -> None:
+        cores = max(1, int(task.budget.workers * task.budget.cpus))
+        self._places = [{"OMP_NUM_THREADS": "1"}] * cores
+        if task.device != "cpu":
+            self._places = [{"CUDA_VISIBLE_DEVICES": g} for g in visible_gpus(task.device)[0]]
+        self.count = len(self._places)
+
+    def start(
+        self,
+        folder: Path,
+        options: Sequence[str],
+        output: BinaryIO,
+        errors: BinaryIO,
+        place: int | None = None,
+    ) -> Process:
+        train = ["train", str(folder / "recipe.yaml"), "--out", str(folder), "--executor", "local"]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "nas", *train, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=os.environ | ({} if place is None else self._places[place]),
+            start_new_session=True,
+        )
+
+
 @dataclass(frozen=True)
 class Machine:
-    """A place for workers, and how to start them there."""
+    """A place for workers and for trainings at full scale, and how to start them there."""
 
     room: Room
     start: Callable[[Run], Workers]
+    site: Callable[[Run], Site]
 
 
 @contextmanager
@@ -77,7 +139,7 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
         count, logs = run.task.budget.workers, run.folder / "logs"
         return LocalWorkers(count, evaluator, settings, logs, visible, options.deterministic)
 
-    yield Machine(local_room(len(visible), memory_mb), start)
+    yield Machine(local_room(len(visible), memory_mb), start, lambda run: Here(run.task))
 
 
 def local_room(gpus: int, gpu_memory_mb: float | None = None) -> Room:
@@ -99,6 +161,7 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
         raise UsageError(f"--gpus-per-trial {gpus:g} needs another --device than cpu")
     if address is not None:
         os.environ["RAY_ADDRESS"] = address  # read where Ray is imported
+    from nas import remote
     from nas.search.cluster import Cluster
     from nas.search.tune import TuneWorkers
 
@@ -112,20 +175,23 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
             raise InputError("the Ray cluster has no GPU for a trial; choose --device cpu")
 
         def start(run: Run) -> Workers:
-            data = (run.folder / "data").resolve()
+            data = remote.sendable(run.folder / "data")
             settings: dict[str, Any] = {"task": run.task, "deterministic": options.deterministic}
-            if sum(file.stat().st_size for file in data.iterdir()) > resident_limit():
+            if isinstance(data, Path):
                 settings["data"] = str(data)
                 evaluator = "nas.training.evaluator:from_shared"
             else:
-                settings["dataset"] = Dataset.load(data, mapped=False)
+                settings["dataset"] = data
                 evaluator = "nas.training.evaluator:Evaluator"
             count, lockstep = run.task.budget.workers, options.deterministic
             return TuneWorkers(count, evaluator, settings, cluster, lockstep)
 
+        def site(run: Run) -> Site:
+            return remote.Trainings(cluster, remote.sendable(run.folder / "data"), run.task.device)
+
         device = "cuda" if part["gpu"] else "cpu"
         room = Room(device, cluster.workers, lambda workers: (part["cpu"], part["gpu"]))
-        yield Machine(room, start)
+        yield Machine(room, start, site)
 
 
 def visible_gpus(device: str) -> tuple[list[str], float | None]:

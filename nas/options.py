@@ -147,7 +147,7 @@ class PlanOptions(ReadOptions):
     finish: bool = option(
         True,
         "Within the time limit, train the best candidate at full scale too, and score it once on"
-        " the test part (not on Ray).",
+        " the test part.",
         stays=False,
     )
     workers: int | None = option(None, "Default: one a core, two a GPU.", at_least=1, stays=False)
@@ -200,7 +200,7 @@ class SearchOptions(PlanOptions):
     study: str | None = option(None, "Its name in the storage; default: that of the folder.")
     executor: str = option(
         "local",
-        "Processes on this machine, or Ray Tune on a cluster.",
+        "Processes on this machine, or Ray on a cluster.",
         choices=("local", "ray"),
         stays=False,
     )

@@ -57,7 +57,9 @@ def apply(recipe: Recipe, settings: Settings) -> None:
     if settings.epochs is not None:
         _for_epochs(recipe, settings.epochs)
     if settings.devices is not None or settings.num_nodes is not None:
-        devices = _devices(trainer if settings.devices is None else {"devices": settings.devices})
+        devices = device_count(
+            trainer if settings.devices is None else {"devices": settings.devices}
+        )
         _on_devices(recipe, devices, settings.num_nodes or int(trainer.get("num_nodes", 1)))
     if settings.strategy is not None:
         trainer["strategy"] = settings.strategy
@@ -95,7 +97,7 @@ def _for_steps(schedule: dict[str, Any], steps: int) -> None:
         schedule["warmup_steps"] = rules.warmup_steps(steps)
 
 
-def _devices(trainer: dict[str, Any]) -> int:
+def device_count(trainer: dict[str, Any]) -> int:
     """How many devices a trainer has on a machine."""
     devices = trainer.get("devices", 1)
     if isinstance(devices, list):
@@ -116,7 +118,7 @@ def _on_devices(recipe: Recipe, devices: int, nodes: int) -> None:
     Adaptive Gradient Algorithms"), of SGD in proportion to them (Goyal et al. 2017, sec. 2.1).
     """
     trainer, data = recipe["trainer"], recipe["data"]["init_args"]
-    before = _devices(trainer) * int(trainer.get("num_nodes", 1))
+    before = device_count(trainer) * int(trainer.get("num_nodes", 1))
     now, accumulate = devices * nodes, int(trainer.get("accumulate_grad_batches", 1))
     trainer |= {"devices": devices, "num_nodes": nodes}
     if now == before:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shlex
 import shutil
 import statistics
@@ -23,6 +24,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     EarlyStopping,
@@ -35,7 +37,7 @@ from nas import recipe as recipes
 from nas import terminal
 from nas.candidate import Reason
 from nas.data import Dataset
-from nas.files import read_json, write_whole
+from nas.files import LAST, read_json, write_whole
 from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
@@ -60,7 +62,7 @@ from nas.training.proxy import (
     proxy_of,
     quiet_lightning,
 )
-from nas.training.resume import LAST, Interrupted, KeepLast, Signals, refuse_others, signals
+from nas.training.resume import Interrupted, KeepLast, Signals, refuse_others, signals
 
 # Every class that a recipe may name (``nas.recipe.CLASSES``).
 _CLASSES: dict[str, Callable[..., Any]] = {
@@ -154,6 +156,8 @@ def build(recipe: dict[str, Any], where: str) -> Training:
             options["callbacks"] = [_made({"callbacks": each}, "callbacks") for each in callbacks]
             if _is_alone(options):  # whatever the variables of Slurm or torchrun say
                 options["plugins"] = [LightningEnvironment()]
+            elif here := _placed(options):
+                options |= here
             trainer = pl.Trainer(**options)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
@@ -164,9 +168,25 @@ def build(recipe: dict[str, Any], where: str) -> Training:
 
 def _is_alone(options: dict[str, Any]) -> bool:
     """Whether a trainer has one device on one machine."""
+    return _processes(options) == 1
+
+
+def _processes(options: dict[str, Any]) -> int:
+    """How many processes a trainer has; 0 where it finds that out itself."""
     devices = options.get("devices", 1)
     count = len(devices) if isinstance(devices, list) else devices
-    return count == 1 and options.get("num_nodes", 1) == 1
+    return count * int(options.get("num_nodes", 1)) if isinstance(count, int) else 0
+
+
+def _placed(options: dict[str, Any]) -> dict[str, int]:
+    """How many devices and machines there are where torchrun, or a cluster in its way, has started
+    as many processes as a trainer has devices: it has chosen the machines."""
+    if not TorchElasticEnvironment.detect():
+        return {}
+    everywhere, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if everywhere != _processes(options):
+        return {}
+    return {"devices": here, "num_nodes": everywhere // here}
 
 
 def _on_this_device(recipe: dict[str, Any]) -> None:
@@ -448,6 +468,7 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _on_this_device(recipe)
+        recipe["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # as it is scored
         training = build(recipe, str(path))
         training.data.setup()
         result["test"] = _tested(training, out / "model.ckpt")

@@ -171,18 +171,18 @@ class FakeRun:
 
 def finish(
     folder: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[int, float], seconds: float
-) -> tuple[Finished, list[list[str]]]:
+) -> tuple[Finished, list[tuple[str, ...]]]:
     """The finals of RANKED, whose trainings score as ``validation`` says; others fail."""
-    commands: list[list[str]] = []
+    commands: list[tuple[str, ...]] = []
 
-    def run(jobs: Any, end: float, show: Any) -> list[tuple[dict[str, Any], str]]:
+    def run(jobs: Any, site: Any, end: float, show: Any) -> list[tuple[dict[str, Any], str]]:
         found = []
-        for command, _, _ in jobs:
-            commands.append(command)
-            if "only" in command:
+        for job in jobs:
+            commands.append(job.options)
+            if "only" in job.options:
                 found.append(({"test": {"accuracy": 0.7}}, ""))
                 continue
-            number = int(Path(command[1]).read_text())
+            number = int((job.folder / "recipe.yaml").read_text())
             if number not in validation:
                 found.append(({}, "error: no memory"))
                 continue
@@ -192,7 +192,8 @@ def finish(
 
     monkeypatch.setattr(finals, "_run", run)
     made = FakeRun(folder, RANKED)
-    found = train_finalists(made, time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
+    site: Any = SimpleNamespace(count=2)
+    found = train_finalists(made, site, time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
     assert Finished.from_dict(json.loads((folder / "finished.json").read_text())) == found
     return found, commands
 

@@ -512,16 +512,16 @@ def test_data_that_are_too_large_to_be_sent_are_read_from_the_runs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import nas
-    from nas import machine
+    from nas import remote
 
-    monkeypatch.setattr(machine, "resident_limit", lambda: 0)
-    load = machine.Dataset.load
+    monkeypatch.setattr(remote, "resident_limit", lambda: 0)
+    load = remote.Dataset.load
 
     def mapped_alone(folder: Path, *, mapped: bool = True) -> Any:
         assert mapped, "the head holds all of the data"
         return load(folder)
 
-    monkeypatch.setattr(machine.Dataset, "load", mapped_alone)
+    monkeypatch.setattr(remote.Dataset, "load", mapped_alone)
     table = tmp_path / "table.csv"
     rows = "\n".join(f"{i},{i % 7},{'no' if i < 60 else 'yes'}" for i in range(120))
     table.write_text(f"a,b,y\n{rows}\n")

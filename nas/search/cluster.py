@@ -73,7 +73,7 @@ class Cluster:
         self.resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
         self.workers = self.fit(**self.resources)
         # A Ray of our own is this machine.
-        if not self.workers and (self._folder is not None or not grows):
+        if not self.workers and (self.is_own or not grows):
             self.close()
             raise UsageError(
                 f"no node of the Ray cluster has {cpus_per_trial:g} CPUs and"
@@ -115,6 +115,16 @@ class Cluster:
             ]
             total += int(min(fractions, default=1.0) + 1e-9)
         return total
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was started here, and is this machine."""
+        return self._folder is not None
+
+    @property
+    def cores(self) -> float:
+        """CPUs of the node that has most."""
+        return max((node["Resources"].get("CPU", 0.0) for node in nodes()), default=0.0)
 
     def close(self) -> None:
         if self._connected:

@@ -181,10 +181,10 @@ class TuneWorkers(Workers):
             if call.trial:
                 self._end_trial(call.trial)
 
-    def _end_trial(self, trial: str) -> None:
+    def _end_trial(self, trial: str) -> Any:
         """End a trial's actor, whatever it does; where it is stopped, Ray alone cannot."""
         process = self._answers.kill.remote(trial)
-        _end_process.remote(process)
+        return _end_process.remote(process)
 
     def _is_watched(self, worker: Worker) -> bool:
         call = self._workers[worker.index].call
@@ -307,9 +307,10 @@ class TuneWorkers(Workers):
 
     def close(self) -> None:
         self._end.set()
-        for trial in list(self._given):
-            self._end_trial(trial)
+        ending = [self._end_trial(trial) for trial in list(self._given)]
         self._loop.join(_CLOSE_S)
+        if ending:  # they ask ``_Answers``
+            ray.wait(ending, num_returns=len(ending), timeout=_START_S)
         ray.kill(self._answers)
         shutil.rmtree(self._folder, ignore_errors=True)
 

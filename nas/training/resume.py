@@ -28,7 +28,6 @@ from pytorch_lightning.callbacks import Checkpoint
 from nas.task import InputError
 from nas.training.batches import Batches
 
-LAST = "last.ckpt"
 EVERY_S = 600.0  # a training that is killed loses so much at most, whatever an epoch takes
 
 
