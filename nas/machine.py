@@ -184,7 +184,8 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
                 settings["dataset"] = data
                 evaluator = "nas.training.evaluator:Evaluator"
             count, lockstep = run.task.budget.workers, options.deterministic
-            return TuneWorkers(count, evaluator, settings, cluster, lockstep)
+            logs = run.folder / "logs"
+            return TuneWorkers(count, evaluator, settings, cluster, lockstep, logs)
 
         def site(run: Run) -> Site:
             return remote.Trainings(cluster, remote.sendable(run.folder / "data"), run.task.device)

@@ -25,7 +25,9 @@ class Settings:
 
     epochs: int | None = option(None, "Instead of the recipe's.", at_least=1)
     devices: str | None = option(
-        None, "GPUs, or processes on a CPU, of a machine: a number, or auto for all GPUs."
+        None,
+        "GPUs, or processes on a CPU, of a machine or of a Ray cluster: a number, or auto for all"
+        " GPUs.",
     )
     num_nodes: int | None = option(None, "Machines (torchrun or srun starts them).", at_least=1)
     strategy: str | None = option(

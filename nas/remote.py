@@ -39,7 +39,7 @@ from nas.data.limits import resident_limit
 from nas.files import LAST, write_whole
 from nas.options import ReadOptions
 from nas.recipe_changes import device_count
-from nas.task import UsageError
+from nas.task import InputError, UsageError
 
 if TYPE_CHECKING:
     from nas.search.cluster import Cluster
@@ -166,7 +166,15 @@ class Remote:
         import ray
 
         home = Path(self._job.home)
-        for kind, name, content in ray.get(self._site.mail.take.remote(self._key)):
+        try:
+            messages: list[_Message] = ray.get(self._site.mail.take.remote(self._key))
+        except ray.exceptions.RayError as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise InputError(
+                f"the Ray cluster is gone ({reason}); what came back is in {home}:"
+                " go on with --resume"
+            ) from None
+        for kind, name, content in messages:
             self._begun = True
             if kind in self._streams:
                 self._streams[kind].write(content)

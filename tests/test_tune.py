@@ -73,7 +73,7 @@ def search(
     settings = {"folder": str(folder)} | settings
     with (
         closing(Study(folder, task or small_task(), SPACE)) as study,
-        TuneWorkers(workers, EVALUATOR, settings, cluster, lockstep) as pool,
+        TuneWorkers(workers, EVALUATOR, settings, cluster, lockstep, folder / "logs") as pool,
     ):
         deadline = None if limit_s is None else time.monotonic() + limit_s
         drive(study, pool, trials=trials, deadline=deadline, on_event=on_event)
@@ -95,6 +95,10 @@ def test_forty_trials_are_trained_once_each_by_two_actors(tmp_path: Path, cluste
     )
     assert Counter(c.reason for c in candidates)["halving"] >= 3
     assert len(actors(tmp_path)) == 2
+    logged = [(tmp_path / "logs" / f"worker-{i}.log").read_text().splitlines() for i in range(2)]
+    assert {line.split(": ")[0].split(" ", 1)[1] for lines in logged for line in lines} == {
+        f"evaluate candidate {c.number} ({c.family})" for c in candidates
+    }
 
 
 def test_in_lockstep_ray_and_local_processes_give_the_same_study(

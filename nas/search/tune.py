@@ -63,6 +63,9 @@ _WAIT_S = 0.1
 _START_S = 10.0
 # The longest wait for a first actor, with a cluster that grows; and for Tune to come to its end.
 _NO_ACTOR_S, _CLOSE_S = 900.0, 60.0
+# Of what a worker prints: bytes that go with one event, and those of a log before it is turned.
+_PRINTED, _LOG = 65_536, 8 * 2**20
+_MARKS = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own lines in it
 
 
 @dataclass
@@ -93,7 +96,8 @@ class TuneWorkers(Workers):
     any objects; they are put into the object store once and cross to each node once.
 
     A worker is a place for one call at a time, for which Tune finds an actor. With more of them
-    than the cluster holds some wait for resources (which is what makes a cluster grow).
+    than the cluster holds some wait for resources (which is what makes a cluster grow). What the
+    actors print is kept in the folder ``logs``, a file a place and the one before it.
 
     Raises UsageError where workers in lockstep would wait for each other for ever.
     """
@@ -107,8 +111,10 @@ class TuneWorkers(Workers):
         settings: dict[str, Any],
         cluster: Cluster,
         lockstep: bool = False,
+        logs: Path | None = None,
     ) -> None:
         super().__init__(lockstep)
+        self._logs = logs
         if lockstep and count > cluster.workers:
             raise UsageError(
                 f"{count} workers in lockstep must all run at once, and the Ray cluster holds"
@@ -154,6 +160,21 @@ class TuneWorkers(Workers):
             tune.run(**options)
         except BaseException as error:  # reported where the driver listens
             self._failed = error
+
+    def log(self, index: int) -> Path | None:
+        return self._logs / f"worker-{index}.log" if self._logs else None
+
+    def _place(self, index: int) -> str:
+        log = self.log(index)
+        return f" (see {log})" if log and log.exists() else ""
+
+    def _keep_printed(self, index: int, text: str) -> None:
+        if log := self.log(index):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            if log.exists() and log.stat().st_size > _LOG:
+                log.replace(log.with_name(f"{log.name}.1"))
+            with log.open("a", encoding="utf-8") as file:
+                file.write(text)
 
     def call(self, index: int, job: Any, method: str, **arguments: Any) -> None:
         place = self._workers[index]
@@ -261,6 +282,9 @@ class TuneWorkers(Workers):
         content = json.loads(text)
         kind = content.pop("event")
         if kind == "beat":
+            return None
+        if kind == "log":
+            self._keep_printed(place.index, content["text"])
             return None
         self._last_message_at = time.monotonic()
         event = Event(kind, place.index, place.job, content)
@@ -461,6 +485,26 @@ class _Answers:
         return self._processes.get(trial)
 
 
+class _Printed:
+    """What this process prints, in the files to which Ray has turned its output."""
+
+    def __init__(self) -> None:
+        links = (Path(f"/proc/self/fd/{number}") for number in (1, 2))
+        self._read = {link.resolve(): 0 for link in links if link.is_file()}
+
+    def more(self) -> str:
+        """What is new since the last call, or the end of it where that is much."""
+        found = b""
+        for file, begin in self._read.items():
+            size = file.stat().st_size
+            with file.open("rb") as opened:
+                opened.seek(max(begin, size - _PRINTED))
+                found += opened.read(_PRINTED)
+            self._read[file] = size
+        lines = found.decode(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith(_MARKS))
+
+
 class _Mail:
     """A worker's channel: its messages are the results of a trial's steps."""
 
@@ -468,6 +512,7 @@ class _Mail:
         self._answers = answers
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._printed, self._sending = _Printed(), threading.Lock()
         self._trial = self._call = ""
         self._over = False
 
@@ -478,7 +523,10 @@ class _Mail:
         return self._calls.get()
 
     def send(self, event: str, **content: Any) -> None:
-        self._events.put({"event": event, **content})
+        with self._sending:
+            if text := self._printed.more():
+                self._events.put({"event": "log", "text": text})
+            self._events.put({"event": event, **content})
 
     def report(self, epoch: int, metrics: dict[str, float], fold: int = 1) -> str:
         self.send("report", epoch=epoch, metrics=metrics, fold=fold)
