@@ -117,7 +117,7 @@ def _rest(task: Task) -> list[Param]:
         rules.activation("activation", "relu", ("relu", "gelu", "silu")),
         Choice("pooling", ("max", "avg", "max+avg"), default="max+avg", why=("cloud-pooling",)),
         Choice("head_width", widths, default=0 if narrow else 64, why=("global-pooling",)),
-        rules.dropout(task, default=0.1, before_head=True),
+        rules.dropout(task, default=0.3, before_head=True),
         Choice("rotate", ("none", "small", "z"), default="none", why=why),
         Float("stretch", 0.0, 0.3, default=0.1, why=why),
         Float("jitter", 0.0, 0.05, default=0.01, why=why),

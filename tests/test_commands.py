@@ -327,7 +327,7 @@ def test_every_point_of_the_front_is_trained_and_drawn(
 
     asked = []
 
-    def trained(path: Path, out: Path, resume: bool, settings: Any) -> dict[str, Any]:
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
         asked.append(out.name)
         of = recipe.load(path)["provenance"]
         value = of["validation"]["accuracy"] / 2

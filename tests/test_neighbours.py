@@ -318,7 +318,7 @@ def test_a_graph_beyond_the_limit_is_trained_predicted_and_exported(
     config = load_families("graphs")[name].baseline(task)
     candidate = Candidate(0, name, config, 1, epochs=4, metrics={task.quality.metric: 0.9})
     made = recipe.make(candidate, task, {"source": str(data)}, {})
-    made["trainer"] |= {"max_epochs": 4, "accelerator": "cpu"}
+    made["trainer"] |= {"max_epochs": 12, "accelerator": "cpu"}
     recipe.write(made, tmp_path / "recipe.yaml")
     result = train(tmp_path / "recipe.yaml", out)
     assert result["test"]["accuracy"] > 0.85

@@ -108,7 +108,6 @@ class DGCNN(nn.Module):
         self.mix = PointLayer(sum(widths), embedding, *kinds)
         self.width = embedding
         self.pool = CloudPool(config.pooling, self.width)
-        self.dropout = nn.Dropout(config.dropout)
         self.head = cloud_head(self.pool.width, config)
 
     def features(self, points: Tensor, points_length: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +125,7 @@ class DGCNN(nn.Module):
     def forward(self, points: Tensor, points_length: Tensor) -> Tensor:
         """Points (B, P, d) and their numbers (B,) to logits (B, outputs)."""
         x, mask = self.features(points, points_length)
-        y: Tensor = self.head(self.dropout(self.pool(x, mask)))
+        y: Tensor = self.head(self.pool(x, mask))
         return y
 
 

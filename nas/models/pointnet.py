@@ -65,8 +65,9 @@ class CloudConfig:
     """What networks over points have in common: norm and activation of their layers, and the
     read-out.
 
-    After ``pooling`` (see ``CloudPool``) and ``dropout`` stand fully connected layers of the
-    widths ``head``, with LayerNorm, as a batch may be small, and a linear layer to ``outputs``.
+    After ``pooling`` (see ``CloudPool``) stand fully connected layers of the widths ``head``, with
+    BatchNorm (LayerNorm where ``norm`` is another, as a batch may be small then), ``dropout``, and
+    a linear layer to ``outputs``.
     """
 
     outputs: int
@@ -78,13 +79,15 @@ class CloudConfig:
 
 
 def cloud_head(width: int, config: CloudConfig) -> nn.Sequential:
-    """The layers after the pooling, whose vectors have ``width`` values."""
+    """The layers after the pooling, whose vectors have ``width`` values: those of Qi et al. 2017,
+    fig. 2, with dropout before the last (appendix C)."""
     layers: list[nn.Module] = []
+    norm = "batch" if config.norm == "batch" else "layer"
     for size in config.head:
-        layers += [nn.Linear(width, size), make_norm("layer", size, dims=1)]
+        layers += [nn.Linear(width, size), make_norm(norm, size, dims=1)]
         layers += [make_activation(config.activation)]
         width = size
-    head = nn.Sequential(*layers)
+    head = nn.Sequential(*layers, nn.Dropout(config.dropout))
     init_he(head)
     head.append(make_head(width, config.outputs))
     return head
@@ -136,7 +139,6 @@ class PointNet(nn.Module):
         self.layers = nn.ModuleList(PointLayer(*size, *kinds, residual) for size in sizes)
         self.width = widths[-1]
         self.pool = CloudPool(config.pooling, self.width)
-        self.dropout = nn.Dropout(config.dropout)
         self.head = cloud_head(self.pool.width, config)
 
     def features(self, points: Tensor, points_length: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,7 @@ class PointNet(nn.Module):
     def forward(self, points: Tensor, points_length: Tensor) -> Tensor:
         """Points (B, P, d) and their numbers (B,) to logits (B, outputs)."""
         x, mask = self.features(points, points_length)
-        y: Tensor = self.head(self.dropout(self.pool(x, mask)))
+        y: Tensor = self.head(self.pool(x, mask))
         return y
 
 

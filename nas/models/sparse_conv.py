@@ -312,7 +312,6 @@ class SparseCNN(nn.Module):
             width = stage.width
         self.width = width
         self.pool = CloudPool(config.pooling, width)
-        self.dropout = nn.Dropout(config.dropout)
         self.head = cloud_head(self.pool.width, config)
 
     def voxelise(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Voxels]:
@@ -351,5 +350,5 @@ class SparseCNN(nn.Module):
     def forward(self, points: Tensor, points_length: Tensor) -> Tensor:
         """Points (B, P, d) and their numbers (B,) to logits (B, outputs)."""
         x, mask = self.features(points, points_length)
-        y: Tensor = self.head(self.dropout(self.pool(x, mask)))
+        y: Tensor = self.head(self.pool(x, mask))
         return y
