@@ -340,22 +340,31 @@ def _data_of(recipe: dict[str, Any]) -> Dataset | Path:
 
 def _followed(training: Remote) -> int:
     """Wait for the end of a training, whose exit code is returned: Ctrl-C asks for it, a third one
-    does not wait."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    does not wait. A signal is acted upon between two polls, as what comes back in one is lost where
+    it is broken off."""
+    heard: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        if len(heard) > _PATIENCE:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.getsignal(number) for number in numbers}
     for number, handler in kept.items():
         if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, hear)
     asked = 0
     try:
-        while True:
-            try:
-                return training.wait()
-            except KeyboardInterrupt:
-                asked += 1
-                if asked > _PATIENCE:
-                    training.kill()
-                    return _INTERRUPTED
+        while (code := training.poll()) is None:
+            if len(heard) > asked:
+                asked = len(heard)
                 training.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        return code
+    except KeyboardInterrupt:
+        training.kill()
+        return _INTERRUPTED
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

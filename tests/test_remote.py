@@ -110,6 +110,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_which_goes_on_here(
 ) -> None:
     import ray
 
+    given["trainer"]["max_epochs"] = 400  # so many that it is not over when the signal arrives
     address = ray.get_runtime_context().gcs_address
     folder, model = written(given, tmp_path / "given"), tmp_path / "model"
     command = [sys.executable, "-m", "nas", "train", str(folder), "--out", str(model)]
