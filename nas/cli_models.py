@@ -209,7 +209,7 @@ def train(
         show.trained(result)
 
 
-# A recipe, the folder of its training, what becomes of the test part, and whether it goes on.
+# A recipe, the folder of its training, what becomes of the test part, and whether it is resumed.
 _Train = Callable[[Path, Path, str, bool], dict[str, Any]]
 
 

@@ -108,7 +108,7 @@ def read_json(path: Path, kind: Any = Any, *, repair: str = COPY) -> Any:
     except RecursionError:
         wrong = "it is nested too deeply"
     except ValueError as error:
-        wrong = f"it is not JSON ({_first_line(error)})"
+        wrong = f"it is not JSON ({first_line(error)})"
         if not content.strip():
             wrong = "it is empty"
         elif not content.strip(b"\0"):
@@ -135,7 +135,7 @@ def read_array(path: Path, *, mapped: bool = True) -> np.ndarray:
         except OSError:
             raise
         except Exception as error:  # a header is parsed as Python: many kinds of errors
-            raise damaged(path, f"it is no whole .npy file ({_first_line(error)})") from None
+            raise damaged(path, f"it is no whole .npy file ({first_line(error)})") from None
 
     array: np.ndarray = _read(path, read, COPY)
     return array
@@ -175,7 +175,8 @@ def _read(path: Path, read: Callable[[], Any], repair: str) -> Any:
         raise InputError(f"{path} is missing; {repair}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in a line; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from nas import recipe as recipes
 from nas.data import Dataset, read
 from nas.data.limits import resident_limit
-from nas.files import LAST, write_whole
+from nas.files import LAST, first_line, write_whole
 from nas.options import ReadOptions
 from nas.recipe_changes import device_count
 from nas.task import InputError, UsageError
@@ -82,18 +82,17 @@ class Trainings:
         data: What they are trained on, which crosses to each node once; or the folder or file of
             it, on a file system that all nodes share.
         device: "cpu" or "cuda".
-        count: How many may run side by side. Default: as many as have a core or a GPU.
+
+    As many run side by side, ``count``, as have a core or a GPU.
     """
 
-    def __init__(
-        self, cluster: Cluster, data: Dataset | Path, device: str, count: int | None = None
-    ) -> None:
+    def __init__(self, cluster: Cluster, data: Dataset | Path, device: str) -> None:
         import ray
 
         from nas.search.cluster import beside_driver
 
         self._gpus, self._cores = float(device != "cpu"), cluster.cores
-        self.count = count or max(1, cluster.fit(cpu=1.0, gpu=self._gpus))
+        self.count = max(1, cluster.fit(cpu=1.0, gpu=self._gpus))
         self.source = str(data.resolve()) if isinstance(data, Path) else ""
         self.data = [] if isinstance(data, Path) else [ray.put(data)]
         self.mail = beside_driver(_Mail)
@@ -109,12 +108,11 @@ class Trainings:
         devices: int = 1,
     ) -> Remote:
         alone = place is None and not self._gpus
-        cpus = max(1.0, min(CORES, self._cores, self.count / devices)) if alone else 1.0
+        cpus = max(1, int(min(CORES, self._cores, self.count / devices))) if alone else 1
         self._started += 1
         recipe = recipes.read(folder / "recipe.yaml")
         key, home, given = str(self._started), str(folder), tuple(options)
-        cores = float(int(cpus))
-        job = _Job(key, home, recipe, self.source, given, devices, cores, self._gpus)
+        job = _Job(key, home, recipe, self.source, given, devices, float(cpus), self._gpus)
         return Remote(self, job, output, errors)
 
 
@@ -169,7 +167,7 @@ class Remote:
         try:
             messages: list[_Message] = ray.get(self._site.mail.take.remote(self._key))
         except ray.exceptions.RayError as error:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"the Ray cluster is gone ({reason}); what came back is in {home}:"
                 " go on with --resume"
@@ -187,14 +185,14 @@ class Remote:
                 self._code = content
 
     def _end(self) -> None:
-        """The task is over: so is the training, or its worker is lost and another goes on."""
+        """The task is over: so is the training, or its worker is lost and another continues it."""
         import ray
 
         reason = f"its process ended with code {self._code}"
         try:
             ray.get(self._task)
         except Exception as error:  # of Ray, of Ray Train, and of a node's disk
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = first_line(error)
         crashed = self._code == _CRASHED
         if self._code is not None and self._code >= 0 and not (crashed and self._job.devices > 1):
             self.returncode = 1 if crashed else self._code
@@ -205,7 +203,7 @@ class Remote:
             job, kept = self._job, (Path(self._job.home) / LAST).exists()
             self._say(
                 f"note: its worker was lost ({reason});"
-                f" {'goes on from the last checkpoint' if kept else 'begins again'}"
+                f" {'continues from the last checkpoint' if kept else 'begins again'}"
             )
             if kept and "--resume" not in job.options:
                 job = replace(job, options=(*job.options, "--resume"))

@@ -89,7 +89,7 @@ def test_a_training_whose_worker_is_lost_ends_as_if_it_had_not_been(
         assert training.wait(120.0) == 0
     assert not Path(f"/proc/{number}").exists()
     log = (folder / "log").read_text()
-    assert "goes on from the last checkpoint" in log
+    assert "continues from the last checkpoint" in log
     lines = [line for line in log.splitlines() if line.startswith("epoch")]
     assert EPOCHS <= len(lines) < 2 * EPOCHS
     there = json.loads((folder / "result.json").read_text())

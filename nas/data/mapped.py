@@ -1,8 +1,8 @@
 """Tables that are too large for memory: frames whose columns lie in files, and are read from there.
 
 A frame stays a frame, so that whoever asks for a column finds the same values as of a small table.
-Numbers, dates, booleans and texts are in a file; columns of Python objects, of categories and of
-dates with a time zone stay in memory.
+Numbers, dates, booleans and texts are in a file; columns of Python objects, of categories, of
+nullable numbers and of dates with a time zone stay in memory.
 """
 
 from __future__ import annotations

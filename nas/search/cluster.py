@@ -36,6 +36,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.files import first_line
 from nas.task import InputError, UsageError
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -93,9 +94,8 @@ class Cluster:
                 _check_reachable(address)
                 ray.init(address, **quiet)
             except (OSError, ValueError, RuntimeError, RayError) as error:
-                reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise InputError(
-                    f"no Ray cluster answers at {address} ({reason}); start one with"
+                    f"no Ray cluster answers at {address} ({first_line(error)}); start one with"
                     " `ray start --head`, or leave --address out"
                 ) from None
             return

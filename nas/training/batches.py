@@ -96,7 +96,7 @@ class SampledNodes:
     neighbours that ``fan_out`` says (``nas.data.graphs.sampling.neighbourhood``).
 
     ``graph`` are its "nodes", "edges" and "edge_features". Which neighbours are drawn follows from
-    the nodes of the batch and their order: a training that goes on draws the same, and a
+    the nodes of the batch and their order: a resumed training draws the same, and a
     validation the same each time. With ``degrees`` a batch has those of the whole graph too.
     """
 
@@ -186,7 +186,7 @@ class StreamedInput:
 
 
 def _moved(values: Tensor, device: str) -> Tensor:
-    """On the device, while the host goes on."""
+    """On the device, while the host continues."""
     return values if device == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
