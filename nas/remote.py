@@ -433,9 +433,11 @@ def _train(
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_TICK_S)
                 begin, over = time.monotonic(), code is not None
-                messages = list(copy.printed(over))
+                messages: list[_Message] = []
                 if first and (over or begin > files_at):
                     messages += copy.changes()
+                # Afterwards: the line of an epoch comes with the checkpoint that holds it.
+                messages += copy.printed(over)
                 if first and over:
                     messages.append(("code", "", code))
                 for number in ray.get(mail.post.remote(job.key, messages, first)):
