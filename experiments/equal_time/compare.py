@@ -1,6 +1,7 @@
 """A search against one sensible training of the same length, all in, test part scored once.
 
-    python compare.py WORK --data FOLDER [--minutes 10] [--seeds 2] [--only trec,fsdd] [--table]
+    python -m experiments.equal_time.compare WORK --data FOLDER \
+        [--minutes 10] [--seeds 2] [--only trec,fsdd] [--table]
 
 For each data set and seed three contenders run one after the other, with the machine to
 themselves: `nas` (search, then training of the winner, then the test part), `rival` (rival.py for
@@ -13,23 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from data import PROBLEMS, Problem
+from experiments.equal_time.data import PROBLEMS, Problem
+from experiments.results import Results, mean_and_error
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def last_json(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {"failed": f"exit {done.returncode}: {last[:300]}"}
@@ -57,13 +58,13 @@ def by_script(
     problem: Problem, seed: int, seconds: float, data: Path, simple: bool
 ) -> dict[str, Any]:
     arguments = [problem.name, "--data", str(data), "--seconds", str(seconds), "--seed", str(seed)]
-    script = [sys.executable, str(HERE / "rival.py"), *arguments]
+    script = [sys.executable, "-m", "experiments.equal_time.rival", *arguments]
     return last_json([*script, "--simple"] if simple else script)
 
 
 def version() -> str:
     done = subprocess.run(
-        ["git", "-C", str(HERE), "describe", "--always", "--dirty"],
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
         check=False,
@@ -71,25 +72,12 @@ def version() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def load(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text().splitlines() if line.endswith("}")]
-
-
-def mean_and_error(scores: list[float]) -> str:
-    if not scores:
-        return "none"
-    error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-    return f"{fmean(scores):.4f} ± {error:.4f} ({len(scores)})"
-
-
-def table(rows: list[dict[str, Any]]) -> None:
+def table(results: Results) -> None:
     print("| data | metric | nas | rival | simple |\n|---|---|---|---|---|")
     for problem in PROBLEMS.values():
         cells = [problem.name, problem.metric]
         for contender in ("nas", "rival", "simple"):
-            own = [r for r in rows if (r["data"], r["contender"]) == (problem.name, contender)]
+            own = results.having(data=problem.name, contender=contender)
             scores = [r["score"] for r in own if "score" in r]
             failures = [r["failed"] for r in own if "failed" in r]
             cells.append(mean_and_error(scores) + "".join(f"; {f}" for f in failures))
@@ -97,31 +85,21 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    results = arguments.work / "results.jsonl"
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    rows = load(results)
-    done = {(r["data"], r["contender"], r["seed"]) for r in rows}
+    results = Results(arguments.work)
     names = arguments.only.split(",") if arguments.only else list(PROBLEMS)
-    seconds = 60 * arguments.minutes
-    for seed in range(arguments.seeds):
-        for problem in (PROBLEMS[name] for name in names):
-            for contender in ("nas", "rival", "simple"):
-                if arguments.table or (problem.name, contender, seed) in done:
-                    continue
-                begin = time.monotonic()
-                if contender == "nas":
-                    found = by_nas(problem, seed, seconds, arguments.data, arguments.work)
-                else:
-                    simple = contender == "simple"
-                    found = by_script(problem, seed, seconds, arguments.data, simple)
-                key = {"data": problem.name, "contender": contender, "seed": seed}
-                row = key | {"version": version(), "minutes": arguments.minutes} | found
-                row |= {"all_in_s": time.monotonic() - begin, "load": os.getloadavg()[0]}
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), file=sys.stderr, flush=True)
-                rows.append(row)
-    table(rows)
+    wanted = product(range(arguments.seeds), names, ("nas", "rival", "simple"))
+    for seed, name, contender in () if arguments.table else wanted:
+        key = {"data": name, "contender": contender, "seed": seed}
+        if results.having(**key):
+            continue
+        begin, given = time.monotonic(), (PROBLEMS[name], seed, 60 * arguments.minutes)
+        if contender == "nas":
+            found = by_nas(*given, arguments.data, arguments.work)
+        else:
+            found = by_script(*given, arguments.data, simple=contender == "simple")
+        row = key | {"version": version(), "minutes": arguments.minutes} | found
+        results.add(row | {"all_in_s": time.monotonic() - begin, "load": os.getloadavg()[0]})
+    table(results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One sensible training by a plain script: what a search has to beat in the same time.
 
-    python rival.py NAME --data FOLDER --seconds 600 [--seed 0] [--simple]
+    python -m experiments.equal_time.rival NAME --data FOLDER --seconds 600 [--seed 0] [--simple]
 
 NAME is a data set of data.py. One network that a practitioner would write first for its modality
 is trained until the time is over (reading the data, validation and the test included): AdamW, a
@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import PROBLEMS, Parts
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from experiments.equal_time.data import PROBLEMS, Parts
 
 Encoded = tuple[Tensor, ...]
 

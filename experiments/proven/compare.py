@@ -1,6 +1,6 @@
 """The families' baselines, trained by their recipes, beside what was published on the same data.
 
-    python compare.py WORK --data FOLDER [--seeds 3] [--only gcn,gat] [--table]
+    python -m experiments.proven.compare WORK --data FOLDER [--seeds 3] [--only gcn,gat] [--table]
 
 A case is a family and a data set with its official test part. Its network is the baseline that the
 rules give for a search of an hour; it is trained as long as a recipe may be, and its test part is
@@ -11,18 +11,16 @@ only prints what is there.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import shutil
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 import torch
 
+from experiments.results import Results, mean_and_error
 from nas import recipe as recipes
 from nas import rules
 from nas.candidate import Candidate
@@ -150,47 +148,32 @@ def trained(case: Case, data: Path, seed: int, work: Path) -> dict[str, Any]:
     }
 
 
-def load(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text().splitlines() if line.endswith("}")]
-
-
-def table(rows: list[dict[str, Any]]) -> None:
+def table(results: Results) -> None:
     print(
         "| baseline | parameters | epochs | test | published | source |\n|---|---|---|---|---|---|"
     )
     for case in CASES:
-        own = [row for row in rows if row["case"] == case.name and "score" in row]
+        own = results.having(case=case.name)
         if not own:
             continue
-        scores = [row["score"] for row in own]
-        error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
         digits = 0 if case.published and case.published > 1000 else 4
         best = "–" if case.published is None else f"{case.published:,}"
         print(
             f"| {case.name} | {own[0]['params']:,} | {max(r['epochs'][1] for r in own)} |"
-            f" {fmean(scores):,.{digits}f} ± {error:.{digits}f} ({len(own)}), {case.metric} |"
+            f" {mean_and_error([r['score'] for r in own], digits)}, {case.metric} |"
             f" {best} | {case.source} |"
         )
 
 
 def main(given: argparse.Namespace) -> None:
-    given.work.mkdir(parents=True, exist_ok=True)
-    results = given.work / "results.jsonl"
-    rows = load(results)
+    results = Results(given.work)
     torch.set_num_threads(1)
-    for seed in range(0 if given.table else given.seeds):
-        for case in CASES:
-            done = any((row["case"], row["seed"]) == (case.name, seed) for row in rows)
-            if done or (given.only and case.family not in given.only.split(",")):
-                continue
-            row: dict[str, Any] = {"case": case.name, "seed": seed}
-            row |= trained(case, given.data, seed, given.work / "training")
-            rows.append(row)
-            with results.open("a") as file:
-                file.write(json.dumps(row, default=np.ndarray.tolist) + "\n")
-    table(rows)
+    for seed, case in () if given.table else product(range(given.seeds), CASES):
+        chosen = not given.only or case.family in given.only.split(",")
+        if chosen and not results.having(case=case.name, seed=seed):
+            found = trained(case, given.data, seed, given.work / "training")
+            results.add({"case": case.name, "seed": seed} | found)
+    table(results)
 
 
 if __name__ == "__main__":

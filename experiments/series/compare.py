@@ -1,6 +1,7 @@
 """Searches on the official splits of five series data sets, all in, beside the simple models.
 
-    python compare.py WORK --data FOLDER [--minutes 5] [--seeds 0 1] [--only GunPoint] [--table]
+    python -m experiments.series.compare WORK --data FOLDER \
+        [--minutes 5] [--seeds 0 1] [--only GunPoint] [--table]
 
 Each is `nas search` with a time limit: reading, search, training of the winner and one scoring of
 the test part. A finished run is a line of WORK/results.jsonl and is not run again. The simple
@@ -16,10 +17,12 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.results import Results
 from nas.run import Run
 
 # The metric, and what InceptionTime or the best of the archive reaches (the manifest of the data).
@@ -64,17 +67,11 @@ def searched(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     return row | {"simple": {model: scores.get(metric) for model, scores in simple.items()}}
 
 
-def load(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text().splitlines() if line.endswith("}")]
-
-
-def table(rows: list[dict[str, Any]]) -> None:
+def table(results: Results) -> None:
     print("| data | metric | winners, seeds | mean | best simple | published |")
     print("|---|---|---|---|---|---|")
     for name, (metric, published) in PUBLISHED.items():
-        own = sorted((r for r in rows if r["data"] == name), key=lambda r: int(r["seed"]))
+        own = sorted(results.having(data=name), key=lambda r: int(r["seed"]))
         scores = [r["score"] for r in own if "score" in r]
         cells = [str(round(r["score"], 4)) if "score" in r else r["failed"] for r in own]
         simple = [v for r in own for v in r.get("simple", {}).values() if v is not None]
@@ -85,18 +82,12 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
-    given.work.mkdir(parents=True, exist_ok=True)
-    results = given.work / "results.jsonl"
+    results = Results(given.work)
     names = given.only.split(",") if given.only else list(PUBLISHED)
-    for seed in given.seeds if not given.table else ():
-        for name in names:
-            if any((r["data"], r["seed"]) == (name, seed) for r in load(results)):
-                continue
-            row = searched(name, seed, given)
-            with results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), file=sys.stderr, flush=True)
-    table(load(results))
+    for seed, name in () if given.table else product(given.seeds, names):
+        if not results.having(data=name, seed=seed):
+            results.add(searched(name, seed, given))
+    table(results)
 
 
 if __name__ == "__main__":
