@@ -62,7 +62,7 @@ def make(
             },
         },
         "optimizer": {
-            "class_path": "torch.optim.AdamW",
+            "class_path": f"torch.optim.{'AdamW' if rules.decouples_decay(task) else 'Adam'}",
             "init_args": {
                 "lr": float(config["lr"]),
                 "weight_decay": float(config["weight_decay"]),

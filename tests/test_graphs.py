@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas import recipe as recipes
 from nas import rules
 from nas.candidate import Candidate
 from nas.data import Dataset, encode, read
@@ -34,6 +35,7 @@ from nas.testing import example_datasets, sample_inputs
 from nas.training import cost
 from nas.training.baselines import baselines
 from nas.training.evaluator import Evaluator
+from nas.training.proxy import Proxy
 
 RNG = np.random.default_rng(0)
 N = 30  # graphs
@@ -771,7 +773,7 @@ def test_flops_of_a_gat_are_those_counted_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["gcn", "gat", "graphsage"])
-def test_one_graph_is_one_batch_and_its_space_decays_weights_more(
+def test_one_graph_is_one_batch_and_the_norm_of_weights_is_a_term_of_its_loss(
     tmp_path: Path, name: str
 ) -> None:
     data, task = node_task(tmp_path)
@@ -779,7 +781,14 @@ def test_one_graph_is_one_batch_and_its_space_decays_weights_more(
     config = space.baseline()
     assert config["batch_size"] == data.profile.n_train
     assert "pooling" not in config
-    assert space["weight_decay"].high == 2.0  # type: ignore[union-attr]
+    assert (space["weight_decay"].low, config["weight_decay"]) == (1e-5, 5e-4)  # type: ignore[union-attr]
+    proxy = Proxy(name, config, task)
+    proxy.trainer = SimpleNamespace(estimated_stepping_batches=100)  # type: ignore[assignment]
+    optimizer = proxy.configure_optimizers()["optimizer"]
+    assert not optimizer.defaults["decoupled_weight_decay"]
+    candidate = Candidate(1, name, config, 1, metrics={"accuracy": 0.5})
+    recipe = recipes.make(candidate, task, {"source": "graph"}, {})
+    assert recipe["optimizer"]["class_path"] == "torch.optim.Adam"
     assert task.fidelity.epochs >= 100
     net = load_families("graphs")[name].build(config, task).eval()
     assert net(**sample_inputs(task, 4)).shape == (4, 2)

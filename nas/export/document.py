@@ -39,7 +39,7 @@ _ROLES = {
     "pretrained-rate": "optimiser",
     "layer-wise-rates": "optimiser",
     "weight-decay-from-risk": "regularisation",
-    "weight-decay-few-steps": "regularisation",
+    "l2-one-graph": "regularisation",
     "batch-from-data": "batch",
     "whole-graph": "batch",
     "gradient-clipping": "optimiser",

@@ -14,6 +14,7 @@ from nas.rules.numbers import (
     FREE_PARAMS,
     FREEZE_BELOW,
     GRADIENT_CLIP,
+    GRAPH_L2,
     LATER_HOPS,
     LEAST_DECAY,
     LEAST_DROPOUT,
@@ -274,8 +275,9 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
     batches, batch = batch_sizes(task)
     decay = LEAST_DECAY * 10 ** (1.5 * risk(task))
     low, high, why = LEAST_DECAY, MOST_DECAY, "weight-decay-from-risk"
-    if is_whole_graph(task):
-        low, high, decay, why = 1e-2, 2.0, 1.0, "weight-decay-few-steps"
+    if not decouples_decay(task):
+        low, decay, high = GRAPH_L2
+        why = "l2-one-graph"
     batch_why = "sampled-neighbours" if samples_neighbours(task) else "batch-from-data"
     params: list[Param] = [
         Float(
@@ -294,6 +296,12 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
         options: tuple[Value, ...] = ("balanced", "none")
         params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
     return params
+
+
+@sets("l2-one-graph", "optimiser")
+def decouples_decay(task: Task) -> bool:
+    """Whether weights decay beside the gradient's step (AdamW) or by a term of the loss (Adam)."""
+    return not is_whole_graph(task)
 
 
 @sets("learning-rate-first", "bounds of the learning rate")

@@ -20,6 +20,7 @@ LEAST_DROPOUT, MOST_DROPOUT = 0.1, 0.5  # the bound where data abound, and where
 MOST_DROP_PATH = 0.2  # of whole branches, and of attention's weights
 SATURATING_MOST = 4  # layers of sigmoid or tanh in a row
 LEAST_DECAY, MOST_DECAY = 1e-4, 1e-2  # decoupled weight decay
+GRAPH_L2 = (1e-5, 5e-4, 5e-3)  # of networks on one graph: the least L2, the default, the most
 WEIGH_CLASSES_FROM = 1.5  # largest class over smallest from which on classes may be weighed
 STEPS_OF_AN_EPOCH = 100  # that the batch size leaves, about
 BATCH_VALUES = 2**24  # input values of a batch at most: 64 MiB in float32

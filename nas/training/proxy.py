@@ -191,9 +191,11 @@ class Proxy(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine; a recipe's own sections replace it."""
+        """AdamW (Adam by rule "l2-one-graph") with warm-up and cosine; a recipe's own sections
+        replace it."""
         lr, weight_decay = float(self.config["lr"]), float(self.config["weight_decay"])
-        optimizer = torch.optim.AdamW(
+        kind = torch.optim.AdamW if rules.decouples_decay(self.task) else torch.optim.Adam
+        optimizer = kind(
             self.trained(lr, weight_decay), lr=lr, weight_decay=weight_decay, fused=True
         )
         total = int(self.trainer.estimated_stepping_batches)
