@@ -15,10 +15,13 @@ from nas import exits, flags, show, terminal
 from nas.options import SearchOptions
 from nas.recipe_changes import Settings
 
+# A candidate is called by either name.
+_CANDIDATE = ("--candidate", "--number", "-n", "number")
+
 
 @click.command(cls=exits.Command)
 @flags.RUN
-@click.option("--number", "-n", type=int, help="Candidate; default: the best quality.")
+@click.option(*_CANDIDATE, type=int, help="Its number; default: the best quality.")
 @click.option(
     "--constraint",
     "--limit",
@@ -63,13 +66,14 @@ def export(
     nas export runs/adult --onnx adult.onnx --int8 static
 
     A trained network needs neither this project nor Lightning in its folder: model.py imports
-    torch alone. RUN may be the folder of a model too. ONNX and torch.export hold the whole way from
+    torch alone. RUN may be the folder of a model too. A candidate that was not trained in full has
+    the weights that the search has kept of its front. ONNX and torch.export hold the whole way from
     raw values to probabilities; a file is kept after its outputs were those of the network.
     """
     from nas.run import Run
 
     if number is not None and limit:
-        raise click.UsageError("give --number or --constraint, not both")
+        raise click.UsageError("give --candidate or --constraint, not both")
     if int8 and onnx is None:
         raise click.UsageError("--int8 is of --onnx FILE")
     if limit:
@@ -108,6 +112,8 @@ def _trained(
     from nas.export.trained import open_trained
 
     trained = open_trained(run, number)
+    if trained.note:
+        terminal.line(trained.note, err=True)
     found: dict[str, Any] = {}
     if standalone is not None:
         from nas.export.standalone import write_standalone
@@ -326,6 +332,7 @@ def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) ->
 @click.command(cls=exits.Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option(*_CANDIDATE, type=int, help="Its number, of a run; default: the one in RUN/model.")
 @click.option(
     "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
 )
@@ -337,19 +344,26 @@ def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) ->
 )
 @click.option("--out", type=flags.FILE, help="CSV file; default: standard output.")
 def predict(
-    model: Path, data: Path, keep: tuple[str, ...], interval: float | None, out: Path | None
+    model: Path,
+    data: Path,
+    number: int | None,
+    keep: tuple[str, ...],
+    interval: float | None,
+    out: Path | None,
 ) -> None:
-    """Predict on new DATA with a trained MODEL (its folder or checkpoint).
+    """Predict on new DATA with a trained MODEL (its folder or checkpoint, or that of a run).
 
     Writes one row for each sample, in the order of DATA: its file, the columns to --keep or
     else the number of its row (from 1), the prediction, and for classes the probability of
     each. Where DATA holds the targets, their scores go to standard error. Of an .npz file with
     x_train and x_test only x_test is predicted. Names that a spreadsheet would take for a
-    formula begin with an apostrophe.
+    formula begin with an apostrophe. A candidate of a run that was not trained in full has the
+    weights that the search has kept of its front, and a line says how far they are trained.
 
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
     nas predict runs/adult/model new.csv --keep customer_id
+    nas predict runs/adult new.csv --candidate 12
     nas predict runs/houses/model new.csv --interval 0.9
     """
     from nas.task import InputError, UsageError
@@ -358,11 +372,13 @@ def predict(
         raise UsageError(f"{data} does not exist")
     # A run's folder holds the model's; a wrong path is reported before torch is imported.
     places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
-    if not any(place.is_file() for place in places):
+    if number is None and not any(place.is_file() for place in places):
         raise InputError(f"no checkpoint at {model}; `nas train` makes one")
     from nas.model import Scores, load
 
-    opened = load(model)
+    opened = load(model, number)
+    if opened.note:
+        terminal.line(opened.note, err=True)
     scores = Scores(opened.task)
 
     def note(text: str) -> None:

@@ -19,6 +19,7 @@ from nas.family import pick_families
 from nas.files import write_whole
 from nas.finals import train_finalists
 from nas.front import constant_guess, pareto
+from nas.kept import FrontWeights
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
 from nas.plan import Pace, make_task, plan_search
@@ -366,6 +367,8 @@ class _Session:
             earlier = self.earlier = study.clock.read()
             study.describe(run.about())
             study.enqueue_baselines(rules.first_candidates(run.spaces))
+            weights = FrontWeights(run.folder, run.task)
+            weights.begin(study.candidates())
             phase, begun = "search", False
 
             def show(_: Any = None) -> None:
@@ -380,9 +383,10 @@ class _Session:
                 self.on_progress(Progress(study, running, spent, budget, now, calls))
 
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
-                self._candidates(study, earlier, show)
+                self._candidates(study, weights, show)
             phase = "measure"
             self._measure_front(study, self._measure_deadline(), show)
+            weights.end(study.candidates())
             show()
         except StorageInternalError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -392,7 +396,7 @@ class _Session:
         finally:
             study.close()
 
-    def _candidates(self, study: Study, earlier: float, show: Callable[..., None]) -> None:
+    def _candidates(self, study: Study, weights: FrontWeights, show: Callable[..., None]) -> None:
         from nas.search.loop import drive
 
         budget, deadline = self.run.task.budget, None
@@ -433,6 +437,7 @@ class _Session:
             latest=latest,
             trials=budget.trials,
             calls=calls,
+            on_end=weights.add,
             on_result=also,
             on_report=note,
             on_event=show,

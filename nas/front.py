@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from statistics import fmean
 
@@ -20,6 +21,9 @@ from nas.candidate import Candidate, State
 from nas.task import COSTS, Constraint, Objective, Target, Task
 
 Floats = NDArray[np.float64]
+
+# Measured beside other trainings, a latency may be so many times that on the isolated device.
+CONTENTION = 1.5
 
 # A network must beat a constant prediction by so many standard errors of its score: the best of
 # a hundred networks that have learnt nothing rarely does.
@@ -173,6 +177,45 @@ def pareto(
     costs = to_costs(feasible, objectives)
     keep = np.flatnonzero(is_efficient(costs))
     return [feasible[i] for i in keep[np.lexsort(costs[keep].T[::-1])]]
+
+
+def at_best(candidate: Candidate) -> Candidate:
+    """``candidate`` with the lowest latency that it may have on the isolated device."""
+    latency = candidate.cost.latency
+    if "latency_ms" not in candidate.metrics or (latency is not None and latency.isolated):
+        return candidate
+    lowest = candidate.metrics["latency_ms"] / CONTENTION
+    return replace(candidate, metrics=candidate.metrics | {"latency_ms": lowest})
+
+
+def near_front(
+    candidates: Sequence[Candidate], task: Task, guess: Mapping[str, float]
+) -> list[Candidate]:
+    """The front, and then the candidates that would be on it with the lowest latency that they
+    may have (``at_best``); the best quality of either first.
+
+    What is left out once never returns: candidates may be given a few at a time, with those that
+    were found before. ``guess`` as for ``pareto``.
+    """
+    rules_of = task.objectives, task.constraints, guess
+    lowest = list(map(at_best, candidates))
+    front = pareto(candidates, *rules_of) or pareto(lowest, *rules_of)
+    if not front:
+        return []
+    judged = any(beats(c.metrics, task.objectives, guess) for c in front)
+    possible = [
+        (c, low)
+        for c, low in zip(candidates, lowest, strict=True)
+        if low.feasible(task.constraints)
+        and (not judged or beats(c.metrics, task.objectives, guess))
+    ]
+    costs = to_costs(front, task.objectives)
+    least = to_costs([low for _, low in possible], task.objectives)[:, None]
+    worse = np.all(costs <= least, axis=2) & np.any(costs < least, axis=2)
+    dominated = np.any(worse, axis=1)
+    near = [c for (c, _), out in zip(possible, dominated, strict=True) if not out]
+    on = {c.number for c in front}
+    return sorted(by_quality(near, task.quality), key=lambda c: c.number not in on)
 
 
 # -- noise -------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
         def start(run: Run) -> Workers:
             data = remote.sendable(run.folder / "data")
             settings: dict[str, Any] = {"task": run.task, "deterministic": options.deterministic}
+            settings["run"] = str(run.folder.resolve())
             if isinstance(data, Path):
                 settings["data"] = str(data)
                 evaluator = "nas.training.evaluator:from_shared"

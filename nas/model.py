@@ -15,7 +15,7 @@ import numpy as np
 
 from nas.data import encode
 from nas.data.targets import LISTS, columns_of
-from nas.export.trained import checkpoint_in
+from nas.export.trained import Trained, checkpoint_in, open_trained
 from nas.task import Target, Task, UsageError
 from nas.training.calibration import half_width
 from nas.training.metrics import score
@@ -43,6 +43,9 @@ class Piece:
 class Model:
     """A trained network, opened by ``nas.load``.
 
+    ``note`` says in a line how far a search has trained a candidate that was not trained in full;
+    else it is empty.
+
     Example:
         >>> import nas
         >>> model = nas.load("runs/flowers/model")
@@ -51,9 +54,10 @@ class Model:
         True
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, trained: Trained | None = None) -> None:
         self.checkpoint = checkpoint
-        self.proxy = load_proxy(checkpoint)
+        self.proxy = trained.proxy if trained else load_proxy(checkpoint)
+        self.note = trained.note if trained else ""
 
     def __repr__(self) -> str:
         """What it is: nas.Model(mlp, target income)."""
@@ -267,15 +271,28 @@ class Scores:
         return score(self.task, truth, found)
 
 
-def load(model: str | Path) -> Model:
+def load(model: str | Path, candidate: int | None = None) -> Model:
     """Open a trained network.
 
     Args:
         model: The folder of a run or of a model, or a checkpoint.
+        candidate: Its number in the run; where it was not trained at full scale, it has the weights
+            that the search has kept. Default: the one in RUN/model.
 
     Raises:
         InputError: There is none; the message says what makes one.
+        UsageError: The run has no candidate of this number.
+
+    Example:
+        >>> import nas
+        >>> run = nas.Run("runs/flowers")
+        >>> small = min(run.front(), key=lambda c: c.metrics["params"])
+        >>> len(nas.load(run.folder, small.number).predict("flowers.csv")) > 0
+        True
     """
+    if candidate is not None:
+        trained = open_trained(Path(model), candidate)
+        return Model(trained.checkpoint, trained)
     return Model(checkpoint_in(Path(model)))
 
 

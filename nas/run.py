@@ -2,8 +2,8 @@
 
 A run's folder holds everything: run.json (options, spaces), task.json, data/ (the coded data set),
 lr.json (the learning-rate range tests), study.journal (the candidates), baselines.json, layers/,
-logs/, report.html, recipe.yaml. With a PostgreSQL storage the candidates are there, and run.json
-says where.
+weights/ (of the front), logs/, report.html, recipe.yaml. With a PostgreSQL storage the candidates
+are there, and run.json says where.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import rules
+from nas import kept, rules
 from nas.candidate import Candidate, Reason, State
 from nas.data import Dataset
 from nas.family import published_weights
@@ -267,11 +267,16 @@ class Run:
 
     @property
     def trained(self) -> frozenset[int]:
-        """The candidates that were trained at full scale and can be exported."""
-        models = (self.folder / "models").glob("*/model.ckpt")
+        """The candidates that were trained at full scale."""
+        models = (m for f in ("models", "finalists") for m in self.folder.glob(f"{f}/*/model.ckpt"))
         found = {int(path.parent.name) for path in models if path.parent.name.isdecimal()}
         winner = self.finished
         return frozenset(found | ({winner.candidate} if winner and winner.result else set()))
+
+    @property
+    def kept(self) -> dict[int, int]:
+        """Bytes of the weights that the search has kept, by candidate (``nas.kept``)."""
+        return kept.sizes(self.folder)
 
     def adopt(self, plan: SearchPlan) -> None:
         """Train candidates from now on as planned."""
@@ -503,6 +508,7 @@ class Run:
             versions=self.versions,
             folder=str(self.folder),
             trained=self.trained,
+            kept=frozenset(self.kept),
         )
 
     def about(self) -> dict[str, Any]:
@@ -573,7 +579,7 @@ class Run:
         trained = self.finished if self.finished and self.finished.result else None
         if number is None and not self._latency and trained:
             number = trained.candidate
-        candidate = self.best() if number is None else self._candidate(number)
+        candidate = self.best() if number is None else self.candidate(number)
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         recipe.write(self._recipe(candidate, epochs), path)
@@ -602,11 +608,11 @@ class Run:
 
         subjects = [latency.of_file(file)[0] for file in files]
         for subject in subjects:
-            own = self._candidate(subject.number)
+            own = self.candidate(subject.number)
             if (own.family, own.config) != (subject.family, subject.config):
                 raise InputError(f"{subject.file} was written of another run")
         if not files:
-            chosen = [self._candidate(n) for n in numbers] if numbers else self.front()
+            chosen = [self.candidate(n) for n in numbers] if numbers else self.front()
             if not chosen:
                 raise NoFeasibleCandidate(self.why_none())
             subjects = [latency.Subject(c.number, c.family, c.config) for c in chosen]
@@ -620,7 +626,9 @@ class Run:
 
         return latency.measure(subjects, self.task, sample, **how)
 
-    def _candidate(self, number: int) -> Candidate:
+    def candidate(self, number: int) -> Candidate:
+        """A complete candidate. Raises UsageError where there is none of this number, InputError
+        where it is not complete."""
         known = {c.number: c for c in self.candidates()}
         if number not in known:
             raise UsageError(f"no candidate {number} in {self.folder}; it has {len(known)}")

@@ -35,11 +35,12 @@ def finished(run: Run, as_json: bool) -> None:
     candidates = run.front()
     if not as_json:
         # Before the files, for which there may be no room.
-        front(run, candidates, with_verdict=False)
+        front(run, candidates, concluded=False)
     try:
         recipe, report = run.export(), run.report()  # the small one first
     except OSError:
-        _verdict(run, as_json)  # its last line, also where there is no room
+        if not as_json:
+            _conclusion(run, candidates)  # its last lines, also where there is no room
         raise
     if as_json:
         terminal.echo(
@@ -78,17 +79,26 @@ def finished(run: Run, as_json: bool) -> None:
     # Without the first ones, which say what each checkpoint is.
     for sentence in published_weights(run.task, run.candidates())[len(run.task.pretrained) :]:
         terminal.line(f"weights {sentence}")
-    _verdict(run, as_json)
+    _conclusion(run, candidates)
 
 
-def _verdict(run: Run, as_json: bool) -> None:
-    if not as_json and (verdict := run.verdict()):
+def _conclusion(run: Run, candidates: Sequence[Candidate]) -> None:
+    """How many points of the front have weights, what those take that the search has kept, and how
+    the best network and the best simple model compare."""
+    kept = run.kept
+    ready = sum(c.number in kept or c.number in run.trained for c in candidates)
+    terminal.line(
+        f"usable  {ready} of {len(candidates)} points of the front at once: nas predict"
+        f" {run.folder} NEW_DATA --candidate N  ({sum(kept.values()) / 2**20:.2g} MiB of weights)"
+    )
+
+    if verdict := run.verdict():
         terminal.line(verdict)
 
 
-def front(run: Run, candidates: Sequence[Candidate], *, with_verdict: bool = True) -> None:
-    """Print the front of a run, the simple models beside it, what limits its figures and,
-    ``with_verdict``, how the best network and the best simple model compare."""
+def front(run: Run, candidates: Sequence[Candidate], *, concluded: bool = True) -> None:
+    """Print the front of a run, the simple models beside it, what limits its figures and, where it
+    is ``concluded``, what can be used of it and how it compares with the simple models."""
     from nas.front import beats, constant_guess, within_noise
 
     quality = run.task.quality.metric
@@ -142,8 +152,8 @@ def front(run: Run, candidates: Sequence[Candidate], *, with_verdict: bool = Tru
             terminal.line(f"{b['name']} could not be fitted: {b['error']}")
     for text in (*run.infeasible_baselines(), *run.failures()):
         terminal.line(text)
-    if with_verdict and (verdict := run.verdict()):
-        terminal.line(verdict)
+    if concluded:
+        _conclusion(run, candidates)
 
 
 def trained(result: Mapping[str, Any]) -> None:

@@ -561,7 +561,7 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
     from nas.rulebook import typical_task
 
     class Noting:
-        task = typical_task("tabular")
+        task, note = typical_task("tabular"), ""
 
         def stream(
             self,
@@ -573,7 +573,7 @@ def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
             on_note("of x_train, x_test only x_test is predicted")
             yield model.Piece(pd.DataFrame({"label": ["no"]}), {}, {})
 
-    monkeypatch.setattr(model, "load", lambda path: Noting())
+    monkeypatch.setattr(model, "load", lambda path, candidate: Noting())
     for name in ("model.ckpt", "d.npz"):
         (tmp_path / name).touch()
     ended = nas("predict", str(tmp_path / "model.ckpt"), str(tmp_path / "d.npz"))

@@ -430,7 +430,7 @@ def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) ->
     for candidate in make_study(30).candidates:
         answer = ask(app, f"/api/studies/{study_id(app)}/candidates/{candidate.number}")
         layers = Run(run).layers(candidate.number)
-        expected = detail(replace(candidate, layers=layers)) | {"trained": False}
+        expected = detail(replace(candidate, layers=layers)) | {"trained": False, "kept": False}
         assert answer.json == json.loads(json.dumps(expected))
         assert len(layers) == len(candidate.layers) > 0
 

@@ -42,7 +42,7 @@ class Source(Protocol):
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
         """What is known of a candidate beside its row: ``layers``, and whether it was ``trained``
-        at full scale."""
+        at full scale, and whether its weights were ``kept``."""
 
     def recipe(self, candidate: Candidate) -> str | None:
         """Its training recipe, as YAML; None where its run's folder is not at hand."""
@@ -82,8 +82,9 @@ class Folder:
         return _ended(self.task, seconds), seconds
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
-        trained = candidate.number in self.run.trained
-        return {"layers": self.run.layers(candidate.number), "trained": trained}
+        number, run = candidate.number, self.run
+        ready = {"trained": number in run.trained, "kept": number in run.kept}
+        return {"layers": run.layers(number), **ready}
 
     def recipe(self, candidate: Candidate) -> str | None:
         return self.run.recipe_text(candidate)
@@ -134,7 +135,7 @@ class Stored:
         return "running" if is_driven else _ended(self.task, seconds), seconds
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
-        return {"layers": (), "trained": False}
+        return {"layers": (), "trained": False, "kept": False}
 
     def recipe(self, candidate: Candidate) -> str | None:
         return None

@@ -83,7 +83,8 @@ class Followed:
         if found is None:
             return None
         more = self.source.complete(found)
-        return detail(replace(found, layers=more["layers"])) | {"trained": more["trained"]}
+        layers = more.pop("layers")
+        return detail(replace(found, layers=layers)) | more
 
     def recipe(self, number: int) -> str | None:
         """The training recipe of a complete candidate, as YAML; None where there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -116,12 +116,24 @@ def _target(name: str, kind: Kind, classes: Sequence[str]) -> str:
 
 
 def _results(trained: Trained) -> list[str]:
+    if trained.fidelity:
+        known = trained.task.quality_metrics
+        scores = trained.recipe["provenance"]["validation"].items()
+        return [
+            f"It was not trained at full scale, but as a proxy of a search: {trained.fidelity}. The"
+            " scores of this proxy on the validation part, by which the search has chosen it:",
+            *_table({name: value for name, value in scores if name in known}),
+        ]
     tested = trained.result.get("test")
     if not tested:
         return ["It was not scored on a test part."]
-    rows = [f"| {name} | {figure(value)} |" for name, value in tested.items()]
-    return ["On the test part, which the search has not seen:", "", "| metric | value |",
-            "|---|---|", *rows, *_intervals(trained)]  # fmt: skip
+    seen = "On the test part, which the search has not seen:"
+    return [seen, *_table(tested), *_intervals(trained)]
+
+
+def _table(scores: Mapping[str, float]) -> list[str]:
+    rows = (f"| {name} | {figure(value)} |" for name, value in scores.items())
+    return ["", "| metric | value |", "|---|---|", *rows]
 
 
 def _intervals(trained: Trained) -> list[str]:

@@ -249,6 +249,8 @@ def _document(
         arguments["config"],
     )
     compute = _compute(recipe, run, candidate, trained.result if trained else {})
+    # The proxy of a first fold was trained on samples of the validation part.
+    is_fold = trained is not None and trained.fidelity and rules.folds(trained.task) > 1
     own = load_families(task.modality)[family]
     counted = cost.analyse(lambda: own.build(config, task), made_up_inputs(task, 2))
     full_s = compute.training_measured_s or compute.training_predicted_s
@@ -263,7 +265,7 @@ def _document(
         scaling=ScalingPart(scaling.plan(family, config, task, full_s)),
         limits=tuple(_limits(task, run, trained)),
         versions=dict(of.get("versions") or {}),
-        weaknesses=weaknesses(trained) if trained else None,
+        weaknesses=weaknesses(trained) if trained and not is_fold else None,
         candidate=of["candidate"],
     )
 
@@ -464,6 +466,11 @@ def _limits(task: Task, run: Run | None, trained: Trained | None) -> list[str]:
     limits = []
     if trained is None:
         limits.append("the network was not trained at full scale: its quality is a proxy's")
+    elif trained.fidelity:
+        limits.append(
+            "the network was not trained at full scale: its quality and its errors are those of a"
+            f" proxy ({trained.fidelity})"
+        )
     if task.profile.n_val < 200:
         limits.append(f"its quality rests on {task.profile.n_val} validation samples")
     if run is None:

@@ -8,11 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nas import kept
 from nas import recipe as recipes
 from nas.data import Dataset
+from nas.family import load_families
 from nas.files import read_json
+from nas.run import Run
 from nas.task import InputError, Task
-from nas.training.proxy import Proxy, TaskData, load_proxy
+from nas.training.proxy import Proxy, TaskData, load_proxy, proxy_of
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,29 @@ class Trained:
     Args:
         proxy: The network in eval mode, with its task.
         checkpoint: Its file.
-        recipe: What it was trained by; empty where no recipe.yaml lies beside.
+        recipe: What it was trained by; empty where no recipe.yaml lies beside. Of a proxy it is
+            what trains it in full.
         result: Of the training (``nas train``); empty where no result.json lies beside.
+        fidelity: How far a search has trained it as a proxy, "4 epochs of 60% of the training
+            samples"; empty of a training at full scale.
     """
 
     proxy: Proxy
     checkpoint: Path
     recipe: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
+    fidelity: str = ""
+
+    @property
+    def note(self) -> str:
+        """Of a proxy in one line what it is, and what trains it in full; else empty."""
+        if not self.fidelity or self.run is None:
+            return ""
+        number = int(self.recipe["provenance"]["candidate"])
+        return (
+            f"candidate {number} as the search trained it: {self.fidelity};"
+            f" {_commands(self.run, number)} train it in full"
+        )
 
     @property
     def task(self) -> Task:
@@ -101,13 +119,18 @@ def open_trained(model: Path, number: int | None = None) -> Trained:
 
     Args:
         model: The place; of a run it is RUN/model.
-        number: Of a candidate of the run, which may also be in RUN/models/NUMBER.
+        number: Of a candidate of the run, which may also be in RUN/models/NUMBER. Where it was not
+            trained at full scale, it has the weights that the search has kept.
 
     Raises:
         InputError: There is none, or a file beside it is damaged.
+        UsageError: The run has no candidate of this number.
     """
     if number is not None:
-        model = _of_candidate(model, number)
+        place = _of_candidate(model, number)
+        if place is None:
+            return _as_searched(model, number)
+        model = place
     checkpoint = checkpoint_in(model)
     beside = checkpoint.parent
     proxy = load_proxy(checkpoint)
@@ -123,8 +146,8 @@ def open_trained(model: Path, number: int | None = None) -> Trained:
     )
 
 
-def _of_candidate(run: Path, number: int) -> Path:
-    """The folder where a candidate of a run was trained."""
+def _of_candidate(run: Path, number: int) -> Path | None:
+    """The folder where a candidate of a run was trained at full scale, if it was."""
     own = str(number)
     for place in (run / "models" / own, run / "model", run / "finalists" / own, run):
         recipe = place / "recipe.yaml"
@@ -133,7 +156,29 @@ def _of_candidate(run: Path, number: int) -> Path:
         )
         if found and found["provenance"]["candidate"] == number:
             return place
-    raise InputError(
-        f"candidate {number} of {run} is not trained; `nas export {run} -n {number} --out"
-        f" {number}.yaml` and `nas train {number}.yaml --out {run / 'models' / str(number)}` do it"
+    return None
+
+
+def _as_searched(folder: Path, number: int) -> Trained:
+    """A candidate of a run with the weights that the search has kept."""
+    run, file = Run(folder), kept.place(folder, number)
+    candidate, commands = run.candidate(number), _commands(folder, number)
+    if not file.is_file():
+        raise InputError(
+            f"candidate {number} of {folder} is not trained, and the search has kept no weights of"
+            f" it; {commands} do it"
+        )
+    recipe = recipes.make(candidate, run.task, run.source, run.versions)
+    proxy = proxy_of(recipe["model"]["init_args"], str(file), Proxy)
+    published = load_families(run.task.modality)[candidate.family].load is not None
+    repair = f"{commands} train it in full"
+    fidelity = kept.restore(file, candidate, proxy.network, published=published, repair=repair)
+    return Trained(proxy.eval(), file, recipe, fidelity=fidelity)
+
+
+def _commands(run: Path, number: int) -> str:
+    """What trains a candidate at full scale."""
+    return (
+        f"`nas export {run} -n {number} --out {number}.yaml` and `nas train {number}.yaml --out"
+        f" {run / 'models' / str(number)}`"
     )

@@ -39,7 +39,7 @@ class StudyView:
     on what ended candidates, the most frequent first. ``seconds`` is the wall-clock time spent
     so far. ``folder`` is that of its run, for commands; ``recipes`` are training recipes
     (YAML) by candidate, for those whose recipe the page holds; ``trained`` are the numbers of
-    those that were trained at full scale.
+    those that were trained at full scale, ``kept`` of those whose weights the search has kept.
     """
 
     task: Task
@@ -57,6 +57,7 @@ class StudyView:
     folder: str = ""
     recipes: Mapping[int, str] = field(default_factory=dict)
     trained: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if all(o.metric in COSTS for o in self.task.objectives):

@@ -186,7 +186,9 @@ def packed_details(study: StudyView, best: Sequence[Candidate]) -> list[dict[str
         # The text of a file, which is not shown: nothing in it is escaped but by YAML.
         recipe = study.recipes.get(candidate.number, "")
         held = {"recipe": recipe} if 0 < len(recipe) <= _RECIPE_CHARS else {}
-        return detail(candidate) | {"trained": candidate.number in study.trained} | held
+        number = candidate.number
+        ready = {"trained": number in study.trained, "kept": number in study.kept}
+        return detail(candidate) | ready | held
 
     for at in range(0, len(order), _TOGETHER):
         chosen = order[at : at + _TOGETHER]

@@ -35,6 +35,7 @@ def drive(
     latest: float | None = None,
     trials: int | None = None,
     calls: Mapping[str, dict[str, Any]] | None = None,
+    on_end: Callable[[Candidate], None] = lambda candidate: None,
     on_result: Callable[[str, Any], None] = lambda method, value: None,
     on_report: Callable[[str, int], None] = lambda method, done: None,
     on_event: Callable[[Workers], None] = lambda workers: None,
@@ -46,7 +47,8 @@ def drive(
     ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator, with their arguments, that a worker runs once,
-    before candidates; ``on_report`` receives how far one is that says so.
+    before candidates; ``on_report`` receives how far one is that says so. ``on_end`` receives each
+    candidate whose worker gave its result, as it is stored.
     Raises InputError where workers cannot start, and where the first candidates all end in
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
@@ -54,7 +56,7 @@ def drive(
     end = math.inf if deadline is None else deadline
     last = max(end, latest or end)
     also = list((calls or {}).items())
-    loop = _Loop(study, workers, trials, end, last, also, on_result, on_report)
+    loop = _Loop(study, workers, trials, end, last, also, on_end, on_result, on_report)
     # The workers use the cores: with two threads of BLAS that wait for one an ask took 3 s.
     with _Interrupts() as interrupts, threadpool_limits(1):
         while not interrupts.noted:
@@ -73,6 +75,7 @@ class _Loop:
     end: float
     latest: float  # the end as long as no candidate is complete
     calls: list[tuple[str, dict[str, Any]]]
+    on_end: Callable[[Candidate], None]
     on_result: Callable[[str, Any], None]
     on_report: Callable[[str, int], None]
     late: bool = False
@@ -151,6 +154,8 @@ class _Loop:
     def _handle(self, event: Event) -> None:
         if isinstance(event.job, Candidate):
             _handle_candidate(self.study, self.workers, event, self.late)
+            if event.kind == "result":
+                self.on_end(self.study[event.job.number])
         elif event.kind == "report":
             self.on_report(str(event.job), event.content["epoch"])
             self.workers.answer(event.worker, "")

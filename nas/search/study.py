@@ -356,7 +356,7 @@ class Study:
         """
         late = candidate.reason is Reason.TIMEOUT
         if late and candidate.curve and folds(self.task) == 1 and not self._unmeasured(candidate):
-            detail = f"stopped {candidate.detail} with {len(candidate.curve)} epochs trained"
+            detail = f"{len(candidate.curve)} epochs trained, stopped {candidate.detail}"
             candidate = replace(candidate, state=State.COMPLETE, reason=Reason.NONE, detail=detail)
         if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):
             detail = f"no finite {', '.join(missing)} at the end"

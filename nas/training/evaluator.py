@@ -19,11 +19,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from nas import rules
+from nas import kept, rules
 from nas.candidate import Candidate, Cost, Reason, State, curve_point
 from nas.data import Dataset
 from nas.family import load_families
 from nas.files import read_json
+from nas.front import CONTENTION
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, InputError, Task
 from nas.training import cost, device, latency, lr
@@ -47,9 +48,6 @@ from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, Trainin
 from nas.training.neighbours import network_inputs, sampled_tensors
 from nas.training.proxy import Proxy, build_network, quiet_lightning
 
-# Measured beside other trainings, a latency may be this many times its limit and still meet it
-# on the isolated device.
-CONTENTION = 1.5
 FOLD_REPORTS = 5  # of a fold after the first
 USE_S = 1.0  # between two questions to a GPU how busy it is
 COSTS_REPORTED = 20  # configurations between two reports of how far a measurement of costs is
@@ -76,10 +74,13 @@ class Evaluator:
 
     ``report(epoch, metrics)`` hands figures to the driver and returns "" to go on, or the
     reason to stop. Candidates come and go as dictionaries, as they travel in JSON. Between two
-    calls nothing of a candidate is kept.
+    calls nothing of a candidate is kept, but in the folder of the ``run``, if one is given, its
+    weights (``nas.kept``).
     """
 
-    def __init__(self, task: Task, dataset: Dataset, deterministic: bool = False) -> None:
+    def __init__(
+        self, task: Task, dataset: Dataset, deterministic: bool = False, run: str = ""
+    ) -> None:
         torch.set_num_threads(1)
         quiet_lightning()
         self.task, self.dataset, self.device = task, dataset, task.device
@@ -91,6 +92,7 @@ class Evaluator:
         self._typical = to_tensors(self.dataset.inputs, rows, self.device)
         self._lock = WorkLock(self.device)
         self._deterministic = deterministic
+        self._run = Path(run) if run else None
         self._model = latency.processor(self.device)
         self._trims_heap = False
 
@@ -242,13 +244,17 @@ class Evaluator:
         """The costs of a candidate, before any memory is spent. Memory is predicted only where
         parameters and FLOPs meet the task's limits."""
         costs, layers = self._counted(candidate)
-        family = load_families(self.task.modality).get(candidate.family)
-        new = family is None or not family.load
+        new = not self._starts_published(candidate)
         violation = _violation(self.task, costs, new)
         if not violation:
             costs = costs | self._memory(candidate)
             violation = _violation(self.task, costs, new)
         return Preflight(costs, layers, violation)
+
+    def _starts_published(self, candidate: Candidate) -> bool:
+        """Whether the candidate starts from published weights."""
+        family = load_families(self.task.modality).get(candidate.family)
+        return family is not None and family.load is not None
 
     # -- costs -------------------------------------------------------------------------------
 
@@ -344,7 +350,8 @@ class Evaluator:
     def _train(self, candidate: Candidate, accumulate: int, report: Report) -> Candidate:
         """Measure its latency and train it on all folds; the candidate as far as it came, with
         the reason where it was stopped ("oom" where memory ran out)."""
-        progress = _Progress(candidate, report)
+        published = None if self._run is None else self._starts_published(candidate)
+        progress = _Progress(candidate, report, published)
         try:
             torch.manual_seed(candidate.seed)
             module = Proxy(candidate.family, dict(candidate.config), self.task).to(self.device)
@@ -352,11 +359,23 @@ class Evaluator:
             if violation := _violation(self.task, candidate.metrics, new=False):
                 return _stopped(candidate, Reason.INFEASIBLE, violation)
             with self._lock:
-                return replace(self._fit(module, progress, accumulate), state=State.COMPLETE)
+                end = replace(self._fit(module, progress, accumulate), state=State.COMPLETE)
         except TrainingStopped as stop:
-            return _stopped(progress.candidate, stop.reason, stop.evidence)
+            end = _stopped(progress.candidate, stop.reason, stop.evidence)
         except (MemoryError, RuntimeError) as error:
             return _stopped(progress.candidate, Reason.OOM, _out_of_memory(error))
+        return self._kept(end, progress)
+
+    def _kept(self, end: Candidate, progress: _Progress) -> Candidate:
+        """The candidate as it ended, its weights written where it counts as complete: one that ran
+        out of time does by its last epoch (``Study.tell``)."""
+        task = self.task.of_family(end.family)
+        late = end.reason is Reason.TIMEOUT and end.curve and rules.folds(task) == 1
+        if self._run is None or not (end.state == State.COMPLETE or late):
+            return end
+        failure = kept.write(self._run, end, progress.weights, task)
+        detail = "; ".join(filter(None, (end.detail, failure)))
+        return replace(end, detail=detail)
 
     def _fit(self, module: Proxy, progress: _Progress, accumulate: int) -> Candidate:
         """Train on the first fold, whose epochs the driver hears of, then on the others if any."""
@@ -435,10 +454,10 @@ class Evaluator:
 def from_folder(folder: str, deterministic: bool = False) -> Evaluator:
     """The evaluator of a run that is on this machine."""
     task = read_json(Path(folder) / "task.json", Task)
-    return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic)
+    return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic, folder)
 
 
-def from_shared(task: Task, data: str, deterministic: bool = False) -> Evaluator:
+def from_shared(task: Task, data: str, deterministic: bool = False, run: str = "") -> Evaluator:
     """The evaluator of a run whose data set, in the folder ``data``, is too large to be sent: it
     is read from there on every machine."""
     if not Path(data).is_dir():
@@ -446,7 +465,7 @@ def from_shared(task: Task, data: str, deterministic: bool = False) -> Evaluator
             f"{platform.node()} does not see {data}, and the data set there is too large to be"
             " sent; give --out a folder on a file system that all nodes share"
         )
-    return Evaluator(task, Dataset.load(Path(data)), deterministic)
+    return Evaluator(task, Dataset.load(Path(data)), deterministic, run)
 
 
 class _GiveWay(pl.Callback):
@@ -505,10 +524,13 @@ def _with_gradients(candidate: Candidate, monitor: GradientMonitor) -> tuple[dic
 
 class _Progress(pl.Callback):
     """The candidate as far as it is trained: adds each epoch to it, hands the epoch to the
-    driver, and stops the training where the driver says so."""
+    driver, and stops the training where the driver says so. It has the ``weights`` of the last
+    epoch, as a training that runs out of time ends in the middle of the next; ``published`` as for
+    ``nas.kept.state``, None where no weights are kept."""
 
-    def __init__(self, candidate: Candidate, report: Report) -> None:
-        self.candidate, self.report = candidate, report
+    def __init__(self, candidate: Candidate, report: Report, published: bool | None = None) -> None:
+        self.candidate, self.report, self.published = candidate, report, published
+        self.weights: dict[str, Tensor] = {}
         self._loss: Any = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -530,6 +552,9 @@ class _Progress(pl.Callback):
             metrics=self.candidate.metrics | metrics,
             curve=(*self.candidate.curve, curve_point(epoch, metrics)),
         )
+        if self.published is not None:
+            assert isinstance(pl_module, Proxy)
+            self.weights = kept.copied(pl_module.network, published=self.published)
         if verdict := self.report(epoch, self.candidate.metrics):
             raise TrainingStopped(Reason(verdict), f"after epoch {epoch} of {trainer.max_epochs}")
 

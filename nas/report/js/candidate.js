@@ -222,6 +222,7 @@ function exportPart(own, c) {
   const ways = [
     ["Recipe", recipe, c.recipe || isLive() ? () => saveRecipe(own, c) : null],
     ["Design document", `nas export ${run} -n ${c.number} --design design-${c.number}`, isLive() ? () => saveMade(own, c, "design.html", `design-${c.number}.html`) : null],
+    c.trained || c.kept ? ["Predictions", `nas predict ${run} NEW_DATA -n ${c.number}`, null] : null,
     c.trained ? null : ["Training", train, null],
     ["Standalone folder", `nas export ${run} -n ${c.number} --standalone network-${c.number}`, null],
     ["ONNX", `nas export ${run} -n ${c.number} --onnx network-${c.number}.onnx`, null],
@@ -232,7 +233,7 @@ function exportPart(own, c) {
       el("button", { type: "button", "aria-label": `Copy the command for: ${name}`, onclick: (event) => copy(command, event.target) }, "Copy"),
       make ? el("button", { type: "button", "aria-label": `Save: ${name}`, onclick: (event) => saving(event.target, make) }, "Save") : null))),
     el("p", { class: "warn", id: "export-error", role: "status" }),
-    c.trained ? null : fine("A standalone folder and ONNX hold a trained network: train this one first."));
+    c.trained ? null : fine(c.kept ? "Predictions, a standalone folder and ONNX have the weights that the search left: a training in full comes first." : "A standalone folder and ONNX hold a trained network: train this one first."));
 }
 
 async function copy(text, button) {
