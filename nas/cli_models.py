@@ -363,7 +363,7 @@ def predict(
     \b
     nas predict runs/adult/model new.csv --out predictions.csv
     nas predict runs/adult/model new.csv --keep customer_id
-    nas predict runs/adult new.csv --candidate 12
+    nas predict runs/adult new.csv --candidate 3
     nas predict runs/houses/model new.csv --interval 0.9
     """
     from nas.task import InputError, UsageError

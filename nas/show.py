@@ -86,12 +86,11 @@ def _conclusion(run: Run, candidates: Sequence[Candidate]) -> None:
     """How many points of the front have weights, what those take that the search has kept, and how
     the best network and the best simple model compare."""
     kept = run.kept
-    ready = sum(c.number in kept or c.number in run.trained for c in candidates)
+    ready = run.trained.union(kept).intersection(c.number for c in candidates)
     terminal.line(
-        f"usable  {ready} of {len(candidates)} points of the front at once: nas predict"
+        f"usable  {len(ready)} of {len(candidates)} points of the front at once: nas predict"
         f" {run.folder} NEW_DATA --candidate N  ({sum(kept.values()) / 2**20:.2g} MiB of weights)"
     )
-
     if verdict := run.verdict():
         terminal.line(verdict)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import (
     CLEAR,
+    at_best,
     beats,
     best,
     best_at_equal_time,
@@ -24,6 +25,7 @@ from nas.front import (
     front_ranks,
     hypervolume,
     is_efficient,
+    near_front,
     pareto,
     standard_error,
     to_costs,
@@ -362,6 +364,40 @@ def test_what_is_left_of_a_front_covers_all_that_is_left_out(points: list[Any]) 
     assert left
     assert set(noise) <= {c.number for c in front}
     assert best(front, task.quality) in left
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(1, 5)] * 3, st.booleans()), max_size=12),
+    st.sampled_from([(), ("latency_ms<=2",), ("latency_ms<=0.5",)]),
+)
+def test_the_front_and_what_another_latency_may_bring_there_is_found_one_by_one(
+    points: list[Any], limits: tuple[str, ...]
+) -> None:
+    task = replace(noisy_task(), constraints=tuple(map(Constraint.parse, limits)))
+    found = []
+    for i, (accuracy, ms, params, isolated) in enumerate(points):
+        cost = Cost(Latency(float(ms), 0.0, isolated=isolated, threads=1, batch=1))
+        found.append(replace(measured(i, accuracy / 6, float(ms), params), cost=cost))
+    rules = task.objectives, task.constraints, constant_guess(task)
+    front, near = pareto(found, *rules), near_front(found, task, rules[-1])
+    if not front:
+        return
+    assert {c.number for c in near[: len(front)]} == {c.number for c in front}
+    for c in found:
+        low = at_best(c)
+        others = [f for f in front if f.number != c.number]
+        assert (c in near) == (low in pareto([low, *others], *rules) and _counts(c, front, task))
+    one_by_one: list[Candidate] = []
+    for c in found:
+        one_by_one = near_front([*one_by_one, c], task, rules[-1])
+    assert {c.number for c in one_by_one} == {c.number for c in near}
+
+
+def _counts(candidate: Candidate, front: list[Candidate], task: Task) -> bool:
+    """Whether it is better than a guess, or no point of the front is."""
+    guess = constant_guess(task)
+    better = [beats(c.metrics, task.objectives, guess) for c in (candidate, *front)]
+    return better[0] or not any(better)
 
 
 def test_a_standard_error_is_that_of_the_samples_that_score() -> None:

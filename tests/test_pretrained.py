@@ -25,15 +25,19 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
+from nas import kept
 from nas.candidate import Candidate, State
 from nas.data import Dataset, encode, read
 from nas.family import load_families, pick_families, published_weights
 from nas.pretrained import sources, tokenizer, weights
 from nas.pretrained.sources import describe, usable
 from nas.space import Config
-from nas.task import InputError, Task, UsageError
+from nas.task import Fidelity, InputError, Task, UsageError
 from nas.training import frozen
 from nas.training.batches import part_tensors, row_inputs
+from nas.training.calibration import part_logits
+from nas.training.evaluator import Evaluator
+from nas.training.metrics import score
 from nas.training.proxy import Proxy, build_network
 
 
@@ -776,6 +780,31 @@ def test_a_vit_without_its_config_or_with_other_parts_is_refused(tmp_path: Path)
 
 
 # -- the whole way ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "given"),
+    [("frozen_text", {}), ("partial_text", {"trained": 1}), ("partial_text", {"adapt": "lora"})],
+)
+@pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+def test_a_search_keeps_what_it_has_trained_and_leaves_the_rest_to_the_checkpoint(
+    family: str, given: dict[str, Any], task: Task, data: Dataset, tmp_path: Path
+) -> None:
+    task = replace(task, fidelity=Fidelity(epochs=2, folds=1))
+    asked = Candidate(3, family, config_of(task, family, **given), seed=1, epochs=2)
+    (tmp_path / kept.FOLDER).mkdir()
+    work = Evaluator(task, data, deterministic=True, run=str(tmp_path))
+    end = Candidate.from_dict(work.evaluate(asked.to_dict(), lambda *_: ""))
+    file = kept.place(tmp_path, 3)
+    proxy = Proxy(family, dict(asked.config), task).eval()
+    still = {n for n, p in proxy.network.named_parameters() if not p.requires_grad}
+    assert load_file(file).keys() == proxy.network.state_dict().keys() - still
+    assert still
+    kept.restore(file, asked, proxy.network, published=True, repair="train it")
+    rows = data.parts["val"]
+    truth = {"label": np.asarray(data.labels["label"])[rows]}
+    again = score(task, truth, proxy.predictions(part_logits(proxy, data, rows)))
+    assert again == pytest.approx({name: end.metrics[name] for name in again}, abs=1e-6)
 
 
 @pytest.mark.slow

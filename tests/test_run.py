@@ -29,11 +29,14 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import accuracy_score
 
 import nas
-from nas import driver, finals, machine, rules
+from nas import cli, driver, finals, machine, rules
 from nas import recipe as recipes
 from nas.candidate import Candidate, Cost, Latency, State
 from nas.data import Dataset, read
 from nas.driver import Progress, drive_run
+from nas.export.card import model_card
+from nas.export.document import design_of_run
+from nas.export.trained import open_trained
 from nas.family import load_families
 from nas.model import load
 from nas.options import SearchOptions, parse_duration
@@ -130,6 +133,54 @@ def test_the_front_is_that_of_a_brute_force(run: Run) -> None:
     }
     assert {c.number for c in run.front()} == expected
     assert len(complete) >= 3
+
+
+def test_every_point_of_the_front_has_weights_and_no_other_candidate_has(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front = {c.number for c in run.front()}
+    assert run.kept.keys() == front
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(run.folder)])
+    count = len(front)
+    assert f"usable  {count} of {count} points of the front at once" in capsys.readouterr().out
+
+
+def test_a_point_that_was_no_finalist_predicts_at_once_and_says_how_far_it_is_trained(
+    tabular: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tabular.finished is not None
+    winner = tabular.finished.candidate
+    number = next(c.number for c in tabular.front() if c.number != winner)
+    data, point = str(tabular.folder.parent / "tumours.csv"), ["--candidate", str(number)]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["predict", str(tabular.folder), data, *point])
+    assert not end.value.code
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + len(tumours())
+    said = f"candidate {number} as the search trained it: 2 epochs on the first of 5 folds; `nas "
+    assert printed.err.count(said) == 1
+    labels = load(tabular.folder, number).predict(tumours())
+    assert [line.split(",")[1] for line in printed.out.splitlines()[1:]] == labels.tolist()
+    # Weights of full scale come first, where there are some.
+    assert winner in tabular.kept
+    assert (load(tabular.folder, number).note != "", load(tabular.folder, winner).note) == (
+        True,
+        "",
+    )
+
+
+def test_the_card_and_the_design_of_a_proxy_say_that_its_scores_are_of_one(run: Run) -> None:
+    number = next(c.number for c in run.front() if c.number not in run.trained)
+    trained = open_trained(run.folder, number)
+    card = model_card(trained, [])
+    assert "not trained at full scale, but as a proxy of a search: 2 epochs" in card
+    value = trained.recipe["provenance"]["validation"]["accuracy"]
+    assert f"| accuracy | {value:.4g} |" in card
+    design = design_of_run(run, number)
+    assert any("are those of a proxy (2 epochs" in limit for limit in design.limits)
+    # A first fold was trained on samples of the validation part.
+    assert (design.weaknesses is None) == (rules.folds(run.task) > 1)
 
 
 def test_the_front_is_measured_again_in_isolation(run: Run) -> None:
@@ -281,6 +332,7 @@ def test_a_resume_continues_and_repeats_nothing(tabular: Run, tmp_path: Path) ->
     assert len(trained) == 6
     assert len({(c.family, json.dumps(c.config, sort_keys=True)) for c in trained}) == 6
     assert (folder / "baselines.json").stat().st_mtime_ns == stamp
+    assert more.kept.keys() <= {c.number for c in more.front()}
 
 
 def test_the_clock_continues_over_a_resume_and_a_limit_that_is_spent_trains_no_more(
