@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import fmean
 
@@ -188,34 +188,61 @@ def at_best(candidate: Candidate) -> Candidate:
     return replace(candidate, metrics=candidate.metrics | {"latency_ms": lowest})
 
 
-def near_front(
-    candidates: Sequence[Candidate], task: Task, guess: Mapping[str, float]
-) -> list[Candidate]:
-    """The front, and then the candidates that would be on it with the lowest latency that they
-    may have (``at_best``); the best quality of either first.
+@dataclass(frozen=True)
+class Point:
+    """A candidate with what decides whether it is on a front: its ``costs`` and the ``lowest`` that
+    they may be (``at_best``), whether it is ``feasible`` with either, and whether it ``beats`` a
+    constant guess. ``quality`` is smaller where it is better."""
 
-    What is left out once never returns: candidates may be given a few at a time, with those that
-    were found before. ``guess`` as for ``pareto``.
+    candidate: Candidate
+    costs: tuple[float, ...]
+    lowest: tuple[float, ...]
+    feasible: tuple[bool, bool]
+    beats: bool
+    quality: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, task: Task, guess: Mapping[str, float]) -> Point:
+        """Of a complete candidate; ``guess`` as for ``pareto``."""
+        both = candidate, at_best(candidate)
+        now, lowest = (tuple(row) for row in to_costs(both, task.objectives).tolist())
+        return cls(
+            candidate,
+            now,
+            lowest,
+            (both[0].feasible(task.constraints), both[1].feasible(task.constraints)),
+            beats(candidate.metrics, task.objectives, guess),
+            float(to_costs([candidate], [task.quality])[0, 0]),
+        )
+
+
+def near_front(points: Sequence[Point]) -> list[Point]:
+    """The front (``pareto``), and then the points that would be on it with the lowest latency that
+    they may have; of either the best quality first.
+
+    What is left out once never returns: points may be given a few at a time, with those that were
+    found before.
     """
-    rules_of = task.objectives, task.constraints, guess
-    lowest = list(map(at_best, candidates))
-    front = pareto(candidates, *rules_of) or pareto(lowest, *rules_of)
-    if not front:
+    points = [point for point in points if point.feasible[1]]
+    if not points:
         return []
-    judged = any(beats(c.metrics, task.objectives, guess) for c in front)
-    possible = [
-        (c, low)
-        for c, low in zip(candidates, lowest, strict=True)
-        if low.feasible(task.constraints)
-        and (not judged or beats(c.metrics, task.objectives, guess))
-    ]
-    costs = to_costs(front, task.objectives)
-    least = to_costs([low for _, low in possible], task.objectives)[:, None]
-    worse = np.all(costs <= least, axis=2) & np.any(costs < least, axis=2)
-    dominated = np.any(worse, axis=1)
-    near = [c for (c, _), out in zip(possible, dominated, strict=True) if not out]
-    on = {c.number for c in front}
-    return sorted(by_quality(near, task.quality), key=lambda c: c.number not in on)
+    costs, lowest = (np.array([getattr(p, of) for p in points]) for of in ("costs", "lowest"))
+    beating = np.array([point.beats for point in points])
+    competing = np.array([point.feasible[0] for point in points])
+    if not competing.any():  # those that may come inside the limits stand for the front
+        competing, costs = ~competing, lowest
+    if (competing & beating).any():
+        competing, eligible = competing & beating, beating
+    else:
+        eligible = np.ones_like(beating)
+    front = np.flatnonzero(competing)[is_efficient(costs[competing])]
+    others = lowest[:, None]
+    worse = np.all(costs[front] <= others, axis=2) & np.any(costs[front] < others, axis=2)
+    near = eligible & ~np.any(worse, axis=1)
+    off = np.ones_like(beating)
+    off[front] = False
+    order = np.lexsort((np.array([point.quality for point in points]), off))
+    return [points[i] for i in order if near[i]]
 
 
 # -- noise -------------------------------------------------------------------------------

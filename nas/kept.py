@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from nas import rules
 from nas.candidate import Candidate, State
 from nas.files import damaged, first_line, write_whole
-from nas.front import at_best, constant_guess, near_front, pareto
+from nas.front import Point, at_best, constant_guess, near_front, pareto
 from nas.space import config_key
 from nas.task import InputError, Task
 from nas.terminal import percent
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "weights"
 MOST_BYTES, MOST_OF_FREE = 2**30, 0.1  # of all files together; the latter of the disk's free bytes
+TOGETHER = 32  # kept ones for each result that is looked at together with others
 NOT_KEPT = "its weights are not kept"
 
 
@@ -114,26 +115,26 @@ class FrontWeights:
 
     As long as latencies are measured beside trainings, candidates that isolated ones may bring to
     the front keep theirs too (``nas.front.near_front``), as far as there is room. A result is
-    compared with those that are kept, not with all.
+    compared with those that are kept, not with all; where these are many, a few results together.
     """
 
     def __init__(self, run: Path, task: Task) -> None:
         self.run, self.task = run, task
         self._guess = constant_guess(task)
-        self._near: list[Candidate] = []
+        self._near: list[Point] = []
+        self._new: list[Point] = []
         self._sizes: dict[int, int] = {}
         self._said: set[str] = set()
         (run / FOLDER).mkdir(exist_ok=True)
 
     def begin(self, candidates: Sequence[Candidate]) -> None:
         """Of all candidates so far keep those that may be on the front."""
-        self._only(near_front(candidates, self.task, self._guess))
+        self._only(candidates)
 
     def end(self, candidates: Sequence[Candidate]) -> None:
         """Of all candidates keep the front, now that latencies are isolated."""
         task = self.task
-        front = pareto(candidates, task.objectives, task.constraints, self._guess)
-        self._only(near_front(front, task, self._guess))
+        self._only(pareto(candidates, task.objectives, task.constraints, self._guess))
 
     def add(self, candidate: Candidate) -> None:
         """Take a candidate that has ended."""
@@ -148,12 +149,19 @@ class FrontWeights:
         file = place(self.run, candidate.number)
         if file.is_file():
             self._sizes[candidate.number] = file.stat().st_size
-        self._near = near_front([*self._near, candidate], self.task, self._guess)
-        self._bound()
+        self._new.append(self._point(candidate))
+        if len(self._new) > len(self._near) // TOGETHER:
+            self._near, self._new = near_front([*self._near, *self._new]), []
+            self._bound()
 
-    def _only(self, near: list[Candidate]) -> None:
-        """Keep no other file in the folder, nor what writers that were killed have left."""
-        self._near, self._sizes = near, sizes(self.run)
+    def _point(self, candidate: Candidate) -> Point:
+        return Point.of(candidate, self.task, self._guess)
+
+    def _only(self, candidates: Sequence[Candidate]) -> None:
+        """Keep no file of others in the folder, nor what writers that were killed have left."""
+        complete = [c for c in candidates if c.state == State.COMPLETE]
+        self._near, self._new = near_front(list(map(self._point, complete))), []
+        self._sizes = sizes(self.run)
         names = {place(self.run, number).name for number in self._sizes}
         for file in (self.run / FOLDER).iterdir():
             if file.name not in names:
@@ -162,7 +170,8 @@ class FrontWeights:
 
     def _bound(self) -> None:
         """Remove what is off the front, and what there is no room for."""
-        order = [c.number for c in self._near if c.number in self._sizes]
+        numbers = (point.candidate.number for point in self._near)
+        order = [number for number in numbers if number in self._sizes]
         free = shutil.disk_usage(self.run).free + sum(self._sizes.values())
         room, kept = min(MOST_BYTES, MOST_OF_FREE * free), set[int]()
         for number in order:

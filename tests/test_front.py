@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import (
     CLEAR,
+    Point,
     at_best,
     beats,
     best,
@@ -379,7 +380,8 @@ def test_the_front_and_what_another_latency_may_bring_there_is_found_one_by_one(
         cost = Cost(Latency(float(ms), 0.0, isolated=isolated, threads=1, batch=1))
         found.append(replace(measured(i, accuracy / 6, float(ms), params), cost=cost))
     rules = task.objectives, task.constraints, constant_guess(task)
-    front, near = pareto(found, *rules), near_front(found, task, rules[-1])
+    given = [Point.of(c, task, rules[-1]) for c in found]
+    front, near = pareto(found, *rules), [point.candidate for point in near_front(given)]
     if not front:
         return
     assert {c.number for c in near[: len(front)]} == {c.number for c in front}
@@ -387,10 +389,10 @@ def test_the_front_and_what_another_latency_may_bring_there_is_found_one_by_one(
         low = at_best(c)
         others = [f for f in front if f.number != c.number]
         assert (c in near) == (low in pareto([low, *others], *rules) and _counts(c, front, task))
-    one_by_one: list[Candidate] = []
-    for c in found:
-        one_by_one = near_front([*one_by_one, c], task, rules[-1])
-    assert {c.number for c in one_by_one} == {c.number for c in near}
+    one_by_one: list[Point] = []
+    for point in given:
+        one_by_one = near_front([*one_by_one, point])
+    assert [point.candidate.number for point in one_by_one] == [c.number for c in near]
 
 
 def _counts(candidate: Candidate, front: list[Candidate], task: Task) -> bool:
