@@ -233,7 +233,7 @@ function exportPart(own, c) {
       el("button", { type: "button", "aria-label": `Copy the command for: ${name}`, onclick: (event) => copy(command, event.target) }, "Copy"),
       make ? el("button", { type: "button", "aria-label": `Save: ${name}`, onclick: (event) => saving(event.target, make) }, "Save") : null))),
     el("p", { class: "warn", id: "export-error", role: "status" }),
-    c.trained ? null : fine(c.kept ? "Predictions, a standalone folder and ONNX have the weights that the search left: a training in full comes first." : "A standalone folder and ONNX hold a trained network: train this one first."));
+    c.trained ? null : fine(c.kept ? "Predictions, a standalone folder and ONNX use the weights that the search has kept, until it is trained in full." : "A standalone folder and ONNX hold a trained network: train this one first."));
 }
 
 async function copy(text, button) {
