@@ -80,23 +80,36 @@ def order(
 ) -> list[Candidate]:
     """Candidates, the best by quality first, in the order in which they are worth a training at
     full scale: the best that adapts published weights, where there is time for its recipe; the best
-    of all; the best of each other family that is cheap or near; the rest."""
+    of all; the proven configuration of its family; the best of each other family that is cheap or
+    near; the proven configurations of these that are cheap; the rest."""
     if not candidates:
         return []
     best = candidates[0]
 
-    def worth(candidate: Candidate) -> bool:
-        cheap = _recipe_s(task, candidate) <= CHEAP * left_s * places
-        return cheap or _is_near(task, best, candidate)
+    def cheap(candidate: Candidate) -> bool:
+        return _recipe_s(task, candidate) <= CHEAP * left_s * places
 
     first: dict[str, Candidate] = {}
+    proven: dict[str, Candidate] = {}
     for candidate in candidates:
         first.setdefault(candidate.label, candidate)
-    early = [c for c in first.values() if c is best or worth(c)]
+        if candidate.origin == "baseline" and _is_cut_short(task, candidate):
+            proven.setdefault(candidate.label, candidate)
+    early = [c for c in first.values() if c is best or cheap(c) or _is_near(task, best, c)]
+    own = [c for label, c in proven.items() if label == best.label]
+    others = [proven[c.label] for c in early if c.label in proven and cheap(proven[c.label])]
+    early = list({c.number: c for c in [best, *own, *early, *others]}.values())
     adapted = _best_adapted(candidates, task)
     if adapted is not None and _recipe_s(task, adapted) <= left_s:
         early = [adapted, *(c for c in early if c is not adapted)]
     return [*early, *(c for c in candidates if all(c is not e for e in early))]
+
+
+def _is_cut_short(task: Task, candidate: Candidate) -> bool:
+    """Whether a proxy saw less of the data than its recipe does. It then says too little of a
+    network that learns slowly and ends well, as many that are proven do."""
+    fidelity = task.of_family(candidate.family).fidelity
+    return fidelity.epochs * fidelity.share < _recipe_epochs(task, candidate)
 
 
 def _best_adapted(ranked: Sequence[Candidate], task: Task) -> Candidate | None:
@@ -149,9 +162,9 @@ def _epochs(task: Task, candidate: Candidate, left_s: float) -> int:
     """Those that a candidate is to be trained for: its recipe's. Where the time was too short for
     as many as help, these follow from the mean pace of all families, and a faster network takes
     what its own pace allows of ``left_s``."""
-    recipe, proxy = _recipe_epochs(task, candidate), task.fidelity
+    recipe = _recipe_epochs(task, candidate)
     # The proxies were as long, or the epochs are not for the time.
-    if candidate.family in proxy.other or proxy.epochs * proxy.share >= recipe:
+    if candidate.family in task.fidelity.other or not _is_cut_short(task, candidate):
         return recipe
     affordable = int(PACED * left_s / epoch_s(task, candidate))
     return max(recipe, min(affordable, rules.longest_epochs(task)))

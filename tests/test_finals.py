@@ -53,6 +53,14 @@ def test_the_best_is_first_and_another_familys_best_before_the_second_of_its_own
     assert numbers(order(RANKED, task(), left_s=300.0, places=2)) == [4, 7, 2, 1]
 
 
+def test_what_is_proven_follows_the_best_of_its_family_where_proxies_are_short() -> None:
+    ranked = [*RANKED, *(replace(candidate(n, name, 0.2), origin="baseline")
+                         for n, name in ((0, "mlp"), (9, "mlp"), (8, "tabnet")))]  # fmt: skip
+    assert numbers(order(ranked, task(), left_s=300.0, places=2)) == [4, 0, 7, 8, 2, 1, 9]
+    whole = replace(task(), fidelity=replace(task().fidelity, epochs=10))  # as long as the recipe
+    assert numbers(order(ranked, whole, left_s=300.0, places=2)) == [4, 7, 2, 1, 0, 9, 8]
+
+
 @pytest.mark.parametrize(("step_ms", "first"), [(1e-3, [4, 7, 1]), (1e7, [4, 7, 2])])
 def test_a_family_far_behind_is_tried_early_only_where_it_costs_little(
     step_ms: float, first: list[int]
