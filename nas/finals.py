@@ -355,17 +355,21 @@ def _finished(
 
 
 def _winner(complete: list[Finalist], task: Task) -> Finalist:
-    """The best on the validation part. Where that is small, those within the standard error of a
-    difference are as good: of these the one that is proven for few samples (``_standing``), then,
-    where proxies were scored on several folds and so saw more samples than this part has, the best
-    proxy."""
+    """The best on the validation part; of those within its standard error a proven configuration
+    (the one-standard-error rule of Breiman et al. 1984, sec. 3.4.3): the best of many sampled ones
+    is partly luck, and where all are nearly without error only what is proven speaks for any.
+
+    Where the part is small, those within the standard error of a difference are as good: of these
+    the one that is proven for few samples (``_standing``), then, where proxies were scored on
+    several folds and so saw more samples than this part has, the best proxy."""
     sign = 1 if task.quality.direction == "max" else -1
     best = max(complete, key=lambda e: (sign * _validation(e, task.quality), -_loss(e)))
     few = rules.few_decide(task)
     folds = rules.folds(task) > 1
-    if not (few or folds) or math.isinf(_validation(best, task.quality)):
+    if math.isinf(_validation(best, task.quality)):
         return best
-    near = [e for e in complete if _is_as_good(e, best, task)]
+    errors = math.sqrt(2) if few or folds else 1.0
+    near = [e for e in complete if _is_as_good(e, best, task, errors)]
 
     def proxy(entry: Finalist) -> float:
         return entry.candidate.metrics[task.quality.metric] if folds else 0.0
@@ -373,18 +377,19 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
     def order(entry: Finalist) -> tuple[float, ...]:
         validation = sign * _validation(entry, task.quality)
         standing = _standing(entry, task) if few else 0
-        return standing, sign * proxy(entry), validation, -_loss(entry)
+        proven = entry.candidate.origin == "baseline"
+        return standing, sign * proxy(entry), proven, validation, -_loss(entry)
 
     return max(near, key=order)
 
 
-def _is_as_good(entry: Finalist, best: Finalist, task: Task) -> bool:
-    """Whether a finalist is within the standard error of a difference of the best."""
+def _is_as_good(entry: Finalist, best: Finalist, task: Task, errors: float) -> bool:
+    """Whether a finalist is within so many standard errors of the best."""
     once = replace(task, fidelity=replace(task.fidelity, folds=1))
     values = [_validation(e, task.quality) for e in (entry, best)]
     if not math.isfinite(values[0]):
         return False
-    noise = math.sqrt(2) * max(standard_error(once, task.quality.metric, v) for v in values)
+    noise = errors * max(standard_error(once, task.quality.metric, v) for v in values)
     return abs(values[0] - values[1]) <= noise
 
 

@@ -67,7 +67,7 @@ def finished(run: Run, as_json: bool) -> None:
         metric = run.task.quality.metric
         value = figure(trained.result["test"][metric])
         others = len(trained.finalists) - 1
-        among = f", the best of {others + 1} by validation" if others > 0 else ""
+        among = f", chosen of {others + 1} by validation" if others > 0 else ""
         terminal.echo(
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"

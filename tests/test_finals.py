@@ -230,6 +230,19 @@ def test_where_proxies_were_cross_validated_they_decide_between_equals(
     assert finals._winner(entries, made).candidate.number == winner
 
 
+@pytest.mark.parametrize(("n_val", "winner"), [(400, 7), (40_000, 4)])
+def test_within_a_standard_error_of_the_best_the_proven_configuration_wins(
+    n_val: int, winner: int
+) -> None:
+    made = replace(task(), profile=replace(task().profile, n_val=n_val))
+    scores = {4: 0.93, 7: 0.92, 2: 0.90}
+    entries = [
+        finals.Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
+        for c in (RANKED[0], *(replace(c, origin="baseline") for c in (RANKED[1], RANKED[2])))
+    ]
+    assert finals._winner(entries, made).candidate.number == winner
+
+
 @pytest.mark.parametrize("winner", [4, 7])
 def test_of_equal_accuracies_the_lower_loss_wins(winner: int) -> None:
     entries = [
