@@ -80,8 +80,8 @@ def order(
 ) -> list[Candidate]:
     """Candidates, the best by quality first, in the order in which they are worth a training at
     full scale: the best that adapts published weights, where there is time for its recipe; the best
-    of all; the proven configuration of its family; the best of each other family that is cheap or
-    near; the proven configurations of these that are cheap; the rest."""
+    of all; the best of each other family that is cheap or near; the rest. Beside the best of a
+    family comes its proven configuration, where the family is near or this is cheap."""
     if not candidates:
         return []
     best = candidates[0]
@@ -95,10 +95,11 @@ def order(
         first.setdefault(candidate.label, candidate)
         if candidate.origin == "baseline" and _is_cut_short(task, candidate):
             proven.setdefault(candidate.label, candidate)
-    early = [c for c in first.values() if c is best or cheap(c) or _is_near(task, best, c)]
-    own = [c for label, c in proven.items() if label == best.label]
-    others = [proven[c.label] for c in early if c.label in proven and cheap(proven[c.label])]
-    early = list({c.number: c for c in [best, *own, *early, *others]}.values())
+    early: list[Candidate] = []
+    for candidate in first.values():
+        near = _is_near(task, best, candidate)
+        pair = {c.number: c for c in (candidate, proven.get(candidate.label, candidate))}
+        early += [c for c in pair.values() if near or cheap(c)]
     adapted = _best_adapted(candidates, task)
     if adapted is not None and _recipe_s(task, adapted) <= left_s:
         early = [adapted, *(c for c in early if c is not adapted)]

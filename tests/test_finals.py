@@ -57,6 +57,10 @@ def test_what_is_proven_follows_the_best_of_its_family_where_proxies_are_short()
     ranked = [*RANKED, *(replace(candidate(n, name, 0.2), origin="baseline")
                          for n, name in ((0, "mlp"), (9, "mlp"), (8, "tabnet")))]  # fmt: skip
     assert numbers(order(ranked, task(), left_s=300.0, places=2)) == [4, 0, 7, 8, 2, 1, 9]
+    far = [c for c in ranked if c.number != 7]  # of a family that is far behind only what is cheap
+    assert numbers(order(far, task(), left_s=300.0, places=2)) == [4, 0, 8, 2, 1, 9]
+    slow = [replace(c, cost=Cost(step_ms=1e7)) if c.family == "tabnet" else c for c in far]
+    assert numbers(order(slow, task(), left_s=300.0, places=2)) == [4, 0, 2, 1, 9, 8]
     whole = replace(task(), fidelity=replace(task().fidelity, epochs=10))  # as long as the recipe
     assert numbers(order(ranked, whole, left_s=300.0, places=2)) == [4, 7, 2, 1, 0, 9, 8]
 
