@@ -449,6 +449,44 @@ def test_ratios_groups_and_time_divide_as_asked():
     assert [len(by_time[name]) for name in ("train", "val", "test")] == [140, 30, 30]
 
 
+def clouds_of_people(
+    folder: Path, people: np.ndarray, test: np.ndarray, labels: np.ndarray
+) -> Dataset:
+    rows = np.arange(len(people))
+    for i in rows:
+        np.save(folder / f"{i}.npy", np.random.default_rng(i).normal(size=(8, 3)))
+    table = pd.DataFrame({
+        "file_name": [f"{i}.npy" for i in rows], "label": labels, "person": people, "shot": rows,
+        "split": np.where(test, "test", "train"),
+    })  # fmt: skip
+    table.to_csv(folder / "metadata.csv", index=False)
+    return read(folder, target="label", modality="pointclouds")
+
+
+def test_where_the_test_part_holds_other_people_the_validation_part_does_too(tmp_path):
+    people = np.repeat(np.arange(8), 10)
+    data = clouds_of_people(tmp_path, people, people >= 6, np.tile(["a", "b"], 40))
+    held = [set(people[rows]) for rows in data.parts.values()]
+    assert [len(each) for each in held] == [5, 1, 2]
+    assert not held[0] & held[1]
+    assert "17% of train as val with other values of 'person'" in data.profile.split_method
+
+
+@pytest.mark.parametrize("case", ["shared", "two", "a class each"])
+def test_people_whom_the_parts_share_or_who_have_one_class_each_do_not_divide(tmp_path, case):
+    people = np.repeat(np.arange(3 if case == "two" else 8), 10)
+    test = people >= people.max() - 1 if case != "two" else people == 2
+    if case == "shared":
+        test[:3] = True
+    labels = (
+        np.where(people % 2, "a", "b")
+        if case == "a class each"
+        else np.tile(["a", "b"], len(people) // 2)
+    )
+    data = clouds_of_people(tmp_path, people, test, labels)
+    assert data.profile.split_method == "given train and test, stratified 15 % of train as val"
+
+
 @example([0, 1, 2] * 4, "group")
 @example([0] * 31 + [1] * 8 + [2], "time")
 @given(st.lists(st.integers(0, 6), min_size=12, max_size=60), st.sampled_from(["group", "time"]))

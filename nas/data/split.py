@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas.data.samples import PARTS, Samples, read_parts
 from nas.task import InputError, UsageError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 RATIOS = (0.70, 0.15, 0.15)
+VAL = 0.15  # of a given training part
+GROUP_ROWS = 5  # on average of one that is kept apart unasked: single values are apart by chance
 
 
 def divide(
@@ -21,7 +27,8 @@ def divide(
     The order of precedence: "column=COLUMN", which holds the parts; parts the data brings;
     ``split``, one of "0.7,0.15,0.15", "group=COLUMN", "time=COLUMN"; 70/15/15. ``strata``
     (n,) are the classes whose shares every drawn part keeps; where there are none, rows are
-    drawn at random.
+    drawn at random. Where a given test part holds other groups than the training part, as speakers
+    or patients (``_kept_apart``), so does the validation part.
     """
     n = len(samples.inputs)
     rng = np.random.default_rng(seed)
@@ -32,7 +39,9 @@ def divide(
             " leave it out, or give one file without a split column"
         )
     if samples.given is not None and not named:
-        codes, method = _complete(samples.given, strata, rng)
+        inputs = {*getattr(samples.inputs, "columns", ()), *samples.labels}
+        beside = [name for name in samples.columns if name not in inputs]
+        codes, method = _complete(samples.given, strata, rng, samples.columns[beside])
     elif split is not None and split.startswith(("column=", "group=", "time=")):
         how, column = split.split("=", 1)
         if column not in samples.columns:
@@ -85,9 +94,13 @@ def draw(strata: np.ndarray, ratios: tuple[float, ...], rng: np.random.Generator
 
 
 def _complete(
-    given: np.ndarray, strata: np.ndarray | None, rng: np.random.Generator
+    given: np.ndarray,
+    strata: np.ndarray | None,
+    rng: np.random.Generator,
+    columns: pd.DataFrame | None = None,
 ) -> tuple[np.ndarray, str]:
-    """The given parts; 15 % of the training part for each of val and test that is absent."""
+    """The given parts; 15 % of the training part for each of val and test that is absent. Of
+    ``columns`` one may hold groups that keep the given parts apart."""
     codes = given.astype(np.int8).copy()
     if not (codes == 0).any():
         raise InputError("the data holds no training part; name one part train")
@@ -96,11 +109,57 @@ def _complete(
     if not absent:
         return codes, f"given {names}"
     rows = np.flatnonzero(codes == 0)
-    ratios = (1 - 0.15 * len(absent), *[0.15] * len(absent))
+    if absent == [1] and (found := _kept_apart(columns, codes, strata, rng)):
+        column, chosen = found
+        codes[chosen] = 1
+        share = len(chosen) / len(rows)
+        how = f"with other values of {column!r}, as test has"
+        return codes, f"given {names}, {share:.0%} of train as val {how}"
+    ratios = (1 - VAL * len(absent), *[VAL] * len(absent))
     drawn = draw(strata[rows] if strata is not None else np.zeros(len(rows), int), ratios, rng)
     codes[rows] = np.array([0, *absent], np.int8)[drawn]
     how = "random" if strata is None else "stratified"
     return codes, f"given {names}, {how} 15 % of train as {' and '.join(PARTS[i] for i in absent)}"
+
+
+def _kept_apart(
+    columns: pd.DataFrame | None,
+    codes: np.ndarray,
+    strata: np.ndarray | None,
+    rng: np.random.Generator,
+) -> tuple[str, np.ndarray] | None:
+    """The column of few values of which train (0) and test (2) share none, and the rows of train
+    with some of these values that are to be the validation part; None where there is no such
+    column, or where a class would be missing.
+
+    A random part of the training rows would share the values, and say nothing of how a network does
+    on others (Roberts et al. 2017, "Cross-validation strategies for data with temporal, spatial,
+    hierarchical, or phylogenetic structure").
+    """
+    import pandas as pd
+
+    found: list[tuple[int, str, np.ndarray]] = []
+    for name, column in () if columns is None else columns.items():
+        groups, values = pd.factorize(column)
+        if (groups < 0).any() or len(values) > len(groups) / GROUP_ROWS:
+            continue
+        train, test = (np.unique(groups[codes == part]) for part in (0, 2))
+        if len(train) >= 3 and not np.intersect1d(train, test).size:
+            found.append((len(train), str(name), groups))
+    for _, name, groups in sorted(found, key=lambda each: each[0]):
+        rows = np.flatnonzero(codes == 0)
+        sizes = np.bincount(groups[rows])
+        order = rng.permutation(np.flatnonzero(sizes))
+        taken = np.cumsum(sizes[order]) / len(rows)
+        chosen = order[: 1 + int(np.argmin(abs(taken[:-2] - VAL)))]  # two groups are left at least
+        inside = np.isin(groups[rows], chosen)
+        if strata is None or _same_values(strata[rows[inside]], strata[rows[~inside]]):
+            return name, rows[inside]
+    return None
+
+
+def _same_values(some: np.ndarray, others: np.ndarray) -> bool:
+    return np.array_equal(np.unique(some), np.unique(others))
 
 
 def parse_ratios(split: str) -> tuple[float, ...]:
