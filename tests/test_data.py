@@ -464,26 +464,31 @@ def clouds_of_people(
 
 
 def test_where_the_test_part_holds_other_people_the_validation_part_does_too(tmp_path):
-    people = np.repeat(np.arange(8), 10)
-    data = clouds_of_people(tmp_path, people, people >= 6, np.tile(["a", "b"], 40))
+    people = np.repeat(np.arange(40), 6)
+    data = clouds_of_people(tmp_path, people, people >= 34, np.tile(["a", "b"], 120))
     held = [set(people[rows]) for rows in data.parts.values()]
-    assert [len(each) for each in held] == [5, 1, 2]
+    assert [len(each) for each in held] == [29, 5, 6]
     assert not held[0] & held[1]
-    assert "17% of train as val with other values of 'person'" in data.profile.split_method
+    assert "15% of train as val with other values of 'person'" in data.profile.split_method
 
 
-@pytest.mark.parametrize("case", ["shared", "two", "a class each"])
-def test_people_whom_the_parts_share_or_who_have_one_class_each_do_not_divide(tmp_path, case):
-    people = np.repeat(np.arange(3 if case == "two" else 8), 10)
-    test = people >= people.max() - 1 if case != "two" else people == 2
-    if case == "shared":
-        test[:3] = True
-    labels = (
-        np.where(people % 2, "a", "b")
-        if case == "a class each"
-        else np.tile(["a", "b"], len(people) // 2)
+@pytest.mark.parametrize("case", ["few people", "one of a class"])
+def test_few_people_do_not_divide_and_the_split_says_that_the_test_part_has_others(tmp_path, case):
+    people = np.repeat(np.arange(8 if case == "few people" else 40), 10)
+    classes = people > 0 if case == "one of a class" else np.arange(len(people)) % 2
+    data = clouds_of_people(
+        tmp_path, people, people >= people.max() - 1, np.where(classes, "a", "b")
     )
-    data = clouds_of_people(tmp_path, people, test, labels)
+    held = [set(people[rows]) for rows in data.parts.values()]
+    assert held[0] & held[1]
+    assert "test has other values of 'person'" in data.profile.split_method
+
+
+def test_people_whom_both_parts_share_do_not_divide(tmp_path):
+    people = np.repeat(np.arange(40), 6)
+    test = people >= 34
+    test[:3] = True
+    data = clouds_of_people(tmp_path, people, test, np.tile(["a", "b"], 120))
     assert data.profile.split_method == "given train and test, stratified 15 % of train as val"
 
 

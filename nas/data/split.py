@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 RATIOS = (0.70, 0.15, 0.15)
 VAL = 0.15  # of a given training part
-GROUP_ROWS = 5  # on average of one that is kept apart unasked: single values are apart by chance
+# Of groups that are kept apart unasked: rows on average, as single values are apart by chance; and
+# those of the validation part, as fewer say more of themselves than of others (experiments/LOG.md).
+GROUP_ROWS, FEWEST_GROUPS = 5, 5
 
 
 def divide(
@@ -109,17 +111,21 @@ def _complete(
     if not absent:
         return codes, f"given {names}"
     rows = np.flatnonzero(codes == 0)
+    others = ""
     if absent == [1] and (found := _kept_apart(columns, codes, strata, rng)):
         column, chosen = found
-        codes[chosen] = 1
-        share = len(chosen) / len(rows)
-        how = f"with other values of {column!r}, as test has"
-        return codes, f"given {names}, {share:.0%} of train as val {how}"
+        if len(chosen):
+            codes[chosen] = 1
+            share = len(chosen) / len(rows)
+            how = f"with other values of {column!r}, as test has"
+            return codes, f"given {names}, {share:.0%} of train as val {how}"
+        others = f" (test has other values of {column!r}: scores on val may be too good)"
     ratios = (1 - VAL * len(absent), *[VAL] * len(absent))
     drawn = draw(strata[rows] if strata is not None else np.zeros(len(rows), int), ratios, rng)
     codes[rows] = np.array([0, *absent], np.int8)[drawn]
     how = "random" if strata is None else "stratified"
-    return codes, f"given {names}, {how} 15 % of train as {' and '.join(PARTS[i] for i in absent)}"
+    missing = " and ".join(PARTS[i] for i in absent)
+    return codes, f"given {names}, {how} 15 % of train as {missing}{others}"
 
 
 def _kept_apart(
@@ -129,8 +135,8 @@ def _kept_apart(
     rng: np.random.Generator,
 ) -> tuple[str, np.ndarray] | None:
     """The column of few values of which train (0) and test (2) share none, and the rows of train
-    with some of these values that are to be the validation part; None where there is no such
-    column, or where a class would be missing.
+    with some of these values that are to be the validation part, none where these would be fewer
+    than ``FEWEST_GROUPS`` or without some class. None where there is no such column.
 
     A random part of the training rows would share the values, and say nothing of how a network does
     on others (Roberts et al. 2017, "Cross-validation strategies for data with temporal, spatial,
@@ -144,18 +150,19 @@ def _kept_apart(
         if (groups < 0).any() or len(values) > len(groups) / GROUP_ROWS:
             continue
         train, test = (np.unique(groups[codes == part]) for part in (0, 2))
-        if len(train) >= 3 and not np.intersect1d(train, test).size:
+        if len(train) > 1 and not np.intersect1d(train, test).size:
             found.append((len(train), str(name), groups))
-    for _, name, groups in sorted(found, key=lambda each: each[0]):
-        rows = np.flatnonzero(codes == 0)
-        sizes = np.bincount(groups[rows])
-        order = rng.permutation(np.flatnonzero(sizes))
-        taken = np.cumsum(sizes[order]) / len(rows)
-        chosen = order[: 1 + int(np.argmin(abs(taken[:-2] - VAL)))]  # two groups are left at least
-        inside = np.isin(groups[rows], chosen)
-        if strata is None or _same_values(strata[rows[inside]], strata[rows[~inside]]):
-            return name, rows[inside]
-    return None
+    if not found:
+        return None
+    _, name, groups = min(found, key=lambda each: each[0])
+    rows = np.flatnonzero(codes == 0)
+    sizes = np.bincount(groups[rows])
+    order = rng.permutation(np.flatnonzero(sizes))
+    taken = np.cumsum(sizes[order]) / len(rows)
+    chosen = order[: 1 + int(np.argmin(abs(taken - VAL)))]
+    inside = np.isin(groups[rows], chosen)
+    complete = strata is None or _same_values(strata[rows[inside]], strata[rows[~inside]])
+    return name, rows[inside] if complete and len(chosen) >= FEWEST_GROUPS else rows[:0]
 
 
 def _same_values(some: np.ndarray, others: np.ndarray) -> bool:
