@@ -741,6 +741,28 @@ def test_a_class_that_the_capped_training_part_lacks_gets_probability_zero() -> 
     assert all(abs(b["samples"] - size) < 3 for b in simple.baselines(dataset, halved))
 
 
+def test_beside_a_tested_network_simple_models_see_a_bounded_part_of_many_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = {}
+
+    def watched(dataset: Dataset, task: Task, pairs: Any) -> list[dict[str, Any]]:
+        seen["rows"] = [set(rows) <= set(dataset.parts[part]) and len(rows)
+                        for part, rows in zip(("train", "test"), *pairs, strict=True)]  # fmt: skip
+        return []
+
+    monkeypatch.setattr(simple, "baselines", watched)
+    for name, most in (("MOST_FITTED", 60), ("MOST_SCORED", 20)):
+        monkeypatch.setattr(simple, name, most)
+    dataset = table(300, names=["regression"])
+    simple.tested(dataset, make_task(dataset))
+    assert seen["rows"] == [60, 20]
+    dataset = pictures(side=8, channels=1)
+    monkeypatch.setattr(simple, "MOST_PIXELS", 12 * 64)
+    simple.tested(dataset, make_task(dataset))
+    assert seen["rows"] == pytest.approx([12, 12], abs=2)
+
+
 def test_a_simple_model_that_fails_is_recorded_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
