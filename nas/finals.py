@@ -34,7 +34,7 @@ from nas.task import Objective, Task
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
-AS_GOOD = 1.0  # standard errors: what is as good as the best where time is short
+AS_GOOD = 1.0  # standard errors: what is as good as the best where time is short, and in the end
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 FEW_CORES = 4  # up to which one training is faster on all of them
 PACED = 0.9  # of the time that is left: what a training that is short of epochs may take
@@ -369,7 +369,7 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
     folds = rules.folds(task) > 1
     if math.isinf(_validation(best, task.quality)):
         return best
-    errors = math.sqrt(2) if few or folds else 1.0
+    errors = math.sqrt(2) if few or folds else AS_GOOD
     near = [e for e in complete if _is_as_good(e, best, task, errors)]
 
     def proxy(entry: Finalist) -> float:

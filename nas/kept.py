@@ -65,7 +65,7 @@ def copied(network: nn.Module, *, published: bool) -> dict[str, Tensor]:
     tensors = state(network, published=published)
     if sum(value.nbytes for value in tensors.values()) > MOST_BYTES:
         return {}
-    return {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    return {name: value.to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def write(run: Path, candidate: Candidate, weights: Mapping[str, Tensor], task: Task) -> str:
