@@ -218,7 +218,8 @@ class Point:
 
 def near_front(points: Sequence[Point]) -> list[Point]:
     """The front (``pareto``), and then the points that would be on it with the lowest latency that
-    they may have; of either the best quality first.
+    they may have; of either the best quality first, the earliest of equals first. As long as no point is certain to be inside
+    the limits, all that may be are kept.
 
     What is left out once never returns: points may be given a few at a time, with those that were
     found before.
@@ -229,19 +230,20 @@ def near_front(points: Sequence[Point]) -> list[Point]:
     costs, lowest = (np.array([getattr(p, of) for p in points]) for of in ("costs", "lowest"))
     beating = np.array([point.beats for point in points])
     competing = np.array([point.feasible[0] for point in points])
-    if not competing.any():  # those that may come inside the limits stand for the front
-        competing, costs = ~competing, lowest
-    if (competing & beating).any():
-        competing, eligible = competing & beating, beating
+    if not competing.any():  # nothing is certain to be inside the limits, so nothing is left out
+        front, near = np.flatnonzero(is_efficient(lowest)), np.ones_like(beating)
     else:
         eligible = np.ones_like(beating)
-    front = np.flatnonzero(competing)[is_efficient(costs[competing])]
-    others = lowest[:, None]
-    worse = np.all(costs[front] <= others, axis=2) & np.any(costs[front] < others, axis=2)
-    near = eligible & ~np.any(worse, axis=1)
+        if (competing & beating).any():
+            competing, eligible = competing & beating, beating
+        front = np.flatnonzero(competing)[is_efficient(costs[competing])]
+        others = lowest[:, None]
+        worse = np.all(costs[front] <= others, axis=2) & np.any(costs[front] < others, axis=2)
+        near = eligible & ~np.any(worse, axis=1)
     off = np.ones_like(beating)
     off[front] = False
-    order = np.lexsort((np.array([point.quality for point in points]), off))
+    numbers, qualities = zip(*((p.candidate.number, p.quality) for p in points), strict=True)
+    order = np.lexsort((numbers, qualities, off))
     return [points[i] for i in order if near[i]]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -371,6 +371,7 @@ def test_what_is_left_of_a_front_covers_all_that_is_left_out(points: list[Any]) 
     st.lists(st.tuples(*[st.integers(1, 5)] * 3, st.booleans()), max_size=12),
     st.sampled_from([(), ("latency_ms<=2",), ("latency_ms<=0.5",)]),
 )
+@example([(2, 3, 1, False), (2, 3, 2, False), (1, 1, 1, False)], ("latency_ms<=2",))
 def test_the_front_and_what_another_latency_may_bring_there_is_found_one_by_one(
     points: list[Any], limits: tuple[str, ...]
 ) -> None:
