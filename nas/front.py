@@ -218,8 +218,8 @@ class Point:
 
 def near_front(points: Sequence[Point]) -> list[Point]:
     """The front (``pareto``), and then the points that would be on it with the lowest latency that
-    they may have; of either the best quality first, the earliest of equals first. As long as no point is certain to be inside
-    the limits, all that may be are kept.
+    they may have; of either the best quality first, and of equals the earliest. As long as no point
+    is certain to be inside the limits, all that may be are kept.
 
     What is left out once never returns: points may be given a few at a time, with those that were
     found before.
