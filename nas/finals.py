@@ -359,6 +359,8 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
     """The best on the validation part; of those within its standard error a proven configuration
     (the one-standard-error rule of Breiman et al. 1984, sec. 3.4.3): the best of many sampled ones
     is partly luck, and where all are nearly without error only what is proven speaks for any.
+    Of several such the loss decides, as it says how sure each answer was, where accuracies differ
+    by a few samples; each with the temperature that suits it, or who is too sure would lose.
 
     Where the part is small, those within the standard error of a difference are as good: of these
     the one that is proven for few samples (``_standing``), then, where proxies were scored on
@@ -379,7 +381,8 @@ def _winner(complete: list[Finalist], task: Task) -> Finalist:
         validation = sign * _validation(entry, task.quality)
         standing = _standing(entry, task) if few else 0
         proven = entry.candidate.origin == "baseline"
-        return standing, sign * proxy(entry), proven, validation, -_loss(entry)
+        calibrated = -_loss(entry, "calibrated_loss")
+        return standing, sign * proxy(entry), proven, calibrated, validation, -_loss(entry)
 
     return max(near, key=order)
 
@@ -410,9 +413,9 @@ def _validation(entry: Finalist, quality: Objective) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _loss(entry: Finalist) -> float:
+def _loss(entry: Finalist, kind: str = "validation_loss") -> float:
     """On the validation part: a few samples give the same accuracy to many."""
-    loss = (entry.result or {}).get("validation_loss")
+    loss = (entry.result or {}).get(kind)
     return math.inf if loss is None else float(loss)
 
 

@@ -386,24 +386,37 @@ class Run:
         return by_quality(met, self.task.quality)
 
     def verdict(self) -> str:
-        """How the best network and the best simple model compare on the validation part, in one
-        sentence; "" where one of them is missing."""
+        """How the best network and the best simple model compare, in one sentence; "" where one of
+        them is missing. Where the search ended with a training at full scale, it is of that one and
+        of the test part; else of the proxies and of the validation part."""
         quality, front = self.task.quality, self.front()
         rows = [b for b in self.baselines() if quality.metric in b["metrics"]]
         if not rows or not front:
             return ""
-        sign = 1 if quality.direction == "max" else -1
-        simple = max(rows, key=lambda b: sign * b["metrics"][quality.metric])
-        network, metric = best(front, quality), quality.metric
-        ours, theirs = network.metrics[metric], simple["metrics"][metric]
+        sign, metric = 1 if quality.direction == "max" else -1, quality.metric
+        scores = {b["name"]: b["metrics"][metric] for b in rows}
+        network = best(front, quality)
+        number, ours, where = network.number, network.metrics[metric], ""
         error = standard_error(self.task, metric, ours)
-        figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs:.4g}"
+        result = finished.result if (finished := self.finished) else {}
+        tested = {n: s[metric] for n, s in result.get("simple_test", {}).items() if metric in s}
+        names = [name for name in scores if name in tested] if result.get("test_interval") else []
+        if finished and names:
+            low, high = result["test_interval"][metric]
+            number, ours = finished.candidate, result["test"][metric]
+            error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
+            where, scores = " on the test part", {n: scores[n] for n in names}
+        name = max(scores, key=lambda n: sign * scores[n])  # never chosen by the test part
+        theirs = tested[name] if where else scores[name]
+        figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs:.4g}{where}"
         gain = sign * (ours - theirs)
         if gain > error:
-            return f"candidate {network.number} beats {simple['name']} ({figures})"
+            return f"candidate {number} beats {name} ({figures})"
+        clearly = f"candidate {number} is not" if where else "no network here is"
         if gain >= -error:
-            return f"no network here is clearly better than {simple['name']} ({figures})"
-        return f"no network here beats {simple['name']} ({figures})"
+            return f"{clearly} clearly better than {name} ({figures})"
+        beats = f"candidate {number} does not beat" if where else "no network here beats"
+        return f"{beats} {name} ({figures})"
 
     def best(self, *limits: str) -> Candidate:
         """The candidate of the front with the best quality (the first objective that is no

@@ -419,11 +419,12 @@ def _finish(
         )
     dataset = training.data.dataset
     assert dataset is not None
-    temperatures = calibrate(out / "model.ckpt", dataset)
+    temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
     result = {
         "test": _tested(training, out / "model.ckpt") if test else {},
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "validation_loss": getattr(checkpoint, "loss", None),
+        "calibrated_loss": calibrated,
         "proxy_validation": recipe["provenance"]["validation"],
         "epochs": trainer.current_epoch,
         "best_epoch": best_epoch,

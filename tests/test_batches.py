@@ -17,6 +17,7 @@ from nas.data import Dataset
 from nas.data.dataset import shape_profile
 from nas.data.ragged import Input, Ragged, Whole
 from nas.task import DataProfile, Target, Task
+from nas.training import batches
 from nas.training.batches import (
     Batches,
     RaggedTensor,
@@ -267,3 +268,24 @@ def test_the_order_of_an_epoch_is_moved_to_the_device_once(
     )
     assert len(list(batches)) == 16
     assert len(copies) == 1
+
+
+@pytest.mark.parametrize(("side", "expected"), [(28, 128), (224, 30), (4096, 1)])
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_evaluation_batch_of_large_images_is_smaller(
+    side: int, expected: int, streams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches.limits, "resident_limit", lambda: 3 * 2**28)
+    images = np.zeros((1, side, side, 3), dtype=np.uint8)
+    whole = torch.from_numpy(images)
+    given = batches.StreamedInput(images, np.arange(1), "cpu") if streams else whole
+    assert batches.evaluation_batch("images", {"image": given}) == expected
+
+
+def test_an_evaluation_batch_follows_the_longest_sample() -> None:
+    values = np.zeros(10, dtype=np.int64)
+    tokens = Ragged.of([values[:2], values[2:]], layout="padded")
+    inputs = batches.to_tensors({"text": tokens}, slice(None), "cpu")
+    assert batches._values_of_a_sample(inputs["text"]) == 8
+    streamed = batches.StreamedInput(tokens, np.array([0]), "cpu")
+    assert batches._values_of_a_sample(streamed) == 2

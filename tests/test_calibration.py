@@ -52,11 +52,15 @@ def test_a_checkpoint_keeps_its_temperature(tmp_path: Path) -> None:
     checkpoint = next((tmp_path / "model").glob("*.ckpt"))
     dataset = read(EARLIER / "wine.csv", target="cultivar")
     before = nas.load(checkpoint)
-    found = calibrate(checkpoint, dataset)
+    found, loss = calibrate(checkpoint, dataset)
     after = nas.load(checkpoint)
     assert after.proxy.temperature("cultivar") == found["cultivar"] != 1.0
     wine = EARLIER / "wine.csv"
     assert (before.predict(wine) == after.predict(wine)).all()  # the likeliest stays
+    rows = dataset.parts["val"]
+    truth = dataset.labels["cultivar"][rows]
+    likely = after.predict_proba(wine)[rows, truth]
+    assert loss == pytest.approx(-np.log(likely).mean(), rel=1e-4)
     assert np.abs(before.predict_proba(wine) - after.predict_proba(wine)).max() > 1e-3
 
 

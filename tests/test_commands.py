@@ -22,7 +22,7 @@ import pytest
 import nas
 from nas import cli, driver, show
 from nas.candidate import Candidate, Reason, State
-from nas.run import Run, stamp
+from nas.run import Finished, Run, stamp
 from nas.task import InputError, UsageError
 
 EARLIER = Path(__file__).parent / "earlier_format"
@@ -216,6 +216,37 @@ def test_a_search_ends_with_its_verdict_and_a_status_too(
     for lines in (at_the_end, capsys.readouterr().out.splitlines()):
         assert lines[-1].endswith("candidate 1 beats the simple models")
         assert sum("beats" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "sentence"),
+    [
+        (0.95, "candidate 7 beats forest (accuracy 0.95 ± 0.01 against 0.9 on the test part)"),
+        (0.905, "candidate 7 is not clearly better than forest"),
+        (0.80, "candidate 7 does not beat forest"),
+    ],
+)
+def test_the_verdict_is_of_the_trained_network_on_the_test_part(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ours: float, sentence: str
+) -> None:
+    """The simple model is the one that is best on the validation part."""
+    simple = [
+        {"name": "forest", "metrics": {"accuracy": 0.9}},
+        {"name": "logistic", "metrics": {"accuracy": 0.8}},
+    ]
+    monkeypatch.setattr(Run, "baselines", lambda run: simple)
+    proxies = run.verdict()
+    assert "test part" not in proxies
+    assert "against 0.9)" in proxies
+    result = {
+        "test": {"accuracy": ours},
+        "test_interval": {"accuracy": [ours - 0.0196, ours + 0.0196]},
+        "simple_test": {"forest": {"accuracy": 0.9}, "logistic": {"accuracy": 0.99}},
+    }
+    monkeypatch.setattr(Run, "finished", Finished(7, 3, 3, result))
+    assert run.verdict().startswith(sentence)
+    monkeypatch.setattr(Run, "finished", Finished(7, 0, 3, {}, "no time"))
+    assert run.verdict() == proxies
 
 
 def test_a_run_shows_itself_and_never_fails_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,22 @@ def test_of_equal_accuracies_the_lower_loss_wins(winner: int) -> None:
     assert finals._winner(entries, task()).candidate.number == winner
 
 
+@pytest.mark.parametrize("winner", [4, 7])
+def test_of_those_within_a_standard_error_the_lower_calibrated_loss_wins(winner: int) -> None:
+    """The one that is too sure has the higher loss before."""
+    made = replace(task(), profile=replace(task().profile, n_val=400))
+    entries = [
+        finals.Finalist(
+            c, 10, 10, Path(),
+            {"validation": {"accuracy": accuracy}, "validation_loss": 0.5 - loss,
+             "calibrated_loss": loss},
+        )
+        for c, accuracy in ((RANKED[0], 0.92), (RANKED[2], 0.925))
+        for loss in [0.1 if c.number == winner else 0.2]
+    ]  # fmt: skip
+    assert finals._winner(entries, made).candidate.number == winner
+
+
 PRETRAINED = {
     "adapted": SimpleNamespace(frozen=False), "head": SimpleNamespace(frozen=True),
 }  # fmt: skip

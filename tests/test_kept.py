@@ -81,7 +81,8 @@ def opened(run: Path, task: Task, candidate: Candidate) -> tuple[Proxy, str]:
 
 def scores(proxy: Proxy, task: Task, dataset: Dataset) -> dict[str, float]:
     """Of the samples that score a proxy, or its first fold."""
-    batches = Batches(*folds(dataset, task)[0][1], evaluation_batch(dataset.modality))
+    inputs, labels = folds(dataset, task)[0][1]
+    batches = Batches(inputs, labels, evaluation_batch(dataset.modality, inputs))
     with torch.inference_mode():
         found = [(proxy.logits(inputs), labels) for inputs, labels in batches]
     logits = torch.cat([logits for logits, _ in found]).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ CASES = [(modality, name) for modality in get_args(Modality) for name in example
 
 @pytest.fixture
 def nothing_resident(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "resident_limit", lambda device: 0.0)
+    monkeypatch.setattr(module, "_bytes", lambda *_: math.inf)
 
 
 def saved(modality: Modality, name: str, folder: Path) -> Dataset:
@@ -52,7 +53,7 @@ def test_streamed_batches_are_those_of_tensors(
 ) -> None:
     dataset = saved(modality, name, tmp_path)
     before = all_batches(dataset, seed)
-    monkeypatch.setattr(module, "resident_limit", lambda device: 0.0)
+    monkeypatch.setattr(module, "_bytes", lambda *_: math.inf)
     inputs, _ = part_tensors(dataset, dataset.parts["train"], "cpu")
     alone = [n for n, array in dataset.inputs.items() if not isinstance(array, Whole)]
     assert [n for n, value in inputs.items() if isinstance(value, StreamedInput)] == alone
@@ -85,7 +86,7 @@ def test_a_network_comes_out_the_same(
         return train_folds(*args, list, precision="32-true")
 
     before = trained()
-    monkeypatch.setattr(module, "resident_limit", lambda device: 0.0)
+    monkeypatch.setattr(module, "_bytes", lambda *_: math.inf)
     assert trained() == before
 
 
@@ -140,7 +141,7 @@ def test_features_of_a_frozen_network_are_kept_by_the_same_contents(
         network: Any = AsItIs()
         before = _contents(network, part_tensors(dataset, rows, "cpu")[0])
         with monkeypatch.context() as patch:
-            patch.setattr(module, "resident_limit", lambda device: 0.0)
+            patch.setattr(module, "_bytes", lambda *_: math.inf)
             assert _contents(network, part_tensors(dataset, rows, "cpu")[0]) == before
 
 
@@ -224,7 +225,7 @@ def test_predictions_of_more_than_memory_are_the_same(
     family = next(iter(load_families(modality).values()))
     proxy = Proxy(family.name, family.baseline(task), task).eval()
     before = predict(proxy, dataset.inputs)
-    monkeypatch.setattr(module, "resident_limit", lambda device: 0.0)
+    monkeypatch.setattr(module, "_bytes", lambda *_: math.inf)
     after = predict(proxy, dataset.inputs)
     for name, values in before.items():
         np.testing.assert_allclose(after[name], values, rtol=0, atol=1e-6)

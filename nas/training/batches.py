@@ -31,6 +31,9 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 POOL = 32  # batches whose samples are sorted by length among each other
 RESIDENT_GPU = 1 / 4  # of a GPU's free memory for a training's inputs; the rest is activations
+# Floats for each value of an image: 32 channels of a first layer are 11 for each of its three
+# colours, and about four such maps are held at once.
+ACTIVATIONS = 44
 AHEAD = 2  # batches that are read before they are needed
 
 _T = TypeVar("_T")
@@ -432,9 +435,29 @@ def _bytes(array: Input, rows: np.ndarray) -> float:
     return float(len(rows)) * array[:1].nbytes
 
 
-def evaluation_batch(modality: str) -> int:
-    """The batch size where nothing is trained: activations of so many samples fit in memory."""
-    return 512 if modality == "tabular" else 128
+def evaluation_batch(modality: str, inputs: Mapping[str, DeviceInput]) -> int:
+    """The batch size where nothing is trained: activations of so many samples fit in memory.
+
+    A sample of many values, as a large image, takes ``ACTIVATIONS`` floats for each; all may take
+    as much as inputs may (``resident_limit``).
+    """
+    most = 512 if modality == "tabular" else 128
+    own = [v for v in inputs.values() if isinstance(v, Tensor | RaggedTensor | StreamedInput)]
+    if not (values := sum(map(_values_of_a_sample, own))):
+        return most
+    first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
+    room = resident_limit(str(first.device))
+    return max(1, min(most, int(room / (4 * ACTIVATIONS * values))))
+
+
+def _values_of_a_sample(value: Tensor | RaggedTensor | StreamedInput) -> int:
+    """Of the longest where their lengths differ."""
+    if isinstance(value, Tensor):
+        return math.prod(value.shape[1:])
+    stored = value.array if isinstance(value, StreamedInput) else value
+    if isinstance(stored, np.ndarray):
+        return math.prod(stored.shape[1:])
+    return int(value.lengths.max()) * math.prod(stored.values.shape[1:])
 
 
 def proxy_folds(dataset: Dataset, task: Task) -> list[tuple[np.ndarray, np.ndarray]]:

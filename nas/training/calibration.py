@@ -30,21 +30,23 @@ COOLEST, HOTTEST = 0.05, 20.0
 def part_logits(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> Tensor:
     """Logits (n, outputs) of samples of a data set, in their order."""
     inputs, _ = layered_tensors(proxy.network, part_tensors(dataset, rows, "cpu"))
-    batches = Batches(inputs, {"row": torch.arange(len(rows))}, evaluation_batch(dataset.modality))
+    size = evaluation_batch(dataset.modality, inputs)
+    batches = Batches(inputs, {"row": torch.arange(len(rows))}, size)
     with torch.inference_mode():
         parts = [(proxy.logits(batch), labels["row"]) for batch, labels in batches]
     order = torch.cat([row for _, row in parts]).argsort()
     return torch.cat([values for values, _ in parts])[order].float()
 
 
-def calibrate(checkpoint: Path, dataset: Dataset) -> dict[str, float]:
+def calibrate(checkpoint: Path, dataset: Dataset) -> tuple[dict[str, float], float | None]:
     """Find the temperature of each target of classes on the validation part, and keep it in the
     checkpoint: logits are divided by it before they are probabilities (Guo et al. 2017, "On
     Calibration of Modern Neural Networks", sec. 4.2). Which label is likeliest does not change.
 
     Of each target of numbers its errors on the validation part are kept, see ``half_width``.
 
-    Returns the temperatures by target; above 1 the network was too sure.
+    Returns the temperatures by target, above 1 where the network was too sure, and the loss with
+    them: the mean cross-entropy of the targets of classes, None where there are none.
     """
     proxy = load_proxy(checkpoint)
     rows = dataset.parts["val"]
@@ -55,15 +57,27 @@ def calibrate(checkpoint: Path, dataset: Dataset) -> dict[str, float]:
         for target in proxy.task.targets
         if target.kind == "regression"
     }
-    found = {
-        target.name: _temperature(target, heads[target.name], dataset.labels[target.name][rows])
-        for target in proxy.task.targets
-        if target.kind != "regression"
-    }
+    found: dict[str, float] = {}
+    losses: list[float] = []
+    for target in proxy.task.targets:
+        if target.kind != "regression":
+            own, truth = heads[target.name], np.asarray(dataset.labels[target.name])[rows]
+            found[target.name] = _temperature(target, own, truth)
+            losses.append(_cross_entropy(target, own / found[target.name], truth))
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     content["hyper_parameters"] |= {"temperatures": found, "val_errors": errors}
     torch.save(content, checkpoint)
-    return found
+    return found, float(np.mean(losses)) if losses else None
+
+
+def _cross_entropy(target: Target, logits: Tensor, labels: np.ndarray, wrong: float = 0.0) -> float:
+    """Of labels of which the fraction ``wrong`` may be, whatever they say."""
+    truth = torch.from_numpy(np.array(labels))
+    if target.kind == "multilabel":
+        soft = truth.float() * (1 - 2 * wrong) + wrong
+        return float(F.binary_cross_entropy_with_logits(logits, soft))
+    smoothing = wrong * logits.shape[1] / max(logits.shape[1] - 1, 1)  # spread over all classes
+    return float(F.cross_entropy(logits, truth.long(), label_smoothing=smoothing))
 
 
 def _errors(errors: np.ndarray) -> list[float]:
@@ -140,16 +154,10 @@ def _temperature(target: Target, logits: Tensor, labels: np.ndarray) -> float:
     Outputs for Support Vector Machines", sec. 2.2): where all are right, the network would be made
     certain otherwise.
     """
-    truth = torch.from_numpy(np.array(labels))
-    wrong = 1 / (len(truth) + 2)
-    smoothing = wrong * logits.shape[1] / max(logits.shape[1] - 1, 1)  # spread over all classes
-    soft = truth.float() * (1 - 2 * wrong) + wrong
+    wrong = 1 / (len(labels) + 2)
 
     def loss(log_t: float) -> float:
-        scaled = logits / float(np.exp(log_t))
-        if target.kind == "multilabel":
-            return float(F.binary_cross_entropy_with_logits(scaled, soft))
-        return float(F.cross_entropy(scaled, truth.long(), label_smoothing=smoothing))
+        return _cross_entropy(target, logits / float(np.exp(log_t)), labels, wrong)
 
     low, high = float(np.log(COOLEST)), float(np.log(HOTTEST))
     ratio = (5**0.5 - 1) / 2

@@ -149,7 +149,7 @@ def fit_proxy(
         plugins=[LightningEnvironment()],
     )
     batch_size = int(module.config["batch_size"]) // accumulate
-    evaluation = evaluation_batch(module.task.modality)
     train, val = (sampled_tensors(module.network, part) for part in (train, val))
+    evaluation = evaluation_batch(module.task.modality, val[0])
     trainer.fit(module, Batches(*train, batch_size, seed=seed), Batches(*val, evaluation))
     return trainer

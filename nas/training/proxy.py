@@ -446,7 +446,6 @@ class TaskData(pl.LightningDataModule):
     def batches(self, part: str, batch_size: int | None = None, shuffle: bool = False) -> Batches:
         self.setup()
         assert self.dataset is not None
-        batch_size = batch_size or evaluation_batch(self.dataset.modality)
         device = str(self.trainer.strategy.root_device) if self.trainer else "cpu"
         tensors = part_tensors(self.dataset, self.dataset.parts[part], device)
         if self.trainer:
@@ -463,6 +462,7 @@ class TaskData(pl.LightningDataModule):
                 f"{world} processes need {2 * world} training samples, and there are"
                 f" {len(self.dataset.parts[part])}; use fewer devices"
             )
+        batch_size = batch_size or evaluation_batch(self.dataset.modality, tensors[0])
         return Batches(*tensors, batch_size, self.options.seed if shuffle else None, rank, world)
 
     def train_dataloader(self) -> Batches:
@@ -502,9 +502,8 @@ def predict(proxy: Proxy, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Predictions by target for encoded inputs, in the order of their samples."""
     samples = max(len(x) for x in inputs.values() if not isinstance(x, Whole))
     tensors = part_inputs(inputs, np.arange(samples), str(proxy.device))
-    batches = Batches(
-        *layered_tensors(proxy.network, (tensors, {})), evaluation_batch(proxy.task.modality)
-    )
+    given, labels = layered_tensors(proxy.network, (tensors, {}))
+    batches = Batches(given, labels, evaluation_batch(proxy.task.modality, given))
     batches.labels["row"] = torch.arange(batches.samples, device=proxy.device)
     parts = [(proxy.logits(batch), labels["row"]) for batch, labels in batches]
     order = torch.cat([rows for _, rows in parts]).argsort()
