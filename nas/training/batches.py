@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from nas.data.ragged import Input, Layout, Ragged, Whole
 from nas.data.split import draw
 from nas.files import release
 from nas.task import DataProfile, Task, input_type
+from nas.training.cost import release_heap
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -35,8 +36,6 @@ RESIDENT_GPU = 1 / 4  # of a GPU's free memory for a training's inputs; the rest
 # colours, and about four such maps are held at once.
 ACTIVATIONS = 44
 AHEAD = 2  # batches that are read before they are needed
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -314,14 +313,23 @@ class Batches:
         return [batches[i] for i in shuffled.tolist()]
 
 
-def _ahead(work: Callable[..., _T], places: Iterator[tuple[Any, ...]]) -> Iterator[_T]:
-    """``work`` of each place in turn, ``AHEAD`` of them begun before they are asked for."""
+def _ahead(work: Callable[..., Batch], places: Iterator[tuple[Any, ...]]) -> Iterator[Batch]:
+    """``work`` of each place in turn, ``AHEAD`` of them begun before they are asked for.
+
+    Batches that one thread makes and another one drops leave holes in the heap, which grows by
+    gigabytes in an epoch: what is free goes back whenever so much was read as may be held.
+    """
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(work, *place) for place in islice(places, AHEAD)]
         try:
+            read = 0
             while waiting:
                 found = waiting.pop(0).result()
                 waiting += [pool.submit(work, *place) for place in islice(places, 1)]
+                read += sum(value.nbytes for value in found[0].values())
+                if read > limits.resident_limit():
+                    read = 0
+                    release_heap()
                 yield found
         finally:
             for each in waiting:

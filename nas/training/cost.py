@@ -16,7 +16,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -489,14 +489,25 @@ def trim_heap(at_once: bool) -> None:
 
     glibc's (man 3 mallopt); with another C library nothing changes.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
+    if libc := _glibc():
         mapped = 2**16 if at_once else 2**25  # bytes from which a block is mapped by itself
         libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2 * mapped)  # M_TRIM_THRESHOLD
         libc.malloc_trim(0)
+
+
+def release_heap() -> None:
+    """Return what is free in glibc's heap to the system; with another C library do nothing."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
 def available_memory_mb(
