@@ -394,22 +394,22 @@ class Run:
         if not rows or not front:
             return ""
         sign, metric = 1 if quality.direction == "max" else -1, quality.metric
-        scores = {b["name"]: b["metrics"][metric] for b in rows}
-        network = best(front, quality)
-        number, ours, where = network.number, network.metrics[metric], ""
+        simple = {b["name"]: b["metrics"][metric] for b in rows}
+        network, theirs, where = best(front, quality), simple, ""
+        number, ours = network.number, network.metrics[metric]
         error = standard_error(self.task, metric, ours)
-        result = finished.result if (finished := self.finished) else {}
-        tested = {n: s[metric] for n, s in result.get("simple_test", {}).items() if metric in s}
-        names = [name for name in scores if name in tested] if result.get("test_interval") else []
-        if finished and names:
-            low, high = result["test_interval"][metric]
-            number, ours = finished.candidate, result["test"][metric]
+        finished = self.finished
+        result = finished.result if finished else {}
+        beside = result.get("simple_test", {})
+        tested = {name: beside[name][metric] for name in simple if metric in beside.get(name, {})}
+        if finished and tested and (interval := result.get("test_interval")):
+            number, ours, theirs = finished.candidate, result["test"][metric], tested
+            low, high = interval[metric]
             error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
-            where, scores = " on the test part", {n: scores[n] for n in names}
-        name = max(scores, key=lambda n: sign * scores[n])  # never chosen by the test part
-        theirs = tested[name] if where else scores[name]
-        figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs:.4g}{where}"
-        gain = sign * (ours - theirs)
+            where = " on the test part"
+        name = max(theirs, key=lambda n: sign * simple[n])  # never chosen by the test part
+        figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs[name]:.4g}{where}"
+        gain = sign * (ours - theirs[name])
         if gain > error:
             return f"candidate {number} beats {name} ({figures})"
         clearly = f"candidate {number} is not" if where else "no network here is"

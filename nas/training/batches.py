@@ -52,6 +52,10 @@ class RaggedTensor:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
     def padded(self, rows: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, …) with zeros after each sample's end, and the lengths (B,)."""
         starts = self.offsets[rows]
@@ -232,8 +236,7 @@ class Batches:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._begun = torch.empty(0)  # the state of the generator at the begin of the epoch
         self._skip = 0  # batches of it that an earlier training has had
-        first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
-        self._device = torch.device(first.device)
+        self._device = torch.device(own[0].device)
         self._streams = any(isinstance(value, (StreamedInput, SampledNodes)) for value in own)
         ragged = [value for value in own if isinstance(value, (RaggedTensor, StreamedInput))]
         padded = [value.lengths for value in ragged if value.layout == "padded"]
@@ -453,8 +456,7 @@ def evaluation_batch(modality: str, inputs: Mapping[str, DeviceInput]) -> int:
     own = [v for v in inputs.values() if isinstance(v, Tensor | RaggedTensor | StreamedInput)]
     if not (values := sum(map(_values_of_a_sample, own))):
         return most
-    first = own[0].values if isinstance(own[0], RaggedTensor) else own[0]
-    room = resident_limit(str(first.device))
+    room = resident_limit(str(own[0].device))
     return max(1, min(most, int(room / (4 * ACTIVATIONS * values))))
 
 

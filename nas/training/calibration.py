@@ -61,8 +61,9 @@ def calibrate(checkpoint: Path, dataset: Dataset) -> tuple[dict[str, float], flo
     losses: list[float] = []
     for target in proxy.task.targets:
         if target.kind != "regression":
-            own, truth = heads[target.name], np.asarray(dataset.labels[target.name])[rows]
-            found[target.name] = _temperature(target, own, truth)
+            own, labels = heads[target.name], dataset.labels[target.name][rows]
+            found[target.name] = _temperature(target, own, labels)
+            truth = torch.from_numpy(np.array(labels))
             losses.append(_cross_entropy(target, own / found[target.name], truth))
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     content["hyper_parameters"] |= {"temperatures": found, "val_errors": errors}
@@ -70,9 +71,8 @@ def calibrate(checkpoint: Path, dataset: Dataset) -> tuple[dict[str, float], flo
     return found, float(np.mean(losses)) if losses else None
 
 
-def _cross_entropy(target: Target, logits: Tensor, labels: np.ndarray, wrong: float = 0.0) -> float:
+def _cross_entropy(target: Target, logits: Tensor, truth: Tensor, wrong: float = 0.0) -> float:
     """Of labels of which the fraction ``wrong`` may be, whatever they say."""
-    truth = torch.from_numpy(np.array(labels))
     if target.kind == "multilabel":
         soft = truth.float() * (1 - 2 * wrong) + wrong
         return float(F.binary_cross_entropy_with_logits(logits, soft))
@@ -154,10 +154,11 @@ def _temperature(target: Target, logits: Tensor, labels: np.ndarray) -> float:
     Outputs for Support Vector Machines", sec. 2.2): where all are right, the network would be made
     certain otherwise.
     """
-    wrong = 1 / (len(labels) + 2)
+    truth = torch.from_numpy(np.array(labels))
+    wrong = 1 / (len(truth) + 2)
 
     def loss(log_t: float) -> float:
-        return _cross_entropy(target, logits / float(np.exp(log_t)), labels, wrong)
+        return _cross_entropy(target, logits / float(np.exp(log_t)), truth, wrong)
 
     low, high = float(np.log(COOLEST)), float(np.log(HOTTEST))
     ratio = (5**0.5 - 1) / 2
