@@ -144,6 +144,11 @@ class Family:
     frozen: bool = False
     on_request: bool = False
 
+    @property
+    def starts_published(self) -> bool:
+        """Whether its networks start from published weights."""
+        return self.load is not None
+
     def baseline(self, task: Task) -> Config:
         """The proven configuration, scaled to the data."""
         return self.space(task).baseline()
@@ -169,7 +174,7 @@ def started_from(family: str, config: Config, task: Task) -> Checkpoint | None:
     """The checkpoint that a network of ``family``, or the first such member of a fusion, started
     from; None where it began at random."""
     known = load_families(task.modality)
-    if family not in known or known[family].load is None:
+    if family not in known or not known[family].starts_published:
         return None
     named = {value for name, value in config.items() if name.rpartition(".")[2] == "checkpoint"}
     own = {task.modality, *(member.modality for member in task.profile.members.values())}
@@ -191,12 +196,14 @@ def pick_families(
             raise UsageError(
                 f"unknown family {name!r} for {modality}; known are {', '.join(known)}"
             )
-        if known[name].load and not pretrained:
+        if known[name].starts_published and not pretrained:
             raise UsageError(f"family {name!r} needs weights: give --pretrained FOLDER")
-    first = sorted(known.items(), key=lambda item: item[1].load is None)
+    first = sorted(known.items(), key=lambda item: not item[1].starts_published)
     offered = {name: family for name, family in first if not family.on_request}
     chosen = {name: known[name] for name in names} if names else offered
-    return {name: family for name, family in chosen.items() if pretrained or not family.load}
+    return {
+        name: family for name, family in chosen.items() if pretrained or not family.starts_published
+    }
 
 
 def published_weights(task: Task, candidates: Sequence[Candidate]) -> tuple[str, ...]:
@@ -206,7 +213,8 @@ def published_weights(task: Task, candidates: Sequence[Candidate]) -> tuple[str,
 
     if not task.pretrained:
         return ()
-    starts = {name for name, family in load_families(task.modality).items() if family.load}
+    known = load_families(task.modality)
+    starts = {name for name, family in known.items() if family.starts_published}
     adapted = [c for c in candidates if c.family in starts]
     others = [c for c in candidates if c.family not in starts]
     sentences = tuple(checkpoint.origin for checkpoint in task.pretrained)

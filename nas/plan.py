@@ -348,7 +348,7 @@ def starting_from_weights(task: Task, paces: Mapping[str, Pace]) -> dict[str, Pa
     if not task.pretrained:
         return {}
     known = load_families(task.modality)
-    return {name: p for name, p in paces.items() if name in known and known[name].load}
+    return {name: p for name, p in paces.items() if name in known and known[name].starts_published}
 
 
 def _with_pretrained(

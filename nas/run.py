@@ -385,16 +385,21 @@ class Run:
         met = [c for c in self._ranked(self.task.constraints) if c.feasible(self.task.constraints)]
         return by_quality(met, self.task.quality)
 
+    def simple_scores(self) -> dict[str, float]:
+        """The quality of each simple model on the validation part, the best first."""
+        metric, sign = self.task.quality.metric, 1 if self.task.quality.direction == "max" else -1
+        rows = [b for b in self.baselines() if metric in b["metrics"]]
+        rows.sort(key=lambda b: -sign * b["metrics"][metric])
+        return {b["name"]: b["metrics"][metric] for b in rows}
+
     def verdict(self) -> str:
         """How the best network and the best simple model compare, in one sentence; "" where one of
         them is missing. Where the search ended with a training at full scale, it is of that one and
         of the test part; else of the proxies and of the validation part."""
-        quality, front = self.task.quality, self.front()
-        rows = [b for b in self.baselines() if quality.metric in b["metrics"]]
-        if not rows or not front:
+        quality, front, simple = self.task.quality, self.front(), self.simple_scores()
+        if not simple or not front:
             return ""
         sign, metric = 1 if quality.direction == "max" else -1, quality.metric
-        simple = {b["name"]: b["metrics"][metric] for b in rows}
         network, theirs, where = best(front, quality), simple, ""
         number, ours = network.number, network.metrics[metric]
         error = standard_error(self.task, metric, ours)
@@ -407,7 +412,7 @@ class Run:
             low, high = interval[metric]
             error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
             where = " on the test part"
-        name = max(theirs, key=lambda n: sign * simple[n])  # never chosen by the test part
+        name = next(name for name in simple if name in theirs)  # never chosen by the test part
         figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs[name]:.4g}{where}"
         gain = sign * (ours - theirs[name])
         if gain > error:

@@ -73,8 +73,10 @@ def finished(run: Run, as_json: bool) -> None:
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
         beside = trained.result.get("simple_test") or {}
-        if shown := [f"{n} {figure(s[metric])}" for n, s in beside.items() if metric in s]:
-            terminal.echo(f"beside  on the same test part: {', '.join(shown)}")
+        tested = [n for n in run.simple_scores() if metric in beside.get(n, {})]
+        if shown := [f"{n} {figure(beside[n][metric])}" for n in tested]:
+            first = ", the best by validation first" if len(shown) > 1 else ""
+            terminal.echo(f"beside  on the same test part{first}: {', '.join(shown)}")
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")
     # Without the first ones, which say what each checkpoint is.
     for sentence in published_weights(run.task, run.candidates())[len(run.task.pretrained) :]:

@@ -231,10 +231,12 @@ def test_the_verdict_is_of_the_trained_network_on_the_test_part(
 ) -> None:
     """The simple model is the one that is best on the validation part."""
     simple = [
-        {"name": "forest", "metrics": {"accuracy": 0.9}},
         {"name": "logistic", "metrics": {"accuracy": 0.8}},
+        {"name": "forest", "metrics": {"accuracy": 0.9}},
+        {"name": "failed", "metrics": {}},
     ]
     monkeypatch.setattr(Run, "baselines", lambda run: simple)
+    assert list(run.simple_scores()) == ["forest", "logistic"]
     proxies = run.verdict()
     assert "test part" not in proxies
     assert "against 0.9)" in proxies

@@ -170,7 +170,7 @@ def _as_searched(folder: Path, number: int) -> Trained:
         )
     recipe = recipes.make(candidate, run.task, run.source, run.versions)
     proxy = proxy_of(recipe["model"]["init_args"], str(file), Proxy)
-    published = load_families(run.task.modality)[candidate.family].load is not None
+    published = load_families(run.task.modality)[candidate.family].starts_published
     repair = f"{commands} train it in full"
     fidelity = kept.restore(file, candidate, proxy.network, published=published, repair=repair)
     return Trained(proxy.eval(), file, recipe, fidelity=fidelity)

@@ -254,7 +254,7 @@ class Evaluator:
     def _starts_published(self, candidate: Candidate) -> bool:
         """Whether the candidate starts from published weights."""
         family = load_families(self.task.modality).get(candidate.family)
-        return family is not None and family.load is not None
+        return family is not None and family.starts_published
 
     # -- costs -------------------------------------------------------------------------------
 

@@ -318,6 +318,15 @@ def test_simple_models_stand_in_the_plot_by_their_costs(open_page: Any, baked: A
     assert ["star-diamond", [0.2]] in found
 
 
+def test_a_front_below_every_simple_model_is_shown(open_page: Any, baked: Any) -> None:
+    simple = {"name": "forest", "metrics": {"accuracy": 0.9999}, "seconds": 1.0}
+    page = open_page(baked(make_study(97, baselines=(simple,))))
+    shown, on_front = numbers(page), page.evaluate("current().front.map((c) => c.number)")
+    assert shown
+    assert set(shown) <= set(on_front)
+    assert page.get_by_text("of the front below the best simple model").count() == 0
+
+
 def test_the_machine_says_how_busy_it_was(open_page: Any, baked: Any) -> None:
     page = open_page(f"{baked()}#page=machine")
     assert "90 % busy of one core" in page.inner_text("#machine-facts")

@@ -156,8 +156,9 @@ function itemsOf(own, columns) {
   let items = chosen.map(candidate);
   let folded = [];
   if (view.rows === "front") { // the others are few beside all: nothing is gained by folding them
-    folded = items.filter((item) => item.faded);
-    items = [...items.filter((item) => !item.faded), ...simple, ...view.below ? folded : []];
+    const above = items.filter((item) => !item.faded);
+    folded = above.length ? items.filter((item) => item.faded) : []; // a front is never all folded
+    items = above.length ? [...above, ...simple, ...view.below ? folded : []] : [...simple, ...items];
   }
   if (by) items = [...items].sort((p, q) => compare(p.c, q.c));
   if (folded.length) items.push({
