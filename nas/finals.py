@@ -3,8 +3,9 @@ one that is best on the validation part is scored once on the test part.
 
 Proxies rank networks by a part of a training, and the best of many is partly luck. So several are
 trained by their recipes: the best, the best of each other family where that costs little or its
-proxy is within the noise, then the others by quality. Each is a process of its own (``nas train``)
-with a core or a GPU, here or on a cluster; a round begins only while there is time for it.
+proxy is within the noise, then the others by quality. One that was at its best early is trained
+once more, with a schedule of as many epochs. Each is a process of its own (``nas train``) with a
+core or a GPU, here or on a cluster; a round begins only while there is time for it.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
     waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, places)
     trained: list[Finalist] = []
-    while waiting and len(trained) < max(MOST, places):
+    while True:
         left_s = end - time.monotonic() - 2 * START_S
-        entries = _round(run, waiting, left_s, places, trained)
+        entries = _shorter(run, trained, left_s, places)
+        if not entries and len({e.candidate.number for e in trained}) < max(MOST, places):
+            entries = _round(run, waiting, left_s, places, trained)
         if not entries and not trained:  # a late score is better than no model
             entries = _round(run, waiting, left_s + START_S, places, trained)
         if not entries:
@@ -65,7 +68,8 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate that is trained at full scale: for ``epochs`` of the recipe's, in ``folder``."""
+    """A candidate that is trained at full scale: for ``epochs`` of the recipe's, in ``folder``;
+    ``again`` where it was before, with a longer schedule."""
 
     candidate: Candidate
     epochs: int
@@ -73,6 +77,7 @@ class Finalist:
     folder: Path
     result: dict[str, Any] | None = None
     error: str = ""
+    again: bool = False
 
 
 def order(
@@ -204,6 +209,36 @@ def _round(
         entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
         run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
     return entries
+
+
+def _shorter(run: Run, trained: Sequence[Finalist], left_s: float, places: int) -> list[Finalist]:
+    """Those of the best that came to their best epoch early, again with a schedule of as many
+    epochs (rule "schedule-length")."""
+    task = run.task
+    complete = [e for e in trained if e.result]
+    done = {e.candidate.number for e in trained if e.again}
+    found: list[Finalist] = []
+    best = _winner(complete, task) if complete else None
+    for entry in complete:
+        result, number = entry.result or {}, entry.candidate.number
+        epochs = _shorter_epochs(task, entry)
+        needed_s = epochs * result["seconds"] / max(1, result.get("epochs", 0))
+        if not epochs or number in done or needed_s > left_s or len(found) == places:
+            continue
+        if best is not None and _is_as_good(entry, best, task, AS_GOOD):
+            folder = run.folder / "finalists" / f"{number}-{epochs}"
+            run.export(folder / "recipe.yaml", number, epochs=epochs)
+            found.append(Finalist(entry.candidate, epochs, epochs, folder, again=True))
+    return found
+
+
+def _shorter_epochs(task: Task, entry: Finalist) -> int:
+    """The epochs of a shorter schedule of a finalist; 0 where its own was not too long."""
+    if _is_adapted(entry.candidate, task):
+        return 0
+    proxy = task.of_family(entry.candidate.family).fidelity
+    best = int((entry.result or {}).get("best_epoch", entry.epochs))
+    return rules.shorter_schedule(entry.epochs, best, math.ceil(proxy.epochs * proxy.share))
 
 
 def _is_pressed(task: Task, best: Candidate, left_s: float, places: int) -> bool:

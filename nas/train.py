@@ -34,7 +34,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger
 
 from nas import recipe as recipes
-from nas import terminal
+from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import Dataset
 from nas.files import LAST, read_json, write_whole
@@ -411,10 +411,12 @@ def _finish(
         raise InputError("no epoch was trained (trainer.max_epochs is too low)")
     shutil.copyfile(best, out / "model.ckpt")
     best_epoch = torch.load(best, map_location="cpu", weights_only=True)["epoch"] + 1
-    if trainer.current_epoch < (trainer.max_epochs or 0):
+    if trainer.current_epoch < (most := trainer.max_epochs or 0):
+        shorter = rules.shorter_schedule(most, best_epoch)
+        advice = f"; a training with --epochs {shorter} may do better" if shorter else ""
         terminal.line(
-            f"ended after {trainer.current_epoch} of {trainer.max_epochs} epochs; the best one,"
-            f" {best_epoch}, is kept",
+            f"ended after {trainer.current_epoch} of {most} epochs; the best one,"
+            f" {best_epoch}, is kept{advice}",
             err=True,
         )
     dataset = training.data.dataset

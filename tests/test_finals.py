@@ -359,3 +359,36 @@ def test_seconds_of_an_epoch_follow_from_epochs_where_time_ran_out() -> None:
     assert epoch_s(task, late) == 12.0 / 3 / 0.5
     ended = replace(late, cost=Cost(step_ms=100.0))
     assert epoch_s(task, ended) == pytest.approx(0.1 * task.profile.n_train / 10)
+
+
+def early(number: int, best_epoch: int, accuracy: float, epochs: int = 100) -> finals.Finalist:
+    made = next(c for c in RANKED if c.number == number)
+    result = {"validation": {"accuracy": accuracy}, "seconds": 40.0, "epochs": 40}
+    return finals.Finalist(made, epochs, epochs, Path(), {**result, "best_epoch": best_epoch})
+
+
+@pytest.mark.parametrize(
+    ("best_epoch", "left_s", "epochs"),
+    [(20, 30.0, 20), (50, 60.0, 50), (51, 60.0, 0), (20, 19.0, 0), (1, 30.0, 3)],
+)
+def test_one_that_was_at_its_best_early_is_trained_again_by_a_shorter_schedule(
+    tmp_path: Path, best_epoch: int, left_s: float, epochs: int
+) -> None:
+    """As long as its proxy at least, and only where there is time for it."""
+    run: Any = FakeRun(tmp_path, RANKED)
+    run.task = replace(run.task, fidelity=replace(run.task.fidelity, epochs=3, share=1.0))
+    trained = [early(4, best_epoch, 0.8)]
+    found = finals._shorter(run, trained, left_s, 2)
+    assert [(e.candidate.number, e.epochs, e.again) for e in found] == (
+        [(4, epochs, True)] if epochs else []
+    )
+    assert run.exported == ({4: epochs} if epochs else {})
+    assert finals._shorter(run, [*trained, *found], left_s, 2) == [], "once"
+
+
+def test_only_what_is_as_good_as_the_best_is_trained_again(tmp_path: Path) -> None:
+    run: Any = FakeRun(tmp_path, RANKED)
+    trained = [early(4, 20, 0.80), early(7, 90, 0.95)]
+    assert finals._shorter(run, trained, 1e3, 2) == []
+    equal = [early(4, 20, 0.95), early(7, 20, 0.95), early(2, 20, 0.95)]
+    assert len(finals._shorter(run, equal, 1e3, 2)) == 2, "as many as there are places"

@@ -12,6 +12,7 @@ from nas.rules.decisions import sets
 from nas.rules.numbers import (
     BASELINE_TIME_FACTOR,
     CROSS_VALIDATED,
+    EARLY,
     GRADIENT_CLIP,
     LONGEST_CANDIDATE,
     LONGEST_STEPS,
@@ -148,6 +149,19 @@ def patience(epochs: int) -> int:
     """After how many epochs in a row a training of ``epochs`` ends in which neither quality nor
     loss was better than before."""
     return max(PATIENCE_EPOCHS, math.ceil(PATIENCE * epochs))
+
+
+@sets("schedule-length", "schedule of a second training")
+def shorter_schedule(epochs: int, best: int, least: int = 1) -> int:
+    """The epochs of a schedule that suits a training of ``epochs`` better whose ``best`` epoch came
+    early, but no fewer than ``least``; 0 where its own was not too long.
+
+    Example:
+        >>> shorter_schedule(100, best=20), shorter_schedule(100, best=60)
+        (20, 0)
+    """
+    shorter = max(best, least)
+    return shorter if best <= EARLY * epochs and shorter < epochs else 0
 
 
 @sets("gradient-clipping", "largest gradient of a training")

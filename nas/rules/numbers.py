@@ -31,6 +31,7 @@ FREEZE_BELOW = 1_000  # samples below which more of a pretrained network stays a
 CATEGORY_VALUES = 16  # of a category's vector, at most
 WARMUP = 0.05  # of the steps
 PATIENCE, PATIENCE_EPOCHS = 0.25, 5  # of a training's epochs, and at least so many
+EARLY = 0.5  # of a schedule: one whose best epoch came by then was too long
 GRADIENT_CLIP = 1.0  # of the global norm
 VALIDATION_MOST = 5_000  # samples that score a proxy: a standard error of half a per cent
 CROSS_VALIDATED = 150  # validation samples from which on one split is enough

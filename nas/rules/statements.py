@@ -13,6 +13,7 @@ from nas.rules.numbers import (
     CLOUD_CELLS,
     CLOUD_MOST,
     CROSS_VALIDATED,
+    EARLY,
     EDGE_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
@@ -205,6 +206,14 @@ _ALL = (
         " the best one is kept.",
         "Prechelt 1998, Early Stopping: But When?, sec. 2; the numbers are measured"
         " (scripts/bench_patience.py)",
+    ),
+    Rule(
+        "schedule-length",
+        f"Where the best epoch of a training came within the first {EARLY:.0%} of its schedule, the"
+        " learning rate was still high: a search trains it again, with a schedule of as many"
+        " epochs.",
+        "Li, Yumer & Ramanan 2020, Budgeted Training: a good schedule has come down at the end of"
+        " the budget, however short that is; the number is measured (experiments/LOG.md)",
     ),
     Rule(
         "gradient-clipping",
