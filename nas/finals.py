@@ -37,8 +37,9 @@ MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
 AS_GOOD = 1.0  # standard errors: what is as good as the best where time is short, and in the end
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
+DECAY, ALIKE = 0.5, 1.25  # of the error with passes over the data; errors that are as good
 FEW_CORES = 4  # up to which one training is faster on all of them
-PACED = 0.9  # of the time that is left: what a training that is short of epochs may take
+HASTE = 1.5  # times the epochs that there is time for: a pace beside other work is a slow one
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
@@ -60,7 +61,7 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
-        trained += _train(entries, site, end - START_S, show)
+        trained += _train(run.task, entries, site, end - START_S, show)
     found = _finished(run, site, trained, end, show)
     write_whole(run.folder / "finished.json", found.to_json())
     return found
@@ -172,7 +173,7 @@ def _epochs(task: Task, candidate: Candidate, left_s: float) -> int:
     # The proxies were as long, or the epochs are not for the time.
     if candidate.family in task.fidelity.other or not _is_cut_short(task, candidate):
         return recipe
-    affordable = int(PACED * left_s / epoch_s(task, candidate))
+    affordable = int(HASTE * left_s / epoch_s(task, candidate))
     return max(recipe, min(affordable, rules.longest_epochs(task)))
 
 
@@ -195,7 +196,10 @@ def _round(
         if trained or not waiting:
             return [alone]
     if first and waiting and _is_pressed(run.task, waiting[0], left_s, places):
-        waiting = [c for c in waiting if _is_near(run.task, waiting[0], c, AS_GOOD)]
+        best = _best_in_time(run.task, waiting, left_s)
+        equal = [c for c in waiting if _is_near(run.task, best, c, AS_GOOD)
+                 and _is_near(run.task, c, best, AS_GOOD)]  # fmt: skip
+        waiting = [best, *(c for c in equal if c is not best)]
         left_s *= speedup(places) if len(waiting) == 1 else 1.0
     for candidate in waiting:
         if len(entries) == places:
@@ -204,7 +208,8 @@ def _round(
         affordable = int(left_s / epoch_s(run.task, candidate))
         if affordable < (1 if first else recipe):
             continue
-        epochs = min(_epochs(run.task, candidate, left_s), affordable) if first else recipe
+        hasty = int(HASTE * affordable)  # what proves too much is left out (``--time-limit``)
+        epochs = min(_epochs(run.task, candidate, left_s), hasty) if first else recipe
         folder = run.folder / "finalists" / str(candidate.number)
         entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
         run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
@@ -251,6 +256,25 @@ def _is_pressed(task: Task, best: Candidate, left_s: float, places: int) -> bool
     return left_s < most * epoch_s(task, best)
 
 
+def _best_in_time(task: Task, waiting: Sequence[Candidate], left_s: float) -> Candidate:
+    """The candidate that ``left_s`` seconds are for: proxies of equal epochs say little of a
+    training in equal time. Their errors are projected to the passes over the data that each has
+    time for, by a power law whose exponent is ours, and low; what is proven goes before what is
+    ahead by less than ``ALIKE``."""
+    metric, larger = task.quality.metric, task.quality.direction == "max"
+
+    def error(candidate: Candidate) -> float:
+        proxy = task.of_family(candidate.family).fidelity
+        value = candidate.metrics[metric]
+        passes = min(left_s / epoch_s(task, candidate), rules.longest_epochs(task))
+        gain = max(1.0, passes / (proxy.epochs * proxy.share))
+        return abs(1.0 - value if larger else value) / math.pow(gain, DECAY)
+
+    best = min(waiting, key=error)
+    proven = [c for c in waiting if c.origin == "baseline" and error(c) <= ALIKE * error(best)]
+    return min(proven, key=error, default=best)
+
+
 def _alone(
     run: Run,
     waiting: list[Candidate],
@@ -287,22 +311,31 @@ class _Job:
 
 
 def _train(
-    entries: list[Finalist], site: Site, end: float, show: Callable[[str], None]
+    task: Task, entries: list[Finalist], site: Site, end: float, show: Callable[[str], None]
 ) -> list[Finalist]:
     """Train ``entries`` side by side; on a machine for one alone with all that it has."""
     jobs: list[_Job] = []
     for place, entry in enumerate(entries):
-        # Its schedule becomes shorter where its epochs take longer than those of the search.
-        left_s = max(START_S, end - time.monotonic())
+        # Its schedule is as short as its pace asks for, from its first step on.
+        left_s = max(START_S, end - time.monotonic() - START_S)
         limits = ("--epochs", str(entry.epochs), "--time-limit", f"{left_s:.0f}s")
         options = (*limits, "--test", "no", "--json")
         alone = len(entries) == 1
         jobs.append(_Job(entry.folder, options, entry.folder / "log", None if alone else place))
     found = _run(jobs, site, end, show)
     return [
-        replace(entry, result=result or None, error=error)
+        replace(_as_trained(task, entry, result), result=result or None, error=error)
         for entry, (result, error) in zip(entries, found, strict=True)
     ]
+
+
+def _as_trained(task: Task, entry: Finalist, result: dict[str, Any]) -> Finalist:
+    """A finalist with the epochs of the schedule that it was trained by."""
+    epochs = result.get("schedule_epochs", entry.epochs)
+    if epochs == entry.epochs:
+        return entry
+    recipe = max(epochs, min(entry.recipe_epochs, _recipe_epochs(task, entry.candidate)))
+    return replace(entry, epochs=epochs, recipe_epochs=recipe)
 
 
 def _run(

@@ -92,6 +92,7 @@ def make(
                         "monitor": quality.metric,
                         "mode": quality.direction,
                         "patience": rules.patience(epochs),
+                        "within": rules.EARLY + rules.PATIENCE,
                     },
                 },
                 {
@@ -368,6 +369,7 @@ CLASSES: dict[str, dict[str, str]] = {
         "monitor": "!str",
         "mode": "!=min|=max",
         "patience": "!count",
+        "within": "float",
     },
     "pytorch_lightning.callbacks.ModelCheckpoint": _CHECKPOINT,
     "pytorch_lightning.callbacks.EarlyStopping": {

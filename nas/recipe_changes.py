@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas import rules
-from nas.options import LOGGERS, option, parse_duration
+from nas.options import LOGGERS, option
 from nas.task import InputError, UsageError
 
 Recipe = dict[str, Any]
@@ -67,8 +67,6 @@ def apply(recipe: Recipe, settings: Settings) -> None:
         trainer["strategy"] = settings.strategy
     if settings.precision is not None:
         trainer["precision"] = settings.precision
-    if settings.time_limit is not None:
-        trainer["max_time"] = _clock(parse_duration(settings.time_limit) or 0.0)
     if settings.ema is not None:
         _callback(recipe, AVERAGE, {"decay": settings.ema})
     if settings.patience is not None:
@@ -138,18 +136,6 @@ def _on_devices(recipe: Recipe, devices: int, nodes: int) -> None:
         new = rules.steps_per_epoch(samples, data["batch_size"], fewer, now)
         total = max(1, round(schedule["init_args"]["total_steps"] / old * new))
         _for_steps(schedule["init_args"], total)
-
-
-def _clock(seconds: float) -> str:
-    """DD:HH:MM:SS, as Lightning reads it.
-
-    >>> _clock(90061)
-    '01:01:01:01'
-    """
-    minutes, second = divmod(max(1, math.ceil(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    day, hour = divmod(hours, 24)
-    return f"{day:02d}:{hour:02d}:{minute:02d}:{second:02d}"
 
 
 def _callbacks(recipe: Recipe, name: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -305,12 +306,13 @@ def train(
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
-        training = build(recipe, str(path))
+        limit_s = parse_duration(settings.time_limit)
+        training = build(_timed(recipe, limit_s) if limit_s else recipe, str(path))
         if settings.logger is not None:
             training.trainer.loggers = [make_logger(settings.logger, out)]
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
-        if limit_s := parse_duration(settings.time_limit):
+        if limit_s:
             training.trainer.callbacks += [InTime(limit_s)]  # type: ignore[attr-defined]
         try:
             _fit(training, last.path if last.path.exists() else None)
@@ -325,6 +327,12 @@ def train(
                 again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
                 kept += f"; `{shlex.join(again)}` goes on"
             raise KeyboardInterrupt(kept) from None
+
+
+def _timed(recipe: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    """A recipe whose training ends after ``limit_s`` seconds: this one alone, so that the recipe
+    that is kept has no such limit."""
+    return {**recipe, "trainer": {**recipe["trainer"], "max_time": timedelta(seconds=limit_s)}}
 
 
 def _keeps_best(training: Training, path: Path, out: Path) -> None:
@@ -419,6 +427,9 @@ def _finish(
             f" {best_epoch}, is kept{advice}",
             err=True,
         )
+    if trainer.max_epochs != recipe["trainer"]["max_epochs"]:  # it was shortened to end in time
+        apply(recipe, Settings(epochs=trainer.max_epochs))
+        recipes.write(_portable(recipe), out / "recipe.yaml")
     dataset = training.data.dataset
     assert dataset is not None
     temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
@@ -429,6 +440,7 @@ def _finish(
         "calibrated_loss": calibrated,
         "proxy_validation": recipe["provenance"]["validation"],
         "epochs": trainer.current_epoch,
+        "schedule_epochs": trainer.max_epochs,
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
         "energy_wh": next(e.spent_wh for e in _callbacks(training) if isinstance(e, Energy)),

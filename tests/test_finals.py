@@ -103,12 +103,12 @@ def test_who_has_all_cores_is_trained_for_more_epochs(tmp_path: Path) -> None:
     run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
     each_s = finals.epoch_s(run.task, RANKED[0])
     (entry,) = finals._round(run, run.ranked(), 15.2 * each_s, places=2, trained=())
-    assert entry.epochs == int(finals.PACED * 15.2 * speedup(2))
+    assert entry.epochs == int(finals.HASTE * int(15.2 * speedup(2)))
 
 
 @pytest.mark.parametrize(
     ("epoch_s", "proxy", "epochs"),
-    [(5.0, 5, 18), (20.0, 5, 10), (0.1, 5, 250), (5.0, 10, 10)],
+    [(5.0, 5, 30), (20.0, 5, 10), (0.1, 5, 250), (5.0, 10, 10)],
     ids=["as its pace allows", "the recipe's at least", "as many as help", "as its proxy"],
 )
 def test_a_network_faster_than_the_mean_is_trained_for_longer(
@@ -120,7 +120,7 @@ def test_a_network_faster_than_the_mean_is_trained_for_longer(
     run: Any = FakeRun(tmp_path, [candidate(1, "mlp", 0.8, step_ms=1e3 * epoch_s / steps)])
     run.task = made
     (entry,) = finals._round(run, run.ranked(), 100.0, places=8, trained=())
-    assert entry.epochs == min(epochs, int(100.0 / epoch_s))
+    assert entry.epochs == min(epochs, int(finals.HASTE * int(100.0 / epoch_s)))
     assert entry.recipe_epochs == epochs
     assert run.exported == {1: epochs}
 
@@ -392,3 +392,31 @@ def test_only_what_is_as_good_as_the_best_is_trained_again(tmp_path: Path) -> No
     assert finals._shorter(run, trained, 1e3, 2) == []
     equal = [early(4, 20, 0.95), early(7, 20, 0.95), early(2, 20, 0.95)]
     assert len(finals._shorter(run, equal, 1e3, 2)) == 2, "as many as there are places"
+
+
+@pytest.mark.parametrize(
+    ("planned", "recipe", "schedule", "found"),
+    [(30, 30, 30, (30, 30)), (30, 30, 22, (22, 22)), (30, 30, 7, (7, 10)), (4, 4, 3, (3, 4))],
+    ids=["as planned", "more than its recipe", "less than its recipe", "a shorter schedule"],
+)
+def test_a_finalist_has_the_epochs_of_the_schedule_that_its_pace_allowed(
+    planned: int, recipe: int, schedule: int, found: tuple[int, int]
+) -> None:
+    entry = finals.Finalist(RANKED[0], planned, recipe, Path())
+    shortened = finals._as_trained(task(), entry, {"schedule_epochs": schedule})
+    assert (shortened.epochs, shortened.recipe_epochs) == found
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "error", "first"),
+    [(400.0, 0.10, 0), (250.0, 0.10, 0), (200.0, 0.05, 7), (400.0, 0.02, 7)],
+    ids=["half the epochs", "alike", "ahead", "far ahead"],
+)
+def test_short_of_time_the_best_is_who_gets_furthest_in_it(
+    step_ms: float, error: float, first: int, tmp_path: Path
+) -> None:
+    """A proven network at 200 ms a step with an error of 0.12, and a sampled one."""
+    proven = replace(candidate(0, "mlp", 0.88, step_ms=200.0), origin="baseline")
+    run: Any = FakeRun(tmp_path, [candidate(7, "tabnet", 1 - error, step_ms=step_ms), proven])
+    entries = finals._round(run, run.ranked(), 4 * finals.epoch_s(run.task, proven), 2, ())
+    assert entries[0].candidate.number == first

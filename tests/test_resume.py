@@ -192,8 +192,11 @@ def test_a_training_ends_with_its_time_and_keeps_its_best_epoch(
 ) -> None:
     recipe = recipe | {"trainer": recipe["trainer"] | {"max_epochs": 10**5}}
     result, _ = trained(recipe, tmp_path, Settings(time_limit="1s", patience=0))
-    assert 1 <= result["best_epoch"] <= result["epochs"] < 10**5
+    assert 1 <= result["best_epoch"] <= result["epochs"] <= result["schedule_epochs"] < 10**5
     assert result["seconds"] < 10
+    kept = recipes.load(tmp_path / "recipe.yaml")
+    assert kept["trainer"]["max_epochs"] == result["schedule_epochs"], "it can be repeated"
+    assert "max_time" not in kept["trainer"]
 
 
 def test_the_test_part_that_is_scored_later_has_the_same_scores_as_at_once(
@@ -239,7 +242,9 @@ def test_patience_ends_where_neither_quality_nor_loss_is_better(
     patience, ended = Patience("score", mode, 2), None
     for epoch, (value, loss) in enumerate(zip(quality, losses, strict=True), 1):
         metrics = {"score": torch.tensor(sign * value), "val_loss": torch.tensor(loss)}
-        trainer: Any = SimpleNamespace(callback_metrics=metrics, should_stop=False)
+        trainer: Any = SimpleNamespace(
+            callback_metrics=metrics, should_stop=False, current_epoch=epoch - 1, max_epochs=9
+        )
         patience.on_train_epoch_end(trainer, trainer)
         again = Patience("score", mode, 2)
         again.load_state_dict(patience.state_dict())
@@ -247,6 +252,21 @@ def test_patience_ends_where_neither_quality_nor_loss_is_better(
         if trainer.should_stop:
             ended = ended or epoch
     assert ended == end
+
+
+@pytest.mark.parametrize(("epochs", "ends"), [(8, True), (7, False)])
+def test_patience_ends_nothing_once_the_learning_rate_comes_down(epochs: int, ends: bool) -> None:
+    patience = Patience("score", "max", 2, within=0.5)
+    for epoch in range(4):
+        metrics = {"score": torch.tensor(-epoch), "val_loss": torch.tensor(1.0 + epoch)}
+        trainer: Any = SimpleNamespace(
+            callback_metrics=metrics,
+            should_stop=False,
+            current_epoch=epoch,
+            max_epochs=epochs if epoch == 3 else 4,
+        )
+        patience.on_train_epoch_end(trainer, trainer)
+    assert trainer.should_stop == ends
 
 
 def test_metrics_of_each_epoch_go_to_a_logger_and_its_folders_do_not_hold_the_best(

@@ -1030,11 +1030,14 @@ def test_threads_are_chosen_again_where_an_epoch_gets_slow(
 
 
 @pytest.mark.parametrize(
-    ("epoch_s", "epochs"), [(1.0, 20), (4.0, 10), (50.0, 1)], ids=["in time", "late", "one epoch"]
+    ("laps", "epochs"),
+    [([1.0], 20), ([4.0], 10), ([50.0], 1), ([10.0, 2.0], 16), ([1.0] * 10 + [4.0], 17)],
+    ids=["in time", "late", "one epoch", "a slow first epoch", "slower later"],
 )
 def test_a_training_whose_epochs_take_too_long_ends_in_time_with_a_low_rate(
-    epoch_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+    laps: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The last of the laps is that of all further epochs."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = WarmupCosine(optimizer, total_steps=100, warmup_steps=5, final=0.01)
     trainer: Any = SimpleNamespace(
@@ -1052,7 +1055,7 @@ def test_a_training_whose_epochs_take_too_long_ends_in_time_with_a_low_rate(
         for _ in range(5):
             optimizer.step()
             schedule.step()
-        now[0] += epoch_s
+        now[0] += laps[min(trainer.current_epoch, len(laps) - 1)]
         callback.on_train_epoch_end(trainer, module)
         trainer.current_epoch += 1
     assert trainer.current_epoch == epochs

@@ -203,7 +203,8 @@ _ALL = (
         "early-stopping",
         f"A training ends where {PATIENCE:.0%} of its epochs in a row, and at least"
         f" {PATIENCE_EPOCHS}, were better neither in quality nor in loss on the validation part;"
-        " the best one is kept.",
+        f" not in the last {1 - EARLY - PATIENCE:.0%}, where the learning rate comes down. The best"
+        " one is kept.",
         "Prechelt 1998, Early Stopping: But When?, sec. 2; the numbers are measured"
         " (scripts/bench_patience.py)",
     ),

@@ -20,6 +20,7 @@ from nas.training.proxy import Proxy
 # Several threads are clearly faster where a step of one takes so many times theirs, and an epoch is
 # slow where it takes so many times the fastest.
 FASTER, SLOWER = 1.25, 2.0
+PACED_BY = 5  # last epochs, whose mean is a training's pace
 SHOWN_S = 0.25  # between two updates of a terminal
 
 
@@ -129,34 +130,35 @@ class StopAfter(pl.Callback):
 
 
 class InTime(pl.Callback):
-    """Shortens a training whose epochs do not fit into ``limit_s`` seconds, so that its learning
-    rate has come down when the time is over; says so once."""
+    """Ends a training in ``limit_s`` seconds: it is shortened to the epochs that fit by the pace of
+    the last ones, so that its learning rate has come down when the time is over. Says so once."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s, self._said = limit_s, False
-        self._begin = self._lap = math.nan
+        self._planned, self._laps = 0, [math.nan]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin = self._lap = time.monotonic()
+        self._planned, self._laps = trainer.max_epochs or 0, [time.monotonic()]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        now, done = time.monotonic(), trainer.current_epoch + 1
-        each_s, self._lap = now - self._lap, now
-        fitting = int((self._begin + self.limit_s - now) / each_s)
-        left = (trainer.max_epochs or 0) - done
-        if not 0 <= fitting < left:
+        self._laps.append(time.monotonic())
+        begin, *_, now = self._laps
+        recent = self._laps[-1 - PACED_BY :]
+        each_s, done = (now - recent[0]) / (len(recent) - 1), trainer.current_epoch + 1
+        left = min(self._planned - done, int((begin + self.limit_s - now) / each_s))
+        if left < 0:
             return
-        trainer.fit_loop.max_epochs = done + fitting
+        trainer.fit_loop.max_epochs = done + left
         for each in trainer.lr_scheduler_configs:
-            if fitting and isinstance(each.scheduler, WarmupCosine):
-                each.scheduler.shorten(fitting / left)
-        if not self._said:
+            if left and isinstance(each.scheduler, WarmupCosine):
+                each.scheduler.end_after(round(left * each.scheduler.last_epoch / done))
+        if done + left < self._planned and not self._said:
             terminal.line(
-                f"note: epochs of {each_s:.1f} s: the time is for {done + fitting} of"
-                f" {done + left}, and the learning rate comes down by then",
+                f"note: epochs of {each_s:.1f} s: the time is for about {done + left} of"
+                f" {self._planned}, and the learning rate comes down by then",
                 err=True,
             )
-        self._said = True
+            self._said = True
 
 
 class Threads(pl.Callback):

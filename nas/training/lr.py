@@ -44,10 +44,9 @@ class WarmupCosine(LambdaLR):
 
         super().__init__(optimizer, factor)
 
-    def shorten(self, fraction: float) -> None:
-        """End after ``fraction`` of the steps that are left."""
-        left = self.total_steps - self.last_epoch
-        self.total_steps = self.last_epoch + max(1, round(fraction * left))
+    def end_after(self, steps: int) -> None:
+        """End after so many more steps."""
+        self.total_steps = self.last_epoch + max(1, steps)
 
 
 @dataclass(frozen=True)

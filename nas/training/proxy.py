@@ -308,16 +308,17 @@ class AveragedWeights(WeightAveraging):
 
 class Patience(pl.Callback):
     """Ends a training after ``patience`` epochs in a row in which neither the metric ``monitor``
-    nor the loss on the validation part was better than ever before.
+    nor the loss on the validation part was better than ever before, ``within`` this fraction of
+    its epochs: behind it the learning rate comes down, and the last epochs are the best.
 
     A metric of few samples stands still while a network still learns, and the loss rises while its
     decisions get better: each alone ends trainings too early (scripts/bench_patience.py).
     """
 
-    def __init__(self, monitor: str, mode: str, patience: int) -> None:
+    def __init__(self, monitor: str, mode: str, patience: int, within: float = 1.0) -> None:
         if patience < 1:
             raise InputError(f"patience must be at least 1, got {patience}")
-        self.monitor, self.mode, self.patience = monitor, mode, patience
+        self.monitor, self.mode, self.patience, self.within = monitor, mode, patience, within
         self._best: dict[str, float] = {}
         self._since = 0
 
@@ -332,7 +333,8 @@ class Patience(pl.Callback):
             value = sign * float(trainer.callback_metrics[name])
             if value > self._best.get(name, -math.inf):
                 self._best[name], self._since = value, 0
-        if self._since >= self.patience:
+        last = self.within * (trainer.max_epochs or math.inf)
+        if self._since >= self.patience and trainer.current_epoch + 1 <= last:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
