@@ -12,7 +12,7 @@ demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a reci
 test: $(READY)  ## the default tests, in two processes
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(READY)  ## searches of minutes
+slow: $(READY)  ## searches, and every family in every form: an hour
 	.venv/bin/python -m pytest -m slow
 
 docs: $(READY)  ## every command and Python example of README and docs, with small budgets
@@ -29,7 +29,7 @@ ray: $(READY)  ## the Ray executor on clusters of its own, on loopback
 
 browser: $(READY) .venv/axe/package/axe.min.js  ## the explorer in Debian's Chromium, with Playwright and axe-core
 	.venv/bin/python -m pip install --quiet -c constraints.txt playwright
-	.venv/bin/python -m pytest -m browser tests/browser
+	.venv/bin/python -m pytest -m browser
 
 .venv/axe/package/axe.min.js: $(READY)
 	mkdir -p .venv/axe

@@ -594,6 +594,7 @@ def test_a_page_is_written_into_a_new_folder_but_not_over_one(
     assert (ended.code, ended.errors) == (2, [printed])
 
 
+@pytest.mark.slow  # a search
 def test_an_impossible_limit_ends_the_search_soon(
     here: Path, nas: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:

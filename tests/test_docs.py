@@ -172,7 +172,13 @@ QUICK_LINES = [
 ]
 
 
-@pytest.mark.parametrize("line", list(dict.fromkeys(QUICK_LINES)))
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if line.startswith("export") else [])
+        for line in dict.fromkeys(QUICK_LINES)
+    ],
+)
 def test_the_quick_commands_run(run: Callable[[str], None], line: str) -> None:
     run(line)
 

@@ -73,6 +73,7 @@ def test_its_figures_are_those_of_the_run(document: dict[str, Any], run: Path) -
     assert document["compute"]["candidates"] == len(opened.candidates())
 
 
+@pytest.mark.slow  # three processes
 def test_the_dashboard_makes_the_same_document_in_a_process_of_its_own(
     run: Path, document: dict[str, Any]
 ) -> None:

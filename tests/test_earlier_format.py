@@ -115,6 +115,7 @@ def test_an_earlier_model_predicts_the_same(earlier: Path, nas: Callable[..., st
     pd.testing.assert_frame_equal(actual[columns], expected[columns], atol=1e-5)
 
 
+@pytest.mark.slow  # a search
 def test_an_earlier_search_is_resumed_without_training_anything_again(
     earlier: Path, nas: Callable[..., str]
 ) -> None:

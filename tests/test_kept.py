@@ -94,7 +94,16 @@ def scores(proxy: Proxy, task: Task, dataset: Dataset) -> dict[str, float]:
 # -- a worker writes them --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", load_families())
+OF_MODALITY = {f.modality: name for name, f in load_families().items()}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=[] if name in OF_MODALITY.values() else pytest.mark.slow)
+        for name in load_families()
+    ],
+)
 def test_the_kept_weights_of_every_family_score_as_at_the_end_of_the_proxy(
     family: str, run: Path
 ) -> None:

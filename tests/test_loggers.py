@@ -103,6 +103,7 @@ def test_a_package_that_is_missing_is_said_before_the_search(name: str, tmp_path
         CandidateLog(name, tmp_path)
 
 
+@pytest.mark.slow  # a search
 def test_a_search_logs_all_that_ended(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     with table.open("w", newline="") as file:

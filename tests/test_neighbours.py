@@ -307,7 +307,9 @@ def blocks(folder: Path, nodes: int = 1_500, edges: int = 9_000) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", ["graphsage", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gcn", "gat"))]
+)
 def test_a_graph_beyond_the_limit_is_trained_predicted_and_exported(
     name: str, tmp_path: Path
 ) -> None:

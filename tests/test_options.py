@@ -244,7 +244,15 @@ def test_the_budget_of_the_options(given: dict[str, Any], expected: Budget) -> N
     assert SearchOptions(**given).budget() == expected
 
 
-@pytest.mark.parametrize("module", ["nas.options", "nas.run", "nas.driver", "nas.design"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nas.options",
+        "nas.run",
+        "nas.design",
+        pytest.param("nas.driver", marks=pytest.mark.slow),  # a search
+    ],
+)
 @pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 def test_the_examples_of_the_public_functions_run(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -403,7 +404,13 @@ def test_a_front_at_full_scale_is_drawn_beside_that_of_the_proxies(
 # ---- in a browser -------------------------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to run the page")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to run the page")
+
+
+def browser(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that opens a page, as those in tests/browser do."""
+    marked: Callable[..., None] = pytest.mark.browser(needs_browser(test))
+    return marked
 
 
 def dump_dom(file: Path, shown: str = "explorer") -> str:
@@ -421,7 +428,7 @@ def dump_dom(file: Path, shown: str = "explorer") -> str:
     return re.sub(r"<script>.*?</script>", "", done.stdout, flags=re.DOTALL)
 
 
-@browser
+@needs_browser
 def test_the_policy_lets_the_page_run_and_hostile_names_stay_text_in_it(tmp_path: Path) -> None:
     study = hostile_study()
     write(study, tmp_path / "report.html")

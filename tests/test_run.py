@@ -92,6 +92,8 @@ def tabular(tmp_path_factory: pytest.TempPathFactory, phases: list[str]) -> Run:
     shown = {"out": folder / "run", "on_progress": lambda progress: phases.append(progress.phase)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finals, "MOST", 1)  # tests/test_finals.py has several
+        patch.setattr(finals, "_shorter", lambda *_: [])
+        patch.setattr(rules, "longest_epochs", lambda task: 10)
         return nas.search(folder / "tumours.csv", "diagnosis", **given, **shown)
 
 

@@ -242,10 +242,8 @@ def tables(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder / "tables", {"modality": "series"}
 
 
-SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in (wide, long, arrays, tables)]
-
-
-@pytest.mark.parametrize("form", [archive, forecast, *SLOW])
+@pytest.mark.slow  # a training, an export and two predictions in processes of their own
+@pytest.mark.parametrize("form", [archive, forecast, wide, long, arrays, tables])
 def test_a_folder_reads_sequences_in_the_form_of_the_training_data(
     form: Callable[[Path], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -269,6 +267,7 @@ def test_a_folder_reads_sequences_in_the_form_of_the_training_data(
             assert theirs[column].astype(str).tolist() == ours[column].astype(str).tolist()
 
 
+@pytest.mark.slow  # a training, an export and two predictions in processes of their own
 def test_a_folder_of_an_archive_of_graphs_is_written_without_raw_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ends = np.arange(61) * 4
@@ -288,6 +287,7 @@ def test_a_folder_of_an_archive_of_graphs_is_written_without_raw_samples(tmp_pat
     assert np.abs(theirs - ours[dataset.targets[0].name]).max() <= 1e-5
 
 
+@pytest.mark.slow  # a training, an export and two predictions in processes of their own
 def test_a_folder_gives_the_intervals_of_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"size": rng.normal(size=200), "price": rng.normal(size=200)})

@@ -898,8 +898,14 @@ ONE_COLUMN = {
 }
 
 
-@pytest.mark.parametrize("column", ONE_COLUMN)
-@pytest.mark.parametrize("name", load_families("tabular"))
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        pytest.param(name, column, marks=[] if "missing" in column else pytest.mark.slow)
+        for name in load_families("tabular")
+        for column in ONE_COLUMN
+    ],
+)
 def test_one_column_two_classes_and_batches_of_two_train_from_preflight_to_the_end(
     name: str, column: str
 ) -> None:
