@@ -197,9 +197,8 @@ def _round(
             return [alone]
     if first and waiting and _is_pressed(run.task, waiting[0], left_s, places):
         best = _best_in_time(run.task, waiting, left_s)
-        equal = [c for c in waiting if _is_near(run.task, best, c, AS_GOOD)
-                 and _is_near(run.task, c, best, AS_GOOD)]  # fmt: skip
-        waiting = [best, *(c for c in equal if c is not best)]
+        near = [c for c in waiting if c is not best and _is_near(run.task, best, c, AS_GOOD)]
+        waiting = [best, *(c for c in near if _is_near(run.task, c, best, AS_GOOD))]
         left_s *= speedup(places) if len(waiting) == 1 else 1.0
     for candidate in waiting:
         if len(entries) == places:
@@ -223,14 +222,13 @@ def _shorter(run: Run, trained: Sequence[Finalist], left_s: float, places: int) 
     complete = [e for e in trained if e.result]
     done = {e.candidate.number for e in trained if e.again}
     found: list[Finalist] = []
-    best = _winner(complete, task) if complete else None
     for entry in complete:
         result, number = entry.result or {}, entry.candidate.number
         epochs = _shorter_epochs(task, entry)
         needed_s = epochs * result["seconds"] / max(1, result.get("epochs", 0))
         if not epochs or number in done or needed_s > left_s or len(found) == places:
             continue
-        if best is not None and _is_as_good(entry, best, task, AS_GOOD):
+        if _is_as_good(entry, _winner(complete, task), task, AS_GOOD):
             folder = run.folder / "finalists" / f"{number}-{epochs}"
             run.export(folder / "recipe.yaml", number, epochs=epochs)
             found.append(Finalist(entry.candidate, epochs, epochs, folder, again=True))
