@@ -315,7 +315,7 @@ def _train(
     jobs: list[_Job] = []
     for place, entry in enumerate(entries):
         # Its schedule is as short as its pace asks for, from its first step on.
-        left_s = max(START_S, end - time.monotonic() - START_S)
+        left_s = max(START_S, end - time.monotonic() - 1.5 * START_S)
         limits = ("--epochs", str(entry.epochs), "--time-limit", f"{left_s:.0f}s")
         options = (*limits, "--test", "no", "--json")
         alone = len(entries) == 1

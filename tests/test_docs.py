@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from parts import mostly_slow
 from PIL import Image
 
 from nas import cli
@@ -174,10 +175,7 @@ QUICK_LINES = [
 
 @pytest.mark.parametrize(
     "line",
-    [
-        pytest.param(line, marks=pytest.mark.slow if line.startswith("export") else [])
-        for line in dict.fromkeys(QUICK_LINES)
-    ],
+    mostly_slow(dict.fromkeys(QUICK_LINES), [n for n in QUICK_LINES if n.split()[0] != "export"]),
 )
 def test_the_quick_commands_run(run: Callable[[str], None], line: str) -> None:
     run(line)

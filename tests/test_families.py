@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from parts import mostly_slow
 from torch import Tensor, nn
 
 from nas import rulebook, rules
@@ -105,6 +106,11 @@ CASES = [
 SMALL_TASKS = ("mixed several 5000", "8x8x1 several 5000", "one binary 100",
                "categorical binary 5000", "32x24x3 multiclass 100")  # fmt: skip
 SMALL_CASES = [case for case in CASES if str(case.id).split(": ")[1] in SMALL_TASKS]
+LARGE_CASES = [
+    pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+    for case in CASES
+    if case not in SMALL_CASES
+]
 
 
 def on_meta(family: Family, config: Config, task: Task) -> nn.Module:
@@ -343,15 +349,12 @@ def shallow(space: Space) -> Config:
 
 
 # One of each modality, with operators that the others lack; the slow tests have all families.
-EXPORTED = ("ft_transformer", "efficientnet", "mamba", "inception_time", "wav2vec", "gat",
-            "sparse_cnn", "late_fusion", "frozen_text")  # fmt: skip
+EXPORTED = ("ft_transformer", "efficientnet", "mamba", "inception_time", "wav2vec", "gat", "dgcnn",
+            "late_fusion", "frozen_text")  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in EXPORTED else pytest.mark.slow) for n in FAMILIES],
-)
+@pytest.mark.parametrize("name", mostly_slow(FAMILIES, EXPORTED))
 def test_every_family_gives_the_same_logits_in_onnxruntime(name: str) -> None:
     """The baseline of each, with one layer instead of several alike; a slow test has them all."""
     family = FAMILIES[name]
@@ -421,7 +424,7 @@ def test_a_space_survives_json_and_names_only_known_rules(family: Family, task: 
     space.check(family.baseline(task))
 
 
-@pytest.mark.parametrize(("family", "task"), CASES)
+@pytest.mark.parametrize(("family", "task"), [*SMALL_CASES, *LARGE_CASES])
 def test_the_baseline_and_samples_build_without_memory_and_without_deep_plain_stacks(
     family: Family, task: Task
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts import mostly_slow
 
 from nas.data import Dataset
 from nas.export import graph
@@ -65,6 +66,7 @@ def test_a_file_says_what_it_is(table: tuple[Trained, Path]) -> None:
     assert latency.of_file(file)[0].number == 7
 
 
+@pytest.mark.slow  # exports
 def test_a_file_that_differs_is_not_kept(
     table: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +90,7 @@ def test_torch_export_needs_none_of_the_code(table: tuple[Trained, Path], tmp_pa
         graph.write_torch_export(found, tmp_path / "table.bin")
 
 
-@pytest.mark.parametrize("how", ["dynamic", "static"])
+@pytest.mark.parametrize("how", mostly_slow(["dynamic", "static"], ["dynamic"]))
 def test_eight_bits_are_measured(
     how: graph.Int8, table: tuple[Trained, Path], tmp_path: Path
 ) -> None:

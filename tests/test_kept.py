@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from parts import one_of_each_modality
 from safetensors.torch import load_file, save_file
 
 from nas import kept
@@ -94,16 +95,7 @@ def scores(proxy: Proxy, task: Task, dataset: Dataset) -> dict[str, float]:
 # -- a worker writes them --------------------------------------------------------------------------
 
 
-OF_MODALITY = {f.modality: name for name, f in load_families().items()}
-
-
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(name, marks=[] if name in OF_MODALITY.values() else pytest.mark.slow)
-        for name in load_families()
-    ],
-)
+@pytest.mark.parametrize("family", one_of_each_modality())
 def test_the_kept_weights_of_every_family_score_as_at_the_end_of_the_proxy(
     family: str, run: Path
 ) -> None:

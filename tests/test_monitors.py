@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from parts import mostly_slow
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -375,7 +376,10 @@ def task_of(dataset: Dataset) -> Task:
     return make_task(dataset, budget=Budget(None, 1, 1), device="cpu")
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "transformer", "lstm", "mamba", "tabnet"])
+@pytest.mark.parametrize(
+    "family",
+    mostly_slow(["resnet", "vit", "transformer", "lstm", "mamba", "tabnet"], ["resnet", "lstm"]),
+)
 def test_a_sound_training_gets_no_verdict(family: str) -> None:
     found = load_families()[family]
     dataset = learnable(found.modality)

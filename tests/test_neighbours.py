@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from parts import mostly_slow
 from torch import Tensor, nn
 
 import nas
@@ -307,9 +308,7 @@ def blocks(folder: Path, nodes: int = 1_500, edges: int = 9_000) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "name", ["graphsage", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gcn", "gat"))]
-)
+@pytest.mark.parametrize("name", mostly_slow(FAMILIES, ["graphsage"]))
 def test_a_graph_beyond_the_limit_is_trained_predicted_and_exported(
     name: str, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from parts import mostly_slow
 from sklearn.datasets import load_iris
 
 import nas
@@ -246,12 +247,10 @@ def test_the_budget_of_the_options(given: dict[str, Any], expected: Budget) -> N
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "nas.options",
-        "nas.run",
-        "nas.design",
-        pytest.param("nas.driver", marks=pytest.mark.slow),  # a search
-    ],
+    mostly_slow(
+        ["nas.options", "nas.run", "nas.design", "nas.driver"],
+        ["nas.options", "nas.run", "nas.design"],
+    ),
 )
 @pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 def test_the_examples_of_the_public_functions_run(

@@ -330,6 +330,7 @@ def test_a_folder_says_what_it_needs_and_has_a_model_card(
     assert labels[0]["labels"] == [7, 8, 9]
 
 
+@pytest.mark.slow  # a training and an export
 def test_a_folder_that_does_not_repeat_its_predictions_is_not_handed_over(
     table: tuple[Path, Path, Trained], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from parts import mostly_slow
 
 from nas import cli, show, terminal
 from nas.run import Run
@@ -139,7 +140,7 @@ def test_tables_of_rules_and_spaces_fit_into_the_terminal(
     assert max(map(len, printed.splitlines())) <= columns
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", mostly_slow([80, 120], [80]))
 def test_a_design_fits_into_the_terminal(
     columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
