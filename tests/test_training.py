@@ -782,11 +782,12 @@ def test_a_simple_model_that_fails_is_recorded_and_the_others_continue(
     ("scores", "samples", "kept"),
     [
         ([0.5, 0.9, 0.7, 0.9, 0.8], 100, 3),
-        ([0.5, 0.9, 0.88, 0.8, 0.7], 10, 2),  # a third of a standard error of 0.095
+        ([0.5, 0.9, 0.896, 0.88, 0.7], 400, 2),  # a third of a standard error of 0.015
         ([0.5, 0.9, 0.88, 0.8, 0.7], 1000, 1),
-        ([0.9, 0.88, 0.86, 0.84, 0.82], 10, 1),  # near the best, not near the one that was kept
+        ([0.9, 0.896, 0.892, 0.888, 0.88], 400, 1),  # near the best, not near the one kept
+        ([0.5, 1.0, 0.99, 0.98, 0.97], 100, 2),  # a standard error of 0
     ],
-    ids=["equally good", "within noise", "beyond noise", "no drift"],
+    ids=["equally good", "within noise", "beyond noise", "no drift", "one sample"],
 )
 def test_of_equally_good_epochs_the_latest_is_kept(
     scores: list[float], samples: int, kept: int, tmp_path: Path

@@ -345,7 +345,7 @@ class Patience(pl.Callback):
 
 
 class LatestBest(ModelCheckpoint):
-    """Keeps the best epoch or, of those within ``NOISE`` of it, the latest.
+    """Keeps the best epoch or, of those within ``NOISE`` or one sample of it, the latest.
 
     A small validation part gives nearly the same quality to many epochs, and the first of them has
     hardly learned. A learning rate that comes down says which is the best of them: the last one.
@@ -401,7 +401,11 @@ class LatestBest(ModelCheckpoint):
         """How far two epochs of a quality may be apart and still be equally good."""
         task: Task = trainer.lightning_module.task  # type: ignore[assignment]
         once = replace(task, fidelity=replace(task.fidelity, folds=1))
-        return NOISE * standard_error(once, str(self.monitor), value)
+        noise = NOISE * standard_error(once, str(self.monitor), value)
+        # A single sample is no difference, also where the best epoch had none wrong.
+        counted = str(self.monitor) in ("accuracy", "balanced_accuracy", "f1")
+        sample = 1.001 / max(1, rules.scored_samples(once)) if counted else 0.0
+        return max(noise, sample)
 
 
 class TaskData(pl.LightningDataModule):
