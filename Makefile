@@ -12,7 +12,7 @@ demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a reci
 test: $(READY)  ## the default tests, in two processes
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(READY)  ## searches, and every family in every form: an hour
+slow: $(READY)  ## searches, and every family in every form
 	.venv/bin/python -m pytest -m slow
 
 docs: $(READY)  ## every command and Python example of README and docs, with small budgets

@@ -165,16 +165,15 @@ def _recipe_s(task: Task, candidate: Candidate) -> float:
     return _recipe_epochs(task, candidate) * epoch_s(task, candidate)
 
 
-def _epochs(task: Task, candidate: Candidate, left_s: float) -> int:
-    """Those that a candidate is to be trained for: its recipe's. Where the time was too short for
-    as many as help, these follow from the mean pace of all families, and a faster network takes
-    what its own pace allows of ``left_s``."""
+def _epochs(task: Task, candidate: Candidate, most: int) -> int:
+    """Those of ``most`` that a candidate is to be trained for: its recipe's. Where the time was too
+    short for as many as help, these follow from the mean pace of all families, and a faster network
+    takes what its own pace allows."""
     recipe = _recipe_epochs(task, candidate)
     # The proxies were as long, or the epochs are not for the time.
     if candidate.family in task.fidelity.other or not _is_cut_short(task, candidate):
-        return recipe
-    affordable = int(HASTE * left_s / epoch_s(task, candidate))
-    return max(recipe, min(affordable, rules.longest_epochs(task)))
+        return min(recipe, most)
+    return min(max(recipe, rules.longest_epochs(task)), most)
 
 
 def _round(
@@ -208,7 +207,7 @@ def _round(
         if affordable < (1 if first else recipe):
             continue
         hasty = int(HASTE * affordable)  # what proves too much is left out (``--time-limit``)
-        epochs = min(_epochs(run.task, candidate, left_s), hasty) if first else recipe
+        epochs = _epochs(run.task, candidate, hasty) if first else recipe
         folder = run.folder / "finalists" / str(candidate.number)
         entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
         run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
@@ -220,15 +219,17 @@ def _shorter(run: Run, trained: Sequence[Finalist], left_s: float, places: int) 
     epochs (rule "schedule-length")."""
     task = run.task
     complete = [e for e in trained if e.result]
+    if not complete:
+        return []
+    best, found = _winner(complete, task), list[Finalist]()
     done = {e.candidate.number for e in trained if e.again}
-    found: list[Finalist] = []
     for entry in complete:
         result, number = entry.result or {}, entry.candidate.number
         epochs = _shorter_epochs(task, entry)
         needed_s = epochs * result["seconds"] / max(1, result.get("epochs", 0))
         if not epochs or number in done or needed_s > left_s or len(found) == places:
             continue
-        if _is_as_good(entry, _winner(complete, task), task, AS_GOOD):
+        if _is_as_good(entry, best, task, AS_GOOD):
             folder = run.folder / "finalists" / f"{number}-{epochs}"
             run.export(folder / "recipe.yaml", number, epochs=epochs)
             found.append(Finalist(entry.candidate, epochs, epochs, folder, again=True))

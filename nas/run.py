@@ -392,6 +392,14 @@ class Run:
         rows.sort(key=lambda b: -sign * b["metrics"][metric])
         return {b["name"]: b["metrics"][metric] for b in rows}
 
+    def simple_test_scores(self) -> dict[str, float]:
+        """The same on the test part, where a search ended with a training at full scale; in the
+        order of the validation part."""
+        metric, finished = self.task.quality.metric, self.finished
+        tested = finished.result.get("simple_test", {}) if finished else {}
+        names = [name for name in self.simple_scores() if metric in tested.get(name, {})]
+        return {name: tested[name][metric] for name in names}
+
     def verdict(self) -> str:
         """How the best network and the best simple model compare, in one sentence; "" where one of
         them is missing. Where the search ended with a training at full scale, it is of that one and
@@ -403,16 +411,13 @@ class Run:
         network, theirs, where = best(front, quality), simple, ""
         number, ours = network.number, network.metrics[metric]
         error = standard_error(self.task, metric, ours)
-        finished = self.finished
-        result = finished.result if finished else {}
-        beside = result.get("simple_test", {})
-        tested = {name: beside[name][metric] for name in simple if metric in beside.get(name, {})}
-        if finished and tested and (interval := result.get("test_interval")):
-            number, ours, theirs = finished.candidate, result["test"][metric], tested
+        finished, tested = self.finished, self.simple_test_scores()
+        if finished and tested and (interval := finished.result.get("test_interval")):
+            number, ours, theirs = finished.candidate, finished.result["test"][metric], tested
             low, high = interval[metric]
             error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
             where = " on the test part"
-        name = next(name for name in simple if name in theirs)  # never chosen by the test part
+        name = next(iter(theirs))  # the best on the validation part, never chosen by the test part
         figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs[name]:.4g}{where}"
         gain = sign * (ours - theirs[name])
         if gain > error:

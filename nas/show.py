@@ -72,9 +72,7 @@ def finished(run: Run, as_json: bool) -> None:
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
-        beside = trained.result.get("simple_test") or {}
-        tested = [n for n in run.simple_scores() if metric in beside.get(n, {})]
-        if shown := [f"{n} {figure(beside[n][metric])}" for n in tested]:
+        if shown := [f"{n} {figure(score)}" for n, score in run.simple_test_scores().items()]:
             first = ", the best by validation first" if len(shown) > 1 else ""
             terminal.echo(f"beside  on the same test part{first}: {', '.join(shown)}")
         terminal.echo(f"next    nas predict {run.folder} NEW_DATA")

@@ -427,7 +427,7 @@ def _finish(
             f" {best_epoch}, is kept{advice}",
             err=True,
         )
-    if trainer.max_epochs != recipe["trainer"]["max_epochs"]:  # it was shortened to end in time
+    if most < recipe["trainer"].get("max_epochs", most):  # it was shortened to end in time
         apply(recipe, Settings(epochs=trainer.max_epochs))
         recipes.write(_portable(recipe), out / "recipe.yaml")
     dataset = training.data.dataset

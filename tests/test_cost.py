@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parts import one_of_each_modality
+from default_run import one_of_each_modality
 from torch import Tensor, nn
 
 from nas.candidate import Candidate, State

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from parts import mostly_slow
+from default_run import mostly_slow
 from PIL import Image
 
 from nas import cli

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from parts import mostly_slow
+from default_run import mostly_slow
 from torch import Tensor, nn
 
 from nas import rulebook, rules

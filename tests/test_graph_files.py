@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts import mostly_slow
+from default_run import mostly_slow
 
 from nas.data import Dataset
 from nas.export import graph

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from parts import one_of_each_modality
+from default_run import one_of_each_modality
 from safetensors.torch import load_file, save_file
 
 from nas import kept

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parts import mostly_slow
+from default_run import mostly_slow
 from torch import Tensor, nn
 
 import nas

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from parts import mostly_slow
+from default_run import mostly_slow
 from sklearn.datasets import load_iris
 
 import nas

@@ -199,6 +199,14 @@ def test_a_training_ends_with_its_time_and_keeps_its_best_epoch(
     assert "max_time" not in kept["trainer"]
 
 
+def test_a_recipe_without_a_number_of_epochs_has_that_of_the_trainer(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = {k: v for k, v in recipe["trainer"].items() if k != "max_epochs"}
+    result, _ = trained(recipe | {"trainer": trainer}, tmp_path, Settings(patience=3))
+    assert 1 <= result["best_epoch"] <= result["epochs"] < result["schedule_epochs"] == 1000
+
+
 def test_the_test_part_that_is_scored_later_has_the_same_scores_as_at_once(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -254,7 +262,7 @@ def test_patience_ends_where_neither_quality_nor_loss_is_better(
     assert ended == end
 
 
-@pytest.mark.parametrize(("epochs", "ends"), [(8, True), (7, False)])
+@pytest.mark.parametrize(("epochs", "ends"), [(8, True), (7, False), (-1, True)])
 def test_patience_ends_nothing_once_the_learning_rate_comes_down(epochs: int, ends: bool) -> None:
     patience = Patience("score", "max", 2, within=0.5)
     for epoch in range(4):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from parts import mostly_slow
+from default_run import mostly_slow
 
 from nas import cli, show, terminal
 from nas.run import Run

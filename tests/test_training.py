@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from parts import one_of_each_modality
+from default_run import one_of_each_modality
 from scipy.ndimage import affine_transform  # type: ignore[import-untyped]
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA

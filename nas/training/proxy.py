@@ -333,8 +333,9 @@ class Patience(pl.Callback):
             value = sign * float(trainer.callback_metrics[name])
             if value > self._best.get(name, -math.inf):
                 self._best[name], self._since = value, 0
-        last = self.within * (trainer.max_epochs or math.inf)
-        if self._since >= self.patience and trainer.current_epoch + 1 <= last:
+        most = trainer.max_epochs or -1  # -1: without an end
+        within = most < 0 or trainer.current_epoch + 1 <= self.within * most
+        if self._since >= self.patience and within:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
