@@ -4,8 +4,10 @@ one that is best on the validation part is scored once on the test part.
 Proxies rank networks by a part of a training, and the best of many is partly luck. So several are
 trained by their recipes: the best, the best of each other family where that costs little or its
 proxy is within the noise, then the others by quality. One that was at its best early is trained
-once more, with a schedule of as many epochs. Each is a process of its own (``nas train``) with a
-core or a GPU, here or on a cluster; a round begins only while there is time for it.
+once more, with a schedule of as many epochs. In the time that is left, and on cores that no other
+is for, more networks of the best are trained, whose logits are averaged (rule "deep-ensemble").
+Each training is a process of its own (``nas train``) with a core or a GPU, here or on a cluster; a
+round begins only while there is time for it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 from nas import rules
 from nas.candidate import Candidate
 from nas.family import load_families
-from nas.files import write_whole
+from nas.files import NETWORKS, write_whole
 from nas.front import standard_error
 from nas.machine import Process, Site
 from nas.plan import PRESSED, START_S, speedup
@@ -40,6 +42,8 @@ SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no
 DECAY, ALIKE = 0.5, 1.25  # of the error with passes over the data; errors that are as good
 FEW_CORES = 4  # up to which one training is faster on all of them
 HASTE = 1.5  # times the epochs that there is time for: a pace beside other work is a slow one
+# What is no part of a trained network's folder.
+_LOGS = shutil.ignore_patterns("log", "log.json", NETWORKS)
 LATE = 0.5  # of the time that it had: what a training may take beyond
 
 
@@ -51,18 +55,26 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
     waiting = order(run.ranked(), run.task, end - time.monotonic() - START_S, places)
     trained: list[Finalist] = []
+    more: list[Finalist] = []  # networks of finalists
     while True:
         left_s = end - time.monotonic() - 2 * START_S
         entries = _shorter(run, trained, left_s, places)
         if not entries and len({e.candidate.number for e in trained}) < max(MOST, places):
-            entries = _round(run, waiting, left_s, places, trained)
+            room_s = left_s - _next_network_s(run, trained, places)
+            entries = _round(run, waiting, room_s, places, trained)
         if not entries and not trained:  # a late score is better than no model
             entries = _round(run, waiting, left_s + START_S, places, trained)
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
-        trained += _train(run.task, entries, site, end - START_S, show)
-    found = _finished(run, site, trained, end, show)
+        count = 0 if entries[0].alone else places - len(entries)
+        beside = _networks(run, entries[0], 1, count)
+        until = end - START_S * (2 if beside else 1)  # to make one of them takes time too
+        done = _train(run.task, [*entries, *beside], site, until, show)
+        trained += done[: len(entries)]
+        more += done[len(entries) :]
+    averaged = _averaged(run, site, trained, more, end, show)
+    found = _finished(run, site, trained, averaged, end, show)
     write_whole(run.folder / "finished.json", found.to_json())
     return found
 
@@ -70,7 +82,9 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
 @dataclass(frozen=True)
 class Finalist:
     """A candidate that is trained at full scale: for ``epochs`` of the recipe's, in ``folder``;
-    ``again`` where it was before, with a longer schedule."""
+    ``again`` where it was before, with a longer schedule; ``alone`` where it has all cores. The
+    network ``network`` of those that are averaged, of which the first, 0, is the finalist itself;
+    or ``networks`` of them as one."""
 
     candidate: Candidate
     epochs: int
@@ -79,6 +93,9 @@ class Finalist:
     result: dict[str, Any] | None = None
     error: str = ""
     again: bool = False
+    alone: bool = False
+    network: int = 0
+    networks: int = 1
 
 
 def order(
@@ -187,7 +204,7 @@ def _round(
     trained before, and nothing that would take its time.
     """
     entries: list[Finalist] = []
-    first = not trained
+    first, alone_at_all = not trained, False
     if alone := _alone(run, waiting, left_s, places, trained):
         needed_s = alone.epochs * epoch_s(run.task, alone.candidate) / speedup(places)
         left_s = max(CHEAP * left_s, left_s - needed_s - START_S)
@@ -198,7 +215,10 @@ def _round(
         best = _best_in_time(run.task, waiting, left_s)
         near = [c for c in waiting if c is not best and _is_near(run.task, best, c, AS_GOOD)]
         waiting = [best, *(c for c in near if _is_near(run.task, c, best, AS_GOOD))]
-        left_s *= speedup(places) if len(waiting) == 1 else 1.0
+        alone_at_all = len(waiting) == 1
+        left_s *= speedup(places) if alone_at_all else 1.0
+    elif first and waiting and _may_grow(run, waiting[0]):
+        waiting = _worth_a_core(run.task, waiting, left_s * places)
     for candidate in waiting:
         if len(entries) == places:
             break
@@ -209,7 +229,8 @@ def _round(
         hasty = int(HASTE * affordable)  # what proves too much is left out (``--time-limit``)
         epochs = _epochs(run.task, candidate, hasty) if first else recipe
         folder = run.folder / "finalists" / str(candidate.number)
-        entries.append(Finalist(candidate, epochs, max(recipe, epochs), folder))
+        entry = Finalist(candidate, epochs, max(recipe, epochs), folder, alone=alone_at_all)
+        entries.append(entry)
         run.export(folder / "recipe.yaml", candidate.number, epochs=entries[-1].recipe_epochs)
     return entries
 
@@ -296,7 +317,115 @@ def _alone(
         return None
     folder = run.folder / "finalists" / str(best.number)
     run.export(folder / "recipe.yaml", best.number)
-    return Finalist(best, affordable, epochs, folder)
+    return Finalist(best, affordable, epochs, folder, alone=True)
+
+
+def _worth_a_core(task: Task, waiting: list[Candidate], left_s: float) -> list[Candidate]:
+    """The best and, of the others, what is near, cheap or proven: a core is worth more to another
+    network of the best than to the rest."""
+    best = waiting[0]
+    return [
+        c
+        for c in waiting
+        if c is best
+        or c.origin == "baseline"
+        or _is_near(task, best, c)
+        or _recipe_s(task, c) <= CHEAP * left_s
+    ]
+
+
+def _may_grow(run: Run, candidate: Candidate) -> int:
+    """Of how many networks of a candidate the logits may be averaged, beyond the first."""
+    family, costs = candidate.family, candidate.metrics
+    return rules.ensemble_size(run.task, family, costs, run.options.ensemble) - 1
+
+
+def _networks(run: Run, entry: Finalist, first: int, count: int) -> list[Finalist]:
+    """``count`` networks more of a finalist, from the number ``first`` on, but no more than may
+    be."""
+    found = []
+    last = min(first + count - 1, _may_grow(run, entry.candidate))
+    for number in range(first, last + 1):
+        folder = _as_one(run, entry) / NETWORKS / str(number)
+        run.export(
+            folder / "recipe.yaml",
+            entry.candidate.number,
+            epochs=entry.recipe_epochs,
+            network=number,
+        )
+        found.append(replace(entry, folder=folder, network=number, result=None))
+    return found
+
+
+def _as_one(run: Run, entry: Finalist) -> Path:
+    """Where the networks of a finalist are kept as one."""
+    return entry.folder.with_name(f"{entry.folder.name}-ensemble")
+
+
+def _network_s(entry: Finalist, places: int) -> float:
+    """Seconds of one more training of a finalist, on one core or GPU."""
+    seconds = float((entry.result or {})["seconds"])
+    return START_S + seconds * (speedup(places) if entry.alone else 1.0)
+
+
+def _next_network_s(run: Run, trained: Sequence[Finalist], places: int) -> float:
+    """Seconds that are kept for one network more of the best."""
+    complete = [e for e in trained if e.result]
+    if not complete:
+        return 0.0
+    best = _winner(complete, run.task)
+    return _network_s(best, places) if _may_grow(run, best.candidate) else 0.0
+
+
+def _averaged(
+    run: Run,
+    site: Site,
+    trained: Sequence[Finalist],
+    more: Sequence[Finalist],
+    end: float,
+    show: Callable[[str], None],
+) -> Finalist | None:
+    """The winner and more networks of it as one, as many as there is time for; None where there
+    are none."""
+    complete = [e for e in trained if e.result]
+    if not complete:
+        return None
+    best, places = _winner(complete, run.task), site.count
+    same = [e for e in more if e.candidate is best.candidate and e.again == best.again]
+    while all(e.result for e in same):
+        left_s = end - time.monotonic() - 3 * START_S
+        if _network_s(best, places) > left_s:
+            break
+        entries = _networks(run, best, len(same) + 1, places)
+        if not entries:
+            break
+        same += _train(run.task, entries, site, end - 2 * START_S, show)
+    numbers = [e.network for e in same if e.result]
+    count = 1
+    while count in numbers:
+        count += 1
+    if count == 1:
+        return None
+    folder = _as_one(run, best)
+    shutil.copytree(best.folder, folder / NETWORKS / "0", ignore=_LOGS, dirs_exist_ok=True)
+    number = best.candidate.number
+    run.export(folder / "recipe.yaml", number, epochs=best.recipe_epochs, ensemble=count)
+    job = _Job(folder, ("--resume", "--test", "no", "--json"), folder / "log")
+    ((result, error),) = _run([job], site, end, show)
+    return replace(best, folder=folder, result=result or None, error=error, networks=count)
+
+
+def _is_better(averaged: Finalist | None, single: Finalist, task: Task) -> bool:
+    """Whether networks as one are surer than the first of them alone, at the same quality."""
+    if averaged is None or not averaged.result:
+        return False
+    kind = (
+        "validation_loss"
+        if (single.result or {}).get("calibrated_loss") is None
+        else ("calibrated_loss")
+    )
+    surer = _loss(averaged, kind) < _loss(single, kind)
+    return surer and _is_as_good(averaged, single, task, AS_GOOD)
 
 
 @dataclass(frozen=True)
@@ -314,13 +443,14 @@ def _train(
 ) -> list[Finalist]:
     """Train ``entries`` side by side; on a machine for one alone with all that it has."""
     jobs: list[_Job] = []
+    entries = [replace(entry, alone=len(entries) == 1) for entry in entries]
     for place, entry in enumerate(entries):
         # Its schedule is as short as its pace asks for, from its first step on.
         left_s = max(START_S, end - time.monotonic() - 1.5 * START_S)
         limits = ("--epochs", str(entry.epochs), "--time-limit", f"{left_s:.0f}s")
         options = (*limits, "--test", "no", "--json")
-        alone = len(entries) == 1
-        jobs.append(_Job(entry.folder, options, entry.folder / "log", None if alone else place))
+        at = None if entry.alone else place
+        jobs.append(_Job(entry.folder, options, entry.folder / "log", at))
     found = _run(jobs, site, end, show)
     return [
         replace(_as_trained(task, entry, result), result=result or None, error=error)
@@ -393,11 +523,18 @@ def _outcome(process: Process, log: Path) -> tuple[dict[str, Any], str]:
 
 
 def _finished(
-    run: Run, site: Site, trained: list[Finalist], end: float, show: Callable[[str], None]
+    run: Run,
+    site: Site,
+    trained: list[Finalist],
+    averaged: Finalist | None,
+    end: float,
+    show: Callable[[str], None],
 ) -> Finished:
-    """The winner (``_winner``), its folder as RUN/model, and its score on the test part."""
+    """The winner (``_winner``), alone or ``averaged`` with more networks of it, its folder as
+    RUN/model, and its score on the test part."""
     complete = [e for e in trained if e.result]
-    summary = tuple(_row(entry, run.task.quality) for entry in trained)
+    shown = [*trained, *([averaged] if averaged else [])]
+    summary = tuple(_row(entry, run.task.quality) for entry in shown)
     if not complete:
         best = trained[0] if trained else None
         candidate = best.candidate if best else run.best()
@@ -410,15 +547,23 @@ def _finished(
             candidate.number, 0, _recipe_epochs(run.task, candidate), {}, error, summary
         )
     winner = _winner(complete, run.task)
+    if averaged is not None and _is_better(averaged, winner, run.task):
+        winner = averaged
     model = run.folder / "model"
     if model.exists():
         shutil.rmtree(model)
-    shutil.copytree(winner.folder, model, ignore=shutil.ignore_patterns("log", "log.json"))
+    shutil.copytree(winner.folder, model, ignore=_LOGS)
     job = _Job(model, ("--test", "only", "--json"), run.folder / "logs" / "test.log")
     late = max(end, time.monotonic() + SCORE_S)
     ((result, error),) = _run([job], site, late, show)
     return Finished(
-        winner.candidate.number, winner.epochs, winner.recipe_epochs, result, error, summary
+        winner.candidate.number,
+        winner.epochs,
+        winner.recipe_epochs,
+        result,
+        error,
+        summary,
+        winner.networks,
     )
 
 
@@ -488,6 +633,7 @@ def _loss(entry: Finalist, kind: str = "validation_loss") -> float:
 
 def _row(entry: Finalist, quality: Objective) -> dict[str, Any]:
     row: dict[str, Any] = {"candidate": entry.candidate.number, "epochs": entry.epochs}
+    row |= {"networks": entry.networks} if entry.networks > 1 else {}
     if entry.result:
         row["validation"] = entry.result["validation"][quality.metric]
         row["seconds"] = entry.result["seconds"]

@@ -23,6 +23,7 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.files import write_whole
 from nas.options import ReadOptions
+from nas.space import ENSEMBLE, apart
 from nas.task import COSTS, InputError, Task, UsageError
 
 FORMAT = 1
@@ -34,16 +35,22 @@ def make(
     source: dict[str, Any],
     versions: dict[str, str],
     epochs: int | None = None,
+    *,
+    ensemble: int = 1,
+    network: int = 0,
 ) -> dict[str, Any]:
-    """The recipe of ``candidate`` on all training data, by default for the planned epochs."""
+    """The recipe of ``candidate`` on all training data, by default for the planned epochs; of an
+    ``ensemble`` of so many networks of it, or of one ``network`` of those."""
     task, config = task.of_family(candidate.family), dict(candidate.config)
+    if ensemble > 1:
+        config[ENSEMBLE] = ensemble
     batch_size = int(config["batch_size"])
     epochs = epochs or rules.full_epochs(task, batch_size)
     accumulate, quality = candidate.cost.accumulate, task.quality
     micro = batch_size // accumulate
     steps = rules.steps_per_epoch(task.profile.n_train, micro, accumulate) * epochs
     return {
-        "seed_everything": candidate.seed % 2**31,
+        "seed_everything": (candidate.seed + network) % 2**31,
         "model": {
             "class_path": "nas.training.proxy.Proxy",
             "init_args": {
@@ -174,8 +181,11 @@ def text(recipe: dict[str, Any], name: str) -> str:
     of = recipe["provenance"]
     metric = of["objective"]
     value = of["validation"][metric]
+    model = recipe["model"]["init_args"]
+    count = apart(model["config"])[1]
+    several = f" {count} networks whose logits are averaged," if count > 1 else ""
     head = (
-        f"# Candidate {of['candidate']}: {recipe['model']['init_args']['family']},"
+        f"# Candidate {of['candidate']}: {model['family']},{several}"
         f" validation {metric} {value:.4g} as a proxy.\n"
         f"# Train it at full scale:  nas train {name}\n"
     )

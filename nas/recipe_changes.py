@@ -12,6 +12,7 @@ from typing import Any
 
 from nas import rules
 from nas.options import LOGGERS, option
+from nas.space import ENSEMBLE, apart
 from nas.task import InputError, UsageError
 
 Recipe = dict[str, Any]
@@ -45,6 +46,9 @@ class Settings:
     patience: int | None = option(
         None, "End after so many epochs without a better one; 0: never.", at_least=0
     )
+    ensemble: int | None = option(
+        None, "Train so many networks, one after another, and average their logits.", at_least=1
+    )
     logger: str | None = option(
         None,
         "Where the metrics of each epoch go too, in --out or by the variables of its package.",
@@ -69,6 +73,10 @@ def apply(recipe: Recipe, settings: Settings) -> None:
         trainer["precision"] = settings.precision
     if settings.ema is not None:
         _callback(recipe, AVERAGE, {"decay": settings.ema})
+    if settings.ensemble is not None:
+        model = recipe["model"]["init_args"]
+        several = {ENSEMBLE: settings.ensemble} if settings.ensemble > 1 else {}
+        model["config"] = apart(model["config"])[0] | several
     if settings.patience is not None:
         _for_patience(recipe, settings.patience)
 

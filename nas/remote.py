@@ -36,7 +36,7 @@ import numpy as np
 from nas import recipe as recipes
 from nas.data import Dataset, read
 from nas.data.limits import resident_limit
-from nas.files import LAST, first_line, write_whole
+from nas.files import LAST, NETWORKS, first_line, write_whole
 from nas.options import ReadOptions
 from nas.recipe_changes import device_count
 from nas.task import InputError, UsageError
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 ATTEMPTS = 4  # of a training whose worker is lost
 CORES = 4  # that a training on CPUs asks for: few networks gain by more
 # What of a folder a training, or the rest of one, may need.
-_NEEDED = (LAST, "model.ckpt", "result.json", "checkpoints/*.ckpt")
+_TRAINED = (LAST, "model.ckpt", "result.json", "checkpoints/*.ckpt")
+_OF_NETWORK = ("recipe.yaml", *_TRAINED)
+_NEEDED = (*_TRAINED, *(f"{NETWORKS}/*/{name}" for name in _OF_NETWORK))
 _TICK_S = 0.5  # between two looks of a worker at its process
 _PAUSE = 9.0  # times as long as files took to send, until more are sent
 _PRINTED = 65_536  # bytes of what is printed that go out at once; what is more is left out

@@ -126,6 +126,7 @@ class Finished(JsonRecord):
         recipe_epochs: That its recipe says.
         result: What ``nas train`` returns: test and validation metrics, seconds, the checkpoint.
         error: Why there is no result.
+        networks: Whose logits are averaged; 1 of a single one.
         finalists: What was trained: ``candidate``, ``epochs``, and ``validation`` (the quality) and
             ``seconds``, or the ``error``.
     """
@@ -136,6 +137,7 @@ class Finished(JsonRecord):
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     finalists: tuple[dict[str, Any], ...] = ()
+    networks: int = 1
 
 
 class Run:
@@ -568,13 +570,18 @@ class Run:
 
         return recipe.text(self._recipe(candidate), f"recipe-{candidate.number}.yaml")
 
-    def _recipe(self, candidate: Candidate, epochs: int | None = None) -> dict[str, Any]:
+    def _recipe(
+        self, candidate: Candidate, epochs: int | None = None, ensemble: int = 1, network: int = 0
+    ) -> dict[str, Any]:
         from nas import recipe
 
         trained = self.finished if self.finished and self.finished.result else None
         if epochs is None and trained and trained.candidate == candidate.number:
-            epochs = trained.recipe_epochs
-        return recipe.make(candidate, self.task, self.source, self.versions, epochs)
+            epochs, ensemble = trained.recipe_epochs, trained.networks
+        source = self.source, self.versions
+        return recipe.make(
+            candidate, self.task, *source, epochs, ensemble=ensemble, network=network
+        )
 
     def export(
         self,
@@ -582,6 +589,8 @@ class Run:
         number: int | None = None,
         *,
         epochs: int | None = None,
+        ensemble: int = 1,
+        network: int = 0,
     ) -> Path:
         """Write the training recipe of a candidate and return its path.
 
@@ -591,6 +600,8 @@ class Run:
                 best.
             epochs: Of the training; default: what the search planned, of the candidate that was
                 trained at full scale what it was trained by.
+            ensemble: With ``epochs``: networks of the candidate whose logits are averaged.
+            network: With ``epochs``: the one of them that is trained, which decides the seed.
 
         Raises:
             UsageError: There is no such candidate.
@@ -605,7 +616,7 @@ class Run:
         candidate = self.best() if number is None else self.candidate(number)
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write(self._recipe(candidate, epochs), path)
+        recipe.write(self._recipe(candidate, epochs, ensemble, network), path)
         return path
 
     def measure_latency(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 Value = bool | int | float | str
+ENSEMBLE = "ensemble"  # in a configuration: of how many networks the logits are averaged
 Config = dict[str, Value]
 When = dict[str, tuple[Value, ...]]
 
@@ -428,6 +429,17 @@ def split_family(config: Config) -> tuple[str, Config]:
 def join_family(family: str, config: Config) -> Config:
     """Undo ``split_family``: a configuration of the joint space."""
     return {"family": family} | {f"{family}.{name}": value for name, value in config.items()}
+
+
+def apart(config: Config) -> tuple[Config, int]:
+    """The configuration of each network of an ensemble, and their number; 1 of a single network.
+
+    Example:
+        >>> apart({"width": 64, "ensemble": 3}), apart({"width": 64})
+        (({'width': 64}, 3), ({'width': 64}, 1))
+    """
+    own = {name: value for name, value in config.items() if name != ENSEMBLE}
+    return own, int(config.get(ENSEMBLE, 1))
 
 
 def config_key(family: str, config: Config) -> str:

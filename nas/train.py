@@ -14,7 +14,9 @@ import shlex
 import shutil
 import statistics
 import sys
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -38,9 +40,10 @@ from nas import recipe as recipes
 from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import Dataset
-from nas.files import LAST, read_json, write_whole
+from nas.files import LAST, NETWORKS, read_json, write_whole
 from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
+from nas.space import apart
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
 from nas.training.calibration import calibrate, intervals, score_interval
@@ -48,6 +51,7 @@ from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.energy import Energy
+from nas.training.ensemble import merge, network_recipe
 from nas.training.fit import folds, train_folds
 from nas.training.loggers import make_logger
 from nas.training.lr import WarmupCosine
@@ -241,6 +245,8 @@ def main(args: Sequence[str]) -> None:
     if not files:
         raise UsageError(f"no recipe is given; use {usage}")
     recipe = recipes.checked(merged, files[-1], out)
+    if apart(recipe["model"]["init_args"]["config"])[1] > 1:
+        raise InputError(f"{files[-1]}: an ensemble is trained by `nas train {files[-1]}`")
     _on_this_device(recipe)
     training = build(recipe, files[-1])
     with warnings.catch_warnings():
@@ -303,13 +309,28 @@ def train(
     apply(recipe, settings)
     if settings.precision is None:
         _on_this_device(recipe)
+    limit_s = parse_duration(settings.time_limit)
+    if apart(recipe["model"]["init_args"]["config"])[1] > 1:
+        return _train_each(recipe, path, out, test, resume, settings.logger, limit_s)
+    return _train(recipe, path, out, test, resume, settings.logger, limit_s)
+
+
+def _train(
+    recipe: dict[str, Any],
+    path: Path,
+    out: Path,
+    test: bool,
+    resume: bool,
+    logger: str | None,
+    limit_s: float | None,
+) -> dict[str, Any]:
+    """Train one network; see ``train``."""
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
-        limit_s = parse_duration(settings.time_limit)
         training = build(_timed(recipe, limit_s) if limit_s else recipe, str(path))
-        if settings.logger is not None:
-            training.trainer.loggers = [make_logger(settings.logger, out)]
+        if logger is not None:
+            training.trainer.loggers = [make_logger(logger, out)]
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
         if limit_s:
@@ -327,6 +348,97 @@ def train(
                 again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
                 kept += f"; `{shlex.join(again)}` goes on"
             raise KeyboardInterrupt(kept) from None
+
+
+def _train_each(
+    recipe: dict[str, Any],
+    path: Path,
+    out: Path,
+    test: bool,
+    resume: bool,
+    logger: str | None,
+    limit_s: float | None,
+) -> dict[str, Any]:
+    """Train the networks of an ensemble one after another, each in a folder of its own, and keep
+    them as one. With ``resume`` those that are trained already stay."""
+    count = apart(recipe["model"]["init_args"]["config"])[1]
+    folders = [out / NETWORKS / str(number) for number in range(count)]
+    if not _is_alone(recipe["trainer"]):
+        raise InputError(
+            f"{path}: the networks of an ensemble are trained on one device each; leave out"
+            " --devices and --num-nodes"
+        )
+    recipe["trainer"]["default_root_dir"] = str(out.resolve())
+    kept = _portable(recipe)
+    recipes.write(kept, out / "recipe.yaml")
+    end, found = None if limit_s is None else time.monotonic() + limit_s, list[dict[str, Any]]()
+    for number, folder in enumerate(folders):
+        own = recipes.checked(network_recipe(kept, number), str(path), folder)
+        if resume and (result := _trained_before(own, folder)):
+            found.append(result)
+            continue
+        if end is not None:
+            limit_s = max(1.0, end - time.monotonic()) / (count - number)
+        terminal.line(f"network {number + 1} of {count}", err=True)
+        try:
+            found.append(_train(own, path, folder, False, resume, logger, limit_s))
+        except KeyboardInterrupt:
+            again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
+            raise KeyboardInterrupt(
+                f"interrupted in network {number + 1} of {count}; `{shlex.join(again)}` goes on"
+            ) from None
+    return _averaged(recipe, path, out, found, test)
+
+
+def _trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The result of a training in ``folder`` that is over; {} where there is none. InputError where
+    it was of another network."""
+    result, model = folder / "result.json", folder / "model.ckpt"
+    if not (result.is_file() and model.is_file()):
+        return {}
+    before = recipes.load(folder / "recipe.yaml")
+    if any(before[key] != recipe[key] for key in ("seed_everything", "model")):
+        raise InputError(f"{folder} holds a network of another recipe; choose another --out")
+    found: dict[str, Any] = read_json(result, dict[str, Any])
+    return found
+
+
+def _averaged(
+    recipe: dict[str, Any], path: Path, out: Path, found: Sequence[dict[str, Any]], test: bool
+) -> dict[str, Any]:
+    """Keep trained networks as one, score it, and write the result."""
+    first = found[0]
+    if first["schedule_epochs"] < recipe["trainer"].get("max_epochs", 0):
+        apply(recipe, Settings(epochs=first["schedule_epochs"]))
+        recipes.write(_portable(recipe), out / "recipe.yaml")
+    networks = [out / NETWORKS / str(number) / "model.ckpt" for number in range(len(found))]
+    merge(networks, out / "model.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        training = build(recipe, str(path))
+        training.data.setup()
+        dataset = training.data.dataset
+        assert dataset is not None
+        temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
+        scores = _scored(training, out / "model.ckpt", "val")
+        monitor = next(iter(first["validation"]))
+        result = first | {
+            "test": _scored(training, out / "model.ckpt", "test") if test else {},
+            "validation": {monitor: scores[monitor]},
+            "validation_loss": scores["val_loss"],
+            "calibrated_loss": calibrated,
+            "networks": [each["validation"][monitor] for each in found],
+            "seconds": round(sum(each["seconds"] for each in found), 1),
+            "energy_wh": dict(sum((Counter(e["energy_wh"]) for e in found), Counter())),
+            "params": parameters(training.module.network),
+            "checkpoint": str(out / "model.ckpt"),
+            "temperature": temperatures,
+            "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
+            "intervals": intervals(out / "model.ckpt", dataset, test),
+            "simple_test": _simple(dataset, training.module.task) if test else {},
+        }
+    write_whole(out / "result.json", json.dumps(result, indent=1))
+    return result
 
 
 def _timed(recipe: dict[str, Any], limit_s: float) -> dict[str, Any]:
@@ -434,7 +546,7 @@ def _finish(
     assert dataset is not None
     temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
     result = {
-        "test": _tested(training, out / "model.ckpt") if test else {},
+        "test": _scored(training, out / "model.ckpt", "test") if test else {},
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "validation_loss": getattr(checkpoint, "loss", None),
         "calibrated_loss": calibrated,
@@ -486,7 +598,7 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         recipe["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # as it is scored
         training = build(recipe, str(path))
         training.data.setup()
-        result["test"] = _tested(training, out / "model.ckpt")
+        result["test"] = _scored(training, out / "model.ckpt", "test")
         dataset = training.data.dataset
         assert dataset is not None
         result["test_interval"] = score_interval(out / "model.ckpt", dataset)
@@ -497,8 +609,9 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
     return result
 
 
-def _tested(training: Training, checkpoint: Path) -> dict[str, float]:
-    """The scores of a network on the test part, found by this process alone."""
+def _scored(training: Training, checkpoint: Path, part: str) -> dict[str, float]:
+    """The scores of a network on the validation or the test part ("val", "test"), found by this
+    process alone."""
     device = training.trainer.strategy.root_device
     alone = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
@@ -509,8 +622,9 @@ def _tested(training: Training, checkpoint: Path) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    tested = alone.test(load_proxy(checkpoint), training.data, verbose=False)[0]
-    return {name.removeprefix("test_"): value for name, value in tested.items()}
+    score = alone.test if part == "test" else alone.validate
+    (scores,) = score(load_proxy(checkpoint), training.data, verbose=False)
+    return {name.removeprefix("test_"): value for name, value in scores.items()}
 
 
 def _fit(training: Training, state: Path | None = None) -> None:
@@ -615,7 +729,7 @@ def _proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, 
         try:
             scores = train_folds(
                 arguments["family"],
-                arguments["config"],
+                apart(arguments["config"])[0],
                 task,
                 parts,
                 of["proxy"]["epochs"],

@@ -160,6 +160,7 @@ class FakeRun:
     def __init__(self, folder: Path, ranked: list[Candidate]) -> None:
         self.folder, self.task, self._ranked = folder, task(), ranked
         self.exported: dict[int | None, int | None] = {}
+        self.options = SimpleNamespace(ensemble=1)
         (folder / "logs").mkdir()
 
     def ranked(self) -> list[Candidate]:
@@ -172,19 +173,33 @@ class FakeRun:
         return []
 
     def export(
-        self, path: Path | None = None, number: int | None = None, *, epochs: int | None = None
+        self,
+        path: Path | None = None,
+        number: int | None = None,
+        *,
+        epochs: int | None = None,
+        ensemble: int = 1,
+        network: int = 0,
     ) -> Path:
         self.exported[number] = epochs
         path = path or self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(number))
+        several = f" as {ensemble}" if ensemble > 1 else f" network {network}" if network else ""
+        path.write_text(f"{number}{several}")
         return path
 
 
 def finish(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[int, float], seconds: float
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    validation: dict[int | str, float],
+    seconds: float,
+    *,
+    ensemble: int = 1,
+    each_s: float = 1.0,
 ) -> tuple[Finished, list[tuple[str, ...]]]:
-    """The finals of RANKED, whose trainings score as ``validation`` says; others fail."""
+    """The finals of RANKED, whose trainings take ``each_s`` and score as ``validation`` says, with
+    a loss of what is missing to 1; others fail."""
     commands: list[tuple[str, ...]] = []
 
     def run(jobs: Any, site: Any, end: float, show: Any) -> list[tuple[dict[str, Any], str]]:
@@ -194,16 +209,18 @@ def finish(
             if "only" in job.options:
                 found.append(({"test": {"accuracy": 0.7}}, ""))
                 continue
-            number = int((job.folder / "recipe.yaml").read_text())
-            if number not in validation:
+            text = (job.folder / "recipe.yaml").read_text()
+            score = validation.get(int(text) if text.isdecimal() else text)
+            if score is None:
                 found.append(({}, "error: no memory"))
                 continue
-            result = {"validation": {"accuracy": validation[number]}, "seconds": 1.0}
-            found.append((result, ""))
+            result = {"validation": {"accuracy": score}, "seconds": each_s}
+            found.append((result | {"calibrated_loss": 1 - score}, ""))
         return found
 
     monkeypatch.setattr(finals, "_run", run)
     made = FakeRun(folder, RANKED)
+    made.options.ensemble = ensemble
     site: Any = SimpleNamespace(count=2)
     found = train_finalists(made, site, time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
     assert Finished.from_dict(json.loads((folder / "finished.json").read_text())) == found
@@ -420,3 +437,62 @@ def test_short_of_time_the_best_is_who_gets_furthest_in_it(
     run: Any = FakeRun(tmp_path, [candidate(7, "tabnet", 1 - error, step_ms=step_ms), proven])
     entries = finals._round(run, run.ranked(), 4 * finals.epoch_s(run.task, proven), 2, ())
     assert entries[0].candidate.number == first
+
+
+SCORES: dict[int | str, float] = {4: 0.80, 7: 0.70, 2: 0.70, 1: 0.70}
+NETWORKS: dict[int | str, float] = {f"4 network {n}": 0.79 for n in range(1, 5)}
+
+
+@pytest.mark.parametrize(
+    ("more", "ensemble", "each_s", "networks"),
+    [
+        (NETWORKS | {"4 as 5": 0.82}, 5, 1.0, 5),
+        (NETWORKS | {"4 as 3": 0.82}, 3, 1.0, 3),
+        (NETWORKS | {"4 as 5": 0.78}, 5, 1.0, 1),
+        (NETWORKS, 1, 1.0, 1),
+        (NETWORKS | {"4 as 5": 0.82}, 5, 300.0, 1),
+        ({"4 network 1": 0.79, "4 network 3": 0.79, "4 as 2": 0.81}, 5, 1.0, 2),
+        ({"4 as 2": 0.81}, 5, 1.0, 1),
+    ],
+    ids=["surer", "three", "less sure", "one asked for", "no time", "two fail", "all fail"],
+)
+def test_in_the_time_that_is_left_more_networks_of_the_best_are_averaged(
+    more: dict[int | str, float],
+    ensemble: int,
+    each_s: float,
+    networks: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, commands = finish(
+        tmp_path, monkeypatch, SCORES | more, 300.0, ensemble=ensemble, each_s=each_s
+    )
+    assert (found.candidate, found.networks) == (4, networks)
+    assert [command[-2] for command in commands].count("only") == 1
+    recipe = (tmp_path / "model" / "recipe.yaml").read_text()
+    assert recipe == (f"4 as {networks}" if networks > 1 else "4")
+    averaged = [row for row in found.finalists if "networks" in row]
+    assert [row["networks"] for row in averaged] in ([networks], []) or networks == 1
+    trained = {row["candidate"] for row in found.finalists}
+    assert trained == ({4, 7} if each_s > 1 else {4, 7, 2}), "others were trained first"
+
+
+@pytest.mark.parametrize(("second", "trained"), [(0.30, ["4", "4 network 1"]), (0.79, ["4", "1"])])
+def test_a_core_that_no_other_is_for_trains_another_network_of_the_best(
+    second: float, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals, "_is_pressed", lambda *_: False)
+    far = candidate(1, "tabnet", second, step_ms=1e5)
+    run: Any = FakeRun(tmp_path, [candidate(4, "mlp", 0.8, step_ms=1e5), far])
+    run.options.ensemble = 5
+    seen: list[list[str]] = []
+
+    def fake(jobs: Any, *_: Any) -> list[tuple[dict[str, Any], str]]:
+        seen.append([(job.folder / "recipe.yaml").read_text() for job in jobs])
+        return [({"validation": {"accuracy": 0.8}, "seconds": 90.0, "test": {}}, "")] * len(jobs)
+
+    monkeypatch.setattr(finals, "_run", fake)
+    steps = rules.steps_per_epoch(run.task.profile.n_train, 32)
+    seconds = 1e2 * steps * 11 + 40  # of the recipe once
+    train_finalists(run, SimpleNamespace(count=2), time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
+    assert seen[0] == trained

@@ -31,6 +31,7 @@ from nas.task import InputError, JsonRecord, Target, Task
 from nas.terminal import figure
 from nas.training import cost
 from nas.training.batches import made_up_inputs
+from nas.training.proxy import build_network
 
 FORMAT = 1
 # What a parameter is for, by the rule that bounds it; of all other rules it is the architecture.
@@ -251,8 +252,7 @@ def _document(
     compute = _compute(recipe, run, candidate, trained.result if trained else {})
     # The proxy of a first fold was trained on samples of the validation part.
     is_fold = trained is not None and trained.fidelity and rules.folds(trained.task) > 1
-    own = load_families(task.modality)[family]
-    counted = cost.analyse(lambda: own.build(config, task), made_up_inputs(task, 2))
+    counted = cost.analyse(lambda: build_network(family, config, task), made_up_inputs(task, 2))
     full_s = compute.training_measured_s or compute.training_predicted_s
     return DesignDocument(
         title=f"{family} for {', '.join(t.name for t in task.targets[:3])} ({task.modality})",
@@ -318,10 +318,8 @@ def _architecture(
 def _parameters(
     family: str, config: Config, task: Task, counted: Mapping[str, Any]
 ) -> ParametersPart:
-    own = load_families(task.modality)[family]
-
     def build() -> Any:
-        return own.build(config, task)
+        return build_network(family, config, task)
 
     def inputs(n: int) -> Any:
         return made_up_inputs(task, n)

@@ -30,7 +30,7 @@ from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, InputError, JsonRecord, Task
 from nas.training import cost
 from nas.training.batches import made_up_inputs
-from nas.training.proxy import TaskData
+from nas.training.proxy import TaskData, build_network
 
 FACTORS = (2, 5, 10)
 DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15  # Tan & Le 2019, sec. 3.3
@@ -231,7 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _build(family: str, config: Config, task: Task) -> torch.nn.Module:
-    return load_families(task.modality)[family].build(config, task)
+    return build_network(family, config, task)
 
 
 def _builds(family: Family, config: Config, task: Task) -> bool:

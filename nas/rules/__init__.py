@@ -53,6 +53,7 @@ from nas.rules.decisions import decided, sets
 from nas.rules.effort import (
     EFFORT,
     Effort,
+    ensemble_size,
     few_decide,
     fidelity,
     first_candidates,
@@ -179,6 +180,7 @@ __all__ = [
     "depth",
     "drop_path",
     "dropout",
+    "ensemble_size",
     "fan_out",
     "fan_outs",
     "few_decide",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nas.rules.bounds import batch_sizes, is_node_level, is_whole_graph
+from nas.rules.bounds import batch_sizes, is_node_level, is_whole_graph, samples_neighbours
 from nas.rules.decisions import sets
 from nas.rules.numbers import (
     BASELINE_TIME_FACTOR,
@@ -25,6 +25,9 @@ from nas.rules.numbers import (
 )
 from nas.space import Config, Space
 from nas.task import Fidelity, Task
+
+# Costs of an ensemble that are the sum of those of its networks.
+_OF_EACH = ("latency_ms", "params", "flops", "inference_mb")
 
 
 @sets("baseline-first", "first candidates of a search")
@@ -162,6 +165,29 @@ def shorter_schedule(epochs: int, best: int, least: int = 1) -> int:
     """
     shorter = max(best, least)
     return shorter if best <= EARLY * epochs and shorter < epochs else 0
+
+
+@sets("deep-ensemble", "networks that are averaged")
+def ensemble_size(task: Task, family: str, costs: Mapping[str, float], most: int) -> int:
+    """Of how many networks of a family, which has these costs, the logits may be averaged: at most
+    ``most``, and as many as the constraints allow.
+
+    Example:
+        >>> from nas.rulebook import typical_task
+        >>> from nas.task import Constraint
+        >>> task = typical_task("tabular")
+        >>> ensemble_size(task, "mlp", {"latency_ms": 1.0}, 5)
+        5
+        >>> limited = replace(task, constraints=(Constraint.parse("latency_ms<=2.5"),))
+        >>> ensemble_size(limited, "mlp", {"latency_ms": 1.0}, 5)
+        2
+    """
+    if family in task.fidelity.other or samples_neighbours(task):
+        return 1
+    for limit in task.constraints:
+        if limit.op == "<=" and limit.metric in _OF_EACH and limit.metric in costs:
+            most = min(most, int(limit.bound / max(costs[limit.metric], 1e-9)))
+    return max(1, most)
 
 
 @sets("gradient-clipping", "largest gradient of a training")

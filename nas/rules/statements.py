@@ -217,6 +217,15 @@ _ALL = (
         " the budget, however short that is; the number is measured (experiments/LOG.md)",
     ),
     Rule(
+        "deep-ensemble",
+        "Where time is left after the trainings at full scale, more networks of the best"
+        " configuration are trained from other random weights, and their logits are averaged; but"
+        " not of published weights, and no more than the limits on the costs allow.",
+        "Lakshminarayanan et al. 2017, Deep Ensembles, sec. 2.4 and fig. 2: five networks give most"
+        " of the gain; Heskes 1998, Logarithmic Opinion Pools, sec. 2; what it gives here is"
+        " measured (experiments/LOG.md)",
+    ),
+    Rule(
         "gradient-clipping",
         f"Gradients are clipped to a global norm of {GRADIENT_CLIP:g}; in networks over sequences"
         " the search finds whether that helps.",

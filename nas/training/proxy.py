@@ -31,8 +31,9 @@ from nas.data import Dataset, read
 from nas.data.ragged import Input, Whole
 from nas.family import load_families
 from nas.front import standard_error
+from nas.models.ensemble import Ensemble
 from nas.options import ReadOptions
-from nas.space import Config
+from nas.space import Config, apart
 from nas.task import InputError, Target, Task
 from nas.training.augment import augment
 from nas.training.batches import Batch, Batches, evaluation_batch, part_inputs, part_tensors
@@ -54,8 +55,11 @@ def quiet_lightning() -> None:
 
 
 def build_network(family: str, config: Config, task: Task, pretrained: bool = False) -> nn.Module:
-    """The network of a configuration; with ``pretrained`` it has its published weights, where its
-    family starts from some."""
+    """The network of a configuration, or the mean of several (``nas.space.ENSEMBLE``); with
+    ``pretrained`` it has its published weights, where its family starts from some."""
+    config, count = apart(config)
+    if count > 1:
+        return Ensemble([build_network(family, config, task, pretrained) for _ in range(count)])
     families = load_families(task.modality)
     if family not in families:
         raise InputError(

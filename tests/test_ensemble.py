@@ -1,0 +1,233 @@
+"""Networks that are trained apart and averaged: the mean is that of the networks, the training is
+that of each, and all that a single network can do they can as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from default_run import one_of_each_modality
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import nas
+import nas.train
+from nas import recipe as recipes
+from nas import rules
+from nas.candidate import Candidate
+from nas.data import read
+from nas.driver import make_task
+from nas.export.standalone import write_standalone
+from nas.export.trained import open_trained
+from nas.family import load_families
+from nas.models.ensemble import Ensemble
+from nas.recipe_changes import Settings
+from nas.rulebook import typical_task
+from nas.space import ENSEMBLE
+from nas.task import Budget, Constraint, InputError, Task
+from nas.testing import example_datasets, sample_inputs
+from nas.training.cost import parameters
+from nas.training.proxy import build_network
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+
+
+class Fixed(torch.nn.Module):
+    """A network that says always the same."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self) -> torch.Tensor:
+        return self.logits
+
+
+@given(st.integers(2, 5), st.integers(0, 2**31))
+def test_the_loss_of_the_mean_is_never_above_the_mean_of_the_losses(count: int, seed: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    logits = [torch.randn(7, 3, generator=drawn, dtype=torch.double) * 4 for _ in range(count)]
+    labels = torch.randint(3, (7,), generator=drawn)
+    mean = Ensemble([Fixed(own) for own in logits])()
+    for loss, truth in ((F.cross_entropy, labels), (F.mse_loss, F.one_hot(labels, 3).double())):
+        each = torch.stack([loss(own, truth) for own in logits])  # type: ignore[operator]
+        assert loss(mean, truth) <= each.mean() + 1e-9  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", one_of_each_modality())
+def test_an_ensemble_of_any_family_is_the_mean_of_its_networks(name: str) -> None:
+    family = load_families()[name]
+    dataset = next(iter(example_datasets(family.modality).values()))
+    task = Task(family.modality, dataset.targets, dataset.profile).with_objectives()
+    config = family.baseline(task)
+    torch.manual_seed(0)
+    ensemble: Any = build_network(name, config | {ENSEMBLE: 2}, task).eval()
+    inputs = sample_inputs(task, 2)
+    with torch.no_grad():
+        one, other = (network(**inputs) for network in ensemble.networks)
+        torch.testing.assert_close(ensemble(**inputs), (one + other) / 2)
+    assert parameters(ensemble) == 2 * parameters(build_network(name, config, task))
+
+
+def test_limits_on_costs_are_limits_on_the_sum_of_all_networks() -> None:
+    task = typical_task("tabular")
+    costs = {"latency_ms": 1.0, "params": 100.0, "flops": 10.0, "inference_mb": 1.0}
+    assert rules.ensemble_size(task, "mlp", costs, 5) == 5
+    for limit, most in (
+        ("latency_ms<=3.5", 3),
+        ("params<=100", 1),
+        ("params<=99", 1),
+        ("flops<=1e9", 5),
+        ("inference_mb<=2", 2),
+        ("accuracy>=0.9", 5),
+    ):
+        limited = replace(task, constraints=(Constraint.parse(limit),))
+        assert rules.ensemble_size(limited, "mlp", costs, 5) == most, limit
+    published = replace(task, fidelity=replace(task.fidelity, other={"mlp": task.fidelity}))
+    assert rules.ensemble_size(published, "mlp", costs, 5) == 1
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of two networks with dropout."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(200, 3)), columns=["a", "b", "c"])
+    frame["y"] = np.where(frame.a * frame.b + 0.3 * rng.normal(size=200) > 0, "yes", "no")
+    frame.to_csv(folder / "table.csv", index=False)
+    data = read(folder / "table.csv", target="y")
+    task = make_task(data, budget=Budget(None, 1), device="cpu", epochs=1)
+    config = load_families()["mlp"].baseline(task) | {"dropout": 0.2, "batch_size": 16}
+    candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
+    source = {"source": str(folder / "table.csv"), "target": ["y"]}
+    made = recipes.make(candidate, task, source, {}, 3, ensemble=2)
+    return dict(json.loads(json.dumps(made)))
+
+
+def trained(recipe: dict[str, Any], folder: Path, **how: Any) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "given.yaml").write_text(yaml.safe_dump(recipe))
+    return nas.train.train(folder / "given.yaml", folder, **how)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(folder / "model.ckpt", weights_only=True)[
+        "state_dict"
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    trained(recipe, folder)
+    return folder
+
+
+def test_each_network_is_trained_as_alone_with_a_seed_of_its_own(
+    recipe: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    own = json.loads(json.dumps(recipe))
+    del own["model"]["init_args"]["config"][ENSEMBLE]
+    own["seed_everything"] += 1
+    alone = trained(own, tmp_path, test=False)
+    result = json.loads((whole / "result.json").read_text())
+    assert result["networks"][1] == alone["validation"]["accuracy"]
+    together = weights(whole)
+    for name, value in weights(tmp_path).items():
+        second = name.replace("network.", "network.networks.1.", 1)
+        torch.testing.assert_close(together[second], value, rtol=0, atol=0)
+
+
+def test_the_result_is_that_of_the_mean(whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    task, model = open_trained(whole).task, nas.load(whole)
+    assert isinstance(model.proxy.network, Ensemble)
+    dataset = open_trained(whole).dataset
+    rows = dataset.parts["test"]
+    table = pd.read_csv(recipes.load(whole / "recipe.yaml")["data"]["init_args"]["source"])
+    right = model.predict(table.iloc[rows]) == table["y"].iloc[rows].to_numpy()
+    assert result["test"][task.quality.metric] == pytest.approx(right.mean())
+    networks = sum(p.numel() for p in model.proxy.network.parameters())
+    assert result["params"] == networks == 2 * parameters(model.proxy.network.networks[0])
+
+
+@pytest.mark.parametrize("step", [2, 31])
+def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
+    step: int,
+    recipe: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = 0
+
+    class Ending(nas.train.EpochLines):
+        def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nas.train, "EpochLines", Ending)
+        with pytest.raises(KeyboardInterrupt, match=r"nas train .* --resume` goes on"):
+            trained(recipe, tmp_path)
+    trained(recipe, tmp_path, resume=True)
+    again = weights(tmp_path)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
+def test_what_cannot_be_averaged_is_refused_in_a_line(
+    recipe: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="on one device each"):
+        trained(recipe, tmp_path, settings=Settings(devices="2"))
+    other = json.loads(json.dumps(recipe))
+    other["model"]["init_args"]["config"]["dropout"] = 0.3
+    (tmp_path / "networks").symlink_to(whole / "networks")
+    with pytest.raises(InputError, match="a network of another recipe"):
+        trained(other, tmp_path, resume=True)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match="trained by `nas train"):
+        nas.train.main(["fit", "--config", str(tmp_path / "r.yaml")])
+
+
+def test_a_single_network_becomes_several_by_an_option_and_back(recipe: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(recipe))
+    config = changed["model"]["init_args"]["config"]
+    nas.recipe_changes.apply(changed, Settings(ensemble=4))
+    assert changed["model"]["init_args"]["config"] == config | {ENSEMBLE: 4}
+    nas.recipe_changes.apply(changed, Settings(ensemble=1))
+    del config[ENSEMBLE]
+    assert changed["model"]["init_args"]["config"] == config
+
+
+def test_the_folder_of_plain_code_holds_all_networks(whole: Path, tmp_path: Path) -> None:
+    """It is checked against the network's own predictions where it is written."""
+    folder = write_standalone(open_trained(whole), tmp_path / "plain")
+    code = (folder / "model.py").read_text()
+    assert "class Ensemble" in code
+    assert "import nas" not in code
+
+
+def test_the_proxy_of_an_ensembles_recipe_is_one_network(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    again = nas.train._proxy_again(recipe, tmp_path / "r.yaml", 1)[0]
+    single = json.loads(json.dumps(recipe))
+    del single["model"]["init_args"]["config"][ENSEMBLE]
+    assert again == nas.train._proxy_again(single, tmp_path / "r.yaml", 1)[0]
