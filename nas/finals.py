@@ -218,7 +218,7 @@ def _round(
         alone_at_all = len(waiting) == 1
         left_s *= speedup(places) if alone_at_all else 1.0
     elif first and waiting and _may_grow(run, waiting[0]):
-        waiting = _worth_a_core(run.task, waiting, left_s * places)
+        waiting = _worth_a_core(run, waiting, left_s, places)
     for candidate in waiting:
         if len(entries) == places:
             break
@@ -320,18 +320,20 @@ def _alone(
     return Finalist(best, affordable, epochs, folder, alone=True)
 
 
-def _worth_a_core(task: Task, waiting: list[Candidate], left_s: float) -> list[Candidate]:
-    """The best and, of the others, what is near, cheap or proven: a core is worth more to another
-    network of the best than to the rest."""
-    best = waiting[0]
-    return [
-        c
-        for c in waiting
-        if c is best
-        or c.origin == "baseline"
-        or _is_near(task, best, c)
-        or _recipe_s(task, c) <= CHEAP * left_s
-    ]
+def _worth_a_core(
+    run: Run, waiting: list[Candidate], left_s: float, places: int
+) -> list[Candidate]:
+    """The best and, of the others, what is near, cheap or proven. Where more places than are for
+    those and for further networks of the best are left, the rest too."""
+    task, best = run.task, waiting[0]
+
+    def worth(c: Candidate) -> bool:
+        cheap = _recipe_s(task, c) <= CHEAP * left_s * places
+        return c is best or c.origin == "baseline" or cheap or _is_near(task, best, c)
+
+    first = [c for c in waiting if worth(c)]
+    rest = [c for c in waiting if not worth(c)]
+    return first + rest[: max(0, places - len(first) - _may_grow(run, best))]
 
 
 def _may_grow(run: Run, candidate: Candidate) -> int:

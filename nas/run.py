@@ -534,7 +534,24 @@ class Run:
             folder=str(self.folder),
             trained=self.trained,
             kept=frozenset(self.kept),
+            tested=self._tested(),
         )
+
+    def _tested(self) -> dict[str, Any]:
+        """What ended the search and how it compares (``StudyView.tested``)."""
+        finished, metric = self.finished, self.task.quality.metric
+        if finished is None or metric not in finished.result.get("test", {}):
+            return {}
+        low, high = finished.result.get("test_interval", {}).get(metric, (None, None))
+        return {
+            "number": finished.candidate,
+            "family": self.candidate(finished.candidate).label,
+            "networks": finished.networks,
+            "value": finished.result["test"][metric],
+            "low": low,
+            "high": high,
+            "simple": next(iter(self.simple_test_scores().items()), None),
+        }
 
     def about(self) -> dict[str, Any]:
         """What a report needs of the run beside its candidates, as JSON values: what its study
@@ -577,7 +594,7 @@ class Run:
 
         trained = self.finished if self.finished and self.finished.result else None
         if epochs is None and trained and trained.candidate == candidate.number:
-            epochs, ensemble = trained.recipe_epochs, trained.networks
+            epochs = trained.recipe_epochs
         source = self.source, self.versions
         return recipe.make(
             candidate, self.task, *source, epochs, ensemble=ensemble, network=network
@@ -600,8 +617,9 @@ class Run:
                 best.
             epochs: Of the training; default: what the search planned, of the candidate that was
                 trained at full scale what it was trained by.
-            ensemble: With ``epochs``: networks of the candidate whose logits are averaged.
-            network: With ``epochs``: the one of them that is trained, which decides the seed.
+            ensemble: Networks of the candidate whose logits are averaged; default: one, and without
+                ``number`` as many as the trained model has.
+            network: The one of them that is trained, which decides the seed.
 
         Raises:
             UsageError: There is no such candidate.
@@ -612,7 +630,7 @@ class Run:
 
         trained = self.finished if self.finished and self.finished.result else None
         if number is None and not self._latency and trained:
-            number = trained.candidate
+            number, ensemble = trained.candidate, max(ensemble, trained.networks)
         candidate = self.best() if number is None else self.candidate(number)
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

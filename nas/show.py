@@ -66,12 +66,16 @@ def finished(run: Run, as_json: bool) -> None:
     else:
         metric = run.task.quality.metric
         value = figure(trained.result["test"][metric])
-        others = len(trained.finalists) - 1
-        among = f", chosen of {others + 1} by validation" if others > 0 else ""
+        among = f", chosen of {n} by validation" if (n := len(trained.finalists)) > 1 else ""
         terminal.echo(
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
+        if (count := trained.networks) > 1:
+            terminal.echo(
+                f"        the mean of {count} networks of it, at {count} times the cost of one;"
+                " --ensemble 1 keeps a single one"
+            )
         if shown := [f"{n} {figure(score)}" for n, score in run.simple_test_scores().items()]:
             first = ", the best by validation first" if len(shown) > 1 else ""
             terminal.echo(f"beside  on the same test part{first}: {', '.join(shown)}")

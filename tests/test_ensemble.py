@@ -28,6 +28,7 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.data import read
 from nas.driver import make_task
+from nas.export.document import design_of_recipe
 from nas.export.standalone import write_standalone
 from nas.export.trained import open_trained
 from nas.family import load_families
@@ -231,3 +232,13 @@ def test_the_proxy_of_an_ensembles_recipe_is_one_network(
     single = json.loads(json.dumps(recipe))
     del single["model"]["init_args"]["config"][ENSEMBLE]
     assert again == nas.train._proxy_again(single, tmp_path / "r.yaml", 1)[0]
+
+
+def test_the_document_of_an_ensemble_counts_all_its_networks(whole: Path) -> None:
+    document = design_of_recipe(whole / "recipe.yaml").to_dict()
+    result = json.loads((whole / "result.json").read_text())
+    assert document["parameters"]["params"] == result["params"]
+    assert {"name": "ensemble", "value": 2} in [
+        {key: choice[key] for key in ("name", "value")}
+        for choice in document["architecture"]["choices"]
+    ]

@@ -397,3 +397,13 @@ def test_two_processes_learn_as_one_with_the_same_batches_in_half_the_steps(
 
 def _steps(total: int) -> dict[str, int]:
     return {"total_steps": total, "warmup_steps": rules.warmup_steps(total)}
+
+
+def test_a_training_that_only_time_ends_is_monitored_too(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    endless = json.loads(json.dumps(recipe))
+    endless["trainer"]["max_epochs"] = -1
+    del endless["lr_scheduler"]
+    result, _ = trained(endless, tmp_path, Settings(time_limit="1s", patience=0))
+    assert result["epochs"] > 1

@@ -26,7 +26,7 @@ from nas.front import standard_error
 from nas.recipe_changes import EARLY
 from nas.records import LatencyFile, LayerRow
 from nas.run import Run
-from nas.space import Config, Value
+from nas.space import ENSEMBLE, Config, Value, apart
 from nas.task import InputError, JsonRecord, Target, Task
 from nas.terminal import figure
 from nas.training import cost
@@ -227,11 +227,12 @@ def design_of_run(run: Run, number: int | None = None) -> DesignDocument:
     candidate = next((c for c in run.candidates() if c.number == number), None)
     if candidate is None or not candidate.metrics:
         raise InputError(f"candidate {number} of {run.folder} is not complete; choose another")
-    recipe = recipes.make(candidate, run.task, run.source, run.versions)
     try:
         trained = open_trained(run.folder, number)
     except InputError:
         trained = None  # a network that is not trained has a document too
+    networks = apart(trained.proxy.config)[1] if trained else 1
+    recipe = recipes.make(candidate, run.task, run.source, run.versions, ensemble=networks)
     return _document(recipe, run, candidate, trained)
 
 
@@ -290,7 +291,7 @@ def _task(task: Task, run: Run | None) -> TaskPart:
 
 def _choices(family: str, config: Config, task: Task) -> list[Choice]:
     space = load_families(task.modality)[family].space(task)
-    why = {param.name: param.why for param in space.params}
+    why = {param.name: param.why for param in space.params} | {ENSEMBLE: ("deep-ensemble",)}
     found = []
     for name, value in config.items():
         ids = why.get(name, ())

@@ -40,6 +40,10 @@ class StudyView:
     so far. ``folder`` is that of its run, for commands; ``recipes`` are training recipes
     (YAML) by candidate, for those whose recipe the page holds; ``trained`` are the numbers of
     those that were trained at full scale, ``kept`` of those whose weights the search has kept.
+    ``tested`` is what ended the search: the ``number`` and the ``family`` of the candidate that was
+    trained at full scale, of how many ``networks`` it is the mean, and its ``value`` of the quality
+    on the test part, from ``low`` to ``high`` with 95 % confidence, beside ``simple``, the name and
+    the value of the best simple model; empty where no training ended it.
     """
 
     task: Task
@@ -58,6 +62,7 @@ class StudyView:
     recipes: Mapping[int, str] = field(default_factory=dict)
     trained: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
+    tested: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if all(o.metric in COSTS for o in self.task.objectives):

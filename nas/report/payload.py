@@ -70,6 +70,7 @@ def head(study: StudyView) -> dict[str, Any]:
         # What is cut off stands in the page by its kind, as ``Candidate.standing`` has it.
         "reasons": {(r.kind if r.kind == "cut off" else r.value): r.sentence for r in Reason if r},
         "baselines": [_simple_model(b, task) for b in study.baselines],
+        "tested": dict(study.tested),
         "spaces": {family: _parameters(space) for family, space in study.spaces.items()},
         "rate_tests": {name: dict(test) for name, test in study.rate_tests.items()},
         "rules": {name: list(rule) for name, rule in study.rules.items()},

@@ -158,8 +158,10 @@ class GradientMonitor(pl.Callback):
         self._cpu = device.type == "cpu"
         self._one, self._flag = torch.ones((), device=device), torch.zeros((), device=device)
         self._chance: float = getattr(pl_module, "chance_loss", math.nan)
-        self._total = int(trainer.estimated_stepping_batches)
-        self._early = max(EARLY_STEPS, math.ceil(EARLY * self._total))
+        self._total = trainer.estimated_stepping_batches  # infinite where only time ends it
+        self._early = EARLY_STEPS
+        if math.isfinite(self._total):
+            self._early = max(EARLY_STEPS, math.ceil(EARLY * self._total))
         self._learnt = False
         self._batch: Any = None
         self._loss: Tensor | None = None  # of the step, over its micro-batches

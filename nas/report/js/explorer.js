@@ -141,6 +141,16 @@ function drawChoices(own) {
 
 // ---- tiles -----------------------------------------------------------------------------------------
 
+// The best simple model beside the network that is compared with it, and the error of the difference.
+function rivals(own, best) {
+  const { tested, quality: { metric } } = own.head, [simple] = own.facts.simple;
+  if (known(tested?.value)) {
+    const [name, level] = tested.simple ?? [];
+    return { name, level, ours: tested.value, error: known(tested.low) ? (tested.high - tested.low) / 3.92 : NaN };
+  }
+  const errors = [best.error, simple?.error_of ?? 0];
+  return { name: simple?.name, level: simple?.metrics[metric], ours: best.metrics[metric], error: Math.hypot(...errors) };
+}
 function drawTiles(own) {
   const { quality } = own.head, { metric } = quality, { front } = current();
   const tiles = [], add = (name, value, unit, remark) => tiles.push({ name, value, unit, remark });
@@ -148,15 +158,23 @@ function drawTiles(own) {
     add("Pareto front", "empty", "", own.facts.complete.length ? "no complete candidate is inside these limits" : "no candidate is complete yet");
   } else {
     const best = front[0], value = best.metrics[metric], noise = withinNoise(own, best, current().feasible);
+    const { tested } = own.head;
+    if (known(tested?.value)) {
+      const mean = tested.networks > 1 ? `, the mean of ${count(tested.networks)} networks` : "";
+      const range = known(tested.low) ? `; ${show(metric, tested.low)} to ${show(metric, tested.high)} with 95 % confidence` : "";
+      add(`Test ${label(metric)} at full scale`, show(metric, tested.value), "", `#${tested.number} ${tested.family}${mean}${range}`);
+    }
     add(`Best ${label(metric)}`, metricText(best, metric), "", `#${best.number} ${best.family}${noise.length > 1 ? `; ${count(noise.length - 1)} more within one standard error` : ""}`);
-    const simple = own.facts.simple[0], level = simple?.metrics[metric];
+    // Of the network at full scale and of the test part, where a training ended the search.
+    const { name, level, ours, error } = rivals(own, best);
     if (known(level)) {
-      const equal = Math.abs(value - level) <= 1e-6 * Math.abs(level), gap = equal ? 0 : value - level;
-      const noisy = known(best.error) && Math.abs(gap) <= Math.hypot(best.error, simple.error_of ?? 0);
-      const ahead = better(own.head, value, level) && !equal;
+      const equal = Math.abs(ours - level) <= 1e-6 * Math.abs(level), gap = equal ? 0 : ours - level;
+      const noisy = known(error) && Math.abs(gap) <= error;
+      const ahead = better(own.head, ours, level) && !equal;
       const verdict = equal ? "As good as simple models" : noisy ? "Simple models: no clear difference" : ahead ? "Better than simple models" : "Not better than simple models";
       const mark = gap > 0 ? "+" : gap < 0 ? "−" : "";
-      add(verdict, equal ? "0" : mark + show(metric, Math.abs(gap)), label(metric), `against ${simple.name}, ${show(metric, level)}`);
+      const where = known(tested?.value) ? " on the test part" : "";
+      add(verdict, equal ? "0" : mark + show(metric, Math.abs(gap)), label(metric), `against ${name}, ${show(metric, level)}${where}`);
     }
     // Of those as good as the best: a fast or small network that has learnt little is no find.
     for (const [cost, name, unit] of [["latency_ms", "Fastest as good as the best", "ms"], ["params", "Smallest as good as the best", "parameters"]]) {
