@@ -41,6 +41,7 @@ AS_GOOD = 1.0  # standard errors: what is as good as the best where time is shor
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 DECAY, ALIKE = 0.5, 1.25  # of the error with passes over the data; errors that are as good
 FEW_CORES = 4  # up to which one training is faster on all of them
+FEW = 1 / 16  # of the epochs that help: for fewer, all cores are for one network
 HASTE = 1.5  # times the epochs that there is time for: a pace beside other work is a slow one
 # What is no part of a trained network's folder.
 _LOGS = shutil.ignore_patterns("log", "log.json", NETWORKS)
@@ -198,7 +199,8 @@ def _round(
 ) -> list[Finalist]:
     """Those to train next, as many as there are places. The first are trained for as many epochs
     as there is time for; later ones only by their whole recipe. Where the time is for a small part
-    of the epochs that help, few cores are for the best one and for what is as good.
+    of the epochs that help, few cores are for the best one and for what is as good, or for more
+    networks of it.
 
     A network whose published weights are adapted may need all cores (``_alone``): what is cheap is
     trained before, and nothing that would take its time.
@@ -215,7 +217,7 @@ def _round(
         best = _best_in_time(run.task, waiting, left_s)
         near = [c for c in waiting if c is not best and _is_near(run.task, best, c, AS_GOOD)]
         waiting = [best, *(c for c in near if _is_near(run.task, c, best, AS_GOOD))]
-        alone_at_all = len(waiting) == 1
+        alone_at_all = len(waiting) == 1 and not _has_room_beside(run, best, left_s)
         left_s *= speedup(places) if alone_at_all else 1.0
     elif first and waiting and _may_grow(run, waiting[0]):
         waiting = _worth_a_core(run, waiting, left_s, places)
@@ -334,6 +336,12 @@ def _worth_a_core(
     first = [c for c in waiting if worth(c)]
     rest = [c for c in waiting if not worth(c)]
     return first + rest[: max(0, places - len(first) - _may_grow(run, best))]
+
+
+def _has_room_beside(run: Run, best: Candidate, left_s: float) -> bool:
+    """Whether another network of the best is worth a core more than a longer training is."""
+    few = FEW * rules.longest_epochs(run.task) * epoch_s(run.task, best)
+    return left_s >= few and _may_grow(run, best) > 0
 
 
 def _may_grow(run: Run, candidate: Candidate) -> int:

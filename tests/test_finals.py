@@ -496,3 +496,19 @@ def test_a_core_that_no_other_is_for_trains_another_network_of_the_best(
     seconds = 1e2 * steps * 11 + 40  # of the recipe once
     train_finalists(run, SimpleNamespace(count=2), time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
     assert seen[0] == trained
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ensemble", "alone"), [(7, 5, False), (6, 5, True), (7, 1, True)]
+)
+def test_short_of_time_networks_are_side_by_side_only_where_each_has_epochs_enough(
+    epochs: int, ensemble: int, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 epochs that help, a table's, seven are more than a sixteenth."""
+    run: Any = FakeRun(tmp_path, [RANKED[0]])
+    run.options.ensemble = ensemble
+    monkeypatch.setattr(rules, "longest_epochs", lambda task: 100)
+    left_s = epochs * finals.epoch_s(run.task, RANKED[0])
+    (entry,) = finals._round(run, run.ranked(), left_s, places=2, trained=())
+    assert entry.alone == alone
+    assert entry.epochs == int(finals.HASTE * int(epochs * (speedup(2) if alone else 1)))
