@@ -188,7 +188,7 @@ def design(
     planned = None
     paces = {plan.family.name: plan.pace for plan in plans if plan.pace}
     if paces and chosen.epochs is None and task.budget.worker_s is not None:
-        planned = plan_search(task, paces, finish=chosen.finish)
+        planned = plan_search(task, paces, finish=chosen.finish, ensemble=chosen.ensemble)
         # An epoch is of a proxy, and its part of the data is another now.
         other = planned.fidelity.share / task.fidelity.share
         plans = tuple(_with_epochs(plan, other) for plan in plans)

@@ -347,7 +347,8 @@ class _Session:
             left = task.budget  # without what the start has taken
             if left.time_limit_s is not None:
                 left = replace(left, time_limit_s=max(1.0, self.end - time.monotonic()))
-            run.adopt(plan_search(replace(task, budget=left), paces, finish=self.finish))
+            task, ensemble = replace(task, budget=left), run.options.ensemble
+            run.adopt(plan_search(task, paces, finish=self.finish, ensemble=ensemble))
 
     def _starting(self) -> str:
         """The phase while workers start: how many of them are ready; "" when all are."""

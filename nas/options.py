@@ -155,7 +155,6 @@ class PlanOptions(ReadOptions):
         "With time left at the end, average the logits of at most so many networks of the best"
         " candidate, each trained from other random weights; 1: a single network.",
         at_least=1,
-        stays=False,
     )
     workers: int | None = option(None, "Default: one a core, two a GPU.", at_least=1, stays=False)
     device: str = option("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))

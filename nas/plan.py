@@ -5,7 +5,8 @@ Three amounts compete for the time of the workers: how many candidates are train
 of them, and the training of the winner in full. ``plan_search`` divides the time by three rules:
 
 - Trainings in full come first (nas.finals): time for ``FINALISTS`` of the best candidates is kept
-  back, up to ``KEPT_BACK`` of the search.
+  back, up to ``KEPT_BACK`` of the search, and with the networks that are averaged with the winner
+  up to ``KEPT_MOST``.
 - Some candidates for each family come before long trainings: a model of quality learns from
   ``FEW`` of each, and where these are affordable the next ``MANY`` come before longer training.
 - Where even few are too expensive, what scores a candidate is made cheaper step by step: fewer
@@ -27,9 +28,10 @@ from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
 from nas.terminal import percent
 
 KEPT_BACK = 0.5  # of the wall clock, at most, for trainings in full of the best candidates
+KEPT_MOST = 2 / 3  # with the networks that are averaged with the winner
 # Where this is for less than PRESSED of the epochs that help, and there are no more workers than
 # finalists, a longer training is worth more than a choice between more networks.
-PRESSED, KEPT_MOST = 0.25, 2 / 3
+PRESSED = 0.25
 FINALISTS = 4  # that are trained in full, where there is time
 START_S = 10.0  # until such a training's first step, and until the test part is scored
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
@@ -167,13 +169,16 @@ class _Level:
         return BESIDE_S + first + others
 
 
-def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -> SearchPlan:
+def plan_search(
+    task: Task, paces: Mapping[str, Pace], *, finish: bool = True, ensemble: int = 1
+) -> SearchPlan:
     """How much training candidates get, from the pace that was measured and the task's budget.
 
     Args:
         task: With the rules' fidelity (``rules.fidelity``) and a budget that ends by time.
         paces: Of each family's baseline, trained as the task's fidelity says.
         finish: Whether the winner's training is to be kept time for.
+        ensemble: Of how many networks of the winner.
 
     Raises:
         ValueError: For a budget without an end in time, or without a pace.
@@ -194,7 +199,7 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     if worker_s is None or not paces:
         raise ValueError("a plan needs a budget that ends by time, and the pace of a family")
     if adapted := starting_from_weights(task, paces):
-        return _with_pretrained(task, paces, adapted, finish=finish)
+        return _with_pretrained(task, paces, adapted, finish=finish, ensemble=ensemble)
     families = len(paces)
     # Of an epoch over all training data, beside the other workers.
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
@@ -203,9 +208,11 @@ def plan_search(task: Task, paces: Mapping[str, Pace], *, finish: bool = True) -
     kept_back = _kept_back(task, mean_s, wall_s)
 
     def kept_s(recipe: int) -> float:
-        rounds = math.ceil(FINALISTS / max(1.0, budget.workers * (budget.gpus or budget.cpus)))
-        needed_s = 1.2 * rounds * recipe * mean_s + (rounds + 1) * START_S
-        kept = min(needed_s, kept_back * wall_s)
+        places = max(1.0, budget.workers * (budget.gpus or budget.cpus))
+        rounds, more = (math.ceil(n / places) for n in (FINALISTS, ensemble - 1))
+        round_s = 1.2 * recipe * mean_s + START_S
+        kept = min(rounds * round_s + START_S, kept_back * wall_s)
+        kept = min(kept + more * round_s, max(kept, KEPT_MOST * wall_s))
         # Less than an epoch of the fastest is of more use to the search.
         return kept if finish and kept > START_S + fastest_s else 0.0
 
@@ -352,7 +359,12 @@ def starting_from_weights(task: Task, paces: Mapping[str, Pace]) -> dict[str, Pa
 
 
 def _with_pretrained(
-    task: Task, paces: Mapping[str, Pace], adapted: Mapping[str, Pace], *, finish: bool
+    task: Task,
+    paces: Mapping[str, Pace],
+    adapted: Mapping[str, Pace],
+    *,
+    finish: bool,
+    ensemble: int,
 ) -> SearchPlan:
     """The plan of a search some of whose families start from published weights: these need few
     epochs (rule "pretrained-steps") of expensive steps, and get ``ADAPTED`` of the time; the others
@@ -367,7 +379,8 @@ def _with_pretrained(
     full_s = max(passes[name] * each_s[name] for name in adapted)
     finish_s = min(1.1 * full_s / speedup(cores) + 2 * START_S, ADAPTED * wall_s) if finish else 0.0
     if own and finish:  # whichever family wins, its training is kept time for
-        finish_s = max(finish_s, plan_search(replace(task, pretrained=()), own).finish_s)
+        alone = plan_search(replace(task, pretrained=()), own, ensemble=ensemble)
+        finish_s = max(finish_s, alone.finish_s)
     searched_s = wall_s - finish_s
     less = replace(budget, time_limit_s=searched_s * (1 - ADAPTED if own else 1.0))
     rest = plan_search(replace(task, budget=less, pretrained=()), own or paces, finish=False)

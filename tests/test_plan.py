@@ -38,16 +38,17 @@ budgets = st.floats(20, 1e6)
 epochs_s = st.floats(1e-3, 1e3)
 
 
-@given(budgets, st.integers(1, 512), epochs_s)
+@given(budgets, st.integers(1, 512), epochs_s, st.integers(1, 5))
 def test_the_candidates_of_a_plan_and_its_winner_fit_into_the_time(
-    seconds: float, workers: int, epoch_s: float
+    seconds: float, workers: int, epoch_s: float, ensemble: int
 ) -> None:
-    plan, wall_s = planned(seconds, workers, epoch_s), seconds * (1 + 1e-9)
+    plan, wall_s = planned(seconds, workers, epoch_s, ensemble=ensemble), seconds * (1 + 1e-9)
     fidelity = plan.fidelity
     passes = mean_epochs(fidelity.epochs) + 0.0
     mean_s = plans.BESIDE_S + passes * fidelity.share * epoch_s
     assert plan.candidates == 1 or plan.candidates * mean_s <= wall_s * workers
-    most = plans.KEPT_MOST if workers <= plans.FINALISTS else plans.KEPT_BACK
+    more = ensemble > 1 or workers <= plans.FINALISTS
+    most = plans.KEPT_MOST if more else plans.KEPT_BACK
     assert plan.finish_s <= most * wall_s
     assert fidelity.time_limit_s is not None
     assert fidelity.time_limit_s <= 0.5 * wall_s
@@ -157,3 +158,12 @@ def test_other_work_on_the_machine_makes_an_epoch_longer() -> None:
     )
     assert beside == plan_search(made, {"cnn": pace(4.0)})
     assert beside.candidates <= alone.candidates
+
+
+@pytest.mark.parametrize("epoch_s", [0.3, 1.0, 2.0])
+def test_time_is_kept_for_more_networks_of_the_winner_and_none_of_them_is_trained_longer(
+    epoch_s: float,
+) -> None:
+    one, several = (planned(600.0, epoch_s=epoch_s, ensemble=n) for n in (1, 5))
+    assert one.finish_s < several.finish_s <= plans.KEPT_MOST * 600.0
+    assert several.fidelity.recipe_epochs <= one.fidelity.recipe_epochs
