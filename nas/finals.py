@@ -5,9 +5,10 @@ Proxies rank networks by a part of a training, and the best of many is partly lu
 trained by their recipes: the best, the best of each other family where that costs little or its
 proxy is within the noise, then the others by quality. One that was at its best early is trained
 once more, with a schedule of as many epochs. In the time that is left, and on cores that no other
-is for, more networks of the best are trained, whose logits are averaged (rule "deep-ensemble").
-Each training is a process of its own (``nas train``) with a core or a GPU, here or on a cluster; a
-round begins only while there is time for it.
+is for, more networks of the best are trained. Their logits and those of the finalists that are
+nearly as good are averaged (rule "deep-ensemble"). Each training is a process of its own
+(``nas train``) with a core or a GPU, here or on a cluster; a round begins only while there is time
+for it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from nas.task import Objective, Task
 CHEAP = 0.1  # of the time that is left: what another family's best may take
 MOST = 6  # finalists; on more cores or GPUs one for each
 NEAR = 3.0  # standard errors: another family's best may be this much worse
+MIXED = 2.0  # standard errors: what may be averaged with the best
 AS_GOOD = 1.0  # standard errors: what is as good as the best where time is short, and in the end
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 DECAY, ALIKE = 0.5, 1.25  # of the error with passes over the data; errors that are as good
@@ -70,7 +72,8 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
         count = 0 if entries[0].alone else places - len(entries)
         beside = _networks(run, entries[0], 1, count)
-        until = end - START_S * (2 if beside else 1)  # to make one of them takes time too
+        several = len(entries) + len(beside) + len(trained) > 1
+        until = end - START_S * (2 if several else 1)  # to make one of them takes time too
         done = _train(run.task, [*entries, *beside], site, until, show)
         trained += done[: len(entries)]
         more += done[len(entries) :]
@@ -84,8 +87,8 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
 class Finalist:
     """A candidate that is trained at full scale: for ``epochs`` of the recipe's, in ``folder``;
     ``again`` where it was before, with a longer schedule; ``alone`` where it has all cores. The
-    network ``network`` of those that are averaged, of which the first, 0, is the finalist itself;
-    or ``networks`` of them as one."""
+    network ``network`` of those of a candidate that are averaged, of which the first, 0, is the
+    finalist itself; or the mean of several, ``networks``, the numbers of their candidates."""
 
     candidate: Candidate
     epochs: int
@@ -96,7 +99,7 @@ class Finalist:
     again: bool = False
     alone: bool = False
     network: int = 0
-    networks: int = 1
+    networks: tuple[int, ...] = ()
 
 
 def order(
@@ -356,20 +359,11 @@ def _networks(run: Run, entry: Finalist, first: int, count: int) -> list[Finalis
     found = []
     last = min(first + count - 1, _may_grow(run, entry.candidate))
     for number in range(first, last + 1):
-        folder = _as_one(run, entry) / NETWORKS / str(number)
-        run.export(
-            folder / "recipe.yaml",
-            entry.candidate.number,
-            epochs=entry.recipe_epochs,
-            network=number,
-        )
+        folder = entry.folder.with_name(f"{entry.folder.name}-network-{number}")
+        recipe, epochs = folder / "recipe.yaml", entry.recipe_epochs
+        run.export(recipe, entry.candidate.number, epochs=epochs, network=number)
         found.append(replace(entry, folder=folder, network=number, result=None))
     return found
-
-
-def _as_one(run: Run, entry: Finalist) -> Path:
-    """Where the networks of a finalist are kept as one."""
-    return entry.folder.with_name(f"{entry.folder.name}-ensemble")
 
 
 def _network_s(entry: Finalist, places: int) -> float:
@@ -395,34 +389,65 @@ def _averaged(
     end: float,
     show: Callable[[str], None],
 ) -> Finalist | None:
-    """The winner and more networks of it as one, as many as there is time for; None where there
-    are none."""
+    """The winner, what is nearly as good and more networks of the winner as one, as many as there
+    is time for; without what is nearly as good where they are not better so. None where there are
+    no two."""
     complete = [e for e in trained if e.result]
     if not complete:
         return None
     best, places = _winner(complete, run.task), site.count
+    mixed = _mixed(run, best, complete)
     same = [e for e in more if e.candidate is best.candidate and e.again == best.again]
     while all(e.result for e in same):
         left_s = end - time.monotonic() - 3 * START_S
-        if _network_s(best, places) > left_s:
+        room = run.options.ensemble - len(mixed) - len(same)
+        if _network_s(best, places) > left_s or room < 1:
             break
-        entries = _networks(run, best, len(same) + 1, places)
+        entries = _networks(run, best, len(same) + 1, min(places, room))
         if not entries:
             break
         same += _train(run.task, entries, site, end - 2 * START_S, show)
-    numbers = [e.network for e in same if e.result]
-    count = 1
-    while count in numbers:
-        count += 1
-    if count == 1:
-        return None
-    folder = _as_one(run, best)
-    shutil.copytree(best.folder, folder / NETWORKS / "0", ignore=_LOGS, dirs_exist_ok=True)
-    number = best.candidate.number
-    run.export(folder / "recipe.yaml", number, epochs=best.recipe_epochs, ensemble=count)
+    same = [e for e in same if e.result]
+    found: Finalist | None = None
+    for networks in ([*mixed, *same], [best, *same] if same and len(mixed) > 1 else []):
+        networks = networks[: run.options.ensemble]
+        if len(networks) < 2:
+            break
+        found = _as_one(run, site, networks, end, show)
+        if _is_better(found, best, run.task):
+            break
+    return found
+
+
+def _mixed(run: Run, best: Finalist, complete: Sequence[Finalist]) -> list[Finalist]:
+    """The winner and the finalists that are averaged with it: nearly as good, each of a candidate
+    of its own, the surest first."""
+    found = [best]
+    for entry in sorted(complete, key=lambda e: _loss(e, "calibrated_loss")):
+        candidates = [e.candidate for e in found]
+        new = all(entry.candidate is not c for c in candidates)
+        networks = [(c.family, c.metrics) for c in (*candidates, entry.candidate)]
+        few = len(networks) <= run.options.ensemble and rules.may_be_averaged(run.task, networks)
+        if new and few and _is_as_good(entry, best, run.task, MIXED):
+            found.append(entry)
+    return found
+
+
+def _as_one(
+    run: Run, site: Site, networks: list[Finalist], end: float, show: Callable[[str], None]
+) -> Finalist:
+    """Trained networks as one, the winner first."""
+    best = networks[0]
+    folder = best.folder.with_name(f"{best.folder.name}-ensemble")
+    shutil.rmtree(folder, ignore_errors=True)
+    places = [folder / NETWORKS / str(number) for number in range(len(networks))]
+    for entry, place in zip(networks, places, strict=True):
+        shutil.copytree(entry.folder, place, ignore=_LOGS)
+    run.combine(places, folder / "recipe.yaml")
     job = _Job(folder, ("--resume", "--test", "no", "--json"), folder / "log")
     ((result, error),) = _run([job], site, end, show)
-    return replace(best, folder=folder, result=result or None, error=error, networks=count)
+    of = tuple(entry.candidate.number for entry in networks)
+    return replace(best, folder=folder, result=result or None, error=error, networks=of)
 
 
 def _is_better(averaged: Finalist | None, single: Finalist, task: Task) -> bool:
@@ -573,7 +598,7 @@ def _finished(
         result,
         error,
         summary,
-        winner.networks,
+        max(1, len(winner.networks)),
     )
 
 
@@ -643,7 +668,7 @@ def _loss(entry: Finalist, kind: str = "validation_loss") -> float:
 
 def _row(entry: Finalist, quality: Objective) -> dict[str, Any]:
     row: dict[str, Any] = {"candidate": entry.candidate.number, "epochs": entry.epochs}
-    row |= {"networks": entry.networks} if entry.networks > 1 else {}
+    row |= {"networks": list(entry.networks)} if entry.networks else {}
     if entry.result:
         row["validation"] = entry.result["validation"][quality.metric]
         row["seconds"] = entry.result["seconds"]

@@ -23,7 +23,7 @@ from nas import rules
 from nas.candidate import Candidate
 from nas.files import write_whole
 from nas.options import ReadOptions
-from nas.space import ENSEMBLE, apart
+from nas.space import ensemble, members
 from nas.task import COSTS, InputError, Task, UsageError
 
 FORMAT = 1
@@ -35,15 +35,11 @@ def make(
     source: dict[str, Any],
     versions: dict[str, str],
     epochs: int | None = None,
-    *,
-    ensemble: int = 1,
     network: int = 0,
 ) -> dict[str, Any]:
-    """The recipe of ``candidate`` on all training data, by default for the planned epochs; of an
-    ``ensemble`` of so many networks of it, or of one ``network`` of those."""
+    """The recipe of ``candidate`` on all training data, by default for the planned epochs. Of
+    several networks of it that are averaged the others have other seeds than the first, 0."""
     task, config = task.of_family(candidate.family), dict(candidate.config)
-    if ensemble > 1:
-        config[ENSEMBLE] = ensemble
     batch_size = int(config["batch_size"])
     epochs = epochs or rules.full_epochs(task, batch_size)
     accumulate, quality = candidate.cost.accumulate, task.quality
@@ -118,6 +114,48 @@ def make(
     }
 
 
+def combined(networks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One recipe of several, whose networks are averaged: the first, with what differs in each of
+    the others in its section ``networks``."""
+    first = copy.deepcopy(networks[0])
+    models = [own["model"]["init_args"] for own in networks]
+    first["model"]["init_args"]["config"] = ensemble([(m["family"], m["config"]) for m in models])
+    first["networks"] = []
+    for own in networks[1:]:
+        batch = {"batch_size": own["data"]["init_args"]["batch_size"]}
+        differs = {key: own.get(key) for key in _OF_NETWORK if own.get(key) != first.get(key)}
+        if batch["batch_size"] != first["data"]["init_args"]["batch_size"]:
+            differs["data"] = batch
+        first["networks"].append(copy.deepcopy(differs))
+    return first
+
+
+def network_recipe(recipe: dict[str, Any], number: int) -> dict[str, Any]:
+    """The recipe of one network of those that a recipe averages, the first 0. Without a section
+    ``networks`` all are as the first, with seeds of their own."""
+    own: dict[str, Any]
+    own = copy.deepcopy({key: value for key, value in recipe.items() if key != "networks"})
+    model = own["model"]["init_args"]
+    model["family"], model["config"] = members(model["family"], model["config"])[number]
+    if number == 0:
+        return own
+    if "networks" in recipe:
+        differs: dict[str, Any] = copy.deepcopy(recipe["networks"][number - 1])
+        own["data"]["init_args"] |= differs.pop("data", {})
+        own |= differs
+        return own
+    seed = own["seed_everything"]
+    if seed is not False:
+        own["seed_everything"] = (int(seed if seed is not True else 0) + number) % 2**31
+    return own
+
+
+def size(recipe: Mapping[str, Any]) -> int:
+    """Of how many networks a recipe takes the mean; 1 of a single one."""
+    model = recipe["model"]["init_args"]
+    return len(members(model["family"], model["config"]))
+
+
 def _precision(task: Task) -> str:
     """In which a proxy was trained, of a run that does not say so."""
     return "32-true" if task.device == "cpu" else "bf16-mixed"
@@ -181,8 +219,7 @@ def text(recipe: dict[str, Any], name: str) -> str:
     of = recipe["provenance"]
     metric = of["objective"]
     value = of["validation"][metric]
-    model = recipe["model"]["init_args"]
-    count = apart(model["config"])[1]
+    model, count = recipe["model"]["init_args"], size(recipe)
     several = f" {count} networks whose logits are averaged," if count > 1 else ""
     head = (
         f"# Candidate {of['candidate']}: {model['family']},{several}"
@@ -487,7 +524,9 @@ _PROXY = {
     "accumulate": "count",
     "precision": _PRECISION,
 }
-_TOP = ("seed_everything", "model", "data", "optimizer", "lr_scheduler", "trainer", "provenance")
+# Sections in which the networks of an ensemble may differ, beside their models and batches.
+_OF_NETWORK = ("seed_everything", "optimizer", "lr_scheduler", "trainer", "provenance")
+_TOP = (*_OF_NETWORK, "model", "data", "networks")
 _REQUIRED = ("model", "data", "trainer", "provenance")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a text in YAML 1.1
 _FILE = re.compile(r"(?!\.)([\w.=+ -]|\{\w+(:[\w.]*)?\})+")  # Lightning fills in {epoch} and such
@@ -583,6 +622,15 @@ def checked(content: Mapping[str, Any], where: str, out: Path) -> dict[str, Any]
         raise InputError(f"{where}: model.init_args.task: {error}") from None
     if not task.targets:
         raise InputError(f"{where}: model.init_args.task.targets is empty; a network needs one")
+    if "networks" in content:
+        recipe["networks"] = check.networks(content["networks"])
+        if size(recipe) != 1 + len(recipe["networks"]):
+            raise check.error(
+                "networks", f"expected {size(recipe) - 1}, as the model is", len(recipe["networks"])
+            )
+        for number in range(1, size(recipe)):
+            own = network_recipe({**recipe, "trainer": content["trainer"]}, number)
+            checked(own, f"{where}: networks[{number - 1}]", out)
     return recipe
 
 
@@ -602,6 +650,24 @@ class _Check:
         if isinstance(logger := result.get("logger"), dict):
             result["logger"] = self.object(logger, "trainer.logger", _OF_SECTION["logger"])
         return result
+
+    def networks(self, content: Any) -> list[dict[str, Any]]:
+        """What differs in networks after the first: sections of a recipe, which are looked at
+        with it."""
+        allowed = {*_OF_NETWORK, "data"}
+        if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+            raise self.error("networks", "expected a list of sections by name", content)
+        for number, each in enumerate(content):
+            if unknown := each.keys() - allowed:
+                key = f"networks[{number}]"
+                raise self.error(key, f"expected some of {', '.join(sorted(allowed))}", unknown)
+            self.parameters(
+                each.get("data", {}),
+                f"networks[{number}].data",
+                {"batch_size": "count"},
+                "TaskData",
+            )
+        return copy.deepcopy(content)
 
     def provenance(self, content: Any) -> dict[str, Any]:
         result: dict[str, Any] = self.value(content, "provenance", "plain")

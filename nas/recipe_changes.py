@@ -12,7 +12,7 @@ from typing import Any
 
 from nas import rules
 from nas.options import LOGGERS, option
-from nas.space import ENSEMBLE, apart
+from nas.space import ensemble, members
 from nas.task import InputError, UsageError
 
 Recipe = dict[str, Any]
@@ -75,8 +75,9 @@ def apply(recipe: Recipe, settings: Settings) -> None:
         _callback(recipe, AVERAGE, {"decay": settings.ema})
     if settings.ensemble is not None:
         model = recipe["model"]["init_args"]
-        several = {ENSEMBLE: settings.ensemble} if settings.ensemble > 1 else {}
-        model["config"] = apart(model["config"])[0] | several
+        first = members(model["family"], model["config"])[0]
+        model["config"] = ensemble([first] * settings.ensemble)
+        recipe.pop("networks", None)
     if settings.patience is not None:
         _for_patience(recipe, settings.patience)
 

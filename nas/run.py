@@ -588,7 +588,7 @@ class Run:
         return recipe.text(self._recipe(candidate), f"recipe-{candidate.number}.yaml")
 
     def _recipe(
-        self, candidate: Candidate, epochs: int | None = None, ensemble: int = 1, network: int = 0
+        self, candidate: Candidate, epochs: int | None = None, network: int = 0
     ) -> dict[str, Any]:
         from nas import recipe
 
@@ -596,9 +596,14 @@ class Run:
         if epochs is None and trained and trained.candidate == candidate.number:
             epochs = trained.recipe_epochs
         source = self.source, self.versions
-        return recipe.make(
-            candidate, self.task, *source, epochs, ensemble=ensemble, network=network
-        )
+        return recipe.make(candidate, self.task, *source, epochs, network=network)
+
+    def combine(self, folders: Sequence[Path], path: Path) -> None:
+        """Write the recipe of the mean of networks whose own recipes lie in ``folders``."""
+        from nas import recipe
+
+        found = [recipe.read(folder / "recipe.yaml") for folder in folders]
+        recipe.write(recipe.combined(found), path)
 
     def export(
         self,
@@ -606,7 +611,6 @@ class Run:
         number: int | None = None,
         *,
         epochs: int | None = None,
-        ensemble: int = 1,
         network: int = 0,
     ) -> Path:
         """Write the training recipe of a candidate and return its path.
@@ -617,9 +621,8 @@ class Run:
                 best.
             epochs: Of the training; default: what the search planned, of the candidate that was
                 trained at full scale what it was trained by.
-            ensemble: Networks of the candidate whose logits are averaged; default: one, and without
-                ``number`` as many as the trained model has.
-            network: The one of them that is trained, which decides the seed.
+            network: Of several of the candidate that are averaged; the others have other seeds
+                than the first, 0. Without ``number`` the recipe is of all that were averaged.
 
         Raises:
             UsageError: There is no such candidate.
@@ -630,11 +633,16 @@ class Run:
 
         trained = self.finished if self.finished and self.finished.result else None
         if number is None and not self._latency and trained:
-            number, ensemble = trained.candidate, max(ensemble, trained.networks)
+            number = trained.candidate
+            averaged = self.folder / "model" / "recipe.yaml"
+            if trained.networks > 1 and epochs is None and averaged.is_file():
+                path = Path(path) if path is not None else self.folder / "recipe.yaml"
+                recipe.write(recipe.read(averaged), path)
+                return path
         candidate = self.best() if number is None else self.candidate(number)
         path = Path(path) if path is not None else self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write(self._recipe(candidate, epochs, ensemble, network), path)
+        recipe.write(self._recipe(candidate, epochs, network), path)
         return path
 
     def measure_latency(

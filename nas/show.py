@@ -66,15 +66,16 @@ def finished(run: Run, as_json: bool) -> None:
     else:
         metric = run.task.quality.metric
         value = figure(trained.result["test"][metric])
-        among = f", chosen of {n} by validation" if (n := len(trained.finalists)) > 1 else ""
+        single = [row for row in trained.finalists if "networks" not in row]
+        among = f", chosen of {n} by validation" if (n := len(single)) > 1 else ""
         terminal.echo(
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
         )
         if (count := trained.networks) > 1:
             terminal.echo(
-                f"        the mean of {count} networks of it, at {count} times the cost of one;"
-                " --ensemble 1 keeps a single one"
+                f"        the mean of {count} networks, {trained.result['params']:,} parameters in"
+                " all; --ensemble 1 keeps a single one"
             )
         if shown := [f"{n} {figure(score)}" for n, score in run.simple_test_scores().items()]:
             first = ", the best by validation first" if len(shown) > 1 else ""

@@ -431,15 +431,44 @@ def join_family(family: str, config: Config) -> Config:
     return {"family": family} | {f"{family}.{name}": value for name, value in config.items()}
 
 
-def apart(config: Config) -> tuple[Config, int]:
-    """The configuration of each network of an ensemble, and their number; 1 of a single network.
+def members(family: str, config: Config) -> list[tuple[str, Config]]:
+    """The family and the configuration of each network of an ensemble; of a single network its own.
+
+    Those of the network i that is not as the first are named ``ensemble.i.family`` and so on.
 
     Example:
-        >>> apart({"width": 64, "ensemble": 3}), apart({"width": 64})
-        (({'width': 64}, 3), ({'width': 64}, 1))
+        >>> members("mlp", {"width": 64, "ensemble": 2})
+        [('mlp', {'width': 64}), ('mlp', {'width': 64})]
+        >>> members("mlp", ensemble([("mlp", {"width": 64}), ("tabnet", {"steps": 3})]))
+        [('mlp', {'width': 64}), ('tabnet', {'steps': 3})]
     """
-    own = {name: value for name, value in config.items() if name != ENSEMBLE}
-    return own, int(config.get(ENSEMBLE, 1))
+    count = int(config.get(ENSEMBLE, 1))
+    prefixes = [f"{ENSEMBLE}.{number}." for number in range(1, count)]
+    own = [
+        {name.removeprefix(p): value for name, value in config.items() if name.startswith(p)}
+        for p in prefixes
+    ]
+    known = {f"{p}{name}" for p, of in zip(prefixes, own, strict=True) for name in of}
+    first = {n: v for n, v in config.items() if n != ENSEMBLE and n not in known}
+    return [(family, first)] + [
+        (str(of["family"]), {n: v for n, v in of.items() if n != "family"})
+        if of
+        else (family, dict(first))
+        for of in own
+    ]
+
+
+def ensemble(networks: Sequence[tuple[str, Config]]) -> Config:
+    """Undo ``members``: one configuration, to be read with the family of the first network."""
+    (family, first), *others = networks
+    if not others:
+        return dict(first)
+    joined: Config = first | {ENSEMBLE: len(networks)}
+    for number, (other, own) in enumerate(others, start=1):
+        if (other, own) != (family, first):
+            given = {"family": other} | own
+            joined |= {f"{ENSEMBLE}.{number}.{name}": value for name, value in given.items()}
+    return joined
 
 
 def config_key(family: str, config: Config) -> str:

@@ -43,7 +43,7 @@ from nas.data import Dataset
 from nas.files import LAST, NETWORKS, read_json, write_whole
 from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
-from nas.space import apart
+from nas.space import members
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
 from nas.training.calibration import calibrate, intervals, score_interval
@@ -51,7 +51,7 @@ from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads
 from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.energy import Energy
-from nas.training.ensemble import merge, network_recipe
+from nas.training.ensemble import merge
 from nas.training.fit import folds, train_folds
 from nas.training.loggers import make_logger
 from nas.training.lr import WarmupCosine
@@ -245,7 +245,7 @@ def main(args: Sequence[str]) -> None:
     if not files:
         raise UsageError(f"no recipe is given; use {usage}")
     recipe = recipes.checked(merged, files[-1], out)
-    if apart(recipe["model"]["init_args"]["config"])[1] > 1:
+    if recipes.size(recipe) > 1:
         raise InputError(f"{files[-1]}: an ensemble is trained by `nas train {files[-1]}`")
     _on_this_device(recipe)
     training = build(recipe, files[-1])
@@ -306,13 +306,12 @@ def train(
         settings = replace(settings, epochs=epochs)
     if settings.devices == "auto":
         settings = replace(settings, devices=str(max(1, torch.cuda.device_count())))
-    apply(recipe, settings)
-    if settings.precision is None:
-        _on_this_device(recipe)
-    limit_s = parse_duration(settings.time_limit)
-    if apart(recipe["model"]["init_args"]["config"])[1] > 1:
-        return _train_each(recipe, path, out, test, resume, settings.logger, limit_s)
-    return _train(recipe, path, out, test, resume, settings.logger, limit_s)
+    if settings.ensemble is not None:
+        apply(recipe, Settings(ensemble=settings.ensemble))
+        settings = replace(settings, ensemble=None)
+    if recipes.size(recipe) > 1:
+        return _train_each(recipe, path, out, test, resume, settings)
+    return _train(recipe, path, out, test, resume, settings)
 
 
 def _train(
@@ -321,10 +320,13 @@ def _train(
     out: Path,
     test: bool,
     resume: bool,
-    logger: str | None,
-    limit_s: float | None,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Train one network; see ``train``."""
+    apply(recipe, settings)
+    if settings.precision is None:
+        _on_this_device(recipe)
+    limit_s, logger = parse_duration(settings.time_limit), settings.logger
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
@@ -351,43 +353,43 @@ def _train(
 
 
 def _train_each(
-    recipe: dict[str, Any],
-    path: Path,
-    out: Path,
-    test: bool,
-    resume: bool,
-    logger: str | None,
-    limit_s: float | None,
+    recipe: dict[str, Any], path: Path, out: Path, test: bool, resume: bool, settings: Settings
 ) -> dict[str, Any]:
     """Train the networks of an ensemble one after another, each in a folder of its own, and keep
     them as one. With ``resume`` those that are trained already stay."""
-    count = apart(recipe["model"]["init_args"]["config"])[1]
-    folders = [out / NETWORKS / str(number) for number in range(count)]
-    if not _is_alone(recipe["trainer"]):
-        raise InputError(
-            f"{path}: the networks of an ensemble are trained on one device each; leave out"
-            " --devices and --num-nodes"
-        )
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
-    kept = _portable(recipe)
-    recipes.write(kept, out / "recipe.yaml")
-    end, found = None if limit_s is None else time.monotonic() + limit_s, list[dict[str, Any]]()
+    recipe = _portable(recipe)
+    recipes.write(recipe, out / "recipe.yaml")
+    folders = [out / NETWORKS / str(number) for number in range(recipes.size(recipe))]
+    limit_s, found = parse_duration(settings.time_limit), list[dict[str, Any]]()
+    end = None if limit_s is None else time.monotonic() + limit_s
     for number, folder in enumerate(folders):
-        own = recipes.checked(network_recipe(kept, number), str(path), folder)
+        own = recipes.checked(recipes.network_recipe(recipe, number), str(path), folder)
+        several = settings.devices not in (None, "1") or settings.num_nodes not in (None, 1)
+        if several or not _is_alone(own["trainer"]):
+            raise InputError(
+                f"{path}: the networks of an ensemble are trained on one device each; leave out"
+                " --devices and --num-nodes"
+            )
         if resume and (result := _trained_before(own, folder)):
             found.append(result)
             continue
         if end is not None:
-            limit_s = max(1.0, end - time.monotonic()) / (count - number)
-        terminal.line(f"network {number + 1} of {count}", err=True)
+            left_s = max(1.0, end - time.monotonic()) / (len(folders) - number)
+            settings = replace(settings, time_limit=f"{left_s:.0f}s")
+        terminal.line(f"network {number + 1} of {len(folders)}", err=True)
         try:
-            found.append(_train(own, path, folder, False, resume, logger, limit_s))
+            found.append(_train(own, path, folder, False, resume, settings))
         except KeyboardInterrupt:
             again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
             raise KeyboardInterrupt(
-                f"interrupted in network {number + 1} of {count}; `{shlex.join(again)}` goes on"
+                f"interrupted in network {number + 1} of {len(folders)};"
+                f" `{shlex.join(again)}` goes on"
             ) from None
-    return _averaged(recipe, path, out, found, test)
+    # As they were trained: what an option or the time has changed stands in it.
+    recipe = recipes.combined([recipes.read(folder / "recipe.yaml") for folder in folders])
+    recipes.write(recipe, out / "recipe.yaml")
+    return _averaged(recipes.load(out / "recipe.yaml"), path, out, found, test)
 
 
 def _trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -408,11 +410,8 @@ def _averaged(
 ) -> dict[str, Any]:
     """Keep trained networks as one, score it, and write the result."""
     first = found[0]
-    if first["schedule_epochs"] < recipe["trainer"].get("max_epochs", 0):
-        apply(recipe, Settings(epochs=first["schedule_epochs"]))
-        recipes.write(_portable(recipe), out / "recipe.yaml")
     networks = [out / NETWORKS / str(number) / "model.ckpt" for number in range(len(found))]
-    merge(networks, out / "model.ckpt")
+    merge(networks, recipe["model"]["init_args"], out / "model.ckpt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         training = build(recipe, str(path))
@@ -728,8 +727,7 @@ def _proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, 
         lines = EpochLines(len(parts), trained)
         try:
             scores = train_folds(
-                arguments["family"],
-                apart(arguments["config"])[0],
+                *members(arguments["family"], arguments["config"])[0],
                 task,
                 parts,
                 of["proxy"]["epochs"],

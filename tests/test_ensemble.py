@@ -112,7 +112,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     config = load_families()["mlp"].baseline(task) | {"dropout": 0.2, "batch_size": 16}
     candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
     source = {"source": str(folder / "table.csv"), "target": ["y"]}
-    made = recipes.make(candidate, task, source, {}, 3, ensemble=2)
+    made = recipes.make(candidate, task, source, {}, 3)
+    made["model"]["init_args"]["config"][ENSEMBLE] = 2
     return dict(json.loads(json.dumps(made)))
 
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_averaged_is_refused_in_a_line(
     recipe: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="on one device each"):
-        trained(recipe, tmp_path, settings=Settings(devices="2"))
+        trained(recipe, tmp_path / "two", settings=Settings(devices="2"))
     other = json.loads(json.dumps(recipe))
     other["model"]["init_args"]["config"]["dropout"] = 0.3
     (tmp_path / "networks").symlink_to(whole / "networks")
@@ -242,3 +243,60 @@ def test_the_document_of_an_ensemble_counts_all_its_networks(whole: Path) -> Non
         {key: choice[key] for key in ("name", "value")}
         for choice in document["architecture"]["choices"]
     ]
+
+
+@pytest.fixture(scope="module")
+def mixed(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLP and a TabNet, each by a recipe of its own, as one."""
+    folder = tmp_path_factory.mktemp("mixed")
+    task = Task.from_dict(recipe["model"]["init_args"]["task"])
+    first = recipes.network_recipe(recipe, 0)
+    config = load_families()["tabnet"].baseline(task) | {"batch_size": 32}
+    other = Candidate(7, "tabnet", config, 5, epochs=1, metrics={task.quality.metric: 0.8})
+    source = {k: v for k, v in first["data"]["init_args"].items() if k in ("source", "target")}
+    trained(recipes.combined([first, recipes.make(other, task, source, {}, 2)]), folder)
+    return folder
+
+
+def test_networks_of_different_families_are_one_by_a_recipe_that_repeats_them(
+    recipe: dict[str, Any], mixed: Path, tmp_path: Path
+) -> None:
+    kept = recipes.load(mixed / "recipe.yaml")
+    first, second = (recipes.network_recipe(kept, number) for number in range(2))
+    assert (first["trainer"]["max_epochs"], second["trainer"]["max_epochs"]) == (3, 2)
+    assert second["data"]["init_args"]["batch_size"] == 32
+    assert second["provenance"]["candidate"] == 7
+    alone = trained(second, tmp_path / "alone", test=False)
+    result = json.loads((mixed / "result.json").read_text())
+    assert result["networks"][1] == alone["validation"]["accuracy"]
+    trained(kept, tmp_path / "again")
+    again = weights(tmp_path / "again")
+    for name, value in weights(mixed).items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
+def test_an_ensemble_of_two_families_is_exported_as_one(mixed: Path, tmp_path: Path) -> None:
+    folder = write_standalone(open_trained(mixed), tmp_path / "plain")
+    assert "class TabNet" in (folder / "model.py").read_text()
+    document = design_of_recipe(mixed / "recipe.yaml").to_dict()
+    result = json.loads((mixed / "result.json").read_text())
+    assert document["parameters"]["params"] == result["params"]
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ([], "networks: expected 1, as the model is"),
+        ([{}, {}], "networks: expected 1, as the model is"),
+        ({"a": 1}, "networks: expected a list of sections by name"),
+        ([{"model": {}}], r"networks\[0\]: expected some of data, "),
+        ([{"data": {"source": "/etc"}}], r"networks\[0\].data may not set 'source'"),
+        ([{"optimizer": {"class_path": "os.system"}}], r"networks\[0\]: optimizer.class_path"),
+        ([{"trainer": {"default_root_dir": "/tmp"}}], "an output must stay inside"),
+    ],
+)
+def test_what_differs_in_a_network_is_held_to_the_list_of_a_recipe(
+    networks: Any, message: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        recipes.checked(recipe | {"networks": networks}, "r.yaml", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,15 +179,16 @@ class FakeRun:
         number: int | None = None,
         *,
         epochs: int | None = None,
-        ensemble: int = 1,
         network: int = 0,
     ) -> Path:
         self.exported[number] = epochs
         path = path or self.folder / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        several = f" as {ensemble}" if ensemble > 1 else f" network {network}" if network else ""
-        path.write_text(f"{number}{several}")
+        path.write_text(f"{number} network {network}" if network else str(number))
         return path
+
+    def combine(self, folders: Sequence[Path], path: Path) -> None:
+        path.write_text(" + ".join((folder / "recipe.yaml").read_text() for folder in folders))
 
 
 def finish(
@@ -439,40 +441,54 @@ def test_short_of_time_the_best_is_who_gets_furthest_in_it(
     assert entries[0].candidate.number == first
 
 
-SCORES: dict[int | str, float] = {4: 0.80, 7: 0.70, 2: 0.70, 1: 0.70}
+SCORES: dict[int | str, float] = {4: 0.80, 7: 0.60, 2: 0.60, 1: 0.60}
 NETWORKS: dict[int | str, float] = {f"4 network {n}": 0.79 for n in range(1, 5)}
 
 
+def together(*numbers: int) -> str:
+    """The recipe of the mean of networks of candidate 4, and of other candidates."""
+    return " + ".join(["4", *(f"4 network {n}" if n < 5 else str(n) for n in numbers)])
+
+
 @pytest.mark.parametrize(
-    ("more", "ensemble", "each_s", "networks"),
+    ("more", "ensemble", "each_s", "kept"),
     [
-        (NETWORKS | {"4 as 5": 0.82}, 5, 1.0, 5),
-        (NETWORKS | {"4 as 3": 0.82}, 3, 1.0, 3),
-        (NETWORKS | {"4 as 5": 0.78}, 5, 1.0, 1),
-        (NETWORKS, 1, 1.0, 1),
-        (NETWORKS | {"4 as 5": 0.82}, 5, 300.0, 1),
-        ({"4 network 1": 0.79, "4 network 3": 0.79, "4 as 2": 0.81}, 5, 1.0, 2),
-        ({"4 as 2": 0.81}, 5, 1.0, 1),
+        (NETWORKS | {together(1, 2, 3, 4): 0.82}, 5, 1.0, together(1, 2, 3, 4)),
+        (NETWORKS | {together(1, 2): 0.82}, 3, 1.0, together(1, 2)),
+        (NETWORKS | {together(1, 2, 3, 4): 0.78}, 5, 1.0, "4"),
+        (NETWORKS, 1, 1.0, "4"),
+        (NETWORKS, 5, 300.0, "4"),
+        ({"4 network 1": 0.79, together(1): 0.81}, 5, 1.0, together(1)),
+        ({}, 5, 1.0, "4"),
+        (NETWORKS | {7: 0.79, together(7, 1, 2, 3): 0.82}, 5, 1.0, together(7, 1, 2, 3)),
+        (
+            NETWORKS | {7: 0.79, together(7, 1, 2, 3): 0.78, together(1, 2, 3): 0.81},
+            5,
+            1.0,
+            together(1, 2, 3),
+        ),
+        ({7: 0.79, together(7): 0.82}, 2, 1.0, together(7)),
+        ({7: 0.79, together(7): 0.82}, 5, 300.0, together(7)),
     ],
-    ids=["surer", "three", "less sure", "one asked for", "no time", "two fail", "all fail"],
+    ids=[
+        *("surer", "three", "less sure", "one asked for", "no time", "one fails", "all fail"),
+        *("another as good", "better without it", "two asked for", "no time but two finalists"),
+    ],
 )
-def test_in_the_time_that_is_left_more_networks_of_the_best_are_averaged(
+def test_the_best_is_averaged_with_what_is_as_good_and_more_networks_of_it(
     more: dict[int | str, float],
     ensemble: int,
     each_s: float,
-    networks: int,
+    kept: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, commands = finish(
         tmp_path, monkeypatch, SCORES | more, 300.0, ensemble=ensemble, each_s=each_s
     )
-    assert (found.candidate, found.networks) == (4, networks)
+    assert (found.candidate, found.networks) == (4, len(kept.split(" + ")))
     assert [command[-2] for command in commands].count("only") == 1
-    recipe = (tmp_path / "model" / "recipe.yaml").read_text()
-    assert recipe == (f"4 as {networks}" if networks > 1 else "4")
-    averaged = [row for row in found.finalists if "networks" in row]
-    assert [row["networks"] for row in averaged] in ([networks], []) or networks == 1
+    assert (tmp_path / "model" / "recipe.yaml").read_text() == kept
     trained = {row["candidate"] for row in found.finalists}
     assert trained == ({4, 7} if each_s > 1 else {4, 7, 2}), "others were trained first"
 

@@ -26,7 +26,7 @@ from nas.front import standard_error
 from nas.recipe_changes import EARLY
 from nas.records import LatencyFile, LayerRow
 from nas.run import Run
-from nas.space import ENSEMBLE, Config, Value, apart
+from nas.space import ENSEMBLE, Config, Value, members
 from nas.task import InputError, JsonRecord, Target, Task
 from nas.terminal import figure
 from nas.training import cost
@@ -231,8 +231,10 @@ def design_of_run(run: Run, number: int | None = None) -> DesignDocument:
         trained = open_trained(run.folder, number)
     except InputError:
         trained = None  # a network that is not trained has a document too
-    networks = apart(trained.proxy.config)[1] if trained else 1
-    recipe = recipes.make(candidate, run.task, run.source, run.versions, ensemble=networks)
+    whole = trained is not None and trained.recipe and not trained.fidelity
+    recipe = recipes.make(candidate, run.task, run.source, run.versions)
+    if trained is not None and whole and recipes.size(trained.recipe) > 1:
+        recipe = trained.recipe
     return _document(recipe, run, candidate, trained)
 
 
@@ -263,7 +265,11 @@ def _document(
         recipe=_recipe(recipe, family, config, task),
         baselines=_baselines(task, run, candidate, trained, of),
         compute=compute,
-        scaling=ScalingPart(scaling.plan(family, config, task, full_s)),
+        scaling=ScalingPart(
+            scaling.plan(
+                *members(family, config)[0], task, full_s and full_s / recipes.size(recipe)
+            )
+        ),
         limits=tuple(_limits(task, run, trained)),
         versions=dict(of.get("versions") or {}),
         weaknesses=weaknesses(trained) if trained and not is_fold else None,

@@ -16,7 +16,6 @@ Which parameters are depths and widths is read off the rules that bound them ("d
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import torch
 
 from nas import rules
 from nas.family import Family, load_families
+from nas.recipe import network_recipe
 from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, InputError, JsonRecord, Task
 from nas.training import cost
@@ -138,8 +138,8 @@ def scale(family: str, config: Config, task: Task, factor: float) -> tuple[Confi
 def scaled_recipe(recipe: dict[str, Any], factor: float) -> dict[str, Any]:
     """The recipe of a network for ``factor`` times the data: its configuration, batch size, rate,
     epochs and schedule. The data are read again, and may have grown: their profile is the new
-    one's. Errors as for ``scale``."""
-    changed = copy.deepcopy(recipe)
+    one's. Of an ensemble it is that of the first network. Errors as for ``scale``."""
+    changed = network_recipe(recipe, 0)
     model, data = changed["model"]["init_args"], changed["data"]["init_args"]
     data |= {"fingerprint": None, "split_hash": None}
     found = TaskData(**data)

@@ -4,7 +4,7 @@ much training a proxy and a recipe get, and on which folds."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.rules.bounds import batch_sizes, is_node_level, is_whole_graph, samples_neighbours
@@ -182,12 +182,21 @@ def ensemble_size(task: Task, family: str, costs: Mapping[str, float], most: int
         >>> ensemble_size(limited, "mlp", {"latency_ms": 1.0}, 5)
         2
     """
-    if family in task.fidelity.other or samples_neighbours(task):
-        return 1
-    for limit in task.constraints:
-        if limit.op == "<=" and limit.metric in _OF_EACH and limit.metric in costs:
-            most = min(most, int(limit.bound / max(costs[limit.metric], 1e-9)))
-    return max(1, most)
+    sizes = range(most, 1, -1)
+    return next((n for n in sizes if may_be_averaged(task, [(family, costs)] * n)), 1)
+
+
+@sets("deep-ensemble", "networks that are averaged")
+def may_be_averaged(task: Task, networks: Sequence[tuple[str, Mapping[str, float]]]) -> bool:
+    """Whether networks, each with its family and costs, are inside the constraints together, and
+    none of them starts from published weights or is trained on drawn neighbours."""
+    if samples_neighbours(task) or any(family in task.fidelity.other for family, _ in networks):
+        return False
+    limits = [c for c in task.constraints if c.op == "<=" and c.metric in _OF_EACH]
+    return all(
+        sum(costs.get(limit.metric, 0.0) for _, costs in networks) <= limit.bound
+        for limit in limits
+    )
 
 
 @sets("gradient-clipping", "largest gradient of a training")

@@ -218,9 +218,9 @@ _ALL = (
     ),
     Rule(
         "deep-ensemble",
-        "Where time is left after the trainings at full scale, more networks of the best"
-        " configuration are trained from other random weights, and their logits are averaged; but"
-        " not of published weights, and no more than the limits on the costs allow.",
+        "The logits of the best network at full scale, of those nearly as good and, where time is"
+        " left, of more networks of its configuration from other random weights are averaged; but"
+        " none from published weights, and no more than the limits on the costs allow.",
         "Lakshminarayanan et al. 2017, Deep Ensembles, sec. 2.4 and fig. 2: five networks give most"
         " of the gain; Heskes 1998, Logarithmic Opinion Pools, sec. 2; what it gives here is"
         " measured (experiments/LOG.md)",

@@ -33,7 +33,7 @@ from nas.family import load_families
 from nas.front import standard_error
 from nas.models.ensemble import Ensemble
 from nas.options import ReadOptions
-from nas.space import Config, apart
+from nas.space import Config, members
 from nas.task import InputError, Target, Task
 from nas.training.augment import augment
 from nas.training.batches import Batch, Batches, evaluation_batch, part_inputs, part_tensors
@@ -55,11 +55,11 @@ def quiet_lightning() -> None:
 
 
 def build_network(family: str, config: Config, task: Task, pretrained: bool = False) -> nn.Module:
-    """The network of a configuration, or the mean of several (``nas.space.ENSEMBLE``); with
+    """The network of a configuration, or the mean of several (``nas.space.members``); with
     ``pretrained`` it has its published weights, where its family starts from some."""
-    config, count = apart(config)
-    if count > 1:
-        return Ensemble([build_network(family, config, task, pretrained) for _ in range(count)])
+    networks = members(family, config)
+    if len(networks) > 1:
+        return Ensemble([build_network(name, own, task, pretrained) for name, own in networks])
     families = load_families(task.modality)
     if family not in families:
         raise InputError(

@@ -69,6 +69,24 @@ def test_on_a_phone_the_plot_comes_first(open_page: Any, baked: Any) -> None:
     assert tops == sorted(tops)
 
 
+def test_what_a_training_at_full_scale_came_to_is_compared_on_the_test_part(
+    open_page: Any, baked: Any
+) -> None:
+    study = make_study(30)
+    tested = {"number": 3, "family": "mlp", "networks": 3, "simple": ("forest", 0.85)}
+    better = replace(study, tested=tested | {"value": 0.9, "low": 0.88, "high": 0.92})
+    first, *others = open_page(f"{baked(better)}#page=explorer").locator(".tile").all_inner_texts()
+    assert "at full scale" in first
+    assert "the mean of 3 networks" in first
+    (verdict,) = [text for text in others if "imple models" in text]
+    assert "Better than simple models" in verdict
+    assert "against forest" in verdict
+    assert "on the test part" in verdict
+    noisy = replace(study, tested=tested | {"value": 0.86, "low": 0.8, "high": 0.9})
+    tiles = open_page(f"{baked(noisy)}#page=explorer").locator(".tile").all_inner_texts()
+    assert any("no clear difference" in text for text in tiles)
+
+
 def test_hostile_names_run_nothing_and_break_no_layout(open_page: Any, baked: Any) -> None:
     name = "<img src=x onerror=alert(1)></script><script>alert(2)</script>" + "w" * 300
     study = make_study(40)
