@@ -454,13 +454,12 @@ def _is_better(averaged: Finalist | None, single: Finalist, task: Task) -> bool:
     """Whether networks as one are surer than the first of them alone, at the same quality."""
     if averaged is None or not averaged.result:
         return False
-    kind = (
-        "validation_loss"
-        if (single.result or {}).get("calibrated_loss") is None
-        else ("calibrated_loss")
-    )
+    calibrated = (single.result or {}).get("calibrated_loss") is not None
+    kind = "calibrated_loss" if calibrated else "validation_loss"
     surer = _loss(averaged, kind) < _loss(single, kind)
-    return surer and _is_as_good(averaged, single, task, AS_GOOD)
+    sign = 1 if task.quality.direction == "max" else -1
+    ours, its = (sign * _validation(entry, task.quality) for entry in (averaged, single))
+    return surer and (ours >= its or _is_as_good(averaged, single, task, AS_GOOD))
 
 
 @dataclass(frozen=True)

@@ -455,6 +455,7 @@ def together(*numbers: int) -> str:
     [
         (NETWORKS | {together(1, 2, 3, 4): 0.82}, 5, 1.0, together(1, 2, 3, 4)),
         (NETWORKS | {together(1, 2): 0.82}, 3, 1.0, together(1, 2)),
+        (NETWORKS | {together(1, 2): 0.99}, 3, 1.0, together(1, 2)),
         (NETWORKS | {together(1, 2, 3, 4): 0.78}, 5, 1.0, "4"),
         (NETWORKS, 1, 1.0, "4"),
         (NETWORKS, 5, 300.0, "4"),
@@ -471,7 +472,16 @@ def together(*numbers: int) -> str:
         ({7: 0.79, together(7): 0.82}, 5, 300.0, together(7)),
     ],
     ids=[
-        *("surer", "three", "less sure", "one asked for", "no time", "one fails", "all fail"),
+        *(
+            "surer",
+            "three",
+            "far better",
+            "less sure",
+            "one asked for",
+            "no time",
+            "one fails",
+            "all fail",
+        ),
         *("another as good", "better without it", "two asked for", "no time but two finalists"),
     ],
 )
