@@ -400,7 +400,8 @@ def _averaged(
     same = [e for e in more if e.candidate is best.candidate and e.again == best.again]
     while all(e.result for e in same):
         left_s = end - time.monotonic() - 3 * START_S
-        room = run.options.ensemble - len(mixed) - len(same)
+        most = range(1, run.options.ensemble)
+        room = sum(_fits(run, [*mixed, *same, *[best] * count]) for count in most)
         if _network_s(best, places) > left_s or room < 1:
             break
         entries = _networks(run, best, len(same) + 1, min(places, room))
@@ -410,7 +411,8 @@ def _averaged(
     same = [e for e in same if e.result]
     found: Finalist | None = None
     for networks in ([*mixed, *same], [best, *same] if same and len(mixed) > 1 else []):
-        networks = networks[: run.options.ensemble]
+        while not _fits(run, networks):
+            networks = networks[:-1]
         if len(networks) < 2:
             break
         found = _as_one(run, site, networks, end, show)
@@ -424,13 +426,18 @@ def _mixed(run: Run, best: Finalist, complete: Sequence[Finalist]) -> list[Final
     of its own, the surest first."""
     found = [best]
     for entry in sorted(complete, key=lambda e: _loss(e, "calibrated_loss")):
-        candidates = [e.candidate for e in found]
-        new = all(entry.candidate is not c for c in candidates)
-        networks = [(c.family, c.metrics) for c in (*candidates, entry.candidate)]
-        few = len(networks) <= run.options.ensemble and rules.may_be_averaged(run.task, networks)
-        if new and few and _is_as_good(entry, best, run.task, MIXED):
+        new = all(entry.candidate is not e.candidate for e in found)
+        fits = new and _fits(run, [*found, entry])
+        if fits and _is_as_good(entry, best, run.task, MIXED):
             found.append(entry)
     return found
+
+
+def _fits(run: Run, networks: Sequence[Finalist]) -> bool:
+    """Whether a single network, or so many as one, may be kept."""
+    costs = [(e.candidate.family, e.candidate.metrics) for e in networks]
+    few = len(costs) <= run.options.ensemble and rules.may_be_averaged(run.task, costs)
+    return len(costs) == 1 or few
 
 
 def _as_one(

@@ -66,6 +66,13 @@ def test_the_loss_of_the_mean_is_never_above_the_mean_of_the_losses(count: int, 
         assert loss(mean, truth) <= each.mean() + 1e-9  # type: ignore[operator]
 
 
+def test_an_ensemble_with_a_network_that_depends_on_values_depends_on_them_too() -> None:
+    plain, dependent = Fixed(torch.zeros(1, 2)), Fixed(torch.zeros(1, 2))
+    dependent.data_dependent = True  # type: ignore[assignment]
+    assert Ensemble([plain, dependent]).data_dependent
+    assert not Ensemble([plain, plain]).data_dependent
+
+
 @pytest.mark.parametrize("name", one_of_each_modality())
 def test_an_ensemble_of_any_family_is_the_mean_of_its_networks(name: str) -> None:
     family = load_families()[name]

@@ -17,7 +17,7 @@ from nas.candidate import Candidate, Cost, State
 from nas.finals import epoch_s, order, train_finalists
 from nas.plan import speedup
 from nas.run import Finished
-from nas.task import Budget, Fidelity, Task
+from nas.task import Budget, Constraint, Fidelity, Task
 from nas.testing import small_task
 
 
@@ -538,3 +538,31 @@ def test_short_of_time_networks_are_side_by_side_only_where_each_has_epochs_enou
     (entry,) = finals._round(run, run.ranked(), left_s, places=2, trained=())
     assert entry.alone == alone
     assert entry.epochs == int(finals.HASTE * int(epochs * (speedup(2) if alone else 1)))
+
+
+@pytest.mark.parametrize(("bound", "networks"), [(1.5, [4]), (2.5, [4, 7]), (3.5, [4, 7, 4])])
+def test_limits_hold_for_all_that_is_averaged_together(
+    bound: float, networks: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a millisecond."""
+    run: Any = FakeRun(tmp_path, RANKED)
+    run.options.ensemble = 5
+    run.task = replace(run.task, constraints=(Constraint.parse(f"latency_ms<={bound}"),))
+    kept: list[list[int]] = []
+
+    def fake(jobs: Any, *_: Any) -> list[tuple[dict[str, Any], str]]:
+        result = {"validation": {"accuracy": 0.8}, "seconds": 1.0, "calibrated_loss": 0.5}
+        return [(result, "") for _ in jobs]
+
+    def as_one(_: Any, site: Any, of: list[finals.Finalist], *rest: Any) -> finals.Finalist:
+        kept.append([e.candidate.number for e in of])
+        return of[0]
+
+    monkeypatch.setattr(finals, "_run", fake)
+    monkeypatch.setattr(finals, "_as_one", as_one)
+    complete = [early(4, 90, 0.8), early(7, 90, 0.8)]
+    complete = [replace(e, folder=tmp_path / str(e.candidate.number)) for e in complete]
+    site: Any = SimpleNamespace(count=2)
+    monkeypatch.setattr(finals, "_winner", lambda entries, task: entries[0])
+    finals._averaged(run, site, complete, [], time.monotonic() + 300, lambda phase: None)
+    assert kept[:1] == ([networks] if len(networks) > 1 else [])

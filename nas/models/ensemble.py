@@ -1,4 +1,4 @@
-"""Several networks of one configuration as one: a deep ensemble."""
+"""Several networks as one: a deep ensemble."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ensemble(nn.Module):
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.data_dependent = bool(getattr(networks[0], "data_dependent", False))
+        self.data_dependent = any(getattr(own, "data_dependent", False) for own in networks)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
         """Logits (B, outputs) of what each of the networks takes."""
