@@ -326,13 +326,13 @@ def _train(
     apply(recipe, settings)
     if settings.precision is None:
         _on_this_device(recipe)
-    limit_s, logger = parse_duration(settings.time_limit), settings.logger
+    limit_s = parse_duration(settings.time_limit)
     recipe["trainer"]["default_root_dir"] = str(out.resolve())
     with warnings.catch_warnings(), signals() as heard:
         warnings.simplefilter("ignore")  # Lightning's hints are about options we have chosen
         training = build(_timed(recipe, limit_s) if limit_s else recipe, str(path))
-        if logger is not None:
-            training.trainer.loggers = [make_logger(logger, out)]
+        if settings.logger is not None:
+            training.trainer.loggers = [make_logger(settings.logger, out)]
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
         if limit_s:
@@ -347,9 +347,14 @@ def _train(
                 raise SystemExit(0) from None
             kept = _keep(training, out)
             if last.path.exists():
-                again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
-                kept += f"; `{shlex.join(again)}` goes on"
+                kept += f"; {_continued(out)}"
             raise KeyboardInterrupt(kept) from None
+
+
+def _continued(out: Path) -> str:
+    """The command that continues the training in a folder, in a sentence."""
+    again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
+    return f"`{shlex.join(again)}` goes on"
 
 
 def _train_each(
@@ -363,9 +368,9 @@ def _train_each(
     folders = [out / NETWORKS / str(number) for number in range(recipes.size(recipe))]
     limit_s, found = parse_duration(settings.time_limit), list[dict[str, Any]]()
     end = None if limit_s is None else time.monotonic() + limit_s
+    several = settings.devices not in (None, "1") or settings.num_nodes not in (None, 1)
     for number, folder in enumerate(folders):
         own = recipes.checked(recipes.network_recipe(recipe, number), str(path), folder)
-        several = settings.devices not in (None, "1") or settings.num_nodes not in (None, 1)
         if several or not _is_alone(own["trainer"]):
             raise InputError(
                 f"{path}: the networks of an ensemble are trained on one device each; leave out"
@@ -381,11 +386,8 @@ def _train_each(
         try:
             found.append(_train(own, path, folder, False, resume, settings))
         except KeyboardInterrupt:
-            again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
-            raise KeyboardInterrupt(
-                f"interrupted in network {number + 1} of {len(folders)};"
-                f" `{shlex.join(again)}` goes on"
-            ) from None
+            where = f"network {number + 1} of {len(folders)}"
+            raise KeyboardInterrupt(f"interrupted in {where}; {_continued(out)}") from None
     # As they were trained: what an option or the time has changed stands in it.
     recipe = recipes.combined([recipes.read(folder / "recipe.yaml") for folder in folders])
     recipes.write(recipe, out / "recipe.yaml")
@@ -422,7 +424,7 @@ def _averaged(
         scores = _scored(training, out / "model.ckpt", "val")
         monitor = next(iter(first["validation"]))
         result = first | {
-            "test": _scored(training, out / "model.ckpt", "test") if test else {},
+            **_of_test_part(training, out, test),
             "validation": {monitor: scores[monitor]},
             "validation_loss": scores["val_loss"],
             "calibrated_loss": calibrated,
@@ -432,9 +434,6 @@ def _averaged(
             "params": parameters(training.module.network),
             "checkpoint": str(out / "model.ckpt"),
             "temperature": temperatures,
-            "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
-            "intervals": intervals(out / "model.ckpt", dataset, test),
-            "simple_test": _simple(dataset, training.module.task) if test else {},
         }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result
@@ -545,7 +544,7 @@ def _finish(
     assert dataset is not None
     temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
     result = {
-        "test": _scored(training, out / "model.ckpt", "test") if test else {},
+        **_of_test_part(training, out, test),
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "validation_loss": getattr(checkpoint, "loss", None),
         "calibrated_loss": calibrated,
@@ -558,9 +557,6 @@ def _finish(
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
         "temperature": temperatures,
-        "test_interval": score_interval(out / "model.ckpt", dataset) if test else {},
-        "intervals": intervals(out / "model.ckpt", dataset, test),
-        "simple_test": _simple(dataset, module.task) if test else {},
     }
     write_whole(out / "result.json", json.dumps(result, indent=1))
     (out / LAST).unlink(missing_ok=True)
@@ -576,6 +572,18 @@ def _checkpoint(training: Training) -> ModelCheckpoint:
     found = training.trainer.checkpoint_callback
     assert isinstance(found, ModelCheckpoint)
     return found
+
+
+def _of_test_part(training: Training, out: Path, test: bool) -> dict[str, Any]:
+    """What a result says of the test part, with ``test``, and the intervals of numbers."""
+    model, dataset = out / "model.ckpt", training.data.dataset
+    assert dataset is not None
+    return {
+        "test": _scored(training, model, "test") if test else {},
+        "test_interval": score_interval(model, dataset) if test else {},
+        "intervals": intervals(model, dataset, test),
+        "simple_test": _simple(dataset, training.module.task) if test else {},
+    }
 
 
 def _simple(dataset: Dataset, task: Task) -> dict[str, dict[str, float]]:
@@ -597,12 +605,7 @@ def score_once(path: Path, out: Path) -> dict[str, Any]:
         recipe["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # as it is scored
         training = build(recipe, str(path))
         training.data.setup()
-        result["test"] = _scored(training, out / "model.ckpt", "test")
-        dataset = training.data.dataset
-        assert dataset is not None
-        result["test_interval"] = score_interval(out / "model.ckpt", dataset)
-        result["intervals"] = intervals(out / "model.ckpt", dataset, True)
-        result["simple_test"] = _simple(dataset, training.module.task)
+        result |= _of_test_part(training, out, True)
     result["checkpoint"] = str(out / "model.ckpt")
     write_whole(out / "result.json", json.dumps(result, indent=1))
     return result

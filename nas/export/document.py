@@ -231,9 +231,8 @@ def design_of_run(run: Run, number: int | None = None) -> DesignDocument:
         trained = open_trained(run.folder, number)
     except InputError:
         trained = None  # a network that is not trained has a document too
-    whole = trained is not None and trained.recipe and not trained.fidelity
     recipe = recipes.make(candidate, run.task, run.source, run.versions)
-    if trained is not None and whole and recipes.size(trained.recipe) > 1:
+    if trained is not None and trained.recipe and recipes.size(trained.recipe) > 1:
         recipe = trained.recipe
     return _document(recipe, run, candidate, trained)
 
