@@ -77,7 +77,8 @@ def cli() -> None:
 def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options: Any) -> None:
     """Search networks for DATA.
 
-    DATA is a table (.csv, .tsv, .parquet, .jsonl) of numbers, names or texts, a folder with
+    DATA is a table (.csv, .tsv, .json, .jsonl, .parquet, .feather, .xlsx, or a .zip of one)
+    of numbers, names or texts, a folder with
     train and test tables, a folder of class folders of images, sounds or point clouds, or
     with a metadata.csv that lists them, a folder of graphs (nodes.csv and edges.csv, or
     TUDataset files), .ts or .arff files of sequences, a long table of them (--sequence),
@@ -368,7 +369,7 @@ def design(data: Path, pace: Path | None, as_json: bool, **options: Any) -> None
 
     The data in words and what looks wrong in it, the families with their baselines' costs and
     pace, the spaces that follow from the data, and how many candidates the time is for. The
-    options are those of `nas search`.
+    options are those of `nas search` that say how data are read and a search is planned.
 
     \b
     nas design adult/ --target income

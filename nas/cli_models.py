@@ -21,7 +21,9 @@ _CANDIDATE = ("--candidate", "--number", "-n", "number")
 
 @click.command(cls=exits.Command)
 @flags.RUN
-@click.option(*_CANDIDATE, type=int, help="Its number; default: the best quality.")
+@click.option(
+    *_CANDIDATE, type=int, help="Its number; default: the one trained at full scale, else the best."
+)
 @click.option(
     "--constraint",
     "--limit",
@@ -58,7 +60,7 @@ def export(
     """Write the training recipe of a candidate of RUN, its design, or the trained network itself.
 
     \b
-    nas export runs/adult                        the best quality
+    nas export runs/adult                        the model that ended the search
     nas export runs/adult -c 'latency_ms<=1'     the best inside a limit
     nas export runs/adult -c 'latency_ms<=1' --latency phone.json     on another device
     nas export runs/adult --design design        JSON, Markdown and a page, in seven parts
@@ -132,7 +134,7 @@ def _trained(
 
 @click.command(cls=exits.Command)
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=flags.FOLDER, help="Folder; default: beside RECIPE.")
+@click.option("--out", type=flags.FOLDER, help="Folder; default: model beside RECIPE.")
 @flags.options(Settings)
 @flags.options(SearchOptions, "executor", "address")
 @click.option("--resume", is_flag=True, help="Go on with what a training in --out has kept.")
@@ -180,12 +182,12 @@ def train(
 
     \b
     nas train runs/adult/recipe.yaml --out model
-    nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40
+    nas train runs/adult/recipe.yaml --set optimizer.lr=1e-4 --epochs 40 --out slower
     nas train runs/adult/recipe.yaml --scale 2     deeper and wider, for twice the data
     nas train runs/adult --front                   every point of the front (--resume continues)
     nas train runs/adult/recipe.yaml --check     does the proxy give the same figure again?
-    nas train runs/adult/recipe.yaml --resume      after Ctrl-C, or a machine that was lost
-    nas train runs/adult/recipe.yaml --executor ray --address 10.0.0.5:6379 --devices 4
+    nas train small.yaml --out model --resume      after Ctrl-C, or a machine that was lost
+    nas train small.yaml --out model --executor ray --address 10.0.0.5:6379 --devices 4
 
     Several devices get the recipe's batches each, with fewer steps and a higher learning rate.
     """
@@ -205,7 +207,10 @@ def train(
     if check:
         _check(recipe, seeds, as_json)
         return
-    out = out or recipe.parent / ("model" if scale is None else f"model-x{scale:g}")
+    if out is None:
+        out = recipe.parent / ("model" if scale is None else f"model-x{scale:g}")
+        if test != "only":
+            _refuse_trained(out, resume)
     if settings or scale is not None:
         recipe = _changed(recipe, settings, scale, out)
     result = train_at(recipe, out, test, resume)
@@ -213,6 +218,19 @@ def train(
         terminal.echo(json.dumps(result))
     else:
         show.trained(result)
+
+
+def _refuse_trained(out: Path, resume: bool) -> None:
+    """Raise UsageError where a training that names no folder would replace a trained network, such
+    as the one that a search has ended with."""
+    from nas.files import LAST, NETWORKS
+    from nas.task import UsageError
+
+    begun = resume and any((out / name).exists() for name in (LAST, NETWORKS))
+    if (out / "model.ckpt").exists() and not begun:
+        raise UsageError(
+            f"{out} holds a trained network; choose --out, or --resume one that was interrupted"
+        )
 
 
 # A recipe, the folder of its training, what becomes of the test part, and whether it is resumed.
@@ -428,7 +446,7 @@ def pretrained() -> None:
 
 @pretrained.command("list", cls=exits.Command)
 @click.argument("sources", nargs=-1)
-@click.option("--modality", help="Only those that read it: text, images.")
+@click.option("--modality", help="Only those that read it: text, images, audio.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def list_pretrained(sources: tuple[str, ...], modality: str | None, as_json: bool) -> None:
     """List pretrained networks: SOURCES (folders, files), or those in the hub's cache.

@@ -52,7 +52,7 @@ class Progress:
     spent_s: float
     budget: Budget
     # "start:1/2" (workers that are ready), "learning-rates:1/3" (tests that are over), "pace:1/3",
-    # "search" or "measure"
+    # "search", "measure" or "finish"
     phase: str
     # What workers do beside candidates: "costs:40/200", "simple-models", "latency".
     calls: tuple[str, ...] = ()
@@ -259,11 +259,15 @@ def drive_run(
             if run.options.lr_test:
                 session.test_rates()
             session.plan()
+        before = [c.number for c in run.ranked()]
         session.search()
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
-    if finish:
-        train_finalists(run, machine.site(run), session.end, session.show_phase)
+    # A search that has ended, and is resumed without time for more, has its model already.
+    ended = run.finished is not None and bool(run.finished.result)
+    if finish and not (ended and before == [c.number for c in run.ranked()]):
+        with closing(lock(run.folder / "driver.lock")):
+            train_finalists(run, machine.site(run), session.end, session.show_finish)
 
 
 @dataclass
@@ -284,10 +288,20 @@ class _Session:
         limit = self.run.task.budget.time_limit_s
         return math.inf if limit is None else self.begin + limit - self.earlier
 
+    @property
+    def spent_s(self) -> float:
+        return self.earlier + time.monotonic() - self.begin
+
     def show_phase(self, phase: str) -> None:
         """Report a phase in which no candidate is trained."""
-        spent_s = self.earlier + time.monotonic() - self.begin
-        self.on_progress(Progress(None, (), spent_s, self.run.task.budget, phase))
+        self.on_progress(Progress(None, (), self.spent_s, self.run.task.budget, phase))
+
+    def show_finish(self, phase: str) -> None:
+        """Report the trainings at the end, whose time counts too."""
+        from nas.search.storage import Clock
+
+        Clock(self.run.folder).write(self.spent_s)
+        self.show_phase(phase)
 
     def test_rates(self) -> None:
         """Set bounds of learning rates by range tests (rule "learning-rate-first"). Where one
@@ -376,12 +390,11 @@ class _Session:
                 jobs = workers.jobs()
                 running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
                 calls = tuple(self._name(job) for job in jobs if not isinstance(job, Candidate))
-                spent = earlier + time.monotonic() - self.begin
                 nonlocal begun
                 begun = begun or bool(jobs)
                 now = phase if begun else self._starting() or phase
-                study.clock.write(spent)
-                self.on_progress(Progress(study, running, spent, budget, now, calls))
+                study.clock.write(self.spent_s)
+                self.on_progress(Progress(study, running, self.spent_s, budget, now, calls))
 
             if budget.time_limit_s is None or earlier < budget.time_limit_s:
                 self._candidates(study, weights, show)

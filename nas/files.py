@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What can be done about a file that nothing can make again.
 COPY = "copy the folder again from where it is whole"
 LAST = "last.ckpt"  # the state of a training that is not over
+PREVIOUS = "previous.ckpt"  # that of one that another has taken the place of
 NETWORKS = "networks"  # the folder of those that an ensemble averages
 
 

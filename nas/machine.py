@@ -14,6 +14,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from nas import child
 from nas.options import SearchOptions
 from nas.task import Budget, InputError, Task, UsageError
 
@@ -99,12 +100,13 @@ class Here:
         place: int | None = None,
     ) -> Process:
         train = ["train", str(folder / "recipe.yaml"), "--out", str(folder), "--executor", "local"]
+        own = {child.PARENT: str(os.getpid())}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "nas", *train, *options],
+            [sys.executable, "-P", "-m", "nas.child", *train, *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
-            env=os.environ | ({} if place is None else self._places[place]),
+            env=os.environ | own | ({} if place is None else self._places[place]),
             start_new_session=True,
         )
 

@@ -146,14 +146,14 @@ class PlanOptions(ReadOptions):
     )
     finish: bool = option(
         True,
-        "Within the time limit, train the best candidate at full scale too, and score it once on"
-        " the test part.",
+        "Within the time limit, train the best candidates at full scale too, and score the winner"
+        " once on the test part.",
         stays=False,
     )
     ensemble: int = option(
         5,
-        "With time left at the end, average the logits of at most so many networks of the best"
-        " candidate, each trained from other random weights; 1: a single network.",
+        "At the end, average the logits of at most so many networks: the best, those nearly as"
+        " good, and others of its configuration; 1: a single network.",
         at_least=1,
     )
     workers: int | None = option(None, "Default: one a core, two a GPU.", at_least=1, stays=False)

@@ -33,6 +33,7 @@ KEPT_MOST = 2 / 3  # with the networks that are averaged with the winner
 # finalists, a longer training is worth more than a choice between more networks.
 PRESSED = 0.25
 FINALISTS = 4  # that are trained in full, where there is time
+FEW_CORES = 4  # up to which one training is faster on all of them
 START_S = 10.0  # until such a training's first step, and until the test part is scored
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
@@ -435,5 +436,6 @@ def _adapted_fidelity(
 
 
 def speedup(cores: float) -> float:
-    """How much faster a training of large layers is on so many cores of a CPU than on one."""
-    return max(1.0, 0.8 * cores)
+    """How much faster a training of large layers is on so many cores of a CPU than on one. No more
+    is counted upon than ``FEW_CORES`` give: beyond, memory decides."""
+    return max(1.0, 0.8 * min(cores, FEW_CORES))

@@ -120,8 +120,8 @@ def combined(networks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = copy.deepcopy(networks[0])
     models = [own["model"]["init_args"] for own in networks]
     first["model"]["init_args"]["config"] = ensemble([(m["family"], m["config"]) for m in models])
-    first["networks"] = []
     for own in networks[1:]:
+        first.setdefault("networks", [])
         batch = {"batch_size": own["data"]["init_args"]["batch_size"]}
         differs = {key: own.get(key) for key in _OF_NETWORK if own.get(key) != first.get(key)}
         if batch["batch_size"] != first["data"]["init_args"]["batch_size"]:
@@ -219,10 +219,12 @@ def text(recipe: dict[str, Any], name: str) -> str:
     of = recipe["provenance"]
     metric = of["objective"]
     value = of["validation"][metric]
-    model, count = recipe["model"]["init_args"], size(recipe)
-    several = f" {count} networks whose logits are averaged," if count > 1 else ""
+    model = recipe["model"]["init_args"]
+    networks = members(model["family"], model["config"])
+    families = " and ".join(dict.fromkeys(family for family, _ in networks))
+    several = f" {len(networks)} networks whose logits are averaged," if len(networks) > 1 else ""
     head = (
-        f"# Candidate {of['candidate']}: {model['family']},{several}"
+        f"# Candidate {of['candidate']}: {families},{several}"
         f" validation {metric} {value:.4g} as a proxy.\n"
         f"# Train it at full scale:  nas train {name}\n"
     )

@@ -39,7 +39,9 @@ class Settings:
     precision: str | None = option(
         None, "Of the arithmetic.", choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true")
     )
-    time_limit: str | None = option(None, "End after 10m or 2h, with the best epoch so far.")
+    time_limit: str | None = option(
+        None, "End within 10m or 2h: the schedule has the epochs that fit."
+    )
     ema: float | None = option(
         None, "Keep a moving average of the weights with this decay, such as 0.999."
     )

@@ -9,15 +9,13 @@ One device is one task of Ray's, which starts in a second. Several are the worke
 ``TorchTrainer``, which takes half a minute: it finds them room all at once, gives them their ranks,
 and ends all where one ends. Its own checkpoints need a file system that all nodes share.
 
-``python -m nas.remote …`` is the process on a node: the command ``nas``, which ends with the worker
-that has started it.
+The process on a node ends with the worker that has started it (nas.child).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -33,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from nas import child
 from nas import recipe as recipes
 from nas.data import Dataset, read
 from nas.data.limits import resident_limit
@@ -56,7 +55,7 @@ _PRINTED = 65_536  # bytes of what is printed that go out at once; what is more 
 _ROOM_S = 15.0  # until a training that waits for room says so
 _PATIENCE = 2  # times that Ctrl-C asks for the end of a training
 _OF_BATCHES = ("batch_size", "fingerprint", "split_hash")  # of a recipe's data, what reads none
-_INTERRUPTED, _CRASHED = 130, 70  # exit codes; of an exception that is no mistake of the user's
+_INTERRUPTED = 130  # exit code
 
 _PRINTS = ("out", "err")
 _Message = tuple[str, str, Any]  # out, err, file, gone or code; a file's name; the content
@@ -195,17 +194,17 @@ class Remote:
             ray.get(self._task)
         except Exception as error:  # of Ray, of Ray Train, and of a node's disk
             reason = first_line(error)
-        crashed = self._code == _CRASHED
+        crashed = self._code == child.CRASHED
         if self._code is not None and self._code >= 0 and not (crashed and self._job.devices > 1):
             self.returncode = 1 if crashed else self._code
         elif self._attempt == ATTEMPTS:
             self._say(f"error: the training lost its worker {ATTEMPTS} times ({reason})")
             self.returncode = 1
         else:
-            job, kept = self._job, (Path(self._job.home) / LAST).exists()
+            job, kept = self._job, _is_begun(Path(self._job.home))
             self._say(
                 f"note: its worker was lost ({reason});"
-                f" {'continues from the last checkpoint' if kept else 'begins again'}"
+                f" {'continues from what is kept' if kept else 'begins again'}"
             )
             if kept and "--resume" not in job.options:
                 job = replace(job, options=(*job.options, "--resume"))
@@ -370,6 +369,13 @@ def _followed(training: Remote) -> int:
             signal.signal(number, handler)
 
 
+def _is_begun(home: Path) -> bool:
+    """Whether a training in the driver's folder has something that another worker can go on with:
+    its last state or, of an ensemble, that of a network or a network that is trained."""
+    states = (LAST, f"{NETWORKS}/*/{LAST}", f"{NETWORKS}/*/result.json")
+    return any(any(home.glob(state)) for state in states)
+
+
 # -- on a node ---------------------------------------------------------------------------------
 
 
@@ -466,7 +472,9 @@ class _Copy:
             ray.get(data[0]).save(Path(self._source))
         for name, content in files.items():
             write_whole(self._folder / name, content)
-        recipes.write(self._read_from(job.recipe, self._source), self._folder / "recipe.yaml")
+        recipes.write(job.recipe, self._folder / "recipe.yaml")
+        for path in self._folder.rglob("recipe.yaml"):  # those of an ensemble's networks too
+            recipes.write(self._read_from(recipes.read(path), self._source), path)
         self._known = self._stamps()
 
     @staticmethod
@@ -477,8 +485,8 @@ class _Copy:
 
     def start(self, world: dict[str, str]) -> subprocess.Popen[bytes]:
         arguments = ["train", str(self._folder / "recipe.yaml"), "--out", str(self._folder)]
-        command = [sys.executable, "-P", "-m", "nas.remote", *arguments, "--executor", "local"]
-        own = {"NAS_PARENT": str(os.getpid())}
+        command = [sys.executable, "-P", "-m", "nas.child", *arguments, "--executor", "local"]
+        own = {child.PARENT: str(os.getpid())}
         with ExitStack() as stack:
             out, err = (
                 stack.enter_context((self._place / f"{kind}.txt").open("wb")) for kind in _PRINTS
@@ -536,29 +544,3 @@ class _Copy:
         """Text that names the driver's folder in the place of this copy."""
         home = json.dumps(self._job.home)[1:-1]
         return text.replace(str(self._folder).encode(), home.encode())
-
-
-def _end_with(parent: int) -> None:
-    """Have this process killed where its parent ends, and let it hear Ctrl-C, which Ray blocks."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _main() -> None:
-    import traceback
-
-    _end_with(int(os.environ["NAS_PARENT"]))
-    try:
-        runpy.run_module("nas", run_name="__main__", alter_sys=True)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(_CRASHED)
-
-
-if __name__ == "__main__":
-    _main()

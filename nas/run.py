@@ -30,7 +30,7 @@ from nas.front import best, by_quality, constant_guess, pareto, standard_error
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
 from nas.records import Baseline, LatencyFile, LayerRow, RateTest, RunRecord
-from nas.space import Space
+from nas.space import ENSEMBLE, Space
 from nas.task import (
     Budget,
     Constraint,
@@ -270,7 +270,9 @@ class Run:
     @property
     def trained(self) -> frozenset[int]:
         """The candidates that were trained at full scale."""
-        models = (m for f in ("models", "finalists") for m in self.folder.glob(f"{f}/*/model.ckpt"))
+        models = (
+            m for f in ("models", "finalists") for m in self.folder.glob(f"{f}/*/result.json")
+        )
         found = {int(path.parent.name) for path in models if path.parent.name.isdecimal()}
         winner = self.finished
         return frozenset(found | ({winner.candidate} if winner and winner.result else set()))
@@ -669,6 +671,11 @@ class Run:
         subjects = [latency.of_file(file)[0] for file in files]
         for subject in subjects:
             own = self.candidate(subject.number)
+            if ENSEMBLE in subject.config:
+                raise InputError(
+                    f"{subject.file} holds several networks as one, and candidate {own.number} is a"
+                    f" single network; measure it by `nas latency --file {subject.file}`"
+                )
             if (own.family, own.config) != (subject.family, subject.config):
                 raise InputError(f"{subject.file} was written of another run")
         if not files:

@@ -65,9 +65,9 @@ def finished(run: Run, as_json: bool) -> None:
         terminal.echo(f"train   candidate {trained.candidate} at full scale: {trained.error}")
     else:
         metric = run.task.quality.metric
-        value = figure(trained.result["test"][metric])
-        single = [row for row in trained.finalists if "networks" not in row]
-        among = f", chosen of {n} by validation" if (n := len(single)) > 1 else ""
+        value = figure(trained.result["test"].get(metric, math.nan))
+        known = {row["candidate"] for row in trained.finalists if "validation" in row}
+        among = f", chosen of {n} by validation" if (n := len(known)) > 1 else ""
         terminal.echo(
             f"model   {run.folder / 'model'}  (candidate {trained.candidate}, {trained.epochs} of"
             f" {trained.recipe_epochs} epochs at full scale{among}: test {metric} {value})"
@@ -75,7 +75,7 @@ def finished(run: Run, as_json: bool) -> None:
         if (count := trained.networks) > 1:
             terminal.echo(
                 f"        the mean of {count} networks, {trained.result['params']:,} parameters in"
-                " all; --ensemble 1 keeps a single one"
+                f" all; --candidate {trained.candidate} is a single one"
             )
         if shown := [f"{n} {figure(score)}" for n, score in run.simple_test_scores().items()]:
             first = ", the best by validation first" if len(shown) > 1 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shlex
 import shutil
@@ -40,7 +41,7 @@ from nas import recipe as recipes
 from nas import rules, terminal
 from nas.candidate import Reason
 from nas.data import Dataset
-from nas.files import LAST, NETWORKS, read_json, write_whole
+from nas.files import LAST, NETWORKS, PREVIOUS, read_json, write_whole
 from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply
 from nas.space import members
@@ -323,6 +324,7 @@ def _train(
     settings: Settings,
 ) -> dict[str, Any]:
     """Train one network; see ``train``."""
+    begin = time.monotonic()
     apply(recipe, settings)
     if settings.precision is None:
         _on_this_device(recipe)
@@ -336,7 +338,8 @@ def _train(
         _keeps_best(training, path, out)
         last = _begin(training, recipe, out, resume, heard)
         if limit_s:
-            training.trainer.callbacks += [InTime(limit_s)]  # type: ignore[attr-defined]
+            in_time = InTime(begin + limit_s)
+            training.trainer.callbacks += [in_time]  # type: ignore[attr-defined]
         try:
             _fit(training, last.path if last.path.exists() else None)
             if not training.trainer.is_global_zero:
@@ -361,13 +364,50 @@ def _train_each(
     recipe: dict[str, Any], path: Path, out: Path, test: bool, resume: bool, settings: Settings
 ) -> dict[str, Any]:
     """Train the networks of an ensemble one after another, each in a folder of its own, and keep
-    them as one. With ``resume`` those that are trained already stay."""
-    recipe["trainer"]["default_root_dir"] = str(out.resolve())
-    recipe = _portable(recipe)
-    recipes.write(recipe, out / "recipe.yaml")
-    folders = [out / NETWORKS / str(number) for number in range(recipes.size(recipe))]
+    them as one. With ``resume`` those that are trained already stay. Those that there is no time
+    for are left out."""
     limit_s, found = parse_duration(settings.time_limit), list[dict[str, Any]]()
-    end = None if limit_s is None else time.monotonic() + limit_s
+    end = math.inf if limit_s is None else time.monotonic() + limit_s
+    folders = [out / NETWORKS / str(number) for number in range(recipes.size(recipe))]
+    networks = _networks(recipe, path, folders, settings)
+    # As it is continued, whatever options there are then.
+    recipes.write(recipes.combined([_portable(own) for own in networks]), out / "recipe.yaml")
+    settings = Settings(logger=settings.logger, precision=settings.precision)
+    for number, (own, folder) in enumerate(zip(networks, folders, strict=True)):
+        if resume and (result := _trained_before(own, folder)):
+            found.append(result)
+            continue
+        if found and time.monotonic() > end:
+            terminal.line(f"note: the time was for {number} of {len(folders)} networks", err=True)
+            break
+        if limit_s is not None:
+            left_s = max(1.0, (end - time.monotonic()) / (len(folders) - number))
+            settings = replace(settings, time_limit=f"{left_s:.0f}s")
+        terminal.line(f"network {number + 1} of {len(folders)}", err=True)
+        try:
+            found.append(_train(own, path, folder, False, resume, settings))
+        except KeyboardInterrupt:
+            where = f"network {number + 1} of {len(folders)}"
+            raise KeyboardInterrupt(f"interrupted in {where}; {_continued(out)}") from None
+    # As they were trained: what the time has changed stands in it.
+    trained = [recipes.read(folder / "recipe.yaml") for folder in folders[: len(found)]]
+    whole = recipes.combined(trained)
+    whole["data"] = networks[0]["data"]  # where they lie now
+    recipes.write(whole, out / "recipe.yaml")
+    return _averaged(recipes.load(out / "recipe.yaml"), path, out, found, test)
+
+
+def _networks(
+    recipe: dict[str, Any], path: Path, folders: Sequence[Path], settings: Settings
+) -> list[dict[str, Any]]:
+    """The recipes of an ensemble's networks, with ``settings``, each for its folder. InputError
+    where they cannot be averaged."""
+    found: list[dict[str, Any]] = []
+    if rules.samples_neighbours(Task.from_dict(recipe["model"]["init_args"]["task"])):
+        raise InputError(
+            f"{path}: networks that are trained on drawn neighbours are not averaged; leave out"
+            " --ensemble"
+        )
     several = settings.devices not in (None, "1") or settings.num_nodes not in (None, 1)
     for number, folder in enumerate(folders):
         own = recipes.checked(recipes.network_recipe(recipe, number), str(path), folder)
@@ -376,22 +416,12 @@ def _train_each(
                 f"{path}: the networks of an ensemble are trained on one device each; leave out"
                 " --devices and --num-nodes"
             )
-        if resume and (result := _trained_before(own, folder)):
-            found.append(result)
-            continue
-        if end is not None:
-            left_s = max(1.0, end - time.monotonic()) / (len(folders) - number)
-            settings = replace(settings, time_limit=f"{left_s:.0f}s")
-        terminal.line(f"network {number + 1} of {len(folders)}", err=True)
-        try:
-            found.append(_train(own, path, folder, False, resume, settings))
-        except KeyboardInterrupt:
-            where = f"network {number + 1} of {len(folders)}"
-            raise KeyboardInterrupt(f"interrupted in {where}; {_continued(out)}") from None
-    # As they were trained: what an option or the time has changed stands in it.
-    recipe = recipes.combined([recipes.read(folder / "recipe.yaml") for folder in folders])
-    recipes.write(recipe, out / "recipe.yaml")
-    return _averaged(recipes.load(out / "recipe.yaml"), path, out, found, test)
+        apply(own, replace(settings, time_limit=None))
+        if settings.precision is None:
+            _on_this_device(own)
+        own["trainer"]["default_root_dir"] = str(folder.resolve())
+        found.append(own)
+    return found
 
 
 def _trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -400,8 +430,13 @@ def _trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     result, model = folder / "result.json", folder / "model.ckpt"
     if not (result.is_file() and model.is_file()):
         return {}
-    before = recipes.load(folder / "recipe.yaml")
-    if any(before[key] != recipe[key] for key in ("seed_everything", "model")):
+    kept = recipes.load(folder / "recipe.yaml")
+    kept["trainer"]["default_root_dir"] = str(folder.resolve())
+    before, wanted = _same(kept), _same(recipe)
+    for each in (before, wanted):  # which a limit of time may have made fewer
+        each["trainer"].pop("max_epochs", None)
+        each["lr_scheduler"] = None
+    if before != wanted:
         raise InputError(f"{folder} holds a network of another recipe; choose another --out")
     found: dict[str, Any] = read_json(result, dict[str, Any])
     return found
@@ -430,6 +465,7 @@ def _averaged(
             "calibrated_loss": calibrated,
             "networks": [each["validation"][monitor] for each in found],
             "seconds": round(sum(each["seconds"] for each in found), 1),
+            "scored_s": round(sum(each.get("scored_s", 0.0) for each in found), 2),
             "energy_wh": dict(sum((Counter(e["energy_wh"]) for e in found), Counter())),
             "params": parameters(training.module.network),
             "checkpoint": str(out / "model.ckpt"),
@@ -476,9 +512,9 @@ def _begin(
         if resume and path.exists():
             refuse_others(path, same)
         elif path.exists():
-            path.replace(out / "previous.ckpt")
+            path.replace(out / PREVIOUS)
             terminal.line(
-                f"note: begins anew; an unfinished training is kept in {out / 'previous.ckpt'}"
+                f"note: begins anew; an unfinished training is kept in {out / PREVIOUS}"
                 " (--resume would have gone on with it)",
                 err=True,
             )
@@ -542,7 +578,9 @@ def _finish(
         recipes.write(_portable(recipe), out / "recipe.yaml")
     dataset = training.data.dataset
     assert dataset is not None
+    begin = time.monotonic()
     temperatures, calibrated = calibrate(out / "model.ckpt", dataset)
+    scored_s = round(time.monotonic() - begin, 2)
     result = {
         **_of_test_part(training, out, test),
         "validation": {str(checkpoint.monitor): float(score_of_best)},
@@ -553,6 +591,7 @@ def _finish(
         "schedule_epochs": trainer.max_epochs,
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
+        "scored_s": scored_s,
         "energy_wh": next(e.spent_wh for e in _callbacks(training) if isinstance(e, Energy)),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),

@@ -421,7 +421,8 @@ def search(on: str) -> Iterator[Figure]:
         recipe = f"{run}/recipe.yaml"
         if not Path(recipe).exists():
             _nas("export", run)
-        trained = json.loads(_nas("train", recipe, "--epochs", "2", "--json").splitlines()[-1])
+        how = ("--epochs", "2", "--out", f"{folder}/model", "--json")
+        trained = json.loads(_nas("train", recipe, *how).splitlines()[-1])
         yield told(
             "nas train: test", str({k: round(v, 3) for k, v in trained["test"].items()})[:40]
         )

@@ -396,3 +396,44 @@ def test_a_front_is_trained_by_its_own_recipes(
         cli.main(["train", str(run.folder), "--front", "--set", "optimizer.lr=1", "--scale", "2"])
     assert end.value.code == 2
     assert "--front does not go with --set, --scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "begins"),
+    [
+        ((), (), True),
+        (("model.ckpt",), (), False),
+        (("model.ckpt",), ("--resume",), False),
+        (("model.ckpt", "last.ckpt"), ("--resume",), True),
+        (("model.ckpt",), ("--test", "only"), True),
+        (("model.ckpt",), ("--out", "other"), True),
+    ],
+    ids=["free", "trained", "nothing to resume", "interrupted", "scored", "elsewhere"],
+)
+def test_a_training_replaces_no_trained_network_unasked(
+    files: tuple[str, ...],
+    options: tuple[str, ...],
+    begins: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from nas import train
+
+    asked: list[Path] = []
+
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        asked.append(out)
+        return {}
+
+    for name in ("train", "score_once"):
+        monkeypatch.setattr(train, name, trained)
+    model = run.folder / "model"
+    model.mkdir()
+    for name in files:
+        (model / name).touch()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.export()), "--json", *options])
+    assert (end.value.code or 0) == (0 if begins else 2)
+    assert asked == ([Path("other") if "--out" in options else model] if begins else [])
+    assert begins or "holds a trained network; choose --out" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -172,14 +173,8 @@ def test_the_result_is_that_of_the_mean(whole: Path) -> None:
     assert result["params"] == networks == 2 * parameters(model.proxy.network.networks[0])
 
 
-@pytest.mark.parametrize("step", [2, 31])
-def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
-    step: int,
-    recipe: dict[str, Any],
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def ending_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have trainings get a signal in a step, whichever network it is of."""
     steps = 0
 
     class Ending(nas.train.EpochLines):
@@ -189,14 +184,62 @@ def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
             if steps == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(nas.train, "EpochLines", Ending)
+
+
+@pytest.mark.parametrize("step", [2, 31])
+def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
+    step: int,
+    recipe: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(nas.train, "EpochLines", Ending)
+        ending_at(step, patched)
         with pytest.raises(KeyboardInterrupt, match=r"nas train .* --resume` goes on"):
             trained(recipe, tmp_path)
     trained(recipe, tmp_path, resume=True)
     again = weights(tmp_path)
     for name, value in weights(whole).items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
+def test_a_resume_keeps_the_options_that_the_ensemble_was_begun_with(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trained(recipe, tmp_path / "whole", settings=Settings(epochs=1))
+    with monkeypatch.context() as patched:
+        ending_at(2, patched)
+        with pytest.raises(KeyboardInterrupt, match="in network 1 of 2"):
+            trained(recipe, tmp_path / "cut", settings=Settings(epochs=1))
+    (tmp_path / "cut" / "given.yaml").unlink()
+    after = nas.train.train(tmp_path / "cut" / "recipe.yaml", tmp_path / "cut", resume=True)
+    assert after["networks"] == before["networks"]
+    how: dict[str, Any] = {"settings": Settings(patience=1), "resume": True}
+    with pytest.raises(InputError, match="a network of another recipe"):
+        nas.train.train(tmp_path / "cut" / "recipe.yaml", tmp_path / "cut", **how)
+
+
+def test_networks_that_there_is_no_time_for_are_left_out(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = trained(recipe, tmp_path, settings=Settings(time_limit="0.001s"))
+    assert "the time was for 1 of 2 networks" in capsys.readouterr().err
+    assert len(result["networks"]) == recipes.size(recipes.load(tmp_path / "recipe.yaml")) == 1
+    one = nas.load(tmp_path).proxy.network
+    assert result["params"] == sum(p.numel() for p in one.parameters())
+
+
+def test_networks_are_put_together_where_their_data_lie_now(
+    recipe: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    """Not where they lay when each was trained, as on another machine."""
+    shutil.copytree(whole / "networks", tmp_path / "networks")
+    for path in tmp_path.glob("networks/*/recipe.yaml"):
+        path.write_text(path.read_text().replace("table.csv", "gone.csv"))
+    again = trained(recipe, tmp_path, resume=True)
+    assert again["networks"] == json.loads((whole / "result.json").read_text())["networks"]
 
 
 def test_what_cannot_be_averaged_is_refused_in_a_line(

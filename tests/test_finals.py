@@ -14,10 +14,13 @@ import pytest
 
 from nas import finals, rules
 from nas.candidate import Candidate, Cost, State
-from nas.finals import epoch_s, order, train_finalists
+from nas.finals import average, finalist, jobs, pace, rounds, train_finalists
+from nas.finals.finalist import Finalist
+from nas.finals.pace import epoch_s
+from nas.finals.rounds import order
 from nas.plan import speedup
 from nas.run import Finished
-from nas.task import Budget, Constraint, Fidelity, Task
+from nas.task import Budget, Constraint, Fidelity, Target, Task
 from nas.testing import small_task
 
 
@@ -87,7 +90,7 @@ def test_short_of_time_the_best_has_few_cores_for_itself(
     second: float, left_s: float, trained: list[int], tmp_path: Path
 ) -> None:
     run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", second)])
-    entries = finals._round(run, run.ranked(), left_s, places=2, trained=())
+    entries = rounds.next_round(run, run.ranked(), left_s, places=2, trained=())
     assert [e.candidate.number for e in entries] == trained
 
 
@@ -95,16 +98,16 @@ def test_short_of_time_the_best_has_few_cores_for_itself(
 def test_a_model_is_worth_a_score_that_comes_late(
     seconds: float, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finals, "epoch_s", lambda task, candidate: 4.0)
+    monkeypatch.setattr(rounds, "epoch_s", lambda task, candidate: 4.0)
     found, _ = finish(tmp_path, monkeypatch, {4: 0.8, 7: 0.7, 2: 0.7, 1: 0.7}, seconds)
     assert bool(found.epochs) == bool(trained)
 
 
 def test_who_has_all_cores_is_trained_for_more_epochs(tmp_path: Path) -> None:
     run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.30)])
-    each_s = finals.epoch_s(run.task, RANKED[0])
-    (entry,) = finals._round(run, run.ranked(), 15.2 * each_s, places=2, trained=())
-    assert entry.epochs == int(finals.HASTE * int(15.2 * speedup(2)))
+    each_s = pace.epoch_s(run.task, RANKED[0])
+    (entry,) = rounds.next_round(run, run.ranked(), 15.2 * each_s, places=2, trained=())
+    assert entry.epochs == int(rounds.HASTE * int(15.2 * speedup(2)))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +123,8 @@ def test_a_network_faster_than_the_mean_is_trained_for_longer(
     steps = rules.steps_per_epoch(made.profile.n_train, 32)
     run: Any = FakeRun(tmp_path, [candidate(1, "mlp", 0.8, step_ms=1e3 * epoch_s / steps)])
     run.task = made
-    (entry,) = finals._round(run, run.ranked(), 100.0, places=8, trained=())
-    assert entry.epochs == min(epochs, int(finals.HASTE * int(100.0 / epoch_s)))
+    (entry,) = rounds.next_round(run, run.ranked(), 100.0, places=8, trained=())
+    assert entry.epochs == min(epochs, int(rounds.HASTE * int(100.0 / epoch_s)))
     assert entry.recipe_epochs == epochs
     assert run.exported == {1: epochs}
 
@@ -130,7 +133,7 @@ def test_adapted_weights_have_all_cores_once_and_what_is_cheap_goes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     families = {"own": SimpleNamespace(frozen=False), "kept": SimpleNamespace(frozen=True)}
-    monkeypatch.setattr(finals, "load_families", lambda modality: families)
+    monkeypatch.setattr(finalist, "load_families", lambda modality: families)
     own = Fidelity(epochs=1, share=0.1, recipe_epochs=3, folds=1)
     made = replace(task(), fidelity=replace(task().fidelity, other={"own": own, "kept": own}))
     steps = rules.steps_per_epoch(made.profile.n_train, 32)
@@ -138,29 +141,33 @@ def test_adapted_weights_have_all_cores_once_and_what_is_cheap_goes_before(
     run: Any = FakeRun(tmp_path, [candidate(3, "kept", 0.8, step_ms=1e-3), slow])
     run.task = made
 
-    def next_round(trained: list[finals.Finalist]) -> list[tuple[int, int]]:
+    def next_round(trained: list[Finalist]) -> list[tuple[int, int]]:
         waiting = [c for c in run.ranked() if all(c is not e.candidate for e in trained)]
-        found = finals._round(run, waiting, 200.0, 2, trained)
+        found = rounds.next_round(run, waiting, 200.0, 2, trained)
         return [(e.candidate.number, e.epochs) for e in found]
 
     assert next_round([]) == [(3, 3)]
     run._ranked[0] = fast = replace(run.ranked()[0], family="mlp")
-    (entry,) = finals._round(run, run.ranked(), 200.0, 2, [])
+    (entry,) = rounds.next_round(run, run.ranked(), 200.0, 2, [])
     assert entry.epochs * epoch_s(made, fast) < 25, "no pace of its own takes the other's time"
     run._ranked[0] = replace(fast, family="kept")
-    before = [finals.Finalist(run.ranked()[0], 3, 3, tmp_path)]
+    done = {"seconds": 1.0}
+    before = [Finalist(run.ranked()[0], 3, 3, tmp_path, done)]
     assert next_round(before) == [(5, 3)], "three epochs in 200 s, on two cores"
     run._ranked = [*run.ranked(), replace(slow, number=6)]
-    after = [*before, finals.Finalist(slow, 3, 3, tmp_path)]
+    after = [*before, Finalist(slow, 3, 3, tmp_path, done)]
     assert next_round(after) == [], "a second has no time for its recipe on a core"
 
 
 class FakeRun:
     """What the finals need of a run; trainings are made up by ``outcomes``."""
 
-    def __init__(self, folder: Path, ranked: list[Candidate]) -> None:
+    def __init__(
+        self, folder: Path, ranked: list[Candidate], earlier: Finished | None = None
+    ) -> None:
         self.folder, self.task, self._ranked = folder, task(), ranked
         self.exported: dict[int | None, int | None] = {}
+        self.finished = earlier
         self.options = SimpleNamespace(ensemble=1)
         (folder / "logs").mkdir()
 
@@ -191,6 +198,12 @@ class FakeRun:
         path.write_text(" + ".join((folder / "recipe.yaml").read_text() for folder in folders))
 
 
+def trained_by(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """Have ``run`` stand for the processes of trainings."""
+    for module in (finals, average, jobs):
+        monkeypatch.setattr(module, "run_all", run)
+
+
 def finish(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,6 +212,7 @@ def finish(
     *,
     ensemble: int = 1,
     each_s: float = 1.0,
+    earlier: Finished | None = None,
 ) -> tuple[Finished, list[tuple[str, ...]]]:
     """The finals of RANKED, whose trainings take ``each_s`` and score as ``validation`` says, with
     a loss of what is missing to 1; others fail."""
@@ -220,8 +234,8 @@ def finish(
             found.append((result | {"calibrated_loss": 1 - score}, ""))
         return found
 
-    monkeypatch.setattr(finals, "_run", run)
-    made = FakeRun(folder, RANKED)
+    trained_by(monkeypatch, run)
+    made = FakeRun(folder, RANKED, earlier)
     made.options.ensemble = ensemble
     site: Any = SimpleNamespace(count=2)
     found = train_finalists(made, site, time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
@@ -247,10 +261,10 @@ def test_where_proxies_were_cross_validated_they_decide_between_equals(
     made = replace(task(), fidelity=replace(task().fidelity, folds=folds))
     scores = {4: first, 7: 0.83}
     entries = [
-        finals.Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
+        Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
         for c in (RANKED[0], RANKED[2])
     ]
-    assert finals._winner(entries, made).candidate.number == winner
+    assert finalist.winner(entries, made).candidate.number == winner
 
 
 @pytest.mark.parametrize(("n_val", "winner"), [(400, 7), (40_000, 4)])
@@ -260,22 +274,20 @@ def test_within_a_standard_error_of_the_best_the_proven_configuration_wins(
     made = replace(task(), profile=replace(task().profile, n_val=n_val))
     scores = {4: 0.93, 7: 0.92, 2: 0.90}
     entries = [
-        finals.Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
+        Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
         for c in (RANKED[0], *(replace(c, origin="baseline") for c in (RANKED[1], RANKED[2])))
     ]
-    assert finals._winner(entries, made).candidate.number == winner
+    assert finalist.winner(entries, made).candidate.number == winner
 
 
 @pytest.mark.parametrize("winner", [4, 7])
 def test_of_equal_accuracies_the_lower_loss_wins(winner: int) -> None:
     entries = [
-        finals.Finalist(
-            c, 10, 10, Path(), {"validation": {"accuracy": 1.0}, "validation_loss": loss}
-        )
+        Finalist(c, 10, 10, Path(), {"validation": {"accuracy": 1.0}, "validation_loss": loss})
         for c in (RANKED[0], RANKED[2])
         for loss in [0.1 if c.number == winner else 0.2]
     ]
-    assert finals._winner(entries, task()).candidate.number == winner
+    assert finalist.winner(entries, task()).candidate.number == winner
 
 
 @pytest.mark.parametrize("winner", [4, 7])
@@ -283,7 +295,7 @@ def test_of_those_within_a_standard_error_the_lower_calibrated_loss_wins(winner:
     """The one that is too sure has the higher loss before."""
     made = replace(task(), profile=replace(task().profile, n_val=400))
     entries = [
-        finals.Finalist(
+        Finalist(
             c, 10, 10, Path(),
             {"validation": {"accuracy": accuracy}, "validation_loss": 0.5 - loss,
              "calibrated_loss": loss},
@@ -291,7 +303,7 @@ def test_of_those_within_a_standard_error_the_lower_calibrated_loss_wins(winner:
         for c, accuracy in ((RANKED[0], 0.92), (RANKED[2], 0.925))
         for loss in [0.1 if c.number == winner else 0.2]
     ]  # fmt: skip
-    assert finals._winner(entries, made).candidate.number == winner
+    assert finalist.winner(entries, made).candidate.number == winner
 
 
 PRETRAINED = {
@@ -317,24 +329,24 @@ def test_where_a_handful_of_samples_decides_published_weights_win_among_equals(
     winner: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finals, "load_families", lambda modality: PRETRAINED)
+    monkeypatch.setattr(finalist, "load_families", lambda modality: PRETRAINED)
     own = Fidelity(epochs=1, share=0.2, recipe_epochs=40, folds=1)
     fidelity = replace(task().fidelity, folds=None, other=dict.fromkeys(PRETRAINED, own))
     made = replace(task(), fidelity=fidelity, profile=replace(task().profile, n_val=n_val))
     # The proxy of a few steps says the least of the network that is adapted.
     proxies = {"mlp": 0.7, "head": 0.75, "adapted": 0.4}
     entries = [
-        finals.Finalist(candidate(i, name, proxies[name]), epochs if name == "adapted" else 40, 40,
+        Finalist(candidate(i, name, proxies[name]), epochs if name == "adapted" else 40, 40,
                         Path(), {"validation": {"accuracy": value}})
         for i, (name, value) in enumerate(validation.items())
     ]  # fmt: skip
-    assert finals._winner(entries, made).candidate.family == winner
+    assert finalist.winner(entries, made).candidate.family == winner
 
 
 def test_the_best_that_adapts_published_weights_is_first_where_there_is_time_for_its_recipe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finals, "load_families", lambda modality: PRETRAINED)
+    monkeypatch.setattr(finalist, "load_families", lambda modality: PRETRAINED)
     own = Fidelity(epochs=1, share=0.2, recipe_epochs=40, folds=1)
     made = replace(task(), fidelity=replace(task().fidelity, other={"adapted": own}))
     steps = rules.steps_per_epoch(made.profile.n_train, 32)
@@ -380,10 +392,10 @@ def test_seconds_of_an_epoch_follow_from_epochs_where_time_ran_out() -> None:
     assert epoch_s(task, ended) == pytest.approx(0.1 * task.profile.n_train / 10)
 
 
-def early(number: int, best_epoch: int, accuracy: float, epochs: int = 100) -> finals.Finalist:
+def early(number: int, best_epoch: int, accuracy: float, epochs: int = 100) -> Finalist:
     made = next(c for c in RANKED if c.number == number)
     result = {"validation": {"accuracy": accuracy}, "seconds": 40.0, "epochs": 40}
-    return finals.Finalist(made, epochs, epochs, Path(), {**result, "best_epoch": best_epoch})
+    return Finalist(made, epochs, epochs, Path(), {**result, "best_epoch": best_epoch})
 
 
 @pytest.mark.parametrize(
@@ -397,20 +409,20 @@ def test_one_that_was_at_its_best_early_is_trained_again_by_a_shorter_schedule(
     run: Any = FakeRun(tmp_path, RANKED)
     run.task = replace(run.task, fidelity=replace(run.task.fidelity, epochs=3, share=1.0))
     trained = [early(4, best_epoch, 0.8)]
-    found = finals._shorter(run, trained, left_s, 2)
+    found = rounds.shorter(run, trained, left_s, 2)
     assert [(e.candidate.number, e.epochs, e.again) for e in found] == (
         [(4, epochs, True)] if epochs else []
     )
     assert run.exported == ({4: epochs} if epochs else {})
-    assert finals._shorter(run, [*trained, *found], left_s, 2) == [], "once"
+    assert rounds.shorter(run, [*trained, *found], left_s, 2) == [], "once"
 
 
 def test_only_what_is_as_good_as_the_best_is_trained_again(tmp_path: Path) -> None:
     run: Any = FakeRun(tmp_path, RANKED)
     trained = [early(4, 20, 0.80), early(7, 90, 0.95)]
-    assert finals._shorter(run, trained, 1e3, 2) == []
+    assert rounds.shorter(run, trained, 1e3, 2) == []
     equal = [early(4, 20, 0.95), early(7, 20, 0.95), early(2, 20, 0.95)]
-    assert len(finals._shorter(run, equal, 1e3, 2)) == 2, "as many as there are places"
+    assert len(rounds.shorter(run, equal, 1e3, 2)) == 2, "as many as there are places"
 
 
 @pytest.mark.parametrize(
@@ -421,8 +433,8 @@ def test_only_what_is_as_good_as_the_best_is_trained_again(tmp_path: Path) -> No
 def test_a_finalist_has_the_epochs_of_the_schedule_that_its_pace_allowed(
     planned: int, recipe: int, schedule: int, found: tuple[int, int]
 ) -> None:
-    entry = finals.Finalist(RANKED[0], planned, recipe, Path())
-    shortened = finals._as_trained(task(), entry, {"schedule_epochs": schedule})
+    entry = Finalist(RANKED[0], planned, recipe, Path())
+    shortened = jobs.as_trained(task(), entry, {"schedule_epochs": schedule})
     assert (shortened.epochs, shortened.recipe_epochs) == found
 
 
@@ -437,7 +449,7 @@ def test_short_of_time_the_best_is_who_gets_furthest_in_it(
     """A proven network at 200 ms a step with an error of 0.12, and a sampled one."""
     proven = replace(candidate(0, "mlp", 0.88, step_ms=200.0), origin="baseline")
     run: Any = FakeRun(tmp_path, [candidate(7, "tabnet", 1 - error, step_ms=step_ms), proven])
-    entries = finals._round(run, run.ranked(), 4 * finals.epoch_s(run.task, proven), 2, ())
+    entries = rounds.next_round(run, run.ranked(), 4 * pace.epoch_s(run.task, proven), 2, ())
     assert entries[0].candidate.number == first
 
 
@@ -507,7 +519,7 @@ def test_the_best_is_averaged_with_what_is_as_good_and_more_networks_of_it(
 def test_a_core_that_no_other_is_for_trains_another_network_of_the_best(
     second: float, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finals, "_is_pressed", lambda *_: False)
+    monkeypatch.setattr(rounds, "_is_pressed", lambda *_: False)
     far = candidate(1, "tabnet", second, step_ms=1e5)
     run: Any = FakeRun(tmp_path, [candidate(4, "mlp", 0.8, step_ms=1e5), far])
     run.options.ensemble = 5
@@ -517,7 +529,7 @@ def test_a_core_that_no_other_is_for_trains_another_network_of_the_best(
         seen.append([(job.folder / "recipe.yaml").read_text() for job in jobs])
         return [({"validation": {"accuracy": 0.8}, "seconds": 90.0, "test": {}}, "")] * len(jobs)
 
-    monkeypatch.setattr(finals, "_run", fake)
+    trained_by(monkeypatch, fake)
     steps = rules.steps_per_epoch(run.task.profile.n_train, 32)
     seconds = 1e2 * steps * 11 + 40  # of the recipe once
     train_finalists(run, SimpleNamespace(count=2), time.monotonic() + seconds, lambda phase: None)  # type: ignore[arg-type]
@@ -534,10 +546,10 @@ def test_short_of_time_networks_are_side_by_side_only_where_each_has_epochs_enou
     run: Any = FakeRun(tmp_path, [RANKED[0]])
     run.options.ensemble = ensemble
     monkeypatch.setattr(rules, "longest_epochs", lambda task: 100)
-    left_s = epochs * finals.epoch_s(run.task, RANKED[0])
-    (entry,) = finals._round(run, run.ranked(), left_s, places=2, trained=())
+    left_s = epochs * pace.epoch_s(run.task, RANKED[0])
+    (entry,) = rounds.next_round(run, run.ranked(), left_s, places=2, trained=())
     assert entry.alone == alone
-    assert entry.epochs == int(finals.HASTE * int(epochs * (speedup(2) if alone else 1)))
+    assert entry.epochs == int(rounds.HASTE * int(epochs * (speedup(2) if alone else 1)))
 
 
 @pytest.mark.parametrize(("bound", "networks"), [(1.5, [4]), (2.5, [4, 7]), (3.5, [4, 7, 4])])
@@ -554,15 +566,162 @@ def test_limits_hold_for_all_that_is_averaged_together(
         result = {"validation": {"accuracy": 0.8}, "seconds": 1.0, "calibrated_loss": 0.5}
         return [(result, "") for _ in jobs]
 
-    def as_one(_: Any, site: Any, of: list[finals.Finalist], *rest: Any) -> finals.Finalist:
+    def as_one(_: Any, site: Any, of: list[Finalist], *rest: Any) -> Finalist:
         kept.append([e.candidate.number for e in of])
         return of[0]
 
-    monkeypatch.setattr(finals, "_run", fake)
-    monkeypatch.setattr(finals, "_as_one", as_one)
+    trained_by(monkeypatch, fake)
+    monkeypatch.setattr(average, "_as_one", as_one)
     complete = [early(4, 90, 0.8), early(7, 90, 0.8)]
     complete = [replace(e, folder=tmp_path / str(e.candidate.number)) for e in complete]
     site: Any = SimpleNamespace(count=2)
-    monkeypatch.setattr(finals, "_winner", lambda entries, task: entries[0])
-    finals._averaged(run, site, complete, [], time.monotonic() + 300, lambda phase: None)
+    monkeypatch.setattr(average, "winner", lambda entries, task: entries[0])
+    average.averages(run, site, complete, [], time.monotonic() + 300, lambda phase: None)
     assert kept[:1] == ([networks] if len(networks) > 1 else [])
+
+
+def test_where_the_first_fail_their_time_is_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which have as many epochs as there is time for, not only a whole recipe."""
+    monkeypatch.setattr(rounds, "epoch_s", lambda task, candidate: 20.0)
+    run: Any = FakeRun(tmp_path, [RANKED[0], candidate(1, "tabnet", 0.3)])
+    seen: list[str] = []
+
+    def fake(jobs: Any, *_: Any) -> list[tuple[dict[str, Any], str]]:
+        seen.extend((job.folder / "recipe.yaml").read_text() for job in jobs)
+        result = {"validation": {"accuracy": 0.3}, "seconds": 40.0, "test": {}}
+        return [({}, "error: no memory") if seen[-1] == "4" else (result, "") for _ in jobs]
+
+    trained_by(monkeypatch, fake)
+    site: Any = SimpleNamespace(count=2)
+    found = train_finalists(run, site, time.monotonic() + 90, lambda phase: None)
+    assert seen[:2] == ["4", "1"]
+    assert found.candidate == 1
+    assert 1 <= found.epochs < found.recipe_epochs
+
+
+def test_cores_that_a_later_round_leaves_free_are_for_the_winner(
+    tmp_path: Path,
+) -> None:
+    run: Any = FakeRun(tmp_path, RANKED)
+    run.options.ensemble = 5
+    trained = [early(4, 90, 0.7), replace(early(7, 90, 0.9), folder=tmp_path / "7")]
+    before = replace(trained[1], network=1)
+    entry = Finalist(RANKED[3], 10, 10, tmp_path / "1")
+    for left_s, found in ((300.0, [(7, 2)]), (30.0, [])):
+        more = average.beside(run, [entry], trained, [before], left_s, places=2)
+        assert [(e.candidate.number, e.network) for e in more] == found
+    (first,) = average.beside(run, [entry], [], [], 30.0, places=2)
+    assert (first.candidate.number, first.network) == (1, 1), "nothing is known of others"
+
+
+def test_of_numbers_the_validation_loss_says_what_is_averaged_first(tmp_path: Path) -> None:
+    """They have no calibrated loss."""
+    run: Any = FakeRun(tmp_path, RANKED)
+    run.options.ensemble = 3
+    numbers = (Target("price", "regression", std=1.0),)
+    run.task = replace(run.task, targets=numbers).with_objectives()
+    entries = [
+        replace(entry, result={**(entry.result or {}), "validation": {"rmse": 1.0},
+                               "validation_loss": loss, "calibrated_loss": None})
+        for entry, loss in ((early(4, 90, 0), 0.1), (early(2, 90, 0), 0.3), (early(7, 90, 0), 0.2))
+    ]  # fmt: skip
+    mixed = average._mixed(run, entries[0], entries)
+    assert [e.candidate.number for e in mixed] == [4, 7, 2]
+    both = replace(run.task, targets=(*numbers, *task().targets))
+    worse = replace(entries[2], result={**(entries[2].result or {}), "calibrated_loss": 0.01})
+    assert finalist.unsureness(worse, both) == 0.2, "that of classes alone says nothing of numbers"
+
+
+def kept(folder: Path, number: int, accuracy: float) -> None:
+    """The folder of a finalist that was trained."""
+    folder = folder / "finalists" / str(number)
+    folder.mkdir(parents=True)
+    result = {"validation": {"accuracy": accuracy}, "seconds": 1.0, "schedule_epochs": 10}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "model.ckpt").touch()
+    (folder / "recipe.yaml").write_text(str(number))
+
+
+def recipe_of(path: Path) -> dict[str, Any]:
+    trained = next(c for c in RANKED if c.number == int(path.read_text()))
+    return {"model": {"init_args": {"family": trained.family, "config": trained.config}}}
+
+
+def test_finalists_of_an_interrupted_search_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals.recipes, "load", recipe_of)
+    kept(tmp_path, 7, 0.9)
+    kept(tmp_path, 2, 0.8)
+    (tmp_path / "finalists" / "2" / "result.json").unlink()  # was interrupted
+    found, commands = finish(tmp_path, monkeypatch, {4: 0.5, 2: 0.5}, seconds=300.0)
+    assert found.candidate == 7
+    assert [command[-2] for command in commands] == ["no", "no", "only"]
+    assert [row["candidate"] for row in found.finalists] == [7, 4, 2]
+
+
+def test_a_longer_search_chooses_its_finalists_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals.recipes, "load", recipe_of)
+    kept(tmp_path, 7, 0.9)
+    ended = Finished(7, 10, 10, {"test": {"accuracy": 0.9}}, "", (), 1)
+    scores: dict[int | str, float] = {4: 0.81, 7: 0.6, 2: 0.6}
+    found, _ = finish(tmp_path, monkeypatch, scores, seconds=300.0, earlier=ended)
+    assert found.candidate == 4
+
+
+def test_without_time_a_model_that_there_is_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Finished(7, 10, 10, {"test": {"accuracy": 0.9}}, "", (), 1)
+    run: Any = FakeRun(tmp_path, RANKED, ended)
+    trained_by(monkeypatch, lambda *_: pytest.fail("nothing is trained"))
+    site: Any = SimpleNamespace(count=2)
+    assert train_finalists(run, site, time.monotonic() - 10, lambda _: None) is ended
+
+
+class Ends:
+    """A process that has ended with a ``code``, or that ends when it is asked to."""
+
+    def __init__(self, code: int | None) -> None:
+        self.returncode = code
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self.returncode = -number
+
+    kill = wait = poll
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "said"),
+    [
+        (0, '{"seconds": 1.0}', ""),
+        (0, "", "Traceback of its own"),
+        (-9, "", "for want of memory"),
+        (1, "", "error: no such column"),
+        (None, "", "took longer than the time"),
+    ],
+    ids=["ended", "silent", "killed", "failed", "late"],
+)
+def test_why_a_training_has_no_result_is_said(
+    code: int | None, printed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Site:
+        count = 1
+
+        def start(self, folder: Path, options: Any, output: Any, errors: Any, place: Any) -> Ends:
+            output.write(printed.encode())
+            errors.write(f"a line\n{said}\n".encode())
+            return Ends(code)
+
+    monkeypatch.setattr(jobs, "START_S", 0.0)
+    job = jobs.Job(tmp_path, (), tmp_path / "log", None)
+    ((result, error),) = jobs.run_all([job], Site(), time.monotonic(), lambda _: None)
+    assert bool(result) == bool(printed)
+    assert said in error

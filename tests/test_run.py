@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -45,6 +45,7 @@ from nas.records import RunRecord
 from nas.run import Run
 from nas.search import ehvi
 from nas.search.local import LocalWorkers
+from nas.search.storage import Clock, lock
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
@@ -92,7 +93,7 @@ def tabular(tmp_path_factory: pytest.TempPathFactory, phases: list[str]) -> Run:
     shown = {"out": folder / "run", "on_progress": lambda progress: phases.append(progress.phase)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finals, "MOST", 1)  # tests/test_finals.py has several
-        patch.setattr(finals, "_shorter", lambda *_: [])
+        patch.setattr(finals.rounds, "shorter", lambda *_: [])
         patch.setattr(rules, "longest_epochs", lambda task: 10)
         return nas.search(folder / "tumours.csv", "diagnosis", **given, **shown)
 
@@ -392,6 +393,45 @@ def test_a_driver_that_was_killed_after_the_range_tests_continues_with_them(
     place: Any = SimpleNamespace(start=lambda run: nullcontext())  # nobody there to test
     drive_run(run, run.task.budget, place, lambda *_: None, lambda *_: None)
     assert run.spaces == Run(run.folder).spaces == tabular.spaces
+
+
+def test_the_trainings_at_the_end_hold_the_run_and_count_their_time(
+    tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tabular.folder, tmp_path / "run")
+    run, clock = Run(tmp_path / "run"), Clock(tmp_path / "run")
+    (run.folder / "finished.json").unlink()
+    clock.write(40.0)
+    asked: list[str] = []
+
+    def finish(run: Run, site: Any, end: float, show: Callable[[str], None]) -> None:
+        with pytest.raises(InputError, match="in use by another search"):
+            lock(run.folder / "driver.lock")
+        asked.append("finish")
+        show("finish")
+
+    def search(session: driver._Session) -> None:
+        session.earlier = clock.read()
+
+    monkeypatch.setattr(driver._Session, "search", search)
+    monkeypatch.setattr(driver, "train_finalists", finish)
+    place: Any = SimpleNamespace(start=lambda run: nullcontext(), site=lambda run: None)
+    drive_run(run, Budget(600.0), place, lambda *_: None, lambda *_: None, finish=True)
+    assert asked == ["finish"]
+    assert 40.0 <= clock.read() < 50.0
+    assert run.is_running, "it gives a sign of life"
+
+
+def test_a_search_that_has_ended_is_not_trained_again(
+    tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tabular.folder, tmp_path / "run")
+    monkeypatch.setattr(driver, "train_finalists", lambda *_: pytest.fail("once more"))
+    how = {"trials": 4, "time_limit": "1h", "workers": 1}
+    again = nas.search(out=tmp_path / "run", resume=True, **how)
+    assert again.finished == tabular.finished
+    assert again.finished is not None
+    assert again.finished.result
 
 
 def test_a_family_whose_range_test_fails_or_is_unclear_keeps_its_bounds_and_says_why(
@@ -1050,7 +1090,7 @@ def test_a_training_whose_epochs_take_too_long_ends_in_time_with_a_low_rate(
     )
     now = [0.0]
     monkeypatch.setattr("nas.training.callbacks.time.monotonic", lambda: now[0])
-    callback, module = InTime(40.0), Any
+    callback, module = InTime(end=40.0), Any
     callback.on_train_start(trainer, module)
     while trainer.current_epoch < trainer.fit_loop.max_epochs:
         trainer.max_epochs = trainer.fit_loop.max_epochs

@@ -147,14 +147,15 @@ def open_trained(model: Path, number: int | None = None) -> Trained:
 
 
 def _of_candidate(run: Path, number: int) -> Path | None:
-    """The folder where a candidate of a run was trained at full scale, if it was."""
+    """The folder where a candidate of a run was trained at full scale, if it was, as a single
+    network."""
     own = str(number)
     for place in (run / "models" / own, run / "model", run / "finalists" / own, run):
         recipe = place / "recipe.yaml"
         found = (
             recipes.load(recipe) if (place / "model.ckpt").is_file() and recipe.is_file() else {}
         )
-        if found and found["provenance"]["candidate"] == number:
+        if found and found["provenance"]["candidate"] == number and recipes.size(found) == 1:
             return place
     return None
 

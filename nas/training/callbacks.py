@@ -130,11 +130,12 @@ class StopAfter(pl.Callback):
 
 
 class InTime(pl.Callback):
-    """Ends a training in ``limit_s`` seconds: it is shortened to the epochs that fit by the pace of
-    the last ones, so that its learning rate has come down when the time is over. Says so once."""
+    """Ends a training at ``end`` (of ``time.monotonic``): it is shortened to the epochs that fit by
+    the pace of the last ones, so that its learning rate has come down when the time is over. Says
+    so once."""
 
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s, self._said = limit_s, False
+    def __init__(self, end: float) -> None:
+        self.end, self._said = end, False
         self._planned, self._laps = 0, [math.nan]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,10 +143,10 @@ class InTime(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._laps.append(time.monotonic())
-        begin, *_, now = self._laps
+        now = self._laps[-1]
         recent = self._laps[-1 - PACED_BY :]
         each_s, done = (now - recent[0]) / (len(recent) - 1), trainer.current_epoch + 1
-        left = min(self._planned - done, int((begin + self.limit_s - now) / each_s))
+        left = min(self._planned - done, int((self.end - now) / each_s))
         if left < 0:
             return
         trainer.fit_loop.max_epochs = done + left

@@ -12,15 +12,16 @@ _PREFIX = "network."  # of the weights of a proxy's network
 
 
 def merge(checkpoints: Sequence[Path], model: dict[str, Any], out: Path) -> None:
-    """Write one checkpoint of several: of the ensemble that the arguments of ``model`` describe.
-    What is no weight of a network, such as those of classes, is that of the first."""
+    """Write one checkpoint of several, or of one: of the ensemble, or of the network, that the
+    arguments of ``model`` describe. What is no weight of a network, such as those of classes, is
+    that of the first."""
     state: dict[str, torch.Tensor] = {}
     for number, checkpoint in enumerate(checkpoints):
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         for name, value in content["state_dict"].items():
             if name.startswith(_PREFIX):
-                own = name.removeprefix(_PREFIX)
-                state[f"{_PREFIX}networks.{number}.{own}"] = value
+                own, place = name.removeprefix(_PREFIX), f"networks.{number}."
+                state[f"{_PREFIX}{place if len(checkpoints) > 1 else ''}{own}"] = value
             elif number == 0:
                 state[name] = value
     saved = {name: model[name] for name in ("family", "config", "task")}

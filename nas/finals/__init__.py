@@ -1,0 +1,152 @@
+"""The last part of a search: its best candidates are trained at full scale, side by side, and the
+one that is best on the validation part is scored once on the test part.
+
+Proxies rank networks by a part of a training, and the best of many is partly luck. So several are
+trained by their recipes: the best, the best of each other family where that costs little or its
+proxy is within the noise, then the others by quality (``rounds``). One that was at its best early
+is trained once more, with a schedule of as many epochs. In the time that is left, and on cores that
+no other is for, more networks of the best are trained. Their logits and those of the finalists that
+are nearly as good are averaged (``average``). Each training is a process of its own (``jobs``) with
+a core or a GPU, here or on a cluster; a round begins only while there is time for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas import recipe as recipes
+from nas.candidate import Candidate
+from nas.files import read_json, write_whole
+from nas.finals import average, rounds
+from nas.finals.finalist import Finalist, complete, is_better, winner
+from nas.finals.jobs import OF_TRAINING, Job, run_all, train
+from nas.finals.pace import recipe_epochs
+from nas.machine import Site
+from nas.plan import START_S
+from nas.run import Finished, Run
+from nas.task import InputError, Task
+
+MOST = 6  # finalists; on more cores or GPUs one for each
+SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
+
+
+def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None]) -> Finished:
+    """Train the best candidates of ``run`` on a ``site`` until ``end`` (of ``time.monotonic``),
+    keep the winner in RUN/model and what became of all in RUN/finished.json. What fails says why
+    there, and does not end the search. ``show`` receives the phase, some times a second.
+
+    Those that an interrupted search has trained already are not trained again."""
+    places, ranked = site.count, run.ranked()
+    last = end
+    end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
+    trained = _earlier(run, ranked)
+    more: list[Finalist] = []  # networks of finalists
+    waiting = rounds.order(ranked, run.task, end - time.monotonic() - START_S, places)
+    waiting = [c for c in waiting if all(c is not e.candidate for e in trained)]
+    while True:
+        left_s = end - time.monotonic() - 2 * START_S
+        entries = rounds.shorter(run, trained, left_s, places)
+        if not entries and len({e.candidate.number for e in trained}) < max(MOST, places):
+            room_s = left_s - average.next_network_s(run, trained, places)
+            entries = rounds.next_round(run, waiting, room_s, places, trained)
+        if not entries and not complete(trained):  # a late score is better than no model
+            entries = rounds.next_round(run, waiting, left_s + START_S, places, trained)
+        if not entries:
+            break
+        waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
+        beside = average.beside(run, entries, trained, more, left_s, places)
+        together = [*trained, *entries, *beside]
+        made_s = average.mean_s(complete(trained)) if len(together) > 1 else 0.0
+        done = train(run.task, [*entries, *beside], site, end - START_S - made_s, show)
+        trained += done[: len(entries)]
+        more += done[len(entries) :]
+    means = average.averages(run, site, trained, more, end, show)
+    earlier = run.finished
+    if not complete(trained) and earlier is not None and earlier.result:
+        return earlier  # there was no time to find a better one
+    found = _finished(run, site, trained, [*more, *means], last, show)
+    write_whole(run.folder / "finished.json", found.to_json())
+    return found
+
+
+def _earlier(run: Run, ranked: Sequence[Candidate]) -> list[Finalist]:
+    """The finalists that an interrupted search has trained already. Those of one that came to its
+    end are removed: what is best is chosen anew, with the time that there is now."""
+    folder = run.folder / "finalists"
+    if run.finished is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    found = []
+    for candidate in ranked:
+        own = folder / str(candidate.number)
+        if (result := _result_in(own, candidate)) is not None:
+            epochs = int(result["schedule_epochs"])
+            most = max(epochs, recipe_epochs(run.task, candidate))
+            found.append(Finalist(candidate, epochs, most, own, result))
+    return found
+
+
+def _result_in(folder: Path, candidate: Candidate) -> dict[str, Any] | None:
+    """What a training of a candidate in ``folder`` has come to; None where there was none that
+    came to its end."""
+    file, model = folder / "result.json", folder / "model.ckpt"
+    if not (file.is_file() and model.is_file()):
+        return None
+    try:
+        own = recipes.load(folder / "recipe.yaml")["model"]["init_args"]
+        result: dict[str, Any] = read_json(file, dict[str, Any])
+    except InputError:  # damaged: it is trained again
+        return None
+    same = (own["family"], own["config"]) == (candidate.family, candidate.config)
+    return result if same else None
+
+
+def _finished(
+    run: Run,
+    site: Site,
+    trained: Sequence[Finalist],
+    others: Sequence[Finalist],
+    end: float,
+    show: Callable[[str], None],
+) -> Finished:
+    """The winner, or the last of the means among ``others`` where that is better, its folder as
+    RUN/model, and its score on the test part, also where that takes longer than until ``end``."""
+    task, known = run.task, complete(trained)
+    summary = tuple(_row(entry, task) for entry in [*trained, *others])
+    if not known:
+        first = trained[0] if trained else None
+        candidate = first.candidate if first else run.best()
+        error = (
+            first.error
+            if first
+            else (f"no time was left for an epoch; `nas train {run.export()}` trains it")
+        )
+        return Finished(candidate.number, 0, recipe_epochs(task, candidate), {}, error, summary)
+    best = winner(known, task)
+    if others and others[-1].networks and is_better(others[-1], best, task):
+        best = others[-1]
+    model, new = run.folder / "model", run.folder / "model.new"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(best.folder, new, ignore=OF_TRAINING)
+    # A driver that is killed from here on scores again: nothing speaks of another model.
+    (run.folder / "finished.json").unlink(missing_ok=True)
+    shutil.rmtree(model, ignore_errors=True)
+    new.rename(model)
+    job = Job(model, ("--test", "only", "--json"), run.folder / "logs" / "test.log")
+    late = max(end, time.monotonic() + SCORE_S)
+    ((result, error),) = run_all([job], site, late, show)
+    number, networks = best.candidate.number, max(1, len(best.networks))
+    return Finished(number, best.epochs, best.recipe_epochs, result, error, summary, networks)
+
+
+def _row(entry: Finalist, task: Task) -> dict[str, Any]:
+    row: dict[str, Any] = {"candidate": entry.candidate.number, "epochs": entry.epochs}
+    row |= {"network": entry.network} if entry.network else {}
+    row |= {"networks": list(entry.networks)} if entry.networks else {}
+    if entry.result:
+        row["validation"] = entry.result["validation"][task.quality.metric]
+        row["seconds"] = entry.result["seconds"]
+    return row | ({"error": entry.error} if entry.error else {})

@@ -1,0 +1,182 @@
+"""The winner averaged with finalists that are nearly as good and with more networks of its own,
+from other random weights (rule "deep-ensemble")."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from nas import rules
+from nas.candidate import Candidate
+from nas.files import NETWORKS
+from nas.finals.finalist import (
+    Finalist,
+    complete,
+    is_as_good,
+    is_better,
+    unsureness,
+    winner,
+)
+from nas.finals.jobs import OF_TRAINING, Job, run_all, train
+from nas.machine import Site
+from nas.plan import START_S, speedup
+from nas.run import Run
+
+MIXED = 2.0  # standard errors: what may be averaged with the best
+
+
+def may_grow(run: Run, candidate: Candidate) -> int:
+    """Of how many networks of a candidate the logits may be averaged, beyond the first."""
+    family, costs = candidate.family, candidate.metrics
+    return rules.ensemble_size(run.task, family, costs, run.options.ensemble) - 1
+
+
+def beside(
+    run: Run,
+    entries: Sequence[Finalist],
+    trained: Sequence[Finalist],
+    more: Sequence[Finalist],
+    left_s: float,
+    places: int,
+) -> list[Finalist]:
+    """Networks for the places that a round's ``entries`` leave free: more of the winner so far or,
+    in the first round, of its best candidate."""
+    count = 0 if entries[0].alone else places - len(entries)
+    known = complete(trained)
+    if not known:
+        return _networks(run, entries[0], 1, count)
+    best = winner(known, run.task)
+    count = count if _network_s(best, places) <= left_s else 0
+    return _networks(run, best, 1 + len(_of(best, more)), count)
+
+
+def next_network_s(run: Run, trained: Sequence[Finalist], places: int) -> float:
+    """Seconds that are kept for one network more of the winner."""
+    known = complete(trained)
+    if not known:
+        return 0.0
+    best = winner(known, run.task)
+    return _network_s(best, places) if may_grow(run, best.candidate) else 0.0
+
+
+def mean_s(networks: Sequence[Finalist]) -> float:
+    """Seconds that it takes to make one of them: two passes of each over the validation part."""
+    return START_S + 2 * sum(entry.scored_s for entry in networks)
+
+
+def averages(
+    run: Run,
+    site: Site,
+    trained: Sequence[Finalist],
+    more: Sequence[Finalist],
+    end: float,
+    show: Callable[[str], None],
+) -> list[Finalist]:
+    """Means of the winner, what is nearly as good and more networks of the winner, as many as there
+    is time for. The last one is the best; without what is nearly as good where that is better."""
+    known = complete(trained)
+    if not known:
+        return []
+    best = winner(known, run.task)
+    mixed = _mixed(run, best, known)
+    same = _more_networks(run, site, best, mixed, _of(best, more), end, show)
+    found: list[Finalist] = []
+    for networks in ([*mixed, *same], [best, *same] if same and len(mixed) > 1 else []):
+        while not _fits(run, networks):
+            networks = networks[:-1]
+        late = found and time.monotonic() + mean_s(networks) > end
+        if len(networks) < 2 or late:
+            break
+        found.append(_as_one(run, site, networks, end, show))
+        if is_better(found[-1], best, run.task):
+            break
+    return found
+
+
+def _more_networks(
+    run: Run,
+    site: Site,
+    best: Finalist,
+    mixed: Sequence[Finalist],
+    same: Sequence[Finalist],
+    end: float,
+    show: Callable[[str], None],
+) -> list[Finalist]:
+    """The networks of the winner that are trained: ``same``, and more of them in the time that is
+    left. One that fails ends this, as others would too."""
+    places, same = site.count, list(same)
+    while len(complete(same)) == len(same):
+        made_s = mean_s([*mixed, *same, *[best] * places])
+        left_s = end - time.monotonic() - 2 * START_S - made_s
+        most = range(1, run.options.ensemble)
+        room = sum(_fits(run, [*mixed, *same, *[best] * count]) for count in most)
+        if _network_s(best, places) > left_s or room < 1:
+            break
+        entries = _networks(run, best, len(same) + 1, min(places, room))
+        if not entries:
+            break
+        same += train(run.task, entries, site, end - START_S - made_s, show)
+    return complete(same)
+
+
+def _networks(run: Run, entry: Finalist, first: int, count: int) -> list[Finalist]:
+    """``count`` networks more of a finalist, from the number ``first`` on, but no more than may
+    be."""
+    found = []
+    last = min(first + count - 1, may_grow(run, entry.candidate))
+    for number in range(first, last + 1):
+        folder = entry.folder.with_name(f"{entry.folder.name}-network-{number}")
+        recipe, epochs = folder / "recipe.yaml", entry.recipe_epochs
+        run.export(recipe, entry.candidate.number, epochs=epochs, network=number)
+        found.append(replace(entry, folder=folder, network=number, result=None))
+    return found
+
+
+def _network_s(entry: Finalist, places: int) -> float:
+    """Seconds of one more training of a finalist, on one core or GPU."""
+    seconds = float((entry.result or {})["seconds"])
+    return START_S + seconds * (speedup(places) if entry.alone else 1.0)
+
+
+def _of(best: Finalist, more: Sequence[Finalist]) -> list[Finalist]:
+    """Of further networks those of the winner, by its schedule."""
+    return [e for e in more if e.candidate is best.candidate and e.again == best.again]
+
+
+def _mixed(run: Run, best: Finalist, known: Sequence[Finalist]) -> list[Finalist]:
+    """The winner and the finalists that are averaged with it: nearly as good, each of a candidate
+    of its own, the surest first."""
+    found = [best]
+    for entry in sorted(known, key=lambda e: unsureness(e, run.task)):
+        new = all(entry.candidate is not e.candidate for e in found)
+        fits = new and _fits(run, [*found, entry])
+        if fits and is_as_good(entry, best, run.task, MIXED):
+            found.append(entry)
+    return found
+
+
+def _fits(run: Run, networks: Sequence[Finalist]) -> bool:
+    """Whether a single network, or so many as one, may be kept."""
+    costs = [(e.candidate.family, e.candidate.metrics) for e in networks]
+    few = len(costs) <= run.options.ensemble and rules.may_be_averaged(run.task, costs)
+    return len(costs) == 1 or few
+
+
+def _as_one(
+    run: Run, site: Site, networks: list[Finalist], end: float, show: Callable[[str], None]
+) -> Finalist:
+    """Trained networks as one, the winner first. They have the time that it takes."""
+    best = networks[0]
+    folder = best.folder.with_name(f"{best.folder.name}-ensemble")
+    shutil.rmtree(folder, ignore_errors=True)
+    folders = [folder / NETWORKS / str(number) for number in range(len(networks))]
+    for entry, place in zip(networks, folders, strict=True):
+        shutil.copytree(entry.folder, place, ignore=OF_TRAINING)
+    run.combine(folders, folder / "recipe.yaml")
+    job = Job(folder, ("--resume", "--test", "no", "--json"), folder / "log")
+    late = max(end, time.monotonic() + mean_s(networks))
+    ((result, error),) = run_all([job], site, late, show)
+    of = tuple(entry.candidate.number for entry in networks)
+    return replace(best, folder=folder, result=result or None, error=error, networks=of)
