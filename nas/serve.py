@@ -18,12 +18,15 @@ import json
 import secrets
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.data.folders import CLOUDS, IMAGES, SERIES, SOUNDS, Files
+from nas.data.series_files import ARCHIVES
+from nas.data.tables import SUFFIXES
 from nas.model import Model
-from nas.task import InputError, UsageError
+from nas.task import InputError, Modality, UsageError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -34,6 +37,14 @@ MOST_BYTES = 2**25  # of a request
 MOST_SAMPLES = 10_000
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 _OF_ROWS = ("tabular", "text", "multimodal")
+# What the files of a request may be: no lists of files, and no archives that may name some.
+_OF_FILES: dict[Modality, Files] = {
+    "images": IMAGES,
+    "audio": SOUNDS,
+    "pointclouds": CLOUDS,
+    "series": Files((*SUFFIXES, *ARCHIVES, ".npz"), "series"),
+    "graphs": Files((".npz",), "graph"),
+}
 
 
 def app(model: Model, token: str, hosts: list[str] | None = None) -> Starlette:
@@ -111,9 +122,9 @@ def description(model: Model) -> dict[str, Any]:
     profiles = [task.profile, *(member.profile for member in task.profile.members.values())]
     columns = [c.name for profile in profiles for c in profile.columns]
     columns += [n for n, m in task.profile.members.items() if not m.profile.columns]
-    wanted: dict[str, Any] = {"files": ["base64"], "suffix": ".png"}
-    if task.modality in _OF_ROWS:
-        wanted = {"rows": [dict.fromkeys(columns, "…")]}
+    wanted: dict[str, Any] = {"rows": [dict.fromkeys(columns, "…")]}
+    if task.modality in _OF_FILES:
+        wanted = {"files": ["base64"], "suffix": _OF_FILES[task.modality].common[0]}
     if any(target.kind == "regression" for target in task.targets):
         wanted["interval"] = "a level such as 0.9, or nothing"
     return {
@@ -190,6 +201,12 @@ def _of_files(
         raise InputError(f'"files" is no list of 1 to {MOST_SAMPLES:,} files in base64')
     if not isinstance(suffix, str) or not suffix.startswith(".") or not suffix[1:].isalnum():
         raise InputError('"suffix" is no ending like .png')
+    of = _OF_FILES[model.task.modality]
+    if not of.has(suffix):
+        raise InputError(
+            f"{suffix} files are no {of.noun} files; a request holds files that end in"
+            f" {', '.join(of.common)}"
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for place, text in enumerate(files):
@@ -199,12 +216,30 @@ def _of_files(
                 raise InputError(f"file {place + 1} is not base64") from None
             (folder / f"{place:06d}{suffix}").write_bytes(data)
         try:
-            frame = model.frame(folder, interval=interval)[0]
+            frame = model.frame(_source(model, sorted(folder.iterdir())), interval=interval)[0]
         except InputError as error:
             raise InputError(
                 str(error).replace(f"{folder}/", "").replace(str(folder), "")
             ) from None
     return _plain(frame.drop(columns="file_name", errors="ignore"))
+
+
+def _source(model: Model, files: Sequence[Path]) -> Any:
+    """Uploaded files as ``Model.frame`` takes them: their list where each is a sample, so that no
+    table in them is taken for one; else their folder.
+
+    Raises InputError for a table that lists files: they would be the server's.
+    """
+    import pandas as pd
+
+    task, form, folder = model.task, model.task.profile.series, files[0].parent
+    if task.modality == "graphs" or (form is not None and form.is_long):
+        return folder
+    if form is not None and (form.columns or not SERIES.has(files[0])):
+        if any(map(SERIES.recognise, files)):
+            raise InputError("a table that lists files is not served; send what the files hold")
+        return folder
+    return pd.DataFrame({"file_name": [str(file) for file in files]})
 
 
 def _plain(frame: Any) -> list[dict[str, Any]]:

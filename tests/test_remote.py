@@ -20,6 +20,7 @@ from test_resume import recipe as recipe  # a fixture
 
 import nas
 import nas.train
+from nas import recipe as recipes
 from nas.data import read
 
 pytestmark = [
@@ -64,7 +65,8 @@ def process_of(folder: Path) -> tuple[int, dict[str, str]]:
     """The process that trains on the node, and its environment."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if b"nas.remote" in (entry / "cmdline").read_bytes().split(b"\0"):
+            command = (entry / "cmdline").read_bytes()
+            if b"nas.child" in command and b"nas-train-" in command:
                 pairs = (entry / "environ").read_bytes().decode().split("\0")
                 return int(entry.name), dict(p.split("=", 1) for p in pairs if "=" in p)
     raise AssertionError(f"nothing trains for {folder}")
@@ -89,7 +91,7 @@ def test_a_training_whose_worker_is_lost_ends_as_if_it_had_not_been(
         assert training.wait(120.0) == 0
     assert not Path(f"/proc/{number}").exists()
     log = (folder / "log").read_text()
-    assert "continues from the last checkpoint" in log
+    assert "continues from what is kept" in log
     lines = [line for line in log.splitlines() if line.startswith("epoch")]
     assert EPOCHS <= len(lines) < 2 * EPOCHS
     there = json.loads((folder / "result.json").read_text())
@@ -149,6 +151,58 @@ def test_a_search_ends_with_a_trained_model_and_its_test_score(
     assert (run.folder / "model" / "model.ckpt").exists()
     assert "evaluate candidate 0 (mlp)" in (run.folder / "logs" / "worker-0.log").read_text()
     assert "epoch 1/" in (run.folder / "finalists" / "0" / "log").read_text()
+
+
+def test_networks_that_were_trained_here_are_averaged_where_the_data_were_sent(
+    recipe: dict[str, Any], cluster: Any, tmp_path: Path
+) -> None:
+    """The file that their recipes name is not there."""
+    from nas.remote import Trainings
+
+    source = Path(recipe["data"]["init_args"]["source"])
+    away = tmp_path / source.name
+    away.write_bytes(source.read_bytes())
+    single: dict[str, Any] = json.loads(json.dumps(recipe))
+    single["data"]["init_args"]["source"] = str(away)
+    site = Trainings(cluster, read(away, target="y"), "cpu")
+    folder, networks = tmp_path / "mean", []
+    for number in range(2):
+        own = single | {"seed_everything": number}
+        place = folder / "networks" / str(number)
+        place.mkdir(parents=True)
+        (place / "recipe.yaml").write_text(yaml.safe_dump(own))
+        networks.append(trained_here(own, place)["validation"]["accuracy"])
+    found = [recipes.read(folder / "networks" / str(n) / "recipe.yaml") for n in range(2)]
+    recipes.write(recipes.combined(found), folder / "recipe.yaml")
+    away.unlink()
+    with (folder / "log").open("wb") as errors, (folder / "log.json").open("wb") as output:
+        given = ("--resume", "--test", "no", "--json")
+        code = site.start(folder, given, output, errors).wait(240.0)
+    assert code == 0, (folder / "log").read_text()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["networks"] == networks
+    kept = recipes.read(folder / "recipe.yaml")["data"]["init_args"]["source"]
+    assert kept == str(away), "as here"
+
+
+def test_an_ensemble_whose_worker_is_lost_keeps_the_networks_that_are_trained(
+    given: dict[str, Any], cluster: Any, tmp_path: Path
+) -> None:
+    from nas.remote import Trainings
+
+    given["model"]["init_args"]["config"]["ensemble"] = 2
+    site = Trainings(cluster, read(given["data"]["init_args"]["source"], target="y"), "cpu")
+    folder = written(given, tmp_path / "there")
+    second = folder / "networks" / "1" / "last.ckpt"
+    with (folder / "log").open("wb") as errors, (folder / "log.json").open("wb") as output:
+        training = site.start(folder, ("--test", "no", "--json"), output, errors)
+        wait_for(lambda: training.poll() is None and second.exists(), seconds=120.0)
+        os.kill(int(process_of(folder)[1]["NAS_PARENT"]), signal.SIGKILL)
+        assert training.wait(240.0) == 0
+    log = (folder / "log").read_text()
+    assert "continues from what is kept" in log
+    assert log.count("network 1 of 2") == 1
+    assert len(json.loads((folder / "result.json").read_text())["networks"]) == 2
 
 
 def test_two_devices_are_two_workers_of_ray_train(

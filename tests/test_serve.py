@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from click.testing import CliRunner
+from PIL import Image
 
 import nas
 from nas import model as models
 from nas.cli import cli
+from nas.data import Dataset, read
 from nas.data.csv_files import read_csv, read_csv_pieces
+from nas.family import load_families
 from nas.model import Model
-from nas.task import InputError, UsageError
+from nas.task import InputError, Modality, Task, UsageError
+from nas.testing import example_datasets
+from nas.training.proxy import Proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 EARLIER = Path(__file__).parent / "earlier_format"
@@ -153,6 +161,89 @@ def test_a_request_has_a_largest_size(client: Any, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(serve, "MOST_BYTES", 100)
     assert client.post("/predict", content=b"x" * 101).status_code == 413
+
+
+def untrained(dataset: Dataset) -> Model:
+    """A network of the first family as it is before training."""
+    task = Task(dataset.modality, dataset.targets, dataset.profile).with_objectives()
+    name, family = next(iter(load_families(dataset.modality).items()))
+    made = Model.__new__(Model)
+    made.proxy = Proxy(name, family.baseline(task), task).eval()
+    return made
+
+
+def posted(model: Model, suffix: str, content: bytes) -> Any:
+    """The answer to a request with one file."""
+    testclient = pytest.importorskip("starlette.testclient")
+    from nas.serve import app
+
+    client = testclient.TestClient(app(model, TOKEN), base_url="http://127.0.0.1")
+    body = {"files": [base64.b64encode(content).decode()], "suffix": suffix}
+    return client.post("/predict", json=body, headers={"authorization": f"Bearer {TOKEN}"})
+
+
+def image(folder: Path) -> Path:
+    Image.fromarray(np.zeros((12, 10, 3), np.uint8)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+def sound(folder: Path) -> Path:
+    soundfile.write(folder / "a.wav", np.sin(np.arange(2000) / 5) / 2, 8000)
+    return folder / "a.wav"
+
+
+def cloud(folder: Path) -> Path:
+    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32))
+    return folder / "a.npy"
+
+
+def sequence(folder: Path) -> Path:
+    pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2))).to_csv(
+        folder / "a.csv", index=False
+    )
+    return folder / "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("modality", "sample"),
+    [("images", image), ("audio", sound), ("pointclouds", cloud), ("series", sequence)],
+)
+def test_a_request_holds_samples_and_names_no_files_of_the_server(
+    modality: Modality, sample: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    model, file = untrained(next(iter(example_datasets(modality).values()))), sample(tmp_path)
+    answer = posted(model, file.suffix, file.read_bytes())
+    assert answer.status_code == 200, answer.json()
+    assert len(answer.json()["predictions"]) == 1
+    for suffix, table in (
+        (".csv", f"file_name\n{file}\n"),
+        (".json", json.dumps([{"file_name": str(file)}])),
+    ):
+        refused = posted(model, suffix, table.encode())
+        assert (refused.status_code, refused.json().keys()) == (400, {"error"})
+        assert "\n" not in refused.json()["error"]
+
+
+def test_a_table_of_sequences_is_served_and_a_list_of_files_is_not(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(30, 12))
+    wide = pd.DataFrame(values, columns=[f"t{i}" for i in range(12)])
+    model = untrained(read(wide.assign(y=np.arange(30) % 2), target="y", modality="series"))
+    answer = posted(model, ".csv", wide.to_csv(index=False).encode())
+    assert len(answer.json()["predictions"]) == 30
+    pd.DataFrame({"value": values[0]}).to_csv(tmp_path / "a.csv", index=False)
+    refused = posted(model, ".csv", f"file_name\n{tmp_path / 'a.csv'}\n".encode())
+    assert refused.status_code == 400
+    assert "a table that lists files is not served" in refused.json()["error"]
+    # A long table may call its sequences by the files that they come from.
+    names = [f"{i}.csv" for i in range(30)]
+    long = pd.DataFrame({"file": np.repeat(names, 12), "value": values.ravel()})
+    labelled = long.assign(y=np.repeat(np.arange(30) % 2, 12))
+    answer = posted(
+        untrained(read(labelled, target="y", sequence="file")),
+        ".csv",
+        long.to_csv(index=False).encode(),
+    )
+    assert len(answer.json()["predictions"]) == 30
 
 
 def test_numbers_have_no_probabilities(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

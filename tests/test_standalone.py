@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from nas import recipe as recipes
 from nas.candidate import Candidate
@@ -154,6 +155,24 @@ def test_a_value_that_is_no_code_is_refused() -> None:
     network = Holder(torch.eye(2))
     with pytest.raises(InputError, match="given a Tensor, which cannot be written as code"):
         network_source(lambda: Holder(torch.eye(2)), network, {"x": torch.ones(1, 2)}, "x")
+
+
+class Labelled(torch.nn.Module):
+    def __init__(self, labels: dict[str, str]) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_texts_that_a_network_was_given_are_the_same_in_its_code() -> None:
+    labels = {name: name for name in ('a"', "b'", "c\nimport os", "d\\", "e\u2028", "f\udc80", "g")}
+    network = Labelled(labels)
+    text = network_source(lambda: Labelled(labels), network, {"x": torch.ones(1)}, "alone")
+    module = types.ModuleType("alone")
+    exec(compile(text, "alone", "exec"), module.__dict__)
+    assert module.build().labels == labels
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +347,48 @@ def test_a_folder_says_what_it_needs_and_has_a_model_card(
     assert "pipeline_tag: tabular-classification" in card
     labels = json.loads((made / "labels.json").read_text())
     assert labels[0]["labels"] == [7, 8, 9]
+
+
+def test_names_of_the_data_stay_text_in_the_files_of_a_folder(tmp_path: Path) -> None:
+    name = 'y"""\nraise SystemExit("ran")\n"""\\'
+    label = np.array(["a|b", "c`d", "[e](f)"])[np.arange(60) % 3]
+    dataset = read(pd.DataFrame({"size": np.arange(60.0), name: label}), target=name)
+    found = trained(tmp_path / "model", proxy_of("mlp", dataset), dataset)
+    made = write_standalone(found, tmp_path / "alone")
+    code = ast.parse((made / "model.py").read_text())
+    assert ast.get_docstring(code, clean=False) == f"mlp that predicts {name} of tabular."
+    card = (made / "README.md").read_text()
+    assert "\nraise" not in card
+    assert r"(\[e](f), a\|b, c\`d)" in card
+
+
+def test_examples_of_a_manifest_hold_the_files_of_its_folder_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    rows = range(40)
+    for place in ("a", "b"):
+        (data / place).mkdir(parents=True)
+    photos = [f"{'ab'[i % 2]}/{i // 2}.png" for i in rows]
+    photos[3] = "../outside.png"
+    for i, photo in zip(rows, photos, strict=True):
+        Image.fromarray(np.full((8, 8), 5 * i, np.uint8)).save(data / photo)
+    (tmp_path / "secret.txt").write_text("secret")
+    texts = [f"the photo number {i} shows a plain surface" for i in rows]
+    texts[1:3] = "../secret.txt", "ä" * 199  # in bytes longer than a name of a file may be
+    table = pd.DataFrame({"photo": photos, "about": texts, "label": np.arange(40) % 2})
+    table.to_csv(data / "manifest.csv", index=False)
+    dataset = read(data / "manifest.csv", target="label")
+    proxy = proxy_of(FIRST["multimodal"], dataset)
+    how = {"target": "label"}
+    found = trained(tmp_path / "model", proxy, dataset, str(data / "manifest.csv"), how)
+    examples = write_standalone(found, tmp_path / "alone") / "examples"
+    written = pd.read_csv(examples / "examples.csv")
+    assert written["about"].tolist() == texts[:10]
+    assert written["photo"].isna().tolist() == [i == 3 for i in range(10)]
+    for photo, copy in zip(photos, written["photo"], strict=False):
+        if isinstance(copy, str):
+            assert (examples / copy).read_bytes() == (data / photo).read_bytes()
+    assert len([*examples.glob("*.png")]) == 9
+    assert not [*examples.glob("*.txt")]
 
 
 @pytest.mark.slow  # a training and an export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import yaml
 from nas.family import started_from
 from nas.rules import is_node_level
 from nas.task import Kind, Modality
-from nas.terminal import figure
+from nas.terminal import figure, visible
 
 if TYPE_CHECKING:
     from nas.export.trained import Trained
@@ -33,7 +34,7 @@ def model_card(trained: Trained, requirements: Sequence[str]) -> str:
     it is, on which data, and what is not known of it.
     """
     metadata = yaml.safe_dump(_metadata(trained), sort_keys=False, allow_unicode=True)
-    return f"---\n{metadata}---\n\n# {trained.title}\n\n{_body(trained, requirements)}"
+    return f"---\n{metadata}---\n\n# {_plain(trained.title)}\n\n{_body(trained, requirements)}"
 
 
 def _metadata(trained: Trained) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def _body(trained: Trained, requirements: Sequence[str]) -> str:
         "",
         "## Data",
         "",
-        f"{parts}, {profile.n_test:,} to test; divided by: {profile.split_method or 'unknown'}."
+        f"{parts}, {profile.n_test:,} to test; divided by:"
+        f" {_plain(profile.split_method or 'unknown')}."
         f" Fingerprint {profile.fingerprint}.",
         "",
         "## Results",
@@ -108,11 +110,21 @@ def _body(trained: Trained, requirements: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _plain(text: str) -> str:
+    """A name from the data as Markdown shows it: on one line, without cells, code, links, tags."""
+    return re.sub(r"[\\`|<\[]", r"\\\g<0>", visible(text, lines=False))
+
+
+def _code(name: str) -> str:
+    """A name from the data between backticks, which cannot be escaped there."""
+    return "`" + visible(name, lines=False).replace("`", "'") + "`"
+
+
 def _target(name: str, kind: Kind, classes: Sequence[str]) -> str:
     if kind == "regression":
-        return f"`{name}`: a number"
-    shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-    return f"`{name}`: {kind} of {len(classes)} labels ({shown})"
+        return f"{_code(name)}: a number"
+    shown = ", ".join(map(_plain, classes[:10])) + (", …" if len(classes) > 10 else "")
+    return f"{_code(name)}: {kind} of {len(classes)} labels ({shown})"
 
 
 def _results(trained: Trained) -> list[str]:
@@ -132,15 +144,15 @@ def _results(trained: Trained) -> list[str]:
 
 
 def _table(scores: Mapping[str, float]) -> list[str]:
-    rows = (f"| {name} | {figure(value)} |" for name, value in scores.items())
+    rows = (f"| {_plain(name)} | {figure(value)} |" for name, value in scores.items())
     return ["", "| metric | value |", "|---|---|", *rows]
 
 
 def _intervals(trained: Trained) -> list[str]:
     """What its intervals hold of the test part."""
     lines = [
-        f"- `{name}` ± {figure(own['half_width'])} is an interval of {100 * own['level']:.0f} %; it"
-        f" held {100 * own['test_coverage']:.1f} % of the test part."
+        f"- {_code(name)} ± {figure(own['half_width'])} is an interval of"
+        f" {100 * own['level']:.0f} %; it held {100 * own['test_coverage']:.1f} % of the test part."
         for name, own in trained.result.get("intervals", {}).items()
         if "test_coverage" in own
     ]
@@ -157,7 +169,7 @@ def _limits(trained: Trained) -> list[str]:
     if source is not None:
         limits.append(f"- {source.origin}")
     rare = [
-        f"{c} ({n})"
+        f"{_plain(c)} ({n})"
         for t in task.targets
         for c, n in zip(t.classes, t.counts, strict=False)
         if n < 50

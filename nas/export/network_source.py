@@ -573,7 +573,7 @@ class _Writer:
             items = [("", v) for v in value.args] + items
             ends = (f"{names[value.key] if value.key else value.name}(", ")")
         elif isinstance(value, dict):
-            items, ends = [(f"{k!r}: ", v) for k, v in value.items()], ("{", "}")
+            items, ends = [(f"{_plain(k, names)}: ", v) for k, v in value.items()], ("{", "}")
         elif isinstance(value, (list, tuple)):
             items = [("", v) for v in value]
             ends = ("[", "]") if isinstance(value, list) else ("(", ")")
@@ -610,7 +610,8 @@ def _plain(value: Any, names: Mapping[Key, str]) -> str:
         args += [f"{k}={_plain(v, names)}" for k, v in value.kwargs.items()]
         return f"{names[value.key] if value.key else value.name}({', '.join(args)})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k!r}: {_plain(v, names)}" for k, v in value.items()) + "}"
+        items = (f"{_plain(k, names)}: {_plain(v, names)}" for k, v in value.items())
+        return "{" + ", ".join(items) + "}"
     if isinstance(value, tuple):
         inner = ", ".join(_plain(v, names) for v in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -619,8 +620,15 @@ def _plain(value: Any, names: Mapping[Key, str]) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return literal(value)
     return repr(value)
+
+
+def literal(text: str, quotes: str = '"') -> str:
+    """The code of a text: as it is between ``quotes`` where nothing in it needs an escape, else as
+    ``repr`` writes it."""
+    code = repr(str(text))
+    return f"{quotes}{text}{quotes}" if code[1:-1] == text and '"' not in text else code
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from nas.data import encode, long_tables
 from nas.data.folders import SERIES, Files
+from nas.data.multimodal import JOINED, Manifest
 from nas.data.ragged import Whole
 from nas.data.readers import reader
 from nas.data.series_files import Sequences, archive_files
 from nas.data.sources import open_source
 from nas.data.targets import columns_of
 from nas.export.card import model_card
-from nas.export.network_source import network_source
+from nas.export.network_source import literal, network_source
 from nas.export.source import Bundle, Key, distributions, import_lines
 from nas.files import write_whole
 from nas.task import DataProfile, InputError, SelfCheckFailed, SeriesForm, Task
@@ -101,8 +102,8 @@ def _fill(trained: Trained, folder: Path) -> None:
         inputs,
         f"network_{trained.fingerprint[:8]}",
     )
-    head = f'"""{trained.title}."""\n\n'
-    write_whole(folder / "model.py", head + code)
+    head = literal(f"{trained.title}.", '"""')
+    write_whole(folder / "model.py", f"{head}\n\n{code}")
     source = preprocess_source(proxy.task)
     write_whole(folder / "preprocess.py", source)
     task = proxy.task
@@ -313,8 +314,6 @@ def _raw(trained: Trained, folder: Path) -> str:
     """Copies ten samples of the source; their file or folder, "" where the source is neither."""
     import pandas as pd
 
-    from nas.data.multimodal import Manifest
-
     path = trained.source
     if path is None or any(isinstance(v, Whole) for v in trained.dataset.inputs.values()):
         return ""
@@ -334,13 +333,7 @@ def _raw(trained: Trained, folder: Path) -> str:
         content.head(EXAMPLES).to_csv(folder / "examples.csv", index=False)
         return "examples.csv"
     if isinstance(content, Manifest):
-        rows = content.frame.head(EXAMPLES).copy()
-        for name in rows:
-            column = [_copied(content.folder, value, folder) for value in rows[name]]
-            if any(new is not None for new in column):
-                rows[name] = [n if n is not None else "" for n in column]
-        rows.to_csv(folder / "examples.csv", index=False)
-        return "examples.csv"
+        return _raw_manifest(content, trained.task.profile, folder)
     if isinstance(content, list) and isinstance(content[0], Path):
         (folder / "files").mkdir()
         step = max(1, len(content) // EXAMPLES)
@@ -357,6 +350,19 @@ def _raw(trained: Trained, folder: Path) -> str:
         np.savez_compressed(folder / "examples.npz", x=np.stack(first))
         return "examples.npz"
     return ""
+
+
+def _raw_manifest(manifest: Manifest, profile: DataProfile, folder: Path) -> str:
+    """The first rows of a manifest, and copies of the files that its members name."""
+    rows = manifest.frame.head(EXAMPLES).copy()
+    members = [name for name, member in profile.members.items() if member.modality not in JOINED]
+    for place, name in enumerate(name for name in members if name in rows):
+        rows[name] = [
+            _copied(manifest.folder, str(value).strip(), folder / f"{place}-{row}")
+            for row, value in enumerate(rows[name])
+        ]
+    rows.to_csv(folder / "examples.csv", index=False)
+    return "examples.csv"
 
 
 def _raw_rows(source: Path, form: SeriesForm, folder: Path) -> str:
@@ -379,13 +385,17 @@ def _raw_lines(archive: Path, folder: Path) -> str:
     return name
 
 
-def _copied(base: Path, value: Any, folder: Path) -> str | None:
-    """The name of a copy of the file that a cell names; None where it names none."""
-    file = base / value if isinstance(value, str) and 0 < len(value) < 200 else None
-    if file is None or not file.is_file():
-        return None
-    shutil.copyfile(file, folder / file.name)
-    return file.name
+def _copied(base: Path, name: str, copy: Path) -> str:
+    """The name of a copy of a file, with its ending; "" where it is none inside ``base``."""
+    try:
+        file = (base / name).resolve()
+        if not (file.is_relative_to(base.resolve()) and file.is_file()):
+            return ""
+    except (OSError, ValueError):  # no file has such a name
+        return ""
+    copy = copy.with_suffix(Path(name).suffix)
+    shutil.copyfile(file, copy)
+    return copy.name
 
 
 def _repeat(folder: Path) -> None:
