@@ -416,9 +416,11 @@ class Run:
         number, ours = network.number, network.metrics[metric]
         error = standard_error(self.task, metric, ours)
         finished, tested = self.finished, self.simple_test_scores()
-        if finished and tested and (interval := finished.result.get("test_interval")):
-            number, ours, theirs = finished.candidate, finished.result["test"][metric], tested
-            low, high = interval[metric]
+        result = finished.result if finished else {}
+        interval = result.get("test_interval", {}).get(metric)
+        if finished and tested and interval and metric in result["test"]:
+            number, ours, theirs = finished.candidate, result["test"][metric], tested
+            low, high = interval
             error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
             where = " on the test part"
         name = next(iter(theirs))  # the best on the validation part, never chosen by the test part

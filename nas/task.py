@@ -213,6 +213,10 @@ class Column(JsonRecord):
     form: str = ""  # of numbers in a table: plain, date, grouped (1,234.5) or comma (1.234,5)
 
 
+# Of a method of splitting: the validation part was chosen by the values of a column.
+OTHER_GROUPS = "with other values of"
+
+
 @dataclass(frozen=True)
 class DataProfile(JsonRecord):
     """What the rules need to know of the data, and what identifies it.
@@ -250,6 +254,13 @@ class DataProfile(JsonRecord):
     fingerprint: str = ""  # hash of the encoded data
     split: str = ""  # hash of which sample is in which part
     split_method: str = ""
+
+    @property
+    def parts_differ(self) -> bool:
+        """Whether the parts hold other groups or other times, so that no sample of one may be mixed
+        with those of another; what ``nas.data.split`` says of its method."""
+        apart = self.split_method.startswith(("group ", "time "))
+        return apart or OTHER_GROUPS in self.split_method
 
     @property
     def features(self) -> int:

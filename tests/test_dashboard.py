@@ -316,6 +316,15 @@ def test_damaged_lines_are_passed_over(run: Path) -> None:
     assert [c.number for c in follower.candidates([5, 4, 6])] == [5, 6]
 
 
+def test_a_line_that_is_longer_than_what_is_read_at_once_is_read_whole(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.search.follow._CHUNK", 100)
+    follower = JournalFollower(run / "study.journal")
+    assert follower.changed() == (False, list(range(30)))
+    assert [c.number for c in follower.candidates([0, 17, 29])] == [0, 17, 29]
+
+
 def test_a_journal_that_is_replaced_begins_anew(run: Path, studies: Studies, app: Guard) -> None:
     since, _ = all_updates(app)
     other = run.parent.parent / "other.journal"

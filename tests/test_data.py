@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
+from nas import rules
 from nas.data import Dataset, encode, read
 from nas.data.split import draw
-from nas.task import InputError, UsageError
+from nas.task import InputError, Task, UsageError
 
 
 def frame(n: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -470,6 +472,15 @@ def test_where_the_test_part_holds_other_people_the_validation_part_does_too(tmp
     assert [len(each) for each in held] == [29, 5, 6]
     assert not held[0] & held[1]
     assert "15% of train as val with other values of 'person'" in data.profile.split_method
+
+
+def test_folds_never_mix_people_whom_the_parts_keep_apart(tmp_path):
+    people = np.repeat(np.arange(40), 6)
+    data = clouds_of_people(tmp_path, people, people >= 34, np.tile(["a", "b"], 120))
+    task = Task("pointclouds", data.targets, data.profile).with_objectives()
+    assert rules.folds(task) == 1
+    drawn = replace(data.profile, split_method="given train and test, stratified 15 % of train")
+    assert rules.folds(replace(task, profile=drawn)) == 5
 
 
 @pytest.mark.parametrize("case", ["few people", "one of a class"])

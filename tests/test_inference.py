@@ -20,7 +20,9 @@ from PIL import Image
 from nas.cli import cli
 from nas.data import encode, read
 from nas.data.columns import ColumnValues, numbers
-from nas.data.csv_files import MISSING, read_csv
+from nas.data.csv_files import MISSING, read_csv, read_csv_pieces
+from nas.data.pieces import pieces
+from nas.data.tables import read_table
 from nas.task import InputError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -420,6 +422,39 @@ def test_what_ends_a_row_within_a_row_is_seen(rows: str, tmp_path: Path) -> None
     (tmp_path / "t.csv").write_bytes(f"a,b,c,y\n{good}{rows}\n".encode())
     with pytest.raises(InputError, match=r"line \d+: \d values, but the header names 4"):
         read_csv(tmp_path / "t.csv", None, MISSING)
+
+
+ROWS = [f"{i},x{i}\n" for i in range(9000)]
+TEXT = ("a,b\n" + "".join(ROWS)).encode()
+PACKED = gzip.compress(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", TEXT + "1,é\n".encode("latin-1"), "is not UTF-8 text"),
+        ("t.csv", TEXT.decode().encode("utf-16"), "is not UTF-8 text"),
+        ("t.csv.gz", PACKED[:-99], "cannot be read"),
+        ("t.csv.gz", PACKED[:9000] + bytes(99) + PACKED[9099:], "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_in_pieces_as_in_the_whole(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for take in (read_table, lambda path: list(pieces(path, "tabular", (), 50, 9))):
+        with pytest.raises(InputError, match=message) as caught:
+            take(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("late", ["x, y", 'x ""y, z""', "x\ny", "x"])
+def test_late_quotes_behind_a_space_are_read_the_same_in_pieces(late: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(ROWS[:70]) + f'1, "{late}"\n2,y\n')
+    whole = read_csv(tmp_path / "t.csv", None, MISSING)
+    found = pd.concat(read_csv_pieces(tmp_path / "t.csv", 20, ()), ignore_index=True)
+    pd.testing.assert_frame_equal(found, whole)
+    assert late == "x" or whole["b"].iloc[-2] == late.replace('""', '"')
 
 
 def test_a_text_of_many_letters_is_read(tmp_path: Path) -> None:

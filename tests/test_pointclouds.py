@@ -299,6 +299,13 @@ VERTICES = "element vertex 3\nproperty float x\nproperty float y\nproperty float
         ("a.off", "OFF\n0 0 0\n", "no points"),
         ("a.off", "OFF\nthree 0 0\n", "invalid literal"),
         ("a.off", f"OFF\n3 1 0\n{SQUARE}3 0 1 7\n", "vertex 7 of 3"),
+        ("a.off", f"OFF\n3 1 0\n{SQUARE}3 0 1 {10**19}\n", "infinite or too large number"),
+        (
+            "a.ply",
+            f"ply\nformat ascii 1.0\n{VERTICES}element face 1\n"
+            f"property list uchar int vertex_indices\nend_header\n{SQUARE}3 0 1 inf\n",
+            "infinite or too large number",
+        ),
         ("a.off", "OFF\n3 0 0\n0 0 0\n1 0\n1 1 0\n", "cannot reshape"),
         ("a.ply", "nothing", "does not begin with ply"),
         ("a.ply", "ply\nformat ascii 1.0\n" + VERTICES, "no end"),

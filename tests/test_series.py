@@ -110,6 +110,21 @@ def test_a_table_for_each_sample_in_class_folders_is_read(tmp_path: Path) -> Non
     assert again.names[0] == os.path.join("a", "00.csv")
 
 
+def test_class_folders_train_a_network_for_one_file_alone(tmp_path: Path) -> None:
+    steps, labels = made(30)
+    for row, (x, label) in enumerate(zip(steps, labels, strict=True)):
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        frame = pd.DataFrame(x, columns=["x", "y"])
+        frame.to_csv(tmp_path / "data" / label / f"{row:02}.csv", index=False)
+    data = read(tmp_path / "data")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "data" / "a" / "00.csv").rename(tmp_path / "new" / "00.csv")
+    for source in (tmp_path / "new", tmp_path / "new" / "00.csv"):
+        new = encode(source, data.profile, "series", data.targets)
+        np.testing.assert_array_equal(new.inputs["series"].values, series(data)[0])  # type: ignore[union-attr]
+        assert new.names == ("00.csv",)
+
+
 def test_an_array_of_steps_and_channels_is_asked_about_and_no_longer_an_image_alone() -> None:
     values = np.random.default_rng(0).normal(size=(30, 40, 4))
     labels = LABELS[np.arange(30) % 3]
@@ -126,6 +141,10 @@ def test_an_array_of_steps_and_channels_is_asked_about_and_no_longer_an_image_al
         ("@classLabel true a b\n@data\n1,2:3,4:a\n1,2:b\n", "sequence 2 has 1 dimensions"),
         ("@classLabel false\n@data\n" + "1,2,3\n" * 12, "holds no labels"),
         ("@classLabel true a b\n@data\n", "no sequences"),
+        (
+            "@timeStamps true\n@classLabel true a b\n@data\n(1,2),(1,3),(2,4):(1,2),(2,5):a\n",
+            "line 4: a dimension has two values of one time",
+        ),
     ],
 )
 def test_a_damaged_ts_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -169,6 +188,24 @@ def test_a_sample_is_coded_the_same_in_training_and_prediction() -> None:
     # Far from zero float32 keeps the values by what is subtracted.
     shift = np.array(data.profile.channel_shift)
     np.testing.assert_allclose(series(data)[0][:, :2] + shift, steps[0] + 1e7, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sentinel", [1e39, -np.finfo(np.float64).max])
+def test_values_that_float32_does_not_hold_count_as_missing(sentinel: float) -> None:
+    steps, labels = made(30)
+    holed = [np.where(np.arange(len(x))[:, None] == 2, [np.nan, 1.0], x) for x in steps]
+    beyond = [np.where(np.isnan(x), sentinel, x) for x in holed]
+    missing, data = (read((x, labels), modality="series") for x in (holed, beyond))
+    assert data.profile.fingerprint == missing.profile.fingerprint
+    assert "30 values that are infinite in float32 count as missing" in data.notes
+    new = encode(beyond, data.profile, "series").inputs["series"]
+    np.testing.assert_array_equal(new.values, series(data).values)  # type: ignore[union-attr]
+    # A forecast learns no such value either.
+    gap, frame = seasonal(), seasonal()
+    gap.loc[300, "load"], frame.loc[300, "load"] = np.nan, sentinel
+    missing, data = (read(f, target="load", time="hour", horizon=4) for f in (gap, frame))
+    assert data.profile.fingerprint == missing.profile.fingerprint
+    assert "1 values that are infinite in float32 count as missing" in data.notes
 
 
 def test_nothing_is_learnt_from_validation_and_test() -> None:
@@ -385,6 +422,32 @@ def test_of_sequences_with_a_given_part_the_validation_part_is_the_end_of_train(
         read(table, target="load", time="hour", sequence="id", horizon=4, split="group=id")
 
 
+def test_a_forecast_of_too_few_rows_is_refused_and_no_part_is_drawn_from_another() -> None:
+    message = r"no window .* next 12 values in the val part.* 9 rows .*; shorten --horizon or give"
+    with pytest.raises(InputError, match=message) as caught:
+        read(seasonal(60), target="load", time="hour", horizon=12)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_forecast_without_a_training_part_is_refused() -> None:
+    table = pd.concat([seasonal(100).assign(id=k, split="test") for k in range(3)])
+    with pytest.raises(InputError, match="no training part; name one part train"):
+        read(table, target="load", time="hour", sequence="id", horizon=4)
+
+
+def test_where_windows_are_skipped_every_part_of_a_sequence_keeps_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.data.long_tables.MOST_WINDOWS", 10)
+    table = pd.concat([seasonal(100).assign(id=k) for k in range(8)])
+    table["load"] += 100 * table["id"]
+    data = read(table, target="load", time="hour", sequence="id", horizon=4)
+    assert any("each 59 steps" in note for note in data.notes)
+    values = seasonal(100)["load"].to_numpy()
+    for rows, start in zip(data.parts.values(), (24, 70, 85), strict=True):
+        np.testing.assert_allclose(data.labels["load+1"][rows], values[start] + 100 * np.arange(8))
+
+
 def test_naive_forecasts_and_the_scale_of_mase_are_those_of_the_formulas() -> None:
     frame = seasonal()
     data = read(frame, target="load", time="hour", horizon=4)
@@ -470,6 +533,14 @@ def test_arff_files_hold_the_same_sequences_as_ts_files(tmp_path: Path) -> None:
     (tmp_path / "iris.arff").write_text(iris)
     with pytest.raises(UsageError, match=r"save it as \.csv"):
         read(tmp_path / "iris.arff")
+
+
+def test_a_row_of_one_cell_in_an_arff_file_of_sequences_is_named(tmp_path: Path) -> None:
+    nested = "@attribute series relational\n@attribute t0 numeric\n@end series\n"
+    text = f"@relation made\n{nested}@attribute class {{a,b}}\n@data\n'1,2\\n3,4'\n"
+    (tmp_path / "made.arff").write_text(text)
+    with pytest.raises(InputError, match=r"line 7: one value; expected a sequence and its label"):
+        read(tmp_path / "made.arff")
 
 
 def test_times_of_a_ts_file_are_read(tmp_path: Path) -> None:

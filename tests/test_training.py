@@ -30,16 +30,18 @@ from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.model import load
+from nas.records import Baseline
 from nas.task import Fidelity, InputError, Target, Task
 from nas.testing import example_datasets, sample_inputs
 from nas.testing.families import extreme_configs
 from nas.training import baselines as simple
 from nas.training import cost, latency
 from nas.training.augment import KINDS, augment_images
-from nas.training.batches import Batches, to_tensors
+from nas.training.batches import Batches, proxy_folds, to_tensors
 from nas.training.evaluator import Evaluator
+from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
-from nas.training.metrics import score, score_target
+from nas.training.metrics import mean_scores, score, score_target
 from nas.training.monitors import TimeLimit, TrainingStopped
 from nas.training.proxy import LatestBest, Proxy, load_proxy, predict
 
@@ -160,7 +162,8 @@ def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
         }
     )
     truth[:, 1] = 1
-    assert "auc" not in score_target(LABELS, truth, p)
+    others = sk.roc_auc_score(truth[:, [0, 2]], p[:, [0, 2]])
+    assert score_target(LABELS, truth, p)["auc"] == pytest.approx(others)
 
 
 def test_regression_metrics_follow_their_formulas() -> None:
@@ -173,6 +176,44 @@ def test_regression_metrics_follow_their_formulas() -> None:
             "r2": 1 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2),
         }
     )
+
+
+def test_one_sample_has_no_r2_and_several_targets_then_have_no_score() -> None:
+    one = np.array([1.0])
+    assert score_target(NUMBER, one, one + 1) == {"rmse": 1.0, "mae": 1.0}
+    task = make_task(table(names=["regression", "binary"]))
+    found = score(task, {"regression": one, "binary": np.array([1])},
+                  {"regression": one, "binary": probabilities(1, 2)})  # fmt: skip
+    assert {"score", "r2[regression]"}.isdisjoint(found)
+    assert found["rmse[regression]"] == 0
+
+
+def test_the_auc_is_the_mean_over_the_classes_that_occur() -> None:
+    truth, p = rng.integers(0, 3, 90), probabilities(90, 5)
+    each = [sk.roc_auc_score(truth == k, p[:, k]) for k in range(3)]
+    assert score_target(FIVE, truth, p)["auc"] == pytest.approx(np.mean(each))
+
+
+def test_a_metric_that_a_fold_lacks_is_the_mean_of_the_others() -> None:
+    found = mean_scores([{"f1": 0.0}, {"f1": 1.0, "auc": 0.5}, {"f1": 0.5, "auc": 0.75}])
+    assert found == {"f1": 0.5, "auc": 0.625}
+
+
+def test_the_auc_of_a_candidate_is_the_mean_where_a_fold_lacks_a_class() -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(2, 60))
+    labels = np.where(np.arange(60) < 5, "rare", np.where(a + b > 0, "yes", "no"))
+    dataset = read(pd.DataFrame({"a": a, "b": b, "y": labels}), target="y", seed=0)
+    task = make_task(dataset)
+    rare = [dataset.labels["y"][scored] == 1 for _, scored in proxy_folds(dataset, task)]
+    assert [bool(each.any()) for each in rare] != [True] * 5
+    config = load_families("tabular")["mlp"].baseline(task)
+    asked = Candidate(0, "mlp", config, seed=1, epochs=1)
+    end = Candidate.from_dict(Evaluator(task, dataset).evaluate(asked.to_dict(), lambda *_: ""))
+    each = train_folds("mlp", config, task, folds(dataset, task), 1, 1, list)
+    expected = np.mean([float(metrics["auc"]) for metrics in each])
+    assert end.metrics["auc"] == pytest.approx(expected)
+    assert all("auc" in row["metrics"] for row in simple.baselines(dataset, task))
 
 
 def test_several_targets_are_averaged_to_one_score_and_kept_by_name() -> None:
@@ -697,6 +738,19 @@ def test_the_simple_models_learn_each_kind_of_problem(
         rest = dataset.profile.n_train + dataset.profile.n_val
         assert each["samples"] == pytest.approx(0.8 * rest, abs=2)
         assert each["seconds"] > 0
+
+
+def test_simple_models_of_few_samples_or_large_numbers_are_rows_that_a_run_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = table(10, names=["regression"])
+    task = make_task(dataset)
+    assert min(len(scored) for _, scored in proxy_folds(dataset, task)) == 1
+    for row in simple.baselines(dataset, task):
+        assert Baseline.from_dict(row).metrics.keys() >= {"rmse", "mae", "r2"}
+    monkeypatch.setattr(simple, "score", lambda *_: {"rmse": math.inf, "mae": 1.0})
+    for row in simple.baselines(dataset, task):
+        assert Baseline.from_dict(row).metrics == {"mae": 1.0}
 
 
 def test_the_simple_model_of_images_learns_from_large_ones_too() -> None:

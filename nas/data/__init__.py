@@ -143,7 +143,7 @@ def _divided(
     """The parts of the data, and how they came about."""
     from nas.data import split as splits
 
-    if how.horizon:  # windows are divided as they are made
+    if how.horizon:  # windows are divided as they are made, into all three parts
         parts, _ = splits.divide(samples, strata, None, how.seed)
         return parts, f"time within each sequence, {how.split or '70/15/15'}"
     return splits.divide(samples, strata, how.split, how.seed)
@@ -199,10 +199,11 @@ def encode(
     notes: tuple[str, ...] = getattr(opened, "notes", ())
     read_by = reader(sources.known_modality(modality))
     written = {*labelling.columns_of(targets), *_categories(profile)}
-    if profile.series is not None and profile.series.is_long:
-        from nas.data import long_tables
+    if profile.series is not None:
+        from nas.data import long_tables, series
 
-        samples = long_tables.gather_new(opened, profile, written)
+        load = long_tables.gather_new if profile.series.is_long else series.load_new
+        samples = load(opened, profile, written)
     else:
         samples = read_by.load_inputs(opened, written)
     if samples.given is not None:

@@ -101,10 +101,14 @@ def _from_columns(columns: dict[str, np.ndarray], faces: np.ndarray | None = Non
     return Cloud(points, channels, faces)
 
 
-def _triangles(polygons: Sequence[Sequence[int]]) -> np.ndarray | None:
-    """Polygons as fans of triangles, (F, 3); none where there is not one."""
+def _triangles(polygons: Sequence[Sequence[float]]) -> np.ndarray | None:
+    """Polygons as fans of triangles, (F, 3); none where there is not one. Raises ValueError for a
+    vertex that no number of 64 bits names."""
     found = [(face[0], face[i], face[i + 1]) for face in polygons for i in range(1, len(face) - 1)]
-    return np.array(found, np.int64) if found else None
+    try:
+        return np.array(found, np.int64) if found else None
+    except OverflowError:
+        raise ValueError("a face names a vertex by an infinite or too large number") from None
 
 
 # OFF -------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def _ply_text(body: bytes, elements: Sequence[_Element]) -> dict[str, dict[str, 
                     raise ValueError("ends before its last element")
                 values = [float(word) for word in words[at : at + number]]
                 at += number
-                columns[name].append([int(v) for v in values] if size else values[0])
+                columns[name].append(values if size else values[0])
         table[element.name] = columns
     return table
 

@@ -91,6 +91,8 @@ def read_csv_pieces(
     check_names(layout.names, str(path))
     texts = [name for name in layout.names if name in as_written]
     _check_widths(path, layout)
+    if _hides_delimiters(path, layout):
+        layout = replace(layout, spaced=True)
     how = {"index_col": False, "chunksize": rows, "low_memory": False}
     empty = True
     with _parsed(path, layout, texts, missing, **how) as reader:
@@ -231,6 +233,15 @@ def _check_rows(path: Path, layout: Layout, rows: int | None) -> None:
                 return
 
 
+def _hides_delimiters(path: Path, layout: Layout) -> bool:
+    """Whether quotes behind a space hold a delimiter or the end of a line, at which pandas divides
+    the value, as it does not skip spaces."""
+    sign = re.escape(layout.delimiter).encode()
+    held = re.compile(rb'(?:^|%b) +"(?:[^"\n%b]|"")*[\n%b]' % (sign, sign, sign))
+    with _binary(path) as lines:
+        return not layout.spaced and any(b' "' in x and held.search(x) for x in lines)
+
+
 def _count_delimiters(path: Path, layout: Layout) -> None:
     """Raise _Uncountable where a row has more or fewer delimiters outside quotes than the header,
     and where that cannot be said by counting."""
@@ -313,7 +324,7 @@ def _parsed_if_even(
         if not indexed and not found[layout.names[-1]].isna().any():
             return found
         _check_widths(path, layout)
-        if not indexed:
+        if not indexed and not _hides_delimiters(path, layout):
             return found
     spaced = replace(layout, spaced=True)  # a quote after a space
     again: pd.DataFrame = _parsed(path, spaced, texts, missing, index_col=False)

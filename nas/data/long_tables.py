@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from nas.data import tabular
 from nas.data.column_types import ignored_only
 from nas.data.columns import distinct, numbers
 from nas.data.folders import is_hidden
-from nas.data.samples import PART_NAMES, Samples, read_parts
-from nas.data.series_files import Sequences, numeric_frame
-from nas.data.split import RATIOS, parse_ratios
+from nas.data.samples import PART_NAMES, PARTS, Samples, read_parts
+from nas.data.series_files import Sequences, numeric_frame, within_float32
+from nas.data.split import NO_TRAIN, RATIOS, parse_ratios
 from nas.data.tables import frame_of, is_table, read_table
 from nas.options import ReadOptions
 from nas.rules import forecast_window
@@ -325,7 +326,7 @@ def _windows(
     values = [
         c for c in rows.frame.columns if c not in {*properties, how.sequence, how.time, "split"}
     ]
-    found = _sequences(rows, values)
+    found, beyond = within_float32(_sequences(rows, values))
     at = [values.index(name) for name in target]
     ratios = _ratios(rows, parse_ratios(split) if split else RATIOS)
     known = [
@@ -347,7 +348,8 @@ def _windows(
     kept = np.array([np.isfinite(values).all() for values in after], bool)
     if not kept.any():
         raise InputError("no window has all of its next values; fill them, or shorten --horizon")
-    places = [place for place, keep in zip(places, kept, strict=True) if keep]
+    places, parts = [place for place, keep in zip(places, kept, strict=True) if keep], parts[kept]
+    _refuse_empty(parts, found.values, (window, horizon), ratios)
     windows = [found.values[row][start - window : start] for row, start in places]
     labels = {
         f"{name}+{ahead + 1}": [found.values[row][start + ahead, i] for row, start in places]
@@ -358,6 +360,7 @@ def _windows(
     of_row = [row for row, _ in places]
     notes = [
         *rows.notes,
+        *beyond,
         f"windows of {window} steps"
         + (f", of a season of {season}" if season > 1 else ", as no season shows")
         + (f", each {step} steps" if step > 1 else ""),
@@ -378,7 +381,7 @@ def _windows(
             ),
         ),
         pd.DataFrame(labels),
-        np.array(parts, np.int8)[kept],
+        parts,
         columns.iloc[of_row].reset_index(drop=True),
         tuple((f"the window before row {s + 1} of {rows.names[r]}", 1) for r, s in places),
         tuple(notes),
@@ -391,6 +394,8 @@ def _ratios(rows: _Rows, ratios: Sequence[float]) -> list[Sequence[float]]:
     all of it, but for the parts that are not there, which are cut from the end of train."""
     if rows.given is None:
         return [ratios] * len(rows.names)
+    if 0 not in rows.given:
+        raise InputError(NO_TRAIN)
     absent = [part for part in (1, 2) if part not in rows.given]
     cut = {part: ratios[part] if part in absent else 0.0 for part in (1, 2)}
     whole = {0: (1 - cut[1] - cut[2], cut[1], cut[2]), 1: (0.0, 1.0, 0.0), 2: (0.0, 0.0, 1.0)}
@@ -399,21 +404,44 @@ def _ratios(rows: _Rows, ratios: Sequence[float]) -> list[Sequence[float]]:
 
 def _places(
     sequences: Sequence[np.ndarray], window: int, horizon: int, ratios: Sequence[Sequence[float]]
-) -> tuple[list[tuple[int, int]], list[int], int]:
+) -> tuple[list[tuple[int, int]], np.ndarray, int]:
     """The sequence and the row after each window, its part in time, and how many steps lie between
     two windows."""
     total = sum(max(len(x) - window - horizon + 1, 0) for x in sequences)
     step = max(1, -(-total // MOST_WINDOWS))
     places, parts = [], []
     for row, sample in enumerate(sequences):
-        first, last = (round(len(sample) * float(sum(ratios[row][:k]))) for k in (1, 2))
-        for start in range(window, len(sample) - horizon + 1, step):
-            end = start + horizon
-            part = 0 if end <= first else 1 if first <= start and end <= last else 2
-            if part < 2 or start >= last:
-                places.append((row, start))
-                parts.append(part)
-    return places, parts, step
+        for part, (begin, end) in enumerate(pairwise(_borders(len(sample), ratios[row]))):
+            first, after = max(begin, window), end - horizon + 1
+            # Those of every so many steps, and of a part that lies between two of them the first.
+            chosen = range(first + (window - first) % step, after, step) or range(first, after)[:1]
+            places += [(row, start) for start in chosen]
+            parts += [part] * len(chosen)
+    return places, np.array(parts, np.int8), step
+
+
+def _borders(steps: int, ratios: Sequence[float]) -> tuple[int, ...]:
+    """Where the parts of a sequence begin and end in time."""
+    return (0, *(round(steps * float(sum(ratios[:k]))) for k in (1, 2)), steps)
+
+
+def _refuse_empty(
+    parts: np.ndarray,
+    sequences: Sequence[np.ndarray],
+    size: tuple[int, int],
+    ratios: Sequence[Sequence[float]],
+) -> None:
+    """Raise InputError for a part without a window of this ``size`` (the steps before, and those
+    that are predicted): one drawn from another part would be scored on values that training
+    knows."""
+    borders = [_borders(len(x), ratio) for x, ratio in zip(sequences, ratios, strict=True)]
+    for part, name in enumerate(PARTS):
+        if not (parts == part).any():
+            most = max(each[part + 1] - each[part] for each in borders)
+            raise InputError(
+                f"no window of {size[0]} rows has its next {size[1]} values in the {name} part,"
+                f" which has {most} rows of a sequence at most; shorten --horizon or give more rows"
+            )
 
 
 def find_season(series: Sequence[np.ndarray]) -> int:

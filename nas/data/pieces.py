@@ -9,6 +9,7 @@ from typing import Any
 
 from nas.data.csv_files import MISSING, read_csv_pieces
 from nas.data.pipes import is_pipe
+from nas.data.tables import in_one_line
 from nas.task import Modality
 
 _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -28,7 +29,8 @@ def pieces(
         return
     if path.is_file() and path.name.lower().endswith(_CSV) and modality in ("tabular", "text"):
         missing = () if modality == "text" else MISSING
-        yield from read_csv_pieces(path, rows, as_written, missing)
+        with in_one_line(path):
+            yield from read_csv_pieces(path, rows, as_written, missing)
         return
     if path.is_dir():
         found = _file_lists(path, modality, files)

@@ -12,6 +12,7 @@ import numpy as np
 COARSE = 1e-5  # of the spread: a coarser grid of float32 is worth a shift
 LOST = 0.1  # of the distinct values, from which on they count as rounded away
 ENOUGH = 2**16  # values that are kept apart: nobody misses those between
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def spacing(values: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from nas.data.series_files import (
     numeric_frame,
     read_archive_files,
     read_sample,
+    within_float32,
 )
 from nas.data.tables import is_table
 from nas.rules import SERIES_LONGEST, series_stride
@@ -89,12 +90,23 @@ def load_inputs(source: Any, as_written: Collection[str] = ()) -> Samples:
     return SERIES.load_inputs(source, as_written)
 
 
+def load_new(source: Any, profile: DataProfile, as_written: Collection[str] = ()) -> Samples:
+    """``load_inputs`` in the form of the training data: where each sequence was a table of named
+    channels, a table by itself is one, too, and no wide one."""
+    form = profile.series
+    of_tables = form is not None and bool(profile.channels) and not form.columns
+    if of_tables and isinstance(source, Path) and source.is_file() and _is_wide(source):
+        unlabelled = pd.DataFrame(index=range(1))
+        return Samples([source], unlabelled, None, unlabelled, ((source.name, 1),))
+    return load_inputs(source, as_written)
+
+
 def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataProfile, list[str]]:
     """The sequences, and the mean and spread of each channel over the training part.
 
     Raises InputError for sequences that differ in their channels, or have no step.
     """
-    found, columns = _opened(samples.inputs)
+    found, columns, beyond = _opened(samples.inputs)
     _check(found, samples.place)
     known = np.isfinite(np.concatenate([found.values[row] for row in train]))
     if not known.any(axis=0).all():
@@ -116,7 +128,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     mean[width : width + len(form.marked)] = 0.0
     std = np.sqrt(((rows - mean) ** 2).mean(axis=0))
     std[width : width + len(form.marked)] = 1.0
-    notes = _notes(found, form, known, lengths, late, std[:width])
+    notes = [*beyond, *_notes(found, form, known, lengths, late, std[:width])]
     std[std == 0] = 1.0  # the same everywhere
     inputs = {"series": series}
     profile = replace(
@@ -147,7 +159,7 @@ def encode(inputs: Any, profile: DataProfile) -> dict[str, Ragged]:
                 else "the training data was no wide table; give sequences in the same form"
             )
         inputs = _numeric(inputs[list(form.columns)])
-    found, _ = _opened(inputs)
+    found, _, _ = _opened(inputs)
     width = profile.inputs["series"][1] - form.added
     found = _ordered(found, profile.channels)
     _check(found, lambda row: f"sequence {row + 1}", width)
@@ -161,13 +173,13 @@ def encode(inputs: Any, profile: DataProfile) -> dict[str, Ragged]:
 # Channels --------------------------------------------------------------------------------
 
 
-def _opened(inputs: Any) -> tuple[Sequences, tuple[str, ...]]:
-    """Sequences of what ``load`` hands on, and the columns of a wide table."""
-    if isinstance(inputs, Sequences):
-        return inputs, ()
+def _opened(inputs: Any) -> tuple[Sequences, tuple[str, ...], tuple[str, ...]]:
+    """Sequences of what ``load`` hands on, the columns of a wide table, and notes."""
+    columns: tuple[str, ...] = ()
     if isinstance(inputs, pd.DataFrame):
-        return _rows(inputs), tuple(inputs.columns)
-    return _files(inputs), ()
+        inputs, columns = _rows(inputs), tuple(inputs.columns)
+    found, notes = within_float32(inputs if isinstance(inputs, Sequences) else _files(inputs))
+    return found, columns, notes
 
 
 def _files(files: Sequence[Path]) -> Sequences:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.columns import ColumnValues, numbers
+from nas.data.precision import LARGEST
 from nas.data.samples import PART_NAMES, Samples
 from nas.data.tables import read_table
 from nas.task import InputError, SeriesForm, UsageError
@@ -41,6 +42,17 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+def within_float32(found: Sequences) -> tuple[Sequences, tuple[str, ...]]:
+    """The sequences without finite values that float32 does not hold, as some programs write where
+    nothing was measured, and a note that says how many count as missing."""
+    beyond = [np.isfinite(sample) & (np.abs(sample) > LARGEST) for sample in found.values]
+    if not (count := sum(int(each.sum()) for each in beyond)):
+        return found, ()
+    values = [np.where(b, np.nan, x) for b, x in zip(beyond, found.values, strict=True)]
+    note = f"{count} values that are infinite in float32 count as missing"
+    return replace(found, values=values), (note,)
 
 
 # Archives --------------------------------------------------------------------------------
@@ -249,7 +261,10 @@ def _stamped(parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(moments).all():
             raise ValueError(f"{pairs[int(np.isnan(moments).argmax())][0]!r} is no time")
         columns.append(pd.Series(_floats([pair[-1] for pair in pairs]), index=moments))
-    frame = pd.concat(columns, axis=1).sort_index()
+    try:
+        frame = pd.concat(columns, axis=1).sort_index()
+    except (pd.errors.InvalidIndexError, ValueError):
+        raise ValueError("a dimension has two values of one time; keep one of them") from None
     return frame.to_numpy(np.float64), frame.index.to_numpy(np.float64)
 
 
@@ -264,6 +279,8 @@ def _read_arff(file: Path, lines: Sequence[str]) -> _Archive:
             try:
                 (row,) = csv.reader([text], quotechar="'" if "'" in text else '"')
                 *cells, label = row if last else [*row, ""]
+                if relational and not cells:
+                    raise ValueError("one value; expected a sequence and its label")
                 if relational:
                     channels = cells[0].replace("\\n", "\n").split("\n")
                     sample = _joined([_floats(channel.split(",")) for channel in channels])

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.data.samples import PARTS, Samples, read_parts
-from nas.task import InputError, UsageError
+from nas.task import OTHER_GROUPS, InputError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RATIOS = (0.70, 0.15, 0.15)
 VAL = 0.15  # of a given training part
+NO_TRAIN = "the data holds no training part; name one part train"
 # Of groups that are kept apart unasked: rows on average, as single values are apart by chance; and
 # those of the validation part, as fewer say more of themselves than of others (experiments/LOG.md).
 GROUP_ROWS, FEWEST_GROUPS = 5, 5
@@ -105,7 +106,7 @@ def _complete(
     ``columns`` one may hold groups that keep the given parts apart."""
     codes = given.astype(np.int8).copy()
     if not (codes == 0).any():
-        raise InputError("the data holds no training part; name one part train")
+        raise InputError(NO_TRAIN)
     absent = [i for i in (1, 2) if not (codes == i).any()]
     names = " and ".join(PARTS[i] for i in range(3) if i not in absent)
     if not absent:
@@ -117,7 +118,7 @@ def _complete(
         if len(chosen):
             codes[chosen] = 1
             share = len(chosen) / len(rows)
-            how = f"with other values of {column!r}, as test has"
+            how = f"{OTHER_GROUPS} {column!r}, as test has"
             return codes, f"given {names}, {share:.0%} of train as val {how}"
         others = f" (test has other values of {column!r}: scores on val may be too good)"
     ratios = (1 - VAL * len(absent), *[VAL] * len(absent))

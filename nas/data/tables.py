@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -35,7 +36,7 @@ def read_table(
     """
     if path.exists() and not path.is_file():  # to open a pipe would wait for ever
         raise InputError(f"{path} is no file; name a table")
-    try:
+    with in_one_line(path):
         if path.suffix.lower() == ".gz":
             refuse_large_gzip(path)
         if reader := READERS.get(path.suffix.lower()):
@@ -46,6 +47,16 @@ def read_table(
             frame.columns = [str(name) for name in frame.columns]
         else:
             frame = read_csv(path, rows, missing, as_written)
+    if frame.empty:
+        raise InputError(f"{path} holds no rows")
+    return frame
+
+
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """What libraries raise for a table that cannot be read, as InputError."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
@@ -55,9 +66,6 @@ def read_table(
     except (OSError, ValueError, KeyError, EOFError, zlib.error, csv.Error, BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read: {reason}") from None
-    if frame.empty:
-        raise InputError(f"{path} holds no rows")
-    return frame
 
 
 def frame_of(x: Any) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from nas.data.dataset import shape_profile
 from nas.data.decoded import scratch
 from nas.data.limits import resident_limit
 from nas.data.mapped import by_columns, is_large
-from nas.data.precision import LOST, column_shift, distinct_lost
+from nas.data.precision import LARGEST, LOST, column_shift, distinct_lost
 from nas.data.ragged import Input
 from nas.data.samples import PART_NAMES, PARTS, Arrays, Samples, label_frame, read_parts
 from nas.data.tables import frame_of, is_table, read_table
@@ -372,7 +372,7 @@ def _kept(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _count_infinite(values: np.ndarray, shift: float) -> int:
     """How many values are there, but infinite once they are float32."""
     low, high = np.fmin.reduce(values, initial=np.inf), np.fmax.reduce(values, initial=-np.inf)
-    if low - shift >= -_LARGEST and high - shift <= _LARGEST:
+    if low - shift >= -LARGEST and high - shift <= LARGEST:
         return 0  # most columns
     return int((np.isnan(_finite(values - shift)) & ~np.isnan(values)).sum())
 
@@ -508,16 +508,13 @@ def encode_rows(
                     if isinstance(value, str):
                         return None
                     number = np.nan if value is None else float(value) - column.shift
-                    coded[i, place] = number if abs(number) < _LARGEST else np.nan
+                    coded[i, place] = number if abs(number) < LARGEST else np.nan
                 else:
                     text = "" if value is None else as_text(value)
                     coded[i, place] = known.get(text) or known.get(canonical(text), 0)
                     coded[i, place] *= text not in MISSING
         inputs[kind] = coded
     return inputs
-
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _codes_of(values: ColumnValues, column: Column) -> np.ndarray:

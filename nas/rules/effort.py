@@ -129,7 +129,7 @@ def folds(task: Task) -> int:
     if task.fidelity.folds is not None:
         return task.fidelity.folds
     few = few_decide(task) and task.fidelity.share >= 1
-    whole = is_node_level(task) or task.profile.split_method.startswith(("group ", "time "))
+    whole = is_node_level(task) or task.profile.parts_differ
     return 5 if few and not whole else 1
 
 

@@ -73,10 +73,8 @@ class JournalFollower:
             while True:
                 file.seek(self._read)
                 data = file.read(_CHUNK)
-                whole = data.rfind(b"\n") + 1
-                if not whole and len(data) == _CHUNK:  # a line that is longer
-                    data = file.read(about.st_size)
-                    whole = data.rfind(b"\n") + 1
+                while not (whole := data.rfind(b"\n") + 1) and (more := file.read(_CHUNK)):
+                    data += more  # a line that is longer
                 if not whole:
                     return
                 for line in data[:whole].splitlines(keepends=True):

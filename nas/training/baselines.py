@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -68,7 +69,8 @@ def baselines(
     that a proxy is scored by; or to and on the rows of ``pairs``.
 
     Returns one ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
-    be fitted has no metrics and says why in "error": the search goes on without it.
+    be fitted has no metrics and says why in "error": the search goes on without it. Metrics that
+    are not finite, as of values that overflow, are left out.
     """
     pairs = pairs or proxy_folds(dataset, task)
     rows = np.unique(np.concatenate([part for pair in pairs for part in pair]))
@@ -83,7 +85,8 @@ def baselines(
         try:
             x = features()
             fitted = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
-            result["metrics"] = mean_scores([scores for scores, _ in fitted])
+            found = mean_scores([scores for scores, _ in fitted])
+            result["metrics"] = {name: v for name, v in found.items() if math.isfinite(v)}
             # Of the last fold: what codes the features is fitted again by each.
             result["costs"] = _costs(fitted[-1][1], x[pairs[-1][1][:1]])
         except Exception as error:  # whatever a library may raise: it is reported, not hidden

@@ -20,13 +20,15 @@ Array = NDArray[Any]
 
 
 def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, float]:
-    """Metrics of one target. AUC is left out where a class is missing from ``truth``."""
+    """Metrics of one target. R² is left out of fewer than two samples. AUC is the mean over the
+    classes or labels of which ``truth`` holds some samples and not all, and left out where there is
+    none."""
     if target.kind == "regression":
-        return {
+        result = {
             "rmse": float(sk.root_mean_squared_error(truth, predicted)),
             "mae": float(sk.mean_absolute_error(truth, predicted)),
-            "r2": float(sk.r2_score(truth, predicted)),
         }
+        return result | ({"r2": float(sk.r2_score(truth, predicted))} if len(truth) > 1 else {})
     probability = np.asarray(predicted, dtype=np.float64)
     if target.kind == "multilabel":
         chosen = probability >= 0.5
@@ -34,10 +36,7 @@ def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, fl
             "accuracy": float(np.mean(chosen == (truth > 0))),
             "f1": float(sk.f1_score(truth > 0, chosen, average="macro", zero_division=0.0)),
         }
-        asked = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
-        if len(asked) == truth.shape[1]:
-            result["auc"] = float(sk.roc_auc_score(truth > 0, probability, average="macro"))
-        return result
+        return result | _auc(truth > 0, probability)
     choice = probability.argmax(axis=1)
     present = np.unique(truth)
     recalls = [float(np.mean(choice[truth == k] == k)) for k in present]
@@ -51,32 +50,39 @@ def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, fl
             else sk.f1_score(truth, choice, average="macro", zero_division=0.0)
         ),
     }
-    if len(present) == len(target.classes):
-        if target.kind == "binary":
-            result["auc"] = float(sk.roc_auc_score(truth, probability[:, 1]))
-        else:
-            total = probability.sum(axis=1, keepdims=True)
-            result["auc"] = float(
-                sk.roc_auc_score(truth, probability / total, multi_class="ovr", average="macro")
-            )
-    return result
+    classes = np.arange(len(target.classes))
+    if target.kind == "multiclass":
+        probability = probability / probability.sum(axis=1, keepdims=True)
+    else:
+        classes, probability = classes[1:], probability[:, 1:]
+    return result | _auc(truth[:, None] == classes, probability)
+
+
+def _auc(positive: Array, probability: Array) -> dict[str, float]:
+    """The mean AUC over the questions (n, k) that have both answers in ``positive``."""
+    asked = positive.any(axis=0) & ~positive.all(axis=0)
+    if not asked.any():
+        return {}
+    # Both answers are two samples at least: one question becomes (n,), as scikit-learn takes it.
+    positive, probability = (np.squeeze(each[:, asked]) for each in (positive, probability))
+    return {"auc": float(sk.roc_auc_score(positive, probability))}
 
 
 def score(
     task: Task, truth: Mapping[str, Array], predicted: Mapping[str, Array]
 ) -> dict[str, float]:
     """Metrics of a task. With several targets each is named ``rmse[target]`` and their
-    skills (accuracy, F1 or R²) are averaged to ``score``. A forecast is scored over all its steps
-    and columns together."""
+    skills (accuracy, F1 or R²) are averaged to ``score``, unless one lacks its own. A forecast is
+    scored over all its steps and columns together."""
     if task.is_forecast:
         return score_forecast(task, truth, predicted)
     each = {t.name: score_target(t, truth[t.name], predicted[t.name]) for t in task.targets}
     if len(task.targets) == 1:
         return each[task.targets[0].name]
     skill = {"regression": "r2", "multilabel": "f1"}
-    skills = [each[t.name][skill.get(t.kind, "accuracy")] for t in task.targets]
+    skills = [each[t.name].get(skill.get(t.kind, "accuracy"), np.nan) for t in task.targets]
     named = {f"{metric}[{name}]": v for name, m in each.items() for metric, v in m.items()}
-    return {"score": float(np.mean(skills))} | named
+    return ({} if np.isnan(skills).any() else {"score": float(np.mean(skills))}) | named
 
 
 def score_forecast(
@@ -96,10 +102,9 @@ def score_forecast(
 
 
 def mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over folds; one that a fold lacks is left out."""
-    shared = set(scores[0]).intersection(*scores)
+    """The mean of each metric over the folds that have it: a fold of one class has no AUC, and
+    another may have one."""
     return {
-        name: statistics.fmean(float(each[name]) for each in scores)
-        for name in scores[0]
-        if name in shared
+        name: statistics.fmean(float(each[name]) for each in scores if name in each)
+        for name in dict.fromkeys(name for each in scores for name in each)
     }
