@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
@@ -186,6 +186,15 @@ class Candidate(JsonRecord):
     def joined(self) -> Config:
         """Its configuration in the joined space of all families."""
         return join_family(self.family, self.config)
+
+    @property
+    def contended(self) -> Candidate:
+        """With its latency as it was measured beside other trainings, also where it has been
+        measured again since: by that it is compared with candidates that have no other."""
+        latency = self.cost.latency
+        if latency is None or latency.contended_ms is None:
+            return self
+        return replace(self, metrics=self.metrics | {"latency_ms": latency.contended_ms})
 
     @property
     def label(self) -> str:

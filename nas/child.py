@@ -10,7 +10,14 @@ import sys
 import traceback
 
 PARENT = "NAS_PARENT"
+_OPTIONS = "NAS_TRAIN_"  # begins the variables that are options of ``nas train``
 CRASHED = 70  # exit code of an exception that is no mistake of the user's
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that trains for this one, by the options of its command alone."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(_OPTIONS)}
+    return own | {PARENT: str(os.getpid())}
 
 
 def end_with(parent: int) -> None:

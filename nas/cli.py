@@ -621,6 +621,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # What is left at the end goes with the process: looking for cycles in it takes a second.
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
+    terminal.spell_out()
     code = exits.guarded(lambda: cli.main(words, prog_name="nas", standalone_mode=False))
     terminal.let_go()
     sys.exit(code)

@@ -81,10 +81,11 @@ def export(
     if limit:
         number = Run(run, latency).best(*limit).number
     found: dict[str, Any] = {}
+    others = (design, standalone, onnx, torch_export)
+    if out is not None or all(each is None for each in others):
+        found["recipe"] = str(Run(run, latency).export(out, number))
     if design is not None:
         found["design"] = str(_design(run, latency, number, design))
-    elif standalone is None and onnx is None and torch_export is None:
-        found["recipe"] = str(Run(run, latency).export(out, number))
     if standalone is not None or onnx is not None or torch_export is not None:
         found |= _trained(run, number, standalone, onnx, int8, torch_export)
     if as_json:
@@ -195,13 +196,20 @@ def train(
 
     how = Settings(**flags.given(Settings, changes))
     train_at = _trainer(executor, address, how, check)
+    if seeds > 1 and not check:
+        raise click.UsageError(f"--seeds {seeds} is of --check: give it too")
+    changed: dict[str, Any] = {"--set": settings, "--scale": scale}
+    also = {"--" + f.name.replace("_", "-"): getattr(how, f.name) for f in fields(how)}
     if front:
-        others = {"--set": settings, "--scale": scale, "--out": out, "--check": check,
-                  "--test": test != "after"}  # fmt: skip
-        if refused := [name for name, value in others.items() if value]:
-            raise click.UsageError(f"--front does not go with {', '.join(refused)}")
+        others = {"--out": out, "--check": check, "--test": test != "after"}
+        _refuse("--front", changed | others)
         _train_front(recipe, train_at, resume, as_json)
         return
+    if check:
+        others = {"--out": out, "--resume": resume, "--test": test != "after"}
+        _refuse("--check", changed | also | others)
+    if test == "only":
+        _refuse("--test only", changed | also | {"--devices": None})  # it is scored on one
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
     if check:
@@ -218,6 +226,13 @@ def train(
         terminal.echo(json.dumps(result))
     else:
         show.trained(result)
+
+
+def _refuse(name: str, others: dict[str, Any]) -> None:
+    """Raise UsageError where options are given that another one does not go with."""
+    absent = (None, False, ())  # compared by identity: a patience of 0 is given
+    if refused := [k for k, v in others.items() if not any(v is each for each in absent)]:
+        raise click.UsageError(f"{name} does not go with {', '.join(refused)}")
 
 
 def _refuse_trained(out: Path, resume: bool) -> None:

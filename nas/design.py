@@ -71,11 +71,13 @@ class Design:
         """How many of the baselines' size the time limit is for: all trained to the end, and
         as many stopped at each rung as the plan expects. None where no pace or no end is known."""
         paces = [plan.pace for plan in self.plans if plan.pace]
-        worker_s = self.task.budget.worker_s
+        budget = self.task.budget
+        if self.plan is not None and budget.time_limit_s is not None:
+            # The training of the best is within the time, and spends no device-hours.
+            budget = replace(budget, time_limit_s=budget.time_limit_s - self.plan.finish_s)
+        worker_s = budget.worker_s
         if not paces or worker_s is None:
             return None
-        if self.plan is not None:  # the training of the best is within the time
-            worker_s -= self.plan.finish_s * self.task.budget.workers
         counts = []
         for fraction in (1.0, mean_fraction(self.task)):
             each = [self._candidate_s(pace, fraction) for pace in paces]

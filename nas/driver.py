@@ -6,23 +6,23 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import rules, terminal
-from nas.candidate import Candidate, Latency
+from nas.candidate import Candidate, Latency, State
 from nas.data import Dataset, read
 from nas.family import pick_families
 from nas.files import write_whole
 from nas.finals import train_finalists
-from nas.front import constant_guess, pareto
+from nas.front import Point, by_quality, constant_guess, near_front, pareto
 from nas.kept import FrontWeights
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
-from nas.plan import Pace, make_task, plan_search
+from nas.plan import KEPT_BACK, KEPT_MOST, Pace, make_task, plan_search
 from nas.pretrained.sources import absolute, usable
 from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
@@ -39,6 +39,11 @@ _MEASURING = 0.01
 _PACED_S = 0.5
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
+# Seconds of latencies that are measured side by side, and what one takes at least: seconds and
+# passes.
+_TOGETHER_S, _LATENCY_S, _PASSES = 10.0, 1.0, 35
+# Candidates that are measured in isolation although their contended latency is outside a limit.
+_OUTSIDE = 8
 # Seconds between two looks at which candidates have ended, for a logger.
 _LOGGED_S = 5.0
 
@@ -245,7 +250,7 @@ def drive_run(
 
     Raises NoFeasibleCandidate where the front is empty then.
     """
-    from nas.search.storage import lock
+    from nas.search.storage import Clock, lock
 
     begin = time.monotonic()
     # A search that no time ends leaves none for the training of the best.
@@ -255,17 +260,18 @@ def drive_run(
             run.begin(budget)
             on_start(run)
             workers = stack.enter_context(machine.start(run))
-            session = _Session(run, workers, begin, on_progress, finish)
+            earlier = Clock(run.folder).read()
+            session = _Session(run, workers, begin, on_progress, finish, earlier)
             if run.options.lr_test:
                 session.test_rates()
             session.plan()
-        before = [c.number for c in run.ranked()]
         session.search()
     if not run.front():
         raise NoFeasibleCandidate(run.why_none())
     # A search that has ended, and is resumed without time for more, has its model already.
-    ended = run.finished is not None and bool(run.finished.result)
-    if finish and not (ended and before == [c.number for c in run.ranked()]):
+    ended = run.finished
+    has_model = ended is not None and bool(ended.result) and ended.candidates == len(run.ranked())
+    if finish and not has_model:
         with closing(lock(run.folder / "driver.lock")):
             train_finalists(run, machine.site(run), session.end, session.show_finish)
 
@@ -280,6 +286,7 @@ class _Session:
     on_progress: Callable[[Progress], None]
     finish: bool = False
     earlier: float = 0.0  # seconds that earlier searches of the run have taken
+    kept_s: float | None = None  # for the trainings in full; None where this session planned none
     measured: str = ""  # how many of the first costs, as 40/200
 
     @property
@@ -338,10 +345,13 @@ class _Session:
     def plan(self) -> None:
         """Plan the training of candidates from the pace of each family's baseline, once in a
         run's life. A search that no time ends, that is to be deterministic, or whose epochs were
-        given trains as the rules say."""
+        given trains as the rules say, and one that has candidates trains all others as these: for
+        it only the trainings in full are planned."""
         run, task = self.run, self.run.task
-        unplanned = task.budget.worker_s is None or run.options.epochs is not None
-        if unplanned or run.options.deterministic or run.plan is not None:
+        if task.budget.worker_s is None or run.options.deterministic or run.plan is not None:
+            return
+        settled = run.options.epochs is not None or bool(run.candidates())
+        if settled and not (self.finish and time.monotonic() < self.end):
             return
         calls = [
             {"family": name, "config": space.baseline(), "limit_s": _PACED_S}
@@ -362,7 +372,10 @@ class _Session:
             if left.time_limit_s is not None:
                 left = replace(left, time_limit_s=max(1.0, self.end - time.monotonic()))
             task, ensemble = replace(task, budget=left), run.options.ensemble
-            run.adopt(plan_search(task, paces, finish=self.finish, ensemble=ensemble))
+            planned = plan_search(task, paces, finish=self.finish, ensemble=ensemble)
+            self.kept_s = planned.finish_s
+            if not settled:
+                run.adopt(planned)
 
     def _starting(self) -> str:
         """The phase while workers start: how many of them are ready; "" when all are."""
@@ -379,7 +392,6 @@ class _Session:
         space, sampler = Space.join(run.spaces), run.options.sampler
         study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
         try:
-            earlier = self.earlier = study.clock.read()
             study.describe(run.about())
             study.enqueue_baselines(rules.first_candidates(run.spaces))
             weights = FrontWeights(run.folder, run.task)
@@ -396,7 +408,7 @@ class _Session:
                 study.clock.write(self.spent_s)
                 self.on_progress(Progress(study, running, self.spent_s, budget, now, calls))
 
-            if budget.time_limit_s is None or earlier < budget.time_limit_s:
+            if budget.time_limit_s is None or self.earlier < budget.time_limit_s:
                 self._candidates(study, weights, show)
             phase = "measure"
             self._measure_front(study, self._measure_deadline(), show)
@@ -419,8 +431,7 @@ class _Session:
             # The last twentieth (at most half a minute) is for the latencies of the front. As
             # long as no candidate is complete, the time for the training of the best is theirs.
             deadline = latest = self.end - min(30.0, 0.05 * limit)
-            if self.finish and self.run.plan is not None:
-                deadline -= self.run.plan.finish_s
+            deadline -= self._kept_s()
 
         to_measure = study.sampler.to_measure()
         baselines = self.run.folder / "baselines.json"
@@ -457,6 +468,18 @@ class _Session:
             on_event=show,
         )
 
+    def _kept_s(self) -> float:
+        """Seconds that are kept back for the trainings in full: what was planned, as far as the
+        time that is left now allows, or a part of that where nothing was."""
+        plan, left_s = self.run.plan, max(0.0, self.end - time.monotonic())
+        if not self.finish:
+            return 0.0
+        if self.kept_s is not None:
+            return self.kept_s
+        if plan is not None and plan.finish_s:
+            return min(plan.finish_s, KEPT_MOST * left_s)
+        return KEPT_BACK * left_s
+
     def _name(self, job: Any) -> str:
         """In a word, what a worker does that trains no candidate."""
         names = {"baselines": "simple-models", "latency": "latency", "latencies": "latency"}
@@ -474,7 +497,8 @@ class _Session:
 
         Not only the front's: the others were measured beside trainings too, so each is assumed
         to gain as the measured ones did, and is measured if it would then be on the front.
-        One that ends two workers keeps the latency it has, and says why.
+        Nor only those inside the limits, as long as that gain is unknown: the others may be, too.
+        One that ends two workers, or comes too late, keeps the latency it has, and says why.
         """
         task, tried = self.run.task, set[int]()
         guess = constant_guess(task)
@@ -491,16 +515,19 @@ class _Session:
                 for c in study.candidates()
             ]
             front = pareto(expected, task.objectives, task.constraints, guess)
+            if len(gains) < 3:
+                front += _perhaps_inside(study.candidates(), task, guess)
             wanted = {c.number for c in front if not _is_isolated(c)} - tried
             if not wanted:
                 return
-            candidates = [study[number] for number in sorted(wanted)]
-            latencies = _isolated_latencies(self.workers, candidates, deadline, show)
-            for candidate, latency in zip(candidates, latencies, strict=True):
-                latency = replace(latency, contended_ms=candidate.metrics["latency_ms"])
-                cost = replace(candidate.cost, latency=latency)
-                study.revise(replace(_with_latency(candidate, latency.ms), cost=cost))
             tried |= wanted
+            candidates = by_quality([study[n] for n in sorted(wanted)], task.quality)
+            for together in _side_by_side(candidates):
+                latencies = _isolated_latencies(self.workers, together, deadline, show)
+                for candidate, latency in zip(together, latencies, strict=True):
+                    latency = replace(latency, contended_ms=candidate.metrics["latency_ms"])
+                    cost = replace(candidate.cost, latency=latency)
+                    study.revise(replace(_with_latency(candidate, latency.ms), cost=cost))
 
 
 def _tested(rate: Float, test: Any) -> dict[str, Any]:
@@ -516,24 +543,52 @@ def _tested(rate: Float, test: Any) -> dict[str, Any]:
     return {**test, "bounds": bounds}
 
 
+def _perhaps_inside(
+    candidates: Sequence[Candidate], task: Task, guess: Mapping[str, float]
+) -> list[Candidate]:
+    """A few candidates that only their latency on the isolated device may bring inside the limits,
+    and to the front: the best quality first."""
+    complete = [c for c in candidates if c.state == State.COMPLETE]
+    near = near_front([Point.of(c, task, guess) for c in complete])
+    return [point.candidate for point in near if point.feasible == (False, True)][:_OUTSIDE]
+
+
+def _side_by_side(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """Those that are measured together: not so many that a deadline would cost all of them."""
+    together: list[Candidate] = []
+    seconds = 0.0
+    for candidate in candidates:
+        together.append(candidate)
+        seconds += max(_LATENCY_S, _PASSES * candidate.metrics["latency_ms"] / 1e3)
+        if seconds >= _TOGETHER_S:
+            yield together
+            together, seconds = [], 0.0
+    if together:
+        yield together
+
+
 def _isolated_latencies(
     workers: Workers, candidates: list[Candidate], deadline: float, show: Callable[..., None]
 ) -> list[Latency]:
     """Of all together, or where that ends their worker, each by itself. Those that are not
     measured at ``deadline`` keep the latency they have."""
     rows = [candidate.to_dict() for candidate in candidates]
-    try:
-        values = workers.call_alone("latencies", candidates=rows, deadline=deadline, on_wait=show)
-        return [Latency.from_dict(value) for value in values]
-    except InputError:
-        return [_isolated_latency(workers, c, deadline, show) for c in candidates]
+    if time.monotonic() < deadline:
+        with suppress(InputError):
+            found = workers.call_alone(
+                "latencies", candidates=rows, deadline=deadline, on_wait=show
+            )
+            return [Latency.from_dict(value) for value in found]
+    return [_isolated_latency(workers, c, deadline, show) for c in candidates]
 
 
 def _isolated_latency(
     workers: Workers, candidate: Candidate, deadline: float, show: Callable[..., None]
 ) -> Latency:
-    row = candidate.to_dict()
+    row, reason = candidate.to_dict(), "the time for latencies was over"
     for _ in range(2):
+        if time.monotonic() >= deadline:
+            break
         try:
             value = workers.call_alone("latency", candidate=row, deadline=deadline, on_wait=show)
             return Latency.from_dict(value)

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -38,9 +39,12 @@ class _Search(BaseEstimator):  # type: ignore[misc]
         families: Names of the families to search; None for all of tables.
         constraints: As ("latency_ms<=1",).
         workers: Processes that train at the same time.
-        random_state: Of the split and of the search.
-        folder: Where the run is kept; None for a temporary folder that goes with the estimator.
+        random_state: Of the split and of the search: a number or a ``numpy.random.RandomState``.
+        folder: Where the runs are kept, that of each fit in a folder of its own; None for a
+            temporary folder that goes with the estimator.
     """
+
+    _problem: str  # of ``nas.search``
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class _Search(BaseEstimator):  # type: ignore[misc]
         families: tuple[str, ...] | None = None,
         constraints: tuple[str, ...] = (),
         workers: int | None = None,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         folder: str | None = None,
     ) -> None:
         self.time_limit = time_limit
@@ -65,7 +69,9 @@ class _Search(BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, x: np.ndarray, y: Any) -> None:
         """Search, train, and keep the model."""
-        place = self.folder or tempfile.mkdtemp(prefix="nas-search-")
+        if self.folder is not None:
+            Path(self.folder).mkdir(parents=True, exist_ok=True)
+        place = tempfile.mkdtemp(prefix="nas-search-", dir=self.folder)
         if self.folder is None:
             self._cleanup = weakref.finalize(self, shutil.rmtree, place, True)
         out = Path(place) / "run"
@@ -79,13 +85,14 @@ class _Search(BaseEstimator):  # type: ignore[misc]
             "trials": self.trials,
             "constraints": self.constraints,
             "finish": False,
+            "problem": self._problem,
         }
         if self.families is not None:
             options["families"] = self.families
         if self.workers is not None:
             options["workers"] = self.workers
         if self.random_state is not None:
-            options["seed"] = int(np.random.RandomState(self.random_state).randint(2**31))
+            options["seed"] = int(check_random_state(self.random_state).randint(2**31))
         run: Run = search(frame, target=TARGET, out=out, **options)
         train(run.export(), out / "model", self.epochs)
         return out / "model" / "model.ckpt"
@@ -141,6 +148,8 @@ class SearchClassifier(ClassifierMixin, _Search):  # type: ignore[misc]
         (150, 3)
     """
 
+    _problem = "classification"
+
     def fit(self, x: Any, y: Any) -> Self:
         """Search a network for ``x`` (n, columns) and the labels ``y`` (n,)."""
         x, y = validate_data(
@@ -176,6 +185,8 @@ class SearchClassifier(ClassifierMixin, _Search):  # type: ignore[misc]
 
 class SearchRegressor(RegressorMixin, _Search):  # type: ignore[misc]
     """A regressor that searches its network; see ``SearchClassifier``."""
+
+    _problem = "regression"
 
     def fit(self, x: Any, y: Any) -> Self:
         """Search a network for ``x`` (n, columns) and the numbers ``y`` (n,)."""

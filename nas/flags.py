@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from nas.options import ReadOptions
+from nas.options import ReadOptions, names
 from nas.recipe_changes import Settings
 
 Record = type[ReadOptions] | type[Settings]
@@ -34,12 +34,14 @@ def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> No
 
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not in UTF-8 ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(options, dict):
         raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
     # By the names that --help gives them: json is as_json only in here.
-    known = {p.opts[0].lstrip("-").replace("-", "_"): p.name for p in ctx.command.params}
+    known = {p.opts[0].lstrip("-").replace("-", "_"): p for p in ctx.command.params}
     options = {str(name).replace("-", "_"): value for name, value in options.items()}
     if unknown := sorted(set(options) - set(known)):
         near = difflib.get_close_matches(unknown[0], known, n=1)
@@ -47,19 +49,29 @@ def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> No
             f"{path}: unknown option {unknown[0]!r};"
             + (f" did you mean {near[0]}?" if near else " see `nas search --help`")
         )
-    given = {known[name]: value for name, value in options.items()}
+    given = {known[n].name: _from_yaml(path, n, known[n], v) for n, v in options.items()}
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
+def _from_yaml(path: Path, name: str, param: click.Parameter, value: Any) -> Any:
+    """A value of a YAML file in the form that click takes."""
+    if isinstance(value, (list, dict)) and not (param.multiple or param.name in _SEVERAL):
+        raise click.UsageError(f"{path}: {name} takes one value, got {value!r}")
+    if isinstance(value, str) and param.multiple:
+        return [value]  # one name is as good as a list of one
+    return str(value) if isinstance(param.type, click.Path) and value is not None else value
+
+
 def _names(value: Any) -> tuple[str, ...]:
-    """Names, separated by commas; in a YAML file a list is one too."""
-    return tuple(value.split(",") if isinstance(value, str) else map(str, value))
+    """Names, separated by commas; in a YAML file a list or a number too."""
+    return names(value.split(",") if isinstance(value, str) else value)
 
 
 def _types(value: Any) -> dict[str, str]:
-    """NAME=TYPE, separated by commas; in a YAML file a mapping is one too."""
+    """NAME=TYPE, separated by commas; in a YAML file a mapping or a list too."""
     if isinstance(value, dict):
         return {str(name): str(kind) for name, kind in value.items()}
+    value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     # A name may hold commas, a type never: 'price, EUR=ignore,photo=image'.
     pairs = re.findall(r"(.+?)=([^,=]*)(?:,|$)", value)
     if not pairs or not all(name.strip() and kind.strip() for name, kind in pairs):
@@ -92,6 +104,7 @@ class _Sampler(click.ParamType):  # type: ignore[type-arg]
 SAMPLER = {"type": _Sampler(), "metavar": None}
 # How the texts of these options are read.
 _KINDS: dict[str, Any] = {"target": _names, "columns": _types, "time_limit": _limit}
+_SEVERAL = ("target", "columns")  # whose one text is several values
 
 
 def options(record: Record, *only: str, **changed: Any) -> Callable[[Any], Any]:
@@ -118,7 +131,7 @@ def _flag(about: Field[Any]) -> tuple[list[str], dict[str, Any]]:
     how["show_default"] = about.default not in (None, ()) and about.name != "time_limit"
     if hint == "bool":
         return [f"{names[0]}/--no-{names[0][2:]}"], how
-    if about.default == ():
+    if hint.startswith("tuple") and about.name not in _SEVERAL:
         how["multiple"] = True
     how["metavar"] = "TEXT"
     if hint.startswith("int"):
@@ -138,5 +151,6 @@ def given(record: Record, values: dict[str, Any]) -> dict[str, Any]:
     for about in fields(record):
         flag = _flag(about)[0][0].partition("/")[0].lstrip("-").replace("-", "_")
         if flag in values:
-            found[about.name] = values[flag]
+            value = values[flag]
+            found[about.name] = about.default if value == () else value
     return found

@@ -3,14 +3,15 @@ a Ray cluster."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from runpy import run_path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nas.run import Run
     from nas.search.workers import Workers
 
+# Where Linux says which cgroups this process is in, and what they allow.
+_OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
 
@@ -100,13 +103,12 @@ class Here:
         place: int | None = None,
     ) -> Process:
         train = ["train", str(folder / "recipe.yaml"), "--out", str(folder), "--executor", "local"]
-        own = {child.PARENT: str(os.getpid())}
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "nas.child", *train, *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
-            env=os.environ | own | ({} if place is None else self._places[place]),
+            env=child.environment() | ({} if place is None else self._places[place]),
             start_new_session=True,
         )
 
@@ -243,7 +245,35 @@ def _ask_torch() -> tuple[int, float | None]:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may run on, and no more than its cgroups' quota pays for."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, int(min(cores, _quota())))
+
+
+def _quota() -> float:
+    """How many cores' time the cgroups of this process may use, of version 2 or 1; infinite where
+    nothing limits it. In a container the paths are those of the host, or of the container."""
+    quota = math.inf
+    with suppress(OSError):  # no Linux
+        for line in _OWN_CGROUPS.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "cpu" not in kinds.split(","):
+                continue
+            own = PurePosixPath(path)
+            for folder in (own, *own.parents):  # each limits what is in it
+                allowed = _quota_in(_CGROUPS / ("cpu" if kinds else "") / str(folder).lstrip("/"))
+                quota = min(quota, allowed)
+    return quota
+
+
+def _quota_in(folder: Path) -> float:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        # Without a quota it is "max", or -1.
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            return float(quota) / float(period) if float(quota) > 0 else math.inf
+    return math.inf
 
 
 def _memory_mb() -> float | None:

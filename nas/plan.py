@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nas import rules
+from nas.candidate import Candidate
 from nas.data import Dataset
 from nas.family import load_families
 from nas.task import Budget, Constraint, Fidelity, JsonRecord, Task
@@ -53,6 +54,13 @@ def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
     """
     first, second = round(epochs / eta**2), round(epochs / eta)
     return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
+
+
+def rung_key(task: Task, candidate: Candidate, epoch: float) -> tuple[float | None, ...]:
+    """The rung that a candidate reaches after an epoch. Only trainings of one length, on as much of
+    the data, meet there: families that start from published weights have others."""
+    own = task.fidelity.other.get(candidate.family, task.fidelity)
+    return candidate.epochs, own.share, own.folds, epoch
 
 
 def mean_epochs(epochs: int) -> float:
@@ -206,29 +214,30 @@ def plan_search(
     mean_s = sum(p.epoch_s * p.contention for p in paces.values()) / families / rule.share
     fastest_s = min(p.epoch_s * p.contention for p in paces.values()) / rule.share
     wall_s = worker_s / budget.workers
-    kept_back = _kept_back(task, mean_s, wall_s)
+    finals_s = budget.time_limit_s or 0.0  # of the wall clock, as these spend no device-hours
+    kept_back = _kept_back(task, mean_s, finals_s)
 
     def kept_s(recipe: int) -> float:
         places = max(1.0, budget.workers * (budget.gpus or budget.cpus))
         rounds, more = (math.ceil(n / places) for n in (FINALISTS, ensemble - 1))
         round_s = 1.2 * recipe * mean_s + START_S
-        kept = min(rounds * round_s + START_S, kept_back * wall_s)
-        kept = min(kept + more * round_s, max(kept, KEPT_MOST * wall_s))
+        kept = min(rounds * round_s + START_S, kept_back * finals_s)
+        kept = min(kept + more * round_s, max(kept, KEPT_MOST * finals_s))
         # Less than an epoch of the fastest is of more use to the search.
         return kept if finish and kept > START_S + fastest_s else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
-        room_s = USED * worker_s - kept_s(recipe) * budget.workers
+        room_s = _room_s(budget, kept_s(recipe))
         wanted_s = level.wanted * level.mean_seconds(mean_s)
         return wanted_s <= room_s and level.seconds(mean_s) <= rules.LONGEST_CANDIDATE * wall_s
 
     recipe = _recipe_epochs(
         task,
         lambda epochs: affordable(_Level(MANY * families, rules.folds(task), epochs, 1.0), epochs),
-        _epochs_in(kept_back * wall_s, mean_s) if finish else 0,
+        _epochs_in(kept_back * finals_s, mean_s) if finish else 0,
     )
     full_s, finish_s = recipe * mean_s, kept_s(recipe)
-    room_s = USED * worker_s - finish_s * budget.workers
+    room_s = _room_s(budget, finish_s)
     levels = list(_levels(task, families, recipe))
     level = next((level for level in levels if affordable(level, recipe)), None)
     short = level is None
@@ -252,6 +261,15 @@ def plan_search(
         full_s=full_s,
         reasons=tuple(_reasons(task, level, recipe, finish_s, full_s, short)),
     )
+
+
+def _room_s(budget: Budget, kept_s: float) -> float:
+    """Worker-seconds for candidates, where ``kept_s`` of the wall clock are kept back."""
+    hours_s = replace(budget, time_limit_s=None).worker_s  # which candidates alone spend
+    room_s = math.inf if hours_s is None else USED * hours_s
+    if budget.time_limit_s is None:
+        return room_s
+    return min(room_s, (USED * budget.time_limit_s - kept_s) * budget.workers)
 
 
 def _epochs_in(seconds: float, epoch_s: float) -> int:
@@ -378,11 +396,14 @@ def _with_pretrained(
     passes = {name: 1 if known[name].frozen else recipes[name] for name in adapted}
     cores = max(1.0, budget.workers * (budget.gpus or budget.cpus))
     full_s = max(passes[name] * each_s[name] for name in adapted)
-    finish_s = min(1.1 * full_s / speedup(cores) + 2 * START_S, ADAPTED * wall_s) if finish else 0.0
+    limit_s = budget.time_limit_s or 0.0  # no training in full follows where none is given
+    finish_s = (
+        min(1.1 * full_s / speedup(cores) + 2 * START_S, ADAPTED * limit_s) if finish else 0.0
+    )
     if own and finish:  # whichever family wins, its training is kept time for
         alone = plan_search(replace(task, pretrained=()), own, ensemble=ensemble)
         finish_s = max(finish_s, alone.finish_s)
-    searched_s = wall_s - finish_s
+    searched_s = min(wall_s, limit_s - finish_s) if limit_s else wall_s
     less = replace(budget, time_limit_s=searched_s * (1 - ADAPTED if own else 1.0))
     rest = plan_search(replace(task, budget=less, pretrained=()), own or paces, finish=False)
     room_s = USED * searched_s * budget.workers * ADAPTED

@@ -66,7 +66,7 @@ class Display:
 
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
-        live = sys.stderr.isatty()
+        live = terminal.is_live(sys.stderr)
         phase = progress.phase.partition(":")[0]
         before = progress.spent_s if self._spent_s is None else self._spent_s
         self._seconds[phase] = self._seconds.get(phase, 0.0) + progress.spent_s - before

@@ -486,7 +486,6 @@ class _Copy:
     def start(self, world: dict[str, str]) -> subprocess.Popen[bytes]:
         arguments = ["train", str(self._folder / "recipe.yaml"), "--out", str(self._folder)]
         command = [sys.executable, "-P", "-m", "nas.child", *arguments, "--executor", "local"]
-        own = {child.PARENT: str(os.getpid())}
         with ExitStack() as stack:
             out, err = (
                 stack.enter_context((self._place / f"{kind}.txt").open("wb")) for kind in _PRINTS
@@ -496,7 +495,7 @@ class _Copy:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=os.environ | world | own,
+                env=child.environment() | world,
             )
 
     def printed(self, over: bool) -> Iterator[_Message]:

@@ -128,7 +128,9 @@ class Finished(JsonRecord):
         error: Why there is no result.
         networks: Whose logits are averaged; 1 of a single one.
         finalists: What was trained: ``candidate``, ``epochs``, and ``validation`` (the quality) and
-            ``seconds``, or the ``error``.
+            ``seconds``, or the ``error``; ``network`` of further networks of a candidate, and
+            ``networks`` of a mean.
+        candidates: Of how many that were complete it was chosen.
     """
 
     candidate: int
@@ -138,6 +140,7 @@ class Finished(JsonRecord):
     error: str = ""
     finalists: tuple[dict[str, Any], ...] = ()
     networks: int = 1
+    candidates: int = 0
 
 
 class Run:
@@ -340,11 +343,9 @@ class Run:
             )
         metrics = {k: v for k, v in candidate.metrics.items() if k != "latency_ms"}
         latency = self.measured.latency(candidate.number)
-        if latency is None:
-            return replace(candidate, metrics=metrics)
         return replace(
             candidate,
-            metrics=metrics | {"latency_ms": latency.ms},
+            metrics=metrics if latency is None else metrics | {"latency_ms": latency.ms},
             cost=replace(candidate.cost, latency=latency),
         )
 

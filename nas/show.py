@@ -114,15 +114,14 @@ def front(run: Run, candidates: Sequence[Candidate], *, concluded: bool = True) 
     noise = within_noise(candidates, run.task)
     for c in (c for c in candidates if c.number not in noise):
         latency = c.cost.latency
-        assert latency is not None  # of every complete candidate
         scores = [figure(c.metrics[m]) if m in c.metrics else "" for m in (quality, *more)]
-        spread = f"±{latency.iqr_ms / 2:.1g}{_contended_mark(latency)}"
+        spread = f" ±{latency.iqr_ms / 2:.1g}{_contended_mark(latency)}" if latency else ""
         rows.append(
             [
                 str(c.number),
                 c.label,
                 *scores,
-                f"{c.metrics['latency_ms']:.3g} {spread}",
+                f"{c.metrics['latency_ms']:.3g}{spread}" if "latency_ms" in c.metrics else "–",
                 f"{c.metrics['params']:,.0f}",
                 f"{c.metrics['flops']:.3g}",
                 str(len(c.curve)),

@@ -7,7 +7,9 @@ markup. Everything that the commands print goes through here, where it is shown 
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import sys
 import unicodedata
@@ -87,6 +89,31 @@ def write(call: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
+
+
+# Signs that some encodings lack, as they are written there; others become backslash escapes.
+_PLAIN = {"±": "+-", "†": "*", "×": "x", "–": "-", "−": "-", "…": "...", "→": "->"}
+
+
+def spell_out() -> None:
+    """Write characters that the encoding of standard output or standard error lacks as ASCII: for
+    one of them no command ends."""
+
+    def spelled(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        chars = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(c) or _escaped(c) for c in chars), error.end
+
+    codecs.register_error("nas.ascii", spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nas.ascii")
+
+
+def is_live(stream: Any) -> bool:
+    """Whether a stream is a terminal on which lines can be drawn over."""
+    return bool(stream.isatty()) and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def let_go() -> None:

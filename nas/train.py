@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -48,7 +49,7 @@ from nas.space import members
 from nas.task import InputError, SelfCheckFailed, Task, UsageError
 from nas.training.baselines import tested
 from nas.training.calibration import calibrate, intervals, score_interval
-from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads
+from nas.training.callbacks import EpochLines, InTime, StopAfter, Threads, kept_threads
 from nas.training.cost import parameters
 from nas.training.device import cpu_has_bfloat16, precision, prepare
 from nas.training.energy import Energy
@@ -68,7 +69,14 @@ from nas.training.proxy import (
     proxy_of,
     quiet_lightning,
 )
-from nas.training.resume import Interrupted, KeepLast, Signals, refuse_others, signals
+from nas.training.resume import (
+    Interrupted,
+    KeepLast,
+    Signals,
+    kept_generators,
+    refuse_others,
+    signals,
+)
 
 # Every class that a recipe may name (``nas.recipe.CLASSES``).
 _CLASSES: dict[str, Callable[..., Any]] = {
@@ -284,6 +292,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a recipe, then score the best epoch once on the test part (not without ``test``).
 
+    The generators of random numbers (of a recipe with a seed) and torch's number of threads are as
+    before afterwards.
+
     Args:
         path: The recipe.
         out: A folder for ``model.ckpt``, ``recipe.yaml`` as it was trained, and ``result.json``.
@@ -310,11 +321,14 @@ def train(
     if settings.ensemble is not None:
         apply(recipe, Settings(ensemble=settings.ensemble))
         settings = replace(settings, ensemble=None)
-    if recipes.size(recipe) > 1:
-        return _train_each(recipe, path, out, test, resume, settings)
-    return _train(recipe, path, out, test, resume, settings)
+    how = _train_each if recipes.size(recipe) > 1 else _train
+    # Without a seed the next training must draw on, and give another network.
+    seeded = recipe["seed_everything"] is not False
+    with kept_generators() if seeded else nullcontext():
+        return how(recipe, path, out, test, resume, settings)
 
 
+@kept_threads()
 def _train(
     recipe: dict[str, Any],
     path: Path,
@@ -368,14 +382,18 @@ def _train_each(
     for are left out."""
     limit_s, found = parse_duration(settings.time_limit), list[dict[str, Any]]()
     end = math.inf if limit_s is None else time.monotonic() + limit_s
+    recipe["trainer"]["default_root_dir"] = str(out.resolve())
     folders = [out / NETWORKS / str(number) for number in range(recipes.size(recipe))]
-    networks = _networks(recipe, path, folders, settings)
+    networks = _networks(_portable(recipe), path, folders, settings)
+    pairs = list(zip(networks, folders, strict=True))
+    before = [_trained_before(own, folder) if resume else {} for own, folder in pairs]
+    (out / "result.json").unlink(missing_ok=True)
     # As it is continued, whatever options there are then.
     recipes.write(recipes.combined([_portable(own) for own in networks]), out / "recipe.yaml")
     settings = Settings(logger=settings.logger, precision=settings.precision)
-    for number, (own, folder) in enumerate(zip(networks, folders, strict=True)):
-        if resume and (result := _trained_before(own, folder)):
-            found.append(result)
+    for number, (own, folder) in enumerate(pairs):
+        if before[number]:
+            found.append(before[number])
             continue
         if found and time.monotonic() > end:
             terminal.line(f"note: the time was for {number} of {len(folders)} networks", err=True)
@@ -426,17 +444,22 @@ def _networks(
 
 def _trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The result of a training in ``folder`` that is over; {} where there is none. InputError where
-    it was of another network."""
+    it, or one that is not over, was of another network. One that a limit of time has shortened, or
+    that had another precision, as on another machine, is the same."""
     result, model = folder / "result.json", folder / "model.ckpt"
+    if (folder / LAST).is_file():
+        refuse_others(folder / LAST, _same(recipe))
+        return {}
     if not (result.is_file() and model.is_file()):
         return {}
-    kept = recipes.load(folder / "recipe.yaml")
+    kept, wanted = recipes.load(folder / "recipe.yaml"), copy.deepcopy(recipe)
     kept["trainer"]["default_root_dir"] = str(folder.resolve())
-    before, wanted = _same(kept), _same(recipe)
-    for each in (before, wanted):  # which a limit of time may have made fewer
-        each["trainer"].pop("max_epochs", None)
-        each["lr_scheduler"] = None
-    if before != wanted:
+    epochs = [each["trainer"].get("max_epochs") or 0 for each in (kept, wanted)]
+    if 0 < epochs[0] < epochs[1]:
+        apply(wanted, Settings(epochs=epochs[0]))
+    for each in (kept, wanted):
+        each["trainer"].pop("precision", None)
+    if _same(kept) != _same(wanted):
         raise InputError(f"{folder} holds a network of another recipe; choose another --out")
     found: dict[str, Any] = read_json(result, dict[str, Any])
     return found
@@ -509,6 +532,8 @@ def _begin(
     out.mkdir(parents=True, exist_ok=True)
     same = _same(recipe)
     if trainer.is_global_zero:
+        if not (resume and path.exists()):
+            (out / "result.json").unlink(missing_ok=True)  # of an earlier training
         if resume and path.exists():
             refuse_others(path, same)
         elif path.exists():
@@ -592,6 +617,7 @@ def _finish(
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
         "scored_s": scored_s,
+        "threads": torch.get_num_threads(),
         "energy_wh": next(e.spent_wh for e in _callbacks(training) if isinstance(e, Energy)),
         "params": parameters(module.network),
         "checkpoint": str(out / "model.ckpt"),
@@ -630,6 +656,7 @@ def _simple(dataset: Dataset, task: Task) -> dict[str, dict[str, float]]:
     return {row["name"]: row["metrics"] for row in tested(dataset, task) if row["metrics"]}
 
 
+@kept_generators()
 def score_once(path: Path, out: Path) -> dict[str, Any]:
     """Score a trained recipe, ``out``/model.ckpt, on the test part; training and figures are as in
     ``out``/result.json, which is written again with the score and returned.
@@ -748,6 +775,8 @@ def check(path: Path, seeds: int = 1) -> dict[str, Any]:
     return result
 
 
+@kept_generators()
+@kept_threads()
 def _proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, int]:
     """The objective of a recipe's proxy with a seed, and of how many folds it is the mean."""
     of, arguments = recipe["provenance"], recipe["model"]["init_args"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nas import rules
@@ -303,10 +304,15 @@ def _vit_stem(task: Task) -> Choice:
 
 
 def _vit_space(task: Task) -> Space:
-    options = rules.resolutions(task)
+    published = _published(task, VITS)
+    sides = _resolution(task)
+    theirs = {int(config["resolution"]) for config in published} - {*rules.resolutions(task)}
+    if theirs:
+        why = (*sides.why, "references")
+        sides = replace(sides, options=(*sides.options, *sorted(theirs)), why=why)
     layers = 4 if rules.params_limit(task) > 20_000 else 2
-    params: list[Param] = [_resolution(task)]
-    for resolution in options:
+    params: list[Param] = [sides]
+    for resolution in map(int, sides.options):
         # From 16 tokens on there is something to attend to. A large image has one patch: the
         # smallest power of two that keeps to the most of them.
         most = rules.MOST_TOKENS
@@ -348,7 +354,7 @@ def _vit_space(task: Task) -> Space:
             rules.drop_path(task, default=0.05),
             *_image_training(task, lr=1e-3),
         )
-    ).holding(_published(task, VITS), "references")
+    ).holding(published, "references")
 
 
 def _build_vit(config: Config, task: Task) -> nn.Module:

@@ -6,6 +6,7 @@ contract of a family is checked) a small network of the same architecture stands
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -173,6 +174,7 @@ def _build_text(config: Config, task: Task, *, way: str) -> nn.Module:
         trained=_trained(config, way, blocks),
         length=int(config["length"]),
         separator=2,
+        tokenizer=hashlib.sha256(task.profile.tokenizer.encode()).hexdigest()[:16],
         rank=int(config.get("rank", 0)),
         targets=str(config.get("targets", "attention")),
         pooling=str(config["pooling"]),

@@ -284,8 +284,9 @@ def _published_ft_transformer() -> Reference:
     config |= {"attention_dropout": 0.2, "drop_path": 0.0}
     source = "Gorishniy et al. 2021, app. E.2 (the default), and rtdl_revisiting_models"
     macs = tokens * depth * (8 * dim**2 + 2 * tokens * dim)
+    differs = f"the dropout of the feed-forward part falls on both branches too; {_OF_CODE}"
     return Reference(
-        "FT-Transformer, default", source, 894_913, config, _CALIFORNIA, 0, _OF_CODE, macs
+        "FT-Transformer, default", source, 894_913, config, _CALIFORNIA, 0, differs, macs
     )
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -1022,6 +1023,52 @@ def test_an_audit_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
+class Counting(nn.Module):
+    """Assigns a buffer in each pass, and has one from the first on."""
+
+    count: Tensor
+    first: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = plain(1)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("first", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count, self.first = self.count + 1, x[0]
+        out: Tensor = self.body(x)
+        return out
+
+
+def test_an_audit_gives_back_buffers_that_a_forward_assigns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkups, "TRAINING_STEPS", 30)
+    network = Counting()
+    before = network.count
+    audit(network, **clusters())
+    assert network.count is before
+    assert (int(before), network.first) == (0, None)
+
+
+def test_a_network_is_trained_on_the_gpu_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Trainer:
+        def __init__(self, **options: Any) -> None:
+            asked.append((options["accelerator"], options["devices"]))
+
+        def fit(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(checkups.pl, "Trainer", Trainer)
+    for device in ("cpu", "cuda:1"):
+        batches: Any = SimpleNamespace(labels={"y": SimpleNamespace(device=torch.device(device))})
+        checkups._fit(None, batches, 1, None)  # type: ignore[arg-type]
+    assert asked == [("cpu", 1), ("gpu", [1])]
+
+
 def test_the_same_audit_twice_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkups, "TRAINING_STEPS", 30)
     network = plain(2)
@@ -1243,6 +1290,20 @@ def test_from_python_a_mistake_is_an_error_with_a_message_too() -> None:
         nas.audit(plain(1), torch.randn(2, 16), torch.arange(3))
     with pytest.raises(InputError, match="returns no tensor of numbers"):
         nas.audit(Words(), torch.randn(2, 16))
+    with pytest.raises(
+        InputError, match="gradient of Overwriting cannot be computed: RuntimeError"
+    ):
+        nas.audit(Overwriting(), torch.randn(2, 16))
+
+
+class Overwriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x).sigmoid()
+        return out.mul_(2)
 
 
 class Words(nn.Module):

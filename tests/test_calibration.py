@@ -6,6 +6,8 @@ import json
 import shutil
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from click.testing import CliRunner
 import nas
 from nas.cli import cli
 from nas.data import Dataset, read
+from nas.export.weaknesses import weaknesses
 from nas.family import load_families
 from nas.task import InputError, Target, Task, UsageError
 from nas.training import calibration
@@ -24,9 +27,11 @@ from nas.training.calibration import (
     calibrate,
     half_width,
     intervals,
+    part_logits,
     score_interval,
+    some_rows,
 )
-from nas.training.proxy import Proxy
+from nas.training.proxy import Proxy, load_proxy
 
 EARLIER = Path(__file__).parent / "earlier_format"
 CLASSES = Target("y", "multiclass", ("a", "b", "c"), (1, 1, 1))
@@ -71,6 +76,38 @@ def test_an_interval_holds_the_score_and_is_as_wide_as_theory_says(tmp_path: Pat
     assert 0 < low <= high <= 1
     width = 2 * 1.96 * (0.9 * 0.1 / len(dataset.parts["test"])) ** 0.5
     assert high - low < 2.5 * width
+
+
+def test_of_a_large_part_a_sample_is_drawn_that_has_all_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = next((EARLIER / "model").glob("*.ckpt"))
+    dataset = read(EARLIER / "wine.csv", target="cultivar")
+    whole = score_interval(checkpoint, dataset)
+    monkeypatch.setattr(calibration, "MOST_SAMPLES", 60)
+    rows = some_rows(np.arange(300))  # a hundred of each of three classes, one after the other
+    assert len(set(rows)) == 60
+    assert (np.diff(rows) > 0).all()
+    assert np.bincount(rows // 100) == pytest.approx(20, abs=8)
+    assert (some_rows(rows) == rows).all()
+    assert score_interval(checkpoint, dataset) == whole  # of fewer rows all are taken
+    seen: list[np.ndarray] = []
+
+    def noted(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> torch.Tensor:
+        seen.append(rows)
+        return part_logits(proxy, dataset, rows)
+
+    monkeypatch.setattr(calibration, "part_logits", noted)
+    monkeypatch.setattr(calibration, "MOST_SAMPLES", 6)
+    score_interval(checkpoint, dataset)
+    assert seen[0].tolist() == some_rows(dataset.parts["test"]).tolist()
+    assert len(seen[0]) == 6
+    val = dataset.parts["val"]
+    dataset.parts["val"] = val[dataset.labels["cultivar"][val].argsort()]
+    trained: Any = SimpleNamespace(dataset=dataset, proxy=load_proxy(checkpoint), result={})
+    found = weaknesses(trained)
+    assert found.samples == 6
+    assert sum(sum(row) > 0 for row in found.targets[0].confusion) > 1, "one class alone"
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.95])

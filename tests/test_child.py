@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_local import wait_for
 
-from nas import child
+from nas import child, machine, remote
+from nas.testing import small_task
 
 CHILD = (
     "import os, time\n"
@@ -52,6 +56,27 @@ def test_where_its_parent_is_gone_already_it_does_not_begin() -> None:
     command = [sys.executable, "-m", "nas.child", "--version"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("where", ["here", "on a node"])
+def test_variables_of_nas_train_do_not_reach_the_trainings_of_a_search(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: seen.append(env))
+    monkeypatch.setenv("NAS_TRAIN_EPOCHS", "1")
+    if where == "here":
+        with (tmp_path / "log").open("wb") as log:
+            machine.Here(small_task()).start(tmp_path, (), log, log)
+    else:
+        copy: Any = SimpleNamespace(
+            _folder=tmp_path, _place=tmp_path, _job=SimpleNamespace(options=())
+        )
+        remote._Copy.start(copy, {"RANK": "1"})
+        assert seen[0]["RANK"] == "1"
+    assert seen[0][child.PARENT] == str(os.getpid())
+    assert "PATH" in seen[0]
+    assert "NAS_TRAIN_EPOCHS" not in seen[0]
 
 
 def test_it_is_the_command() -> None:

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from nas import cli
+from nas import cli, cli_models
 from nas import run as runs
 from nas.candidate import Candidate, State
 from nas.data import multimodal
@@ -75,6 +75,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("other.yaml").write_text("colour: blue\n")
     Path("options.yaml").write_text("time_limits: 10m\n")
     Path("wrong.yaml").write_text("trials: many\n")
+    Path("list.yaml").write_text("trials: [5]\n")
+    Path("latin.yaml").write_bytes("target: Länge\n".encode("latin-1"))
     Path("garbage.npz").write_text("hello\n")
     Path("hollow", "a").mkdir(parents=True)
     Path("model.ckpt").write_bytes(b"PK\x03\x04 not weights")
@@ -141,6 +143,8 @@ WRONG = [
     ("search garbage.npz", 1, r"garbage\.npz cannot be read as \.npz: it is not an archive"),
     ("search good.csv -t label --config options.yaml", 2, "'time_limits'; did you mean time_limit"),
     ("search good.csv -t label --config wrong.yaml", 2, "'many' is not a valid integer"),
+    ("search good.csv -t label --config list.yaml", 2, r"list\.yaml: trials takes one value"),
+    ("search good.csv --config latin.yaml", 2, r"latin\.yaml is not in UTF-8"),
     ("search good.csv -t label --config other.csv", 2, r"other\.csv"),
     ("search good.csv -t label --config recipe.yaml", 2, r"recipe\.yaml is not YAML"),
     ("search", 2, "give DATA, or the folder of a search with --out and --resume"),
@@ -152,6 +156,9 @@ WRONG = [
     ("train recipe.yaml", 1, r"recipe\.yaml is not a YAML file"),
     ("train other.yaml", 1, r"other\.yaml is not a recipe"),
     ("train blank", 1, "no recipe at blank/recipe.yaml"),
+    ("train x --check --set a=1 --patience 0 --out y", 2, r"with --set, --patience, --out \(see"),
+    ("train x --seeds 3", 2, "--seeds 3 is of --check"),
+    ("train x --test only --scale 2 --epochs 3", 2, r"only .* with --scale, --epochs \(see"),
     ("predict nowhere good.csv", 1, r"no checkpoint at nowhere"),
     ("predict model.ckpt good.csv", 1, r"model\.ckpt is not a checkpoint of `nas train`"),
     ("families --modality sound", 2, "no family of the modality 'sound'.*tabular"),
@@ -529,6 +536,17 @@ def test_export_says_what_it_cannot_export(
     ended = nas("export", str(searched.folder / "run"), *options)
     assert (ended.code, len(ended.errors)) == (code, 1)
     assert printed in ended.errors[0]
+
+
+def test_export_writes_the_recipe_beside_the_network(
+    searched: Searched, nas: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_models, "_trained", lambda *_: {"onnx": "a.onnx"})
+    recipe = tmp_path / "recipe.yaml"
+    run = str(searched.folder / "run")
+    ended = nas("export", run, "--onnx", "a.onnx", "--out", str(recipe), "--json")
+    assert json.loads(ended.out) == {"recipe": str(recipe), "onnx": "a.onnx"}
+    assert recipe.is_file()
 
 
 def test_export_train_and_predict_follow_one_another(

@@ -21,7 +21,8 @@ import torch
 from default_run import one_of_each_modality
 from torch import Tensor, nn
 
-from nas.candidate import Candidate, State
+from nas import show
+from nas.candidate import Candidate, Cost, Latency, State
 from nas.family import load_families
 from nas.models.random_kernels import spaced
 from nas.options import SearchOptions
@@ -834,6 +835,27 @@ def test_a_run_is_ranked_by_what_another_device_measured(
     assert measured_on == "phone (cpu, onnxruntime, batch 8)"
     devices = [c.cost.latency and c.cost.latency.device for c in elsewhere.candidates()]
     assert devices == [None, measured_on, measured_on]
+
+
+def test_the_latency_of_the_search_does_not_stand_for_one_that_was_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas.search import study
+
+    finished(tmp_path / "run", monkeypatch)
+    task = small_task().with_objectives(("accuracy", "params"))
+    (tmp_path / "run" / "task.json").write_text(task.to_json())
+    measured = Latency(1.0, 0.2, isolated=False, threads=1, batch=1)
+    found = [
+        replace(c, cost=Cost(measured), metrics=c.metrics | {"flops": 200.0})
+        for c in Run(tmp_path / "run").candidates()
+    ]
+    monkeypatch.setattr(study, "load_candidates", lambda *_, **__: found)
+    elsewhere = Run(tmp_path / "run", file_of(tmp_path, {2: 1.5}))
+    first, *_ = elsewhere.candidates()
+    assert (first.cost.latency, "latency_ms" in first.metrics) == (None, False)
+    show.front(elsewhere, [first], concluded=False)
+    assert "±" not in capsys.readouterr().out
 
 
 def test_a_network_that_fails_at_the_first_batch_size_is_not_measured(

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,15 +22,16 @@ from typing import Any
 
 import pytest
 
-from nas.candidate import State
+from nas.candidate import Reason, State
 from nas.dashboard import serve
 from nas.dashboard.app import Guard, make_app
+from nas.dashboard.sources import spent
 from nas.dashboard.studies import TOGETHER, Studies
 from nas.report import StudyView
 from nas.report.payload import detail, table
 from nas.run import Run
 from nas.search.follow import JournalFollower
-from nas.task import InputError, UsageError
+from nas.task import Budget, InputError, UsageError
 from nas.testing.studies import append, make_candidates, make_study, write_run
 
 TOKEN = "a-token-of-a-test-1234"
@@ -336,6 +338,85 @@ def test_a_journal_that_is_replaced_begins_anew(run: Path, studies: Studies, app
     assert numbers(updates) == list(range(5))
 
 
+def test_with_many_runs_the_candidates_of_each_reach_a_viewer(tmp_path: Path) -> None:
+    for number in range(9):  # more than there are messages in one answer
+        write_run(tmp_path / f"run-{number}", make_study(2))
+    studies = Studies([tmp_path])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    since, updates = "", []
+    for _ in range(3):
+        answer = ask(app, f"/api/updates?since={since}").json
+        since, updates = answer["since"], updates + answer["updates"]
+    assert answer["updates"] == []
+    assert len({u["study"] for u in updates if "table" in u}) == 9
+    assert numbers(updates) == [0, 1] * 9
+
+
+def test_a_run_that_is_deleted_is_said_to_be_gone_and_leaves_the_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.dashboard.studies._LOOK_S", 0.0)
+    write_run(run.parent / "second", make_study(3))
+    studies = Studies([run.parent])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    since, updates = all_updates(app)
+    gone, other = (u["study"] for u in updates[:2])
+    place = f"/api/studies/{gone}/candidates/0"
+    studies._messages.clear()  # as for a viewer of long after
+    shutil.rmtree(run)
+    assert numbers(all_updates(app)[1]) == [0, 1, 2]  # before the dashboard looks again
+    assert [ask(app, where).status for where in (place, f"{place}/recipe.yaml")] == [503, 503]
+    studies.refresh()
+    since, updates = all_updates(app, since)
+    assert updates == [{"study": gone, "gone": True}]
+    assert {u["study"] for u in all_updates(app)[1]} == {other}
+    assert ask(app, place).status == 404
+    write_run(run, make_study(5))
+    studies.refresh()
+    _, updates = all_updates(app, since)
+    assert (updates[0]["study"], updates[0]["head"]["name"]) == (gone, "iris")
+    assert numbers(updates) == [0, 1, 2, 3, 4]
+
+
+def test_a_study_that_cannot_be_read_does_not_run_and_comes_back_whole(
+    run: Path, studies: Studies, app: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise InputError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFollower, "changed", away)
+        patch.setattr(JournalFollower, "candidates", away)
+        studies.refresh()
+        since, updates = all_updates(app)
+        assert numbers(updates) == []
+        assert [u["live"]["state"] for u in updates if "live" in u] == ["unreadable"]
+        assert ask(app, f"/api/studies/{study_id(app)}/candidates/0").status == 503
+    studies.refresh()
+    _, updates = all_updates(app, since)
+    assert numbers(updates) == list(range(30))
+    assert [u["live"]["state"] for u in updates if "live" in u] == ["running"]
+
+
+def test_a_run_that_is_replaced_is_judged_anew(run: Path, studies: Studies, app: Guard) -> None:
+    append(run, make_candidates(make_study(0).task, 60)[30:])
+    studies.refresh()
+    study = studies.to_judge()
+    assert study is not None
+    studies.judge(study, {"importance": {"mlp": {"r2": 0.5}}})
+    studies.refresh()
+    since, _ = all_updates(app)
+    other = run.parent.parent / "other.journal"
+    other.write_bytes(b"".join((run / "study.journal").read_bytes().splitlines(True)[:50]))
+    other.rename(run / "study.journal")
+    studies.refresh()
+    _, updates = all_updates(app, since)
+    assert [sorted(u["live"]) for u in updates if "live" in u] == [["now", "seconds", "state"]]
+    assert studies.to_judge() is study
+
+
 def described(study: StudyView) -> dict[str, Any]:
     """What a study says of itself in its storage."""
     spaces = {name: space.to_dict() for name, space in study.spaces.items()}
@@ -433,6 +514,40 @@ def test_the_clock_says_whether_a_search_runs(run: Path, age_s: float, state: st
     app = make_app(studies, TOKEN, host="127.0.0.1")
     live = [u["live"] for u in all_updates(app)[1] if "live" in u]
     assert live[-1]["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("budget", "state"),
+    [
+        ({"trials": 30}, "finished"),
+        ({"trials": 31}, "stopped"),
+        ({"cpu_hours": 0.07}, "finished"),
+        ({"cpu_hours": 0.7}, "stopped"),
+    ],
+)
+def test_a_search_is_finished_when_any_of_its_budgets_is_spent(
+    tmp_path: Path, budget: dict[str, float], state: str
+) -> None:
+    study = make_study(30)
+    task = replace(study.task, budget=Budget(time_limit_s=None, **budget))  # type: ignore[arg-type]
+    run = write_run(tmp_path / "run", replace(study, task=task))
+    os.utime(run / "clock", (time.time() - 60,) * 2)
+    studies = Studies([run])
+    studies.refresh()
+    app = make_app(studies, TOKEN, host="127.0.0.1")
+    assert [u["live"]["state"] for u in all_updates(app)[1] if "live" in u] == [state]
+
+
+def test_the_trials_of_a_search_are_counted_as_its_budget_counts_them(tmp_path: Path) -> None:
+    """A duplicate is none, and one that was cut off is trained again."""
+    first, second, *others = make_candidates(make_study(0).task, 6)
+    others[0] = replace(others[0], state=State.RUNNING)
+    others[1] = replace(others[1], state=State.FAILED, reason=Reason.DUPLICATE)
+    others[2] = replace(others[2], state=State.FAILED, reason=Reason.INTERRUPTED)
+    others[3] = replace(others[3], root=second.number)  # its worker was lost the first time
+    found = spent([first, second, *others])
+    assert found["trials"] == 2
+    assert found["cpu"] == pytest.approx(sum(c.seconds for c in [first, second, *others]) / 3600)
 
 
 def test_every_candidate_can_be_opened_with_its_layers(app: Guard, run: Path) -> None:

@@ -133,6 +133,21 @@ def test_names_in_the_page_are_escaped(document: dict[str, Any]) -> None:
     assert "<script" not in markdown(changed)
 
 
+def test_names_in_the_markdown_are_no_marks(document: dict[str, Any]) -> None:
+    evil = r"a|b*c_d`e`[f](g)!\h&amp;#i<b>"
+    shown = r"a\|b\*c\_d\`e\`\[f\](g)\!\\h\&amp;\#i&lt;b\>"
+    changed = json.loads(json.dumps(document))
+    changed["title"] = evil
+    target = {"target": "y", "residuals": [], "interval": None, "calibration": []}
+    confusion = {"classes": [evil], "confusion": [[3]], "worst": []}
+    changed["weaknesses"] = {"samples": 3, "targets": [target | confusion]}
+    lines = markdown(changed).splitlines()
+    assert lines[0] == "# " + shown.replace(r"\|", "|")
+    head, rule, row = lines[lines.index(f"| {shown} | 3 |") - 2 :][:3]
+    assert head == f"| true, below; predicted, right | {shown} |"
+    assert (rule, row) == ("|---|---|", f"| {shown} | 3 |")
+
+
 def test_the_page_can_be_read_without_seeing_it(document: dict[str, Any]) -> None:
     text = page(document)
     found = tags(text)

@@ -16,7 +16,7 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import hypervolume, to_costs
 from nas.search import ehvi
 from nas.search.classic import EvolutionSampler
@@ -539,7 +539,7 @@ def test_stopped_candidates_count_by_what_is_still_gained_after_their_epoch() ->
         )
 
     rows = [row(i, 4) for i in range(8)] + [row(8, 1)]
-    seen = ehvi._observed(rows, task.quality, 0.5)
+    seen = ehvi._observed(rows, task, 0.5)
     end = -math.log(1 - formula(rows[8].config, 4)["accuracy"])
     assert seen[8].value == pytest.approx(end, abs=0.1)
     stopped = -math.log(1 - formula(rows[8].config, 1)["accuracy"])
@@ -580,3 +580,60 @@ def test_quality_alone_is_searched_too() -> None:
     reached = [formula(split_family(c)[1], 1)["accuracy"] for c in found.configs[:5]]
     assert np.mean(reached) > np.median([r.metrics["accuracy"] for r in rows])
     assert max(reached) > best - 0.02
+
+
+def test_gains_after_an_epoch_are_those_of_candidates_that_are_trained_alike() -> None:
+    task = small_task(epochs=4)
+    other = {"deep": replace(task.fidelity, share=0.2)}
+    task = replace(task, fidelity=replace(task.fidelity, other=other))
+
+    def row(number: int, family: str, *accuracies: float) -> Candidate:
+        curve = tuple({"epoch": e, "accuracy": a} for e, a in enumerate(accuracies, 1))
+        state, reason = (State.COMPLETE, "") if len(curve) == 4 else (State.PRUNED, "halving")
+        config, metrics = SPACES[family].baseline(), {"accuracy": accuracies[-1]}
+        made = Candidate(number, family, config, seed=0, state=state, metrics=metrics, curve=curve)
+        return replace(made, reason=reason)
+
+    rows = [row(i, "plain", 0.5, 0.6, 0.7, 0.8) for i in range(4)]
+    seen = ehvi._observed([*rows, row(4, "plain", 0.5), row(5, "deep", 0.5)], task, 0.5)
+    assert seen[4].value == pytest.approx(-math.log(0.2))
+    assert seen[5].value == pytest.approx(-math.log(0.5)), "nothing is known of its gains"
+
+
+def measured_again(candidate: Candidate, latency_ms: float) -> Candidate:
+    """On the isolated device."""
+    before = candidate.metrics["latency_ms"]
+    latency = Latency(latency_ms, 0.0, isolated=True, threads=1, batch=1, contended_ms=before)
+    metrics = candidate.metrics | {"latency_ms": latency_ms}
+    return replace(candidate, metrics=metrics, cost=Cost(latency))
+
+
+def test_latencies_that_were_measured_again_change_no_model() -> None:
+    task, rows = small_task(epochs=1), complete(30, np.random.default_rng(0))
+    again = [measured_again(c, 0.7 * c.metrics["latency_ms"]) for c in rows[:10]] + rows[10:]
+    before, after = (Ehvi(SPACE, task)._posterior(found, [], False) for found in (rows, again))
+    assert after.scales == before.scales
+    assert np.array_equal(after.scaled_costs, before.scaled_costs)
+    x = Encoding(SPACE)([c.joined for c in rows])
+    found, expected = (p.costs["latency_ms"].predict(x) for p in (after, before))
+    assert found == pytest.approx(expected)
+
+
+def test_what_may_keep_a_limit_on_the_isolated_device_counts_too() -> None:
+    rng = np.random.default_rng(0)
+    rows = sorted(complete(40, rng), key=lambda c: c.metrics["latency_ms"])
+    rows = [replace(c, number=i) for i, c in enumerate(rows)]
+    bound = rows[10].metrics["latency_ms"] / 1.2
+    task = small_task(epochs=1, constraints=[f"latency_ms<={bound}"])
+    inside = sum(c.metrics["latency_ms"] <= 1.5 * bound for c in rows)
+    posterior = Ehvi(SPACE, task)._posterior(rows, [], False)
+    assert len(posterior.values) == inside > 10
+    # What is certain to be outside does not.
+    certain = [measured_again(rows[10], 1.1 * bound) if c.number == 10 else c for c in rows]
+    assert len(Ehvi(SPACE, task)._posterior(certain, [], False).values) == inside - 1
+    x = Encoding(SPACE)([rows[-1].joined] * 3)
+    figures = rows[-1].metrics
+    known = [figures | {"latency_ms": factor * bound} for factor in (1.0, 1.2, 1.6)]
+    free = replace(posterior, limits=[]).acquisition(x, known)
+    assert free[1] > 0
+    assert posterior.acquisition(x, known) == pytest.approx(free * [1.0, 0.5, 0.0])

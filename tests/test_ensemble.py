@@ -217,8 +217,42 @@ def test_a_resume_keeps_the_options_that_the_ensemble_was_begun_with(
     after = nas.train.train(tmp_path / "cut" / "recipe.yaml", tmp_path / "cut", resume=True)
     assert after["networks"] == before["networks"]
     how: dict[str, Any] = {"settings": Settings(patience=1), "resume": True}
+    written = (tmp_path / "cut" / "recipe.yaml").read_text()
     with pytest.raises(InputError, match="a network of another recipe"):
         nas.train.train(tmp_path / "cut" / "recipe.yaml", tmp_path / "cut", **how)
+    assert (tmp_path / "cut" / "recipe.yaml").read_text() == written
+
+
+def test_networks_that_a_limit_of_time_has_shortened_stay(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Their patience too, which grows with the epochs."""
+    long: dict[str, Any] = json.loads(json.dumps(recipe))
+    nas.recipe_changes.apply(long, Settings(epochs=60))
+    whole = trained(long, tmp_path, settings=Settings(time_limit="2s"))
+    place = tmp_path / "networks" / "1"
+    shortened = recipes.read(place / "recipe.yaml")
+    assert shortened["trainer"]["max_epochs"] < 60
+    again = trained(long, tmp_path, resume=True)
+    assert again["networks"] == whole["networks"]
+
+
+def test_a_result_of_an_earlier_training_is_none_of_an_interrupted_one(
+    recipe: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole / "networks", tmp_path / "networks")
+    with monkeypatch.context() as patched:
+        ending_at(2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path, settings=Settings(epochs=2))
+    assert not (tmp_path / "networks" / "0" / "result.json").exists()
+
+
+def test_an_ensemble_may_have_output_paths(recipe: dict[str, Any], tmp_path: Path) -> None:
+    own: dict[str, Any] = json.loads(json.dumps(recipe))
+    logger = "pytorch_lightning.loggers.CSVLogger"
+    own["trainer"]["logger"] = {"class_path": logger, "init_args": {"save_dir": "."}}
+    assert len(trained(own, tmp_path, settings=Settings(epochs=1))["networks"]) == 2
 
 
 def test_networks_that_there_is_no_time_for_are_left_out(

@@ -19,7 +19,7 @@ import nas
 from nas import estimators
 from nas.data import read
 from nas.family import load_families
-from nas.task import Task
+from nas.task import InputError, Task
 from nas.training.batches import part_tensors
 from nas.training.proxy import Proxy
 
@@ -82,6 +82,43 @@ def test_labels_of_any_kind_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found.predict(x)) <= set(names)
     assert np.allclose(found.predict_proba(x).sum(axis=1), 1, atol=1e-5)
     assert json.dumps(found.get_params()["families"]) == '["mlp"]'
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The kind of the target, the folder and the seed of each search that would have begun."""
+    found: list[dict[str, Any]] = []
+
+    def search(frame: Any, *, target: str, out: Path, **options: Any) -> None:
+        kind = read(frame, target=target, problem=options.get("problem")).targets[0].kind
+        found.append({"kind": kind, "out": out, "seed": options.get("seed")})
+        raise InputError("not now")
+
+    monkeypatch.setattr(estimators, "search", search)
+    return found
+
+
+def test_a_regressor_takes_whole_numbers_for_numbers(begun: list[dict[str, Any]]) -> None:
+    x, ratings = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 5 + 1
+    for model in (nas.SearchRegressor(**SMALL), nas.SearchClassifier(**SMALL)):
+        with pytest.raises(InputError):
+            model.fit(x, ratings)
+    assert [each["kind"] for each in begun] == ["regression", "multiclass"]
+
+
+def test_each_fit_has_a_folder_and_a_draw_of_the_random_state_of_its_own(
+    begun: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    x, y = load_iris(return_X_y=True)
+    runs = str(tmp_path / "runs")
+    model = nas.SearchClassifier(**SMALL, folder=runs, random_state=np.random.RandomState(0))
+    for _ in range(2):
+        with pytest.raises(InputError):
+            model.fit(x, y)
+    first, second = begun
+    assert first["out"] != second["out"]
+    assert {each["out"].parents[1] for each in begun} == {tmp_path / "runs"}
+    assert first["seed"] != second["seed"]
 
 
 @pytest.mark.slow

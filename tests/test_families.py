@@ -238,6 +238,19 @@ def test_a_reference_has_its_published_number_of_parameters(
     assert reference.differs or not reference.extra
 
 
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("DGCNN", 0.5),  # Wang et al. 2019, sec. 5.1
+        ("GAT on Cora", 0.6),  # Veličković et al. 2018, sec. 3.3
+        ("PointNet, vanilla", 0.3),  # Qi et al. 2017, app. C
+    ],
+)
+def test_a_reference_has_the_dropout_of_its_paper(name: str, dropout: float) -> None:
+    (found,) = (r for family in FAMILIES.values() for r in family.references if r.name == name)
+    assert found.config["dropout"] == dropout
+
+
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_references_have_sources_and_go_from_small_to_large(family: Family) -> None:
     sizes = [reference.params for reference in family.references]
@@ -329,6 +342,20 @@ def test_no_reference_widens_the_space_of_a_thousand_samples(family: Family) -> 
         space = family.space(on_a_cluster(task, n_train=1_000))
         wider = {param.name for param in space.params if "references" in param.why}
         assert wider <= {"head"}  # of a GCN of 16 units
+
+
+@pytest.mark.parametrize("side", [256, 512])
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit"])
+def test_published_networks_shrink_images_that_are_larger_than_theirs(name: str, side: int) -> None:
+    family = FAMILIES[name]
+    task = on_a_cluster(family.references[0].task)
+    task = replace(task, profile=replace(task.profile, inputs={"image": (3, side, side)}))
+    assert carried(family.references, task)
+    space = family.space(task)
+    for config in (*space.starts(), *samples(space, 10)):
+        space.check(config)
+        on_meta(family, config, task)
+    assert int(space.baseline()["resolution"]) <= 300  # as EfficientNet-B3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -634,43 +634,63 @@ def test_of_numbers_the_validation_loss_says_what_is_averaged_first(tmp_path: Pa
     assert finalist.unsureness(worse, both) == 0.2, "that of classes alone says nothing of numbers"
 
 
-def kept(folder: Path, number: int, accuracy: float) -> None:
+def kept(folder: Path, name: str, accuracy: float, epochs: int = 100) -> None:
     """The folder of a finalist that was trained."""
-    folder = folder / "finalists" / str(number)
+    folder = folder / "finalists" / name
     folder.mkdir(parents=True)
-    result = {"validation": {"accuracy": accuracy}, "seconds": 1.0, "schedule_epochs": 10}
+    figures = {"seconds": 1.0, "schedule_epochs": epochs, "calibrated_loss": 1 - accuracy}
+    result = {"validation": {"accuracy": accuracy}} | figures
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "model.ckpt").touch()
-    (folder / "recipe.yaml").write_text(str(number))
+    number, _, network = name.partition("-network-")
+    (folder / "recipe.yaml").write_text(f"{number} network {network}" if network else number)
 
 
 def recipe_of(path: Path) -> dict[str, Any]:
-    trained = next(c for c in RANKED if c.number == int(path.read_text()))
+    number = int(path.read_text().split()[0].split("-")[0])
+    trained = next(c for c in RANKED if c.number == number)
     return {"model": {"init_args": {"family": trained.family, "config": trained.config}}}
 
 
-def test_finalists_of_an_interrupted_search_are_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ended", [False, True], ids=["interrupted", "shorter"])
+def test_what_earlier_searches_of_a_run_have_trained_is_not_trained_again(
+    ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finals.recipes, "load", recipe_of)
-    kept(tmp_path, 7, 0.9)
-    kept(tmp_path, 2, 0.8)
+    kept(tmp_path, "7", 0.9)
+    kept(tmp_path, "2", 0.8)
     (tmp_path / "finalists" / "2" / "result.json").unlink()  # was interrupted
-    found, commands = finish(tmp_path, monkeypatch, {4: 0.5, 2: 0.5}, seconds=300.0)
-    assert found.candidate == 7
+    earlier = Finished(2, 10, 10, {"test": {"accuracy": 0.9}}, "", (), 1) if ended else None
+    scores: dict[int | str, float] = {4: 0.5, 2: 0.5}
+    found, commands = finish(tmp_path, monkeypatch, scores, 300.0, earlier=earlier)
+    assert (found.candidate, found.candidates) == (7, len(RANKED))
     assert [command[-2] for command in commands] == ["no", "no", "only"]
     assert [row["candidate"] for row in found.finalists] == [7, 4, 2]
 
 
-def test_a_longer_search_chooses_its_finalists_anew(
+def test_with_time_for_far_more_epochs_a_finalist_is_trained_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finals.recipes, "load", recipe_of)
-    kept(tmp_path, 7, 0.9)
-    ended = Finished(7, 10, 10, {"test": {"accuracy": 0.9}}, "", (), 1)
-    scores: dict[int | str, float] = {4: 0.81, 7: 0.6, 2: 0.6}
-    found, _ = finish(tmp_path, monkeypatch, scores, seconds=300.0, earlier=ended)
-    assert found.candidate == 4
+    kept(tmp_path, "7", 0.9, epochs=20)
+    found, commands = finish(tmp_path, monkeypatch, {4: 0.5, 2: 0.5, 7: 0.6}, 300.0)
+    assert [row["candidate"] for row in found.finalists] == [4, 7, 2]
+    assert len(commands) == 4
+
+
+def test_further_networks_and_shorter_schedules_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals.recipes, "load", recipe_of)
+    for name, accuracy in (("4", 0.8), ("4-30", 0.82), ("4-30-network-2", 0.8), ("42", 0.9)):
+        kept(tmp_path, name, accuracy, epochs=30 if "30" in name else 100)
+    kept(tmp_path, "4-ensemble", 0.9)
+    found = list(finals._earlier(FakeRun(tmp_path, RANKED), RANKED[:1], 300.0))  # type: ignore[arg-type]
+    kinds = [(e.folder.name, e.again, e.network, e.epochs) for e in found]
+    assert kinds == [("4", False, 0, 100), ("4-30", True, 0, 30), ("4-30-network-2", True, 2, 30)]
+    best = finalist.winner([e for e in found if not e.network], task())
+    same = average._of(best, [e for e in found if e.network])
+    assert average._next(same) == 3, "no number twice"
 
 
 def test_without_time_a_model_that_there_is_stays(

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from default_run import mostly_slow
 
-from nas.data import Dataset
+from nas.data import Dataset, read
 from nas.export import graph
 from nas.export.trained import Trained
 from nas.family import load_families
@@ -88,6 +89,38 @@ def test_torch_export_needs_none_of_the_code(table: tuple[Trained, Path], tmp_pa
     assert np.abs(given.numpy() - expected).max() <= 1e-4
     with pytest.raises(InputError, match=r"a file of torch\.export ends in \.pt2"):
         graph.write_torch_export(found, tmp_path / "table.bin")
+
+
+@pytest.mark.parametrize("form", mostly_slow(["onnx", "pt2", "static"], ["onnx"]))
+def test_numbers_far_from_zero_are_exact(form: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"])
+    dataset = read(frame.assign(at=1.7e9 + 1e4 * frame["a"]), target="at")  # seconds since 1970
+    found, file = trained("mlp", dataset, tmp_path), tmp_path / f"net.{form}"
+    if form == "static":
+        assert graph.write_onnx(found, file, "static").int8 is not None
+        return
+    write = graph.write_onnx if form == "onnx" else graph.write_torch_export
+    assert write(found, file).difference <= graph.TOLERANCE
+    session = graph._onnx_session(file) if form == "onnx" else graph._program_session(file)
+    inputs = row_inputs(dataset, np.arange(9))
+    with torch.inference_mode():
+        expected = found.proxy.predictions(found.proxy(**inputs))["at"]
+    assert np.abs(session(inputs)[0] - expected).max() < 0.1
+
+
+def test_a_file_of_numbers_is_compared_in_standard_deviations(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"])
+    for scale in (1e-6, 1.0, 1e6):
+        dataset = read(frame.assign(y=scale * (frame["a"] + 1000)), target="y")
+        proxy = trained("mlp", dataset, tmp_path).proxy
+        inputs = row_inputs(dataset, np.arange(9))
+        with torch.inference_mode():
+            expected = proxy.predictions(proxy(**inputs))["y"]
+        off = [expected + 0.5 * dataset.targets[0].std]
+        found = graph._difference(proxy, lambda _, off=off: off, iter([inputs]))
+        assert found == pytest.approx(0.5, rel=0.5)
 
 
 @pytest.mark.parametrize("how", mostly_slow(["dynamic", "static"], ["dynamic"]))

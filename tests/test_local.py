@@ -325,6 +325,22 @@ def test_device_hours_end_a_search_and_are_kept_over_a_resume(tmp_path: Path) ->
     assert {0, 1} <= {c.root for c in finished(more)}
 
 
+def test_one_that_waits_for_a_machine_spends_no_device_hours(tmp_path: Path) -> None:
+    class Waiting(LocalWorkers):
+        def begun(self) -> list[Any]:
+            return []
+
+    task = replace(small_task(), budget=Budget(None, cpu_hours=0.01 / 3600))
+    settings = {"folder": str(tmp_path), "seconds_per_epoch": 60.0}
+    with (
+        closing(Study(tmp_path, task, SPACE)) as study,
+        Waiting(1, EVALUATOR, settings, tmp_path / "logs") as pool,
+    ):
+        drive(study, pool, deadline=time.monotonic() + 4.0)
+    [candidate] = load_candidates(tmp_path)
+    assert (candidate.reason, candidate.seconds) == ("interrupted", 0.0)
+
+
 def test_calls_come_first_and_once_and_their_failure_is_reported(tmp_path: Path) -> None:
     results = []
     with (

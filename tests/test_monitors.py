@@ -440,6 +440,10 @@ def test_a_sound_candidate_has_its_health_in_numbers() -> None:
         (Target("y", "binary", ("a", "b"), (70, 30)), {}),
         (Target("y", "multiclass", ("a", "b", "c"), (60, 30, 10)), {"label_smoothing": 0.1}),
         (Target("y", "multiclass", ("a", "b", "c"), (60, 30, 10)), {"class_weights": "balanced"}),
+        (
+            Target("y", "multiclass", ("a", "b", "c"), (60, 30, 10)),
+            {"class_weights": "balanced", "label_smoothing": 0.1},
+        ),
         (Target("y", "multilabel", ("u", "v"), (80, 10)), {}),
         (Target("y", "regression", mean=3.0, std=2.0), {}),
     ],

@@ -32,6 +32,7 @@ GIVEN: dict[str, Any] = {
     "columns": {"photo": "image"},
     "image_size": 32,
     "families": ("mlp", "tabnet"),
+    "pretrained": ("A", "B"),
     "constraints": ("params<=1000000",),
     "time_limit": None,
     "trials": 5,
@@ -40,13 +41,15 @@ GIVEN: dict[str, Any] = {
 }
 FLAGS = (
     "--target a,b --columns photo=image --image-size 32 -f mlp -f tabnet -c params<=1e6"
-    " --time-limit none --trials 5 --deterministic --cpus-per-trial 0.5"
+    " --pretrained A --pretrained B --time-limit none --trials 5 --deterministic"
+    " --cpus-per-trial 0.5"
 )
 VARIABLES = {
     "TARGET": "a,b",
     "COLUMNS": "photo=image",
     "IMAGE_SIZE": "32",
     "FAMILY": "mlp tabnet",
+    "PRETRAINED": "A B",
     "CONSTRAINT": "params<=1e6",
     "TIME_LIMIT": "none",
     "TRIALS": "5",
@@ -58,6 +61,7 @@ target: [a, b]
 columns: {photo: image}
 image-size: 32
 family: [mlp, tabnet]
+pretrained: [A, B]
 constraint: [params<=1e6]
 time_limit: none
 trials: 5
@@ -100,6 +104,26 @@ def test_all_ways_of_giving_options_end_in_the_same_record(
         with pytest.raises(SystemExit):
             cli.main(["search", "data.csv", *given])
     assert seen == [SearchOptions(**GIVEN)]
+
+
+def test_one_value_in_a_file_is_as_good_as_a_list_or_a_text(
+    seen: list[SearchOptions], tmp_path: Path
+) -> None:
+    content = "target: 2020\ncolumns: [photo=image, note=text]\npretrained: A\nfamily: mlp\nout: 1"
+    (tmp_path / "options.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        cli.main(["search", "data.csv", "--config", str(tmp_path / "options.yaml")])
+    (found,) = seen
+    assert (found.target, found.pretrained, found.families) == (("2020",), ("A",), ("mlp",))
+    assert found.columns == {"photo": "image", "note": "text"}
+
+
+def test_an_option_that_may_be_repeated_and_is_not_given_is_its_default(
+    seen: list[SearchOptions],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["search", "data.csv"])
+    assert seen == [SearchOptions()]
 
 
 def test_a_flag_goes_before_a_variable_and_that_before_a_file(

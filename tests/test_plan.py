@@ -167,3 +167,15 @@ def test_time_is_kept_for_more_networks_of_the_winner_and_none_of_them_is_traine
     one, several = (planned(600.0, epoch_s=epoch_s, ensemble=n) for n in (1, 5))
     assert one.finish_s < several.finish_s <= plans.KEPT_MOST * 600.0
     assert several.fidelity.recipe_epochs <= one.fidelity.recipe_epochs
+
+
+def test_trainings_in_full_take_nothing_of_the_device_hours_of_candidates() -> None:
+    made = task(time_limit_s=36_000.0, cpu_hours=2.0, workers=8)
+    paces = {"cnn": pace(1.0)}
+    kept, given = (plan_search(made, paces, finish=finish) for finish in (True, False))
+    assert kept.finish_s > 0 == given.finish_s
+    assert (kept.candidates, kept.fidelity) == (given.candidates, given.fidelity)
+    # Where the wall clock is the shorter of the two it is divided as ever.
+    short = replace(made, budget=replace(made.budget, time_limit_s=600.0))
+    alone = replace(short, budget=replace(short.budget, cpu_hours=None))
+    assert plan_search(short, paces) == plan_search(alone, paces)

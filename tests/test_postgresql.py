@@ -135,6 +135,30 @@ def test_a_dashboard_shows_the_studies_of_a_database(
     assert mine.live["state"] in ("stopped", "starting")
 
 
+def test_a_study_that_was_deleted_from_its_database_is_gone(
+    server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.search.follow._LOAD", math.inf)
+    study = search(opened(server, name, tmp_path / "a"), 3)
+    study.describe({"task": study.task.to_dict()})
+    follower = PostgresFollower(server.url, name)
+    follower.changed()
+    assert not follower.is_gone()
+    server.execute(f"update studies set study_name = 'deleted' where study_name = '{name}'")
+    follower.changed()
+    assert follower.is_gone()
+
+
+def test_a_server_that_is_away_is_away_until_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.search.follow._LOAD", 1e-9)
+    follower = PostgresFollower(f"postgresql:///postgres?host={tmp_path}", "study")
+    for _ in range(2):
+        with pytest.raises(InputError, match="cannot be used"):
+            follower.changed()
+
+
 def test_studies_in_one_database_know_nothing_of_each_other(
     server: Server, name: str, tmp_path: Path
 ) -> None:

@@ -438,6 +438,22 @@ def test_an_encoder_runs_once_over_a_sample(
     assert sum(seen) == done
 
 
+def test_a_token_that_is_another_word_in_other_data_has_features_of_its_own(folder: Path) -> None:
+    tokens, features = [], []
+    for often, rarely in (("not", "un"), ("un", "not")):
+        said = ["film plot a the good bad"] * 40 + [f"film {often}"] * 20 + [f"film {rarely}"] * 8
+        frame = pd.DataFrame({"text": said, "label": ["yes", "no"] * 34})
+        found = read(frame, target="label", pretrained=str(folder), modality="text")
+        made = Task("text", found.targets, found.profile).with_objectives()
+        made = replace(made, pretrained=(describe(str(folder)),))
+        network = build_network("frozen_text", config_of(made, "frozen_text"), made, True)
+        given = part_tensors(found, np.array([50]), "cpu")
+        tokens.append(given[0]["tokens"].values)  # type: ignore[union-attr]
+        features.append(frozen.frozen_tensors(network, given)[0]["features"].values)  # type: ignore[union-attr]
+    assert torch.equal(*tokens)
+    assert not torch.allclose(*features, atol=1e-3)
+
+
 def store(place: Path) -> frozen.Store:
     return frozen.Store(place, width=3)
 

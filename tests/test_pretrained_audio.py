@@ -138,6 +138,13 @@ def test_a_tone_keeps_its_frequency_and_loudness_at_another_rate(rate: int, want
     assert float((found[0][inner] - tone(wanted)[inner]).abs().max()) < 40  # half of a per cent
 
 
+def test_mixed_precision_leaves_a_resampled_wave_as_it_is() -> None:
+    front, wave, length = Resample(8_000, 16_000), 8_000 * torch.randn(1, 400), torch.tensor([400])
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = front(wave, length)
+    torch.testing.assert_close(found, front(wave, length)[0], atol=0, rtol=0)
+
+
 def test_a_head_on_kept_features_is_the_whole_network(task: Task, data: Dataset) -> None:
     proxy = Proxy("frozen_audio", dict(config_of(task)), task).eval()
     tensors = part_tensors(data, data.parts["train"], "cpu")

@@ -48,6 +48,11 @@ def make_tied_study() -> StudyView:
     return make_study(task=task, candidates=made)
 
 
+def make_two_qualities() -> StudyView:
+    task = make_task().with_objectives(("accuracy", "auc", "params"))
+    return make_study(task=task, candidates=make_candidates(task, 60))
+
+
 def make_guesses(every: int) -> StudyView:
     """Every so many candidates are cheap, and hardly better than the commonest class (0.69)."""
     study = make_study(40)
@@ -72,6 +77,7 @@ CASES = {
     "classification": lambda: make_study(),
     "regression": lambda: make_study(kind="regression"),
     "ties": make_tied_study,
+    "two qualities": make_two_qualities,
     "no candidates": lambda: make_study(0),
     "one candidate": lambda: make_study(1),
     "guesses": lambda: make_guesses(3),
@@ -352,6 +358,15 @@ def test_simple_models_stand_in_the_plots_by_the_costs_that_were_measured() -> N
     assert shown["error_of"] > 0
 
 
+@pytest.mark.parametrize("metrics", [{}, {"r2": math.nan}])
+def test_an_unknown_quality_has_no_error(metrics: dict[str, float]) -> None:
+    task = make_task("regression").with_objectives(("r2", "rmse", "params"))
+    made = [replace(c, metrics=metrics | {"rmse": 0.5}) for c in make_candidates(task, 1)]
+    columns = table(made, task)
+    assert columns["error"] == [None]
+    assert columns["errors"]["rmse"][0] > 0
+
+
 def test_a_figure_has_every_complete_candidate_and_refuses_an_unknown_metric() -> None:
     study = make_study(60)
     made = figure(study, "params")
@@ -612,7 +627,7 @@ def test_the_browser_computes_the_front_that_python_computes_under_any_limit(
         assert seen[name]["first"] == first, name
         assert set(seen[name]["moved"]) == reference_front(study), name
     assert seen["no candidates"]["says"] == "No candidate is complete yet."
-    for name in ("classification", "regression"):
+    for name in ("classification", "regression", "two qualities"):
         case = CASES[name]()
         assert dict(seen[name]["noisy"]) == within_noise(front(case), case.task)
     # Each plot shows the front among all, and a line for each simple model.

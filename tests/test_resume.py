@@ -107,6 +107,28 @@ VARIANTS: dict[str, tuple[dict[str, Any], Settings]] = {
 }
 
 
+def test_a_training_leaves_the_generators_and_the_threads_of_its_process_as_they_were(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state() -> list[Any]:
+        numbers = np.random.get_state(legacy=True)
+        seeds = [os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")]
+        drawn = [random.getstate(), numbers[1].tolist(), torch.get_rng_state().tolist()]
+        return [*drawn, *seeds, torch.get_num_threads()]
+
+    monkeypatch.setattr(nas.train.Threads, "pick", lambda *_: 1)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    before, threads = state(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained(recipe, tmp_path)
+        assert state() == [*before[:-1], 2]
+        trained(recipe | {"seed_everything": False}, tmp_path / "unseeded")
+        assert state()[:3] != before[:3]  # or the next one would give the same network
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     variant: str, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

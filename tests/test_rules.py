@@ -410,6 +410,8 @@ def test_classes_are_weighed_only_where_that_serves_the_objective(
     given_task = task(1_000).with_objectives((metric,))
     given_task = replace(given_task, targets=(replace(YES, counts=counts),))
     assert ("class_weights" in {p.name for p in rules.training(given_task, lr=1e-3)}) == offered
+    asked = replace(given_task, targets=(replace(YES, kind="multilabel", counts=counts),))
+    assert "class_weights" not in {p.name for p in rules.training(asked, lr=1e-3)}
 
 
 def test_small_batches_have_groupnorm_alone() -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -40,7 +40,7 @@ from nas.export.trained import open_trained
 from nas.family import load_families
 from nas.model import load
 from nas.options import SearchOptions, parse_duration
-from nas.plan import make_task
+from nas.plan import KEPT_MOST, make_task
 from nas.records import RunRecord
 from nas.run import Run
 from nas.search import ehvi
@@ -413,6 +413,7 @@ def test_the_trainings_at_the_end_hold_the_run_and_count_their_time(
     def search(session: driver._Session) -> None:
         session.earlier = clock.read()
 
+    monkeypatch.setattr(driver._Session, "plan", lambda *_: None)
     monkeypatch.setattr(driver._Session, "search", search)
     monkeypatch.setattr(driver, "train_finalists", finish)
     place: Any = SimpleNamespace(start=lambda run: nullcontext(), site=lambda run: None)
@@ -830,7 +831,133 @@ class Dying(FormulaEvaluator):
         assert latency is not None
         assert (other.metrics["latency_ms"], latency.isolated) == (0.001, True)
     printed = (folder / "evaluated.txt").read_text().splitlines()
-    assert printed == ["measure 0"] * 3 + ["measure 1"] * 2 + ["measure 2"]
+    # Together, by quality, until one dies; then each by itself.
+    assert printed == [f"measure {n}" for n in (2, 1, 2, 1, 0, 0)]
+
+
+@contextmanager
+def measured(folder: Path, rows: list[dict[str, float]], *limits: str) -> Iterator[Any]:
+    """The session, and the study of complete candidates whose latencies were measured beside
+    trainings."""
+    task = small_task(constraints=limits)
+    folder.mkdir()
+    (folder / "task.json").write_text(task.to_json())
+    record = RunRecord(SearchOptions(), small_spaces(), {"source": "data.csv"}, {})
+    (folder / "run.json").write_text(record.written())
+    with closing(Study(folder, task, Space.join(small_spaces()), sampler="random")) as study:
+        for row in rows:
+            candidate = study.ask()
+            assert candidate is not None
+            cost = Cost(Latency(row["latency_ms"], 0.0, isolated=False, threads=1, batch=1))
+            metrics = formula(candidate.config, 1) | row
+            study.tell(replace(candidate, state=State.COMPLETE, metrics=metrics, cost=cost))
+        workers: Any = Measuring()
+        yield driver._Session(Run(folder), workers, 0.0, lambda _: None), study
+
+
+class Measuring:
+    """A worker that measures 20 latencies, 0.8 of the contended ones, and then takes for ever."""
+
+    def __init__(self) -> None:
+        self.measured: list[int] = []
+
+    def call_alone(
+        self, method: str, *, candidates: list[dict[str, Any]], deadline: float, **_: Any
+    ) -> list[dict[str, Any]]:
+        assert method == "latencies"
+        if len(self.measured) >= 20:
+            time.sleep(deadline - time.monotonic())
+            raise InputError("latencies was not over when its time was")
+        self.measured += [c["number"] for c in candidates]
+        found = (0.8 * c["metrics"]["latency_ms"] for c in candidates)
+        return [Latency(ms, 0.0, isolated=True, threads=1, batch=1).to_dict() for ms in found]
+
+
+def test_latencies_that_are_measured_by_the_deadline_count_the_best_quality_first(
+    tmp_path: Path,
+) -> None:
+    rows = [{"accuracy": 0.65 + 0.01 * i, "latency_ms": 1.0 + 0.1 * i} for i in range(30)]
+    with measured(tmp_path / "run", rows) as (session, study):
+        session._measure_front(study, time.monotonic() + 2.0, lambda _: None)
+        known = [c.cost.latency for c in study.candidates()]
+    assert session.workers.measured == list(range(29, 9, -1))
+    assert [latency.isolated for latency in known] == [False] * 10 + [True] * 20
+    assert all("time for latencies was over" in latency.contended_because for latency in known[:10])
+    latencies_ms = [c.metrics["latency_ms"] for c in study.candidates()]
+    assert latencies_ms[9:11] == pytest.approx([1.9, 0.8 * 2.0])
+
+
+def test_networks_whose_latency_is_never_over_are_measured_one_by_one() -> None:
+    slow, fast = ({"latency_ms": ms} for ms in (1000.0, 1.0))
+    rows = [
+        Candidate(i, "plain", {}, 0, metrics=m) for i, m in enumerate([slow, slow, *[fast] * 12])
+    ]
+    assert [len(group) for group in driver._side_by_side(rows)] == [1, 1, 10, 2]
+
+
+def test_a_limit_on_latency_is_judged_on_the_isolated_device(tmp_path: Path) -> None:
+    """All are outside it as they were measured beside trainings."""
+    rows = [{"accuracy": 0.8 + 0.001 * i, "latency_ms": 5.2 + 0.1 * i} for i in range(20)]
+    rows += [{"accuracy": 0.99, "latency_ms": 7.6}]  # too far outside it
+    with measured(tmp_path / "run", rows, "latency_ms<=5") as (session, study):
+        session._measure_front(study, math.inf, lambda _: None)
+        front = study.front()
+    first = session.workers.measured[: driver._OUTSIDE]
+    assert first == list(range(19, 19 - driver._OUTSIDE, -1))  # the best quality first
+    best = max(c.metrics["accuracy"] for c in front)
+    assert best == pytest.approx(0.81), "5.0 ms from 6.2 ms"
+    assert 20 not in session.workers.measured
+
+
+# -- time for the trainings at the end -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("planned_s", "left_s", "kept_s"),
+    [(400.0, 300.0, 200.0), (100.0, 300.0, 100.0), (0.0, 300.0, 150.0), (None, 300.0, 150.0)],
+    ids=["a little more time", "enough", "begun with --no-finish", "with --epochs"],
+)
+def test_what_is_kept_for_the_finals_follows_from_the_time_that_is_left(
+    planned_s: float | None,
+    left_s: float,
+    kept_s: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = replace(small_task(), budget=Budget(900.0))
+    plan = None if planned_s is None else SimpleNamespace(finish_s=planned_s)
+    run: Any = SimpleNamespace(plan=plan, task=task, folder=tmp_path)
+    study: Any = SimpleNamespace(sampler=SimpleNamespace(to_measure=list))
+    nobody: Any = None
+    ends: list[float] = []
+    monkeypatch.setattr("nas.search.loop.drive", lambda *_, deadline, **__: ends.append(deadline))
+    for finish, kept in ((True, kept_s), (False, 0.0)):
+        begin, weights = time.monotonic(), SimpleNamespace(add=None)
+        session = driver._Session(run, nobody, begin, lambda _: None, finish, 900.0 - left_s)
+        session._candidates(study, weights, lambda: None)  # type: ignore[arg-type]
+        assert ends.pop() - begin == pytest.approx(left_s - 30.0 - kept, abs=1.0)
+
+
+def test_a_study_of_trials_that_goes_on_by_time_keeps_its_fidelity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[driver._Session] = []
+    pace = {"step_ms": 10.0, "spread_ms": 1.0, "steps": 9, "epoch_s": 0.5}
+    workers = SimpleNamespace(ready=1, map=lambda *_, **__: [pace, pace])
+    place: Any = SimpleNamespace(start=lambda run: nullcontext(workers), site=lambda run: None)
+    monkeypatch.setattr(driver._Session, "search", lambda session: sessions.append(session))
+    monkeypatch.setattr(driver, "train_finalists", lambda *_: None)
+    with measured(tmp_path / "run", [{"accuracy": 0.9, "latency_ms": 1.0}]) as (session, _):
+        run = session.run
+    Clock(run.folder).write(500.0)
+    before = run.task.fidelity
+    drive_run(run, Budget(800.0), place, lambda *_: None, lambda *_: None, finish=True)
+    [session] = sessions
+    assert session.end - time.monotonic() == pytest.approx(300.0, abs=5.0)
+    assert (run.plan, run.task.fidelity) == (None, before)
+    assert session.kept_s is not None
+    assert 0 < session.kept_s <= KEPT_MOST * 300.0
+    assert session._kept_s() == session.kept_s
 
 
 @pytest.mark.parametrize(
@@ -850,6 +977,34 @@ def test_ten_minutes_are_the_limit_where_nothing_else_is(
     assert SearchOptions(
         time_limit=given[0], trials=given[1], cpu_hours=given[2], gpu_hours=given[3]
     ).budget() == Budget(limit_s, *given[1:])
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ({}, 16),
+        ({"cpu.max": "max 100000"}, 16),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"docker/1/cpu.max": "50000 100000"}, 1),
+        ({"docker/1/cpu.max": "max 100000", "docker/cpu.max": "400000 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        ({"cpu/own/cpu.cfs_quota_us": "300000", "cpu/own/cpu.cfs_period_us": "100000"}, 3),
+    ],
+    ids=["none", "max", "2.5", "half a core", "of its parent", "none of version 1", "version 1"],
+)
+def test_a_container_has_as_many_cores_as_its_quota_pays_for(
+    quota: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in quota.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "own").write_text("4:memory:/other\n3:cpu,cpuacct:/own\n0::/docker/1\n")
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert machine._cores() == cores
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "none")
+    assert machine._cores() == 16
 
 
 def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1103,3 +1258,19 @@ def test_a_training_whose_epochs_take_too_long_ends_in_time_with_a_low_rate(
     assert trainer.current_epoch == epochs
     if epochs > 1:
         assert schedule.get_last_lr()[0] == pytest.approx(0.01)
+
+
+def test_a_training_that_begins_after_its_time_ends_with_its_first_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the data took longer to read."""
+    loop = SimpleNamespace(max_epochs=20)
+    trainer: Any = SimpleNamespace(
+        max_epochs=20, fit_loop=loop, lr_scheduler_configs=[], current_epoch=0
+    )
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr("nas.training.callbacks.time.monotonic", lambda: next(now))
+    callback, module = InTime(end=40.0), Any
+    callback.on_train_start(trainer, module)
+    callback.on_train_epoch_end(trainer, module)
+    assert loop.max_epochs == 1

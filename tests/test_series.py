@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,20 @@ def test_random_kernels_are_the_convolutions_of_the_paper() -> None:
     assert any(np.allclose(found[:, 0], column) for column in first)
 
 
+def test_mixed_precision_leaves_features_of_random_kernels_as_they_are() -> None:
+    steps, labels = made(30)
+    data = read((steps, labels), modality="series")
+    task = Task("series", data.targets, data.profile).with_objectives()
+    family = load_families("series")["random_kernels"]
+    network: Any = family.build(family.baseline(task), task).eval()
+    inputs = row_inputs(data, np.arange(6))
+    with torch.no_grad():
+        whole, _ = network.features(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, _ = network.features(**inputs)
+    torch.testing.assert_close(found, whole, atol=0, rtol=0)
+
+
 def test_features_of_simple_models_do_not_see_other_sequences() -> None:
     steps, _ = made(12)
     all_of_them = Ragged.of([x.astype(np.float32) for x in steps])
@@ -392,6 +407,46 @@ def test_windows_hold_what_was_before_and_labels_what_follows() -> None:
         np.testing.assert_allclose(window, values[start - 24 : start], rtol=1e-5)
         ahead = [data.labels[f"load+{k + 1}"][row] for k in range(4)]
         np.testing.assert_allclose(ahead, values[start : start + 4])
+
+
+def working_days(n: int = 400) -> pd.DataFrame:
+    """A week's pattern on dates without weekends, and without one day in ten."""
+    rng = np.random.default_rng(0)
+    days = pd.bdate_range("2020-01-01", periods=n)
+    load = 10 + np.array([0.0, 2, 5, 1, -3])[np.arange(n) % 5] + 0.1 * rng.normal(size=n)
+    frame = pd.DataFrame({"day": days.astype(str), "load": load})
+    return frame[rng.random(n) > 0.1].reset_index(drop=True)
+
+
+def test_a_forecast_on_dates_counts_rows_however_far_apart_they_are() -> None:
+    frame = working_days()
+    data = read(frame, target="load", time="day", horizon=3)
+    form = data.profile.series
+    assert form is not None
+    assert {len(series(data)[row]) for row in range(len(series(data)))} == {form.window}
+    at = data.profile.channels.index("load")
+    values = frame["load"].to_numpy()
+    for row in (0, 50, len(series(data)) - 1):
+        start = int(np.abs(values - data.labels["load+1"][row]).argmin())
+        window = series(data)[row][:, at]
+        np.testing.assert_allclose(window, values[start - form.window : start], rtol=1e-5)
+    new = encode(frame, data.profile, "series")
+    found = new.inputs["series"][0]  # type: ignore[index]
+    np.testing.assert_allclose(found[:, at], values[-form.window :], rtol=1e-5)
+    # What an earlier version coded in the time of the calendar is rows from now on.
+    earlier = replace(data.profile, series=replace(form, irregular=True))
+    old = encode(frame, earlier, "series").inputs["series"]
+    np.testing.assert_array_equal(old[0], found)  # type: ignore[index]
+
+
+def test_a_season_that_no_window_holds_is_none() -> None:
+    # Of 100 rows of training 45 are left for what follows: 27 for a window.
+    frame = seasonal(200, period=30, noise=0.01)
+    assert find_season([frame["load"].to_numpy()[:100]]) == 30
+    data = read(frame, target="load", time="hour", horizon=45, split="0.5,0.25,0.25")
+    form = data.profile.series
+    assert form is not None
+    assert (form.season, form.window) == (1, 27)
 
 
 def test_nothing_that_is_predicted_in_one_part_is_predicted_in_another() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import runpy
 import subprocess
 import sys
 import types
@@ -389,6 +390,48 @@ def test_examples_of_a_manifest_hold_the_files_of_its_folder_alone(tmp_path: Pat
             assert (examples / copy).read_bytes() == (data / photo).read_bytes()
     assert len([*examples.glob("*.png")]) == 9
     assert not [*examples.glob("*.txt")]
+
+
+def test_a_folder_compares_numbers_in_standard_deviations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.export.folder import inputs
+
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "repeat.py").write_text(Path(inputs.__file__).with_name("repeat.py").read_text())
+    about = {"name": "at", "kind": "regression", "mean": 1.7e9, "std": 100.0}
+    (tmp_path / "labels.json").write_text(json.dumps([about]))
+    recorded = {"source": "x.csv", "predictions": {"at": [1.7e9, 1.7e9 + 50]}}
+    (tmp_path / "examples" / "predictions.json").write_text(json.dumps(recorded))
+    found = np.array([1.7e9, 1.7e9 + 50])
+    own = types.SimpleNamespace(load_network=None, predict=lambda _: ({"at": found}, []))
+    monkeypatch.setitem(sys.modules, "predict", own)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    repeated = runpy.run_path(str(tmp_path / "repeat.py"))
+    repeated["test_the_files_give_the_recorded_predictions"]()
+    found[1] += 1
+    with pytest.raises(AssertionError, match=r"predictions of at differ by 0\.01"):
+        repeated["test_the_files_give_the_recorded_predictions"]()
+
+
+def test_files_that_a_table_lists_are_called_as_it_calls_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.export import standalone
+    from nas.export.folder import inputs
+
+    for name in (*(f"data/{'ab'[i % 2]}/{i}.png" for i in range(20)), "other/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 5 * len(name), np.uint8)).save(tmp_path / name)
+    profile = json.loads(json.dumps(standalone._needed(read(tmp_path / "data").profile)))
+    settings = {"modality": "images", "as_written": [], "profile": profile}
+    monkeypatch.setattr(inputs, "settings", lambda: settings)
+    listed = ["a/0.png", str(tmp_path / "other" / "x.png")]
+    table = tmp_path / "data" / "new.csv"
+    pd.DataFrame({"file_name": listed}).to_csv(table, index=False)
+    assert inputs.load(table)[1] == listed
+    assert inputs.load(tmp_path / "other")[1] == ["x.png"]
+    assert inputs.load(tmp_path / "other" / "x.png")[1] == ["x.png"]
 
 
 @pytest.mark.slow  # a training and an export

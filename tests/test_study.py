@@ -20,12 +20,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from nas.candidate import Candidate, State
+from nas.candidate import Candidate, Cost, Latency, State
+from nas.rules import folds
 from nas.search.classic import TpeSampler
 from nas.search.samplers import History, stable_seed
 from nas.search.storage import Clock, repair_journal
 from nas.search.study import Study, load_candidates
-from nas.space import Config, Int, Space, config_key, split_family
+from nas.space import Config, Int, Space, config_key, join_family, split_family
 from nas.task import Budget, InputError, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
@@ -280,6 +281,78 @@ def test_rungs_survive_a_resume(tmp_path: Path) -> None:
     candidate = study.ask()
     assert candidate is not None
     assert study.report(candidate.number, 3, {"accuracy": 0.85}) == "halving"
+
+
+def test_a_rung_is_of_candidates_that_are_trained_alike(tmp_path: Path) -> None:
+    """Networks from published weights are trained for as few epochs on other data."""
+    task = small_task(epochs=9, objectives=("accuracy",))
+    other = {"deep": replace(task.fidelity, share=0.2)}
+    task = replace(task, fidelity=replace(task.fidelity, other=other))
+    verdicts = []
+    for family, accuracy in (("plain", 0.9), ("plain", 0.8), ("deep", 0.77), ("plain", 0.7)):
+        study = opened(tmp_path, task)  # what is known of a rung survives this
+        config = join_family(family, SPACES[family].sample(np.random.default_rng(len(verdicts))))
+        candidate = study.ask(preferred=[config])
+        assert candidate is not None
+        assert candidate.family == family
+        verdicts.append(study.report(candidate.number, 3, {"accuracy": accuracy}))
+        study.tell(replace(study[candidate.number], state=State.COMPLETE))
+        study.close()
+    assert verdicts == ["", "", "", "halving"]
+
+
+def test_at_a_rung_latencies_are_those_that_were_measured_beside_trainings(tmp_path: Path) -> None:
+    """The front's are measured again at the end of a search, and are lower then."""
+    study = opened(tmp_path, small_task(epochs=9, objectives=("accuracy", "latency_ms")))
+    for accuracy, latency_ms in ((0.9, 1.0), (0.85, 2.0), (0.8, 0.8)):
+        candidate = study.ask()
+        assert candidate is not None
+        figures = {"accuracy": accuracy, "latency_ms": latency_ms}
+        verdict = study.report(candidate.number, 3, figures)
+        study.tell(replace(study[candidate.number], state=State.COMPLETE))
+        if accuracy == 0.9:
+            found = Latency(0.5, 0.0, isolated=True, threads=1, batch=1, contended_ms=1.0)
+            end = replace(study[candidate.number], metrics=figures | {"latency_ms": 0.5})
+            study.revise(replace(end, cost=Cost(found)))
+            study.close()
+            study = opened(tmp_path, study.task)
+    assert verdict == "", "0.8 ms of it are less than 1.0 ms of the best"
+    assert study[0].metrics["latency_ms"] == 0.5, "of the front the isolated ones count"
+
+
+def test_one_out_of_time_counts_where_its_own_family_is_not_cross_validated(
+    tmp_path: Path,
+) -> None:
+    task = small_task()
+    assert folds(task) == 5
+    other = {"deep": replace(task.fidelity, folds=1)}
+    study = opened(tmp_path, replace(task, fidelity=replace(task.fidelity, other=other)))
+    study.enqueue_baselines(STARTS)
+    for _ in STARTS:
+        candidate = study.ask()
+        assert candidate is not None
+        study.report(candidate.number, 1, formula(candidate.config, 1))
+        end = replace(study[candidate.number], state=State.PRUNED, reason="timeout")
+        study.tell(replace(end, detail="after 9 s at step 5 of 9"))
+    states = {c.family: c.state for c in study.candidates()}
+    assert states == {"plain": State.PRUNED, "deep": State.COMPLETE}
+
+
+def test_device_hours_count_from_when_a_worker_is_at_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(tmp_path)
+    first, second = study.ask(), study.ask()
+    assert first is not None
+    assert second is not None
+    now = time.monotonic()
+    for later in (100.0, 130.0):
+        monkeypatch.setattr(time, "monotonic", lambda later=later: now + later)
+        study.begin(first.number)
+    assert study.training_s(first.number) == pytest.approx(30.0)
+    assert study.hours("cpu") * 3600 == pytest.approx(30.0)
+    study.settle("stopped")
+    assert [c.seconds for c in study.candidates()] == pytest.approx([30.0, 0.0])
 
 
 def test_the_front_is_that_of_a_brute_force(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from click.testing import CliRunner
 from default_run import mostly_slow
 
 from nas import cli, show, terminal
+from nas.driver import Progress
+from nas.progress import Display
 from nas.run import Run
+from nas.task import Budget
 
 ROOT = Path(__file__).parents[1]
 EARLIER = Path(__file__).parent / "earlier_format"
@@ -151,6 +154,29 @@ def test_a_design_fits_into_the_terminal(
     assert not CUT.search(printed)
     assert max(map(len, printed.splitlines())) <= columns
     assert "latency ms" in printed
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-2", "ascii"])
+def test_signs_that_the_encoding_of_the_output_lacks_end_no_command(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["status", str(EARLIER / "run")])
+    assert not end.value.code
+    assert b" +-" in printed.getvalue()
+
+
+def test_a_terminal_that_draws_nothing_over_is_shown_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    display = Display(Path("data.csv"))
+    display.update(Progress(None, (), 1.0, Budget(), "start:1/2"))
+    display.close()
+    assert "phase=start:1/2" in capsys.readouterr().err
 
 
 def test_output_to_a_terminal_that_was_closed_ends_nothing(

@@ -43,7 +43,7 @@ from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores, score, score_target
 from nas.training.monitors import TimeLimit, TrainingStopped
-from nas.training.proxy import LatestBest, Proxy, load_proxy, predict
+from nas.training.proxy import AveragedWeights, LatestBest, Proxy, load_proxy, predict
 
 rng = np.random.default_rng(0)
 
@@ -391,6 +391,15 @@ def test_augmented_images_keep_shape_and_range_and_follow_the_seed(kind: str) ->
     assert one.min() >= 20
     assert one.max() <= 200
     assert torch.equal(one, images.float()) == (kind == "none")
+
+
+def test_mixed_precision_leaves_augmented_images_as_they_are() -> None:
+    images = torch.randint(0, 256, (4, 1, 64, 64))
+    torch.manual_seed(5)
+    whole = augment_images(images, "affine")
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(augment_images(images, "affine"), whole)
 
 
 @pytest.fixture
@@ -871,6 +880,28 @@ def test_of_equally_good_epochs_the_latest_is_kept(
     )  # fmt: skip
     trainer.fit(Scored(), Batches({"x": torch.ones(2)}, {}, 2))
     assert [path.name for path in tmp_path.iterdir()] == [f"epoch={kept}.ckpt"]
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_checkpoint_of_either_kind_holds_the_average_of_the_weights(
+    weights_only: bool, tmp_path: Path
+) -> None:
+    dataset = table(names=["binary"])
+    keeper = LatestBest(
+        monitor=None, dirpath=tmp_path, filename="model", save_weights_only=weights_only
+    )
+    torch.manual_seed(0)
+    proxy = Proxy("mlp", MLP, make_task(dataset))
+    fitted = pl.Trainer(
+        max_epochs=2, callbacks=[AveragedWeights(0.9), keeper], logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    run(fitted, proxy, dataset)
+    # At the end of a training its network has the average.
+    kept, averaged = load_proxy(tmp_path / "model.ckpt").state_dict(), proxy.state_dict()
+    assert kept.keys() == averaged.keys()
+    for name, value in averaged.items():
+        torch.testing.assert_close(kept[name], value, msg=name)
 
 
 def test_boosting_learns_from_forty_rows() -> None:

@@ -252,6 +252,17 @@ def test_more_workers_than_the_cluster_holds_wait_and_none_is_forgotten(
     assert {c.reason for c in candidates} <= {"", "halving"}
 
 
+def test_a_candidate_that_waits_for_a_node_spends_no_device_hours(
+    tmp_path: Path, cluster: Any
+) -> None:
+    workers = cluster.workers + 2
+    candidates = search(tmp_path, cluster, workers=workers, limit_s=20.0, seconds_per_epoch=60.0)
+    begun = [bool(trained(tmp_path)[f"begin {c.root}"]) for c in candidates]
+    assert begun.count(False) >= 2
+    for candidate, has_begun in zip(candidates, begun, strict=True):
+        assert (candidate.seconds > 0) == has_begun
+
+
 def test_calls_and_isolated_measurements_work_as_with_processes(
     tmp_path: Path, cluster: Any
 ) -> None:

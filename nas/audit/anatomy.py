@@ -114,10 +114,10 @@ def anatomy(
         # Some layers are left out by chance in training, and some heads are there only then.
         network.train()
         layers, output = trace(network, args, kwargs)
-        reached = _reached(output, trained)
+        reached = _reached(network, output, trained)
         network.eval()
         output = forward(network, args, kwargs)
-        reached |= _reached(output, trained)
+        reached |= _reached(network, output, trained)
         values = main_output(output).detach().float()
         with torch.no_grad():
             # A few more passes: a mask that is drawn may be the same twice.
@@ -142,19 +142,23 @@ def forward(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         if traceback.extract_tb(error.__traceback__)[-1].filename == __file__:
             raise  # the tracer's own
         shapes = ", ".join(str(tuple(t.shape)) for t in _tensors([args, kwargs]))
-        lines = str(error).strip().splitlines()
-        raise InputError(
-            f"forward of {type(network).__name__} fails on input of shape {shapes}:"
-            f" {type(error).__name__}: {lines[0] if lines else ''}"
-        ) from error
+        what = f"forward of {type(network).__name__} fails on input of shape {shapes}"
+        raise InputError(f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 @contextmanager
 def kept(network: nn.Module) -> Iterator[None]:
-    """Gives parameters, buffers, gradients and each module's mode back as they were; lazy
-    parameters may get their sizes."""
+    """Gives parameters, buffers, gradients and each module's mode back as they were, on their
+    devices; lazy parameters may get their sizes."""
     tensors = [t for t in (*network.parameters(), *network.buffers()) if not is_lazy(t)]
     values = [t.detach().clone() for t in tensors]
+    # Assigned anew where a forward counts in them, and where a trainer moves the network.
+    buffers = [(module, dict(module._buffers)) for module in network.modules()]
     grads = [(p, p.grad) for p in network.parameters() if not is_lazy(p)]
     modes = [(module, module.training) for module in network.modules()]
     for p, _ in grads:
@@ -164,19 +168,30 @@ def kept(network: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
+                if tensor.device == value.device:
+                    tensor.copy_(value)
+                else:
+                    tensor.data = value
+        for module, named in buffers:
+            for name, buffer in named.items():
+                module._buffers[name] = buffer
         for p, grad in grads:
             p.grad = grad
         for module, mode in modes:
             module.training = mode
 
 
-def _reached(output: Any, trained: Mapping[str, nn.Parameter]) -> set[str]:
-    """The parameters that some output has a gradient of."""
+def _reached(network: nn.Module, output: Any, trained: Mapping[str, nn.Parameter]) -> set[str]:
+    """The parameters that some output has a gradient of; InputError where it has none that can be
+    computed, as where ``forward`` has overwritten what is needed for it."""
     ends = [t.sum() for t in _tensors(output) if t.is_floating_point() and t.requires_grad]
     if not ends or not trained:
         return set()
-    grads = torch.autograd.grad(ends, list(trained.values()), allow_unused=True)
+    try:
+        grads = torch.autograd.grad(ends, list(trained.values()), allow_unused=True)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        what = f"the gradient of {type(network).__name__} cannot be computed"
+        raise InputError(f"{what}: {_first_line(error)}") from error
     return {name for name, grad in zip(trained, grads, strict=True) if grad is not None}
 
 

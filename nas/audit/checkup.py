@@ -217,7 +217,7 @@ def _fit(module: _Module, batches: Batches, steps: int, monitor: GradientMonitor
             max_steps=steps,
             max_epochs=-1,
             accelerator="cpu" if device.type == "cpu" else "gpu",
-            devices=1,
+            devices=1 if device.index is None else [device.index],
             gradient_clip_val=GRADIENT_CLIP,
             callbacks=[monitor],
             logger=False,

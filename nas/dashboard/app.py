@@ -34,6 +34,7 @@ from starlette.routing import Route
 from nas.dashboard.studies import Studies
 from nas.export import document_page
 from nas.report import explorer_css, explorer_html, explorer_js
+from nas.task import InputError
 
 # Journals are looked at this often, and a viewer hears at least this often that all is well.
 REFRESH_S, ALIVE_S = 1.0, 15.0
@@ -41,7 +42,7 @@ REFRESH_S, ALIVE_S = 1.0, 15.0
 JUDGE_S = 10.0
 # A design document is made in a process of its own, which may take so long.
 DESIGN_S = 120.0
-# Messages in one answer to a poll.
+# Messages in one answer to a poll, beside the heads of studies.
 _MESSAGES = 8
 
 _POLICY = "; ".join(
@@ -91,7 +92,13 @@ def make_app(
         Route("/api/studies/{study}/candidates/{number:int}/recipe.yaml", board.recipe),
         Route("/api/studies/{study}/candidates/{number:int}/design.html", board.design),
     ]
-    return Guard(Starlette(routes=routes, lifespan=board.lifespan), token, host, names, prefix)
+    handlers: Any = dict.fromkeys((InputError, OSError), _unreadable)
+    app = Starlette(routes=routes, lifespan=board.lifespan, exception_handlers=handlers)
+    return Guard(app, token, host, names, prefix)
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("the run cannot be read now; try again\n", 503)
 
 
 class Guard:

@@ -4,13 +4,14 @@ their folder, and PostgreSQL databases."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas import rules
-from nas.candidate import Candidate
+from nas.candidate import Candidate, Reason, State
 from nas.report import StudyView
 from nas.report.payload import head
 from nas.run import Run
@@ -24,6 +25,7 @@ _FILES = ("task.json", "run.json", "lr.json", "baselines.json", "finished.json")
 
 
 Ends = Callable[[], Sequence[Candidate]]
+Spent = Callable[[], Mapping[str, float]]
 
 
 class Source(Protocol):
@@ -33,12 +35,16 @@ class Source(Protocol):
     follower: Follower
     task: Task
 
+    def is_gone(self) -> bool:
+        """Whether there is nothing at its place any more."""
+
     def head(self, name: str) -> dict[str, Any] | None:
         """What changes seldom (``nas.report.payload.head``); None where it is as before."""
 
-    def clock(self, ends: Ends) -> tuple[str, float]:
+    def clock(self, ends: Ends, spent: Spent) -> tuple[str, float]:
         """Whether it is "starting", "running", "stopped", "finished" or only "stored", and its
-        seconds so far. ``ends`` gives the first candidate and the one that has changed last."""
+        seconds so far. ``ends`` gives the first candidate and the one that has changed last,
+        ``spent`` what ``nas.dashboard.sources.spent`` says of all."""
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
         """What is known of a candidate beside its row: ``layers``, and whether it was ``trained``
@@ -60,6 +66,9 @@ class Folder:
         self.folder, self.place = folder, str(folder.resolve())
         self._stamp: Any = None
 
+    def is_gone(self) -> bool:
+        return not (self.folder / "task.json").exists()
+
     def head(self, name: str) -> dict[str, Any] | None:
         stamps = tuple(_stamp(self.folder / file) for file in _FILES)
         if stamps == self._stamp:
@@ -73,13 +82,13 @@ class Folder:
         self._stamp = stamps
         return found
 
-    def clock(self, ends: Ends) -> tuple[str, float]:
+    def clock(self, ends: Ends, spent: Spent) -> tuple[str, float]:
         seconds = self.run.spent_s
         if self.run.is_running:
             return "running", seconds
         if self.run.finished is not None:
             return "finished", seconds
-        return _ended(self.task, seconds), seconds
+        return _ended(self.task, seconds, spent), seconds
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
         number, run = candidate.number, self.run
@@ -100,6 +109,9 @@ class Stored:
     def __init__(self, follower: Follower, place: str) -> None:
         self.follower, self.place = follower, place
         self._about: str | None = None
+
+    def is_gone(self) -> bool:
+        return self.follower.is_gone()
 
     def head(self, name: str) -> dict[str, Any] | None:
         about = self.follower.about(self._about)
@@ -123,7 +135,7 @@ class Stored:
         )
         return head(view)
 
-    def clock(self, ends: Ends) -> tuple[str, float]:
+    def clock(self, ends: Ends, spent: Spent) -> tuple[str, float]:
         candidates = ends()
         if not candidates:
             return "starting", 0.0
@@ -132,7 +144,7 @@ class Stored:
         is_driven = self.follower.is_driven()
         if is_driven is None:
             return "stored", seconds
-        return "running" if is_driven else _ended(self.task, seconds), seconds
+        return "running" if is_driven else _ended(self.task, seconds, spent), seconds
 
     def complete(self, candidate: Candidate) -> dict[str, Any]:
         return {"layers": (), "trained": False, "kept": False}
@@ -175,10 +187,29 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
-def _ended(task: Task, seconds: float) -> str:
+def spent(candidates: Iterable[Candidate]) -> dict[str, float]:
+    """What candidates have spent, as far as budgets count it: ``trials`` (``Study.spent``), and the
+    hours of each kind of device."""
+    waiting = (Reason.DUPLICATE, Reason.INTERRUPTED)  # the latter are trained again
+    roots: set[int] = set()
+    seconds = {"cpu": 0.0, "gpu": 0.0}
+    for c in candidates:
+        for device, more in c.device_seconds.items():
+            seconds[device] += more
+        if c.state != State.RUNNING and c.reason not in waiting:
+            roots.add(c.number if c.root < 0 else c.root)
+    return {"trials": float(len(roots))} | {device: s / 3600 for device, s in seconds.items()}
+
+
+def _ended(task: Task, seconds: float, spent: Spent) -> str:
     """The state of a search that does not run."""
-    limit = task.budget.time_limit_s
-    if limit is not None and seconds >= 0.9 * limit:
+    budget = task.budget
+    if budget.time_limit_s is not None and seconds >= 0.9 * budget.time_limit_s:
+        return "finished"
+    limits = {device: 0.9 * hours for device, hours in budget.device_hours.items()}
+    if budget.trials is not None:
+        limits["trials"] = budget.trials
+    if limits and any(used >= limits.get(what, math.inf) for what, used in spent().items()):
         return "finished"
     return "stopped" if seconds else "starting"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from nas import terminal
 from nas.candidate import Candidate, State
-from nas.dashboard.sources import Source, sources
+from nas.dashboard.sources import Source, sources, spent
 from nas.report.importance import LEAST
 from nas.report.payload import detail, table
 from nas.task import InputError, plain
@@ -41,30 +41,52 @@ class Followed:
         self.source, self.name = source, name
         self.id = hashlib.sha256(source.place.encode()).hexdigest()[:12]
         self.numbers: dict[int, int] = {}  # the change in which a candidate came last, in order
-        self.head_at = self.live_at = self.reset_at = 0
+        self.head_at = self.live_at = self.reset_at = self.gone_at = 0
         self.head: dict[str, Any] | None = None
         self.live: dict[str, Any] = {}
         self.judgement: dict[str, Any] = {}  # "importance" and "chance"
         self.judged = 0  # candidates at which it was asked for
         self.problem = ""
+        self.is_missed = False  # whether candidates could not be read for a viewer
+        self._spent: tuple[int, dict[str, float]] = (0, {})  # up to which change, and what
 
     def refresh(self, count: Iterator[int]) -> None:
-        """Read what is new, and number each change."""
+        """Read what is new, and number each change. Raises InputError or OSError where it cannot
+        be read."""
+        if self.gone_at:
+            return
+        if self.source.is_gone():
+            self.head, self.gone_at = None, next(count)
+            self.numbers.clear()
+            return
         if (found := self.source.head(self.name)) is not None:
             self.head, self.head_at = found, next(count)
         anew, changed = self.source.follower.changed()
         if anew:
             self.numbers.clear()
+            self.live, self.judgement, self.judged = {}, {}, 0
             self.reset_at = next(count)
+        elif self.is_missed:
+            changed = [*self.numbers, *changed]
+        self.is_missed = False
         for number in changed:
             self.numbers.pop(number, None)
             self.numbers[number] = next(count)
         self._look_at_clock(count)
         self.problem = ""
 
+    def lose(self, error: Exception, count: Iterator[int]) -> None:
+        """Take note that it cannot be read now: what is known stays, but not whether it runs."""
+        if str(error) != self.problem:
+            self.problem = str(error)
+            terminal.line(f"{self.source.place}: {error}", err=True)
+        if self.head is not None and self.live.get("state") != "unreadable":
+            self.live = self.live | {"state": "unreadable"}
+            self.live_at = next(count)
+
     def _look_at_clock(self, count: Iterator[int]) -> None:
         now = time.time()
-        state, seconds = self.source.clock(self._ends)
+        state, seconds = self.source.clock(self._ends, self._spent_so_far)
         moved = state == "running" and now - self.live.get("now", 0.0) >= _CLOCK_S
         if state != self.live.get("state") or moved:
             self.live = {"state": state, "seconds": round(seconds, 1), "now": round(now, 1)}
@@ -73,6 +95,15 @@ class Followed:
     def _ends(self) -> list[Candidate]:
         numbers = [min(self.numbers), next(reversed(self.numbers))] if self.numbers else []
         return self.source.follower.candidates(numbers)
+
+    def _spent_so_far(self) -> dict[str, float]:
+        """What candidates have spent of the budget; after each change all are read once."""
+        last, numbers = next(reversed(self.numbers.values()), 0), list(self.numbers)
+        if self._spent[0] != last:
+            parts = (numbers[at : at + TOGETHER] for at in range(0, len(numbers), TOGETHER))
+            found = (c for part in parts for c in self.source.follower.candidates(part))
+            self._spent = last, spent(found)
+        return self._spent[1]
 
     def table(self, numbers: Sequence[int]) -> dict[str, Any]:
         return table(self.source.follower.candidates(numbers), self.source.task)
@@ -101,7 +132,7 @@ class Followed:
 
 class Studies:
     """The studies at some places: folders, journals, URLs of databases. All calls may come from
-    several threads."""
+    several threads, but ``refresh`` from one at a time."""
 
     def __init__(self, places: Sequence[str | Path]) -> None:
         self._places = [str(place) for place in places]
@@ -115,21 +146,23 @@ class Studies:
 
     def refresh(self) -> None:
         """Read what is new in all runs; a run that cannot be read is said once, and tried again."""
+        found: list[Followed] = []
+        if time.monotonic() - self._looked >= _LOOK_S:
+            found = self._look()  # viewers need not wait for a database that does not answer
         with self._lock:
-            if time.monotonic() - self._looked >= _LOOK_S:
-                self._look()
+            for study in found:
+                known = self._followed.get(study.id)
+                if known is None or known.gone_at:
+                    self._followed[study.id] = study
             for study in self._followed.values():
                 try:
                     study.refresh(self._count)
                 except (InputError, OSError) as error:
-                    if str(error) != study.problem:
-                        study.problem = str(error)
-                        terminal.line(f"{study.source.place}: {error}", err=True)
-            self.last = max(map(_last, self._followed.values()), default=0)
+                    study.lose(error, self._count)
+            self.last = max(self.last, *map(_last, self._followed.values()), 0)
 
-    def _look(self) -> None:
-        """Look for studies that are new; a place that cannot be read is said once."""
-        self._looked = time.monotonic()
+    def _look(self) -> list[Followed]:
+        """The studies at the places; a place that cannot be read is said once."""
         found: list[tuple[str, Source]] = []
         for place in self._places:
             problem = ""
@@ -140,34 +173,39 @@ class Studies:
             if problem and problem != self._problems.get(place):
                 terminal.line(f"{place}: {problem}", err=True)
             self._problems[place] = problem
+        self._looked = time.monotonic()
         names = [name for name, _ in found]
-        for name, source in found:
-            above = Path(source.place).parent.name
-            study = Followed(source, name if names.count(name) == 1 else f"{above}/{name}")
-            self._followed.setdefault(study.id, study)
+        return [
+            Followed(s, name if names.count(name) == 1 else f"{Path(s.place).parent.name}/{name}")
+            for name, s in found
+        ]
 
     def updates(self, since: int, most: int) -> tuple[list[bytes], int]:
-        """At most ``most`` messages about what came after the change ``since``, each a JSON
-        object, and the change up to which they tell all."""
+        """Messages about what came after the change ``since``, each a JSON object, and the change
+        up to which they tell all. At most ``most``, beside a head of each study for a viewer who
+        knows none (0)."""
         if since == self.last:
             return [], since
         messages: list[bytes] = []
         with self._lock:
-            shown = [s for s in self._followed.values() if s.head is not None]
+            every = self._followed.values()
+            shown = [s for s in every if s.head is not None or 0 < since < s.gone_at]
             if since == 0:  # a viewer who knows nothing of them
                 messages += [self._message(s, {"reset": True, "head": s.head}) for s in shown]
-            for study, changes in _in_order(shown, since):
-                if len(messages) >= most:
-                    break
+            for group, (study, changes) in enumerate(_in_order(shown, since)):
+                if group >= most:
+                    return messages, since
                 messages.append(self._built(study, changes))
                 since = changes[-1][0]
-        return messages, since
+            return messages, self.last
 
     def _built(self, study: Followed, changes: list[tuple[int, Any]]) -> bytes:
         key = (study.id, changes[0][0], changes[-1][0], len(changes))
         if key not in self._messages:
             kinds = [kind for _, kind in changes]
             content: dict[str, Any] = {}
+            if "gone" in kinds:
+                content["gone"] = True
             if "reset" in kinds:
                 content["reset"] = True
             if "head" in kinds or "reset" in kinds:
@@ -175,7 +213,11 @@ class Studies:
             if "live" in kinds:
                 content["live"] = study.live | study.judgement
             if numbers := [kind for kind in kinds if isinstance(kind, int)]:
-                content["table"] = study.table(numbers)
+                try:
+                    content["table"] = study.table(numbers)
+                except (InputError, OSError):
+                    study.is_missed = True  # they are sent when they can be read again
+                    return self._message(study, content)
             self._messages[key] = self._message(study, content)
             while len(self._messages) > _KEPT:
                 self._messages.popitem(last=False)
@@ -198,7 +240,7 @@ class Studies:
         """Show the importances of a study's parameters, and what chance would have reached."""
         with self._lock:
             study.judgement = plain(found, visible)
-            study.live_at = next(self._count)
+            study.live_at = self.last = next(self._count)
 
     def detail(self, study: str, number: int) -> bytes | None:
         """What is shown of one candidate, as JSON; None where there is none."""
@@ -224,17 +266,19 @@ class Studies:
 
 def _last(study: Followed) -> int:
     row = next(reversed(study.numbers.values()), 0)
-    return max(row, study.head_at, study.live_at, study.reset_at)
+    return max(row, study.head_at, study.live_at, study.reset_at, study.gone_at)
 
 
 def _in_order(
     studies: Sequence[Followed], since: int
 ) -> Iterator[tuple[Followed, list[tuple[int, Any]]]]:
     """The changes after ``since`` in order, those of one study that follow each other together:
-    the number of a candidate, "head", "live" or "reset"."""
+    the number of a candidate, "head", "live", "reset" or "gone"."""
     changes: list[tuple[int, Followed, Any]] = []
     for study in studies:
-        marks = (("head", study.head_at), ("live", study.live_at), ("reset", study.reset_at))
+        marks = [("head", study.head_at), ("live", study.live_at), ("reset", study.reset_at)]
+        if study.gone_at:  # which is all that there is to say of it
+            marks = [("gone", study.gone_at)]
         changes += [(at, study, kind) for kind, at in marks if at > since]
         for number, at in reversed(study.numbers.items()):
             if at <= since:

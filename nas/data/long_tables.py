@@ -338,6 +338,9 @@ def _windows(
     if 2 * season > min(map(len, known)):
         season = 1
     window = forecast_window(horizon, season, min(map(len, known)))
+    if season > window:  # the value a season before would not be in it
+        season = 1
+        window = forecast_window(horizon, season, min(map(len, known)))
     if window < 1:
         raise InputError(
             f"the shortest sequence has {min(map(len, found.values))} rows: too few for windows"

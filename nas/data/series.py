@@ -2,7 +2,8 @@
 
 A step is a row of values that were measured together. What is missing is filled along the
 sequence and marked by a channel of its own. Where the times between steps differ, sequences are
-resampled to regular ones. They may differ in length.
+resampled to regular ones, but for the windows of a forecast, whose steps are rows. They may differ
+in length.
 """
 
 from __future__ import annotations
@@ -255,7 +256,9 @@ def _form(found: Sequences, train: np.ndarray, columns: tuple[str, ...]) -> Seri
     if step <= 0:
         step = float(steps[steps > 0].min()) if (steps > 0).any() else 1.0
     uneven = bool(len(steps)) and (abs(steps - step) > REGULAR * step).mean() > IRREGULAR
-    return replace(found.form, marked=marked, median_step=step, irregular=bool(uneven))
+    # A forecast counts rows, as of working days: its windows keep their length.
+    irregular = bool(uneven) and not found.form.horizon
+    return replace(found.form, marked=marked, median_step=step, irregular=irregular)
 
 
 def _shift(samples: Sequence[np.ndarray]) -> np.ndarray:
@@ -277,12 +280,12 @@ def _coded(
     a sequence, it is filled with ``usual``."""
     coded, late = [], 0
     for row, sample in enumerate(found.values):
-        times = None if found.times is None else found.times[row]
+        times = None if found.times is None or form.horizon else found.times[row]
         gaps = np.isnan(sample)
         late += bool(np.delete(gaps, form.marked, axis=1).any())
         marks = gaps[:, form.marked].astype(np.float64)
         whole = np.concatenate([_filled(sample - shift, times, usual), marks], axis=1)
-        if form.irregular:
+        if form.irregular and not form.horizon:
             assert times is not None
             whole = _resampled(whole, times, form)
         coded.append(_strided(whole, form.stride)[:SERIES_LONGEST].astype(np.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from nas.terminal import figure
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 Block = str | Table | list[str]  # a paragraph, a table, a list
+# What Markdown would read as a mark anywhere in a text; a backslash before it makes it a character.
+_MARKS = re.compile(r"[\\`*_\[\]!#&>~]")
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -27,14 +30,14 @@ def markdown(document: Mapping[str, Any]) -> str:
                 lines += [f"- {_plain(item)}" for item in block] + [""]
             elif block[1]:
                 head, rows = block
-                lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+                lines += ["| " + " | ".join(map(_cell, head)) + " |", "|" + "---|" * len(head)]
                 lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows] + [""]
     return "\n".join(lines)
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is: no tags, on one line."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    """Text that Markdown takes as it is: nothing in it is a mark, and it is on one line."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")
 
 
 def _cell(text: str) -> str:

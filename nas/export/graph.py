@@ -34,7 +34,8 @@ from nas.training.metrics import score
 from nas.training.neighbours import network_inputs
 from nas.training.proxy import Proxy
 
-TOLERANCE = 1e-4  # of outputs, relative to the largest or to 1
+TOLERANCE = 1e-4  # of outputs, as ``Exported.difference``
+FINE = 10.0  # standard deviations that the mean of numbers is off zero: float32 is exact enough
 OPSET = 20
 CALIBRATED = 100  # training samples that static quantisation sees
 SCORED = 1000  # validation samples that it is judged on, at most
@@ -61,7 +62,8 @@ class Exported:
     """A file that was compared with its network.
 
     ``free`` says which sizes an input may have, ``difference`` how far its outputs were from the
-    network's, relative to the largest or to 1.
+    network's, relative to the largest or to 1: of probabilities, or of numbers as they are
+    standardised.
     """
 
     file: Path
@@ -72,7 +74,10 @@ class Exported:
 
 
 class Deployed(nn.Module):
-    """A network that answers for each target: probabilities (B, labels), or values (B,)."""
+    """A network that answers for each target: probabilities (B, labels), or values (B,).
+
+    Values that lie far from zero for their spread, as times, are float64.
+    """
 
     def __init__(self, proxy: Proxy) -> None:
         super().__init__()
@@ -87,7 +92,11 @@ class Deployed(nn.Module):
         for target, temperature in zip(self.targets, self.temperatures, strict=True):
             part, place = logits[:, place : place + target.outputs], place + target.outputs
             if target.kind == "regression":
-                found.append(part[:, 0] * target.std + target.mean)
+                value = part[:, 0]
+                value = value.double() if abs(target.mean) > FINE * target.std else value
+                # As tensors: a plain number becomes a constant of float32 in ONNX.
+                std, mean = (torch.tensor(x, dtype=value.dtype) for x in (target.std, target.mean))
+                found.append(value * std + mean)
             elif target.kind == "multilabel":
                 found.append((part / temperature).sigmoid())
             else:
@@ -251,7 +260,7 @@ def _first_that_fits(
                 shapes = _shapes(dataset, list(inputs), free)
                 program = torch.export.export(deployed, (inputs,), dynamic_shapes=shapes)
                 write(program, deployed, list(inputs), file)
-                difference = _difference(deployed, opened(file), _checked(trained, free))
+                difference = _difference(trained.proxy, opened(file), _checked(trained, free))
         except InputError:
             raise
         except Exception as error:  # exporters raise errors of any type
@@ -317,16 +326,16 @@ def _shapes(dataset: Dataset, names: Sequence[str], free: str) -> Any:
     return {"inputs": result}
 
 
-def _difference(
-    deployed: Deployed, session: Session, batches: Iterator[dict[str, Tensor]]
-) -> float:
-    """The largest of the outputs' differences, relative to the largest output or to 1."""
+def _difference(proxy: Proxy, session: Session, batches: Iterator[dict[str, Tensor]]) -> float:
+    """The largest of the outputs' differences, as ``Exported`` has it."""
     worst = 0.0
     for inputs in batches:
         with torch.inference_mode():
-            expected = deployed(inputs)
-        for ours, theirs in zip(expected, session(inputs), strict=True):
-            apart = np.abs(ours.numpy() - theirs).max() / max(1.0, float(ours.abs().max()))
+            expected = proxy.predictions(proxy(**inputs))
+        for target, theirs in zip(proxy.task.targets, session(inputs), strict=True):
+            ours, numbers = expected[target.name], target.kind == "regression"
+            mean, unit = (target.mean, target.std) if numbers else (0.0, 1.0)
+            apart = np.abs(ours - theirs).max() / max(unit, float(np.abs(ours - mean).max()))
             worst = max(worst, float(apart)) if np.isfinite(apart) else np.inf
     return worst
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from nas.export.trained import Trained
 from nas.task import JsonRecord, Target
-from nas.training.calibration import part_logits
+from nas.training.calibration import part_logits, some_rows
 
 BINS = 10  # of confidence
 MOST_CLASSES = 20  # of a confusion matrix
-MOST_SAMPLES = 20_000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -62,7 +61,7 @@ class Weaknesses(JsonRecord):
 def weaknesses(trained: Trained) -> Weaknesses:
     """Predict the validation part of a trained network and look at its errors."""
     dataset, proxy = trained.dataset, trained.proxy
-    rows = dataset.parts["val"][:MOST_SAMPLES]
+    rows = some_rows(dataset.parts["val"])
     found = proxy.predictions(part_logits(proxy, dataset, rows))
     targets = []
     for target in proxy.task.targets:

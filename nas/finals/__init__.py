@@ -12,9 +12,11 @@ a core or a GPU, here or on a cluster; a round begins only while there is time f
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ from nas.files import read_json, write_whole
 from nas.finals import average, rounds
 from nas.finals.finalist import Finalist, complete, is_better, winner
 from nas.finals.jobs import OF_TRAINING, Job, run_all, train
-from nas.finals.pace import recipe_epochs
+from nas.finals.pace import epoch_s, epochs_of, recipe_epochs
 from nas.machine import Site
 from nas.plan import START_S
 from nas.run import Finished, Run
 from nas.task import InputError, Task
 
 MOST = 6  # finalists; on more cores or GPUs one for each
+FAR_MORE = 2.0  # times the epochs that it had: for so many a finalist is trained anew
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 
 
@@ -39,19 +42,21 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     keep the winner in RUN/model and what became of all in RUN/finished.json. What fails says why
     there, and does not end the search. ``show`` receives the phase, some times a second.
 
-    Those that an interrupted search has trained already are not trained again."""
-    places, ranked = site.count, run.ranked()
-    last = end
+    What earlier searches of the run have trained, as one that was interrupted, is not trained again
+    where there is not the time for far more epochs."""
+    places, ranked, last = site.count, run.ranked(), end
     end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
-    trained = _earlier(run, ranked)
-    more: list[Finalist] = []  # networks of finalists
-    waiting = rounds.order(ranked, run.task, end - time.monotonic() - START_S, places)
+    left_s = end - time.monotonic() - START_S
+    waiting = rounds.order(ranked, run.task, left_s, places)
+    known = list(_earlier(run, waiting[: max(MOST, places)], left_s))
+    trained = [entry for entry in known if not entry.network]
+    more = [entry for entry in known if entry.network]  # networks of finalists
     waiting = [c for c in waiting if all(c is not e.candidate for e in trained)]
     while True:
         left_s = end - time.monotonic() - 2 * START_S
         entries = rounds.shorter(run, trained, left_s, places)
         if not entries and len({e.candidate.number for e in trained}) < max(MOST, places):
-            room_s = left_s - average.next_network_s(run, trained, places)
+            room_s = left_s - average.next_network_s(run, trained)
             entries = rounds.next_round(run, waiting, room_s, places, trained)
         if not entries and not complete(trained):  # a late score is better than no model
             entries = rounds.next_round(run, waiting, left_s + START_S, places, trained)
@@ -69,24 +74,28 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     if not complete(trained) and earlier is not None and earlier.result:
         return earlier  # there was no time to find a better one
     found = _finished(run, site, trained, [*more, *means], last, show)
+    found = replace(found, candidates=len(ranked))
     write_whole(run.folder / "finished.json", found.to_json())
     return found
 
 
-def _earlier(run: Run, ranked: Sequence[Candidate]) -> list[Finalist]:
-    """The finalists that an interrupted search has trained already. Those of one that came to its
-    end are removed: what is best is chosen anew, with the time that there is now."""
-    folder = run.folder / "finalists"
-    if run.finished is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-    found = []
-    for candidate in ranked:
-        own = folder / str(candidate.number)
-        if (result := _result_in(own, candidate)) is not None:
-            epochs = int(result["schedule_epochs"])
-            most = max(epochs, recipe_epochs(run.task, candidate))
-            found.append(Finalist(candidate, epochs, most, own, result))
-    return found
+def _earlier(run: Run, candidates: Sequence[Candidate], left_s: float) -> Iterator[Finalist]:
+    """What is trained already of ``candidates``: their finalists, by a shorter schedule too, and
+    further networks of these."""
+    for candidate in candidates:
+        own = run.folder / "finalists" / str(candidate.number)
+        planned = epochs_of(run.task, candidate, int(left_s / epoch_s(run.task, candidate)))
+        for folder in (own, *sorted(own.parent.glob(f"{candidate.number}-*"))):
+            kind = re.fullmatch(r"\d+(-\d+)?(?:-network-(\d+))?", folder.name)
+            result = _result_in(folder, candidate) if kind else None
+            if kind is None or result is None:
+                continue
+            again, epochs = bool(kind[1]), int(result["schedule_epochs"])
+            if folder == own and planned > FAR_MORE * epochs:
+                break  # nor its further networks
+            most = epochs if again else max(epochs, recipe_epochs(run.task, candidate))
+            number = int(kind[2] or 0)
+            yield Finalist(candidate, epochs, most, folder, result, again=again, network=number)
 
 
 def _result_in(folder: Path, candidate: Candidate) -> dict[str, Any] | None:

@@ -48,17 +48,17 @@ def beside(
     if not known:
         return _networks(run, entries[0], 1, count)
     best = winner(known, run.task)
-    count = count if _network_s(best, places) <= left_s else 0
-    return _networks(run, best, 1 + len(_of(best, more)), count)
+    count = count if _network_s(run, best) <= left_s else 0
+    return _networks(run, best, _next(_of(best, more)), count)
 
 
-def next_network_s(run: Run, trained: Sequence[Finalist], places: int) -> float:
+def next_network_s(run: Run, trained: Sequence[Finalist]) -> float:
     """Seconds that are kept for one network more of the winner."""
     known = complete(trained)
     if not known:
         return 0.0
     best = winner(known, run.task)
-    return _network_s(best, places) if may_grow(run, best.candidate) else 0.0
+    return _network_s(run, best) if may_grow(run, best.candidate) else 0.0
 
 
 def mean_s(networks: Sequence[Finalist]) -> float:
@@ -112,9 +112,9 @@ def _more_networks(
         left_s = end - time.monotonic() - 2 * START_S - made_s
         most = range(1, run.options.ensemble)
         room = sum(_fits(run, [*mixed, *same, *[best] * count]) for count in most)
-        if _network_s(best, places) > left_s or room < 1:
+        if _network_s(run, best) > left_s or room < 1:
             break
-        entries = _networks(run, best, len(same) + 1, min(places, room))
+        entries = _networks(run, best, _next(same), min(places, room))
         if not entries:
             break
         same += train(run.task, entries, site, end - START_S - made_s, show)
@@ -134,10 +134,16 @@ def _networks(run: Run, entry: Finalist, first: int, count: int) -> list[Finalis
     return found
 
 
-def _network_s(entry: Finalist, places: int) -> float:
+def _network_s(run: Run, entry: Finalist) -> float:
     """Seconds of one more training of a finalist, on one core or GPU."""
-    seconds = float((entry.result or {})["seconds"])
-    return START_S + seconds * (speedup(places) if entry.alone else 1.0)
+    result = entry.result or {}
+    threads = result.get("threads", 1) if run.task.device == "cpu" else 1
+    return START_S + float(result["seconds"]) * speedup(threads)
+
+
+def _next(same: Sequence[Finalist]) -> int:
+    """The number of the next network, after those that there are."""
+    return 1 + max((entry.network for entry in same), default=0)
 
 
 def _of(best: Finalist, more: Sequence[Finalist]) -> list[Finalist]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,6 +148,13 @@ def make_activation(kind: str) -> nn.Module:
 def real(length: Tensor, size: int) -> Tensor:
     """(B, size) bool: true before the end of each sample."""
     return torch.arange(size, device=length.device) < length.unsqueeze(1)
+
+
+def full_precision(kind: str) -> AbstractContextManager[object]:
+    """A context without mixed precision, on devices of the type ``kind``."""
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 class DropPath(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nas.models.adapted import PretrainedTokens, freeze, make_linear
 from nas.models.blocks import make_activation, real
 
-IDENTITY_ROWS = 8  # of a table of words, which tell one from another
+IDENTITY_ROWS = 8  # of a table of words, which tell one network from another
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class TextAdaptation:
     trained: int
     length: int
     separator: int  # the token that ends a text
+    tokenizer: str  # a hash of that of the data, which says what word a token is
     rank: int = 0
     targets: str = "attention"
     pooling: str = "avg"  # "cls", "avg", "attention" or "max"
@@ -160,8 +161,10 @@ class PretrainedText(PretrainedTokens):
         return tokens
 
     def identity(self) -> Iterator[Any]:
-        """What its features follow from beside the text. The first rows stand for the table of
-        words, as smaller vocabularies have the first rows of larger ones."""
+        """What its features follow from beside the tokens of a text. The tokenizer and the first
+        rows stand for the table of words, as smaller vocabularies have the first rows of larger
+        ones."""
+        yield self.adaptation.tokenizer
         yield self.embedding.words.weight[:IDENTITY_ROWS]
         for name, value in (*self.embedding.named_parameters(), *self.blocks.named_parameters()):
             if name != "words.weight":

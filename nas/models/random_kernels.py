@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models.blocks import make_head
+from nas.models.blocks import full_precision, make_head
 from nas.models.series import SeriesInput
 
 # Nine weights of which three are 2 and six -1 (sec. 3.1.1): where the three are.
@@ -121,10 +121,14 @@ class RandomKernels(nn.Module):
         x, real = x.transpose(1, 2), mask.to(x.dtype)
         parts = []
         for i, dilation in enumerate(self.dilations):
-            mixed = self.get_buffer(f"mix{i}") @ x
-            y = F.conv1d(
-                mixed, self.patterns, padding=4 * dilation, dilation=dilation, groups=len(KERNELS)
-            )
+            with full_precision(x.device.type):  # bfloat16 blurs what is near a threshold
+                y = F.conv1d(
+                    self.get_buffer(f"mix{i}") @ x,
+                    self.patterns,
+                    padding=4 * dilation,
+                    dilation=dilation,
+                    groups=len(KERNELS),
+                )
             y = self.kernels[i](y.transpose(1, 2), mask).transpose(1, 2)
             for threshold in self.get_buffer(f"threshold{i}").unbind(1):
                 above = ((y - threshold.unsqueeze(1)) * SHARP).sigmoid()

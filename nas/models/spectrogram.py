@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models.blocks import real
+from nas.models.blocks import full_precision, real
 
 FULL_SCALE = 32768.0  # of int16
 QUIETEST = 1e-10  # power
@@ -101,12 +101,9 @@ class LogMel(nn.Module):
 
     def forward(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Waves (B, T) and their lengths (B,) to frames (B, F, n_mels) and their mask (B, F)."""
-        kind = wave.device.type
         # Half precision would lose the quiet bands: the logarithm follows a sum of squares.
-        if kind != "meta" and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self._frames(wave, length)
-        return self._frames(wave, length)
+        with full_precision(wave.device.type):
+            return self._frames(wave, length)
 
     def _frames(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         x = wave.to(self.kernels.dtype) / FULL_SCALE * real(length, wave.shape[1])
@@ -150,7 +147,8 @@ class Resample(nn.Module):
             return wave, length
         x = wave.to(self.kernels.dtype) * real(length, wave.shape[1])
         x = F.pad(x, (self.reach, self.reach + self.old)).unsqueeze(1)
-        y = F.conv1d(x, self.kernels, stride=self.old).transpose(1, 2).flatten(1)
+        with full_precision(wave.device.type):  # bfloat16 keeps 8 bits of a wave's 16
+            y = F.conv1d(x, self.kernels, stride=self.old).transpose(1, 2).flatten(1)
         return y, (length * self.new + self.old - 1) // self.old
 
 

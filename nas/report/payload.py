@@ -95,7 +95,7 @@ def _simple_model(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """A simple model with its costs among its metrics, as candidates have them."""
     costs = dict(model.get("costs", {}))
     spread = costs.pop("spread_ms", None)
-    error = _error(task, model["metrics"])
+    error = _error(task, task.quality.metric, model["metrics"])
     return {**model, "metrics": model["metrics"] | costs, "spread": spread, "error_of": error}
 
 
@@ -114,11 +114,14 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
     """Candidates by column, without what ``detail`` holds: a third of the bytes of rows.
 
     Metrics that rank are exact, as the page computes fronts from them; others have six digits.
-    ``error`` is one standard error of the quality, ``spread`` half the interquartile range of the
-    latency. The values of a family's parameters are in the order of its own candidates.
+    ``error`` is one standard error of the quality, ``errors`` those of other qualities among the
+    objectives, ``spread`` half the interquartile range of the latency. The values of a family's
+    parameters are in the order of its own candidates.
     """
     exact = {o.metric for o in task.objectives} | {c.metric for c in task.constraints}
     guess = constant_guess(task)
+    quality = task.quality.metric
+    others = [o.metric for o in task.objectives if o.metric not in (quality, *COSTS)]
     families = list(dict.fromkeys(c.family for c in candidates))
     names = list(dict.fromkeys(name for c in candidates for name in c.metrics))
     latencies = [c.cost.latency for c in candidates]
@@ -142,7 +145,8 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
         "device": _words(c.cost.device for c in candidates),
         "use": [_number(c.cost.use, 2) for c in candidates],
         "metrics": {name: [metric(c, name) for c in candidates] for name in names},
-        "error": [_error(task, c.metrics) for c in candidates],
+        "error": [_error(task, quality, c.metrics) for c in candidates],
+        "errors": {name: [_error(task, name, c.metrics) for c in candidates] for name in others},
         "spread": [_number(x.iqr_ms / 2, 3) if x else None for x in latencies],
         "contended": [None if x is None else int(not x.isolated) for x in latencies],
         "config": {family: _settings(candidates, family) for family in families},
@@ -220,10 +224,10 @@ def _by_interest(study: StudyView, best: Sequence[Candidate]) -> list[Candidate]
     return list({c.number: c for c in everyone}.values())
 
 
-def _error(task: Task, metrics: Mapping[str, float]) -> float | None:
-    """One standard error of the quality."""
-    value = metrics.get(task.quality.metric, math.nan)
-    return _number(standard_error(task, task.quality.metric, value), 3)
+def _error(task: Task, quality: str, metrics: Mapping[str, float]) -> float | None:
+    """One standard error of a quality; None where that is not known."""
+    value = metrics.get(quality, math.nan)
+    return _number(standard_error(task, quality, value), 3) if math.isfinite(value) else None
 
 
 def _words(texts: Iterable[str]) -> dict[str, list[Any]]:

@@ -292,7 +292,8 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
         ),
     ]
     by_class = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
-    if by_class and max(t.imbalance for t in task.targets) > WEIGH_CLASSES_FROM:
+    weighed = [t.imbalance for t in task.targets if t.kind in ("binary", "multiclass")]
+    if by_class and max(weighed, default=1.0) > WEIGH_CLASSES_FROM:
         options: tuple[Value, ...] = ("balanced", "none")
         params.append(Choice("class_weights", options, default="balanced", why=("imbalance",)))
     return params

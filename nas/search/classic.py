@@ -66,7 +66,7 @@ class TpeSampler(Sampler):
         if needs_initial_design(self.space, candidates):
             return initial_design(self.space, candidates, rng)
         feasible = [c for c in candidates if c.feasible(self.task.constraints)]
-        efficient = is_efficient(to_costs(feasible, self.task.objectives))
+        efficient = is_efficient(to_costs([c.contended for c in feasible], self.task.objectives))
         on_front = {c.family for c, best in zip(feasible, efficient, strict=True) if best}
         families = family_names(self.space)
         weights = np.array([FRONT_WEIGHT if f in on_front else 1.0 for f in families])
@@ -159,6 +159,6 @@ def _fittest(
     candidates: Sequence[Candidate], objectives: Sequence[Objective], count: int
 ) -> list[Candidate]:
     """The best by rank and spread (NSGA-II, Deb et al. 2002, sec. III, with other distances)."""
-    costs = to_costs(candidates, objectives)
+    costs = to_costs([c.contended for c in candidates], objectives)
     spread = np.argsort(farthest_first(costs))
     return [candidates[i] for i in np.lexsort((spread, front_ranks(costs)))[:count]]

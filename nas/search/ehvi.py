@@ -23,7 +23,8 @@ from scipy import special
 from scipy.stats import qmc, skew
 
 from nas.candidate import Candidate, Reason, State
-from nas.front import Floats, expected_guess, is_efficient
+from nas.front import CONTENTION, Floats, at_best, expected_guess, is_efficient
+from nas.plan import rung_key
 from nas.search.classic import initial_design, needs_initial_design, random_draws
 from nas.search.samplers import History, Sampler, Shortlist, generator
 from nas.search.storage import repair_journal, warn_once
@@ -254,18 +255,19 @@ class Ehvi:
         models, scales = {}, []
         for metric in dict.fromkeys(wanted + [c.metric for c in limits]):
             before = [(config, costs[metric]) for config, costs in measured if metric in costs]
-            having = [c for c in rows if metric in c.metrics]
+            having = [c.contended for c in rows if metric in c.metrics]
             models[metric] = self._cost_model(metric, before, having)
             if metric in wanted:
                 known = [*(v for _, v in before), *(c.metrics[metric] for c in having)]
-                bounds = [c.bound for c in limits if c.metric == metric and c.op == "<="]
-                scales.append(Scale.of(np.array(known), min(bounds, default=math.inf), linear))
+                ends = [_either(c)[-1] for c in limits if c.metric == metric and c.op == "<="]
+                bound = min((c.bound for c in ends), default=math.inf)
+                scales.append(Scale.of(np.array(known), bound, linear))
 
         reference = chance_error(task)
         for c in task.constraints:  # a quality that must be reached counts from there on
             if c.metric == task.quality.metric:
                 reference = min(reference, error(c.bound, task.quality))
-        seen = _observed(rows, task.quality, chance_error(task))
+        seen = _observed(rows, task, chance_error(task))
         kept = _subsample(seen, MODEL_ROWS)
         quality = self._model(
             "quality",
@@ -275,9 +277,10 @@ class Ehvi:
             np.array([o.noise for o in kept]),
             QUALITY_NOISE,
         )
-        done = [o for o in seen if o.candidate.feasible(task.constraints)]
+        done = [o for o in seen if _may_be_feasible(o.candidate, task)]
         values = np.array([o.value for o in done])
-        costs = [[o.candidate.metrics[m] for m in wanted] for o in done]
+        figures = [o.candidate.contended.metrics for o in done]
+        costs = [[metrics[m] for m in wanted] for metrics in figures]
         scaled = _scale(scales, np.array(costs).reshape(len(done), len(wanted)))
         best = is_efficient(np.column_stack([-values, scaled]))
         return Posterior(
@@ -431,10 +434,11 @@ class Posterior:
             mean, std, self._scaled(x, known), self.values, self.scaled_costs, self.reference
         )
         for limit in self.limits:
-            feasibility = self.costs[limit.metric].feasibility(x, limit)
+            model, either = self.costs[limit.metric], _either(limit)
+            feasibility = np.mean([model.feasibility(x, one) for one in either], axis=0)
             for row, costs in enumerate(known):
                 if limit.metric in costs:
-                    feasibility[row] = limit.met(costs)
+                    feasibility[row] = np.mean([one.met(costs) for one in either])
             improvement = improvement * feasibility
         return improvement
 
@@ -465,9 +469,10 @@ class _Observation:
     noise: float  # variance, relative to a finished candidate
 
 
-def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> list[_Observation]:
+def _observed(rows: Sequence[Candidate], task: Task, chance: float) -> list[_Observation]:
     """What rows say of qualities: finished ones most, stopped ones by their curves, failed
     ones that there is no better than chance."""
+    quality = task.quality
     done = [c for c in rows if c.state == State.COMPLETE]
     errors = [error(c.metrics[quality.metric], quality) for c in done]
     # Of no error the logarithm is taken as of half of the least: one sample fewer.
@@ -479,23 +484,43 @@ def _observed(rows: Sequence[Candidate], quality: Objective, chance: float) -> l
     seen = [_Observation(c, value(c.metrics), 1.0) for c in done]
     spread = float(np.var([o.value for o in seen])) if seen else 1.0
     stopped = [c for c in rows if c.reason is Reason.HALVING and c.curve]
-    later: dict[float, tuple[float, float]] = {}  # by epoch: mean and variance of later gains
-    for epoch in {c.curve[-1]["epoch"] for c in stopped}:
+
+    def rung(candidate: Candidate, point: dict[str, float]) -> tuple[float | None, ...]:
+        return rung_key(task, candidate, point["epoch"])
+
+    later: dict[tuple[float | None, ...], tuple[float, float]] = {}  # mean and variance of gains
+    for last in {rung(c, c.curve[-1]) for c in stopped}:
         gains = [
             o.value - value(point)
             for o in seen
             for point in o.candidate.curve
-            if point["epoch"] == epoch and quality.metric in point
+            if point["epoch"] == last[-1] and rung(o.candidate, point) == last
+            if quality.metric in point
         ]
         known = len(gains) > 2
-        later[epoch] = (float(np.mean(gains)), float(np.var(gains))) if known else (0.0, spread)
+        later[last] = (float(np.mean(gains)), float(np.var(gains))) if known else (0.0, spread)
     for c in stopped:
-        gain, variance = later[c.curve[-1]["epoch"]]
+        gain, variance = later[rung(c, c.curve[-1])]
         noise = 1.0 + variance / max(QUALITY_NOISE * spread, 1e-12)
         seen.append(_Observation(c, value(c.curve[-1]) + gain, noise))
     low = -math.log(max(chance, floor))
     seen += [_Observation(c, low, FAILURE_NOISE) for c in rows if c.reason in FAILURES]
     return sorted(seen, key=lambda o: o.candidate.number)
+
+
+def _either(limit: Constraint) -> tuple[Constraint, ...]:
+    """A limit, and of latencies the highest (``CONTENTION``) that may be inside it on the isolated
+    device, where they were measured beside trainings. A network between the two is as likely to be
+    inside as not."""
+    if (limit.metric, limit.op) != ("latency_ms", "<="):
+        return (limit,)
+    return limit, replace(limit, bound=CONTENTION * limit.bound)
+
+
+def _may_be_feasible(candidate: Candidate, task: Task) -> bool:
+    """Whether it is inside the limits, or may be on the isolated device."""
+    limits = task.constraints
+    return candidate.feasible(limits) or at_best(candidate).feasible(limits)
 
 
 def _subsample(rows: Sequence[_Row], most: int) -> Sequence[_Row]:

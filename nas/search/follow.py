@@ -58,14 +58,19 @@ class JournalFollower:
         """Whether a driver writes it now; None where that cannot be known."""
         return None
 
+    def is_gone(self) -> bool:
+        """Whether there is no journal any more."""
+        return not self.path.exists()
+
     def _scan(self) -> None:
         try:
             about = self.path.stat()
         except FileNotFoundError:
+            if self._file:
+                self._forget()
             return
         if self._file and (about.st_ino != self._file or about.st_size < self._read):
-            self._places, self._about, self._read = {}, None, 0
-            self._anew, self._new = True, {}
+            self._forget()
         self._file = about.st_ino
         if about.st_size == self._read:
             return
@@ -79,6 +84,10 @@ class JournalFollower:
                     return
                 for line in data[:whole].splitlines(keepends=True):
                     self._take(line)
+
+    def _forget(self) -> None:
+        self._places, self._about, self._read, self._file = {}, None, 0, 0
+        self._anew, self._new = True, {}
 
     def _take(self, line: bytes) -> None:
         place = (self._read, len(line))
@@ -134,19 +143,36 @@ class PostgresFollower:
         self._storage = Postgres(url, name)
         self._known: dict[int, str] = {}
         self._about: str | None = None
-        self._is_driven = False
+        self._is_driven = self._is_gone = False
+        self._problem = ""  # of the last call that asked the database
         self._due = 0.0
 
     def changed(self) -> tuple[bool, list[int]]:
         begin = time.monotonic()
         if begin < self._due:
+            if self._problem:
+                raise InputError(self._problem)
             return False, []
-        self._about, self._is_driven = self._storage.about(), self._storage.is_driven()
+        try:
+            return False, self._changed()
+        except InputError as error:
+            self._problem = str(error)
+            raise
+        finally:
+            self._due = begin + (time.monotonic() - begin) / _LOAD
+
+    def _changed(self) -> list[int]:
+        about, self._is_driven = self._storage.about(), self._storage.is_driven()
+        self._is_gone = about is None and self._about is not None
+        self._about = about
         hashes = self._storage.hashes()
         found = [n for n, text in hashes.items() if self._known.get(n) != text]
-        self._known = hashes
-        self._due = begin + (time.monotonic() - begin) / _LOAD
-        return False, found
+        self._known, self._problem = hashes, ""
+        return found
+
+    def is_gone(self) -> bool:
+        """Whether the study was there, and was deleted."""
+        return self._is_gone
 
     def about(self, known: str | None) -> str | None:
         """As of a journal."""

@@ -104,6 +104,9 @@ class _Loop:
             if not self.workers.lockstep:
                 for event in self.workers.events(timeout=0.0):
                     self._handle(event)
+        for job in self.workers.begun():
+            if isinstance(job, Candidate):
+                self.study.begin(job.number)
         if self._done() and not self.workers.busy():
             return True
         if self.late and now > self.end + GRACE_S:

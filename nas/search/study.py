@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, Reason, State, curve_point
 from nas.files import damaged, write_whole
 from nas.front import Floats, beats, constant_guess, pareto, to_costs
-from nas.plan import rungs
+from nas.plan import rung_key, rungs
 from nas.rules import folds
 from nas.search import samplers
 from nas.search.classic import RandomSampler
@@ -192,12 +192,12 @@ class Study:
         # Trials that wait to be asked for: number to root, None for a configuration that is new.
         self._queue: dict[int, int | None] = {}
         self._made = 0
-        # Epoch to root to costs, and whether they are better than a guess: a candidate that is
+        # Rung to root to costs, and whether they are better than a guess: a candidate that is
         # trained again takes its own place.
-        self._rungs: dict[int, dict[int, tuple[Floats, bool]]] = {}
+        self._rungs: dict[tuple[float | None, ...], dict[int, tuple[Floats, bool]]] = {}
         self._guess = constant_guess(self.task, first_fold=True)
         self._handles: dict[int, optuna.Trial] = {}
-        self._asked_at: dict[int, float] = {}  # of time.monotonic, by number
+        self._begun_at: dict[int, float] = {}  # of time.monotonic, by number
         # Where candidates are in their training: the fold and the epoch that is over.
         self.reached: dict[int, tuple[int, int]] = {}
 
@@ -229,9 +229,14 @@ class Study:
         return seconds / 3600
 
     def training_s(self, number: int) -> float:
-        """Seconds that a candidate of this session has been in training, by a clock that nobody
-        adjusts and that stands still while the machine is suspended."""
-        return time.monotonic() - self._asked_at.get(number, time.monotonic())
+        """Seconds since a worker began with a candidate of this session (``begin``); 0 before. By a
+        clock that nobody adjusts and that stands still while the machine is suspended."""
+        now = time.monotonic()
+        return now - self._begun_at.get(number, now)
+
+    def begin(self, number: int) -> None:
+        """Note that a worker is at a candidate, which may have waited for one; twice is once."""
+        self._begun_at.setdefault(number, time.monotonic())
 
     @property
     def out_of_hours(self) -> bool:
@@ -283,7 +288,6 @@ class Study:
                 started=time.time(),  # seconds of the wall clock since the epoch
             )
             self._handles[trial.number] = trial
-            self._asked_at[trial.number] = time.monotonic()
             twin = self._seen.get(config_key(family, config), root)
             if twin == root:
                 self._keep(candidate)
@@ -340,10 +344,12 @@ class Study:
         return "" if promoted else Reason.HALVING
 
     def _add_to_rung(self, epoch: int, candidate: Candidate) -> dict[int, tuple[Floats, bool]]:
-        """The rung of an epoch, with the candidate in it."""
-        objectives, rung = self.task.objectives, self._rungs.setdefault(epoch, {})
+        """The rung of an epoch, with the candidate in it, its latency as those of all others there:
+        not measured again."""
+        objectives, key = self.task.objectives, rung_key(self.task, candidate, epoch)
+        rung = self._rungs.setdefault(key, {})
         beats_guess = beats(candidate.metrics, objectives, self._guess)
-        rung[candidate.root] = to_costs([candidate], objectives)[0], beats_guess
+        rung[candidate.root] = to_costs([candidate.contended], objectives)[0], beats_guess
         return rung
 
     def tell(self, candidate: Candidate) -> None:
@@ -355,7 +361,8 @@ class Study:
         good as it might be, and better than nothing.
         """
         late = candidate.reason is Reason.TIMEOUT
-        if late and candidate.curve and folds(self.task) == 1 and not self._unmeasured(candidate):
+        one_fold = folds(self.task.of_family(candidate.family)) == 1
+        if late and candidate.curve and one_fold and not self._unmeasured(candidate):
             detail = f"{len(candidate.curve)} epochs trained, stopped {candidate.detail}"
             candidate = replace(candidate, state=State.COMPLETE, reason=Reason.NONE, detail=detail)
         if candidate.state == State.COMPLETE and (missing := self._unmeasured(candidate)):

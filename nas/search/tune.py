@@ -207,6 +207,9 @@ class TuneWorkers(Workers):
         process = self._answers.kill.remote(trial)
         return _end_process.remote(process)
 
+    def begun(self) -> list[Any]:
+        return [p.job for p in self._workers if p.call is not None and p.call.begun]
+
     def _is_watched(self, worker: Worker) -> bool:
         call = self._workers[worker.index].call
         return call is not None and call.alive and not call.dropped

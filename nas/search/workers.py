@@ -153,6 +153,10 @@ class Workers:
         """What the busy workers are at."""
         return [w.job for w in self._workers if w.job is not None]
 
+    def begun(self) -> list[Any]:
+        """Those jobs that do not wait for a machine any more."""
+        return self.jobs()
+
     def call_alone(
         self,
         method: str,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.models.blocks import full_precision
+
 KINDS = ("none", "shift", "affine", "affine+flip")
 
 
@@ -74,8 +76,9 @@ def augment_images(images: Tensor, kind: str) -> Tensor:
         ),
         dim=1,
     )
-    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    with full_precision(device.type):  # bfloat16 would round to half a pixel of 256
+        grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def augment_waves(wave: Tensor, length: Tensor, kind: str) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,19 @@ from nas.training.neighbours import layered_tensors
 from nas.training.proxy import Proxy, load_proxy
 
 RESAMPLES = 200
-MOST_SAMPLES = 20_000  # that an interval is drawn from
+MOST_SAMPLES = 20_000  # of a part that a network is examined on
 CONFIDENCE = 0.95
 LEVEL = 0.9  # of the intervals whose coverage is reported
 MOST_ERRORS = 1000  # that a checkpoint keeps
 COOLEST, HOTTEST = 0.05, 20.0
+
+
+def some_rows(rows: np.ndarray) -> np.ndarray:
+    """All rows of a part or, of many, a random sample of them in their order: the first would be
+    those of the first classes."""
+    if len(rows) <= MOST_SAMPLES:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MOST_SAMPLES, replace=False))
 
 
 def part_logits(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> Tensor:
@@ -138,7 +146,7 @@ def intervals(checkpoint: Path, dataset: Dataset, test: bool) -> dict[str, dict[
         if len(errors) >= fewest
     }
     if found and test:
-        rows = dataset.parts["test"][:MOST_SAMPLES]
+        rows = some_rows(dataset.parts["test"])
         predicted = proxy.predictions(part_logits(proxy, dataset, rows))
         for name, own in found.items():
             apart = np.abs(predicted[name] - np.asarray(dataset.labels[name])[rows])
@@ -175,7 +183,7 @@ def score_interval(checkpoint: Path, dataset: Dataset) -> dict[str, list[float]]
     """The interval that holds the quality with a confidence of 95 %, by the bootstrap over the
     samples of the test part (Efron & Tibshirani 1993, ch. 13)."""
     proxy = load_proxy(checkpoint)
-    rows = dataset.parts["test"][:MOST_SAMPLES]
+    rows = some_rows(dataset.parts["test"])
     predicted = proxy.predictions(part_logits(proxy, dataset, rows))
     truth = {name: np.asarray(label)[rows] for name, label in dataset.labels.items()}
     metric = proxy.task.quality.metric

@@ -7,6 +7,8 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -146,9 +148,9 @@ class InTime(pl.Callback):
         now = self._laps[-1]
         recent = self._laps[-1 - PACED_BY :]
         each_s, done = (now - recent[0]) / (len(recent) - 1), trainer.current_epoch + 1
-        left = min(self._planned - done, int((self.end - now) / each_s))
-        if left < 0:
+        if done > self._planned:  # a training without a last epoch
             return
+        left = max(0, min(self._planned - done, int((self.end - now) / each_s)))
         trainer.fit_loop.max_epochs = done + left
         for each in trainer.lr_scheduler_configs:
             if left and isinstance(each.scheduler, WarmupCosine):
@@ -160,6 +162,16 @@ class InTime(pl.Callback):
                 err=True,
             )
             self._said = True
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Gives torch the number of compute threads back that it had."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Threads(pl.Callback):

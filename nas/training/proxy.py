@@ -148,8 +148,7 @@ class Proxy(pl.LightningModule):
             elif target.kind == "multilabel":
                 own = F.binary_cross_entropy_with_logits(part, label)
             else:
-                weights = getattr(self, f"class_weights_{i}")
-                own = F.cross_entropy(part, label, weights, label_smoothing=smoothing)
+                own = _cross_entropy(part, label, getattr(self, f"class_weights_{i}"), smoothing)
             total = total + weight * own
         return total
 
@@ -261,6 +260,18 @@ class Proxy(pl.LightningModule):
         }
 
 
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float
+) -> Tensor:
+    """The mean over the samples, each with the weight of its class. Torch weighs the terms of the
+    smoothing by class too, which draws the probabilities to the rare classes."""
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    own = weights[labels]
+    return (own * each).sum() / own.sum()
+
+
 _P = TypeVar("_P", bound=Proxy)
 
 
@@ -363,6 +374,8 @@ class LatestBest(ModelCheckpoint):
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         averages = [each for each in callbacks if isinstance(each, AveragedWeights)]
+        if not self.save_weights_only:  # then they put their average into the checkpoint themselves
+            averages = []
         module, place = trainer.lightning_module, Path(filepath)
         loss = float(trainer.callback_metrics.get("val_loss", math.nan))
         self.loss = loss if math.isfinite(loss) else None

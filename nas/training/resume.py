@@ -29,6 +29,7 @@ from nas.task import InputError
 from nas.training.batches import Batches
 
 EVERY_S = 600.0  # a training that is killed loses so much at most, whatever an epoch takes
+_SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # variables in which Lightning keeps a seed
 
 
 class Interrupted(Exception):  # noqa: N818  # a wish, not an error
@@ -200,6 +201,21 @@ def _set_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Gives the generators of random numbers back as they were, whatever a training seeds."""
+    states, seeds = _generators(), {name: os.environ.get(name) for name in _SEEDS}
+    try:
+        yield
+    finally:
+        _set_generators(states)
+        for name, value in seeds.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def refuse_others(path: Path, recipe: dict[str, Any]) -> None:

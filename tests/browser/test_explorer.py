@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +89,16 @@ def test_what_a_training_at_full_scale_came_to_is_compared_on_the_test_part(
     assert any("no clear difference" in text for text in tiles)
 
 
+def test_the_test_score_is_shown_when_nothing_is_inside_the_limits(
+    open_page: Any, baked: Any
+) -> None:
+    tested = {"number": 3, "family": "mlp", "networks": 1, "value": 0.9}
+    page = open_page(f"{baked(replace(make_study(30), tested=tested))}#limits=accuracy+>%3D+2")
+    first, second = page.locator(".tile").all_inner_texts()
+    assert "at full scale" in first
+    assert "empty" in second
+
+
 def test_hostile_names_run_nothing_and_break_no_layout(open_page: Any, baked: Any) -> None:
     name = "<img src=x onerror=alert(1)></script><script>alert(2)</script>" + "w" * 300
     study = make_study(40)
@@ -119,6 +131,37 @@ def test_a_slider_changes_plots_tiles_and_table(open_page: Any, baked: Any) -> N
     page.click("#reset")
     page.wait_for_timeout(200)
     assert numbers(page) == before
+
+
+@pytest.mark.parametrize("key", ["accuracy >=", "latency_ms <=", "params <="])
+def test_a_slider_leaves_the_best_at_its_end_and_tells_near_values_apart(
+    open_page: Any, baked: Any, key: str
+) -> None:
+    task = make_task(limits=())
+    made = [
+        replace(
+            c,
+            metrics={
+                "accuracy": 0.9961234567 + 1e-7 * c.number,
+                "latency_ms": 1.2345678 + 1e-6 * c.number,
+                "params": 123_456 + c.number,
+            },
+            state=State.COMPLETE,
+            reason=Reason.NONE,
+        )
+        for c in make_candidates(task, 40)
+    ]
+    page = open_page(baked(make_study(0, task=task, candidates=made, baselines=())))
+    move = """(key) => Array.from({ length: STEPS + 1 }, (_, i) => {
+      moveLimit(key, i);
+      const limit = limitsOf(study()).find((each) => each.key === key);
+      return [limitPosition(study(), limit), current().feasible.length];
+    })"""
+    positions, left = zip(*page.evaluate(move, key), strict=True)
+    assert list(positions) == list(range(201))
+    assert min(left) >= 1
+    assert len(set(left)) > 30
+    page.click("#reset")
 
 
 def test_a_filter_keeps_what_it_names_and_says_what_is_wrong(open_page: Any, baked: Any) -> None:
@@ -350,6 +393,54 @@ def test_the_machine_says_how_busy_it_was(open_page: Any, baked: Any) -> None:
     assert "90 % busy of one core" in page.inner_text("#machine-facts")
 
 
+def test_figures_are_written_as_people_read_them(open_page: Any, baked: Any) -> None:
+    page = open_page(baked(10))
+    durations = page.evaluate("[9.94, 59.7, 119.7, 3599.7].map(duration)")
+    assert durations == ["9.9 s", "1 min 0 s", "2 min 0 s", "1.0 h"]
+    text = "([name, c]) => metricText(c, name)"
+    for metrics, more, shown in (
+        ({"accuracy": 0.91234}, {"error": 0.0123}, "0.9123 ± 0.0123"),
+        ({"accuracy": 0.91234}, {"error": 0.0000312}, "0.9123 ± 0.00003"),
+        ({}, {"error": 0.01}, "–"),
+    ):
+        assert page.evaluate(text, ["accuracy", {"metrics": metrics, **more}]) == shown
+    unknown = {"metrics": {}, "spread": 0.1, "contended": True}
+    assert page.evaluate(text, ["latency_ms", unknown]) == "–"
+
+
+def test_plots_follow_families_that_are_hidden_and_studies_that_change(
+    open_page: Any, baked: Any
+) -> None:
+    page = open_page(f"{baked()}#page=why")
+    assert page.locator("#parallel polyline").count() > 0
+    page.evaluate("view.hidden.add($('why-family').value); changed('limits')")
+    page.wait_for_timeout(200)
+    assert page.locator("#parallel polyline").count() == 0
+    assert page.locator("#slices .plot-container").count() == 0
+    page.evaluate("view.page = 'studies'; changed('page')")
+    page.wait_for_selector("#volumes .plot-container")
+    page.evaluate("drawVolumes([]); drawVolumes([study()])")
+    assert page.locator("#volumes .plot-container").count() == 1
+    page.evaluate("receive({ study: study().id, live: { chance: { at: [1] } } })")
+    page.evaluate("receive({ study: study().id, reset: true })")
+    assert page.evaluate("study().live") is None
+
+
+def test_a_training_of_a_search_that_was_killed_does_not_go_on_in_the_plot(
+    open_page: Any, baked: Any
+) -> None:
+    first, *others = make_study(30).candidates
+    cut = replace(others[-1], state=State.RUNNING, reason=Reason.NONE, seconds=0.0)
+    page = open_page(f"{baked(replace(make_study(30), candidates=[first, *others[:-1], cut]))}")
+    ends = "$('lanes').data.flatMap((t) => t.base.map((from, i) => from + t.x[i]))"
+    for state, now, least, most in (("running", 1.7e9 + 900, 10, 20), ("stopped", 4e9, 1, 10)):
+        live = {"state": state, "seconds": 1.0, "now": now}
+        page.evaluate("(live) => receive({ study: study().id, live })", live)
+        page.evaluate("view.page = 'machine'; changed('page')")
+        page.wait_for_timeout(300)
+        assert least < page.evaluate(f"Math.max(...{ends})") < most  # minutes
+
+
 def test_ten_thousand_candidates_can_be_worked_with(open_page: Any, baked: Any) -> None:
     page = open_page(f"{baked(10_000)}#rows=all")
     assert page.locator("#table [role=row]").count() < 60
@@ -435,6 +526,77 @@ def test_without_events_the_page_polls(chromium: Any, dashboard: str, run: Path)
     page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
     append(run, later(60, 62))
     wait_until(page, "study().list.length === 62")
+    page.close()
+
+
+def id_of(run: Path) -> str:
+    return hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+
+
+@pytest.fixture
+def second(dashboard: str, open_page: Any, run: Path) -> Path:
+    """Another run beside the first one, which the dashboard knows."""
+    made = write_run(run.parent / "second", make_study(20))
+    page = open_page(dashboard)
+    wait_until(page, "studies.size === 2")
+    page.close()
+    return made
+
+
+def test_a_link_to_any_study_opens_that_one(
+    dashboard: str, open_page: Any, run: Path, second: Path
+) -> None:
+    state = f"study={id_of(second)}&with={id_of(run)},{id_of(second)}&pick=4,5&colour=epochs"
+    page = open_page(f"{dashboard}#page=why&{state}")
+    wait_until(page, f"view.study === '{id_of(second)}'")
+    for _ in range(2):
+        assert page.evaluate("[view.page, view.picks, view.colour]") == ["why", [4, 5], "epochs"]
+        assert page.evaluate("view.laid") == [id_of(run), id_of(second)]
+        page.wait_for_timeout(400)
+        assert f"study={id_of(second)}" in page.evaluate("location.hash")
+        page.reload()
+        wait_until(page, f"view.study === '{id_of(second)}'")
+
+
+def test_a_link_to_a_study_that_is_not_there_opens_another_as_it_is(
+    dashboard: str, open_page: Any, run: Path
+) -> None:
+    page = open_page(f"{dashboard}#study=nothing&with=nothing&pick=4,5,6")
+    assert page.evaluate("view.study") == id_of(run)
+    assert page.evaluate("view.picks") == []
+    assert "study=nothing" in page.evaluate("location.hash")
+    page.evaluate("settle()")
+    wait_until(page, "!location.hash.includes('nothing')")
+
+
+def test_a_run_that_is_deleted_leaves_the_page_to_the_others(
+    dashboard: str, open_page: Any, run: Path, second: Path
+) -> None:
+    page = open_page(dashboard)
+    wait_until(page, says("name", "iris"))
+    shutil.rmtree(run)
+    wait_until(page, says("name", "second"))
+    shutil.rmtree(second)
+    page.wait_for_selector("#waiting:not([hidden])")
+    assert page.locator(".page:not([hidden])").count() == 0
+    write_run(run, make_study(5))
+    wait_until(page, "study()?.list.length === 5")
+
+
+def test_details_that_could_not_be_fetched_are_fetched_again(chromium: Any, dashboard: str) -> None:
+    page = chromium.new_page()
+    page.goto(dashboard)
+    page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
+    page.evaluate("open(1)")
+    page.wait_for_selector("#own-curves .curve")
+    page.route("**/candidates/*", lambda route: route.fulfill(status=503, body="away"))
+    page.evaluate("open(7)")
+    page.wait_for_selector("#candidate-body h2:has-text('#7 ')")
+    assert "could not be fetched" in page.inner_text("#candidate-body")
+    page.unroute("**/candidates/*")
+    page.click("#candidate-body button:has-text('Try again')")
+    page.wait_for_selector("#own-curves .curve")
+    assert "could not be fetched" not in page.inner_text("#candidate-body")
     page.close()
 
 

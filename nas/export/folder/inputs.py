@@ -34,7 +34,8 @@ def load(source: Path) -> tuple[dict[str, Input], list[str]]:
     if (settings()["profile"]["series"] or {}).get("sequence"):
         names = [name for name, _ in found.files]
     elif isinstance(samples, list) and isinstance(samples[0], Path):
-        names = [path.name if path == source else str(path.relative_to(source)) for path in samples]
+        base = source if source.is_dir() else source.parent
+        names = [str(p.relative_to(base) if p.is_relative_to(base) else p) for p in samples]
     return read_by.encode(samples, profile(settings()["profile"])), names
 
 

@@ -19,6 +19,7 @@ async function drawCandidate() {
   if (signature === drawCandidate.drawn) return undefined;
   drawCandidate.drawn = signature;
   purge($("candidate-body"));
+  if (chosen.failed) return fill("candidate-body", verdict(own, chosen), card("Details", notFetched()));
   fill("candidate-body",
     verdict(own, chosen),
     el("div", { class: "columns" },
@@ -34,6 +35,7 @@ async function drawCandidate() {
   return undefined;
 }
 
+const notFetched = () => el("p", { class: "warn", role: "status" }, "The details could not be fetched. ", el("button", { type: "button", onclick: () => changed("page") }, "Try again"));
 const card = (title, ...children) => el("section", { class: "card" }, el("h2", {}, title), children);
 
 function chooseCandidate(own, c) {

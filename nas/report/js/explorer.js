@@ -97,8 +97,16 @@ function moveLimit(key, position) {
   const own = study(), limit = limitsOf(own).find((each) => each.key === key), { low, high, log } = limitEnds(own, limit);
   const loose = limit.op === "<=" ? STEPS : 0, fraction = position / STEPS;
   const value = log ? low * (high / low) ** fraction : low + (high - low) * fraction;
-  view.limits.set(key, position === loose ? null : Number(value.toPrecision(3)));
+  view.limits.set(key, position === loose ? null : loosened(value, limit.op, log ? value * Math.log(high / low) / STEPS : (high - low) / STEPS));
   changed("limits");
+}
+
+// Rounded to digits that the slider resolves, on the side that lets more candidates in: a bound at the best
+// of all leaves that one. `step` is how far it moves with the slider.
+function loosened(value, op, step) {
+  const unit = 10 ** Math.floor(Math.log10(Math.max(step / 4, 1e-10 * Math.abs(value)) || 1)), side = op === "<=" ? 1 : -1;
+  const rounded = (by) => Number(((Math.round(value / unit) + by) * unit).toPrecision(12));
+  return side * (rounded(0) - value) >= 0 ? rounded(0) : rounded(side);
 }
 
 function drawFamilies(own) {
@@ -152,18 +160,17 @@ function rivals(own, best) {
   return { name: simple?.name, level: simple?.metrics[metric], ours: best.metrics[metric], error: Math.hypot(...errors) };
 }
 function drawTiles(own) {
-  const { quality } = own.head, { metric } = quality, { front } = current();
+  const { quality, tested } = own.head, { metric } = quality, { front } = current();
   const tiles = [], add = (name, value, unit, remark) => tiles.push({ name, value, unit, remark });
+  if (known(tested?.value)) {
+    const mean = tested.networks > 1 ? `, the mean of ${count(tested.networks)} networks` : "";
+    const range = known(tested.low) ? `; ${show(metric, tested.low)} to ${show(metric, tested.high)} with 95 % confidence` : "";
+    add(`Test ${label(metric)} at full scale`, show(metric, tested.value), "", `#${tested.number} ${tested.family}${mean}${range}`);
+  }
   if (!front.length) {
     add("Pareto front", "empty", "", own.facts.complete.length ? "no complete candidate is inside these limits" : "no candidate is complete yet");
   } else {
     const best = front[0], value = best.metrics[metric], noise = withinNoise(own, best, current().feasible);
-    const { tested } = own.head;
-    if (known(tested?.value)) {
-      const mean = tested.networks > 1 ? `, the mean of ${count(tested.networks)} networks` : "";
-      const range = known(tested.low) ? `; ${show(metric, tested.low)} to ${show(metric, tested.high)} with 95 % confidence` : "";
-      add(`Test ${label(metric)} at full scale`, show(metric, tested.value), "", `#${tested.number} ${tested.family}${mean}${range}`);
-    }
     add(`Best ${label(metric)}`, metricText(best, metric), "", `#${best.number} ${best.family}${noise.length > 1 ? `; ${count(noise.length - 1)} more within one standard error` : ""}`);
     // Of the network at full scale and of the test part, where a training ended the search.
     const { name, level, ours, error } = rivals(own, best);
@@ -380,7 +387,8 @@ function drawTable(own) {
 
 const picked = (own) => view.picks.map((number) => own.byNumber.get(number)).filter(Boolean);
 // Candidates with their details, which may have to be fetched or unpacked.
-const withDetails = (own, candidates) => Promise.all(candidates.map(async (c) => ({ ...c, ...await detailOf(own, c.number) ?? { missing: true } })));
+const withDetails = (own, candidates) => Promise.all(candidates.map((c) => detailOf(own, c.number)
+  .then((found) => ({ ...c, ...found ?? { missing: true } }), () => ({ ...c, failed: true }))));
 
 let selectedAs = 0; // which drawing is the latest: details that come late are not drawn over it
 async function drawSelected(own) {
@@ -426,6 +434,7 @@ function drawCurves(node, own, chosen) {
     });
   });
   if (!chosen.length || panels.length) return;
+  if (chosen.some((c) => c.failed)) { fill(node, notFetched()); return; }
   fill(node, fine(chosen.some((c) => c.missing)
     ? "The page keeps curves, layers and gradients of the front, the best others and some of each failure; not of this candidate."
     : "No epoch was finished."));

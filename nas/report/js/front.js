@@ -74,11 +74,11 @@ function withinNoise(own, best, candidates) {
 }
 
 // The points of a front that another one equals within noise and clearly beats in one objective, with
-// that other one (nas.front.within_noise). Noise is one standard error of a quality, the spread of a
+// that other one (nas.front.within_noise). Noise is one standard error of each quality, the spread of a
 // latency, and nothing of a count.
 function noisyPoints(own, front) {
   const objectives = own.head.objectives, { quality } = own.head;
-  const noise = (c, { metric }) => metric === "latency_ms" ? c.spread ?? 0 : metric === quality.metric ? c.error ?? 0 : 0;
+  const noise = (c, { metric }) => metric === "latency_ms" ? c.spread ?? 0 : metric === quality.metric ? c.error ?? 0 : c.errors[metric] ?? 0;
   const found = new Map(), left = new Set(front);
   for (const c of front.slice(1)) for (const other of left) {
     if (other === c) continue;

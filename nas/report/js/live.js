@@ -6,22 +6,42 @@ const live = { events: null, since: "", polling: false };
 
 const isLive = () => !$("baked");
 
+// Null where there is no such candidate; an error where it could not be read.
 async function fetchedDetail(own, number) {
   const answer = await fetch(`api/studies/${own.id}/candidates/${number}`);
+  if (!answer.ok && answer.status !== 404) throw new Error(answer.status);
   return answer.ok ? answer.json() : null;
 }
 
 function receive(update) {
+  if (update.gone) return drop(update.study);
   if (!studies.has(update.study)) studies.set(update.study, new Study(update.study));
   const own = studies.get(update.study), had = own.head;
   own.apply(update);
-  if (!had && own.head && view.study === null) {
+  if (!had && own.head && own.id === view.wanted) fromHash();
+  else if (!had && own.head && view.study === null) {
     view.study = own.id;
     if (location.hash) fromHash();
-    else view.picks = current().front.slice(0, 1).map((c) => c.number); // the best, as an example
+    if (!location.hash || view.wanted) view.picks = current().front.slice(0, 1).map((c) => c.number); // the best, as an example
   }
   if (view.filter && !view.matches && own.id === view.study) setFilter(view.filter); // its names may be known now
-  changed("data");
+  return changed("data");
+}
+
+function drop(id) { // a study whose run was deleted
+  studies.delete(id);
+  view.laid = view.laid.filter((each) => each !== id);
+  const other = [...studies.values()].find((own) => own.head);
+  if (id === view.study && other) showStudy(other.id, view.page);
+  else if (id === view.study) { view.study = null; say($("waiting"), "This run was deleted. Waiting for another one."); }
+  changed("page", "data");
+}
+
+// Nothing more is coming for now: what the address names and has not come is not there.
+function settle() {
+  if (!studies.size) return;
+  view.laid = view.laid.filter((id) => studies.has(id));
+  if (view.wanted) { view.wanted = null; changed("data"); }
 }
 
 function connect() {
@@ -34,7 +54,7 @@ function connect() {
     connected(true);
     receive(JSON.parse(event.data));
   });
-  events.addEventListener("alive", (event) => { heard = true; live.since = event.lastEventId || live.since; connected(true); });
+  events.addEventListener("alive", (event) => { heard = true; live.since = event.lastEventId || live.since; connected(true); settle(); });
   events.onerror = () => {
     connected(false);
     events.close();
@@ -51,11 +71,12 @@ async function poll() {
     try {
       const answer = await fetch(`api/updates?since=${encodeURIComponent(live.since)}`);
       if (!answer.ok) throw new Error(answer.status);
-      const { since, updates } = await answer.json();
+      const { since, updates } = await answer.json(), before = live.since;
       live.since = since;
       updates.forEach(receive);
       connected(true);
-      if (updates.length) continue; // there may be more
+      if (updates.length && since !== before) continue; // there may be more
+      settle();
     } catch {
       connected(false);
     }

@@ -15,7 +15,8 @@ function drawLanes(own) {
   node.hidden = !ran.length;
   if (!ran.length) return;
   say($("lanes-note"), `${ran.length > MOST_BARS ? `the latest ${count(MOST_BARS)} of ${count(ran.length)} candidates; ` : ""}click one to open it`);
-  const now = own.live?.now ?? Math.max(...ran.map((c) => c.started + c.seconds));
+  // A candidate in training has no seconds yet: its bar grows, but not once its search was killed.
+  const now = own.live?.state === "running" ? own.live.now : Math.max(...ran.map((c) => c.started + c.seconds));
   drawnFor(node, [own.id, own.revision, Math.floor(now / 5)], () => {
     const begin = Math.min(...ran.map((c) => c.started)), last = now - begin;
     const [unit, size] = last > 7200 ? ["h", 3600] : last > 120 ? ["min", 60] : ["s", 1];

@@ -3,15 +3,15 @@
 const DRAW = { studies: drawStudies, explorer: drawExplorer, candidate: drawCandidate, why: drawWhy, machine: drawMachine };
 
 function drawPage(what) {
+  const own = study();
   for (const name of PAGES) {
-    $(`page-${name}`).hidden = name !== view.page;
+    $(`page-${name}`).hidden = name !== view.page || !own?.head;
     const tab = $(`tab-${name}`);
     if (name === view.page) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
   }
-  const own = study();
   $("waiting").hidden = Boolean(own?.head);
-  if (!own?.head) return;
+  if (!own?.head) { for (const id of ["counts", "spent"]) say($(id), ""); $("study-choice").hidden = true; return; }
   drawHeader(own);
   DRAW[view.page](what);
   document.documentElement.dataset.ready = "yes";

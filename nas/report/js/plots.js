@@ -294,9 +294,11 @@ function hintLines(candidate) {
 // A metric with how sure it is: one standard error of the quality, the spread of a latency, and a
 // dagger where that was measured beside other work.
 function metricText(candidate, name) {
+  if (!known(candidate.metrics[name])) return "–";
   const text = show(name, candidate.metrics[name]);
   const within = name === "latency_ms" ? candidate.spread : name === study().head.quality.metric ? candidate.error : null;
   const decimals = text.match(/\.(\d+)/)?.[1].length ?? 0;
-  const spread = known(within) ? ` ± ${/[kMGT]$/.test(text) ? short(within) : within.toFixed(Math.min(decimals, 4))}` : "";
+  const rounded = (error) => Number(error.toFixed(Math.min(decimals, 4))) ? error.toFixed(Math.min(decimals, 4)) : String(Number(error.toPrecision(1)));
+  const spread = known(within) ? ` ± ${/[kMGT]$/.test(text) ? short(within) : rounded(within)}` : "";
   return text + spread + (name === "latency_ms" && candidate.contended ? " †" : "");
 }

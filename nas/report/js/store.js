@@ -2,6 +2,7 @@
 // are new or have changed, or both; what it does not name stays as it is.
 
 const studies = new Map(); // by id
+let revisions = 0; // of all: a study that comes again has none of its earlier ones
 
 class Study {
   constructor(id) {
@@ -10,12 +11,12 @@ class Study {
     this.byNumber = new Map();
     this.list = []; // by number
     this.details = new Map(); // of candidates that were opened: a promise of each
-    this.revision = 0; // grows with every change of the candidates
+    this.revision = ++revisions; // grows with every change of the candidates
   }
 
   apply(update) {
-    if (update.reset) Object.assign(this, { byNumber: new Map(), list: [], details: new Map(), derived: null, revision: this.revision + 1 });
-    if (update.head) Object.assign(this, { head: update.head, derived: null, revision: this.revision + 1 });
+    if (update.reset) Object.assign(this, { byNumber: new Map(), list: [], details: new Map(), live: null, derived: null, revision: ++revisions });
+    if (update.head) Object.assign(this, { head: update.head, derived: null, revision: ++revisions });
     if (update.live) this.live = { ...this.live, ...update.live };
     if (!update.table?.number.length) return;
     let added = false;
@@ -32,7 +33,7 @@ class Study {
       this.details.delete(row.number);
     }
     if (added) this.list.sort((p, q) => p.number - q.number);
-    this.revision++;
+    this.revision = ++revisions;
     this.derived = null;
   }
 
@@ -96,7 +97,7 @@ function rowsOf(table) {
       number, family, state: word(table.state, i), reason: word(table.reason, i), origin: word(table.origin, i),
       epochs: table.epochs[i], planned: table.planned[i], started: table.started[i], seconds: table.seconds[i],
       worker: table.worker[i], device: word(table.device, i), use: table.use[i], cpus: Number(word(table.cpus, i)), gpus: Number(word(table.gpus, i)),
-      metrics, config, error: table.error[i], spread: table.spread[i], contended: table.contended[i] === 1,
+      metrics, config, error: table.error[i], errors: Object.fromEntries(Object.entries(table.errors).map(([name, values]) => [name, values[i]])), spread: table.spread[i], contended: table.contended[i] === 1,
       guess: guesses.has(number), // no better than a constant guess
     };
   });
@@ -129,8 +130,13 @@ async function bakedDetail(number) {
   return (await opened.get(parcel))[parcel.numbers.indexOf(number)];
 }
 
-// A promise of the details of a candidate; of null where the page holds none.
+// A promise of the details of a candidate; of null where the page holds none. One that fails is
+// asked for again.
 function detailOf(own, number) {
-  if (!own.details.has(number)) own.details.set(number, $("details") ? bakedDetail(number) : fetchedDetail(own, number));
+  if (!own.details.has(number)) {
+    const asked = $("details") ? bakedDetail(number) : fetchedDetail(own, number);
+    own.details.set(number, asked);
+    asked.catch(() => { if (own.details.get(number) === asked) own.details.delete(number); });
+  }
   return own.details.get(number);
 }

@@ -41,6 +41,7 @@ function withStudy(own, call) {
 
 function showStudy(id, page) {
   if (id !== view.study) Object.assign(view, { study: id, limits: new Map(), picks: [], candidate: null, axes: null, brush: null, hidden: new Set(), colour: "family", size: "" });
+  view.wanted = null;
   setFilter(view.filter);
   view.page = page;
   changed("page", "data");
@@ -55,7 +56,7 @@ function drawVolumes(owns) {
     "The part of a box that the front dominates: from the best of each objective to the worst, of the quality to a constant guess; costs by their logarithm.",
     left > 0 && owns.length > 1 ? `${plural(left, "study")} of other data, another split or other objectives left out.`.replace("studys", "studies") : "",
   ].filter(Boolean).join(" "));
-  if (!same.length) { purge(node); return fill(node, note("No complete candidate yet.")); }
+  if (!same.length) { drawVolumes.drawn = ""; purge(node); return fill(node, note("No complete candidate yet.")); }
   const key = JSON.stringify([same.map((own) => [own.id, own.revision]), isDark()]);
   if (drawVolumes.drawn === key) return undefined;
   drawVolumes.drawn = key;

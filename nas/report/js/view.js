@@ -5,6 +5,7 @@ const MOST_PICKS = 4;
 const view = {
   page: "explorer",
   study: null, // the id of the one that is shown
+  wanted: null, // the id of the one that the address names, until it comes
   laid: [], // the ids of those whose fronts are laid over one another
   limits: new Map(), // "metric op": bound, or null for any; those that were moved from the task's
   hidden: new Set(), // families
@@ -128,8 +129,11 @@ function fromHash() {
   const list = (name, by = ",") => parts.get(name)?.split(by) ?? [];
   const numbers = (name) => list(name).map(Number).filter((n) => Number.isInteger(n) && n >= 0);
   view.page = PAGES.includes(parts.get("page")) ? parts.get("page") : "explorer";
-  if (studies.has(parts.get("study"))) view.study = parts.get("study");
-  view.laid = list("with").filter((id) => studies.has(id));
+  view.laid = list("with"); // some may come later
+  const named = isLive() ? parts.get("study") : null, isThere = Boolean(studies.get(named)?.head);
+  view.wanted = named && !isThere ? named : null;
+  if (view.wanted) return; // the rest is said of that study, and read when it comes
+  if (named) view.study = named;
   view.limits = new Map(list("limits", ";").map((text) => text.match(/^(\S+ [<>]=) (\S+)$/)).filter(Boolean)
     .map(([, key, bound]) => [key, bound === "any" || !known(Number(bound)) ? null : Number(bound)]));
   view.hidden = new Set(list("hide", "|"));
@@ -151,7 +155,7 @@ function fromHash() {
 
 let written = "";
 const writeHash = debounced(150, () => {
-  if (!study()?.head) return; // what a link says is not read yet
+  if (!study()?.head || view.wanted) return; // what a link says is not read yet
   const hash = toHash();
   if (hash === written) return;
   // A page is a step of the browser's history; a limit that moved is none.

@@ -98,7 +98,7 @@ const MOST_LINES = 1000;
 function drawParallel(own) {
   const chosen = familyOf(own), { metric } = own.head.quality;
   const candidates = own.facts.ranked.filter((c) => c.family === chosen && isKept(c) && isBrushed(c)).slice(0, MOST_LINES);
-  drawnFor($("parallel"), [own.id, own.revision, chosen, view.filter, view.brush], () => {
+  drawnFor($("parallel"), [own.id, own.revision, chosen, [...view.hidden], view.filter, view.brush], () => {
     if (candidates.length < 2) { purge($("parallel")); return fill("parallel", note("Two complete candidates of a family are needed.")); }
     const names = parametersOf(candidates).slice(0, 9);
     const dimension = (title, values) => {
@@ -153,7 +153,7 @@ function drawParallelLines(node, dimensions, quality, name, own) {
 function drawSlices(own) {
   const chosen = $("why-family").value, { metric } = own.head.quality;
   const candidates = own.facts.ranked.filter((c) => c.family === chosen && isKept(c));
-  drawnFor($("slices"), [own.id, own.revision, chosen, view.filter], () => {
+  drawnFor($("slices"), [own.id, own.revision, chosen, [...view.hidden], view.filter], () => {
     const names = parametersOf(candidates).filter((name) => candidates.some((c) => known(c.config[name]))).slice(0, 8);
     purge($("slices"));
     fill("slices", names.map((name) => el("div", { class: "slice", "data-name": name })));
