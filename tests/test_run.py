@@ -89,7 +89,7 @@ def tabular(tmp_path_factory: pytest.TempPathFactory, phases: list[str]) -> Run:
     """A search with a limit of time, which is far off: it ends with a training of the best."""
     folder = tmp_path_factory.mktemp("tabular")
     tumours().to_csv(folder / "tumours.csv", index=False)
-    given = FAST | {"trials": 4, "time_limit": "1h", "workers": 1, "lr_test": True}
+    given = FAST | {"trials": 4, "time_limit": "1h", "workers": 1, "lr_test": True, "ensemble": 1}
     shown = {"out": folder / "run", "on_progress": lambda progress: phases.append(progress.phase)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finals, "MOST", 1)  # tests/test_finals.py has several
