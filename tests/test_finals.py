@@ -575,7 +575,7 @@ def test_limits_hold_for_all_that_is_averaged_together(
     complete = [early(4, 90, 0.8), early(7, 90, 0.8)]
     complete = [replace(e, folder=tmp_path / str(e.candidate.number)) for e in complete]
     site: Any = SimpleNamespace(count=2)
-    monkeypatch.setattr(average, "winner", lambda entries, task: entries[0])
+    monkeypatch.setattr(average, "leader", lambda entries, task: entries[0])
     average.averages(run, site, complete, [], time.monotonic() + 300, lambda phase: None)
     assert kept[:1] == ([networks] if len(networks) > 1 else [])
 

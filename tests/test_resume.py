@@ -194,6 +194,21 @@ def test_a_file_that_is_no_state_is_refused_and_nothing_in_it_runs(
     assert not (tmp_path / "mark").exists()
 
 
+def test_a_resume_says_that_it_begins_only_where_nothing_is_kept(
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        ended_at(2, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path, resume=True)
+    assert "nothing to go on with" in capsys.readouterr().err
+    trained(recipe, tmp_path, resume=True)
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_an_unfinished_training_is_kept_where_another_begins(
     recipe: dict[str, Any],
     tmp_path: Path,

@@ -24,7 +24,7 @@ from nas import recipe as recipes
 from nas.candidate import Candidate
 from nas.files import read_json, write_whole
 from nas.finals import average, rounds
-from nas.finals.finalist import Finalist, complete, is_better, winner
+from nas.finals.finalist import Finalist, complete, is_better, leader
 from nas.finals.jobs import OF_TRAINING, Job, run_all, train
 from nas.finals.pace import epoch_s, epochs_of, recipe_epochs
 from nas.machine import Site
@@ -123,9 +123,10 @@ def _finished(
 ) -> Finished:
     """The winner, or the last of the means among ``others`` where that is better, its folder as
     RUN/model, and its score on the test part, also where that takes longer than until ``end``."""
-    task, known = run.task, complete(trained)
+    task = run.task
+    best = leader(trained, task)
     summary = tuple(_row(entry, task) for entry in [*trained, *others])
-    if not known:
+    if best is None:
         first = trained[0] if trained else None
         candidate = first.candidate if first else run.best()
         error = (
@@ -134,7 +135,6 @@ def _finished(
             else (f"no time was left for an epoch; `nas train {run.export()}` trains it")
         )
         return Finished(candidate.number, 0, recipe_epochs(task, candidate), {}, error, summary)
-    best = winner(known, task)
     if others and others[-1].networks and is_better(others[-1], best, task):
         best = others[-1]
     model, new = run.folder / "model", run.folder / "model.new"

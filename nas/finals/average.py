@@ -16,8 +16,8 @@ from nas.finals.finalist import (
     complete,
     is_as_good,
     is_better,
+    leader,
     unsureness,
-    winner,
 )
 from nas.finals.jobs import OF_TRAINING, Job, run_all, train
 from nas.machine import Site
@@ -44,21 +44,17 @@ def beside(
     """Networks for the places that a round's ``entries`` leave free: more of the winner so far or,
     in the first round, of its best candidate."""
     count = 0 if entries[0].alone else places - len(entries)
-    known = complete(trained)
-    if not known:
+    best = leader(trained, run.task)
+    if best is None:
         return _networks(run, entries[0], 1, count)
-    best = winner(known, run.task)
     count = count if _network_s(run, best) <= left_s else 0
     return _networks(run, best, _next(_of(best, more)), count)
 
 
 def next_network_s(run: Run, trained: Sequence[Finalist]) -> float:
     """Seconds that are kept for one network more of the winner."""
-    known = complete(trained)
-    if not known:
-        return 0.0
-    best = winner(known, run.task)
-    return _network_s(run, best) if may_grow(run, best.candidate) else 0.0
+    best = leader(trained, run.task)
+    return _network_s(run, best) if best and may_grow(run, best.candidate) else 0.0
 
 
 def mean_s(networks: Sequence[Finalist]) -> float:
@@ -76,11 +72,10 @@ def averages(
 ) -> list[Finalist]:
     """Means of the winner, what is nearly as good and more networks of the winner, as many as there
     is time for. The last one is the best; without what is nearly as good where that is better."""
-    known = complete(trained)
-    if not known:
+    best = leader(trained, run.task)
+    if best is None:
         return []
-    best = winner(known, run.task)
-    mixed = _mixed(run, best, known)
+    mixed = _mixed(run, best, complete(trained))
     same = _more_networks(run, site, best, mixed, _of(best, more), end, show)
     found: list[Finalist] = []
     for networks in ([*mixed, *same], [best, *same] if same and len(mixed) > 1 else []):

@@ -57,6 +57,12 @@ def complete(entries: Iterable[Finalist]) -> list[Finalist]:
     return [entry for entry in entries if entry.result]
 
 
+def leader(entries: Iterable[Finalist], task: Task) -> Finalist | None:
+    """The winner of those that were trained; None where there is none."""
+    trained = complete(entries)
+    return winner(trained, task) if trained else None
+
+
 def winner(trained: Sequence[Finalist], task: Task) -> Finalist:
     """The best on the validation part; of those within its standard error a proven configuration
     (the one-standard-error rule of Breiman et al. 1984, sec. 3.4.3): the best of many sampled ones

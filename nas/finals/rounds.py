@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nas import rules
 from nas.candidate import Candidate
 from nas.finals.average import may_grow
-from nas.finals.finalist import AS_GOOD, Finalist, complete, is_adapted, is_as_good, winner
+from nas.finals.finalist import AS_GOOD, Finalist, complete, is_adapted, is_as_good, leader
 from nas.finals.pace import epoch_s, epochs_of, is_cut_short, recipe_epochs, recipe_s
 from nas.front import standard_error
 from nas.plan import FEW_CORES, PRESSED, START_S, speedup
@@ -115,12 +115,12 @@ def _entry(
 def shorter(run: Run, trained: Sequence[Finalist], left_s: float, places: int) -> list[Finalist]:
     """Those of the best that came to their best epoch early, again with a schedule of as many
     epochs (rule "schedule-length")."""
-    task, known = run.task, complete(trained)
-    if not known:
+    task, found = run.task, list[Finalist]()
+    best = leader(trained, task)
+    if best is None:
         return []
-    best, found = winner(known, task), list[Finalist]()
     done = {e.candidate.number for e in trained if e.again}
-    for entry in known:
+    for entry in complete(trained):
         result, number = entry.result or {}, entry.candidate.number
         epochs = _shorter_epochs(task, entry)
         needed_s = epochs * result["seconds"] / max(1, result.get("epochs", 0))

@@ -69,7 +69,7 @@ def baselines(
     that a proxy is scored by; or to and on the rows of ``pairs``.
 
     Returns one ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
-    be fitted has no metrics and says why in "error": the search goes on without it. Metrics that
+    be fitted has no metrics and says why in "error": the search continues without it. Metrics that
     are not finite, as of values that overflow, are left out.
     """
     pairs = pairs or proxy_folds(dataset, task)
