@@ -70,7 +70,7 @@ class Latency(JsonRecord):
 
     ``ms`` is the median of ``repeats`` passes where it was measured during a search, beside other
     trainings, and the lowest decile of ``rounds`` where networks were measured in turn on a device
-    that was ``isolated`` (all trainings of this user held still). ``iqr_ms`` is the interquartile
+    that was ``isolated`` (all trainings of this user paused). ``iqr_ms`` is the interquartile
     range of either. ``contended_ms`` is the ``ms`` of the search after a second measurement, and
     ``contended_because`` says why there is none. ``device`` is empty for that of the search.
 

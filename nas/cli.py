@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +43,16 @@ def _run_folder(ctx: click.Context, _: click.Parameter, out: Path | None) -> Pat
     return out or default_folder(data)
 
 
-@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "NAS", "max_content_width": 100})
+@click.group(cls=_Group, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="nas")
 def cli() -> None:
     """Design neural networks for your own data.
 
     \b
-    nas search data.csv --target price       search; ends in a front, a page and a recipe
-    nas train runs/data/recipe.yaml          train the best at full scale, test it once
-    nas predict runs/data/model new.csv      predict on new files
-    nas audit net.py:Net --data data.csv     what is wrong with a network of your own?
+    nas search data.csv --target price           a front, a page, a trained model
+    nas predict runs/data new.csv                predict on new files
+    nas train runs/data/recipe.yaml --out again  train the recipe once more
+    nas audit net.py:Net --shape 3,32,32         what is wrong with your own network?
     """
 
 
@@ -62,9 +63,9 @@ def cli() -> None:
     "--out",
     type=flags.FOLDER,
     callback=_run_folder,
-    help="Folder; default: runs/NAME.",
+    help="Folder of the run; default: runs/NAME.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the search in the folder.")
+@click.option("--resume", is_flag=True, help="Continue the search in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option(
     "--config",
@@ -91,7 +92,7 @@ def search(data: Path | None, as_json: bool, out: Path, resume: bool, **options:
     nas search shop.csv --target sold --columns photo=image,note=text,id=ignore
     nas search adult/ --target income --resume --time-limit 20m
 
-    Ctrl-C keeps all that is finished; the same command with --resume goes on. DATA may be left
+    Ctrl-C keeps all that is finished; the same command with --resume continues. DATA may be left
     out then: the folder of the run (--out) has a copy.
     """
     from nas import driver
@@ -150,7 +151,7 @@ def status(run: Path, as_json: bool, watch: bool) -> None:
         opened = Run(run)
 
 
-# Seconds between two looks of `nas status --watch`.
+# Seconds between two samples of `nas status --watch`.
 _WATCH_S = 2.0
 
 
@@ -182,11 +183,15 @@ def _show_status(run: Path, opened: Run, as_json: bool) -> None:
     terminal.echo(f"{ended}; {', '.join(spent)}")
     if front:
         show.front(opened, front)
+    else:
+        show.failures(opened)
 
 
 @cli.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--recipe", type=click.Path(path_type=Path), help="Of one network, instead of RUN.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Recipe of one network, instead of RUN."
+)
 @click.option(
     "--number",
     "-n",
@@ -198,7 +203,7 @@ def _show_status(run: Path, opened: Run, as_json: bool) -> None:
     "--file",
     type=flags.FILE,
     multiple=True,
-    help="Of `nas export --onnx`, measured as it is (repeatable).",
+    help="ONNX file of `nas export --onnx`, measured as it is (repeatable).",
 )
 @click.option(
     "--backend",
@@ -212,7 +217,7 @@ def _show_status(run: Path, opened: Run, as_json: bool) -> None:
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--name", help="Of this device in reports; default: its host name.")
+@click.option("--name", help="Name of this device in reports; default: its host name.")
 @click.option("--out", type=flags.FILE, help="Default: RUN/latency-NAME.json with a RUN.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def latency(
@@ -239,8 +244,8 @@ def latency(
     nas latency runs/adult --file small.onnx --file large.onnx
     nas report runs/adult --latency runs/adult/latency-server.json
 
-    Networks are measured in turn, in many short rounds, while trainings of this user hold still;
-    the lowest decile of the rounds counts. One that a backend cannot run says why.
+    Networks are measured in turn, in many short rounds, while trainings of this user pause; the
+    lowest decile of the rounds counts. One that a backend cannot run says why.
     """
     import platform
 
@@ -319,8 +324,8 @@ def report(run: Path, out: Path | None, latency: Path | None) -> None:
 @click.argument("runs", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
-@click.option("--token", help="That opens it; better in NAS_DASHBOARD_TOKEN. Default: random.")
-@click.option("--name", "names", multiple=True, help="Of a host in front of it (repeatable).")
+@click.option("--token", help="Its token; better in NAS_DASHBOARD_TOKEN. Default: random.")
+@click.option("--name", "names", multiple=True, help="Name of a host in front of it (repeatable).")
 @click.option("--prefix", default="", help="Path that a proxy puts before its own, as /nas.")
 def dashboard(
     runs: tuple[str, ...],
@@ -361,7 +366,7 @@ def dashboard(
 @click.option(
     "--pace",
     type=click.Path(path_type=Path),
-    help="Of another machine: JSON with the seconds of an epoch by family. Nothing is timed.",
+    help="Pace of another machine: JSON with the seconds of an epoch by family. Nothing is timed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def design(data: Path, pace: Path | None, as_json: bool, **options: Any) -> None:
@@ -414,12 +419,12 @@ def rules(rule: str | None, as_json: bool) -> None:
         show.rule(found[rule])
 
 
-_PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Of the search to be."}
+_PLACE = {"type": click.Choice(["cpu", "cuda"]), "default": "cpu", "help": "Device of the search."}
 
 
 @cli.command()
 @click.argument("family", required=False)
-@click.option("--data", type=click.Path(path_type=Path), help="Whose bounds to show.")
+@click.option("--data", type=click.Path(path_type=Path), help="Show the bounds for these data.")
 @flags.options(
     ReadOptions, modality={"type": str, "help": "Only its families; of DATA: its modality."}
 )
@@ -513,6 +518,10 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
     show.references(family, task)
 
 
+# How an audit reads data: a network of one's own starts from no published weights.
+_READING = tuple(f.name for f in fields(ReadOptions) if f.name != "pretrained")
+
+
 @cli.command()
 @click.argument("model", required=False)
 @click.option(
@@ -521,17 +530,17 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 @click.option(
     "--shape",
     multiple=True,
-    help="Of one sample, as 3,32,32; repeat it for several inputs. Ids are drawn where the"
+    help="Shape of one sample, as 3,32,32; repeat it for several inputs. Ids are drawn where the"
     " network looks an input up in a table.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Anything that `nas search` reads.")
-@flags.options(ReadOptions, "target", "modality")
-@click.option("--classes", type=click.IntRange(min=2), help="That the network is to tell apart.")
-@click.option("--samples", type=click.IntRange(min=1), help="That it is to be trained on.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="On one device, as you train.")
+@flags.options(ReadOptions, *_READING, seed={"help": "Seed of the split, in [0, 2**32)."})
+@click.option("--classes", type=click.IntRange(min=2), help="Number of classes of its task.")
+@click.option("--samples", type=click.IntRange(min=1), help="Number of its training samples.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Your batch size on one device.")
 @click.option("--lr", type=float, help="Your learning rate; default: where the loss falls fastest.")
-@click.option("--weight-decay", type=float, help="Yours, of AdamW.")
-@click.option("--time-limit", default="1m", show_default=True, help="Of the short training.")
+@click.option("--weight-decay", type=float, help="Your weight decay, of AdamW.")
+@click.option("--time-limit", default="1m", show_default=True, help="Limit of the short training.")
 @click.option("--figure", type=flags.FILE, help="HTML file of the training.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def audit(
@@ -572,8 +581,7 @@ def audit(
         from nas.audit.feed import described
         from nas.data import read
 
-        reading = {name: options[name] for name in ("target", "modality")}
-        terminal.echo(described(read(data, **reading)))
+        terminal.echo(described(read(data, **{name: options[name] for name in _READING})))
         return
     shapes = [_sides(text) for text in shape]
     if figure is not None and data is None:
@@ -614,6 +622,7 @@ for _command in (
     cli_models.pretrained,
 ):
     cli.add_command(_command)
+flags.name_variables(cli, "NAS")
 
 
 def main(args: Sequence[str] | None = None) -> None:

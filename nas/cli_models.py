@@ -7,13 +7,17 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from nas import exits, flags, show, terminal
 from nas.options import SearchOptions
 from nas.recipe_changes import Settings
+
+if TYPE_CHECKING:
+    from nas.candidate import Candidate
+    from nas.run import Run
 
 # A candidate is called by either name.
 _CANDIDATE = ("--candidate", "--number", "-n", "number")
@@ -22,7 +26,9 @@ _CANDIDATE = ("--candidate", "--number", "-n", "number")
 @click.command(cls=exits.Command)
 @flags.RUN
 @click.option(
-    *_CANDIDATE, type=int, help="Its number; default: the one trained at full scale, else the best."
+    *_CANDIDATE,
+    type=int,
+    help="Number of the candidate; default: the one trained at full scale, else the best.",
 )
 @click.option(
     "--constraint",
@@ -32,7 +38,7 @@ _CANDIDATE = ("--candidate", "--number", "-n", "number")
     multiple=True,
     help="Best inside this limit: 'latency_ms<=1' (repeatable).",
 )
-@click.option("--out", type=flags.FILE, help="Of the recipe; default: RUN/recipe.yaml.")
+@click.option("--out", type=flags.FILE, help="File of the recipe; default: RUN/recipe.yaml.")
 @flags.LATENCY
 @click.option("--design", type=flags.FOLDER, help="Folder for the design document.")
 @click.option("--standalone", type=flags.FOLDER, help="Folder with plain PyTorch code and weights.")
@@ -42,7 +48,7 @@ _CANDIDATE = ("--candidate", "--number", "-n", "number")
     type=click.Choice(["dynamic", "static"]),
     help="Quantise the ONNX file; what that costs and brings is measured.",
 )
-@click.option("--torch-export", type=flags.FILE, help="The same for torch.export (.pt2).")
+@click.option("--torch-export", type=flags.FILE, help="The same network for torch.export (.pt2).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def export(
     run: Path,
@@ -138,7 +144,7 @@ def _trained(
 @click.option("--out", type=flags.FOLDER, help="Folder; default: model beside RECIPE.")
 @flags.options(Settings)
 @flags.options(SearchOptions, "executor", "address")
-@click.option("--resume", is_flag=True, help="Go on with what a training in --out has kept.")
+@click.option("--resume", is_flag=True, help="Continue the training in --out.")
 @click.option(
     "--set",
     "settings",
@@ -146,20 +152,20 @@ def _trained(
     metavar="KEY=VALUE",
     help="'optimizer.lr=1e-4' (repeatable).",
 )
-@click.option("--scale", type=float, help="Train the network for so many times the data.")
-@click.option("--front", is_flag=True, help="Of a run: train every point of its front.")
+@click.option("--scale", type=float, help="Scale the network for so many times the data.")
+@click.option("--front", is_flag=True, help="Train every point of a run's front.")
 @click.option("--check", is_flag=True, help="Train the proxy again instead, and compare.")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
-    help="Of --check: with so many seeds, whose spread becomes the recipe's tolerance.",
+    help="With --check: train so many seeds; their spread becomes the recipe's tolerance.",
 )
 @click.option(
     "--test",
     type=click.Choice(["after", "no", "only"]),
     default="after",
-    help="Score the test part after the training, not at all, or only (of what is trained).",
+    help="Score the test part after the training, not at all, or only that (of a trained network).",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def train(
@@ -219,9 +225,9 @@ def train(
         out = recipe.parent / ("model" if scale is None else f"model-x{scale:g}")
         if test != "only":
             _refuse_trained(out, resume)
-    if settings or scale is not None:
-        recipe = _changed(recipe, settings, scale, out)
-    result = train_at(recipe, out, test, resume)
+    is_changed = bool(settings) or scale is not None
+    content = _changed(recipe, settings, scale, out) if is_changed else None
+    result = train_at(recipe, content, out, test, resume)
     if as_json:
         terminal.echo(json.dumps(result))
     else:
@@ -248,8 +254,9 @@ def _refuse_trained(out: Path, resume: bool) -> None:
         )
 
 
-# A recipe, the folder of its training, what becomes of the test part, and whether it is resumed.
-_Train = Callable[[Path, Path, str, bool], dict[str, Any]]
+# A recipe, its content where that is not the file's, the folder of its training, what becomes of
+# the test part, and whether it is resumed.
+_Train = Callable[[Path, dict[str, Any] | None, Path, str, bool], dict[str, Any]]
 
 
 def _trainer(executor: str, address: str | None, how: Settings, check: bool) -> _Train:
@@ -261,21 +268,29 @@ def _trainer(executor: str, address: str | None, how: Settings, check: bool) -> 
         if address is not None:
             raise UsageError("--address is of a Ray cluster: give --executor ray")
 
-        def here(recipe: Path, out: Path, test: str, resume: bool) -> dict[str, Any]:
+        def here(
+            recipe: Path, content: dict[str, Any] | None, out: Path, test: str, resume: bool
+        ) -> dict[str, Any]:
             from nas import train as training
 
             if test == "only":
                 return training.score_once(recipe, out)
-            return training.train(recipe, out, None, test == "after", resume, how)
+            return training.train(recipe, out, None, test == "after", resume, how, content)
 
         return here
     if check or how.num_nodes is not None:
         other = "--check trains a proxy, here" if check else "--num-nodes is of torchrun and srun"
         raise UsageError(f"{other}; with --executor ray give --devices alone")
 
-    def there(recipe: Path, out: Path, test: str, resume: bool) -> dict[str, Any]:
+    def there(
+        recipe: Path, content: dict[str, Any] | None, out: Path, test: str, resume: bool
+    ) -> dict[str, Any]:
+        from nas import recipe as recipes
         from nas import remote
 
+        if content is not None:
+            recipe = out / "recipe.yaml"
+            recipes.write(content, recipe)
         given = {f.name: getattr(how, f.name) for f in fields(how) if f.name != "devices"}
         flagged = (("--" + n.replace("_", "-"), str(v)) for n, v in given.items() if v is not None)
         options = [word for pair in flagged for word in pair]
@@ -285,8 +300,11 @@ def _trainer(executor: str, address: str | None, how: Settings, check: bool) -> 
     return there
 
 
-def _changed(recipe: Path, settings: tuple[str, ...], scale: float | None, out: Path) -> Path:
-    """A recipe with other values, in the folder of its training."""
+def _changed(
+    recipe: Path, settings: tuple[str, ...], scale: float | None, out: Path
+) -> dict[str, Any]:
+    """The content of a recipe with other values. It is no file yet: of several processes each makes
+    it, and the first writes the recipe as it is trained."""
     from nas import recipe as recipes
 
     content = recipes.read(recipe)
@@ -296,8 +314,7 @@ def _changed(recipe: Path, settings: tuple[str, ...], scale: float | None, out: 
         content = scaled_recipe(content, scale)
     content = recipes.overridden(content, settings)
     recipes.checked(content, str(recipe), out)
-    recipes.write(content, out / "recipe.yaml")
-    return out / "recipe.yaml"
+    return content
 
 
 def _check(recipe: Path, seeds: int, as_json: bool) -> None:
@@ -319,37 +336,24 @@ def _check(recipe: Path, seeds: int, as_json: bool) -> None:
 def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) -> None:
     """Train every point of a run's front, each in RUN/models/NUMBER; the figures are in
     RUN/full_front.json, and drawn in RUN/full_front.svg. To ``resume`` leaves those as they are
-    that are trained."""
-    from nas.files import read_json, write_whole
+    that are trained. Raises InputError at the end where points have failed."""
+    from nas.files import write_whole
     from nas.report.figure import full_front_picture
     from nas.run import Run
-    from nas.task import COSTS
+    from nas.task import InputError, UsageError
 
     run = Run(folder)
-    metric = run.task.quality.metric
-    rows = []
+    rows, failed = [], []
     for candidate in run.front():
-        place = run.folder / "models" / str(candidate.number)
-        done = place / "result.json"
         terminal.line(f"candidate {candidate.number} ({candidate.label})", err=True)
-        if resume and done.is_file() and (place / "model.ckpt").is_file():
-            result: dict[str, Any] = read_json(done, dict[str, Any])
-        else:
-            path = run.export(place / "recipe.yaml", candidate.number)
-            result = train_at(path, place, "after", resume)
-        rows.append(
-            {
-                "candidate": candidate.number,
-                "family": candidate.label,
-                "metric": metric,
-                "proxy": candidate.metrics[metric],
-                "full": result["validation"].get(metric),
-                "test": result["test"].get(metric),
-                **{cost: candidate.metrics.get(cost) for cost in COSTS},
-                "params": result["params"],
-                "seconds": result["seconds"],
-            }
-        )
+        try:
+            rows.append(_front_row(run, candidate, train_at, resume))
+        except UsageError:  # all others would fail alike
+            raise
+        except InputError as error:
+            terminal.line(f"error: candidate {candidate.number}: {error}", err=True)
+            failed.append(str(candidate.number))
+            continue
         write_whole(run.folder / "full_front.json", json.dumps(rows, indent=1))
     picture = run.folder / "full_front.svg"
     if drawn := full_front_picture(run.task, rows):
@@ -360,12 +364,43 @@ def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) ->
         show.full_front(rows)
         if drawn:
             terminal.echo(str(picture))
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(failed) + len(rows)} points of the front were not trained"
+            f" (candidates {', '.join(failed)}, see above); --resume tries them again"
+        )
+
+
+def _front_row(run: Run, candidate: Candidate, train_at: _Train, resume: bool) -> dict[str, Any]:
+    """Train a point of a run's front; its figures as a proxy and at full scale."""
+    from nas.files import read_json
+    from nas.task import COSTS
+
+    metric = run.task.quality.metric
+    place = run.folder / "models" / str(candidate.number)
+    done = place / "result.json"
+    if resume and done.is_file() and (place / "model.ckpt").is_file():
+        result: dict[str, Any] = read_json(done, dict[str, Any])
+    else:
+        path = run.export(place / "recipe.yaml", candidate.number)
+        result = train_at(path, None, place, "after", resume)
+    return {
+        "candidate": candidate.number,
+        "family": candidate.label,
+        "metric": metric,
+        "proxy": candidate.metrics[metric],
+        "full": result["validation"].get(metric),
+        "test": result["test"].get(metric),
+        **{cost: candidate.metrics.get(cost) for cost in COSTS},
+        "params": result["params"],
+        "seconds": result["seconds"],
+    }
 
 
 @click.command(cls=exits.Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(*_CANDIDATE, type=int, help="Its number, of a run; default: the one in RUN/model.")
+@click.option(*_CANDIDATE, type=int, help="Candidate of a run; default: the one in RUN/model.")
 @click.option(
     "--keep", multiple=True, metavar="COLUMN", help="Column of DATA to copy beside (repeatable)."
 )
@@ -373,7 +408,7 @@ def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) ->
     "--interval",
     type=float,
     metavar="LEVEL",
-    help="Of numbers: columns low and high that hold the true one with this probability: 0.9.",
+    help="Add columns low and high that hold the true number with this probability: 0.9.",
 )
 @click.option("--out", type=flags.FILE, help="CSV file; default: standard output.")
 def predict(
@@ -426,7 +461,7 @@ def predict(
 @click.command(cls=exits.Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--token", help="That requests must say; default: a random one, or NAS_SERVE_TOKEN.")
+@click.option("--token", help="Token of requests; better in NAS_SERVE_TOKEN. Default: random.")
 def serve(model: Path, port: int, token: str | None) -> None:
     """Answer HTTP requests with the predictions of a trained MODEL, on this machine alone.
 
@@ -461,7 +496,7 @@ def pretrained() -> None:
 
 @pretrained.command("list", cls=exits.Command)
 @click.argument("sources", nargs=-1)
-@click.option("--modality", help="Only those that read it: text, images, audio.")
+@click.option("--modality", help="Only networks that read text, images or audio.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def list_pretrained(sources: tuple[str, ...], modality: str | None, as_json: bool) -> None:
     """List pretrained networks: SOURCES (folders, files), or those in the hub's cache.

@@ -256,7 +256,7 @@ def _advice(task: Task) -> Iterator[str]:
     if rules.wants_pretrained(task) and not task.pretrained:
         yield (
             f"{task.profile.n_train:,} training samples: a network whose weights were trained on"
-            " like data would likely be better; the families here begin at random"
+            " like data would likely be better (--pretrained); the families here begin at random"
         )
 
 

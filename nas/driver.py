@@ -7,8 +7,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,17 @@ from nas import rules, terminal
 from nas.candidate import Candidate, Latency, State
 from nas.data import Dataset, read
 from nas.family import pick_families
-from nas.files import write_whole
-from nas.finals import train_finalists
+from nas.files import first_line, write_whole
+from nas.finals import expected_s, train_finalists
 from nas.front import Point, by_quality, constant_guess, near_front, pareto
 from nas.kept import FrontWeights
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
-from nas.plan import KEPT_BACK, KEPT_MOST, Pace, make_task, plan_search
+from nas.plan import KEPT_BACK, KEPT_MOST, Pace, latencies_s, make_task, plan_search
 from nas.pretrained.sources import absolute, usable
 from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
+from nas.search.clock import Clock, lock
 from nas.space import Float, Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, Task, UsageError
 
@@ -39,6 +41,8 @@ _MEASURING = 0.01
 _PACED_S = 0.5
 # The most of it that goes into tests of learning rates, which take far less as a rule.
 _TESTING = 0.1
+# The most of a search's time that one worker spends on simple models.
+_SIMPLE = 0.1
 # Seconds of latencies that are measured side by side, and what one takes at least: seconds and
 # passes.
 _TOGETHER_S, _LATENCY_S, _PASSES = 10.0, 1.0, 35
@@ -111,6 +115,7 @@ def search(
     given = SearchOptions(target=target, **options)
     given = replace(given, pretrained=absolute(given.pretrained))  # recipes are trained elsewhere
     samplers.check(given.sampler)
+    _check_logger(given.logger)
     given.budget()
     run = _begun(folder, data, resume)
     chosen = replace(run.options.resumed(given), device=run.task.device) if run else given
@@ -137,6 +142,13 @@ def search(
         with _logged(run, chosen.logger, on_progress) as shown:
             drive_run(run, budget, machine, on_start, shown, chosen.finish)
     return run
+
+
+def _check_logger(name: str | None) -> None:
+    """Raise InputError where a logger's package is not installed, before the search begins."""
+    packages = {"tensorboard": ("tensorboard", "tensorboardX")}.get(str(name), (str(name),))
+    if name not in (None, "csv") and not any(map(find_spec, packages)):
+        raise InputError(f"--logger {name} needs its package: pip install {name}")
 
 
 @contextmanager
@@ -226,7 +238,7 @@ def _named(options: SearchOptions, folder: Path) -> SearchOptions:
         if options.study:
             raise UsageError("only a storage names its studies: give --storage too")
         return options
-    from nas.search.storage import Postgres
+    from nas.search.postgres import Postgres
 
     study = options.study or folder.resolve().name
     if Postgres(options.storage, study).exists():
@@ -250,29 +262,25 @@ def drive_run(
 
     Raises NoFeasibleCandidate where the front is empty then.
     """
-    from nas.search.storage import Clock, lock
-
     begin = time.monotonic()
     # A search that no time ends leaves none for the training of the best.
     finish = finish and budget.time_limit_s is not None
-    with ExitStack() as stack:
-        with closing(lock(run.folder / "driver.lock")):  # until the study takes it
-            run.begin(budget)
-            on_start(run)
-            workers = stack.enter_context(machine.start(run))
+    with closing(lock(run.folder / "driver.lock")):
+        run.begin(budget)
+        on_start(run)
+        with machine.start(run) as workers:
             earlier = Clock(run.folder).read()
             session = _Session(run, workers, begin, on_progress, finish, earlier)
             if run.options.lr_test:
                 session.test_rates()
             session.plan()
-        session.search()
-    if not run.front():
-        raise NoFeasibleCandidate(run.why_none())
-    # A search that has ended, and is resumed without time for more, has its model already.
-    ended = run.finished
-    has_model = ended is not None and bool(ended.result) and ended.candidates == len(run.ranked())
-    if finish and not has_model:
-        with closing(lock(run.folder / "driver.lock")):
+            session.search()
+        if not run.front():
+            raise NoFeasibleCandidate(run.why_none())
+        # A search that has ended, and is resumed without time for more, has its model already.
+        ended = run.winner
+        has_model = ended is not None and ended.candidates == len(run.ranked())
+        if finish and not has_model:
             train_finalists(run, machine.site(run), session.end, session.show_finish)
 
 
@@ -305,8 +313,6 @@ class _Session:
 
     def show_finish(self, phase: str) -> None:
         """Report the trainings at the end, whose time counts too."""
-        from nas.search.storage import Clock
-
         Clock(self.run.folder).write(self.spent_s)
         self.show_phase(phase)
 
@@ -323,7 +329,7 @@ class _Session:
         if not tests and rates:
             limit = None
             if budget.worker_s is not None:
-                limit = _TESTING * budget.worker_s / len(rates)
+                limit = _TESTING * budget.worker_s / max(len(rates), budget.workers)
             calls = [
                 {"family": name, "config": run.spaces[name].baseline(), "limit_s": limit}
                 for name in rates
@@ -383,44 +389,48 @@ class _Session:
         return f"start:{ready}/{count}" if ready < count else ""
 
     def search(self) -> None:
-        """Search candidates, then measure the latencies of the front again."""
+        """Search candidates, then measure the latencies of the front again. The folder is
+        locked."""
         from optuna.exceptions import StorageInternalError
 
         from nas.search.study import Study
 
-        run, workers, budget = self.run, self.workers, self.run.task.budget
-        space, sampler = Space.join(run.spaces), run.options.sampler
-        study = Study(run.folder, run.task, space, sampler=sampler, **run.storage)
+        run, space, sampler = self.run, Space.join(self.run.spaces), self.run.options.sampler
+        how = {"sampler": sampler, **run.storage}
         try:
-            study.describe(run.about())
-            study.enqueue_baselines(rules.first_candidates(run.spaces))
-            weights = FrontWeights(run.folder, run.task)
-            weights.begin(study.candidates())
-            phase, begun = "search", False
-
-            def show(_: Any = None) -> None:
-                jobs = workers.jobs()
-                running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
-                calls = tuple(self._name(job) for job in jobs if not isinstance(job, Candidate))
-                nonlocal begun
-                begun = begun or bool(jobs)
-                now = phase if begun else self._starting() or phase
-                study.clock.write(self.spent_s)
-                self.on_progress(Progress(study, running, self.spent_s, budget, now, calls))
-
-            if budget.time_limit_s is None or self.earlier < budget.time_limit_s:
-                self._candidates(study, weights, show)
-            phase = "measure"
-            self._measure_front(study, self._measure_deadline(), show)
-            weights.end(study.candidates())
-            show()
+            with closing(Study(run.folder, run.task, space, is_locked=True, **how)) as study:
+                self._search_in(study)
         except StorageInternalError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise InputError(
                 f"the storage failed ({reason}); what is finished is kept: go on with --resume"
             ) from error
-        finally:
-            study.close()
+
+    def _search_in(self, study: Study) -> None:
+        """``search``, with its study open."""
+        run, workers, budget = self.run, self.workers, self.run.task.budget
+        study.describe(run.about())
+        study.enqueue_baselines(rules.first_candidates(run.spaces))
+        weights = FrontWeights(run.folder, run.task)
+        weights.begin(study.candidates())
+        phase, begun = "search", False
+
+        def show(_: Any = None) -> None:
+            jobs = workers.jobs()
+            running = tuple(study[job.number] for job in jobs if isinstance(job, Candidate))
+            calls = tuple(self._name(job) for job in jobs if not isinstance(job, Candidate))
+            nonlocal begun
+            begun = begun or bool(jobs)
+            now = phase if begun else self._starting() or phase
+            study.clock.write(self.spent_s)
+            self.on_progress(Progress(study, running, self.spent_s, budget, now, calls))
+
+        if budget.time_limit_s is None or self.earlier < budget.time_limit_s:
+            self._candidates(study, weights, show)
+        phase = "measure"
+        self._measure_front(study, self._measure_deadline(), show)
+        weights.end(study.candidates())
+        show()
 
     def _candidates(self, study: Study, weights: FrontWeights, show: Callable[..., None]) -> None:
         from nas.search.loop import drive
@@ -428,10 +438,17 @@ class _Session:
         budget, deadline = self.run.task.budget, None
         limit, latest = budget.time_limit_s, None
         if limit is not None:
-            # The last twentieth (at most half a minute) is for the latencies of the front. As
-            # long as no candidate is complete, the time for the training of the best is theirs.
-            deadline = latest = self.end - min(30.0, 0.05 * limit)
-            deadline -= self._kept_s()
+            # As long as no candidate is complete, the time for the training of the best is theirs.
+            latest = self.end - latencies_s(limit)
+            deadline = latest - self._kept_s()
+
+        def later() -> float:
+            """The end of the search by what its candidates take in full: less time than was kept
+            back for those of mean pace is enough for fast ones."""
+            if latest is None or not self.finish:
+                return -math.inf
+            places = max(1, int(budget.workers * (budget.gpus or budget.cpus)))
+            return latest - min(self._kept_s(), expected_s(self.run, places))
 
         to_measure = study.sampler.to_measure()
         baselines = self.run.folder / "baselines.json"
@@ -453,13 +470,17 @@ class _Session:
         if to_measure:
             limit_s = None if limit is None else _MEASURING * limit * budget.workers
             calls["costs"] = {"configs": to_measure, "limit_s": limit_s}
-        if not baselines.exists():
-            calls["baselines"] = {"fidelity": self.run.task.fidelity.to_dict()}
+        if not baselines.exists() or _have_failed(self.run.baselines()):
+            worker_s = budget.worker_s
+            limit_s = None if worker_s is None else _SIMPLE * worker_s / budget.workers
+            fidelity = self.run.task.fidelity.to_dict()
+            calls["baselines"] = {"fidelity": fidelity, "limit_s": limit_s}
         drive(
             study,
             self.workers,
             deadline=deadline,
             latest=latest,
+            later=later,
             trials=budget.trials,
             calls=calls,
             on_end=weights.add,
@@ -488,12 +509,15 @@ class _Session:
         return names.get(str(job), "costs")  # a shortlist waits for its costs
 
     def _measure_deadline(self) -> float:
-        """When latencies are given up that a device does not give (of ``time.monotonic``)."""
-        limit = self.run.task.budget.time_limit_s
-        return math.inf if limit is None else time.monotonic() + max(60.0, 0.05 * limit)
+        """When latencies are given up that a device does not give (of ``time.monotonic``): within
+        the time limit, but not before those of a front have had their time."""
+        limit, now = self.run.task.budget.time_limit_s, time.monotonic()
+        if limit is None:
+            return math.inf
+        return min(now + max(60.0, 0.05 * limit), max(self.end, now + latencies_s(limit)))
 
     def _measure_front(self, study: Study, deadline: float, show: Callable[..., None]) -> None:
-        """Measure latencies again, side by side, while all trainings on this machine hold still.
+        """Measure latencies again, side by side, while all trainings on this machine pause.
 
         Not only the front's: the others were measured beside trainings too, so each is assumed
         to gain as the measured ones did, and is measured if it would then be on the front.
@@ -528,6 +552,11 @@ class _Session:
                     latency = replace(latency, contended_ms=candidate.metrics["latency_ms"])
                     cost = replace(candidate.cost, latency=latency)
                     study.revise(replace(_with_latency(candidate, latency.ms), cost=cost))
+
+
+def _have_failed(simple_models: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether none of them has scores, as where their worker was lost: they are tried again."""
+    return bool(simple_models) and not any(row["metrics"] for row in simple_models)
 
 
 def _tested(rate: Float, test: Any) -> dict[str, Any]:

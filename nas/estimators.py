@@ -30,19 +30,7 @@ TARGET = "target"
 
 
 class _Search(BaseEstimator):  # type: ignore[misc]
-    """What both estimators have in common.
-
-    Args:
-        time_limit: Of a search, as ``nas.search`` has it.
-        trials: Candidates at most; None for as many as there is time for.
-        epochs: Of the final training; None for those of the recipe.
-        families: Names of the families to search; None for all of tables.
-        constraints: As ("latency_ms<=1",).
-        workers: Processes that train at the same time.
-        random_state: Of the split and of the search: a number or a ``numpy.random.RandomState``.
-        folder: Where the runs are kept, that of each fit in a folder of its own; None for a
-            temporary folder that goes with the estimator.
-    """
+    """What both estimators have in common."""
 
     _problem: str  # of ``nas.search``
 
@@ -137,7 +125,19 @@ class _Search(BaseEstimator):  # type: ignore[misc]
 
 
 class SearchClassifier(ClassifierMixin, _Search):  # type: ignore[misc]
-    """A classifier that searches its network.
+    """A classifier that searches its network, trains the best one in full and predicts with it.
+
+    Args:
+        time_limit: Of the search alone, as ``nas.search`` has it. The training in full comes after
+            it and has no limit but its ``epochs``; it is of a single network.
+        trials: Candidates at most; None for as many as there is time for.
+        epochs: Of the training in full; None for those of the recipe.
+        families: Names of the families to search; None for all of tables.
+        constraints: Limits of the network, as ("latency_ms<=1",).
+        workers: Processes that train at the same time.
+        random_state: Of the split and of the search: a number or a ``numpy.random.RandomState``.
+        folder: Where the runs are kept, that of each fit in a folder of its own; None for a
+            temporary folder that goes with the estimator.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -184,7 +184,7 @@ class SearchClassifier(ClassifierMixin, _Search):  # type: ignore[misc]
 
 
 class SearchRegressor(RegressorMixin, _Search):  # type: ignore[misc]
-    """A regressor that searches its network; see ``SearchClassifier``."""
+    """A regressor that searches its network; its arguments are those of ``SearchClassifier``."""
 
     _problem = "regression"
 

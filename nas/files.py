@@ -177,7 +177,7 @@ def _read(path: Path, read: Callable[[], Any], repair: str) -> Any:
         raise InputError(f"{path} is missing; {repair}") from None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in a line; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -26,6 +26,23 @@ LATENCY = click.option(
 )
 
 
+def _named(param: click.Parameter) -> str:
+    """What YAML files and variables call an option: the name that --help gives it, as "json", which
+    is as_json only in here."""
+    return param.opts[0].lstrip("-").replace("-", "_")
+
+
+def name_variables(group: click.Group, prefix: str) -> None:
+    """Give each option of a group's commands its variable: PREFIX_COMMAND_OPTION."""
+    for name, command in group.commands.items():
+        below = f"{prefix}_{name}".upper()
+        if isinstance(command, click.Group):
+            name_variables(command, below)
+        for param in command.params:
+            if isinstance(param, click.Option):
+                param.envvar = f"{below}_{_named(param)}".upper()
+
+
 def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Options from a YAML file: below flags and NAS_* variables, above the defaults."""
     if path is None:
@@ -40,8 +57,7 @@ def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> No
         raise click.UsageError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(options, dict):
         raise click.UsageError(f"{path} must hold options like `time_limit: 10m`")
-    # By the names that --help gives them: json is as_json only in here.
-    known = {p.opts[0].lstrip("-").replace("-", "_"): p for p in ctx.command.params}
+    known = {_named(p): p for p in ctx.command.params}
     options = {str(name).replace("-", "_"): value for name, value in options.items()}
     if unknown := sorted(set(options) - set(known)):
         near = difflib.get_close_matches(unknown[0], known, n=1)

@@ -32,7 +32,7 @@ CLEAR = 3.0
 
 def to_costs(candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> Floats:
     """Metrics as an array in which smaller is better."""
-    signs = [1.0 if o.direction == "min" else -1.0 for o in objectives]
+    signs = [-o.sign for o in objectives]
     rows = [
         [s * c.metrics[o.metric] for s, o in zip(signs, objectives, strict=True)]
         for c in candidates
@@ -250,14 +250,15 @@ def near_front(points: Sequence[Point]) -> list[Point]:
 # -- noise -------------------------------------------------------------------------------
 
 
-def standard_error(task: Task, metric: str, value: float) -> float:
-    """The standard error of a quality that is measured by the samples that score a proxy.
+def standard_error(task: Task, metric: str, value: float, samples: int | None = None) -> float:
+    """The standard error of a quality that is measured by so many ``samples``; by default by those
+    that score a proxy.
 
     Of a fraction p the binomial √(p (1 - p) / n), also for F1 and AUC; of an RMSE, an MAE, a MASE
     or a loss value/√n: Gaussian errors have 1/√(2n) of it, heavier tails more; of R² and the score
     of several targets 2 (1 - value)/√n, as R² is 1 - MSE/variance.
     """
-    samples = max(1, rules.scored_samples(task))
+    samples = max(1, rules.scored_samples(task) if samples is None else samples)
     kind = metric.split("[")[0]
     if kind in ("rmse", "mae", "mase", "val_loss"):
         return abs(value) / math.sqrt(samples)
@@ -322,8 +323,7 @@ def _noise(candidate: Candidate, objective: Objective, task: Task) -> float:
 
 def by_quality(candidates: Sequence[Candidate], quality: Objective) -> list[Candidate]:
     """The candidates sorted by ``quality``, the best first; equal ones keep their order."""
-    sign = -1 if quality.direction == "max" else 1
-    return sorted(candidates, key=lambda c: sign * c.metrics[quality.metric])
+    return sorted(candidates, key=lambda c: -quality.sign * c.metrics[quality.metric])
 
 
 def best(candidates: Sequence[Candidate], quality: Objective) -> Candidate:

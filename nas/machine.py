@@ -47,8 +47,14 @@ class Room:
         cpus, gpus = self.part(workers)
         memory = self.memory_mb
         if memory is not None:
-            memory *= gpus if self.device == "cuda" else 1 / workers
+            memory *= gpu_share(gpus) if self.device == "cuda" else 1 / workers
         return replace(limits, workers=workers, cpus=cpus, gpus=gpus, memory_mb=memory)
+
+
+def gpu_share(gpus: float) -> float:
+    """Of the memory of a GPU, for a worker of this machine that has ``gpus`` on average: of three
+    workers on two GPUs, two are on one and have half of it each."""
+    return 1 / math.ceil(round(1 / gpus, 6))
 
 
 class Process(Protocol):
@@ -139,7 +145,10 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
         from nas.search.local import LocalWorkers
 
         evaluator = "nas.training.evaluator:from_folder"
-        settings = {"folder": str(run.folder), "deterministic": options.deterministic}
+        settings: dict[str, Any] = {"folder": str(run.folder)}
+        settings["deterministic"] = options.deterministic
+        if gpus := run.task.budget.gpus:
+            settings["part"] = gpu_share(gpus)
         count, logs = run.task.budget.workers, run.folder / "logs"
         return LocalWorkers(count, evaluator, settings, logs, visible, options.deterministic)
 
@@ -213,6 +222,8 @@ def visible_gpus(device: str) -> tuple[list[str], float | None]:
         raise InputError("no CUDA device is visible here; choose --device cpu")
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     names = named[:count] if named != [""] else [str(i) for i in range(count)]
+    if count and named[0].startswith("MIG-"):
+        names = named  # CUDA shows a process only one of several parts of GPUs
     return names, memory
 
 

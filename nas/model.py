@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.data import encode
+from nas.data import categories, encode
 from nas.data.targets import LISTS, columns_of
 from nas.export.trained import Trained, checkpoint_in, open_trained
 from nas.task import Target, Task, UsageError
@@ -200,13 +200,9 @@ class Model:
         from nas.data.pieces import pieces
 
         half = self.half_widths(interval)
-        names = {*columns_of(self.task.targets), *self._categories()}
-        for part in pieces(data, self.task.modality, names, PIECE_ROWS, PIECE_FILES):
-            yield self._piece(part, keep, on_note, half)
-
-    def _categories(self) -> set[str]:
-        profiles = [self.task.profile, *(m.profile for m in self.task.profile.members.values())]
-        return {c.name for p in profiles for c in p.columns if c.kind in ("categorical", "text")}
+        names = {*columns_of(self.task.targets), *categories(self.task.profile)}
+        for part, files in pieces(data, self.task.modality, names, PIECE_ROWS, PIECE_FILES):
+            yield self._piece(part, keep, on_note, half, files)
 
     def _piece(
         self,
@@ -214,13 +210,15 @@ class Model:
         keep: Sequence[str],
         on_note: Callable[[str], object],
         half: Mapping[str, float],
+        files: Sequence[str] = (),
     ) -> Piece:
         import pandas as pd
 
         encoded, predicted = self._predicted(data)
         for note in encoded.notes:
             on_note(note)
-        columns: dict[str, Any] = {"file_name": encoded.names} if encoded.names else {}
+        names = files or encoded.names
+        columns: dict[str, Any] = {"file_name": names} if names else {}
         for target in self.task.targets:
             columns |= self._answers(target, predicted[target.name], half)
         columns = _kept(encoded.columns, keep, columns) | columns

@@ -66,7 +66,8 @@ class ReadOptions(JsonRecord):
     split: str | None = option(
         None,
         "'0.7,0.15,0.15', 'column=COLUMN' (which holds the parts), 'group=COLUMN' or"
-        " 'time=COLUMN'; default: the parts of the data, else stratified 70/15/15.",
+        " 'time=COLUMN'; default: the parts of the data, else stratified 70/15/15,"
+        " of many samples less for validation and test.",
     )
     problem: str | None = option(
         None,
@@ -80,17 +81,17 @@ class ReadOptions(JsonRecord):
     )
     columns: dict[str, str] | None = option(
         None,
-        "Types of a manifest's columns where they are not what they look like:"
-        " 'photo=image,note=text,id=ignore' (also audio, pointcloud, graph, numeric, categorical).",
+        "Types of columns that are not what they look like: 'zip=categorical,photo=image,id=ignore'"
+        " (also numeric, text, audio, series, pointcloud, graph).",
     )
     sequence: str | None = option(
-        None, "Of a long table, a row a step: the column that says of which sequence a row is."
+        None, "Column of a long table (a row a step) that names the sequence of each row."
     )
-    time: str | None = option(None, "Of a long table: the column of times.")
+    time: str | None = option(None, "Column of times of a long table.")
     horizon: int | None = option(
-        None, "Of a long table: forecast the next so many values of the target.", at_least=1
+        None, "Forecast the next so many values of the target, from a long table.", at_least=1
     )
-    seed: int = option(0, "Of the split, the search and the trainings, in [0, 2**32).")
+    seed: int = option(0, "Seed of the split, the search and the trainings, in [0, 2**32).")
     pretrained: tuple[str, ...] | None = option(
         None,
         "Pretrained network to start from too (repeatable): a folder of transformers or"
@@ -156,9 +157,17 @@ class PlanOptions(ReadOptions):
         " good, and others of its configuration; 1: a single network.",
         at_least=1,
     )
-    workers: int | None = option(None, "Default: one a core, two a GPU.", at_least=1, stays=False)
-    device: str = option("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
-    epochs: int | None = option(None, "Of a proxy. Default: from data.", at_least=1)
+    workers: int | None = option(
+        None, "Candidates trained at once; default: one a core, two a GPU.", at_least=1, stays=False
+    )
+    device: str = option(
+        "auto", "Where networks are trained: auto, cpu or cuda.", choices=("auto", "cpu", "cuda")
+    )
+    epochs: int | None = option(
+        None,
+        "Epochs of a proxy. Default: those of the plan or, without a plan, of the rules.",
+        at_least=1,
+    )
     sampler: str = option(
         "auto",
         "Where configurations come from; auto is ehvi (the expected hypervolume improvement at"
@@ -203,7 +212,7 @@ class SearchOptions(PlanOptions):
         "Keep the candidates in PostgreSQL: postgresql://host/database. The password goes into"
         " PGPASSWORD or a password file.",
     )
-    study: str | None = option(None, "Its name in the storage; default: that of the folder.")
+    study: str | None = option(None, "Name in the storage; default: that of the folder.")
     executor: str = option(
         "local",
         "Processes on this machine, or Ray on a cluster.",
@@ -212,13 +221,18 @@ class SearchOptions(PlanOptions):
     )
     address: str | None = option(
         None,
-        "Of a Ray cluster: HOST:PORT, or auto for the one on this machine. Default: RAY_ADDRESS,"
-        " or a Ray of its own on this machine alone.",
+        "Address of a Ray cluster: HOST:PORT, or auto for the one on this machine. Default:"
+        " RAY_ADDRESS, or a Ray of its own on this machine alone.",
         stays=False,
     )
-    cpus_per_trial: float | None = option(None, "On Ray; default: 1.", at_least=0, stays=False)
+    cpus_per_trial: float | None = option(
+        None, "Cores of a candidate on Ray; default: 1.", at_least=0, stays=False
+    )
     gpus_per_trial: float | None = option(
-        None, "On Ray; default: 0.5 where there are GPUs.", at_least=0, stays=False
+        None,
+        "GPUs of a candidate on Ray; default: 0.5 where there are some.",
+        at_least=0,
+        stays=False,
     )
     deterministic: bool = option(
         False,

@@ -43,16 +43,18 @@ LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger net
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 FEWEST_STEPS = 100  # of a proxy that is compared with others: fewer leave a network as it began
 ADAPTED, ADAPTED_MOST = 0.6, 10  # of the time, for networks from published weights; how many
+ETA = 3  # of the candidates at a rung one of so many is promoted
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
+SIMPLE_TEST_S = 60.0  # seconds that simple models may take beside a network that is tested
 
 
-def rungs(epochs: int, eta: int = 3) -> tuple[int, ...]:
-    """Epochs after which successive halving judges a candidate: epochs/eta², epochs/eta.
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Epochs after which successive halving judges a candidate: epochs/ETA², epochs/ETA.
 
     Not after the first, which warms up, and not after so few that the figures say little of
     the last: the first rung stands at three epochs or, where a third is less, at two.
     """
-    first, second = round(epochs / eta**2), round(epochs / eta)
+    first, second = round(epochs / ETA**2), round(epochs / ETA)
     return tuple(sorted({e for e, least in ((first, 3), (second, 2)) if least <= e < epochs}))
 
 
@@ -77,6 +79,12 @@ def mean_fraction(task: Task) -> float:
     epochs, folds = task.fidelity.epochs, rules.folds(task)
     complete = PROMOTED ** len(rungs(epochs))
     return (mean_epochs(epochs) + complete * (folds - 1) * epochs) / (folds * epochs)
+
+
+def latencies_s(limit_s: float) -> float:
+    """Seconds of a search of ``limit_s`` that are for the latencies of its front: a twentieth, at
+    most half a minute; of a short search as many as a front of ten takes, at most a fifth."""
+    return min(30.0, max(0.05 * limit_s, min(10.0, 0.2 * limit_s)))
 
 
 def make_task(
@@ -407,14 +415,18 @@ def _with_pretrained(
     less = replace(budget, time_limit_s=searched_s * (1 - ADAPTED if own else 1.0))
     rest = plan_search(replace(task, budget=less, pretrained=()), own or paces, finish=False)
     room_s = USED * searched_s * budget.workers * ADAPTED
+    # Candidates share the time of all workers, but each is trained by one of them.
+    candidate_s = min(room_s / ADAPTED_MOST, rules.LONGEST_CANDIDATE * searched_s)
     fidelities = {
-        name: _adapted_fidelity(task, each_s[name], room_s, recipes[name], known[name].frozen)
+        name: _adapted_fidelity(
+            task, each_s[name], candidate_s, 0.5 * searched_s, recipes[name], known[name].frozen
+        )
         for name in adapted
     }
     return SearchPlan(
         replace(rest.fidelity, other=fidelities),
-        candidates=rest.candidates + ADAPTED_MOST,
-        candidate_s=room_s / ADAPTED_MOST,
+        candidates=rest.candidates + max(ADAPTED_MOST, int(room_s / candidate_s)),
+        candidate_s=candidate_s,
         finish_s=finish_s,
         full_s=full_s,
         reasons=(
@@ -429,13 +441,13 @@ def _with_pretrained(
 
 
 def _adapted_fidelity(
-    task: Task, epoch_s: float, room_s: float, recipe: int, frozen: bool
+    task: Task, epoch_s: float, candidate_s: float, limit_s: float, recipe: int, frozen: bool
 ) -> Fidelity:
-    """The training of a candidate that starts from published weights, so that ``ADAPTED_MOST`` of
-    them fit into ``room_s`` worker-seconds: of one epoch of all the data, or more, where
-    there is time, else one of a part of it."""
+    """The training of a candidate that starts from published weights in ``candidate_s`` seconds: of
+    one epoch of all the data, or more, where there is time, else one of a part of it. A larger
+    network may take ``LIMIT_FACTOR`` times that, but no more than ``limit_s``."""
     folds = rules.folds(task)
-    passes = room_s / ADAPTED_MOST / max(epoch_s, 1e-6)
+    passes = candidate_s / max(epoch_s, 1e-6)
     if frozen:  # once over all samples, whichever fold they are in
         folds = folds if passes >= 1 else 1
     elif passes < folds:
@@ -449,7 +461,7 @@ def _adapted_fidelity(
     return Fidelity(
         epochs,
         share,
-        time_limit_s=LIMIT_FACTOR * max(room_s / ADAPTED_MOST, most_s),
+        time_limit_s=min(LIMIT_FACTOR * max(candidate_s, most_s), limit_s),
         folds=folds,
         rule_epochs=task.fidelity.rule_epochs or task.fidelity.epochs,
         recipe_epochs=recipe,

@@ -1,13 +1,16 @@
 """How a recipe is trained here: other epochs, several devices, another precision, and such.
 
-Each function changes a recipe that ``nas.recipe.checked`` has returned, so that what was trained
-stands in the recipe beside the model.
+``apply`` changes a recipe that ``nas.recipe.checked`` has returned, so that what was trained stands
+in the recipe beside the model. ``portable`` is that recipe as it is kept, and ``same`` what it must
+have in common with another one for the training to continue.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas import rules
@@ -37,7 +40,9 @@ class Settings:
         choices=("auto", "ddp", "fsdp"),
     )
     precision: str | None = option(
-        None, "Of the arithmetic.", choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+        None,
+        "Precision of the training; default: the recipe's.",
+        choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
     )
     time_limit: str | None = option(
         None, "End within 10m or 2h: the schedule has the epochs that fit."
@@ -63,7 +68,7 @@ def apply(recipe: Recipe, settings: Settings) -> None:
     recipe lacks what is to be changed."""
     trainer = recipe["trainer"]
     if settings.epochs is not None:
-        _for_epochs(recipe, settings.epochs)
+        for_epochs(recipe, settings.epochs)
     if settings.devices is not None or settings.num_nodes is not None:
         devices = device_count(
             trainer if settings.devices is None else {"devices": settings.devices}
@@ -73,6 +78,9 @@ def apply(recipe: Recipe, settings: Settings) -> None:
         trainer["strategy"] = settings.strategy
     if settings.precision is not None:
         trainer["precision"] = settings.precision
+        if settings.precision == "16-mixed" and "optimizer" in recipe:
+            # It would unscale the gradients itself, after they are clipped.
+            recipe["optimizer"]["init_args"]["fused"] = False
     if settings.ema is not None:
         _callback(recipe, AVERAGE, {"decay": settings.ema})
     if settings.ensemble is not None:
@@ -84,8 +92,9 @@ def apply(recipe: Recipe, settings: Settings) -> None:
         _for_patience(recipe, settings.patience)
 
 
-def _for_epochs(recipe: Recipe, epochs: int) -> None:
-    """Train for ``epochs``, with as much of them for the warm-up and the patience as before."""
+def for_epochs(recipe: Recipe, epochs: int, steps: int | None = None) -> None:
+    """Train for ``epochs``, with as much of them for the warm-up and the patience as before. An
+    epoch has so many optimiser ``steps``; None: as many as before."""
     schedule, old = recipe.get("lr_scheduler"), recipe["trainer"].get("max_epochs")
     recipe["trainer"]["max_epochs"] = epochs
     for each in _callbacks(recipe, EARLY):
@@ -95,11 +104,13 @@ def _for_epochs(recipe: Recipe, epochs: int) -> None:
             each["init_args"]["patience"] = max(scaled, min(patience, rules.PATIENCE_EPOCHS))
     if schedule is None or "total_steps" not in schedule["init_args"]:
         return
-    if not old or old < 1:
-        raise InputError(
-            "--epochs needs a recipe with trainer.max_epochs, to scale its schedule by"
-        )
-    _for_steps(schedule["init_args"], schedule["init_args"]["total_steps"] // old * epochs)
+    if steps is None:
+        if not old or old < 1:
+            raise InputError(
+                "--epochs needs a recipe with trainer.max_epochs, to scale its schedule by"
+            )
+        steps = schedule["init_args"]["total_steps"] // old
+    _for_steps(schedule["init_args"], steps * epochs)
 
 
 def _for_steps(schedule: dict[str, Any], steps: int) -> None:
@@ -173,3 +184,29 @@ def _for_patience(recipe: Recipe, epochs: int) -> None:
         raise InputError(f"--patience needs a recipe that keeps its best epoch ({LATEST})")
     followed = {key: best[0]["init_args"][key] for key in ("monitor", "mode")}
     _callback(recipe, EARLY, {**followed, "patience": epochs})
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """A recipe whose output paths are relative to the folder of the training, which may move."""
+    trainer = copy.deepcopy(recipe["trainer"])
+    folder = Path(trainer.pop("default_root_dir"))
+    objects = [*(trainer.get("callbacks") or []), trainer.get("logger")]
+    for arguments in (each["init_args"] for each in objects if isinstance(each, dict)):
+        for key in {"dirpath", "save_dir"} & arguments.keys():
+            if arguments[key] is not None:
+                arguments[key] = str(Path(arguments[key]).relative_to(folder))
+    return {**recipe, "trainer": trainer}
+
+
+def same(recipe: Recipe) -> dict[str, Any]:
+    """What must be the same for a training to continue: not where data lie, on what it runs and how
+    long it may."""
+    free = ("accelerator", "max_time")
+    trainer = {k: v for k, v in portable(recipe)["trainer"].items() if k not in free}
+    arguments = {k: v for k, v in recipe["data"]["init_args"].items() if k != "source"}
+    return {
+        **{key: recipe.get(key) for key in ("seed_everything", "model", "optimizer")},
+        "lr_scheduler": recipe.get("lr_scheduler"),
+        "trainer": trainer,
+        "data": arguments,
+    }

@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -37,6 +37,7 @@ from nas.data import Dataset, read
 from nas.data.limits import resident_limit
 from nas.files import LAST, NETWORKS, first_line, write_whole
 from nas.options import ReadOptions
+from nas.plan import FEW_CORES
 from nas.recipe_changes import device_count
 from nas.task import InputError, UsageError
 
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
     from nas.search.cluster import Cluster
 
 ATTEMPTS = 4  # of a training whose worker is lost
-CORES = 4  # that a training on CPUs asks for: few networks gain by more
 # What of a folder a training, or the rest of one, may need.
 _TRAINED = (LAST, "model.ckpt", "result.json", "checkpoints/*.ckpt")
 _OF_NETWORK = ("recipe.yaml", *_TRAINED)
 _NEEDED = (*_TRAINED, *(f"{NETWORKS}/*/{name}" for name in _OF_NETWORK))
+# Of these, what another worker goes on from.
+_STATES = (LAST, f"{NETWORKS}/*/{LAST}", f"{NETWORKS}/*/result.json")
 _TICK_S = 0.5  # between two looks of a worker at its process
 _PAUSE = 9.0  # times as long as files took to send, until more are sent
 _PRINTED = 65_536  # bytes of what is printed that go out at once; what is more is left out
@@ -109,7 +111,7 @@ class Trainings:
         devices: int = 1,
     ) -> Remote:
         alone = place is None and not self._gpus
-        cpus = max(1, int(min(CORES, self._cores, self.count / devices))) if alone else 1
+        cpus = max(1, int(min(FEW_CORES, self._cores, self.count / devices))) if alone else 1
         self._started += 1
         recipe = recipes.read(folder / "recipe.yaml")
         key, home, given = str(self._started), str(folder), tuple(options)
@@ -126,6 +128,7 @@ class Remote:
         self._site, self._job = site, job
         self._streams = {"out": output, "err": errors}
         self._attempt = 0
+        self._is_kept = "--resume" in job.options  # what is in the folder, or has come back since
         self._begin(job)
 
     def _begin(self, job: _Job) -> None:
@@ -180,6 +183,7 @@ class Remote:
                 self._streams[kind].flush()
             elif kind == "file":
                 write_whole(home / name, content)
+                self._is_kept |= any(map(PurePath(name).match, _STATES))
             elif kind == "gone":
                 (home / name).unlink(missing_ok=True)
             else:
@@ -201,7 +205,7 @@ class Remote:
             self._say(f"error: the training lost its worker {ATTEMPTS} times ({reason})")
             self.returncode = 1
         else:
-            job, kept = self._job, _is_begun(Path(self._job.home))
+            job, kept = self._job, self._is_kept and _is_begun(Path(self._job.home))
             self._say(
                 f"note: its worker was lost ({reason});"
                 f" {'continues from what is kept' if kept else 'begins again'}"
@@ -372,8 +376,7 @@ def _followed(training: Remote) -> int:
 def _is_begun(home: Path) -> bool:
     """Whether a training in the driver's folder has something that another worker can go on with:
     its last state or, of an ensemble, that of a network or a network that is trained."""
-    states = (LAST, f"{NETWORKS}/*/{LAST}", f"{NETWORKS}/*/result.json")
-    return any(any(home.glob(state)) for state in states)
+    return any(any(home.glob(state)) for state in _STATES)
 
 
 # -- on a node ---------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ are there, and run.json says where.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import platform
 import re
@@ -30,6 +29,7 @@ from nas.front import best, by_quality, constant_guess, pareto, standard_error
 from nas.options import SearchOptions
 from nas.plan import SearchPlan
 from nas.records import Baseline, LatencyFile, LayerRow, RateTest, RunRecord
+from nas.search.clock import Clock, take_lock
 from nas.space import ENSEMBLE, Space
 from nas.task import (
     Budget,
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 _CREATING = ".creating"
 # A driver writes its clock some times a second; one that has not for so long has ended.
 _ALIVE_S = 10.0
+# Standard errors across the 95 % interval of a score (nas.training.calibration): 1.96 to a side.
+_INTERVAL_ERRORS = 3.92
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ def create(
     """Begin a run in ``folder``: its data set, run.json and, last, task.json.
 
     ``source`` is None for data of a Python session, which a recipe then reads from the folder.
-    Raises InputError where the folder is in use.
+    Raises InputError where the folder is in use, or its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / _CREATING
     with marker.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # of two that start at once, the second waits here
+        take_lock(file, wait=True)  # of two that start at once, the second waits here
         refuse_used(folder)
         dataset.save(folder / "data")
         reading = options.reading() | {"modality": dataset.modality}
@@ -271,14 +273,20 @@ class Run:
         return read_json(file, Finished) if file.exists() else None
 
     @property
+    def winner(self) -> Finished | None:
+        """``finished``, where it came to a result."""
+        finished = self.finished
+        return finished if finished and finished.result else None
+
+    @property
     def trained(self) -> frozenset[int]:
         """The candidates that were trained at full scale."""
         models = (
             m for f in ("models", "finalists") for m in self.folder.glob(f"{f}/*/result.json")
         )
         found = {int(path.parent.name) for path in models if path.parent.name.isdecimal()}
-        winner = self.finished
-        return frozenset(found | ({winner.candidate} if winner and winner.result else set()))
+        winner = self.winner
+        return frozenset(found | ({winner.candidate} if winner else set()))
 
     @property
     def kept(self) -> dict[int, int]:
@@ -392,16 +400,16 @@ class Run:
 
     def simple_scores(self) -> dict[str, float]:
         """The quality of each simple model on the validation part, the best first."""
-        metric, sign = self.task.quality.metric, 1 if self.task.quality.direction == "max" else -1
+        quality, metric = self.task.quality, self.task.quality.metric
         rows = [b for b in self.baselines() if metric in b["metrics"]]
-        rows.sort(key=lambda b: -sign * b["metrics"][metric])
+        rows.sort(key=lambda b: -quality.sign * b["metrics"][metric])
         return {b["name"]: b["metrics"][metric] for b in rows}
 
     def simple_test_scores(self) -> dict[str, float]:
         """The same on the test part, where a search ended with a training at full scale; in the
         order of the validation part."""
-        metric, finished = self.task.quality.metric, self.finished
-        tested = finished.result.get("simple_test", {}) if finished else {}
+        metric, winner = self.task.quality.metric, self.winner
+        tested = winner.result.get("simple_test", {}) if winner else {}
         names = [name for name in self.simple_scores() if metric in tested.get(name, {})]
         return {name: tested[name][metric] for name in names}
 
@@ -412,21 +420,21 @@ class Run:
         quality, front, simple = self.task.quality, self.front(), self.simple_scores()
         if not simple or not front:
             return ""
-        sign, metric = 1 if quality.direction == "max" else -1, quality.metric
+        metric = quality.metric
         network, theirs, where = best(front, quality), simple, ""
         number, ours = network.number, network.metrics[metric]
         error = standard_error(self.task, metric, ours)
-        finished, tested = self.finished, self.simple_test_scores()
-        result = finished.result if finished else {}
+        winner, tested = self.winner, self.simple_test_scores()
+        result = winner.result if winner else {}
         interval = result.get("test_interval", {}).get(metric)
-        if finished and tested and interval and metric in result["test"]:
-            number, ours, theirs = finished.candidate, result["test"][metric], tested
+        if winner and tested and interval and metric in result["test"]:
+            number, ours, theirs = winner.candidate, result["test"][metric], tested
             low, high = interval
-            error = (high - low) / 3.92  # the interval is of 95 %: 1.96 standard errors to a side
+            error = (high - low) / _INTERVAL_ERRORS
             where = " on the test part"
         name = next(iter(theirs))  # the best on the validation part, never chosen by the test part
         figures = f"{metric} {ours:.4g} ± {error:.2g} against {theirs[name]:.4g}{where}"
-        gain = sign * (ours - theirs[name])
+        gain = quality.sign * (ours - theirs[name])
         if gain > error:
             return f"candidate {number} beats {name} ({figures})"
         clearly = f"candidate {number} is not" if where else "no network here is"
@@ -454,7 +462,8 @@ class Run:
         found = ", ".join(f"{n} {what}" for what, n in ends.items()) or "none was trained"
         wanted = " and ".join([str(c) for c in self.task.constraints] + list(limits))
         if not wanted:
-            return f"no candidate is complete ({found}); search longer"
+            repair = next(iter(self.failures()), "search longer")
+            return f"no candidate is complete ({found}); {repair}"
         nearest = ""
         for limit in self.task.constraints + tuple(map(Constraint.parse, limits)):
             measured = [c.metrics for c in candidates if limit.metric in c.metrics]
@@ -494,15 +503,11 @@ class Run:
     def spent_s(self) -> float:
         """Seconds of the wall clock that searches in this folder have taken, from the start of
         their workers to the last latency."""
-        from nas.search.storage import Clock
-
         return Clock(self.folder).read()
 
     @property
     def is_running(self) -> bool:
         """Whether a driver has written its clock within the last ten seconds."""
-        from nas.search.storage import Clock
-
         return time.time() - Clock(self.folder).written < _ALIVE_S
 
     def hours(self, device: str) -> float:
@@ -597,7 +602,7 @@ class Run:
     ) -> dict[str, Any]:
         from nas import recipe
 
-        trained = self.finished if self.finished and self.finished.result else None
+        trained = self.winner
         if epochs is None and trained and trained.candidate == candidate.number:
             epochs = trained.recipe_epochs
         source = self.source, self.versions
@@ -636,7 +641,7 @@ class Run:
         """
         from nas import recipe
 
-        trained = self.finished if self.finished and self.finished.result else None
+        trained = self.winner
         if number is None and not self._latency and trained:
             number = trained.candidate
             averaged = self.folder / "model" / "recipe.yaml"

@@ -153,10 +153,15 @@ def front(run: Run, candidates: Sequence[Candidate], *, concluded: bool = True) 
     for b in run.baselines():
         if "error" in b:
             terminal.line(f"{b['name']} could not be fitted: {b['error']}")
-    for text in (*run.infeasible_baselines(), *run.failures()):
-        terminal.line(text)
+    failures(run)
     if concluded:
         _conclusion(run, candidates)
+
+
+def failures(run: Run) -> None:
+    """Print which baselines a limit has left out, and which errors ended candidates."""
+    for text in (*run.infeasible_baselines(), *run.failures()):
+        terminal.line(text)
 
 
 def trained(result: Mapping[str, Any]) -> None:
@@ -299,7 +304,7 @@ def latencies(found: dict[str, Any]) -> None:
         shown += [row["error"]] if "error" in row else []
         terminal.echo(f"{number:>5}  {row['family']:21} {'  '.join(shown)}")
     if noisy:
-        terminal.echo("† other work of this user did not hold still")
+        terminal.echo("† other work of this user was not paused")
 
 
 def design(found: Design) -> None:

@@ -322,6 +322,11 @@ class Objective(JsonRecord):
     metric: str
     direction: Literal["min", "max"]
 
+    @property
+    def sign(self) -> int:
+        """1 where larger values are better, else -1."""
+        return 1 if self.direction == "max" else -1
+
 
 @dataclass(frozen=True)
 class Constraint(JsonRecord):

@@ -45,13 +45,12 @@ from bench_search import (
 
 from nas.candidate import State
 from nas.front import Floats, front_ranks, hypervolume, is_efficient
-from nas.plan import rungs
+from nas.plan import ETA, rungs
 from nas.search.study import Study
 from nas.space import Config, Float, Int, Space, split_family
 from nas.testing import small_task
 
 EPOCHS = 52
-ETA = 3
 TRAININGS = (5, 10, 20, 40)  # budgets, in epochs of so many full trainings
 RANDOM = 10_000
 
@@ -148,7 +147,7 @@ Trace = list[tuple[int, list[float]]]
 
 def ours(problem: Problem, seed: int, budget: int, *, sampler: str, halving: bool) -> Trace:
     trace: Trace = []
-    levels = (*(rungs(EPOCHS, ETA) if halving else ()), EPOCHS)
+    levels = (*(rungs(EPOCHS) if halving else ()), EPOCHS)
     task = small_task(epochs=EPOCHS, seed=seed, objectives=METRICS)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
@@ -175,7 +174,7 @@ def ours(problem: Problem, seed: int, budget: int, *, sampler: str, halving: boo
 
 def at_random(problem: Problem, seed: int, budget: int, *, halving: bool) -> Trace:
     trace: Trace = []
-    levels = (*(rungs(EPOCHS, ETA) if halving else ()), EPOCHS)
+    levels = (*(rungs(EPOCHS) if halving else ()), EPOCHS)
     rng = np.random.default_rng(seed)
     configs = SPACE.starts()
     arrived: dict[int, list[list[float]]] = defaultdict(list)

@@ -103,8 +103,7 @@ def main() -> None:
     if len(points) < LEAST:
         points = [c for c in run.candidates() if c.state in (State.COMPLETE, State.PRUNED)]
         points = [c for c in points if "latency_ms" in c.metrics][:40]
-    sample = work._sample(1)
-    passes = [latency.timed(work._network(c).eval(), sample, "cpu") for c in points]
+    passes = [latency.timed(work._network(c).eval(), work._sample(c, 1), "cpu") for c in points]
     ways = ("held", "side by side", "in turn")
     first = {way: measured(passes, way) for way in ways}
     found: dict[str, Any] = {"points": len(points), "searches": asked.searches}

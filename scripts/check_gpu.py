@@ -45,8 +45,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas.candidate import State
+from nas.candidate import Candidate, State
 from nas.family import load_families
+from nas.machine import visible_gpus
 from nas.plan import make_task
 from nas.search.local import LocalWorkers
 from nas.search.loop import drive
@@ -365,7 +366,7 @@ def _searched(on: str, workers: int, trials: int, poisoned: bool = True) -> tupl
         if not poisoned:
             (Path(folder) / "poisoned").touch()
         settings = {"folder": folder, "data": "", "on": on}
-        gpus = [] if on == "cpu" else ["0"]
+        gpus = visible_gpus(on)[0][:1]
         with (
             closing(Study(Path(folder), task, Space.join(spaces), sampler="random")) as study,
             LocalWorkers(
@@ -388,8 +389,9 @@ def latencies(on: str) -> Iterator[Figure]:
     for width in (16, 64, 256):
         for depth in (1, 4):
             config = family.space(task).baseline() | {"width": width, "depth": depth}
-            network = Proxy("mlp", dict(config), task).network.to(on).eval()
-            passes.append(latency.timed(network, worker._sample(1), on))
+            candidate = Candidate(0, "mlp", config, seed=0)
+            network = worker._network(candidate).to(on).eval()
+            passes.append(latency.timed(network, worker._sample(candidate, 1), on))
     first, second = (
         [found.ms for found in latency.side_by_side(passes, on, budget_s=0.5)] for _ in range(2)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from io import StringIO
@@ -14,23 +15,30 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from sklearn import metrics as sk
 
 import nas
 from nas.cli import cli
 from nas.data import Dataset, read
 from nas.export.weaknesses import weaknesses
 from nas.family import load_families
-from nas.task import InputError, Target, Task, UsageError
+from nas.task import DataProfile, InputError, Target, Task, UsageError
 from nas.training import calibration
 from nas.training.calibration import (
+    COOLEST,
+    HOTTEST,
+    _cross_entropy,
     _temperature,
     calibrate,
+    examined,
     half_width,
     intervals,
     part_logits,
     score_interval,
     some_rows,
 )
+from nas.training.ensemble import merge
+from nas.training.metrics import score
 from nas.training.proxy import Proxy, load_proxy
 
 EARLIER = Path(__file__).parent / "earlier_format"
@@ -45,6 +53,17 @@ def test_a_temperature_undoes_what_made_logits_too_large(factor: float) -> None:
     assert _temperature(CLASSES, factor * logits, labels) == pytest.approx(factor, rel=0.05)
 
 
+@pytest.mark.parametrize("factor", [0.01, 0.3, 1.0, 5.0, 100.0])
+def test_a_temperature_has_the_smallest_loss_of_all(factor: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    truth = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    tried = np.geomspace(COOLEST, HOTTEST, 6000)  # 1e-3 apart
+    losses = [_cross_entropy(CLASSES, factor * logits / t, truth, 1 / 302) for t in tried]
+    found = _temperature(CLASSES, factor * logits, truth.numpy())
+    assert found == pytest.approx(tried[int(np.argmin(losses))], rel=1.5e-3)
+
+
 def test_few_samples_that_are_all_right_do_not_make_a_network_certain() -> None:
     labels = np.arange(40) % 3
     logits = 6 * torch.eye(3)[torch.from_numpy(labels)]
@@ -56,10 +75,10 @@ def test_a_checkpoint_keeps_its_temperature(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "model", tmp_path / "model")
     checkpoint = next((tmp_path / "model").glob("*.ckpt"))
     dataset = read(EARLIER / "wine.csv", target="cultivar")
-    before = nas.load(checkpoint)
-    found, loss = calibrate(checkpoint, dataset)
+    before, proxy = nas.load(checkpoint), load_proxy(checkpoint)
+    loss = calibrate(proxy, checkpoint, dataset)
     after = nas.load(checkpoint)
-    assert after.proxy.temperature("cultivar") == found["cultivar"] != 1.0
+    assert after.proxy.temperature("cultivar") == proxy.temperature("cultivar") != 1.0
     wine = EARLIER / "wine.csv"
     assert (before.predict(wine) == after.predict(wine)).all()  # the likeliest stays
     rows = dataset.parts["val"]
@@ -69,28 +88,52 @@ def test_a_checkpoint_keeps_its_temperature(tmp_path: Path) -> None:
     assert np.abs(before.predict_proba(wine) - after.predict_proba(wine)).max() > 1e-3
 
 
+def test_a_checkpoint_is_as_before_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Path(shutil.copy(next((EARLIER / "model").glob("*.ckpt")), tmp_path))
+    before = checkpoint.read_bytes()
+    dataset, proxy = read(EARLIER / "wine.csv", target="cultivar"), load_proxy(checkpoint)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        calibrate(proxy, checkpoint, dataset)
+    with pytest.raises(OSError, match="No space left"):
+        merge([checkpoint], dict(proxy.hparams), checkpoint)
+    assert checkpoint.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoint.name]
+
+
+def interval(checkpoint: Path, dataset: Dataset) -> dict[str, list[float]]:
+    proxy = load_proxy(checkpoint)
+    return score_interval(proxy.task, dataset, examined(proxy, dataset, "test"))
+
+
 def test_an_interval_holds_the_score_and_is_as_wide_as_theory_says(tmp_path: Path) -> None:
     checkpoint = next((EARLIER / "model").glob("*.ckpt"))
     dataset = read(EARLIER / "wine.csv", target="cultivar")
-    low, high = score_interval(checkpoint, dataset)["accuracy"]
+    low, high = interval(checkpoint, dataset)["accuracy"]
     assert 0 < low <= high <= 1
     width = 2 * 1.96 * (0.9 * 0.1 / len(dataset.parts["test"])) ** 0.5
     assert high - low < 2.5 * width
 
 
 def test_of_a_large_part_a_sample_is_drawn_that_has_all_classes(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = next((EARLIER / "model").glob("*.ckpt"))
+    checkpoint = Path(shutil.copy(next((EARLIER / "model").glob("*.ckpt")), tmp_path))
     dataset = read(EARLIER / "wine.csv", target="cultivar")
-    whole = score_interval(checkpoint, dataset)
+    whole = interval(checkpoint, dataset)
     monkeypatch.setattr(calibration, "MOST_SAMPLES", 60)
     rows = some_rows(np.arange(300))  # a hundred of each of three classes, one after the other
     assert len(set(rows)) == 60
     assert (np.diff(rows) > 0).all()
     assert np.bincount(rows // 100) == pytest.approx(20, abs=8)
     assert (some_rows(rows) == rows).all()
-    assert score_interval(checkpoint, dataset) == whole  # of fewer rows all are taken
+    assert interval(checkpoint, dataset) == whole  # of fewer rows all are taken
     seen: list[np.ndarray] = []
 
     def noted(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> torch.Tensor:
@@ -99,9 +142,11 @@ def test_of_a_large_part_a_sample_is_drawn_that_has_all_classes(
 
     monkeypatch.setattr(calibration, "part_logits", noted)
     monkeypatch.setattr(calibration, "MOST_SAMPLES", 6)
-    score_interval(checkpoint, dataset)
-    assert seen[0].tolist() == some_rows(dataset.parts["test"]).tolist()
-    assert len(seen[0]) == 6
+    interval(checkpoint, dataset)
+    calibrate(load_proxy(checkpoint), checkpoint, dataset)
+    for rows, part in zip(seen, ("test", "val"), strict=True):
+        assert rows.tolist() == some_rows(dataset.parts[part]).tolist()
+        assert len(rows) == 6
     val = dataset.parts["val"]
     dataset.parts["val"] = val[dataset.labels["cultivar"][val].argsort()]
     trained: Any = SimpleNamespace(dataset=dataset, proxy=load_proxy(checkpoint), result={})
@@ -157,13 +202,14 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Pat
     proxy = Proxy("mlp", load_families()["mlp"].baseline(task), task)
     content = {"hyper_parameters": dict(proxy.hparams), "state_dict": proxy.state_dict()}
     torch.save(content, checkpoint)
-    calibrate(checkpoint, dataset)
+    calibrate(load_proxy(checkpoint), checkpoint, dataset)
     return folder / "houses.csv", dataset, checkpoint
 
 
 def test_intervals_hold_the_numbers_of_the_test_part(houses: tuple[Path, Dataset, Path]) -> None:
     source, dataset, checkpoint = houses
-    (found,) = intervals(checkpoint, dataset, test=True).values()
+    proxy = load_proxy(checkpoint)
+    (found,) = intervals(proxy, dataset, examined(proxy, dataset, "test")).values()
     samples = len(dataset.parts["test"])
     noise = (0.9 * 0.1 * (1 / samples + 1 / len(dataset.parts["val"]))) ** 0.5
     assert found["test_coverage"] == pytest.approx(0.9, abs=3 * noise)
@@ -179,9 +225,9 @@ def test_of_many_errors_a_sample_is_kept(
     houses: tuple[Path, Dataset, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(calibration, "MOST_ERRORS", 100)
-    shutil.copy(houses[2], tmp_path / "model.ckpt")
-    calibrate(tmp_path / "model.ckpt", houses[1])
-    kept = nas.load(tmp_path / "model.ckpt").proxy.val_errors["price"]
+    checkpoint = Path(shutil.copy(houses[2], tmp_path))
+    calibrate(load_proxy(checkpoint), checkpoint, houses[1])
+    kept = nas.load(checkpoint).proxy.val_errors["price"]
     assert len(kept) == 100
     assert kept == sorted(kept)
     every = nas.load(houses[2]).proxy.val_errors["price"]
@@ -218,3 +264,42 @@ def test_classes_have_no_intervals() -> None:
     arguments = ["predict", str(EARLIER / "model"), str(EARLIER / "wine.csv"), "--interval", "0.9"]
     done = CliRunner().invoke(cli, arguments)
     assert isinstance(done.exception, UsageError)  # exit code 2
+
+
+def test_an_interval_takes_no_metric_many_times_that_it_is_not_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    for name in ("f1_score", "roc_auc_score"):
+        original = getattr(sk, name)
+
+        def noted(*args: Any, name: str = name, original: Any = original, **how: Any) -> Any:
+            asked.append(name)
+            return original(*args, **how)
+
+        monkeypatch.setattr(sk, name, noted)
+    checkpoint = next((EARLIER / "model").glob("*.ckpt"))
+    dataset = read(EARLIER / "wine.csv", target="cultivar")
+    assert interval(checkpoint, dataset).keys() == {"accuracy"}
+    assert asked == []
+
+
+@pytest.mark.parametrize("only", ["accuracy", "auc", "f1", "balanced_accuracy"])
+def test_a_metric_alone_is_as_among_all(only: str) -> None:
+    task = Task("tabular", (CLASSES,), DataProfile(100, 50, 50, {"numeric": (2,)}))
+    rng = np.random.default_rng(0)
+    truth, predicted = {"y": rng.integers(0, 3, 50)}, {"y": rng.dirichlet(np.ones(3), 50)}
+    found, whole = score(task, truth, predicted, only=[only]), score(task, truth, predicted)
+    assert found[only] == whole[only]
+    assert {"auc", "f1"} - {only} == whole.keys() - found.keys()
+
+
+def test_the_score_of_several_targets_alone_is_as_among_all() -> None:
+    labels = Target("z", "multilabel", ("u", "v"), (1, 1))
+    task = Task("tabular", (CLASSES, labels), DataProfile(100, 50, 50, {"numeric": (2,)}))
+    rng = np.random.default_rng(0)
+    truth = {"y": rng.integers(0, 3, 50), "z": rng.integers(0, 2, (50, 2)).astype(np.float32)}
+    predicted = {"y": rng.dirichlet(np.ones(3), 50), "z": rng.random((50, 2))}
+    found, whole = (score(task, truth, predicted, only=only) for only in (["score"], ()))
+    assert found["score"] == whole["score"]
+    assert "auc[y]" in whole.keys() - found.keys()

@@ -36,6 +36,14 @@ def test_every_part_that_needs_no_gpu_passes(parts: tuple[str, ...], tmp_path: P
 
 
 @pytest.mark.slow
+def test_the_part_that_measures_latencies_runs_to_its_end(tmp_path: Path) -> None:
+    """Whatever they are: other work on the machine stretches them."""
+    _, figures, printed = checked(tmp_path, "latency")
+    assert len(figures) == 2, printed
+    assert all(isinstance(figure["value"], float) for figure in figures), printed
+
+
+@pytest.mark.slow
 def test_a_part_that_breaks_is_a_failure_that_says_so(tmp_path: Path) -> None:
     broken = tmp_path / "check_gpu.py"
     text = SCRIPT.read_text().replace('    yield told("torch", torch.__version__)', "    1 / 0")

@@ -189,8 +189,9 @@ def test_help_names_every_type_that_a_column_of_a_manifest_can_have(
     nas: Callable[..., Ended],
 ) -> None:
     listed = nas("search", "--help").out
-    for kind in multimodal.TYPES:
-        assert re.search(rf"\b{kind}\b", listed), kind
+    about = next(p.help for p in cli.search.params if p.name == "columns")
+    for kind in (*multimodal.TYPES, multimodal.IGNORE):
+        assert re.search(rf"\b{kind}\b", about), kind
     assert "graphs (an .npz a row" in " ".join(listed.split())
 
 
@@ -220,6 +221,14 @@ def test_families_are_listed_as_text_and_as_json(nas: Callable[..., Ended]) -> N
     assert {row["modality"] for row in listed} == set(get_args(Modality))
     only = json.loads(nas("families", "--modality", "images", "--json").out)["families"]
     assert {row["name"] for row in only} >= {"resnet", "vit"}
+
+
+def test_an_audit_reads_data_by_the_options_of_a_search(
+    here: Path, nas: Callable[..., Ended]
+) -> None:
+    for more, width in ((), 2), (("--columns", "q=ignore"), 1):
+        ended = nas("audit", "--data", "good.csv", "-t", "label", *more)
+        assert f"numeric ({width},)" in ended.out
 
 
 # -- a search ------------------------------------------------------------------------------

@@ -165,6 +165,43 @@ def test_a_search_whose_terminal_is_closed_leaves_its_report(tmp_path: Path) -> 
     assert left.stdout == b""
 
 
+# A cluster of one node, and a search that ends as it should when it is asked to.
+FAKES = {
+    "scontrol": "echo node1",
+    "srun": "echo 127.0.0.1",
+    "ray": "echo ' 1 node_1'",
+    "nas": "trap 'echo kept > kept; exit 130' TERM; touch begun; while :; do sleep 0.05; done",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_slurm_job_whose_time_is_up_ends_its_search_and_waits_for_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    for name, does in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).parents[1] / "scripts" / "slurm.sbatch"
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(
+        ["bash", script, "data"],
+        cwd=tmp_path,
+        env=os.environ | variables | {"SLURM_JOB_NODELIST": "node1"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not (tmp_path / "begun").exists():
+            assert job.poll() is None
+            time.sleep(0.05)
+        job.send_signal(number)
+        assert job.wait(20) == 128 + number
+        assert (tmp_path / "kept").exists()
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
 # -- the end of a search -------------------------------------------------------------------
 
 
@@ -203,6 +240,19 @@ def test_errors_and_baselines_over_a_limit_are_named_at_the_end_and_in_the_statu
         assert f"baseline of {over.label} (candidate {over.number}) was not trained" in printed
         assert "params 51,534, not params<=9" in printed
         assert printed.index("2 candidates") < printed.index(f"candidate {ends[2].number} failed")
+
+
+def test_a_status_names_the_errors_also_where_no_candidate_is_complete(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = [
+        replace(c, state=State.FAILED, reason=Reason.ERROR, detail="ValueError: no", worker=0)
+        for c in run.candidates()
+    ]
+    with_candidates(run, failed, monkeypatch)
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(run.folder)])
+    assert f"{len(failed)} candidates failed: ValueError: no" in capsys.readouterr().out
 
 
 def test_a_search_ends_with_its_verdict_and_a_status_too(
@@ -389,6 +439,44 @@ def test_every_point_of_the_front_is_trained_and_drawn(
     assert asked == [str(front[0].number)]  # the others are trained
 
 
+def test_a_point_that_fails_leaves_the_others_of_the_front_to_be_trained(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas import train
+
+    first, *others = (c.number for c in run.front())
+
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        if out.name == str(first):
+            raise InputError("training ended: nan; lower the learning rate")
+        return {"validation": {"accuracy": 0.5}, "test": {}, "seconds": 1.0, "params": 9}
+
+    monkeypatch.setattr(train, "train", trained)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--json"])
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert [row["candidate"] for row in json.loads(printed.out)["front"]] == others
+    assert f"error: candidate {first}: training ended: nan; lower" in printed.err
+    count = f"1 of {1 + len(others)} points of the front were not trained (candidates {first}, see"
+    assert count in printed.err.splitlines()[-1]
+
+
+def test_a_mistake_in_the_command_ends_a_front_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas import train
+
+    def refused(*_: Any) -> dict[str, Any]:
+        raise UsageError("devices must be a number from 1 on, got 'x'")
+
+    monkeypatch.setattr(train, "train", refused)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--devices", "x"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("devices must be") == 1
+
+
 def test_a_front_is_trained_by_its_own_recipes(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,6 +484,28 @@ def test_a_front_is_trained_by_its_own_recipes(
         cli.main(["train", str(run.folder), "--front", "--set", "optimizer.lr=1", "--scale", "2"])
     assert end.value.code == 2
     assert "--front does not go with --set, --scale" in capsys.readouterr().err
+
+
+def test_a_changed_recipe_is_a_file_only_as_it_is_trained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process would else write it over what the first has written."""
+    from nas import train
+
+    seen: list[tuple[Path, float, bool]] = []
+
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        *_, content = rest
+        rate = content["optimizer"]["init_args"]["lr"]
+        seen.append((path, rate, (out / "recipe.yaml").exists()))
+        return {}
+
+    monkeypatch.setattr(train, "train", trained)
+    path = run.export()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(path), "--json", "--set", "optimizer.lr=0.5"])
+    assert not end.value.code
+    assert seen == [(path, 0.5, False)]
 
 
 @pytest.mark.parametrize(

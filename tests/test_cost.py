@@ -540,6 +540,19 @@ def test_recurrent_layers_are_counted_where_they_run_and_where_they_do_not(
     assert found == 2 * 3 * 5 * 2 * gates * 8 * ((16 + 8) + (16 + 8))
 
 
+def test_recurrent_layers_of_a_gpu_are_counted() -> None:
+    class Cudnn(nn.LSTM):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            weights = [weight for layer in self.all_weights for weight in layer]
+            state = x.new_zeros(4, 3, 8)
+            how = (2, 8, 0, 2, True, 0.0, True, True, [], None)  # an LSTM of two layers
+            return torch.ops.aten._cudnn_rnn(x, weights, 4, None, state, state, *how)
+
+    layer = lambda: Net(lambda: Cudnn(16, 8, 2, batch_first=True, bidirectional=True))  # noqa: E731
+    found = cost.analyse(layer, {"x": torch.zeros(3, 5, 16)})["flops"]
+    assert found == 2 * 3 * 5 * 2 * 4 * 8 * ((16 + 8) + (16 + 8))
+
+
 def test_attention_pooling_is_counted() -> None:
     from nas.models.blocks import GlobalPool
 

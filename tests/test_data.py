@@ -21,7 +21,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 
 from nas import rules
 from nas.data import Dataset, encode, read
-from nas.data.split import draw
+from nas.data.samples import Samples
+from nas.data.split import divide, draw
 from nas.task import InputError, Task, UsageError
 
 
@@ -149,6 +150,18 @@ def test_categories_that_only_val_and_test_hold_are_unknown():
     data = read(table, target="label")
     assert data.profile.columns[2].categories == ("blue", "green", "red")
     assert (data.inputs["categorical"][70:] == 0).all()
+
+
+def test_a_column_called_split_that_names_other_things_is_an_input(tmp_path):
+    table = frame(100).assign(split=["test", "race", "dev", "trial", "race"] * 20)
+    data = read(table, target="label")
+    assert data.profile.columns[-1].categories == ("dev", "race", "test", "trial")
+    assert data.profile.split_method == "stratified 70/15/15"
+    table["file_name"] = [f"{i}.png" for i in range(100)]
+    for name in table["file_name"]:
+        picture(tmp_path / name)
+    table[["file_name", "split", "label"]].to_csv(tmp_path / "metadata.csv", index=False)
+    assert read(tmp_path).profile.split_method == "stratified 70/15/15"
 
 
 def test_useless_columns_are_dropped_with_a_note():
@@ -401,6 +414,28 @@ def test_many_small_classes_still_give_parts_of_the_asked_size():
     np.testing.assert_allclose(np.bincount(codes), [700, 150, 150], atol=2)
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([1000], 150), ([330_000], 49_500), ([2_000_000], 50_000), ([999_000, 1_000], 150_000),
+     ([990_000, 10_000], 50_000), ([990_000, 2_000], 99_200), ([10**6, 3], 150_000)],
+)  # fmt: skip
+def test_of_many_samples_few_per_cent_are_enough_to_validate_and_test_by(counts, expected):
+    """The smallest parts that still know each class, as far as 15 % would."""
+    strata = np.repeat(np.arange(len(counts)), counts)
+    samples = Samples(pd.DataFrame({"x": strata}), pd.DataFrame({"y": strata}))
+    parts, method = divide(samples, strata, None, 0)
+    assert len(parts["val"]) == pytest.approx(expected, abs=1)
+    assert len(parts["test"]) == pytest.approx(expected, abs=1)
+    share = len(parts["val"]) / len(strata)
+    rarest = np.bincount(strata[parts["val"]]).min()
+    assert rarest >= min(200, 0.15 * min(counts) - 1)
+    assert method == f"stratified {100 - 200 * share:.4g}/{100 * share:.4g}/{100 * share:.4g}"
+    given = np.where(np.arange(len(strata)) % 2, 0, 2)
+    samples = replace(samples, given=given.astype(np.int8))
+    _, method = divide(samples, strata, None, 0)
+    assert method.startswith("given train and test, stratified ")
+
+
 def test_another_seed_gives_another_split_of_the_same_data():
     first, second = (read(frame(), target="label", seed=seed).profile for seed in (0, 1))
     assert first.fingerprint == second.fingerprint
@@ -449,6 +484,33 @@ def test_ratios_groups_and_time_divide_as_asked():
     assert when[by_time["train"]].max() < when[by_time["val"]].min()
     assert when[by_time["val"]].max() < when[by_time["test"]].min()
     assert [len(by_time[name]) for name in ("train", "val", "test")] == [140, 30, 30]
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_column_that_divides_the_data_may_be_ignored_too(ignored):
+    table = frame(200).assign(who=np.arange(200) % 23)
+    options = {"columns": {"who": "ignore"}} if ignored else {}
+    data = read(table, target="label", split="group=who", **options)
+    held = [set(table["who"].iloc[rows]) for rows in data.parts.values()]
+    assert not held[0] & (held[1] | held[2])
+    assert "who" not in [column.name for column in data.profile.columns]
+
+
+def test_a_column_that_divides_sequences_is_no_step_of_them():
+    steps = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 8))).add_prefix("t")
+    table = steps.assign(subject=np.arange(60) % 12, label=np.arange(60) % 2)
+    data = read(table, target="label", modality="series", split="group=subject")
+    assert data.profile.series.columns == tuple(steps)
+    held = [set(table["subject"].iloc[rows]) for rows in data.parts.values()]
+    assert not held[0] & (held[1] | held[2])
+
+
+def test_the_column_split_may_be_named_as_the_one_that_divides():
+    table = frame(100).assign(split=["train"] * 60 + ["dev"] * 20 + ["TEST"] * 20)
+    named = read(table, target="label", split="column=split")
+    for part, rows in read(table, target="label").parts.items():
+        np.testing.assert_array_equal(named.parts[part], rows)
+    assert "split" not in [column.name for column in named.profile.columns]
 
 
 def clouds_of_people(

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from nas.data import read
+from nas.rules import folds
+from nas.task import Task
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -46,6 +48,7 @@ def test_a_column_that_gives_the_target_away_is_named(leak: str) -> None:
     (note,) = notes(table(late=LEAKS[leak]), "alone predicts")
     assert "'late'" in note
     assert "'y'" in note
+    assert note.endswith("leave it out: --columns late=ignore")
 
 
 def test_a_rescaled_target_is_found_and_a_good_predictor_is_not() -> None:
@@ -71,7 +74,7 @@ def test_sets_of_scikit_learn_raise_no_alarm_of_a_leak() -> None:
 
 def test_identifiers_are_named_by_what_they_hold_or_are_called() -> None:
     whole = {
-        "shuffled": RNG.permutation(N) + 7,
+        "row no": RNG.permutation(N) + 7,
         "customer_id": RNG.choice(10**9, N, replace=False),
         "sampled": RNG.choice(3 * N, N, replace=False),
     }
@@ -79,6 +82,7 @@ def test_identifiers_are_named_by_what_they_hold_or_are_called() -> None:
     found = notes(table(**whole, **honest), "another whole number")
     assert len(found) == 3
     assert all(any(f"'{name}'" in note for note in found) for name in whole)
+    assert any(note.endswith("--columns 'row no=ignore'") for note in found)
 
 
 def test_empty_constant_and_scattered_columns_are_named() -> None:
@@ -111,6 +115,14 @@ def test_few_samples_are_noted_with_the_standard_error_of_a_score() -> None:
     assert "rests on 85" in note  # all but the test part, in folds
     assert "5.4 points" in note  # the root of a quarter over 85
     assert not notes(pd.concat([table()] * 10).reset_index(drop=True), "few samples")
+
+
+@pytest.mark.parametrize("split", ["group=who", "time=who"])
+def test_samples_that_stay_apart_are_scored_by_the_validation_part_alone(split: str) -> None:
+    data = read(table(who=np.arange(N) // 5).iloc[:200], target="y", split=split)
+    (note,) = [note for note in data.notes if "few samples" in note]
+    assert f"rests on {len(data.parts['val'])}," in note
+    assert folds(Task(data.modality, data.targets, data.profile)) == 1
 
 
 def test_duplicates_across_parts_are_noted_where_they_are_many() -> None:

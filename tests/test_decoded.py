@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import shutil
@@ -25,6 +26,8 @@ SIDE, EACH = 12, 10
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NAS_DECODED", str(tmp_path / "decoded"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     return tmp_path / "decoded"
 
 
@@ -156,7 +159,7 @@ def test_all_that_cannot_be_decoded_are_named_and_nothing_is_kept(
     (source / "owl" / "7.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"2 of 30 images cannot be read: .*3\.png.*7\.png"):
         read(source)
-    assert not list(cache.glob("*.npy"))
+    assert [file.suffix for file in cache.iterdir()] == [".lock"]
     (source / "cat" / "3.png").write_bytes(whole)
     (source / "owl" / "7.png").write_bytes(whole)
     assert len(np.asarray(read(source).inputs["image"])) == 30
@@ -222,6 +225,42 @@ def test_a_short_disk_loses_the_oldest_file_first_and_then_says_what_is_needed(
     needed = r"30 images of 12 x 12 need 1\.0 GiB on disk, and .* has 0\.0 GiB free; give a smaller"
     with pytest.raises(InputError, match=needed):
         read(source)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_short_disk_loses_interrupted_readings_but_none_that_goes_on(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir()
+    for name in ("left", "filled"):
+        for ending in (".part", ".hashes", ".count", ".lock"):
+            (cache / name).with_suffix(ending).write_bytes(b"1")
+    usage = namedtuple("usage", "free")
+    full = [usage(0), usage(0), usage(0)]
+    monkeypatch.setattr(
+        decoded.shutil, "disk_usage", lambda _: full.pop() if full else usage(10 * limits.GIB)
+    )
+    with (cache / "filled.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        read(source)
+    left = {file.name for file in cache.iterdir() if file.stem in ("left", "filled")}
+    assert left == {"filled.part", "filled.hashes", "filled.count", "filled.lock", "left.lock"}
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_images_of_an_archive_are_decoded_once(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "pets"), "zip", source))
+    counts = count_decoding(monkeypatch)
+    first = read(archive)
+    again = read(archive)
+    assert sum(counts) == 3 * EACH
+    assert len([*cache.glob("*.npy")]) == 1
+    assert again.profile.fingerprint == first.profile.fingerprint
+    Image.new("RGB", (SIDE, SIDE), "red").save(source / "cat" / "0.png")
+    shutil.make_archive(str(tmp_path / "pets"), "zip", source)
+    assert read(archive).profile.fingerprint != first.profile.fingerprint
 
 
 @pytest.mark.usefixtures("small_memory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from click.testing import CliRunner
 
 from nas import rulebook, rules, show
 from nas.cli import cli, main
-from nas.design import Design, Plan, described, design
+from nas.design import Design, Plan, _advice, described, design
 from nas.family import load_families
 from nas.plan import Pace, rungs
 from nas.rulebook import typical_task
+from nas.rules.effort import EFFORT
 from nas.space import Choice, Float, Int, Space
 from nas.task import Budget, Fidelity, InputError, UsageError
 from nas.terminal import WIDTH
@@ -242,6 +244,17 @@ def test_rules_are_listed_with_their_source_and_use() -> None:
         assert rule["id"] in text
         assert rule["parameters"] or rule["decides"] or rule["checked"]
     assert max(len(line.rstrip()) for line in text.splitlines()) <= WIDTH
+
+
+def test_the_advice_to_start_from_published_weights_names_the_option() -> None:
+    (advice,) = _advice(typical_task("images", 500))
+    assert "--pretrained" in advice
+
+
+def test_the_rule_of_proxies_has_the_steps_that_they_are_trained_for() -> None:
+    steps = [n for effort in EFFORT.values() for n in (effort.cpu_steps, effort.gpu_steps)]
+    stated = re.findall(r"\d[\d,]*", rules.RULES["proxy-steps"].statement)
+    assert stated == [f"{min(steps):,}", f"{max(steps):,}"]
 
 
 def test_one_rule_is_shown_with_every_parameter_that_it_bounds() -> None:

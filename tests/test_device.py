@@ -6,20 +6,25 @@ import math
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from nas import machine
 from nas import recipe as recipes
 from nas.candidate import Candidate, Cost, Reason
+from nas.data import Dataset
 from nas.driver import make_task
 from nas.family import load_families
+from nas.options import SearchOptions
 from nas.task import Budget, Task, UsageError
 from nas.testing import example_datasets
+from nas.train import proof
 from nas.training import device, evaluator, fit
-from nas.training.batches import part_tensors
+from nas.training.batches import part_tensors, resident_limit
 from nas.training.fit import fit_proxy, folds
 from nas.training.proxy import Proxy
 
@@ -31,16 +36,33 @@ class FakeGpu:
     """Of 8 GiB, as torch.cuda describes it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, bf16: bool = True) -> None:
-        self.free, self.reserved, self.fraction = 8 * GIB, 0, 1.0
+        self.free, self.fraction = 8 * GIB, 1.0
+        self.allocated = self.reserved = self.peak = 0
+        monkeypatch.setattr(device, "_fraction", 1.0)
         for name, value in {
             "is_bf16_supported": lambda **_: bf16,
             "mem_get_info": lambda *_: (self.free, 8 * GIB),
-            "max_memory_reserved": lambda *_: self.reserved,
+            "memory_allocated": lambda *_: self.allocated,
+            "memory_reserved": lambda *_: self.reserved,
+            "max_memory_reserved": lambda *_: self.peak,
+            "reset_peak_memory_stats": lambda *_: setattr(self, "peak", self.reserved),
             "set_per_process_memory_fraction": lambda part: setattr(self, "fraction", part),
             "synchronize": lambda *_: None,
             "empty_cache": lambda: None,
         }.items():
             monkeypatch.setattr(f"torch.cuda.{name}", value)
+
+
+def small_task() -> tuple[Task, Dataset]:
+    dataset = next(iter(example_datasets("tabular").values()))
+    return make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1), dataset
+
+
+def small_worker() -> tuple[evaluator.Evaluator, Candidate]:
+    """And a candidate for it."""
+    task, dataset = small_task()
+    config = load_families()["mlp"].baseline(task)
+    return evaluator.Evaluator(task, dataset), Candidate(0, "mlp", config, 1, epochs=1)
 
 
 @pytest.fixture
@@ -67,12 +89,124 @@ def test_a_worker_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.Monk
     device.prepare("cuda", 0.25)
     assert gpu.fraction == 0.25
     assert torch.get_float32_matmul_precision() == "high"
-    gpu.free = GIB // 2  # a neighbour has the rest
-    assert device.share_mb("cuda", 0.25) == 2048
-    assert device.neighbour_holds("cuda", 1000, 0.25)
-    assert not device.neighbour_holds("cuda", 2000, 0.25)
-    gpu.reserved = 2 * GIB  # this process has had all of its share
-    assert not device.neighbour_holds("cuda", 1000, 0.25)
+    gpu.allocated = GIB // 2
+    assert device.available_mb("cuda") == 1536
+
+
+@pytest.mark.usefixtures("precision_kept")
+@pytest.mark.parametrize(
+    ("free", "allocated", "reserved", "expected"),
+    [(8.0, 0.0, 0.0, 0.5), (8.0, 1.5, 1.5, 0.125), (0.25, 1.0, 1.25, 0.125), (0.0, 2.0, 2.0, 0.0)],
+    ids=["nothing held", "its data are there", "a neighbour", "a full share"],
+)
+def test_data_that_stay_on_a_gpu_fit_into_the_share_of_a_worker(
+    free: float,
+    allocated: float,
+    reserved: float,
+    expected: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(monkeypatch)
+    device.prepare("cuda", 0.25)
+    gpu.free, gpu.allocated, gpu.reserved = (int(GIB * n) for n in (free, allocated, reserved))
+    assert resident_limit("cuda") == GIB * expected
+
+
+@pytest.mark.usefixtures("precision_kept")
+@pytest.mark.parametrize(
+    ("free_mb", "peak_mb", "needed_mb", "expected"),
+    [
+        (512, 1024, 1000, True),
+        (512, 1024, 2000, False),  # it would not have fitted
+        (512, 2000, 1000, False),  # this process has had all of its share
+        (7000, 1332, 1000, False),  # nobody else holds anything: one block was too large
+    ],
+)
+def test_a_neighbour_holds_memory_only_where_less_than_a_share_is_left(
+    free_mb: int, peak_mb: int, needed_mb: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGpu(monkeypatch)
+    device.prepare("cuda", 0.25)
+    gpu.free, gpu.reserved, gpu.peak = free_mb * 2**20, 1024 * 2**20, peak_mb * 2**20
+    assert device.neighbour_holds("cuda", needed_mb) is expected
+
+
+def test_the_memory_of_an_earlier_training_says_nothing_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(monkeypatch)
+    gpu.peak = 8 * GIB
+    device.forget_peak("cuda")
+    assert gpu.peak == 0
+    worker, candidate = small_worker()
+    begun: list[str] = []
+    monkeypatch.setattr(device, "forget_peak", begun.append)
+    worker.evaluate(candidate.to_dict(), lambda *_: "")
+    assert begun == ["cpu"]
+
+
+def test_what_a_worker_keeps_on_a_gpu_is_missing_to_its_next_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, _ = small_worker()
+    gpu = FakeGpu(monkeypatch)
+    worker.device = "cuda"
+    assert worker._shortage(5_000) == ""
+    gpu.allocated = 4 * GIB
+    assert worker._shortage(5_000) == "it needs 5000 MiB, 4096 MiB are available"
+
+
+def test_memory_is_predicted_for_inputs_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that runs on them may take other ways on a GPU."""
+    worker, candidate = small_worker()
+    worker.device = "meta"
+    seen: set[str] = set()
+
+    def predicted(build: Any, batch: Any, *_: Any) -> float:
+        seen.update(value.device.type for value in batch(2).values())
+        return 1.0
+
+    monkeypatch.setattr(evaluator.cost, "training_mb", predicted)
+    worker._training_mb(candidate)
+    assert seen == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "part"), [(3, 2, 1 / 2), (4, 2, 1 / 2), (5, 2, 1 / 3), (1, 2, 1.0)]
+)
+def test_workers_on_the_fullest_gpu_share_its_memory(
+    workers: int, gpus: int, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "visible_gpus", lambda _: (list("01")[:gpus], 60_000.0))
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "nas.search.local.LocalWorkers", lambda count, name, settings, *_: given.update(settings)
+    )
+    with machine.open_machine(SearchOptions()) as place:
+        budget = place.room.budget(Budget(60), workers)
+        run: Any = SimpleNamespace(task=SimpleNamespace(budget=budget), folder=Path("run"))
+        place.start(run)
+    assert budget.memory_mb == pytest.approx(60_000 * part)
+    assert budget.gpus == min(1.0, gpus / workers), "of what a worker computes on"
+    assert given["part"] == part
+    prepared: list[float] = []
+    monkeypatch.setattr(device, "prepare", lambda _, part, deterministic: prepared.append(part))
+    evaluator.Evaluator(*small_task(), part=given["part"])
+    assert prepared == [part]
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "names"),
+    [("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]), ("3,5", 2, ["3", "5"]), ("3,-1,5", 1, ["3"])],
+)
+def test_every_part_of_a_gpu_is_a_device(
+    named: str, count: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA shows a process the first of them alone."""
+    monkeypatch.setattr(machine, "_torch_is_built_for_gpus", lambda: True)
+    monkeypatch.setattr(machine, "_ask_torch", lambda: (count, 20_000.0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert machine.visible_gpus("auto") == (names, 20_000.0)
 
 
 @pytest.mark.usefixtures("precision_kept")
@@ -102,17 +236,13 @@ def test_a_device_that_gives_nothing_but_errors_does_not_work(
 def test_memory_that_a_neighbour_holds_is_no_verdict_on_the_candidate(
     neighbour: bool, reason: Reason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = next(iter(example_datasets("tabular").values()))
-    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
-    worker = evaluator.Evaluator(task, dataset)
-    config = load_families()["mlp"].baseline(task)
+    worker, candidate = small_worker()
 
     def refused(*_: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(evaluator, "fit_proxy", refused)
     monkeypatch.setattr(device, "neighbour_holds", lambda *_: neighbour)
-    candidate = Candidate(0, "mlp", config, 1, epochs=1)
     end = worker.evaluate(candidate.to_dict(), lambda *_: "")
     assert end["reason"] == reason
 
@@ -132,16 +262,14 @@ def test_a_proxy_trains_alone_inside_a_job_of_several_tasks(
     job = {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "nas", "SLURM_JOB_ID": "1", "SLURM_NNODES": "1"}
     for name, value in (job | variables).items():
         monkeypatch.setenv(name, value)
-    dataset = next(iter(example_datasets("tabular").values()))
-    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    task, dataset = small_task()
     module = Proxy("mlp", load_families()["mlp"].baseline(task), task)
     trainer = fit_proxy(module, *folds(dataset, task)[0], 1, 0, [])
     assert trainer.world_size == 1
 
 
 def test_a_recipe_says_in_which_precision_its_proxy_was_trained() -> None:
-    dataset = next(iter(example_datasets("tabular").values()))
-    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
+    task, _ = small_task()
     config = load_families()["mlp"].baseline(task)
     candidate = Candidate(0, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
     on_gpu = replace(candidate, cost=Cost(precision="bf16-mixed"))
@@ -151,11 +279,8 @@ def test_a_recipe_says_in_which_precision_its_proxy_was_trained() -> None:
 
 
 def test_a_worker_notes_its_precision() -> None:
-    dataset = next(iter(example_datasets("tabular").values()))
-    task = make_task(dataset, budget=Budget(None, 1), device="cpu", epochs=1)
-    worker = evaluator.Evaluator(task, dataset)
-    config = load_families()["mlp"].baseline(task)
-    end = worker.evaluate(Candidate(0, "mlp", config, 1, epochs=1).to_dict(), lambda *_: "")
+    worker, candidate = small_worker()
+    end = worker.evaluate(candidate.to_dict(), lambda *_: "")
     assert Candidate.from_dict(end).cost.precision == "32-true"
 
 
@@ -225,3 +350,16 @@ def test_an_operator_without_bfloat16_is_no_error_but_one_without_float32_is() -
     module: Any = SimpleNamespace(training_step=only_whole)
     assert fit._step_s(module, ({}, {}), half=True) == math.inf
     assert fit._step_s(module, ({}, {}), half=False) < 1.0
+
+
+def test_a_repeated_proxy_has_the_arithmetic_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task, dataset), (_, candidate) = small_task(), small_worker()
+    dataset.save(tmp_path / "data")
+    measured = replace(candidate, metrics={task.quality.metric: 0.9})
+    recipe = recipes.make(measured, task, {"source": str(tmp_path / "data")}, {})
+    prepared: list[str] = []
+    monkeypatch.setattr(proof, "prepare", prepared.append)
+    proof.proxy_again(recipe, tmp_path / "recipe.yaml", 1)
+    assert prepared == ["cpu"]

@@ -60,7 +60,8 @@ def examples(command: click.Command) -> Iterator[str]:
 
 
 LINES = [(page, line) for page in PAGES for line in commands(page)]
-IN_HELP = [line for command in cli.cli.commands.values() for line in examples(command)]
+COMMANDS = (cli.cli, *cli.cli.commands.values())
+IN_HELP = [line for command in COMMANDS for line in examples(command)]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     earlier = Path(__file__).with_name("earlier_format")
     shutil.copy(earlier / "wine.csv", folder / "new.csv")
-    for name in ("adult", "people"):
+    for name in ("adult", "people", "data"):
         run = folder / "runs" / name
         shutil.copytree(earlier / "run", run)
         shutil.copytree(earlier / "model", run / "model")
@@ -182,6 +183,12 @@ def test_the_quick_commands_run(run: Callable[[str], None], line: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_the_help_names_after_a_search_runs_in_its_order(run: Callable[[str], None]) -> None:
+    for line in list(examples(cli.cli))[1:]:
+        run(shortened(line, ""))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=NAMES.get)
 def test_the_slow_commands_run_with_small_budgets(run: Callable[[str], None], page: Path) -> None:
     for number, line in enumerate(commands(page)):
@@ -224,6 +231,24 @@ def test_other_examples_are_well_formed(page: Path) -> None:
     for code in blocks(page, "yaml"):
         options = {p.name for p in cli.cli.commands["search"].params}
         assert set(yaml.safe_load(code)) <= options
+
+
+def test_every_pod_of_the_kubernetes_job_sees_the_run_and_has_the_tested_ray() -> None:
+    text = (ROOT / "scripts" / "rayjob.yaml").read_text()
+    job = yaml.safe_load(text)["spec"]
+    _, name, *args = shlex.split(job["entrypoint"])
+    cluster, out = job["rayClusterSpec"], Path(args[args.index("--out") + 1])
+    command = cli.cli.commands[name]
+    command.parse_args(click.Context(command, info_name=name), args)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        claims = {v["name"] for v in pod.get("volumes", ()) if "persistentVolumeClaim" in v}
+        mounts = container.get("volumeMounts", ())
+        assert any(m["name"] in claims and out.is_relative_to(m["mountPath"]) for m in mounts)
+    version = cluster["rayVersion"]
+    assert f"FROM rayproject/ray:{version}-" in text
+    assert f"\nray=={version}\n" in (ROOT / "constraints.txt").read_text()
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=NAMES.get)

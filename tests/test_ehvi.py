@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nas.search.samplers import History, Shortlist, resolve
 from nas.search.study import Study
 from nas.search.surrogate import JITTER, Encoding, GaussianProcess
 from nas.space import Choice, Config, Float, Int, Space, join_family, split_family
-from nas.task import Budget, DataProfile, Target, Task, UsageError
+from nas.task import Budget, Constraint, DataProfile, Target, Task, UsageError
 from nas.testing import formula, small_spaces, small_task
 
 SPACES = small_spaces()
@@ -637,3 +638,55 @@ def test_what_may_keep_a_limit_on_the_isolated_device_counts_too() -> None:
     free = replace(posterior, limits=[]).acquisition(x, known)
     assert free[1] > 0
     assert posterior.acquisition(x, known) == pytest.approx(free * [1.0, 0.5, 0.0])
+
+
+NUMBER = (Target("y", "regression", std=1.0),)
+
+
+def drifted(errors: Sequence[float], reasons: Sequence[str] = ()) -> list[Candidate]:
+    """Candidates whose RMSE is larger than that of the mean of the training part, and failed
+    ones."""
+    rows = complete(len(errors), np.random.default_rng(0))
+    rows = [replace(c, metrics=c.metrics | {"rmse": e}) for c, e in zip(rows, errors, strict=True)]
+    failed = [
+        Candidate(len(rows) + i, "plain", SPACES["plain"].baseline(), seed=0, reason=reason)
+        for i, reason in enumerate(reasons)
+    ]
+    return rows + [replace(c, state=State.FAILED) for c in failed]
+
+
+def test_where_no_network_is_as_good_as_a_guess_a_failure_is_no_better_than_the_worst() -> None:
+    task = replace(small_task(), targets=NUMBER).with_objectives(("rmse", "params"))
+    assert ehvi.chance_error(task) == 1.0
+    *_, failed = ehvi._observed(drifted([1.5, 3.0, 2.0], ["nan"]), task, 1.0)
+    assert failed.value == pytest.approx(-math.log(3.0))
+    *_, failed = ehvi._observed(drifted([0.5, 0.8], ["nan"]), task, 1.0)
+    assert failed.value == pytest.approx(-math.log(1.0))
+
+
+def test_where_no_network_is_as_good_as_a_guess_the_best_still_make_a_front() -> None:
+    task = replace(small_task(), targets=NUMBER).with_objectives(("rmse", "params"))
+    rows = drifted(list(np.linspace(1.2, 3.0, 30)))
+    posterior = Ehvi(SPACE, task)._posterior(rows, [], False)
+    assert np.sum(posterior.values > posterior.reference) == 30
+    within = Ehvi(SPACE, replace(task, constraints=(Constraint.parse("rmse<=1"),)))
+    assert within._posterior(rows, [], False).reference == 0.0, "a limit is a limit"
+    better = Ehvi(SPACE, task)._posterior(drifted([0.9, *np.linspace(1.2, 3.0, 29)]), [], False)
+    assert better.reference == 0.0
+
+
+def test_a_training_that_was_ended_for_its_pace_counts_by_what_it_might_have_gained() -> None:
+    task = small_task(epochs=4)
+
+    def row(number: int, *accuracies: float) -> Candidate:
+        curve = tuple({"epoch": e, "accuracy": a} for e, a in enumerate(accuracies, 1))
+        config, metrics = SPACES["plain"].baseline(), {"accuracy": accuracies[-1]}
+        made = Candidate(number, "plain", config, seed=0, epochs=4, metrics=metrics, curve=curve)
+        return replace(made, state=State.COMPLETE)
+
+    whole = [row(i, 0.5, 0.6, 0.7, 0.8) for i in range(4)]
+    seen = ehvi._observed([*whole, row(4, 0.5), row(5, 0.5, 0.6)], task, 0.5)
+    assert [o.value for o in seen[4:]] == pytest.approx([-math.log(0.2)] * 2)
+    assert seen[4].noise == seen[0].noise == 1, "all have gained the same"
+    uneven = [row(0, 0.5, 0.6, 0.7, 0.9), *whole[1:]]
+    assert ehvi._observed([*uneven, row(4, 0.5)], task, 0.5)[4].noise > 1

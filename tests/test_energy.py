@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from nas.training import energy
+from nas.training import energy, evaluator
 from nas.training.energy import Energy, cpu_counters, gpu_counters, gpu_use
+from nas.training.evaluator import _Use
 
 
 def package(folder: Path, number: int, joules: float, name: str = "package-0") -> Path:
@@ -116,3 +117,28 @@ def test_a_gpu_says_how_busy_it_is_or_nothing_is_known(monkeypatch: pytest.Monke
     assert read() == 0.63
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml(None))
     assert gpu_use(0) is None
+
+
+def test_a_gpu_that_stops_reporting_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its driver is restarted: of the energy nothing is known then."""
+    monkeypatch.setattr(energy.cpu_counters, "__defaults__", (tmp_path,))
+    uuid = SimpleNamespace(uuid="1a-2b")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: uuid)
+    driver = Nvml(7_000)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    meter, use, of = Energy(), _Use(), trainer("cuda")
+    module: Any = SimpleNamespace(device=SimpleNamespace(type="cuda", index=0))
+    meter.on_fit_start(of, module)
+    use.on_train_start(of, module)
+    use.on_train_batch_end(of, module)
+    meter.on_train_epoch_end(of, module)
+    assert meter.spent_wh == {"GPU": 0.0}
+    driver.millijoules = None
+    monkeypatch.setattr(evaluator, "USE_S", 0.0)
+    for _ in range(2):
+        use.on_train_batch_end(of, module)
+        meter.on_train_epoch_end(of, module)
+    assert use.fraction == 0.63
+    assert meter.spent_wh == {}

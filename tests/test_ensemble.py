@@ -39,6 +39,7 @@ from nas.rulebook import typical_task
 from nas.space import ENSEMBLE
 from nas.task import Budget, Constraint, InputError, Task
 from nas.testing import example_datasets, sample_inputs
+from nas.train.__main__ import main
 from nas.training.cost import parameters
 from nas.training.proxy import build_network
 
@@ -177,14 +178,14 @@ def ending_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have trainings get a signal in a step, whichever network it is of."""
     steps = 0
 
-    class Ending(nas.train.EpochLines):
+    class Ending(nas.train.one.EpochLines):
         def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
             nonlocal steps
             steps += 1
             if steps == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(nas.train, "EpochLines", Ending)
+    monkeypatch.setattr(nas.train.one, "EpochLines", Ending)
 
 
 @pytest.mark.parametrize("step", [2, 31])
@@ -288,7 +289,7 @@ def test_what_cannot_be_averaged_is_refused_in_a_line(
         trained(other, tmp_path, resume=True)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(InputError, match="trained by `nas train"):
-        nas.train.main(["fit", "--config", str(tmp_path / "r.yaml")])
+        main(["fit", "--config", str(tmp_path / "r.yaml")])
 
 
 def test_a_single_network_becomes_several_by_an_option_and_back(recipe: dict[str, Any]) -> None:
@@ -313,10 +314,10 @@ def test_the_proxy_of_an_ensembles_recipe_is_one_network(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
-    again = nas.train._proxy_again(recipe, tmp_path / "r.yaml", 1)[0]
+    again = nas.train.proof.proxy_again(recipe, tmp_path / "r.yaml", 1)[0]
     single = json.loads(json.dumps(recipe))
     del single["model"]["init_args"]["config"][ENSEMBLE]
-    assert again == nas.train._proxy_again(single, tmp_path / "r.yaml", 1)[0]
+    assert again == nas.train.proof.proxy_again(single, tmp_path / "r.yaml", 1)[0]
 
 
 def test_the_document_of_an_ensemble_counts_all_its_networks(whole: Path) -> None:

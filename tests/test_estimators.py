@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ def test_labels_of_any_kind_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found.predict(x)) <= set(names)
     assert np.allclose(found.predict_proba(x).sum(axis=1), 1, atol=1e-5)
     assert json.dumps(found.get_params()["families"]) == '["mlp"]'
+
+
+def test_their_help_explains_each_argument() -> None:
+    for name in inspect.signature(nas.SearchClassifier).parameters:
+        assert f"        {name}: " in str(nas.SearchClassifier.__doc__), name
+    assert "those of ``SearchClassifier``" in str(nas.SearchRegressor.__doc__)
 
 
 @pytest.fixture

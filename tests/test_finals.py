@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +22,11 @@ from nas.finals import average, finalist, jobs, pace, rounds, train_finalists
 from nas.finals.finalist import Finalist
 from nas.finals.pace import epoch_s
 from nas.finals.rounds import order
-from nas.plan import speedup
+from nas.plan import SIMPLE_TEST_S, speedup
 from nas.run import Finished
-from nas.task import Budget, Constraint, Fidelity, Target, Task
+from nas.task import Budget, Constraint, Fidelity, InputError, Target, Task
 from nas.testing import small_task
+from nas.train import score
 
 
 def task() -> Task:
@@ -167,7 +172,7 @@ class FakeRun:
     ) -> None:
         self.folder, self.task, self._ranked = folder, task(), ranked
         self.exported: dict[int | None, int | None] = {}
-        self.finished = earlier
+        self.winner = earlier
         self.options = SimpleNamespace(ensemble=1)
         (folder / "logs").mkdir()
 
@@ -254,6 +259,31 @@ def test_the_best_by_validation_wins_and_the_test_part_is_scored_once(
     assert (tmp_path / "model" / "recipe.yaml").read_text() == "7"
 
 
+@pytest.mark.parametrize(("most", "trained"), [(6, [4, 7, 2]), (1, [4, 7, 2])])
+def test_in_time_that_is_left_what_is_as_good_is_trained_too(
+    most: int, trained: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the number of finalists those whose proxies are within the noise of the best one."""
+    monkeypatch.setattr(finals, "MOST", most)
+    scores: dict[int | str, float] = {4: 0.8, 7: 0.8, 2: 0.8, 1: 0.3}
+    found, _ = finish(tmp_path, monkeypatch, scores, seconds=300.0)
+    assert [row["candidate"] for row in found.finalists] == trained
+
+
+def test_the_time_that_finals_have_use_for_follows_from_the_candidates(tmp_path: Path) -> None:
+    run: Any = FakeRun(tmp_path, [candidate(n, "mlp", 0.8, step_ms=1.0) for n in range(9)])
+    each_s = pace.epochs_of(run.task, run.ranked()[0], 10**9) * epoch_s(run.task, run.ranked()[0])
+    room_s = rounds.SLACK * each_s + rounds.START_S
+    ends_s = 2 * rounds.START_S
+    assert finals.expected_s(run, 2) == pytest.approx(3 * room_s + ends_s)
+    run.options.ensemble = 5
+    assert finals.expected_s(run, 2) == pytest.approx(5 * room_s + ends_s)
+    run.baselines = lambda: [{"seconds": 7.0}, {"error": "no time"}]
+    assert finals.expected_s(run, 2) == pytest.approx(5 * room_s + ends_s + 7.0)
+    run._ranked = []
+    assert finals.expected_s(run, 2) == float("inf")
+
+
 @pytest.mark.parametrize(("folds", "first", "winner"), [(1, 0.81, 7), (5, 0.81, 4), (5, 0.3, 7)])
 def test_where_proxies_were_cross_validated_they_decide_between_equals(
     folds: int, first: float, winner: int
@@ -272,7 +302,7 @@ def test_within_a_standard_error_of_the_best_the_proven_configuration_wins(
     n_val: int, winner: int
 ) -> None:
     made = replace(task(), profile=replace(task().profile, n_val=n_val))
-    scores = {4: 0.93, 7: 0.92, 2: 0.90}
+    scores = {4: 0.922, 7: 0.92, 2: 0.90}
     entries = [
         Finalist(c, 10, 10, Path(), {"validation": {"accuracy": scores[c.number]}})
         for c in (RANKED[0], *(replace(c, origin="baseline") for c in (RANKED[1], RANKED[2])))
@@ -453,6 +483,44 @@ def test_short_of_time_the_best_is_who_gets_furthest_in_it(
     assert entries[0].candidate.number == first
 
 
+def test_who_was_cut_off_after_an_epoch_has_more_to_gain_in_the_same_time() -> None:
+    """Both at the same pace, in time for twenty epochs."""
+    whole = replace(candidate(0, "mlp", 0.88), epochs=5, curve=({"epoch": 1.0},) * 5)
+    late = replace(candidate(7, "tabnet", 0.80), epochs=5, curve=({"epoch": 1.0},))
+    left_s = 20 * pace.epoch_s(task(), whole)
+    assert rounds._best_in_time(task(), [whole, late], left_s) is late
+    complete = replace(late, curve=whole.curve)
+    assert rounds._best_in_time(task(), [whole, complete], left_s) is whole
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_score_is_kept_whose_simple_models_came_too_late(
+    scored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score: dict[str, Any] = {"test": {"accuracy": 0.7}, "simple_test": {}}
+
+    def run(jobs: Any, *_: Any) -> list[tuple[dict[str, Any], str]]:
+        if "only" not in jobs[0].options:
+            return [({"validation": {"accuracy": 0.8}, "seconds": 1.0}, "") for _ in jobs]
+        result = score if scored else {"test": {}}
+        (jobs[0].folder / "result.json").write_text(json.dumps(result))
+        return [({}, "it took longer than the time that was kept for it")]
+
+    trained_by(monkeypatch, run)
+    made: Any = FakeRun(tmp_path, RANKED)
+    site: Any = SimpleNamespace(count=2)
+    found = train_finalists(made, site, time.monotonic() + 300, lambda phase: None)
+    assert (found.result, bool(found.error)) == ((score, False) if scored else ({}, True))
+
+
+def test_no_more_is_kept_for_simple_models_than_they_may_take(tmp_path: Path) -> None:
+    run: Any = FakeRun(tmp_path, RANKED)
+    run.baselines = lambda: [{"seconds": 20.0}, {"seconds": 5.0}]
+    assert finals._simple_s(run) == 25.0
+    run.baselines = lambda: [{"seconds": 5000.0}]
+    assert finals._simple_s(run) == SIMPLE_TEST_S
+
+
 SCORES: dict[int | str, float] = {4: 0.80, 7: 0.60, 2: 0.60, 1: 0.60}
 NETWORKS: dict[int | str, float] = {f"4 network {n}": 0.79 for n in range(1, 5)}
 
@@ -513,6 +581,20 @@ def test_the_best_is_averaged_with_what_is_as_good_and_more_networks_of_it(
     assert (tmp_path / "model" / "recipe.yaml").read_text() == kept
     trained = {row["candidate"] for row in found.finalists}
     assert trained == ({4, 7} if each_s > 1 else {4, 7, 2}), "others were trained first"
+
+
+@pytest.mark.parametrize("copied", ["model.new", "4-ensemble/networks/0"])
+def test_a_full_disk_where_a_network_is_copied_is_one_line_with_the_repair(
+    copied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    scores, ensemble = SCORES | NETWORKS, 5 if "ensemble" in copied else 1
+    line = rf"{copied} cannot be written \(.*No space left on device\); make room and go on with --"
+    with pytest.raises(InputError, match=line):
+        finish(tmp_path, monkeypatch, scores, 300.0, ensemble=ensemble)
 
 
 @pytest.mark.parametrize(("second", "trained"), [(0.30, ["4", "4 network 1"]), (0.79, ["4", "1"])])
@@ -745,3 +827,55 @@ def test_why_a_training_has_no_result_is_said(
     ((result, error),) = jobs.run_all([job], Site(), time.monotonic(), lambda _: None)
     assert bool(result) == bool(printed)
     assert said in error
+
+
+def test_a_process_that_nothing_ends_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a drive that is gone."""
+    signals: list[int] = []
+
+    class Stuck(Ends):
+        def send_signal(self, number: int) -> None:
+            signals.append(number)
+
+        def kill(self) -> None:
+            signals.append(signal.SIGKILL)
+
+    monkeypatch.setattr(jobs, "START_S", 0.0)
+    site: Any = SimpleNamespace(start=lambda *_: Stuck(None))
+    job, end = jobs.Job(tmp_path, (), tmp_path / "log", None), time.monotonic() + 30.0
+
+    def show(phase: str) -> None:
+        assert time.monotonic() < end, "it waits for ever"
+
+    ((result, error),) = jobs.run_all([job], site, time.monotonic(), show)
+    assert signals == [signal.SIGINT, signal.SIGKILL, signal.SIGKILL]
+    assert (result, error) == ({}, "it took longer than the time that was kept for it")
+
+
+@pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
+def test_a_test_score_is_written_before_simple_models_are_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = Path(__file__).parent / "earlier_format"
+    out = tmp_path / "model"
+    shutil.copytree(earlier / "model", out)
+    recipe = out / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("/data/wine.csv", str(earlier / "wine.csv")))
+
+    def late(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "tested", late)
+    with pytest.raises(KeyboardInterrupt):
+        score.score_once(recipe, out)
+    written = json.loads((out / "result.json").read_text())
+    assert 0.5 < written["test"]["accuracy"] <= 1.0
+    assert written["test_interval"]["accuracy"]
+    assert written["simple_test"] == {}
+    monkeypatch.undo()
+    whole = score.score_once(recipe, out)
+    assert whole["simple_test"]
+    assert json.loads((out / "result.json").read_text()) == whole
+    assert whole["test"] == written["test"]

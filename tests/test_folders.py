@@ -182,6 +182,57 @@ def test_files_that_a_table_does_not_name_are_noted(tmp_path: Path) -> None:
     assert any("3 image files are not named in" in note for note in read(root).notes)
 
 
+@pytest.mark.parametrize("name", ["label", "kind"])
+@pytest.mark.parametrize(
+    "label",
+    [lambda i: 1 + i % 2, lambda i: i / 7, lambda i: "ab"[i % 2], lambda i: ("01", "02")[i % 2]],
+    ids=["numbers", "regression", "words", "codes"],
+)
+def test_labels_of_new_files_are_found_in_their_table(
+    tmp_path: Path, label: Callable[[int], object], name: str
+) -> None:
+    root = classes(tmp_path / "data", "images")
+    files = sorted(str(path.relative_to(root)) for path in walk(root))
+    table = pd.DataFrame({"file_name": files, name: [label(i) for i in range(len(files))]})
+    table.to_csv(root / "metadata.csv", index=False)
+    data = read(root, target=name)
+    new = encode(root, data.profile, "images", data.targets)
+    np.testing.assert_array_equal(new.labels[name], data.labels[name])
+    table.rename(columns={name: "width"}).to_csv(root / "metadata.csv", index=False)
+    assert encode(root, data.profile, "images", data.targets).labels == {}
+
+
+def test_folders_of_another_meaning_are_no_labels_and_say_so(tmp_path: Path) -> None:
+    data = read(classes(tmp_path / "data", "images"), target="kind")
+    again = encode(tmp_path / "data", data.profile, "images", data.targets)
+    np.testing.assert_array_equal(again.labels["kind"], data.labels["kind"])
+    new = classes(tmp_path / "new", "images", ("a", "monday"))
+    found = encode(new, data.profile, "images", data.targets)
+    assert found.labels == {}
+    assert "'monday' is no label of the training data: there are no scores" in found.notes
+
+
+@pytest.mark.parametrize("where", ["there", "in one folder", "one is lost"])
+def test_a_table_of_files_in_many_folders_is_searched_once(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"class{i % 40:02}/{i}.png" for i in range(400)]
+    root = tmp_path / "pictures" if where == "in one folder" else tmp_path
+    for name in names[1:] if where == "one is lost" else names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    looked: list[Path] = []
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda self: bool(looked.append(self)) or is_file(self))
+    table = pd.DataFrame({"file_name": names})
+    if where == "one is lost":
+        with pytest.raises(InputError, match=r"names 1 files that do not exist: class00/0\.png"):
+            IMAGES._files(table, tmp_path, "t.csv")
+    else:
+        assert IMAGES._files(table, tmp_path, "t.csv")[0] == [root / name for name in names]
+    assert len(looked) < 3 * len(names)
+
+
 @pytest.mark.parametrize("how", ["absolute", "upwards"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_table_that_leads_out_of_its_folder_is_noted(tmp_path: Path, kind: str, how: str) -> None:

@@ -93,6 +93,14 @@ def test_a_file_of_a_table_gives_the_same_data_as_the_frame(tmp_path: Path, name
     same_as_the_frame(tmp_path / name)
 
 
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path) -> None:
+    signs = "\u2028\x85"
+    rows = [{"text": f"words{signs[i % 2]}of a text {i}", "y": "pq"[i % 2]} for i in range(20)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "t.json").write_text(lines, encoding="utf-8")
+    assert forms.read_json(tmp_path / "t.json", None).to_dict("records") == rows
+
+
 def test_a_part_of_a_workbook_is_read_like_one_of_a_csv(tmp_path: Path) -> None:
     for part, rows in (("train", slice(0, 40)), ("test", slice(40, 60))):
         FRAME.iloc[rows].to_excel(tmp_path / f"{part}.xlsx", index=False)
@@ -228,6 +236,39 @@ def test_an_archive_of_class_folders_is_read_and_leaves_nothing_behind(
     new = encode(tmp_path / "pets.zip", data.profile, "images", data.targets)
     assert new.names[0] == "pets/cat/0.png"
     assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
+
+
+@pytest.mark.parametrize("around", ["contest", "download/contest"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_tables_of_the_parts_in_a_folder_of_an_archive_are_found(
+    tmp_path: Path, around: str, packed: bool
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for part, rows in (("train", slice(0, 40)), ("test", slice(40, 60))):
+            archive.writestr(f"{around}/{part}.csv", FRAME.iloc[rows].to_csv(index=False))
+            archive.writestr(f"__MACOSX/{around}/._{part}.csv", "x")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path / "a")
+    assert len(read(tmp_path / ("a.zip" if packed else "a"), target="y").parts["test"]) == 20
+
+
+def test_graphs_in_a_folder_of_an_archive_are_found(tmp_path: Path) -> None:
+    files = {"A": "", "graph_indicator": "", "graph_labels": ""}
+    for graph in range(30):
+        first = 4 * graph + 1
+        pairs = [(first, first + i) for i in (1, 2, 3)]
+        pairs += [(first + 1, first + 2)] if graph % 2 else []
+        files["A"] += "".join(f"{a}, {b}\n{b}, {a}\n" for a, b in pairs)
+        files["graph_indicator"] += f"{graph + 1}\n" * 4
+        files["graph_labels"] += f"{graph % 2}\n"
+    with zipfile.ZipFile(tmp_path / "STARS.zip", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"STARS/STARS_{name}.txt", text)
+        archive.writestr("STARS/README.txt", "stars, half of them with one more edge")
+    data = read(tmp_path / "STARS.zip")
+    assert data.modality == "graphs"
+    new = encode(tmp_path / "STARS.zip", data.profile, "graphs", data.targets)
+    np.testing.assert_array_equal(next(iter(new.labels.values())), np.arange(30) % 2)
 
 
 # Tables in memory ------------------------------------------------------------------------
@@ -369,6 +410,48 @@ def test_a_torch_data_set_of_images_is_read_in_its_order(name: str) -> None:
     assert data.modality == "images"
     np.testing.assert_array_equal(data.inputs["image"][:, 0], PIXELS)
     np.testing.assert_array_equal(data.labels["target"], DIGITS.target[:200])
+
+
+MODES = {"1": ".png", "L": ".png", "LA": ".png", "P": ".png", "RGB": ".png", "RGBA": ".png",
+         "CMYK": ".tif", "I;16": ".png", "turned": ".jpg", "L and RGB": ".png"}  # fmt: skip
+
+
+def picture(i: int, mode: str) -> Image.Image:
+    """An image of 9 x 9 pixels, partly transparent where its mode allows it."""
+    made = Image.fromarray(RNG.integers(0, 256, (9, 9, 4), dtype=np.uint8))
+    match mode:
+        case "I;16":
+            return Image.fromarray(RNG.integers(0, 2**16, (9, 9)).astype(np.uint16))
+        case "P":
+            return made.convert("RGB").quantize(16)
+        case "L and RGB":
+            return made.convert("L" if i % 2 else "RGB")
+        case "turned":
+            return made.convert("RGB")
+    return made.convert("RGB").convert(mode) if mode == "CMYK" else made.convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_list_of_pillow_images_is_read_as_their_files(mode: str, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    for i in range(20):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        how = {"exif": turned} if mode == "turned" else {}
+        picture(i, mode).save(tmp_path / "ab"[i % 2] / f"{i:02}{MODES[mode]}", **how)
+    files = sorted(tmp_path.glob("*/*"))
+    images, labels = [Image.open(file) for file in files], [file.parent.name for file in files]
+    expected, found = read(tmp_path), read((images, labels))
+    np.testing.assert_array_equal(found.inputs["image"], expected.inputs["image"])
+    items = Items(list(zip(images, labels, strict=True)))
+    np.testing.assert_array_equal(read(items).inputs["image"], expected.inputs["image"])
+
+
+def test_pillow_images_of_eight_and_of_more_bits_are_not_mixed() -> None:
+    deep = [Image.fromarray(np.full((9, 9), 300 + i, np.uint16)) for i in range(10)]
+    plain = [Image.fromarray(np.full((9, 9), i, np.uint8)) for i in range(10)]
+    with pytest.raises(UsageError, match="differ in size or mode"):
+        read((deep + plain, [0, 1] * 10))
 
 
 def test_torch_data_sets_of_rows_texts_and_clouds_have_their_modality() -> None:
@@ -634,3 +717,18 @@ def test_directed_edges_stay_directed_and_words_are_refused() -> None:
     graph.nodes["n3"]["colour"] = "red"
     with pytest.raises(UsageError, match=r"node attribute 'colour' is not a number.*nodes\.csv"):
         read(graph)
+
+
+@pytest.mark.parametrize("users", [30, 1500])
+def test_ids_of_nodes_keep_their_zeros_where_those_of_edges_are_digits(
+    users: int, tmp_path: Path
+) -> None:
+    ids = [f"{i:05}" for i in range(users)] + ["A1", "A2"]
+    nodes = {"id": ids, "f": RNG.random(users + 2), "y": [i % 2 for i in range(users + 2)]}
+    pd.DataFrame(nodes).to_csv(tmp_path / "nodes.csv", index=False)
+    edges = {"source": ids[:users], "target": [f"A{1 + i % 2}" for i in range(users)]}
+    pd.DataFrame(edges).to_csv(tmp_path / "edges.csv", index=False)
+    data = read(tmp_path, target="y")
+    found = data.inputs["edges"].values  # type: ignore[union-attr]
+    expected = [(i, users + i % 2) for i in range(users)]
+    assert set(expected) <= set(map(tuple, found.tolist()))

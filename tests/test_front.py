@@ -408,6 +408,7 @@ def test_a_standard_error_is_that_of_the_samples_that_score() -> None:
     assert standard_error(task, "accuracy", 0.8) == pytest.approx(0.02)
     assert standard_error(task, "rmse", 4.0) == pytest.approx(0.2)
     assert standard_error(task, "r2", 0.5) == pytest.approx(0.05)
+    assert standard_error(task, "accuracy", 0.8, 1600) == pytest.approx(0.01)  # a full training's
     rng = np.random.default_rng(0)
     hits = rng.random((2_000, 400)) < 0.8
     assert hits.mean(axis=1).std() == pytest.approx(standard_error(task, "accuracy", 0.8), rel=0.1)

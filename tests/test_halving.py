@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.plan import rungs
+from nas.plan import ETA, rungs
 from nas.search.halving import is_promoted
 
 COSTS = st.lists(
@@ -42,19 +42,19 @@ def order(costs: list[tuple[int, ...]]) -> list[int]:
     return ordered
 
 
-@given(COSTS, st.integers(2, 4), st.booleans())
+@given(COSTS, st.booleans())
 def test_the_best_fraction_of_a_rung_and_its_front_are_promoted(
-    costs: list[tuple[int, ...]], eta: int, guessed: bool
+    costs: list[tuple[int, ...]], guessed: bool
 ) -> None:
     rivals = [*costs, GUESS] if guessed else costs
     front = [i for i, one in enumerate(costs) if not any(dominates(two, one) for two in rivals)]
     left = [i for i in range(len(costs)) if i not in front]
-    room = max(0, len(costs) // eta - len(front))
+    room = max(0, len(costs) // ETA - len(front))
     best = front + [left[i] for i in order([costs[i] for i in left])[:room]]
-    expected = [len(costs) < eta or i in best for i in range(len(costs))]
+    expected = [len(costs) < ETA or i in best for i in range(len(costs))]
     better = np.array([not guessed or first < GUESS[0] for first, *_ in costs])
     rows = np.asarray(costs, float)
-    assert [is_promoted(rows, better, i, eta) for i in range(len(costs))] == expected
+    assert [is_promoted(rows, better, i) for i in range(len(costs))] == expected
 
 
 def test_the_first_arrivals_pass_as_there_is_nothing_to_compare_with() -> None:

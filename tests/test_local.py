@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -40,6 +41,7 @@ def search(
     space: Space = SPACE,
     limit_s: float | None = None,
     latest_s: float | None = None,
+    later: Callable[[], float] = lambda: -math.inf,
     calls: tuple[str, ...] = (),
     on_event: Callable[[Workers], None] = lambda workers: None,
     lockstep: bool = False,
@@ -53,7 +55,7 @@ def search(
     ):
         limits = (None if s is None else time.monotonic() + s for s in (limit_s, latest_s))
         ends = dict(zip(("deadline", "latest"), limits, strict=True))
-        drive(study, pool, trials=trials, calls=calls, on_event=on_event, **ends)
+        drive(study, pool, trials=trials, calls=calls, later=later, on_event=on_event, **ends)
     return load_candidates(folder)
 
 
@@ -265,6 +267,41 @@ def test_a_search_in_which_all_fails_ends_early_and_says_why(tmp_path: Path) -> 
     assert len(load_candidates(tmp_path)) == FIRST_ERRORS
 
 
+def test_a_search_in_which_all_fails_on_several_workers_ends_early_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"candidates all failed.* cannot be trained"):
+        search(tmp_path, trials=500, workers=2, fail=list(range(500)))
+    failed = load_candidates(tmp_path)
+    assert {c.worker for c in failed} == {0, 1}
+    assert FIRST_ERRORS <= len(failed) < 500
+
+
+def test_one_bad_node_does_not_end_a_search_before_another_has_ended_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nodes.py").write_text(
+        """
+from nas.testing import FormulaEvaluator
+
+class Nodes(FormulaEvaluator):
+    def evaluate(self, candidate, report, fidelity=None):
+        if candidate["worker"] == 0:
+            raise RuntimeError("no such device")
+        return super().evaluate(candidate, report)
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = {"folder": str(tmp_path), "seconds_per_epoch": 0.5}
+    with (
+        closing(Study(tmp_path, small_task(), SPACE)) as study,
+        LocalWorkers(2, "nodes:Nodes", settings, tmp_path / "logs") as pool,
+    ):
+        wait_for_idle(pool, 2)
+        drive(study, pool, trials=12)
+        ends = Counter(c.reason for c in study.candidates())
+    assert ends["error"] > FIRST_ERRORS
+    assert len(finished(load_candidates(tmp_path))) == 12 - ends["error"] >= 1
+
+
 def test_a_nan_is_a_pruned_candidate(tmp_path: Path) -> None:
     candidates = search(tmp_path, trials=4, nan=[0, 2])
     assert [(c.state, c.reason) for c in candidates if c.root in (0, 2)] == [
@@ -295,6 +332,21 @@ def test_the_time_for_the_best_is_given_to_a_search_in_which_none_is_complete(
     candidates = search(tmp_path, limit_s=1.0, latest_s=60.0, **slow)  # type: ignore[arg-type]
     assert len(finished(candidates)) == 1
     assert time.monotonic() - begin < 30.0
+
+
+def test_a_search_that_has_more_time_than_was_kept_goes_on_until_there_is_none(
+    tmp_path: Path,
+) -> None:
+    begin, asked = time.monotonic(), list[float]()
+
+    def later() -> float:
+        asked.append(time.monotonic() - begin)
+        return begin + 4.0
+
+    slow = {"task": small_task(epochs=2), "workers": 1, "seconds_per_epoch": 0.1}
+    search(tmp_path, limit_s=1.0, later=later, **slow)  # type: ignore[arg-type]
+    assert 4.0 < time.monotonic() - begin < 9.0
+    assert len(asked) == 2, "when the first deadline has come, and when the second has"
 
 
 def test_the_deadline_ends_workers_that_do_not_report(tmp_path: Path) -> None:
@@ -358,6 +410,38 @@ def test_calls_come_first_and_once_and_their_failure_is_reported(tmp_path: Path)
         [(method, error)] = failed
         assert method == "nothing"
         assert "nothing failed: AttributeError" in str(error)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_call_whose_worker_is_lost_is_made_once_more(
+    deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "falling.py").write_text(
+        f"""
+import os
+from nas.testing import FormulaEvaluator
+
+class Falling(FormulaEvaluator):
+    def baselines(self, report, **limits):
+        if any(self._is_first(f"death-{{n}}") for n in range({deaths})):
+            os._exit(3)
+        return super().baselines(report)
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings, results = {"folder": str(tmp_path)}, list[Any]()
+    with (
+        closing(Study(tmp_path, small_task(), SPACE)) as study,
+        LocalWorkers(1, "falling:Falling", settings, tmp_path / "logs") as pool,
+    ):
+        on_result = lambda method, value: results.append(value)  # noqa: E731
+        drive(study, pool, trials=2, calls={"baselines": {}}, on_result=on_result)
+    [value] = results
+    if deaths == 1:
+        assert value[0]["name"] == "majority"
+    else:
+        assert "baselines failed: its worker ended with code 3" in str(value)
+    assert len(finished(load_candidates(tmp_path))) == 2
 
 
 def test_a_call_says_how_far_it_is(tmp_path: Path) -> None:
@@ -482,6 +566,30 @@ def test_a_worker_takes_nothing_from_the_folder_it_is_started_in(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SILENCE_S", 3.0)
     monkeypatch.setattr(workers, "SILENCE_FACTOR", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+@pytest.mark.parametrize("longest_s", [60.0, 0.0])
+def test_an_import_may_take_longer_than_a_worker_may_be_silent(
+    longest_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers wait for one import of torch, which a shared drive may take minutes for."""
+    (tmp_path / "imported.py").write_text(
+        """
+import time
+time.sleep(6)
+
+class Late:
+    def double(self, x, report):
+        return 2 * x
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("nas.search.local.MAX_SILENCE_S", longest_s)
+    ends = nullcontext() if longest_s else pytest.raises(InputError, match="die while they start")
+    with LocalWorkers(4, "imported:Late", {}, tmp_path / "logs") as pool, ends:
+        assert pool.call_alone("double", x=2, on_wait=lambda _: None) == 4
 
 
 @pytest.mark.usefixtures("impatient")
@@ -735,6 +843,62 @@ def test_ctrl_c_keeps_what_is_finished_and_queues_the_rest(tmp_path: Path) -> No
     # A worker may have ended one that the driver did not know of yet.
     twice = {int(line.split()[1]) for line, n in trained(tmp_path).items() if n > 1}
     assert twice <= cut
+
+
+def test_a_signal_to_all_processes_ends_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd and Slurm send it. Lightning has a handler of its own while it trains."""
+    (tmp_path / "handling.py").write_text(
+        """
+import os, signal, sys
+from nas.testing import FormulaEvaluator
+
+class Handling(FormulaEvaluator):
+    def evaluate(self, candidate, report, fidelity=None):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().evaluate(candidate, report)
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        closing(Study(tmp_path, small_task(), SPACE)) as study,
+        LocalWorkers(1, "handling:Handling", {"folder": str(tmp_path)}, tmp_path / "logs") as pool,
+    ):
+        drive(study, pool, trials=2)
+    assert len(finished(load_candidates(tmp_path))) == 2
+
+
+class _Signalled(_Reporting):
+    """One signal reaches the driver and ends all workers, as on a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_sent = False
+
+    def _happened(self, timeout: float) -> Iterator[workers.Event]:
+        for worker in self._workers:
+            if worker.job is not None:
+                if not self._is_sent:
+                    self._is_sent = True
+                    signal.raise_signal(signal.SIGTERM)
+                job, worker.job = worker.job, None
+                yield workers.Event("lost", worker.index, job, {"detail": "its actor is gone"})
+
+
+def test_workers_that_a_signal_ends_with_the_driver_cost_no_candidate_an_attempt(
+    tmp_path: Path,
+) -> None:
+    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
+    try:
+        with closing(Study(tmp_path, small_task(), SPACE)) as study:
+            with pytest.raises(KeyboardInterrupt):
+                drive(study, _Signalled(), trials=3)
+            assert {c.reason for c in study.candidates()} == {"interrupted"}
+            assert study.waiting
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks processes up in /proc")

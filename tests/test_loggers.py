@@ -99,8 +99,14 @@ def test_a_package_that_is_missing_is_said_before_the_search(name: str, tmp_path
 
     if find_spec(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(InputError, match=f"--logger {name} needs its package: pip install {name}"):
+    what = f"--logger {name} needs its package: pip install {name}"
+    with pytest.raises(InputError, match=what):
         CandidateLog(name, tmp_path)
+    table = tmp_path / "table.csv"
+    table.write_text("a,y\n" + "1,no\n2,yes\n" * 40)
+    with pytest.raises(InputError, match=what):
+        nas.search(table, target="y", trials=1, logger=name, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # the same command begins it once that is there
 
 
 @pytest.mark.slow  # a search

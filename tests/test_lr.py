@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nas import rules
 from nas.space import Float
-from nas.training.lr import RangeTest, judge, range_test
+from nas.training.lr import RangeTest, WarmupCosine, judge, range_test
 
 Batch = tuple[Tensor, Tensor]
 RATES = [10 ** (-5 + 5 * i / 99) for i in range(100)]
@@ -130,3 +130,21 @@ def test_the_bounds_after_a_test_hold_a_default_near_what_it_found(
     ):  # what agrees is left alone
         assert after.default == own
     assert after.why == ("a", "learning-rate-first")
+
+
+@pytest.mark.parametrize("earlier", [{}, {"total_steps": 12}], ids=["now", "of an earlier version"])
+def test_a_training_that_continues_without_its_limit_of_time_has_its_whole_schedule(
+    earlier: dict[str, int],
+) -> None:
+    def stepped(schedule: WarmupCosine, steps: int) -> WarmupCosine:
+        for _ in range(steps):
+            schedule.optimizer.step()
+            schedule.step()
+        return schedule
+
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(3)]
+    whole, shortened, again = (WarmupCosine(each, 100, warmup_steps=5) for each in optimizers)
+    stepped(shortened, 8).end_after(4)
+    again.load_state_dict(shortened.state_dict() | earlier)
+    assert stepped(again, 10).get_last_lr() == stepped(whole, 18).get_last_lr()
+    assert stepped(shortened, 4).get_last_lr() == pytest.approx([0.01])

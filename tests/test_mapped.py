@@ -14,6 +14,7 @@ import pytest
 
 from nas.data import Dataset, encode, mapped, read
 from nas.data.tables import read_table
+from nas.task import InputError
 
 ROWS = 400
 
@@ -22,7 +23,7 @@ ROWS = 400
 def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Memory for three columns; returns the folder of their files."""
     monkeypatch.setenv("NAS_DECODED", str(tmp_path / "decoded"))
-    for module in ("mapped", "tabular"):
+    for module in ("mapped", "tabular", "csv_pieces"):
         monkeypatch.setattr(f"nas.data.{module}.resident_limit", lambda: 3 * 8 * ROWS)
     return tmp_path / "decoded"
 
@@ -68,6 +69,8 @@ def written(folder: Path, name: str) -> Path:
         place.mkdir()
         for part, rows in frame.groupby("part"):
             rows.drop(columns="part").to_parquet(place / f"{part}.parquet")
+    elif ".csv" in name:
+        frame.to_csv(place, index=False)
     elif name.endswith(".parquet"):
         shuffled = frame.set_axis(np.random.default_rng(0).permutation(ROWS))
         shuffled.to_parquet(place, row_group_size=150)
@@ -120,7 +123,9 @@ def test_a_large_table_gives_the_same_data_set(
             np.testing.assert_array_equal(np.asarray(again.inputs[name]), array)
 
 
-@pytest.mark.parametrize("form", ["parts", "table.feather", "table.arrow"])
+@pytest.mark.parametrize(
+    "form", ["parts", "table.feather", "table.arrow", "table.csv", "table.csv.gz"]
+)
 def test_large_tables_of_other_forms_give_the_same_data_set(
     form: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -163,3 +168,45 @@ def test_the_first_rows_are_read_alone(form: str, tmp_path: Path) -> None:
     found = read_table(source, rows=200)
     expected = read_table(source).head(200)
     pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_large_csv_is_the_same_frame_whatever_its_last_rows_hold(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each piece is parsed by itself; a column has the type that all of its rows say."""
+    frame = pd.DataFrame({f"c{i}": range(ROWS) for i in range(4)}).astype(object)
+    late = {"word": "many", "fraction": "2.5", "gap": "", "flag": "True", "large": 2**63}
+    for name, value in late.items():
+        frame[name] = [*range(ROWS - 1), value]
+        frame[f"{name} first"] = [value, *range(ROWS - 1)]
+    frame["begun"] = [*[""] * (ROWS - 3), "a", "b", "a"]
+    frame["flags"] = [*[""] * 300, *["True", "False"] * 50]
+    frame["code"] = [*[f"{i % 9}" for i in range(ROWS - 1)], "01"]
+    source = tmp_path / "t.csv"
+    frame.to_csv(source, index=False)
+    expected = read_table(source, as_written={"code"})
+    cache: Path = request.getfixturevalue("small_memory")
+    found = read_table(source, as_written={"code"})
+    assert list(cache.glob("scratch-*"))
+    pd.testing.assert_frame_equal(found, expected)
+    del found
+    gc.collect()
+    assert not list(cache.iterdir())
+
+
+def test_a_large_csv_that_cannot_be_read_is_one_line_and_leaves_nothing(
+    tmp_path: Path, small_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "t.csv"
+    source.write_text("a,b\n" + "1,2\n" * 5000 + "3\n")
+    with pytest.raises(InputError, match="line 5002: 1 values"):
+        read_table(source)
+    source.write_text("a,b\n" + "1,2\n" * 5000)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_feather", full)
+    with pytest.raises(InputError, match=r"No space left on device\); set NAS_DECODED"):
+        read_table(source)
+    assert not list(small_memory.glob("scratch-*"))

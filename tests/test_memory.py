@@ -169,6 +169,7 @@ def evaluate(changes: dict[str, Any]) -> Candidate:
 SHORT = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),  # cuDNN
     MemoryError(),
 )
 

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -170,6 +170,36 @@ def test_an_option_is_one_line_with_its_help() -> None:
     assert "patience" in More(patience=2).kept()
     with pytest.raises(UsageError, match="patience must be at least 1, got 0"):
         More(patience=0)
+
+
+def every_option(
+    group: click.Group, context: click.Context, prefix: str
+) -> Iterator[tuple[str, click.Context, click.Option]]:
+    """The options of all commands, with the name of their variable and their context."""
+    for name, command in group.commands.items():
+        below = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from every_option(command, below, f"{prefix}{name}_")
+        for param in command.params:
+            if isinstance(param, click.Option):
+                flag = next(flag for flag in param.opts if flag.startswith("--"))
+                yield f"{prefix}{name}_{flag[2:]}".replace("-", "_").upper(), below, param
+
+
+def test_each_option_of_each_command_is_read_from_the_variable_of_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = click.Context(cli.cli, info_name="nas", **cli.cli.context_settings)
+    found = list(every_option(cli.cli, context, "nas_"))
+    assert {name for name, _, _ in found} >= {"NAS_SEARCH_JSON", "NAS_PRETRAINED_LIST_MODALITY"}
+    for name, _, _ in found:
+        monkeypatch.setenv(name, name)
+    assert [n for n, below, param in found if param.resolve_envvar_value(below) != n] == []
+
+
+def test_a_flag_is_given_by_its_variable() -> None:
+    listed = CliRunner().invoke(cli.cli, ["families"], env={"NAS_FAMILIES_JSON": "1"})
+    assert json.loads(listed.stdout)["families"]
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas import driver, rules
 from nas import plan as plans
-from nas import rules
 from nas.plan import Pace, SearchPlan, mean_epochs, plan_search, rungs
-from nas.task import Budget, DataProfile, Fidelity, Task
-from nas.testing import small_task
+from nas.task import Budget, Checkpoint, DataProfile, Fidelity, Task
+from nas.testing import small_spaces, small_task
 
 SOUNDS = DataProfile(n_train=295, n_val=63, n_test=63, inputs={"wave": (32_000,)})
 PICTURES = DataProfile(n_train=1_281_167, n_val=50_000, n_test=0, inputs={"image": (3, 224, 224)})
@@ -179,3 +183,63 @@ def test_trainings_in_full_take_nothing_of_the_device_hours_of_candidates() -> N
     short = replace(made, budget=replace(made.budget, time_limit_s=600.0))
     alone = replace(short, budget=replace(short.budget, cpu_hours=None))
     assert plan_search(short, paces) == plan_search(alone, paces)
+
+
+@pytest.mark.parametrize("workers", [1, 8, 32])
+def test_an_adaptation_of_published_weights_ends_before_the_search_however_many_workers(
+    workers: int,
+) -> None:
+    """An epoch of these texts takes 2,000 s, of an hour."""
+    profile = DataProfile(n_train=10_000, n_val=1_000, n_test=1_000, inputs={"tokens": (128,)})
+    made = task(profile, "text", time_limit_s=3600.0, workers=workers)
+    weights = Checkpoint("bert", "/weights", "text", "bert", {})
+    made = replace(made, pretrained=(weights,))
+    plan = plan_search(made, {"pretrained_text": pace(2000.0 * made.fidelity.share)}, finish=False)
+    own = plan.fidelity.other["pretrained_text"]
+    assert own.time_limit_s is not None
+    assert own.epochs * own.share * 2000.0 <= own.time_limit_s <= 0.5 * 3600.0
+    assert plan.candidate_s <= rules.LONGEST_CANDIDATE * 3600.0
+    assert plan.candidates >= plans.ADAPTED_MOST
+
+
+# -- what the driver makes of it -----------------------------------------------------------
+
+
+def session(made: Task, **given: object) -> driver._Session:
+    run: Any = SimpleNamespace(task=made, plan=None, **given)
+    nobody: Any = None
+    return driver._Session(run, nobody, time.monotonic(), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "kept_s"), [(10.0, 2.0), (60.0, 10.0), (400.0, 20.0), (9000.0, 30.0)]
+)
+def test_latencies_of_a_front_have_their_time_within_that_of_the_search(
+    limit_s: float, kept_s: float
+) -> None:
+    assert plans.latencies_s(limit_s) == kept_s
+    begun = session(task(time_limit_s=limit_s))
+    assert begun._measure_deadline() <= begun.end
+    begun.begin -= limit_s - kept_s  # as when the candidates are over
+    assert begun._measure_deadline() == pytest.approx(begun.end, abs=0.5)
+    begun.begin -= 100.0
+    assert begun._measure_deadline() == pytest.approx(time.monotonic() + kept_s, abs=0.5)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_range_test_takes_at_most_a_tenth_of_the_search_however_many_workers(
+    workers: int, tmp_path: Path
+) -> None:
+    limits: list[float] = []
+
+    def answer(method: str, calls: list[dict[str, Any]], **_: object) -> list[Any]:
+        limits.extend(call["limit_s"] for call in calls)
+        return [{"lowest": None} for _ in calls]
+
+    begun = session(
+        task(time_limit_s=600.0, workers=workers), spaces=small_spaces(), folder=tmp_path,
+        rate_tests=dict, change_spaces=lambda spaces: None,
+    )  # fmt: skip
+    begun.workers = SimpleNamespace(map=answer)  # type: ignore[assignment]
+    begun.test_rates()
+    assert limits == [0.1 * 600.0 * workers / max(2, workers)] * 2

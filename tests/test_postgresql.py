@@ -24,7 +24,7 @@ from nas.candidate import State
 from nas.dashboard.sources import source
 from nas.dashboard.studies import Studies
 from nas.search.follow import PostgresFollower
-from nas.search.storage import Postgres
+from nas.search.postgres import Postgres
 from nas.search.study import Study, load_candidates
 from nas.task import InputError, Task, UsageError
 from nas.testing import small_task
@@ -301,7 +301,8 @@ def test_a_search_by_the_command_keeps_its_candidates_there(
     assert status["candidates"]["complete"] == 2
     assert status["cpu_hours"] > 0
     refused = nas(f"{search} --study {name} --trials 2 --out again")
-    assert refused.startswith(f"1 error: {server.url} holds a study '{name}'; go on with --resume")
+    assert refused.startswith("1 ")
+    assert f"error: {server.url} holds a study '{name}'; go on with --resume" in refused
     nas("search data.csv -t label --trials 3 --workers 1 --out run --resume --json")
     assert sum(json.loads(nas("status run --json"))["candidates"].values()) == 3
     assert [c.number for c in load_candidates(tmp_path, server.url, name)] == [0, 1, 2]
@@ -310,6 +311,14 @@ def test_a_search_by_the_command_keeps_its_candidates_there(
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     url = f"postgresql:///postgres?host={tmp_path}"
     with pytest.raises(InputError, match=r"^postgresql:///\S+ cannot be used: connection [^\n]+$"):
+        Study(tmp_path, small_task(), SPACE, storage=url)
+
+
+def test_a_role_that_may_not_make_tables_is_one_line(server: Server, tmp_path: Path) -> None:
+    server.execute("create database closed")
+    server.execute("create role guest login")
+    url = server.url.replace("/postgres?", "/closed?").replace("user=tester", "user=guest")
+    with pytest.raises(InputError, match=r"cannot be used: permission denied for schema public$"):
         Study(tmp_path, small_task(), SPACE, storage=url)
 
 

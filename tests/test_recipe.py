@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nas import cli, recipe
+from nas import cli, recipe, recipe_form, rules
 from nas.candidate import Candidate
 from nas.family import load_families
 from nas.options import ReadOptions
@@ -108,6 +108,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a class inside the columns": ("data.init_args.columns", lambda f: {"photo": touch(f)}),
     "a class as a source": ("data.init_args.source", touch),
     "further arguments": ("optimizer.dict_kwargs", lambda _: {"lr": 1}),
+    "a list for a class": ("optimizer.class_path", lambda _: ["torch.optim.SGD"]),
     "a text for a section": ("model", lambda _: "nas.training.proxy.Proxy"),
     "a file for a section": ("optimizer", lambda folder: str(folder / "more.yaml")),
     "a file for the trainer": ("trainer", lambda folder: str(folder / "more.yaml")),
@@ -163,7 +164,7 @@ def commands(path: Path) -> dict[str, list[str]]:
 def test_an_attack_is_refused_in_one_line_before_anything_is_imported(
     what: str, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.train import main
+    from nas.train.__main__ import main
 
     (tmp_path / "link").symlink_to("/")
     (tmp_path / f"{EVIL}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
@@ -258,7 +259,7 @@ def test_a_value_that_does_not_fit_is_named_in_one_line(
 def test_the_environment_of_a_parser_changes_nothing(
     made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.train import main
+    from nas.train.__main__ import main
 
     evil = written(tmp_path, at(made, "optimizer", touch(tmp_path)))
     (tmp_path / "good").mkdir()
@@ -289,7 +290,7 @@ def test_the_environment_of_a_parser_changes_nothing(
 def test_an_argument_that_is_no_value_of_a_recipe_is_refused(
     args: list[str], made: dict[str, Any], tmp_path: Path
 ) -> None:
-    from nas.train import main
+    from nas.train.__main__ import main
 
     path = written(tmp_path, made)
     with pytest.raises(InputError):
@@ -324,20 +325,19 @@ def test_a_recipe_is_what_lightnings_own_command_reads(
 
 
 def classes() -> dict[str, Any]:
-    from nas.train import _CLASSES
+    from nas.train.objects import CLASSES
 
-    return {**_CLASSES, "pytorch_lightning.Trainer": __import__("pytorch_lightning").Trainer}
+    return {**CLASSES, "pytorch_lightning.Trainer": __import__("pytorch_lightning").Trainer}
 
 
-LISTED = recipe.CLASSES | {"pytorch_lightning.Trainer": recipe.TRAINER}
+LISTED = {name: kinds for section in recipe.CLASSES.values() for name, kinds in section.items()}
+LISTED["pytorch_lightning.Trainer"] = recipe.TRAINER
 
 
 def test_the_list_and_the_table_of_classes_name_the_same() -> None:
-    from nas.train import _CLASSES
+    from nas.train.objects import CLASSES
 
-    assert _CLASSES.keys() == recipe.CLASSES.keys()
-    sections = {name for names in recipe._OF_SECTION.values() for name in names}
-    assert sections == recipe.CLASSES.keys()
+    assert sorted(CLASSES) == sorted(n for section in recipe.CLASSES.values() for n in section)
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -353,7 +353,7 @@ def test_all_that_is_listed_is_a_class_whose_parameters_take_plain_values(name: 
         assert parameter in known, parameter
         annotation = str(known[parameter].annotation)
         options = kind.removeprefix("!").split("|")
-        plain = set(options) <= set(recipe._KINDS) | {o for o in options if o.startswith("=")}
+        plain = set(options) <= set(recipe_form._KINDS) | {o for o in options if o.startswith("=")}
         if not plain:
             assert set(options) & {"object", "objects"}, "and those are looked up in the list"
         if "Callable" in annotation or "Plugin" in annotation or "plugins" in annotation:
@@ -389,13 +389,31 @@ def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
     return good, table
 
 
+def test_a_training_as_a_module_runs_in_two_processes(tmp_path: Path) -> None:
+    """Lightning starts the second one by the name of the module that the first one runs."""
+    import torch
+
+    good, _ = trainable(tmp_path)
+    good["data"]["init_args"]["batch_size"] = 8
+    samples = good["model"]["init_args"]["task"]["profile"]["n_train"]
+    begin = [sys.executable, "-m", "nas.train", "fit", f"--config={written(tmp_path, good)}"]
+    done = subprocess.run(
+        [*begin, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path / 'model'}"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (best,) = (tmp_path / "model").rglob("best.ckpt")
+    steps = torch.load(best, weights_only=True)["global_step"]
+    assert steps == rules.steps_per_epoch(samples, 8, devices=2) < rules.steps_per_epoch(samples, 8)
+
+
 WALK = """
 import json, os, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 folder, content = Path(sys.argv[1]), json.loads(sys.stdin.read())
 sys.path.insert(0, str(folder / "code"))
-import torch, nas.train, nas.recipe as recipes
+import torch, nas.train.one, nas.recipe as recipes
 from nas.task import Budget, InputError, UsageError
 from nas.testing import example_datasets
 out = folder / "out"
@@ -417,7 +435,7 @@ def hook(event, args):
 def run(recipe):
     try:
         built = nas.train.build(recipes.checked(recipe, "r.yaml", out), "r.yaml")
-        nas.train._fit(built)
+        nas.train.one.fit(built)
         return "ran"
     except InputError as error:
         assert len(str(error).splitlines()) == 1, error
@@ -468,7 +486,7 @@ def test_no_text_in_any_parameter_executes_imports_unpickles_or_writes_outside(
     places = {}
     for i, base in enumerate(bases):
         for key, named in _objects(base):
-            for parameter, kind in recipe.CLASSES[named].items():
+            for parameter, kind in LISTED[named].items():
                 if set(kind.removeprefix("!").split("|")) & {"str", "path", "name"}:
                     places[named, parameter] = (i, f"{key}.init_args.{parameter}")
                 if kind.removeprefix("!").split("|")[0] in ("strs",):
@@ -551,13 +569,13 @@ def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Pat
 def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import nas.train
+    import nas.train.one
 
-    class Impatient(nas.train.EpochLines):
+    class Impatient(nas.train.one.EpochLines):
         def on_train_batch_end(self, *_: Any) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(nas.train, "EpochLines", Impatient)
+    monkeypatch.setattr(nas.train.one, "EpochLines", Impatient)
     good, table = trainable(tmp_path)
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -576,6 +594,7 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
         ("config.dropout=0.3", "model.init_args.config.dropout", 0.3),
         ("trainer.max_epochs=7", "trainer.max_epochs", 7),
         ("data.batch_size=8", "data.init_args.batch_size", 8),
+        ("trainer.sync_batchnorm=true", "trainer.sync_batchnorm", True),
     ],
 )
 def test_a_setting_changes_one_value(
@@ -587,8 +606,29 @@ def test_a_setting_changes_one_value(
     assert changed == at(made, key, value)
 
 
-@pytest.mark.parametrize("setting", ["optimizer.rl=1", "lr=1", "optimizer", "=3", "config.a.b=1"])
+@pytest.mark.parametrize(
+    "setting", ["optimizer.rl=1", "lr=1", "optimizer", "=3", "config.a.b=1", "trainer.plugins=x"]
+)
 def test_a_setting_of_no_value_is_one_line(made: dict[str, Any], setting: str) -> None:
     with pytest.raises(UsageError) as raised:
         recipe.overridden(made, [setting])
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_for_more_data_has_the_patience_and_the_schedule_of_its_epochs(
+    tmp_path: Path,
+) -> None:
+    from nas.export.scaling import scaled_recipe
+
+    good, _ = trainable(tmp_path)
+    patience = good["trainer"]["callbacks"][0]["init_args"]
+    good["trainer"]["max_epochs"], patience["patience"] = 400, rules.patience(400)
+    scaled = scaled_recipe(good, 2.0)
+    epochs = scaled["trainer"]["max_epochs"]
+    assert epochs < 400
+    kept = scaled["trainer"]["callbacks"][0]["init_args"]
+    assert kept == patience | {"patience": rules.patience(epochs)}
+    samples = scaled["model"]["init_args"]["task"]["profile"]["n_train"]
+    steps = epochs * rules.steps_per_epoch(samples, scaled["data"]["init_args"]["batch_size"])
+    schedule = {"total_steps": steps, "warmup_steps": rules.warmup_steps(steps)}
+    assert scaled["lr_scheduler"]["init_args"] == schedule

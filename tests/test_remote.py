@@ -107,6 +107,33 @@ def test_a_training_whose_worker_is_lost_ends_as_if_it_had_not_been(
     assert not (folder / "last.ckpt").exists()
 
 
+def test_another_training_than_the_one_that_lost_its_worker_is_not_continued(
+    given: dict[str, Any], cluster: Any, tmp_path: Path
+) -> None:
+    """The folder holds the state of an earlier one, which nobody has asked to resume."""
+    from nas.remote import Trainings
+
+    site = Trainings(cluster, read(given["data"]["init_args"]["source"], target="y"), "cpu")
+    folder = written(given, tmp_path / "there")
+    (folder / "last.ckpt").write_bytes(b"of another training")
+    with (folder / "log").open("wb") as errors, (folder / "log.json").open("wb") as output:
+        training = site.start(folder, ("--test", "no", "--json"), output, errors)
+
+        def lose() -> bool:
+            assert training.poll() is None
+            with suppress(AssertionError):  # nothing trains yet
+                os.kill(int(process_of(folder)[1]["NAS_PARENT"]), signal.SIGKILL)
+                return True
+            return False
+
+        wait_for(lose, seconds=120.0)
+        assert training.wait(240.0) == 0
+    log = (folder / "log").read_text()
+    assert "begins again" in log
+    assert "continues from what is kept" not in log
+    assert (folder / "previous.ckpt").read_bytes() == b"of another training"
+
+
 def test_ctrl_c_keeps_the_last_checkpoint_which_goes_on_here(
     given: dict[str, Any], cluster: Any, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,10 @@ from nas.driver import make_task
 from nas.family import load_families
 from nas.recipe_changes import Settings
 from nas.task import Budget, InputError
+from nas.training.callbacks import InTime
+from nas.training.lr import WarmupCosine
 from nas.training.proxy import Patience
+from nas.training.resume import KeepLast, Signals
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 ROWS, EPOCHS, BATCH = 200, 3, 16
@@ -71,12 +75,12 @@ def trained(
 def ended_at(step: int, end: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call ``end`` when an optimiser step is over."""
 
-    class Ending(nas.train.EpochLines):
+    class Ending(nas.train.one.EpochLines):
         def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
             if trainer.global_step == step:
                 end()
 
-    monkeypatch.setattr(nas.train, "EpochLines", Ending)
+    monkeypatch.setattr(nas.train.one, "EpochLines", Ending)
 
 
 class Killed(BaseException):
@@ -116,7 +120,7 @@ def test_a_training_leaves_the_generators_and_the_threads_of_its_process_as_they
         drawn = [random.getstate(), numbers[1].tolist(), torch.get_rng_state().tolist()]
         return [*drawn, *seeds, torch.get_num_threads()]
 
-    monkeypatch.setattr(nas.train.Threads, "pick", lambda *_: 1)
+    monkeypatch.setattr(nas.train.one.Threads, "pick", lambda *_: 1)
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     before, threads = state(), torch.get_num_threads()
     torch.set_num_threads(2)
@@ -234,6 +238,117 @@ def test_a_training_ends_with_its_time_and_keeps_its_best_epoch(
     kept = recipes.load(tmp_path / "recipe.yaml")
     assert kept["trainer"]["max_epochs"] == result["schedule_epochs"], "it can be repeated"
     assert "max_time" not in kept["trainer"]
+
+
+STEPS, LIMIT_S, EPOCH_S = 5, 40.0, 4.0  # of an epoch; of a training, which 10 epochs fit in
+
+
+def begun(callback: InTime, done: int = 0) -> Any:
+    """A trainer that has begun: 20 epochs of ``STEPS``, of which ``done`` are over."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = WarmupCosine(optimizer, total_steps=20 * STEPS, warmup_steps=STEPS)
+    for _ in range(done * STEPS):
+        optimizer.step()
+        schedule.step()
+    trainer: Any = SimpleNamespace(
+        max_epochs=20,
+        fit_loop=SimpleNamespace(max_epochs=20),
+        lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)],
+        current_epoch=done,
+    )
+    callback.on_train_start(trainer, trainer)
+    return trainer
+
+
+def epoch(trainer: Any, callback: InTime) -> float:
+    """Train an epoch; the learning rate that it ends with."""
+    (each,) = trainer.lr_scheduler_configs
+    for _ in range(STEPS):
+        each.scheduler.optimizer.step()
+        each.scheduler.step()
+    callback.on_train_epoch_end(trainer, trainer)
+    trainer.current_epoch += 1
+    return float(each.scheduler.get_last_lr()[0])
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of the clock."""
+    found = [0.0]
+    monkeypatch.setattr("nas.training.callbacks.time.monotonic", lambda: found[0])
+    return found
+
+
+def test_processes_that_were_begun_one_after_another_end_together(now: list[float]) -> None:
+    plans = [0]
+
+    def first_plan(left: int) -> int:
+        plans[0] = left
+        return left
+
+    first, second = InTime(LIMIT_S, first_plan), InTime(LIMIT_S + 9.0, lambda _: plans[0])
+    trainers = begun(first), begun(second)
+    rates = set()
+    while trainers[0].current_epoch < trainers[0].fit_loop.max_epochs:
+        now[0] += EPOCH_S
+        rates = {epoch(trainers[0], first), epoch(trainers[1], second)}
+        assert len(rates) == len({each.fit_loop.max_epochs for each in trainers}) == 1
+    assert trainers[0].current_epoch == 10
+    assert max(rates) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_time_of_a_lost_part_counts_and_its_schedule_stays(
+    parts: int, now: list[float]
+) -> None:
+    callback = InTime(LIMIT_S)
+    trainer = begun(callback)
+    rates = []
+    for number in range(1, 11):
+        now[0] += EPOCH_S
+        rates.append(epoch(trainer, callback))
+        if parts == 2 and number == 6:
+            state = callback.state_dict()
+            now[0] += 1000.0
+            callback = InTime(now[0] + LIMIT_S)
+            callback.load_state_dict(state)
+            trainer = begun(callback, number)
+            assert trainer.fit_loop.max_epochs == 10
+    assert trainer.fit_loop.max_epochs == 10
+    assert rates[6] < 0.4
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_a_training_that_is_over_is_scored_at_most_and_never_replaced(
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, weights = trained(recipe, tmp_path)
+    monkeypatch.setattr(pl.Trainer, "fit", lambda *_, **__: pytest.fail("it is trained again"))
+    again = trained(recipe, tmp_path, resume=True)
+    assert_same((first, weights), again)
+    assert "is over: --resume leaves it" in capsys.readouterr().err
+    assert again[0] == json.loads((tmp_path / "result.json").read_text())
+    scored = nas.train.train(tmp_path / "given.yaml", tmp_path, resume=True)
+    assert scored["test"]
+    assert scored == json.loads((tmp_path / "result.json").read_text())
+    other = json.loads(json.dumps(recipe))
+    other["optimizer"]["init_args"]["lr"] = 0.5
+    with pytest.raises(InputError, match="a network of another recipe; choose another --out"):
+        trained(other, tmp_path, resume=True)
+
+
+def test_a_model_is_replaced_whole_by_that_of_another_training(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Who has opened it, or would find half of it after a kill, has the one of before."""
+    trained(recipe, tmp_path)
+    before = (tmp_path / "model.ckpt").read_bytes()
+    with (tmp_path / "model.ckpt").open("rb") as opened:
+        trained(recipe | {"seed_everything": 5}, tmp_path)
+        assert opened.read() == before != (tmp_path / "model.ckpt").read_bytes()
 
 
 def test_a_recipe_without_a_number_of_epochs_has_that_of_the_trainer(
@@ -430,6 +545,126 @@ def test_two_processes_learn_as_one_with_the_same_batches_in_half_the_steps(
     assert curves[two] == pytest.approx(curves[one], abs=1e-4)
     trained_as = yaml.safe_load((two / "recipe.yaml").read_text())
     assert trained_as["lr_scheduler"]["init_args"] == _steps(steps)
+
+
+def two_processes(
+    recipe: dict[str, Any], folder: Path, code: str, *more: str
+) -> subprocess.CompletedProcess[str]:
+    """Train on two devices in ``folder``/out; each process runs ``code`` before, as RANK."""
+    (folder / "given.yaml").write_text(yaml.safe_dump(recipe))
+    script = folder / "script.py"
+    head = "import os, pathlib, signal\nRANK = int(os.environ.get('LOCAL_RANK', 0))\n"
+    script.write_text(f"{head}{dedent(code)}\nfrom nas.cli import main\nmain()\n")
+    begin = [sys.executable, str(script), "train", "given.yaml", "--out", "out", "--devices", "2"]
+    return subprocess.run(
+        [*begin, "--test", "no", "--json", *more],
+        capture_output=True, text=True, check=False, cwd=folder, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_time_with_the_same_network(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """The second is begun by the first, seconds later."""
+    recipe = recipe | {"trainer": recipe["trainer"] | {"max_epochs": 10**5}}
+    code = """
+    from nas.train import one
+    class Ending(one.EpochLines):
+        def on_train_end(self, trainer, module):
+            (each,) = trainer.lr_scheduler_configs
+            weights = [float(p.detach().abs().sum()) for p in module.parameters()]
+            ended = [trainer.max_epochs, each.scheduler.get_last_lr(), weights]
+            pathlib.Path(f"{RANK}.txt").write_text(str(ended))
+    one.EpochLines = Ending
+    """
+    done = two_processes(recipe, tmp_path, code, "--time-limit", "20s", "--patience", "0")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["epochs"] == result["schedule_epochs"] < 10**5
+    assert done.stderr.count("the learning rate comes down by then") == 1
+    assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_interrupted_in_their_first_epoch_go_on(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    code = """
+    from nas.train import one
+    from nas.training import resume
+    resume.ASKED_EVERY = 1
+    class Ending(one.EpochLines):
+        def on_train_batch_end(self, trainer, *rest):
+            if RANK == 0 and trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+    one.EpochLines = Ending
+    """
+    done = two_processes(recipe, tmp_path, code, "--set", "optimizer.lr=1e-3")
+    assert done.returncode == 130, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("interrupted after 0 of 3 epochs; no model is kept yet; `nas train ")
+    again = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert again["trainer"]["devices"] == 2
+    done = two_processes(again, tmp_path, "", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "begins" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            """
+            from nas.training.proxy import Proxy
+            step = Proxy.training_step
+            def spoiled(self, *given):
+                return step(self, *given) * (float("nan") if self.global_step == 3 else 1.0)
+            if RANK == 1:
+                Proxy.training_step = spoiled
+            """,
+            "error: training ended: nan: the loss is nan at step 3; lower the learning rate",
+        ),
+        (
+            """
+            from nas.training.resume import KeepLast
+            def full(self, trainer):
+                raise OSError(28, "No space left on device", "out/last.ckpt.new")
+            if RANK == 0:
+                KeepLast._save = full
+            """,
+            "error: out/last.ckpt.new: No space left on device; make room",
+        ),
+    ],
+    ids=["the second", "the first"],
+)
+def test_two_processes_of_which_one_fails_end_with_one_error(
+    code: str, said: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    done = two_processes(recipe, tmp_path, code)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("error") == 1
+
+
+@pytest.mark.slow
+def test_a_process_does_not_restore_what_the_first_sets_aside(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """The second finds another file there, as it may before the first has moved one."""
+    code = "if RANK: pathlib.Path('out/last.ckpt').write_text('of another training')"
+    done = two_processes(recipe, tmp_path, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_of_which_some_restore_nothing_are_refused(tmp_path: Path) -> None:
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda wish, all: True)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    last = KeepLast(tmp_path / "last.ckpt", {}, Signals())
+    last.heard.listen = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"last\.ckpt is not seen by all 2 processes; --out must"):
+        last.on_train_start(trainer, trainer)
 
 
 def _steps(total: int) -> dict[str, int]:

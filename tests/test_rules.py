@@ -412,6 +412,9 @@ def test_classes_are_weighed_only_where_that_serves_the_objective(
     assert ("class_weights" in {p.name for p in rules.training(given_task, lr=1e-3)}) == offered
     asked = replace(given_task, targets=(replace(YES, kind="multilabel", counts=counts),))
     assert "class_weights" not in {p.name for p in rules.training(asked, lr=1e-3)}
+    several = replace(given_task, targets=(*given_task.targets, Target("z", "regression")))
+    several = several.with_objectives((f"{metric}[y]",))
+    assert ("class_weights" in {p.name for p in rules.training(several, lr=1e-3)}) == offered
 
 
 def test_small_batches_have_groupnorm_alone() -> None:
@@ -478,3 +481,16 @@ def test_a_recipe_trains_at_least_as_long_as_its_proxy_and_three_times_at_most(
 ) -> None:
     given_task = replace(task(n), fidelity=Fidelity(epochs))
     assert epochs <= rules.full_epochs(given_task, batch) <= 3 * epochs
+
+
+@pytest.mark.parametrize(
+    ("device", "epochs", "found"), [("cpu", 100, 200), ("cuda", 200, 200), ("cuda", 300, 300)]
+)
+def test_a_recipe_of_one_graph_has_two_hundred_epochs_or_those_of_its_proxy(
+    device: str, epochs: int, found: int
+) -> None:
+    shapes = {"nodes": (2_708, 1_433), "edges": (10_556, 2), "node": ()}
+    profile = DataProfile(140, 500, 1_000, shapes)  # Cora
+    graph = replace(Task("graphs", (YES,), profile).with_objectives(), device=device)
+    assert rules.fidelity(graph).epochs == (100 if device == "cpu" else 200)
+    assert rules.full_epochs(replace(graph, fidelity=Fidelity(epochs)), 140) == found

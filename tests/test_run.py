@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -44,14 +46,14 @@ from nas.plan import KEPT_MOST, make_task
 from nas.records import RunRecord
 from nas.run import Run
 from nas.search import ehvi
+from nas.search.clock import Clock, lock
 from nas.search.local import LocalWorkers
-from nas.search.storage import Clock, lock
 from nas.search.study import Study
 from nas.space import Space
 from nas.task import Budget, InputError, NoFeasibleCandidate, SelfCheckFailed, UsageError
 from nas.testing import example_datasets, formula, small_spaces, small_task
 from nas.train import check, train
-from nas.train import main as run_recipe
+from nas.train.__main__ import main as run_recipe
 from nas.training.callbacks import EpochLines, InTime, Threads
 from nas.training.evaluator import Evaluator, from_folder
 from nas.training.fit import folds, train_folds
@@ -395,7 +397,7 @@ def test_a_driver_that_was_killed_after_the_range_tests_continues_with_them(
     assert run.spaces == Run(run.folder).spaces == tabular.spaces
 
 
-def test_the_trainings_at_the_end_hold_the_run_and_count_their_time(
+def test_search_and_trainings_hold_the_run_without_a_gap_and_count_their_time(
     tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tabular.folder, tmp_path / "run")
@@ -404,21 +406,31 @@ def test_the_trainings_at_the_end_hold_the_run_and_count_their_time(
     clock.write(40.0)
     asked: list[str] = []
 
-    def finish(run: Run, site: Any, end: float, show: Callable[[str], None]) -> None:
+    def check_locked() -> None:
         with pytest.raises(InputError, match="in use by another search"):
             lock(run.folder / "driver.lock")
+
+    def finish(run: Run, site: Any, end: float, show: Callable[[str], None]) -> None:
+        check_locked()
         asked.append("finish")
         show("finish")
 
     def search(session: driver._Session) -> None:
+        check_locked()
         session.earlier = clock.read()
+
+    def front() -> list[Candidate]:  # between the search and the trainings
+        check_locked()
+        asked.append("front")
+        return run.ranked()
 
     monkeypatch.setattr(driver._Session, "plan", lambda *_: None)
     monkeypatch.setattr(driver._Session, "search", search)
+    monkeypatch.setattr(run, "front", front)
     monkeypatch.setattr(driver, "train_finalists", finish)
     place: Any = SimpleNamespace(start=lambda run: nullcontext(), site=lambda run: None)
     drive_run(run, Budget(600.0), place, lambda *_: None, lambda *_: None, finish=True)
-    assert asked == ["finish"]
+    assert asked == ["front", "finish"]
     assert 40.0 <= clock.read() < 50.0
     assert run.is_running, "it gives a sign of life"
 
@@ -764,8 +776,22 @@ def test_a_search_that_was_killed_while_it_began_can_begin_again(
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
 
 
-def test_a_storage_that_fails_ends_the_search_in_one_line(
+def test_a_new_search_on_a_file_system_without_locks_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=r"\.creating cannot be locked \(No locks .*--out on a"):
+        nas.search(small_table(), "yes", out=tmp_path / "run", **FAST | {"trials": 3})
+
+
+@pytest.mark.parametrize(
+    "where", ["nas.search.study.Study._open", "nas.driver._Session._candidates"]
+)
+def test_a_storage_that_fails_ends_the_search_in_one_line(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
         raise StorageInternalError("of Optuna") from OSError(
@@ -776,7 +802,7 @@ def test_a_storage_that_fails_ends_the_search_in_one_line(
         patch.setattr(driver, "drive_run", lambda *_: None)
         given = FAST | {"trials": 3, "lr_test": False}
         run = nas.search(small_table(), "yes", out=tmp_path / "run", **given)
-    monkeypatch.setattr(driver._Session, "_candidates", failing)
+    monkeypatch.setattr(where, failing)
     place: Any = SimpleNamespace(start=lambda run: nullcontext())
     for _ in range(2):  # and leaves no lock behind
         with pytest.raises(InputError, match=r"storage failed \(server closed the connection\);"):
@@ -907,6 +933,35 @@ def test_a_limit_on_latency_is_judged_on_the_isolated_device(tmp_path: Path) -> 
     best = max(c.metrics["accuracy"] for c in front)
     assert best == pytest.approx(0.81), "5.0 ms from 6.2 ms"
     assert 20 not in session.workers.measured
+
+
+@pytest.mark.parametrize(
+    ("rows", "again"),
+    [
+        (None, True),
+        ([{"name": "simple models", "metrics": {}, "error": "its worker was lost"}], True),
+        (
+            [{"name": "a", "metrics": {}, "error": "x"}, {"name": "b", "metrics": {"r2": 0.1}}],
+            False,
+        ),
+        ([], False),
+    ],
+    ids=["none yet", "a lost worker", "one has failed", "none of such data"],
+)
+def test_simple_models_that_a_worker_took_with_it_are_fitted_by_a_resume(
+    rows: list[Any] | None, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rows is not None:
+        (tmp_path / "baselines.json").write_text(json.dumps(rows))
+    task = replace(small_task(), budget=Budget(900.0))
+    run: Any = SimpleNamespace(plan=None, task=task, folder=tmp_path, baselines=lambda: rows)
+    study: Any = SimpleNamespace(sampler=SimpleNamespace(to_measure=list))
+    nobody: Any = None
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("nas.search.loop.drive", lambda *_, calls, **__: asked.append(calls))
+    session = driver._Session(run, nobody, time.monotonic(), lambda _: None)
+    session._candidates(study, SimpleNamespace(add=None), lambda: None)  # type: ignore[arg-type]
+    assert ["baselines" in calls for calls in asked] == [again]
 
 
 # -- time for the trainings at the end -----------------------------------------------------

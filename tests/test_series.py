@@ -14,6 +14,7 @@ import torch
 
 from nas import rules
 from nas.data import Dataset, encode, read
+from nas.data.columns import distinct
 from nas.data.long_tables import find_season
 from nas.data.ragged import Ragged
 from nas.family import load_families
@@ -309,6 +310,34 @@ def test_a_long_table_holds_the_same_sequences_as_arrays_with_gaps() -> None:
     np.testing.assert_array_equal(new.inputs["series"].values, series(data).values)  # type: ignore[union-attr]
     np.testing.assert_array_equal(new.labels["label"], data.labels["label"])
     assert new.names == tuple(order)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "regression"])
+def test_labels_of_new_sequences_are_found_whatever_they_are(kind: str, tmp_path: Path) -> None:
+    steps, _ = made(30)
+    labels = 1 + np.arange(30) % 3 if kind == "numbers" else np.arange(30) / 7
+    table = long(steps, labels)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = read(tmp_path / "t.csv", target="label", sequence="id", time="at")
+    assert (data.targets[0].kind == "regression") == (kind == "regression")
+    new = encode(tmp_path / "t.csv", data.profile, "series", data.targets)
+    np.testing.assert_array_equal(new.labels["label"], data.labels["label"])
+
+
+def test_channels_of_numbers_are_not_taken_for_texts_to_see_whether_they_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, labels = made(30)
+    table = long(steps, labels)
+    seen: list[np.dtype] = []
+
+    def recorded(column: pd.Series, **more: Any) -> Any:
+        seen.append(column.dtype)
+        return distinct(column, **more)
+
+    monkeypatch.setattr("nas.data.long_tables.distinct", recorded)
+    assert read(table, target="label", sequence="id", time="at").profile.channels == ("x0", "x1")
+    assert not any(pd.api.types.is_numeric_dtype(kind) for kind in seen)
 
 
 def test_irregular_times_are_resampled_to_what_lies_between() -> None:

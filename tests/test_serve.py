@@ -19,7 +19,8 @@ import nas
 from nas import model as models
 from nas.cli import cli
 from nas.data import Dataset, read
-from nas.data.csv_files import read_csv, read_csv_pieces
+from nas.data.csv_files import read_csv
+from nas.data.csv_pieces import read_csv_pieces
 from nas.family import load_families
 from nas.model import Model
 from nas.task import InputError, Modality, Task, UsageError
@@ -85,6 +86,37 @@ def test_pieces_of_a_csv_file_are_its_rows(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n3\n")
     with pytest.raises(InputError, match="line 3: 1 values"):
         list(read_csv_pieces(tmp_path / "bad.csv", 1, ()))
+
+
+def test_files_have_the_same_names_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(20):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), 10 * i, np.uint8)).save(
+            tmp_path / "ab"[i % 2] / f"{i}.png"
+        )
+    model = untrained(read(tmp_path))
+    whole, scores = model.frame(tmp_path)
+    monkeypatch.setattr(models, "PIECE_FILES", 8)
+    pieces = list(model.stream(tmp_path))
+    assert [len(piece.frame) for piece in pieces] == [8, 8, 4]
+    found = pd.concat([piece.frame for piece in pieces], ignore_index=True)
+    pd.testing.assert_frame_equal(found, whole, atol=1e-6)
+    assert scores
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_one_image_of_colour_is_not_taken_for_many_grey_ones(axes: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 12, 10, 3)).astype(np.uint8)
+    model = untrained(read((pixels, np.arange(20) % 2), modality="images"))
+    image = pixels[0].transpose(axes)
+    with pytest.raises(InputError, match=r"grey images .* give one image as x\[None\]"):
+        model.predict(image)
+    assert len(model.predict(image[None])) == 1
+    grey = pixels[:3, :, :, 0]
+    assert len(model.predict(grey[..., None])) == 3
+    assert len(model.predict(pixels[:5, :, :, 0])) == 5
 
 
 def rows(wine: pd.DataFrame, count: int) -> list[dict[str, Any]]:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import ast
+import csv
+import importlib.util
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
 from nas import recipe as recipes
+from nas import show
 from nas.candidate import Candidate
 from nas.data import Dataset, read
+from nas.export.folder.files import files_of
 from nas.export.network_source import network_source
 from nas.export.standalone import preprocess_source, write_standalone
 from nas.export.trained import Trained, open_trained
 from nas.family import load_families
-from nas.model import load
-from nas.task import InputError, SelfCheckFailed, Task
+from nas.model import _answers, load
+from nas.task import InputError, SelfCheckFailed, Target, Task
 from nas.testing import example_datasets
 from nas.training.batches import row_inputs
 from nas.training.calibration import calibrate
-from nas.training.proxy import Proxy
+from nas.training.proxy import Proxy, load_proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 FAMILIES = load_families()
@@ -316,7 +323,7 @@ def test_a_folder_gives_the_intervals_of_numbers(tmp_path: Path) -> None:
     found = trained(
         tmp_path / "model", proxy_of("mlp", dataset), dataset, str(tmp_path / "data.csv")
     )
-    calibrate(found.checkpoint, dataset)
+    calibrate(load_proxy(found.checkpoint), found.checkpoint, dataset)
     made = write_standalone(open_trained(tmp_path / "model"), tmp_path / "alone")
     given = (tmp_path / "data.csv", "--out", tmp_path / "out.csv", "--interval")
     done = alone(made / "predict.py", *given, "0.8")
@@ -432,6 +439,130 @@ def test_files_that_a_table_lists_are_called_as_it_calls_them(
     assert inputs.load(table)[1] == listed
     assert inputs.load(tmp_path / "other")[1] == ["x.png"]
     assert inputs.load(tmp_path / "other" / "x.png")[1] == ["x.png"]
+
+
+def touched(folder: Path, *names: str) -> list[Path]:
+    """Empty files of these names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+def test_a_folder_reads_the_files_that_people_see(tmp_path: Path) -> None:
+    seen = touched(tmp_path, "a/0.PNG", "b/1.png")
+    touched(tmp_path, ".ipynb_checkpoints/0.png", "__MACOSX/._0.png", "b/._1.png", "b/notes.txt")
+    assert files_of(tmp_path, (".png",)) == seen
+    assert files_of(tmp_path, (".off", ".ply"), (".txt",)) == [tmp_path / "b" / "notes.txt"]
+    with pytest.raises(InputError, match=r"no file with one of the endings \.off, \.txt"):
+        files_of(tmp_path / "a", (".off",), (".txt",))
+
+
+def test_files_that_a_table_lists_may_lie_in_one_folder_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,label\n 0.png,a\n1.png ,b\n")
+    listed = touched(tmp_path, "pictures/0.png", "pictures/1.png")
+    touched(tmp_path, "others/0.png")
+    assert files_of(tmp_path, (".png",)) == listed
+    assert files_of(tmp_path / "metadata.csv", (".png",)) == listed
+    touched(tmp_path, "others/1.png")
+    with pytest.raises(InputError, match="'others', 'pictures' all hold the files"):
+        files_of(tmp_path, (".png",))
+
+
+def test_a_table_that_lists_no_files_may_be_a_sample_itself(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("value\n1\n2\n")
+    assert files_of(tmp_path / "one.csv", (".csv", ".tsv")) == [tmp_path / "one.csv"]
+    with pytest.raises(InputError, match="has no column file_name or file or path"):
+        files_of(tmp_path / "one.csv", (".png",))
+
+
+def targa(file: Path, i: int) -> Path:
+    Image.fromarray(np.full((8, 8, 3), 4 * i, np.uint8)).save(file.with_suffix(".tga"))
+    return file.with_suffix(".tga")
+
+
+def aiff(file: Path, i: int) -> Path:
+    soundfile.write(file.with_suffix(".aiff"), np.sin(np.arange(2000) / (5 + i)) / 2, 8000)
+    return file.with_suffix(".aiff")
+
+
+def text_cloud(file: Path, i: int) -> Path:
+    np.savetxt(file.with_suffix(".txt"), np.random.default_rng(i).normal(size=(30, 3)))
+    return file.with_suffix(".txt")
+
+
+@pytest.mark.slow  # an export and two predictions in processes of their own
+@pytest.mark.parametrize(
+    ("modality", "make"), [("images", targa), ("audio", aiff), ("pointclouds", text_cloud)]
+)
+def test_a_folder_reads_every_format_that_the_project_reads(
+    modality: str, make: Callable[[Path, int], Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for i in range(40):
+        (data / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        file = make(data / "ab"[i % 2] / str(i), i)
+    (data / ".ipynb_checkpoints").mkdir()
+    shutil.copy(file, data / ".ipynb_checkpoints")
+    dataset = read(data)
+    assert dataset.modality == modality
+    found = trained(tmp_path / "model", proxy_of(FIRST[modality], dataset), dataset, str(data))
+    made = write_standalone(found, tmp_path / "alone")
+    assert json.loads((made / "examples" / "predictions.json").read_text())["source"] == "files"
+    done = alone(made / "predict.py", data, "--out", tmp_path / "out.csv")
+    assert done.returncode == 0, done.stderr
+    theirs, (ours, _) = pd.read_csv(tmp_path / "out.csv"), load(found.checkpoint).frame(data)
+    assert theirs["file_name"].tolist() == ours["file_name"].tolist()
+    for column in (c for c in ours if c.startswith("probability")):
+        assert np.abs(theirs[column] - ours[column]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("separator", ["", ";", "|", "[]"])
+def test_a_folder_writes_the_table_that_the_command_writes(
+    separator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.export.folder import inputs
+
+    targets = (
+        Target("=tags", "multilabel", ("-a", "@b", "c"), separator=separator),
+        Target("+kind", "binary", ("=1+1", "no")),
+        Target("at", "regression"),
+    )
+    found = {
+        "=tags": np.array([[0.75, 0.5, 0.25], [0.25, 0.125, 0.125]]),
+        "+kind": np.array([[0.75, 0.25], [0.25, 0.75]]),
+        "at": np.array([-1.5, 2.5]),
+    }
+    names = ["=a.png", "b.png"]
+    expected = pd.DataFrame({"file_name": names})
+    for target in targets:
+        expected = expected.assign(**_answers(target, found[target.name], True))
+    show.predictions(expected, tmp_path / "ours.csv", numbered=True)
+
+    written = [
+        {"name": t.name, "kind": t.kind, "labels": t.labels, "separator": t.separator}
+        for t in targets
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps(written))
+    shutil.copy(Path(inputs.__file__).with_name("predict.py"), tmp_path)
+    own = types.SimpleNamespace(no_formula=show.no_formula)
+    monkeypatch.setitem(sys.modules, "preprocess", own)
+    monkeypatch.setitem(sys.modules, "model", types.SimpleNamespace(build=None))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    spec = importlib.util.spec_from_file_location("alone", tmp_path / "predict.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "predict", lambda _: (found, names))
+    given = ["predict.py", str(tmp_path), "--out", str(tmp_path / "theirs.csv")]
+    monkeypatch.setattr(sys, "argv", given)
+    script.main()
+    ours, theirs = (
+        list(csv.reader(StringIO((tmp_path / name).read_text())))
+        for name in ("ours.csv", "theirs.csv")
+    )
+    assert theirs == ours
 
 
 @pytest.mark.slow  # a training and an export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -23,8 +24,9 @@ from optuna.trial import TrialState
 from nas.candidate import Candidate, Cost, Latency, State
 from nas.rules import folds
 from nas.search.classic import TpeSampler
+from nas.search.clock import Clock
+from nas.search.journal import repair_journal
 from nas.search.samplers import History, stable_seed
-from nas.search.storage import Clock, repair_journal
 from nas.search.study import Study, load_candidates
 from nas.space import Config, Int, Space, config_key, join_family, split_family
 from nas.task import Budget, InputError, Task, UsageError
@@ -520,6 +522,18 @@ def test_a_second_driver_is_refused_and_the_message_names_it(tmp_path: Path) -> 
         opened(tmp_path)
     study.close()
     opened(tmp_path).close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line_that_names_no_other_search(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=r"driver\.lock cannot be locked \(\w+.*\); choose --out"):
+        opened(tmp_path)
 
 
 def test_an_unknown_sampler_is_refused(tmp_path: Path) -> None:

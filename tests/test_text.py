@@ -199,6 +199,15 @@ def test_new_texts_come_as_lines_and_an_empty_one_is_an_unknown_word(tmp_path: P
     assert found[1].tolist() == [1]
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_a_line_feed_ends_a_text(tmp_path: Path, sign: str) -> None:
+    dataset = read(frame(), target="label")
+    lines = f"a warm{sign}film\r\n\nDull !\n"
+    (tmp_path / "new.txt").write_bytes(lines.encode())
+    found = tokens_of(encode(tmp_path / "new.txt", dataset.profile, "text"))
+    assert len(found) == 3
+
+
 def test_columns_that_hold_no_text_are_named() -> None:
     dataset = read(frame(stars=np.arange(36)), target="label", modality="text")
     assert any("'stars'" in note for note in dataset.notes)

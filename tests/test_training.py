@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from default_run import one_of_each_modality
+from pytorch_lightning.plugins.precision import MixedPrecision
 from scipy.ndimage import affine_transform  # type: ignore[import-untyped]
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
@@ -26,10 +27,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import nas.train
+from nas import recipe as recipes
 from nas.candidate import Candidate, State
 from nas.data import Dataset, read
 from nas.family import load_families
 from nas.model import load
+from nas.recipe_changes import Settings, apply
 from nas.records import Baseline
 from nas.task import Fidelity, InputError, Target, Task
 from nas.testing import example_datasets, sample_inputs
@@ -42,8 +46,9 @@ from nas.training.evaluator import Evaluator
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
 from nas.training.metrics import mean_scores, score, score_target
-from nas.training.monitors import TimeLimit, TrainingStopped
+from nas.training.monitors import GradientMonitor, StepClock, TimeLimit, TrainingStopped
 from nas.training.proxy import AveragedWeights, LatestBest, Proxy, load_proxy, predict
+from nas.training.resume import KeepLast, Signals
 
 rng = np.random.default_rng(0)
 
@@ -520,6 +525,42 @@ class Sleep(pl.Callback):
         time.sleep(self.seconds / 20)
 
 
+@pytest.mark.parametrize(("step_s", "steps"), [(0.25, 3), (1.0, 3), (4.0, 1)])
+def test_a_pace_takes_three_steps_or_one_of_a_slow_machine(
+    step_s: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    class Steps(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            nonlocal now
+            now += step_s
+
+    only = SimpleNamespace(perf_counter=lambda: now, process_time=lambda: now)
+    monkeypatch.setattr("nas.training.monitors.time", only)
+    clock = StepClock(0.5)
+    with pytest.raises(TrainingStopped):
+        fit(table(names=["binary"]), MLP, 4, Steps(), clock)
+    assert clock.steps_s == [step_s] * steps
+
+
+def test_a_pace_holds_what_metrics_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no epoch ended that would show it."""
+    dataset, now = table(200, names=["binary"]), 0.0
+    worker, scores = Evaluator(make_task(dataset), dataset), Proxy.scores
+    _, (_, validated) = worker._folds_of("mlp")[0]
+
+    def scored(proxy: Proxy, logits: Tensor, labels: Any) -> Any:
+        nonlocal now
+        now += 7.0
+        assert len(logits) == len(labels["binary"]) == len(validated["binary"])
+        return scores(proxy, logits, labels)
+
+    monkeypatch.setattr(Proxy, "scores", scored)
+    monkeypatch.setattr(StepClock, "now", lambda *_: now)
+    assert worker.pace("mlp", MLP, 0.0, lambda *_: "")["epoch_s"] == 7.0
+
+
 # -- proxies -----------------------------------------------------------------------------------
 
 RESNET = {"resolution": 8, "stem_width": 8, "stem_stride": 1, "stages": 2, "bottleneck": False,
@@ -613,6 +654,40 @@ def test_every_family_trains_with_clipped_gradients_in_either_precision(
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in proxy.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")
+def test_a_loss_scaler_leaves_clipping_and_monitors_as_they_are() -> None:
+    """On a CPU in float16, as on a GPU without bfloat16: the first steps overflow."""
+    dataset = table(names=["binary"])
+    task = make_task(dataset)
+    candidate = Candidate(0, "mlp", MLP, 1, epochs=1, metrics={task.quality.metric: 0.9})
+    recipe = recipes.make(candidate, task, {"source": "x"}, {})
+    apply(recipe, Settings(precision="16-mixed", epochs=6))
+    proxy = nas.train.build(recipe, "here").module
+    before = [p.detach().clone() for p in proxy.parameters()]
+    scaler, monitor = torch.amp.GradScaler("cpu", 2.0**24), GradientMonitor()
+    scaled = pl.Trainer(
+        max_epochs=6, accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+        gradient_clip_val=1e-2, callbacks=[monitor], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    run(scaled, proxy, dataset)
+    assert scaler.get_scale() < 2.0**24
+    assert monitor.samples
+    assert all(math.isfinite(sample.norm) for sample in monitor.samples)
+    assert max(monitor.losses) < 2
+    assert any(not torch.equal(a, b) for a, b in zip(before, proxy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_weights_in_parts_are_clipped_by_the_norm_of_the_whole(precision: str) -> None:
+    proxy, clips = Proxy("mlp", MLP, make_task(table(names=["binary"]))), list[float]()
+    whole = SimpleNamespace(model=SimpleNamespace(clip_grad_norm_=clips.append))
+    proxy.trainer = SimpleNamespace(strategy=whole, precision=precision)  # type: ignore[assignment]
+    proxy.configure_gradient_clipping(torch.optim.SGD(proxy.parameters()), 0.5, "norm")
+    assert clips == [0.5]
+
+
 def test_the_errors_of_a_regression_are_in_the_users_units_and_exact() -> None:
     dataset = table(names=["regression"])
     far = replace(dataset.targets[0], mean=1e9 + dataset.targets[0].mean)
@@ -661,6 +736,26 @@ def test_class_weights_are_inverse_frequencies_with_a_mean_of_one() -> None:
     logits, labels = torch.randn(84, 3), tensors(dataset, "train")[1]
     expected = F.cross_entropy(logits, labels["multiclass"], torch.from_numpy(weights))
     assert float(proxy.loss(logits, labels)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("names", [["multiclass"], ["multiclass", "binary"]])
+def test_the_loss_of_a_validation_is_the_same_whatever_the_training_s(names: list[str]) -> None:
+    """Networks of different smoothing and weights are compared by it."""
+    dataset, found = table(names=names), []
+    for more in ({}, {"label_smoothing": 0.1, "class_weights": "balanced"}):
+        torch.manual_seed(0)
+        proxy = Proxy("mlp", MLP | more, make_task(dataset))
+        loader = Batches(*tensors(dataset, "val"), 7)
+        (validated,) = trainer().validate(proxy, loader, verbose=False)
+        (tested,) = trainer().test(proxy, loader, verbose=False)
+        assert validated["val_loss"] == tested["test_loss"]
+        found.append(validated["val_loss"])
+    assert found[0] == found[1]
+    inputs, labels = tensors(dataset, "val")
+    with torch.no_grad():
+        heads = proxy.eval().heads(proxy(**inputs))
+    plain = [float(F.cross_entropy(heads[name], labels[name])) for name in names]
+    assert found[0] == pytest.approx(np.mean(plain), rel=1e-5)
 
 
 @pytest.mark.parametrize("names", [["regression", "binary"], ["multiclass"], ["u", "v"]])
@@ -810,7 +905,7 @@ def test_beside_a_tested_network_simple_models_see_a_bounded_part_of_many_sample
 ) -> None:
     seen = {}
 
-    def watched(dataset: Dataset, task: Task, pairs: Any) -> list[dict[str, Any]]:
+    def watched(dataset: Dataset, task: Task, pairs: Any, *_: Any) -> list[dict[str, Any]]:
         seen["rows"] = [set(rows) <= set(dataset.parts[part]) and len(rows)
                         for part, rows in zip(("train", "test"), *pairs, strict=True)]  # fmt: skip
         return []
@@ -902,6 +997,34 @@ def test_a_checkpoint_of_either_kind_holds_the_average_of_the_weights(
     assert kept.keys() == averaged.keys()
     for name, value in averaged.items():
         torch.testing.assert_close(kept[name], value, msg=name)
+
+
+def test_the_average_of_the_weights_is_kept_on_the_device_of_the_training() -> None:
+    """The network is still on the CPU where a callback is set up."""
+    proxy, average = Proxy("mlp", MLP, make_task(table(names=["binary"]))), AveragedWeights()
+    there: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    average.setup(there, proxy, "fit")
+    assert average._average_model is not None
+    assert all(p.device.type == "meta" for p in average._average_model.parameters())
+    assert proxy.device.type == "cpu"
+
+
+def test_several_processes_agree_on_an_end_every_twenty_steps(tmp_path: Path) -> None:
+    """To agree makes each of them wait for its GPU."""
+    asked: list[bool] = []
+
+    def reduced(wish: bool, all: bool) -> bool:
+        asked.append(wish)
+        return wish
+
+    several: Any = SimpleNamespace(
+        accumulate_grad_batches=2, num_training_batches=200, world_size=2, is_global_zero=True,
+        strategy=SimpleNamespace(reduce_boolean_decision=reduced),
+    )  # fmt: skip
+    keeper: Any = KeepLast(tmp_path / "last.ckpt", {}, Signals())
+    for i in range(200):
+        keeper.on_train_batch_end(several, None, None, None, i)
+    assert asked == [False] * 4  # the end of an epoch is another question
 
 
 def test_boosting_learns_from_forty_rows() -> None:

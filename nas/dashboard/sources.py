@@ -16,7 +16,7 @@ from nas.report import StudyView
 from nas.report.payload import head
 from nas.run import Run
 from nas.search.follow import Follower, JournalFollower, PostgresFollower, follow
-from nas.search.storage import Postgres
+from nas.search.postgres import Postgres
 from nas.space import Space
 from nas.task import InputError, Task
 

@@ -27,7 +27,7 @@ from nas.task import DataProfile, InputError, Target, UsageError
 if TYPE_CHECKING:
     from nas.data.samples import Samples
 
-__all__ = ["Dataset", "Encoded", "encode", "read"]
+__all__ = ["Dataset", "Encoded", "categories", "encode", "read"]
 
 FEWEST_ROWS = 10
 
@@ -94,7 +94,9 @@ def read(source: Any, **options: Any) -> Dataset:
     targets = tuple(labelling.describe(label, parts["train"]) for label in labels)
     values = {label.target.name: label.values for label in labels}
 
-    if kind in ("tabular", "multimodal") and by in ("column", "group", "time"):
+    held = getattr(samples.inputs, "frame", samples.inputs)  # of a manifest its table
+    of_columns = kind in ("tabular", "multimodal", "series") and hasattr(held, "columns")
+    if of_columns and by in ("column", "group", "time") and column in held.columns:
         samples = replace(samples, inputs=samples.inputs.drop(columns=column))
         notes.append(f"column {column!r} divides the data and is not an input")
     inputs, profile, more = reader(kind).code(samples, parts["train"], **_own(kind, how))
@@ -198,12 +200,16 @@ def encode(
     opened = sources.open_source(source, predict=True)
     notes: tuple[str, ...] = getattr(opened, "notes", ())
     read_by = reader(sources.known_modality(modality))
-    written = {*labelling.columns_of(targets), *_categories(profile)}
-    if profile.series is not None:
-        from nas.data import long_tables, series
+    written = {*labelling.columns_of(targets), *categories(profile)}
+    if profile.series is not None and profile.series.is_long:
+        from nas.data import long_tables
 
-        load = long_tables.gather_new if profile.series.is_long else series.load_new
-        samples = load(opened, profile, written)
+        labelled = [name for target in targets for name in labelling.names_of(target)]
+        samples = long_tables.gather_new(opened, profile, labelled)
+    elif profile.series is not None:
+        from nas.data import series
+
+        samples = series.load_new(opened, profile, written)
     else:
         samples = read_by.load_inputs(opened, written)
     if samples.given is not None:
@@ -214,15 +220,18 @@ def encode(
     of_files = isinstance(samples.inputs, list) and isinstance(samples.inputs[0], Path)
     of_files = of_files or (profile.series is not None and bool(profile.series.sequence))
     names = tuple(name for name, _ in samples.files) if of_files else ()
-    if len(targets) == 1 and samples.labels.shape[1] == 1:  # a folder's or an array's own name
-        columns = columns.set_axis([targets[0].name], axis=1)
-        if names and not set(columns[targets[0].name]) <= set(targets[0].classes):
-            columns = columns.drop(columns=targets[0].name)  # folders of another meaning
+    if len(targets) == 1 and samples.labels.shape[1] == 1:
+        columns, unknown = labelling.of_target(samples.labels, targets[0], of_files=bool(names))
+        notes += unknown
     labels = labelling.encode(columns, tuple(targets), samples.place)
     return Encoded(inputs, labels, names, notes, samples.columns)
 
 
-def _categories(profile: DataProfile) -> set[str]:
-    """The categorical columns of a profile and of its members."""
-    own = {column.name for column in profile.columns if column.kind == "categorical"}
-    return own.union(*(_categories(member.profile) for member in profile.members.values()))
+def categories(profile: DataProfile) -> set[str]:
+    """The columns whose values are kept as they are written: categories, texts, and amounts, of
+    which "1.118" may be 1118."""
+    from nas.data.columns import AMOUNTS
+
+    members = (member.profile for member in profile.members.values())
+    columns = [*profile.columns, *(c for of in members for c in of.columns if c.kind != "text")]
+    return {c.name for c in columns if c.kind != "numeric" or c.form in AMOUNTS}

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.limits import read_npy, room_for
+from nas.files import first_line
 
 TEXT_BYTES = 10  # that reading takes for each byte of a file of text
 BINARY_BYTES = 4
@@ -391,7 +392,7 @@ def _text(content: bytes) -> Cloud:
             skipinitialspace=True,
         )  # fmt: skip
     except ValueError as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(first_line(error)) from None
     points = table.to_numpy(np.float64)
     if np.isnan(points).any() and len({len(_words(row)) for row in body}) > 1:
         raise ValueError("its lines differ in how many numbers they have")

@@ -23,7 +23,9 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?$")
 _UNIT = r"(?P<{}>[$€£¥₹₩₽₺฿%‰]|USD|EUR|GBP|CHF|JPY)?"
 _AMOUNT = (
     rf"(?P<open>\()?(?P<sign>[-+−])?{_UNIT.format('before')}\s*(?P<inner>[-+−])?"
-    r"(?P<whole>{whole})(?P<fraction>{point}\d+)?\s*" + _UNIT.format("after") + r"(?P<close>\))?$"
+    r"(?P<whole>{whole})(?P<fraction>{point}\d+(?:[eE][+-]?\d+)?)?\s*"
+    + _UNIT.format("after")
+    + r"(?P<close>\))?$"
 )
 _SPACE = r" '’\u00a0\u202f"  # thousands are also separated by these
 
@@ -33,7 +35,7 @@ def _amount(group: str, point: str) -> re.Pattern[str]:
     return re.compile(_AMOUNT.replace("{whole}", whole).replace("{point}", point))
 
 
-_AMOUNTS = {"grouped": _amount(",", r"\."), "comma": _amount(r"\.", ",")}
+AMOUNTS = {"grouped": _amount(",", r"\."), "comma": _amount(r"\.", ",")}
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,12 @@ def as_text(value: object) -> str:
 
 
 def canonical(text: str) -> str:
-    """A whole number as the name of a category: "1.0" as "1"; other texts as they are."""
+    """A text as the name of a category: the number "1.0" as "1", and "True", as Python has it, as
+    "true"; other texts as they are."""
     try:
         return as_text(float(text))
     except ValueError:
-        return text
+        return text.lower() if text in ("True", "False") else text
 
 
 # Numbers ---------------------------------------------------------------------------------
@@ -159,14 +162,29 @@ def _form(texts: Sequence[str]) -> str:
         rows = np.random.default_rng(0).choice(len(texts), SAMPLED, replace=False)
         texts = [texts[i] for i in rows]
     fits = {form: int((~np.isnan(_parse(texts, form))).sum()) for form in FORMS}
-    fits |= {form: 0 for form in _AMOUNTS if not _one_unit(texts, form)}
+    fits |= {form: 0 for form in AMOUNTS if not _one_unit(texts, form)}
     best = max(FORMS, key=lambda form: fits[form])
     return best if not texts or fits[best] >= len(texts) / 2 else ""
 
 
+def with_decimal_commas(column: pd.Series) -> pd.Series:
+    """A column of texts in which "1,679" could as well be 1679, with 1.679; others as they are."""
+    codes, texts = distinct(column)
+    if _form(texts) != "grouped":
+        return column
+    values = _parse(texts, "comma")
+    known = ~np.isnan(values)
+    if known.sum() < (~np.isnan(_parse(texts, "grouped"))).sum():
+        return column
+    if known.all():
+        return pd.Series(np.append(values, np.nan)[codes], column.index)
+    plain = [repr(v) if v == v else text for v, text in zip(values.tolist(), texts, strict=True)]
+    return pd.Series(np.array([*plain, None], object)[codes], column.index, column.dtype)
+
+
 def _one_unit(texts: Sequence[str], form: str) -> bool:
     """Whether all amounts have the same currency or sign, or none."""
-    found = (_AMOUNTS[form].match(text) for text in texts)
+    found = (AMOUNTS[form].match(text) for text in texts)
     return len({match["before"] or match["after"] or "" for match in found if match}) <= 1
 
 
@@ -196,9 +214,9 @@ def _plain(text: str) -> float:
 
 def _of_amount(text: str, form: str) -> float:
     """The number in "$1,118.27", "11.2%", "(5.00)" or, with commas for points, "1.118,27 €"."""
-    if np.isfinite(plain := _plain(text)) and form == "grouped":
+    if np.isfinite(plain := _plain(text)) and (form == "grouped" or "." not in text):
         return plain
-    found = _AMOUNTS[form].match(text)
+    found = AMOUNTS[form].match(text)
     if not found or bool(found["open"]) != bool(found["close"]):
         return np.nan
     if found["before"] and found["after"]:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,10 +29,10 @@ MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#
 CHUNK_BYTES = 2**23  # of a file: checked at once
 MOST_CHUNKS = 16  # of one row
 MOST_CLASSES = 1000  # distinct numbers up to which a column of labels is kept as it is written
-_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)\s*$")
 _DECLARED = re.compile(r"""^["']?sep=(.|\\t)["']?\s*$""")  # a first line for spreadsheets
 csv.field_size_limit(2**31 - 1)  # by default a text of 131,073 letters is refused
 _WHOLE = re.compile(r"-?[1-9]\d{0,17}|0")
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(\.\d{3})+")  # 1.118, which may be 1118
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class Layout:
 
 
 def read_csv(
-    path: Path, rows: int | None, missing: Sequence[str], as_written: Collection[str] = ()
+    path: Path,
+    rows: int | None,
+    missing: Sequence[str],
+    as_written: Collection[str] = (),
+    targets: Collection[str] = (),
 ) -> pd.DataFrame:
     """The rows of a CSV or TSV file (also .gz), or the first of them.
 
@@ -56,72 +61,55 @@ def read_csv(
         missing: Texts for a value that is not there.
         as_written: Columns of labels, where "01" is no 1 and "NA" no missing value: they are
             text unless all of their values are plain numbers.
+        targets: Those of them that may be numbers with decimal commas, see ``with_points``.
 
     Raises:
         InputError: For an empty file, for a row that is wider or narrower than the header, and
             where the header names a column twice or holds numbers.
     """
-    layout = _layout(path)
+    layout = layout_of(path)
     names = layout.names
     check_names(names, str(path))
     texts = [name for name in names if name in as_written]
     if rows is not None:
         _check_rows(path, layout, rows)
         how = {"index_col": False, "nrows": rows, "low_memory": False}
-        found = _parsed(path, layout, texts, missing, **how)
+        found = parsed(path, layout, texts, missing, **how)
     else:
         found = _parsed_if_even(path, layout, texts, missing)
         mixed = [n for n in names if n not in texts and _is_mixed(found[n], missing)]
         if mixed:
-            again = _parsed(
+            again = parsed(
                 path, layout, [], missing, index_col=False, low_memory=False, usecols=mixed
             )
             found[mixed] = again[mixed]
     for name in texts:
-        found[name] = _labels(found[name])
-    return _with_points(found, layout, texts)
+        found[name] = labels_of(found[name])
+    return with_points(found, layout, {*texts} - {*targets})
 
 
-def read_csv_pieces(
-    path: Path, rows: int, as_written: Collection[str], missing: Sequence[str] = MISSING
-) -> Iterator[pd.DataFrame]:
-    """The rows of a CSV or TSV file, ``rows`` at a time; arguments and errors as for ``read_csv``.
-    Each piece has the types that its own rows say."""
-    layout = _layout(path)
-    check_names(layout.names, str(path))
-    texts = [name for name in layout.names if name in as_written]
-    _check_widths(path, layout)
-    if _hides_delimiters(path, layout):
-        layout = replace(layout, spaced=True)
-    how = {"index_col": False, "chunksize": rows, "low_memory": False}
-    empty = True
-    with _parsed(path, layout, texts, missing, **how) as reader:
-        for piece in reader:
-            empty = False
-            found = piece.reset_index(drop=True)
-            for name in texts:
-                found[name] = _labels(found[name])
-            yield _with_points(found, layout, texts)
-    if empty:
-        raise InputError(f"{path} holds no rows")
+def read_texts(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of a CSV or TSV file as texts, whatever they hold."""
+    layout = replace(layout_of(path), spaced=True)
+    found: pd.DataFrame = parsed(path, layout, [*names], [], index_col=False, usecols=[*names])
+    return found[[*names]]
 
 
-def _with_points(found: pd.DataFrame, layout: Layout, texts: Collection[str]) -> pd.DataFrame:
-    """Decimal commas as points: spreadsheets write semicolons where commas mark the decimals."""
+def with_points(found: pd.DataFrame, layout: Layout, kept: Collection[str]) -> pd.DataFrame:
+    """Decimal commas as points, in a file with semicolons, where commas may also group thousands;
+    not in the columns ``kept``. Other commas are read as of any table, see ``columns.numbers``."""
     if layout.delimiter == ";":
-        words = [
-            name
-            for name in layout.names
-            if name not in texts and not pd.api.types.is_numeric_dtype(found[name])
-        ]
-        found[words] = found[words].replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+        from nas.data.columns import with_decimal_commas  # which needs this module
+
+        for name in layout.names:
+            if name not in kept and not pd.api.types.is_numeric_dtype(found[name]):
+                found[name] = with_decimal_commas(found[name])
     return found
 
 
 def refuse_duplicates(names: Sequence[object], where: str) -> None:
     """Raise InputError where two columns have one name."""
-    texts = [str(name) for name in names]
-    double = sorted({name for name in texts if texts.count(name) > 1})
+    double = sorted(name for name, count in Counter(map(str, names)).items() if count > 1)
     if double:
         raise InputError(
             f"{where}: several columns are called {', '.join(map(repr, double))}; rename them"
@@ -142,7 +130,8 @@ def check_names(names: Sequence[str], where: str) -> None:
 # Layout ----------------------------------------------------------------------------------
 
 
-def _binary(path: Path) -> BinaryIO:
+def binary(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked."""
     packed = path.suffix.lower() == ".gz"
     return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
@@ -154,7 +143,8 @@ def _text(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _layout(path: Path) -> Layout:
+def layout_of(path: Path) -> Layout:
+    """How a file is written, by its first lines; InputError where it is empty."""
     with _text(path) as stream:
         first = stream.readline()
         declared = _DECLARED.match(first)
@@ -208,7 +198,7 @@ class _Uncountable(Exception):  # noqa: N818
     stand in the middle of values."""
 
 
-def _check_widths(path: Path, layout: Layout) -> None:
+def check_widths(path: Path, layout: Layout) -> None:
     """Raise InputError for a row that is wider or narrower than the header."""
     try:
         _count_delimiters(path, layout)
@@ -233,12 +223,12 @@ def _check_rows(path: Path, layout: Layout, rows: int | None) -> None:
                 return
 
 
-def _hides_delimiters(path: Path, layout: Layout) -> bool:
+def hides_delimiters(path: Path, layout: Layout) -> bool:
     """Whether quotes behind a space hold a delimiter or the end of a line, at which pandas divides
     the value, as it does not skip spaces."""
     sign = re.escape(layout.delimiter).encode()
     held = re.compile(rb'(?:^|%b) +"(?:[^"\n%b]|"")*[\n%b]' % (sign, sign, sign))
-    with _binary(path) as lines:
+    with binary(path) as lines:
         return not layout.spaced and any(b' "' in x and held.search(x) for x in lines)
 
 
@@ -246,7 +236,7 @@ def _count_delimiters(path: Path, layout: Layout) -> None:
     """Raise _Uncountable where a row has more or fewer delimiters outside quotes than the header,
     and where that cannot be said by counting."""
     left = layout.skipped_lines
-    with _binary(path) as stream:
+    with binary(path) as stream:
         begun = stream.read(len(BOM)).removeprefix(BOM)  # of the row that a chunk ends in
         while read := stream.read(CHUNK_BYTES):
             chunk = begun + read
@@ -314,32 +304,33 @@ def _parsed_if_even(
 ) -> pd.DataFrame:
     """The frame, if all rows are as wide as the header; else InputError."""
     try:
-        found: pd.DataFrame = _parsed(path, layout, texts, missing)
+        found: pd.DataFrame = parsed(path, layout, texts, missing)
     except pd.errors.ParserError:  # a row is wider than those before it, or a quote is left open
-        _check_widths(path, layout)
+        check_widths(path, layout)
     else:
         # pandas takes the first values of rows that are all too wide for an index, and a row that
         # is too narrow has no last value. To count all rows takes as long as to parse them.
         indexed = not isinstance(found.index, pd.RangeIndex)
         if not indexed and not found[layout.names[-1]].isna().any():
             return found
-        _check_widths(path, layout)
-        if not indexed and not _hides_delimiters(path, layout):
+        check_widths(path, layout)
+        if not indexed and not hides_delimiters(path, layout):
             return found
     spaced = replace(layout, spaced=True)  # a quote after a space
-    again: pd.DataFrame = _parsed(path, spaced, texts, missing, index_col=False)
+    again: pd.DataFrame = parsed(path, spaced, texts, missing, index_col=False)
     return again
 
 
-def _parsed(
-    path: Path, layout: Layout, texts: list[str], missing: Sequence[str], **how: Any
+def parsed(
+    source: Path | BinaryIO, layout: Layout, texts: list[str], missing: Sequence[str], **how: Any
 ) -> Any:
-    """What pandas reads, by the options that decide on values."""
+    """What pandas reads, by the options that decide on values; more of them in ``how``."""
+    how = {"dtype": dict.fromkeys(texts, "str")} | how
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # see ``_is_mixed``
         return pd.read_csv(
-            path, sep=layout.delimiter, names=layout.names, header=0, skiprows=layout.skipped_lines,
-            skipinitialspace=layout.spaced, encoding="utf-8-sig", dtype=dict.fromkeys(texts, "str"),
+            source, sep=layout.delimiter, names=layout.names, header=0,
+            skiprows=layout.skipped_lines, skipinitialspace=layout.spaced, encoding="utf-8-sig",
             keep_default_na=False, na_values={name: [""] if name in texts else list(missing)
             for name in layout.names}, **how,
         )  # fmt: skip
@@ -362,7 +353,7 @@ def _is_mixed(column: pd.Series, missing: Sequence[str]) -> bool:
     return unsigned and bool(column.isin(missing).any())
 
 
-def _labels(column: pd.Series) -> pd.Series:
+def labels_of(column: pd.Series) -> pd.Series:
     """A column that was read as text: numbers where all values are written plainly as such, else
     the text as it is, of which only an empty one is missing."""
     codes, found = pd.factorize(column)
@@ -374,8 +365,9 @@ def _labels(column: pd.Series) -> pd.Series:
         return column.str.strip()
     values = [np.nan if absent else float(t) for t, absent in zip(texts, empty, strict=True)]
     fractions = any(value % 1 for value in values if value == value)
-    if not whole and not fractions and len(known) <= MOST_CLASSES:
-        return column.str.strip()  # 01, 1E5, 1.0: as numbers they would not come back the same
+    grouped = all(_WHOLE.fullmatch(t) or _THOUSANDS.fullmatch(t) for t in known)
+    if not whole and (grouped or not fractions) and len(known) <= MOST_CLASSES:
+        return column.str.strip()  # as numbers 01, 1E5 and 1.0 would not come back the same
     if whole and not any(empty) and (codes >= 0).all():
         return pd.Series(np.array([int(text) for text in texts])[codes], index=column.index)
     return pd.Series(np.append(values, np.nan)[codes], index=column.index, dtype=np.float64)

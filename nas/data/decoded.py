@@ -3,7 +3,8 @@
 The file is named by what it holds (the images' paths, sizes and times of change, the size and the
 channels they are decoded to), so that a design, a search and a training after it find it. It is
 filled in pieces: an interrupted reading continues with the piece where it was. Nothing changes a
-file that is whole; where the disk is short, the one that was used least recently is removed.
+file that is whole; where the disk is short, the one that was used least recently is removed, whole
+or not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -55,8 +57,7 @@ def decoded(
             decoded, with the reason.
 
     Returns:
-        The array, and the rows of all that cannot be decoded; the file is not whole where there
-        is one.
+        The array, and the rows of all that cannot be decoded; where there is one, nothing is kept.
 
     Raises:
         InputError: The disk has no room for it, or the folder may not be written.
@@ -69,30 +70,37 @@ def decoded(
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second reader waits here, and finds the file
             if not place.exists():
                 bad = _make(place, files, shape, fill)
+            if not bad:
+                os.utime(place)  # used now
+                return np.load(place, mmap_mode="r"), []
     except OSError as error:
         raise InputError(
             f"decoded images cannot be kept in {folder()} ({error.strerror}); set NAS_DECODED to"
             " a folder with room for them"
         ) from None
-    if bad:
-        return np.empty((0, *shape), np.uint8), bad
-    os.utime(place)  # used now
-    return np.load(place, mmap_mode="r"), []
+    return np.empty((0, *shape), np.uint8), bad
+
+
+def new_file(ending: str) -> Path:
+    """The name of a new file of this process in ``folder``, for what goes with the process; those
+    of processes that were killed are removed. Raises OSError."""
+    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in folder().glob("scratch-*"):
+        if not Path(f"/proc/{old.name.split('-')[1]}").exists():
+            old.unlink(missing_ok=True)
+    return folder() / f"scratch-{os.getpid()}-{secrets.token_hex(8)}{ending}"
 
 
 def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """A new array (n, …) in a file of ``folder``, to be filled, for what is too large for memory.
     The file is removed with the array; ``Dataset.save`` links it before."""
-    place = folder() / f"scratch-{os.getpid()}-{secrets.token_hex(8)}.npy"
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size, place = int(np.prod(shape)) * np.dtype(dtype).itemsize, None
     try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for old in folder().glob("scratch-*"):  # of processes that were killed
-            if not Path(f"/proc/{old.name.split('-')[1]}").exists():
-                old.unlink(missing_ok=True)
+        place = new_file(".npy")
         array = _allocated(place, shape, dtype)
     except OSError as error:
-        place.unlink(missing_ok=True)
+        if place is not None:
+            place.unlink(missing_ok=True)
         raise InputError(
             f"a table of {size / GIB:,.1f} GiB cannot be kept in {folder()} ({error.strerror});"
             " set NAS_DECODED to a folder with room for it"
@@ -131,14 +139,24 @@ def hashes_of(array: np.ndarray | Ragged) -> np.ndarray:
 
 def _key(files: Sequence[Path], shape: tuple[int, ...], how: object) -> str:
     digest = hashlib.sha256(repr((_VERSION, shape, how)).encode())
+    temporary = Path(tempfile.gettempdir()).resolve()
     for file in files:
         try:
-            about = file.stat()
+            about, place = file.stat(), file.resolve()
+            if _is_unpacked(place, temporary):  # elsewhere each time, but with this content
+                known = hashlib.sha256(place.read_bytes()).hexdigest()
+            else:
+                known = f"{place} {about.st_size} {about.st_mtime_ns}"
         except OSError:  # it is named as one that cannot be decoded
-            digest.update(f"{file} absent;".encode())
-            continue
-        digest.update(f"{file.resolve()} {about.st_size} {about.st_mtime_ns};".encode())
+            known = f"{file} absent"
+        digest.update(f"{known};".encode())
     return digest.hexdigest()[:32]
+
+
+def _is_unpacked(place: Path, temporary: Path) -> bool:
+    """Whether a file is of an archive that ``nas.data.archives.unpacked`` has unpacked."""
+    inside = place.is_relative_to(temporary)
+    return inside and place.relative_to(temporary).parts[0].startswith("nas-")
 
 
 def _make(
@@ -155,6 +173,7 @@ def _make(
     if done:
         array, hashes = (np.load(file, mmap_mode="r+") for file in (unfinished, beside))
     else:
+        _remove(unfinished)
         _make_room(len(files), shape, each)
         array = _allocated(unfinished, (len(files), *shape), np.uint8)
         hashes = _allocated(beside, (len(files),), "<u8")
@@ -175,7 +194,9 @@ def _make(
             hashes.flush()
             count.write_text(str(done))
     del array, hashes
-    if not bad:
+    if bad:  # once they are replaced or removed, the file has another name
+        _remove(unfinished)
+    else:
         unfinished.chmod(0o444)
         unfinished.replace(place)
         count.unlink(missing_ok=True)
@@ -195,13 +216,20 @@ def _continued(unfinished: Path, count: Path, shape: tuple[int, ...]) -> int:
 
 
 def _make_room(n: int, shape: tuple[int, ...], each: int) -> None:
-    """Remove what was used least recently until ``n`` images fit on the disk; InputError where
-    they do not."""
+    """Remove what was used least recently, whole or not, until ``n`` images fit on the disk;
+    InputError where they do not. What is read or filled at this moment stays."""
     needed = n * each + SPARE
-    old = sorted(folder().glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    known = [*folder().glob("*.npy"), *folder().glob("*.part")]
+    old = [file for file in known if not file.name.startswith("scratch-")]
+    old.sort(key=lambda file: file.stat().st_mtime)
     while shutil.disk_usage(folder()).free < needed and old:
-        old[0].with_suffix(".hashes").unlink(missing_ok=True)
-        old.pop(0).unlink()
+        oldest = old.pop(0)
+        with oldest.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            _remove(oldest)
     if (free := shutil.disk_usage(folder()).free) < needed:
         height, width = shape[1:]
         raise InputError(
@@ -209,6 +237,13 @@ def _make_room(n: int, shape: tuple[int, ...], each: int) -> None:
             f" {folder()} has {free / GIB:,.1f} GiB free; give a smaller image_size, or set"
             " NAS_DECODED to a folder with more room"
         )
+
+
+def _remove(file: Path) -> None:
+    """Remove decoded images, whole or not, with what lies beside them."""
+    for ending in (".hashes", ".count"):
+        file.with_suffix(ending).unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
 
 
 def _say(done: int, files: Sequence[Path], place: Path, each: int, left_s: float | None) -> None:

@@ -20,9 +20,11 @@ from nas.data.forms import repair_of
 from nas.data.limits import THREADS
 from nas.data.samples import PART_NAMES, Samples, read_parts
 from nas.data.tables import is_table, read_table
+from nas.data.tabular import names_parts
 from nas.task import InputError, UsageError
 
 FILE_COLUMNS = ("file_name", "file", "path")
+PROBED = 10  # files of a table, by which the folder that holds them is found
 # Folders that programs make beside the user's, and files that they leave in them.
 HIDDEN = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information",
           "lost+found", "Thumbs.db", "desktop.ini"}  # fmt: skip
@@ -299,10 +301,8 @@ class Files:
                 f" {', '.join(map(str, others))}"
             )
         given = None
-        if "split" in table and "split" not in target:
-            known = table["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
-            if known.any():
-                given = read_parts(table["split"], where)
+        if "split" not in target and names_parts(table):
+            given = read_parts(table["split"], where)
         if source is not None:  # a folder: all of its files were meant
             listed = set(map(os.path.normpath, map(str, files)))
             found = (os.path.normpath(entry.path) for entry in self._matches(base))
@@ -331,9 +331,13 @@ class Files:
                 f" it has {', '.join(map(str, table.columns))}"
             )
         names = [str(name).strip() for name in table[columns[0]]]
-        roots = [base, *(subfolders(base) if base != Path() else [])]
-        missing = {root: [name for name in names if not (root / name).is_file()] for root in roots}
-        whole = [root for root in roots if not missing[root]]
+        missing = {base: [name for name in names if not (base / name).is_file()]}
+        if missing[base] and base != Path():
+            # Of a thousand folders only those are searched that hold one of the first files.
+            first = missing[base][:PROBED]
+            held = [f for f in subfolders(base) if any((f / name).is_file() for name in first)]
+            missing |= {f: [name for name in names if not (f / name).is_file()] for f in held}
+        whole = [root for root, lost in missing.items() if not lost]
         if len(whole) > 1 and whole[0] != base:
             raise InputError(
                 f"{where}: the folders {', '.join(repr(r.name) for r in whole)} all hold the files"
@@ -478,7 +482,8 @@ def _parts_in_classes(found: dict[Path, list[Path]]) -> np.ndarray | None:
 
 def _labels_of(path: Path) -> pd.DataFrame:
     """A table of files; its other columns are labels, and kept as they are written."""
-    return read_table(path, as_written=list(read_table(path, rows=1).columns))
+    names = {*read_table(path, rows=1).columns}
+    return read_table(path, as_written=names, targets=names)
 
 
 def _first_rows(path: Path) -> pd.DataFrame | None:

@@ -202,7 +202,7 @@ def read_json(path: Path, rows: int | None, *_: object) -> pd.DataFrame:
     except json.JSONDecodeError as error:
         if "Extra data" not in str(error):
             raise
-        content = [json.loads(line) for line in text.splitlines() if line.strip()]
+        content = [json.loads(line) for line in text.split("\n") if line.strip()]
     except RecursionError:
         raise InputError(f"{path} is nested too deeply; expected a list of rows") from None
     if isinstance(content, dict) and {"columns", "data"} <= content.keys():  # orient="split"

@@ -60,6 +60,8 @@ def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str
     if not isinstance(source, Arrays):
         return IMAGES.load_inputs(source, as_written)
     pixels = _channels_first(source.x)
+    if source.ndim == 3:
+        pixels = pixels[:, 0]  # as they came: ``encode`` may know them for one image of colour
     labels = pd.DataFrame(index=range(len(pixels)))
     return Samples(pixels, labels if source.y is None else label_frame(source.y, None))
 
@@ -84,7 +86,11 @@ def code(
 
 
 def encode(source: Any, profile: DataProfile) -> dict[str, np.ndarray]:
-    """New images, in the size, the channels and the range of the training data."""
+    """New images, in the size, the channels and the range of the training data.
+
+    Raises InputError for files that cannot be decoded, for values of another range, and for an
+    array (H, W, C) or (C, H, W) that plainly is one image of colour.
+    """
     return {"image": _fit(source, profile.inputs["image"], profile.pixel_range)}
 
 
@@ -139,8 +145,17 @@ def _fit(source: Any, shape: tuple[int, ...], pixel_range: tuple[float, ...]) ->
     """Images in the (C, H, W) and the range of the training data."""
     if not isinstance(source, np.ndarray):
         return decode(source, shape, pixel_range)
-    source = _eight_bit_array(source, pixel_range)
     channels, *size = shape
+    if source.ndim == 3:
+        n, height, width = source.shape
+        if channels == 3 and (width in (3, 4) or (n in (3, 4) and [height, width] == size)):
+            raise InputError(
+                f"X of the shape {source.shape} would be {n} grey images of {height} x {width}, but"
+                " the training images have colours; give one image as x[None], grey images as"
+                " x[..., None]"
+            )
+        source = source[:, None]
+    source = _eight_bit_array(source, pixel_range)
     if source.shape[1] != channels:
         source = source.repeat(3, axis=1) if channels == 3 else _luma(source)
     if source.shape[2:] != tuple(size):
@@ -290,11 +305,29 @@ def _plain(image: Image.Image, channels: int, pixel_range: tuple[float, ...]) ->
                 " the training images have 8: convert it"
             )
         image = Image.fromarray(_scaled(values, pixel_range or (0, 255)))
+    return _on_white(image, channels)
+
+
+def _on_white(image: Image.Image, channels: int) -> Image.Image:
+    """L or RGB of an image of 8 bits a value, transparent pixels on white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB") if image.mode not in ("L", "1") else image
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def of_pillow(images: Sequence[Image.Image]) -> list[np.ndarray]:
+    """Pillow's images as their files would be read: uint8 (H, W, 1) where all are grey, else
+    (H, W, 3); those of more than 8 bits a value as they are, (H, W, 1)."""
+    channels = 1 if all(image.mode in _GREY for image in images) else 3
+    found = []
+    for image in images:
+        upright = ImageOps.exif_transpose(image)
+        deep = upright.mode in _DEEP
+        pixels = np.asarray(upright if deep else _on_white(upright, channels))
+        found.append(pixels.reshape(*pixels.shape[:2], -1))
+    return found
 
 
 # Values of more than 8 bits --------------------------------------------------------------

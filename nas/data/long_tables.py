@@ -251,7 +251,9 @@ def _fixed(rows: _Rows, keys: set[Any]) -> list[str]:
     which = np.repeat(np.arange(len(rows.names)), np.diff(rows.starts))
     inside = np.flatnonzero(np.diff(which) == 0)
     for name in rows.frame.columns:
-        codes, _ = distinct(rows.frame[name], missing=("",))
+        column = rows.frame[name]
+        numeric = pd.api.types.is_numeric_dtype(column)
+        codes, _ = pd.factorize(column) if numeric else distinct(column, missing=("",))
         if name not in keys and len(inside) and (codes[inside] == codes[inside + 1]).all():
             same.append(str(name))
     return same

@@ -305,7 +305,7 @@ def code(
             notes.append(f"{member} is missing in {absent} of {len(samples.inputs)} samples")
     if not members:
         raise InputError(f"no column can be used as an input: {'; '.join(notes)}")
-    notes.insert(0, _describe_members(types, {name: grouped[name] for name in members}))
+    notes.insert(0, _describe_members({name: grouped[name] for name in members}))
     return inputs, replace(shape_profile(inputs, train), members=members), notes
 
 
@@ -362,9 +362,7 @@ def _members(types: Mapping[str, str]) -> dict[str, tuple[Modality, list[str]]]:
     return grouped
 
 
-def _describe_members(
-    types: Mapping[str, str], grouped: Mapping[str, tuple[Modality, list[str]]]
-) -> str:
+def _describe_members(grouped: Mapping[str, tuple[Modality, list[str]]]) -> str:
     described = []
     for member, (modality, names) in grouped.items():
         more = f" of {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"

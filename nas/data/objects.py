@@ -78,15 +78,21 @@ def _plain(x: Any) -> Any:
         return _of_arrow(x)
     if _is_torch_data(x):
         return _of_torch(x)
-    if isinstance(x, list) and x and all(hasattr(item, "getbands") for item in x):
+    if isinstance(x, list) and x and all(map(_is_picture, x)):
         return _of_pictures(x)
     return x
 
 
+def _is_picture(x: Any) -> bool:
+    return hasattr(x, "getbands")  # Pillow
+
+
 def _of_pictures(x: list[Any]) -> np.ndarray:
-    """An array (n, H, W) or (n, H, W, C) of Pillow's images of one size."""
-    found = [np.asarray(item) for item in x]
-    if len({item.shape for item in found}) > 1:
+    """An array (n, H, W, channels) of Pillow's images of one size."""
+    from nas.data.images import of_pillow
+
+    found = of_pillow(x)
+    if len({(item.shape, item.dtype == np.uint8) for item in found}) > 1:
         raise UsageError(f"the images differ in size or mode; {_SAME_SIZE}")
     return np.stack(found)
 
@@ -202,13 +208,15 @@ def _of_torch(x: Any) -> Any:
     size = inputs.nbytes if isinstance(inputs, np.ndarray) else 0
     refuse_larger(size * len(x), "the torch data set takes", "give fewer or smaller samples")
     pairs = [_item(x, i) for i in range(len(x))]
-    found = [_array(item) for item, _ in pairs]
-    answers = [_array(label) for _, label in pairs]
+    items, answers = [item for item, _ in pairs], [_array(label) for _, label in pairs]
     y = np.stack(answers) if isinstance(labels, np.ndarray) else answers
+    if all(map(_is_picture, items)):
+        return _of_pictures(items), y
+    found = [_array(item) for item in items]
     shapes = {getattr(item, "shape", None) for item in found}
     if len(shapes) == 1 and isinstance(inputs, np.ndarray):
         return np.stack(found), y
-    if (isinstance(inputs, np.ndarray) and inputs.ndim == 3) or hasattr(first[0], "getbands"):
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 3:
         raise UsageError(f"the images of the torch data set differ in size; {_SAME_SIZE}")
     return found, y
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.data.csv_files import MISSING, read_csv_pieces
+from nas.data.csv_files import MISSING
+from nas.data.csv_pieces import read_csv_pieces
 from nas.data.pipes import is_pipe
 from nas.data.tables import in_one_line
 from nas.task import Modality
@@ -17,31 +17,36 @@ _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 def pieces(
     source: Any, modality: Modality, as_written: Collection[str], rows: int, files: int
-) -> Iterator[Any]:
-    """The parts of a source that ``nas.data.encode`` takes one after the other, in their order.
+) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """The parts of a source that ``nas.data.encode`` takes one after the other, in their order, and
+    the names of their files where these are others than it finds.
 
     Tables of numbers and of texts in CSV come ``rows`` at a time, and folders of which each sample
     is a file ``files`` at a time; all else comes whole.
     """
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path is None or not path.exists() or is_pipe(path):
-        yield source
+        yield source, ()
         return
     if path.is_file() and path.name.lower().endswith(_CSV) and modality in ("tabular", "text"):
         missing = () if modality == "text" else MISSING
         with in_one_line(path):
-            yield from read_csv_pieces(path, rows, as_written, missing)
+            for part in read_csv_pieces(path, rows, as_written, missing):
+                yield part, ()
         return
     if path.is_dir():
         found = _file_lists(path, modality, files)
         if found is not None:
             yield from found
             return
-    yield source
+    yield source, ()
 
 
-def _file_lists(folder: Path, modality: Modality, files: int) -> Iterator[Any] | None:
-    """Frames that list the files of a folder; None where its samples are no files of their own."""
+def _file_lists(
+    folder: Path, modality: Modality, files: int
+) -> Iterator[tuple[Any, tuple[str, ...]]] | None:
+    """Frames that list the files of a folder, and their names in it; None where its samples are no
+    files of their own."""
     import pandas as pd
 
     from nas.data.readers import reader
@@ -49,17 +54,16 @@ def _file_lists(folder: Path, modality: Modality, files: int) -> Iterator[Any] |
     if modality in ("tabular", "text", "graphs", "multimodal"):
         return None
     samples = reader(modality).load_inputs(folder)
-    inputs = samples.inputs
+    inputs, labels = samples.inputs, samples.labels
     if not isinstance(inputs, list) or len(inputs) <= files or not isinstance(inputs[0], Path):
         return None
-    labels = replace(samples).labels
 
-    def parts() -> Iterator[Any]:
+    def parts() -> Iterator[tuple[Any, tuple[str, ...]]]:
         for start in range(0, len(inputs), files):
             chosen = slice(start, start + files)
             frame = pd.DataFrame({"file_name": [str(p.resolve()) for p in inputs[chosen]]})
             for name in labels:
                 frame[name] = labels[name].iloc[chosen].to_numpy()
-            yield frame
+            yield frame, tuple(name for name, _ in samples.files[chosen])
 
     return parts()

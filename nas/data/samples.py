@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.limits import read_archive
+from nas.files import first_line
 from nas.task import InputError, UsageError
 
 PARTS = ("train", "val", "test")
@@ -84,7 +85,7 @@ def of_tensor(tensor: Any) -> np.ndarray:
         half = str(dense.dtype) == "torch.bfloat16"
         array: np.ndarray = (dense.float() if half else dense).detach().cpu().numpy()
     except (TypeError, RuntimeError) as error:  # quantised, nested, without data
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"a tensor cannot be read as an array ({reason}); convert it") from None
     return array
 

@@ -160,7 +160,7 @@ def _read_archive(file: Path) -> _Archive:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
     read = _read_ts if file.suffix.lower() == ".ts" else _read_arff
-    found = read(file, text.splitlines())
+    found = read(file, text.split("\n"))
     if not found.values:
         raise InputError(f"{file} holds no sequences behind @data")
     widths = [sample.shape[1] for sample in found.values]

@@ -20,6 +20,8 @@ _UNKNOWN = (
     " images, sounds, clouds or texts for each class, graphs, or an .npz of x and y"
 )
 MOST_HEADERS = 20  # of the tables in a folder, in search of a column's name
+# What an archive holds in a folder of its own; the readers of files find class folders themselves.
+_WRAPPED: tuple[Modality, ...] = ("tabular", "series", "graphs")
 
 
 def open_source(source: Any, *, predict: bool = False) -> Any:
@@ -47,6 +49,8 @@ def open_source(source: Any, *, predict: bool = False) -> Any:
             refuse_unread(path, predict=predict)
         if path.is_dir() and not any(p.is_file() for p in walk(path)):
             raise InputError(f"{path} is empty: there is no file in it; name another folder")
+        if path.is_dir():
+            path = _unwrapped(path)
         if path.is_dir() and len(only := list(islice(walk(path), 2))) == 1:
             from nas.data.tables import is_table
 
@@ -93,6 +97,21 @@ def _path(source: str | Path) -> Path:
         shown = name if len(name) <= 80 else f"{name[:77]}…"
         raise UsageError(f"{shown!r} cannot be opened: {reason}") from None
     return path
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The folder that alone stands in another, and alone in that one, where it holds tables or
+    graphs; else the folder itself."""
+    from nas.data.folders import is_hidden
+    from nas.data.samples import PART_NAMES
+
+    inner = folder
+    while len(below := [path for path in inner.iterdir() if not is_hidden(path.name)]) == 1:
+        if not below[0].is_dir() or below[0].name.lower() in PART_NAMES:
+            break
+        inner = below[0]
+    known = inner != folder and any(reader(kind).recognise(inner) for kind in _WRAPPED)
+    return inner if known else folder
 
 
 def _texts_in(folder: Path, predict: bool) -> Any:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 RATIOS = (0.70, 0.15, 0.15)
 VAL = 0.15  # of a given training part
+# Of many samples so many are enough to validate by, and to test by: the standard error of a
+# fraction is then 0.22 % at most. Of a rare class so many: that of its recall is 3.5 % at most.
+ENOUGH, ENOUGH_OF_CLASS = 50_000, 200
 NO_TRAIN = "the data holds no training part; name one part train"
 # Of groups that are kept apart unasked: rows on average, as single values are apart by chance; and
 # those of the validation part, as fewer say more of themselves than of others (experiments/LOG.md).
@@ -30,8 +33,9 @@ def divide(
     The order of precedence: "column=COLUMN", which holds the parts; parts the data brings;
     ``split``, one of "0.7,0.15,0.15", "group=COLUMN", "time=COLUMN"; 70/15/15. ``strata``
     (n,) are the classes whose shares every drawn part keeps; where there are none, rows are
-    drawn at random. Where a given test part holds other groups than the training part, as speakers
-    or patients (``_kept_apart``), so does the validation part.
+    drawn at random. Of many samples validation and test get less than 15 % (``_drawn_share``).
+    Where a given test part holds other groups than the training part, as speakers or patients
+    (``_kept_apart``), so does the validation part.
     """
     n = len(samples.inputs)
     rng = np.random.default_rng(seed)
@@ -42,7 +46,7 @@ def divide(
             " leave it out, or give one file without a split column"
         )
     if samples.given is not None and not named:
-        inputs = {*getattr(samples.inputs, "columns", ()), *samples.labels}
+        inputs = {*getattr(samples.inputs, "columns", ()), *samples.labels, "split"}
         beside = [name for name in samples.columns if name not in inputs]
         codes, method = _complete(samples.given, strata, rng, samples.columns[beside])
     elif split is not None and split.startswith(("column=", "group=", "time=")):
@@ -60,9 +64,10 @@ def divide(
             codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
             method = f"{how} by {column}, 70/15/15"
     else:
-        ratios = RATIOS if split is None else parse_ratios(split)
-        codes = draw(strata if strata is not None else np.zeros(n, int), ratios, rng)
-        percent = "/".join(f"{100 * ratio:g}" for ratio in ratios)
+        classes = strata if strata is not None else np.zeros(n, int)
+        ratios = _with_rest(_drawn_share(classes)) if split is None else parse_ratios(split)
+        codes = draw(classes, ratios, rng)
+        percent = "/".join(f"{100 * ratio:.4g}" for ratio in ratios)
         method = f"{'random' if strata is None else 'stratified'} {percent}"
     parts = {name: np.flatnonzero(codes == i) for i, name in enumerate(PARTS)}
     for name, rows in parts.items():
@@ -96,13 +101,30 @@ def draw(strata: np.ndarray, ratios: tuple[float, ...], rng: np.random.Generator
     return codes
 
 
+def _drawn_share(strata: np.ndarray) -> float:
+    """Of samples with these classes (n,) what validation and test get each: 15 % or, of many, as
+    few as ``ENOUGH`` of all and ``ENOUGH_OF_CLASS`` of the rarest class.
+
+    Example:
+        >>> _drawn_share(np.zeros(1000, int)), _drawn_share(np.zeros(10**6, int))
+        (0.15, 0.05)
+    """
+    _, counts = np.unique(strata, return_counts=True)
+    return float(min(VAL, max(ENOUGH / len(strata), ENOUGH_OF_CLASS / counts.min())))
+
+
+def _with_rest(share: float, parts: int = 2) -> tuple[float, ...]:
+    """The ratios of train and of ``parts`` parts with a ``share`` each."""
+    return (1 - parts * share, *[share] * parts)
+
+
 def _complete(
     given: np.ndarray,
     strata: np.ndarray | None,
     rng: np.random.Generator,
     columns: pd.DataFrame | None = None,
 ) -> tuple[np.ndarray, str]:
-    """The given parts; 15 % of the training part for each of val and test that is absent. Of
+    """The given parts; for each of val and test that is absent a part of the training part. Of
     ``columns`` one may hold groups that keep the given parts apart."""
     codes = given.astype(np.int8).copy()
     if not (codes == 0).any():
@@ -121,12 +143,13 @@ def _complete(
             how = f"{OTHER_GROUPS} {column!r}, as test has"
             return codes, f"given {names}, {share:.0%} of train as val {how}"
         others = f" (test has other values of {column!r}: scores on val may be too good)"
-    ratios = (1 - VAL * len(absent), *[VAL] * len(absent))
-    drawn = draw(strata[rows] if strata is not None else np.zeros(len(rows), int), ratios, rng)
+    classes = strata[rows] if strata is not None else np.zeros(len(rows), int)
+    share = _drawn_share(classes)
+    drawn = draw(classes, _with_rest(share, len(absent)), rng)
     codes[rows] = np.array([0, *absent], np.int8)[drawn]
     how = "random" if strata is None else "stratified"
     missing = " and ".join(PARTS[i] for i in absent)
-    return codes, f"given {names}, {how} 15 % of train as {missing}{others}"
+    return codes, f"given {names}, {how} {100 * share:.4g} % of train as {missing}{others}"
 
 
 def _kept_apart(

@@ -13,11 +13,13 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from nas.data.csv_files import MISSING, read_csv, refuse_duplicates
+from nas.data.csv_pieces import is_large, read_large_csv
 from nas.data.forms import READERS, plain_frame, refuse_large_gzip
 from nas.data.samples import to_numpy
 from nas.task import InputError
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", *READERS)
+CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+SUFFIXES = (*CSV, ".jsonl", ".jsonl.gz", *READERS)
 
 
 def is_table(path: Path) -> bool:
@@ -29,10 +31,11 @@ def read_table(
     rows: int | None = None,
     missing: Sequence[str] = MISSING,
     as_written: Collection[str] = (),
+    targets: Collection[str] = (),
 ) -> pd.DataFrame:
     """The rows (or the first of them) of one CSV, TSV or JSONL (also .gz), Parquet, Feather, JSON
     or Excel file, under unique column names. ``missing`` are the texts of a CSV or Excel file for a
-    value that is not there; ``as_written`` its columns of labels, see ``read_csv``.
+    value that is not there; ``as_written`` and ``targets`` its columns of labels, see ``read_csv``.
     """
     if path.exists() and not path.is_file():  # to open a pipe would wait for ever
         raise InputError(f"{path} is no file; name a table")
@@ -45,8 +48,10 @@ def read_table(
         elif path.name.lower().endswith((".jsonl", ".jsonl.gz")):
             frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False, nrows=rows)
             frame.columns = [str(name) for name in frame.columns]
+        elif rows is None and is_large(path):
+            frame = read_large_csv(path, missing, as_written, targets)
         else:
-            frame = read_csv(path, rows, missing, as_written)
+            frame = read_csv(path, rows, missing, as_written, targets)
     if frame.empty:
         raise InputError(f"{path} holds no rows")
     return frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nas.data.column_types import apply_types
-from nas.data.columns import ColumnValues, as_text, canonical, numbers
+from nas.data.columns import AMOUNTS, ColumnValues, as_text, canonical, distinct, numbers
 from nas.data.csv_files import MISSING
 from nas.data.dataset import shape_profile
 from nas.data.decoded import scratch
@@ -76,7 +77,7 @@ def load(
     elif source.is_dir():
         frame, given, files, notes = _load_folder(source, missing, target or [], written)
     else:
-        frame = read_table(source, missing=missing, as_written=written)
+        frame = read_table(source, None, missing, written, target or ())
         files = ((source.name, len(frame)),)
     where = "the table" if isinstance(source, (pd.DataFrame, Arrays)) else str(source)
     if target is None:
@@ -91,14 +92,21 @@ def load(
                 + (f"; did you mean {near[0]!r}?" if near else ";")
                 + f" its columns are {', '.join(frame.columns)}"
             )
-    if given is None and "split" in frame and "split" not in target:
-        known = frame["split"].astype("str").str.strip().str.lower().isin(PART_NAMES)
-        if known.any():
-            given = read_parts(frame["split"], where)
-            frame = frame.drop(columns="split")
-    inputs = frame.drop(columns=target)
-    typed = apply_types(inputs, columns)
-    return Samples(typed, frame[target], given, inputs, files, notes)
+    beside = frame.drop(columns=target)
+    if given is None and "split" not in target and names_parts(frame):
+        given = read_parts(frame["split"], where)
+        frame = frame.drop(columns="split")
+    typed = apply_types(frame.drop(columns=target), columns)
+    return Samples(typed, frame[target], given, beside, files, notes)
+
+
+def names_parts(frame: pd.DataFrame) -> bool:
+    """Whether a column "split" says the part of each row: it names the training part, or parts
+    alone. Another one is a column like any other, though it may hold "test" among its words."""
+    if "split" not in frame:
+        return False
+    codes = frame["split"].dropna().astype("str").str.strip().str.lower().map(PART_NAMES)
+    return bool((codes == 0).any() or (len(codes) and codes.notna().all()))
 
 
 def _refuse_other_order(x: object, y: object) -> None:
@@ -154,7 +162,7 @@ def _load_folder(
             raise InputError(f"{folder} holds {' and '.join(same)} for the {name} part; keep one")
     if 0 not in found.values():
         raise UsageError(f"{folder} holds no train.csv, .tsv or .parquet; name the table itself")
-    frames = {path: read_table(path, missing=missing, as_written=written) for path in found}
+    frames = {path: read_table(path, None, missing, written, target) for path in found}
     first, *rest = frames
     notes: list[str] = []
     for path in rest:
@@ -177,7 +185,7 @@ def _load_folder(
                 f"{folder}: the columns {', '.join(map(repr, differing[:5]))} are in only one of"
                 f" {first.name} and {path.name}; both need the same columns"
             )
-    _read_alike(frames, missing, written)
+    _read_alike(frames, missing, written, target)
     given = np.concatenate([np.full(len(frames[path]), found[path], np.int8) for path in frames])
     files = tuple((path.name, len(frame)) for path, frame in frames.items())
     return _joined([*frames.values()]), given, files, tuple(notes)
@@ -193,7 +201,10 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _read_alike(
-    frames: dict[Path, pd.DataFrame], missing: Sequence[str], written: Collection[str]
+    frames: dict[Path, pd.DataFrame],
+    missing: Sequence[str],
+    written: Collection[str],
+    target: Collection[str],
 ) -> None:
     """Read again, as they are written, columns that are numbers in only some of the files: of
     01 and A1 in one file and 01 alone in another, that is no 1."""
@@ -203,7 +214,7 @@ def _read_alike(
     ]
     mixed = set().union(*numeric) - numeric[0].intersection(*numeric) - set(written)
     for path in [*frames] if mixed else ():
-        again = read_table(path, missing=missing, as_written={*written, *mixed})
+        again = read_table(path, None, missing, {*written, *mixed}, target)
         words = again[[*mixed]]
         again[[*mixed]] = words.mask(words.isin(missing))
         frames[path] = again
@@ -321,7 +332,7 @@ def _described_numeric(
     values, dates = read.values, read.form == "date"
     if dates:
         notes.append(f"column {name!r} holds dates: read as days since 1970-01-01")
-    if read.form in ("grouped", "comma"):
+    if read.form in AMOUNTS:
         notes.append(_amounts_note(name, column))
     if read.wrong:
         notes.append(
@@ -355,8 +366,8 @@ def _described_numeric(
         )
     if not dates and identifies(name, values):
         notes.append(
-            f"column {name!r} holds another whole number in every row: drop it if it numbers or"
-            " names the rows and says nothing about new ones"
+            f"column {name!r} holds another whole number in every row: if it numbers or names the"
+            f" rows, leave it out: --columns {shlex.quote(f'{name}=ignore')}"
         )
     missing = 1 - len(known) / len(used)
     mean, std = float(known.mean()), float(known.std())
@@ -507,21 +518,29 @@ def encode_rows(
                 if kind == "numeric":
                     if isinstance(value, str):
                         return None
-                    number = np.nan if value is None else float(value) - column.shift
+                    try:
+                        number = np.nan if value is None else float(value) - column.shift
+                    except OverflowError:  # an integer of more than 308 digits
+                        return None
                     coded[i, place] = number if abs(number) < LARGEST else np.nan
                 else:
-                    text = "" if value is None else as_text(value)
-                    coded[i, place] = known.get(text) or known.get(canonical(text), 0)
-                    coded[i, place] *= text not in MISSING
+                    coded[i, place] = 0 if value is None else _code_of(as_text(value), known)
         inputs[kind] = coded
     return inputs
 
 
+def _code_of(text: str, known: Mapping[str, int]) -> int:
+    """The code of a category, 0 of an unknown one; "NA" is a category if training knows it."""
+    return known.get(text) or (0 if text in MISSING else known.get(canonical(text), 0))
+
+
 def _codes_of(values: ColumnValues, column: Column) -> np.ndarray:
     """A column as int32 (n,) codes of its categories."""
-    codes, texts = values.distinct
     known = {text: i + 1 for i, text in enumerate(column.categories)}
-    order = [known.get(text) or known.get(canonical(text), 0) for text in texts]
+    codes, texts = values.distinct
+    if not known.keys().isdisjoint(MISSING):
+        codes, texts = distinct(values.column, [word for word in MISSING if word not in known])
+    order = [_code_of(text, known) for text in texts]
     coded: np.ndarray = np.array([*order, 0], np.int32)[codes]
     return coded
 
@@ -531,8 +550,11 @@ def _numbers_of(values: ColumnValues, column: Column) -> np.ndarray:
     stored = values.column.dtype
     if isinstance(stored, np.dtype) and (stored.kind in "iu" or stored == np.float64):
         return values.column.to_numpy()  # without a copy
-    same = values.numbers.form == column.form or not column.form
-    read = values.numbers if same else numbers(values.column, column.form)
+    read = values.numbers
+    # Where training had plain numbers there may be amounts, as "1,5" in a file with semicolons.
+    amounts = column.form == "plain" and read.form in AMOUNTS and not read.wrong
+    if column.form not in ("", read.form) and not amounts:
+        read = numbers(values.column, column.form)
     known_rows = int((values.distinct[0] >= 0).sum()) if read.wrong else 0
     if known_rows >= ENOUGH_ROWS and np.isnan(read.values).all():
         raise InputError(

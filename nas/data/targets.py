@@ -353,18 +353,50 @@ def describe(labels: Labels, train: np.ndarray) -> Target:
 # New samples -----------------------------------------------------------------------------
 
 
+def names_of(target: Target) -> tuple[str, ...]:
+    """The columns that hold the labels of a target."""
+    return target.classes if _has_columns(target) else (target.name,)
+
+
 def columns_of(targets: Collection[Target]) -> tuple[str, ...]:
-    """The columns that hold the labels of the targets."""
-    return tuple(
-        name
-        for target in targets
-        for name in (target.classes if _has_columns(target) else (target.name,))
-    )
+    """The columns of labels that are texts, and in new files kept as they are written."""
+    texts = [t for t in targets if t.kind != "regression" and t.label_type == "text"]
+    return tuple(name for target in texts for name in names_of(target))
 
 
 def _has_columns(target: Target) -> bool:
     """Whether each label of a target has a column of its own, with 0 and 1."""
     return target.kind == "multilabel" and not target.separator
+
+
+def of_target(
+    labels: pd.DataFrame, target: Target, *, of_files: bool
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The only column of labels under the name of the only target: an array's has any name, that
+    of class folders is "label". Others of files keep theirs, as they come from a table.
+
+    Folders of another meaning are no labels: there is no column then, but a note.
+    """
+    (name,) = labels
+    if of_files and name != "label":
+        return labels, ()
+    labels = labels.set_axis([target.name], axis=1)
+    unknown = _unknown(labels[target.name], target) if of_files else ""
+    if not unknown:
+        return labels, ()
+    what = "number" if target.kind == "regression" else "label of the training data"
+    return labels.iloc[:, :0], (f"{unknown!r} is no {what}: there are no scores",)
+
+
+def _unknown(column: pd.Series, target: Target) -> str:
+    """The first value that is no label of a target, "" where all are."""
+    if target.kind == "regression":
+        return next(iter(ColumnValues(column).numbers.wrong), "")
+    _, texts = distinct(column, [word for word in MISSING if word not in target.classes])
+    if target.separator:
+        texts = [label for text in texts for label in split_labels(text, target.separator)]
+    known = {*target.classes}
+    return next((text for text in texts if known.isdisjoint((text, canonical(text)))), "")
 
 
 def encode(
@@ -376,7 +408,7 @@ def encode(
     """
     labels: dict[str, np.ndarray] = {}
     for target in targets:
-        names = target.classes if _has_columns(target) else (target.name,)
+        names = names_of(target)
         if not all(name in frame for name in names):
             continue
         if target.separator:
@@ -402,8 +434,7 @@ def _encode_column(
 ) -> np.ndarray | None:
     """float64 (n,) of class indices or numbers; None where no value is there."""
     classes = target.classes if target.kind in ("binary", "multiclass") else ()
-    kept = set(MISSING) & set(classes)
-    codes, texts = distinct(column, [word for word in MISSING if word not in kept])
+    codes, texts = distinct(column, [word for word in MISSING if word not in classes])
     if (codes < 0).all():
         return None
     if classes:

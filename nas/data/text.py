@@ -65,7 +65,8 @@ def load_inputs(source: Path | pd.DataFrame | Arrays, as_written: Collection[str
     """Rows to predict; a .txt file holds one text a line."""
     if isinstance(source, Path) and source.suffix.lower() == ".txt":
         try:
-            lines = source.read_text(encoding="utf-8-sig").splitlines()
+            with source.open(encoding="utf-8-sig") as file:
+                lines = [line.rstrip("\n") for line in file]
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8"
@@ -92,7 +93,8 @@ def code(
     lengths = np.array([len(found.ids) for found in tokenizer.encode_batch(learnt)])
     most = rules.text_length(percentiles(lengths))
     notes = [how]
-    unused = [str(name) for name in samples.columns if name not in columns]
+    known = {*columns, "split"} if samples.given is not None else {*columns}
+    unused = [str(name) for name in samples.columns if name not in known]
     if unused:
         notes.append(
             f"columns {', '.join(map(repr, unused[:5]))}{' …' if len(unused) > 5 else ''} hold no"

@@ -7,6 +7,7 @@ or coarse.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -112,8 +113,8 @@ def _leaks(dataset: Dataset, member: str, profile: DataProfile) -> Iterator[str]
                     )
                     yield (
                         f"column {column.name!r} alone predicts {name!r} ({_percent(explained)}"
-                        f" {measure}): does it hold the answer? Drop it if it is not known"
-                        " beforehand"
+                        f" {measure}): does it hold the answer? If it is not known beforehand,"
+                        f" leave it out: --columns {shlex.quote(f'{column.name}=ignore')}"
                     )
 
 
@@ -192,7 +193,8 @@ def _long(member: str, profile: DataProfile) -> Iterator[str]:
 
 def _amount(dataset: Dataset) -> Iterator[str]:
     profile = dataset.profile
-    folded = profile.n_val < CROSS_VALIDATED and "node" not in profile.inputs
+    whole = "node" in profile.inputs or profile.parts_differ  # as `rules.folds` has it
+    folded = profile.n_val < CROSS_VALIDATED and not whole
     scored = profile.n_val + (profile.n_train if folded else 0)
     if scored < PRECISE:
         error = "small differences may be chance"

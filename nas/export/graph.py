@@ -128,7 +128,7 @@ def write_onnx(trained: Trained, file: Path, int8: Int8 | None = None) -> Export
         quantised = None
         if int8 is not None:
             plain, made = made, Path(name) / "int8.onnx"
-            _quantise(trained, plain, made, int8, free)
+            _quantise(trained, plain, made, int8)
             quantised = _compared(trained, plain, made, int8, free)
         _describe(trained, made, free, int8)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ def _difference(proxy: Proxy, session: Session, batches: Iterator[dict[str, Tens
 # -- eight bits ------------------------------------------------------------------------------------
 
 
-def _quantise(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -> None:
+def _quantise(trained: Trained, plain: Path, file: Path, how: Int8) -> None:
     import onnx
     from onnxruntime import quantization  # type: ignore[import-untyped]
 

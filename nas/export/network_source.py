@@ -232,13 +232,13 @@ class _Pruning:
             if built:
                 found = self.built.truth.get((module, test.lineno, test.col_offset), set())
             else:
-                found = self._by_attributes(test.test, module, owner)
+                found = self._by_attributes(test.test, owner)
             return found.copy().pop() if len(found) == 1 else None
 
         executed = {row for of, row in self.built.lines if of == module} if built else None
         edit.function(node, truth, executed)
 
-    def _by_attributes(self, test: ast.expr, module: str, owner: Key | None) -> set[bool]:
+    def _by_attributes(self, test: ast.expr, owner: Key | None) -> set[bool]:
         """What a test of ``self`` alone comes out as, over all instances."""
         if owner is None or not self.instances[owner]:
             return set()

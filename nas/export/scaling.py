@@ -25,7 +25,8 @@ import torch
 
 from nas import rules
 from nas.family import Family, load_families
-from nas.recipe import network_recipe
+from nas.recipe_changes import for_epochs
+from nas.recipe_form import network_recipe
 from nas.space import Choice, Config, Float, Int, Param, Space
 from nas.task import DataProfile, InputError, JsonRecord, Task
 from nas.training import cost
@@ -137,8 +138,8 @@ def scale(family: str, config: Config, task: Task, factor: float) -> tuple[Confi
 
 def scaled_recipe(recipe: dict[str, Any], factor: float) -> dict[str, Any]:
     """The recipe of a network for ``factor`` times the data: its configuration, batch size, rate,
-    epochs and schedule. The data are read again, and may have grown: their profile is the new
-    one's. Of an ensemble it is that of the first network. Errors as for ``scale``."""
+    epochs, patience and schedule. The data are read again, and may have grown: their profile is the
+    new one's. Of an ensemble it is that of the first network. Errors as for ``scale``."""
     changed = network_recipe(recipe, 0)
     model, data = changed["model"]["init_args"], changed["data"]["init_args"]
     data |= {"fingerprint": None, "split_hash": None}
@@ -151,18 +152,13 @@ def scaled_recipe(recipe: dict[str, Any], factor: float) -> dict[str, Any]:
     config, _ = scale(model["family"], model["config"], task, factor)
     batch = int(config["batch_size"])
     accumulate = int(changed["trainer"].get("accumulate_grad_batches") or 1)
-    epochs = rules.full_epochs(task, batch)
-    steps = rules.steps_per_epoch(profile.n_train, batch // accumulate, accumulate) * epochs
+    micro = batch // accumulate
     model |= {"config": config, "task": task.to_dict()}
-    data |= {"batch_size": batch // accumulate}
-    data |= {"fingerprint": profile.fingerprint, "split_hash": profile.split}
-    changed["trainer"]["max_epochs"] = epochs
+    data |= {"batch_size": micro, "fingerprint": profile.fingerprint, "split_hash": profile.split}
+    steps = rules.steps_per_epoch(profile.n_train, micro, accumulate)
+    for_epochs(changed, rules.full_epochs(task, batch), steps)
     if "optimizer" in changed:
         changed["optimizer"]["init_args"]["lr"] = float(config["lr"])
-    if "total_steps" in changed.get("lr_scheduler", {}).get("init_args", {}):
-        schedule = {"total_steps": steps, "warmup_steps": rules.warmup_steps(steps)}
-        known = changed["lr_scheduler"]["init_args"]
-        known |= {name: value for name, value in schedule.items() if name in known}
     return changed
 
 

@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib.metadata import requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data import encode, long_tables
+from nas.data import categories, encode, long_tables
 from nas.data.folders import SERIES, Files
 from nas.data.multimodal import JOINED, Manifest
 from nas.data.ragged import Whole
@@ -56,6 +57,16 @@ _WITHOUT_LIMITS: dict[Key, str] = {
         "def room_for(needed: float, what: str) -> Iterator[None]:\n"
         '    """Every size is read."""\n'
         "    yield"
+    ),
+    ("nas.data.csv_pieces", "is_large"): (
+        "def is_large(path: Path) -> bool:\n"
+        '    """Every table is read at once."""\n'
+        "    return False"
+    ),
+    ("nas.data.csv_pieces", "read_large_csv"): (
+        "def read_large_csv(*given: Any) -> None:\n"
+        '    """There is no large table."""\n'
+        "    raise NotImplementedError"
     ),
     ("nas.task", "JsonRecord"): (
         'class JsonRecord:\n    """A record that preprocess.json holds."""'
@@ -109,7 +120,7 @@ def _fill(trained: Trained, folder: Path) -> None:
     task = proxy.task
     settings = {
         "modality": task.modality,
-        "as_written": sorted({*columns_of(task.targets), *_categories(task.profile)}),
+        "as_written": sorted({*columns_of(task.targets), *categories(task.profile)}),
         "profile": _needed(task.profile),
     }
     write_whole(folder / "preprocess.json", json.dumps(settings, indent=1))
@@ -120,6 +131,7 @@ def _fill(trained: Trained, folder: Path) -> None:
             "labels": list(t.labels),
             "mean": t.mean,
             "std": t.std,
+            "separator": t.separator,
             "temperature": proxy.temperature(t.name),
         }
         for t in task.targets
@@ -154,11 +166,6 @@ def _needed(profile: DataProfile) -> dict[str, Any]:
     return about
 
 
-def _categories(profile: DataProfile) -> set[str]:
-    own = {column.name for column in profile.columns if column.kind == "categorical"}
-    return own.union(*(_categories(member.profile) for member in profile.members.values()))
-
-
 # -- preprocess.py ---------------------------------------------------------------------------------
 
 
@@ -169,8 +176,8 @@ def preprocess_source(task: Task) -> str:
     module = reader(task.modality)
     if task.profile.series is not None:
         replaced |= _load_series(task.profile.series)
-    elif of_files := _files(module):
-        replaced |= _load_files(task.modality, of_files)
+    elif kinds := _files(module):
+        replaced |= _load_files(task.modality, kinds)
     if "series" not in (task.modality, *members):
         replaced["nas.export.folder.inputs", "series_form"] = (
             "def series_form(about: None) -> None:\n"
@@ -188,7 +195,11 @@ def preprocess_source(task: Task) -> str:
                 '    raise InputError("no column of the training data held graphs")'
             )
     bundle = Bundle(
-        [("nas.export.folder.inputs", "load"), ("nas.export.folder.inputs", "batches")],
+        [
+            ("nas.export.folder.inputs", "load"),
+            ("nas.export.folder.inputs", "batches"),
+            ("nas.show", "no_formula"),
+        ],
         replaced=replaced,
     )
     imports = bundle.imports()
@@ -214,14 +225,14 @@ def _reader(modality: str, members: set[str]) -> dict[Key, str]:
     return {("nas.data.readers", "reader"): body}
 
 
-def _files(module: Any) -> Files | None:
-    """What a reader's samples are files of; None where they are rows or graphs."""
-    found = [v for v in vars(module).values() if isinstance(v, Files)]
+def _files(module: Any) -> list[Files]:
+    """What a reader's samples are files of, the usual kind first; none where they are rows or
+    graphs."""
     single = hasattr(module, "_arrays") or hasattr(module, "_channels_first")
-    return found[0] if found and single else None
+    return [v for v in vars(module).values() if isinstance(v, Files)] if single else []
 
 
-def _load_files(modality: str, of: Files) -> dict[Key, str]:
+def _load_files(modality: str, kinds: Sequence[Files]) -> dict[Key, str]:
     module = reader(modality)  # type: ignore[arg-type]
     arrays = "_arrays" if hasattr(module, "_arrays") else "_channels_first"
     hdf5 = """
@@ -234,9 +245,16 @@ def load_inputs(source: Any, as_written: Any = ()) -> Any:
 
     if isinstance(source, Arrays):
         return {arrays}(source.x){hdf5 if hasattr(module, "_hdf5_files") else ""}
-    return files_of(source, {of.common!r})
+    return files_of(source, {", ".join(map(_endings, kinds))})
 '''.strip()
     return {(module.__name__, "load_inputs"): text}  # type: ignore[attr-defined]
+
+
+def _endings(of: Files) -> str:
+    """All endings of a kind of files, as code."""
+    names = ", ".join(f'"{ending}"' for ending in sorted(of.suffixes))
+    lines = textwrap.indent(textwrap.fill(names, 88), " " * 8)
+    return f"(\n{lines},\n    )"
 
 
 def _load_series(form: SeriesForm) -> dict[Key, str]:
@@ -291,6 +309,7 @@ def requirements(*sources: str) -> set[str]:
 def _examples(trained: Trained, folder: Path, inputs: Mapping[str, Tensor]) -> None:
     """Ten samples of the test part as the network reads them and, where they are rows or files, as
     they were found; and what it predicts of them."""
+    import pandas as pd
     from safetensors.torch import save_file
 
     folder.mkdir()
@@ -303,7 +322,10 @@ def _examples(trained: Trained, folder: Path, inputs: Mapping[str, Tensor]) -> N
     found: dict[str, Any] = {}
     if source:
         task = proxy.task
-        encoded = encode(folder / source, task.profile, task.modality, task.targets)
+        given: Any = folder / source
+        if given.is_dir() and task.profile.series is None:  # a folder of .txt may hold texts
+            given = pd.DataFrame({"file_name": sorted(map(str, given.iterdir()))})
+        encoded = encode(given, task.profile, task.modality, task.targets)
         predicted = predictions_of(proxy, encoded.inputs)
         found = {name: np.asarray(value).tolist() for name, value in predicted.items()}
     recorded = {"source": source, "predictions": found}

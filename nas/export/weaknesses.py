@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.export.trained import Trained
 from nas.task import JsonRecord, Target
-from nas.training.calibration import part_logits, some_rows
+from nas.training.calibration import examined
 
 BINS = 10  # of confidence
 MOST_CLASSES = 20  # of a confusion matrix
@@ -61,14 +61,14 @@ class Weaknesses(JsonRecord):
 def weaknesses(trained: Trained) -> Weaknesses:
     """Predict the validation part of a trained network and look at its errors."""
     dataset, proxy = trained.dataset, trained.proxy
-    rows = some_rows(dataset.parts["val"])
-    found = proxy.predictions(part_logits(proxy, dataset, rows))
+    found = examined(proxy, dataset, "val")
     targets = []
     for target in proxy.task.targets:
-        truth = np.asarray(dataset.labels[target.name])[rows]
+        truth = np.asarray(dataset.labels[target.name])[found.rows]
         own = trained.result.get("intervals", {}).get(target.name, {})
-        targets.append(replace(_target(target, found[target.name], truth), interval=own))
-    return Weaknesses(len(rows), tuple(targets))
+        about = _target(target, found.predicted[target.name], truth)
+        targets.append(replace(about, interval=own))
+    return Weaknesses(len(found.rows), tuple(targets))
 
 
 def _target(target: Target, predicted: np.ndarray, truth: np.ndarray) -> TargetWeaknesses:

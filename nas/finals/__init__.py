@@ -12,6 +12,7 @@ a core or a GPU, here or on a cluster; a round begins only while there is time f
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -25,14 +26,14 @@ from nas.candidate import Candidate
 from nas.files import read_json, write_whole
 from nas.finals import average, rounds
 from nas.finals.finalist import Finalist, complete, is_better, leader
-from nas.finals.jobs import OF_TRAINING, Job, run_all, train
+from nas.finals.jobs import Job, copy_trained, run_all, train
 from nas.finals.pace import epoch_s, epochs_of, recipe_epochs
 from nas.machine import Site
-from nas.plan import START_S
+from nas.plan import SIMPLE_TEST_S, START_S
 from nas.run import Finished, Run
 from nas.task import InputError, Task
 
-MOST = 6  # finalists; on more cores or GPUs one for each
+MOST = 6  # finalists, or one for each core or GPU; in time that is left also what is as good
 FAR_MORE = 2.0  # times the epochs that it had: for so many a finalist is trained anew
 SCORE_S = 300.0  # that scoring the test part may take, also beyond the time: no model without it
 
@@ -45,19 +46,21 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     What earlier searches of the run have trained, as one that was interrupted, is not trained again
     where there is not the time for far more epochs."""
     places, ranked, last = site.count, run.ranked(), end
-    end -= sum(row.get("seconds", 0.0) for row in run.baselines())  # fitted again for the test part
+    end -= _simple_s(run)
     left_s = end - time.monotonic() - START_S
     waiting = rounds.order(ranked, run.task, left_s, places)
-    known = list(_earlier(run, waiting[: max(MOST, places)], left_s))
+    known = list(_earlier(run, waiting, left_s))
     trained = [entry for entry in known if not entry.network]
     more = [entry for entry in known if entry.network]  # networks of finalists
     waiting = [c for c in waiting if all(c is not e.candidate for e in trained)]
     while True:
         left_s = end - time.monotonic() - 2 * START_S
         entries = rounds.shorter(run, trained, left_s, places)
-        if not entries and len({e.candidate.number for e in trained}) < max(MOST, places):
+        if not entries:
+            few = len({e.candidate.number for e in trained}) < max(MOST, places)
+            allowed = waiting if few else rounds.near(run.task, ranked, waiting)
             room_s = left_s - average.next_network_s(run, trained)
-            entries = rounds.next_round(run, waiting, room_s, places, trained)
+            entries = rounds.next_round(run, allowed, room_s, places, trained) if allowed else []
         if not entries and not complete(trained):  # a late score is better than no model
             entries = rounds.next_round(run, waiting, left_s + START_S, places, trained)
         if not entries:
@@ -70,13 +73,25 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
         trained += done[: len(entries)]
         more += done[len(entries) :]
     means = average.averages(run, site, trained, more, end, show)
-    earlier = run.finished
-    if not complete(trained) and earlier is not None and earlier.result:
+    if not complete(trained) and (earlier := run.winner):
         return earlier  # there was no time to find a better one
     found = _finished(run, site, trained, [*more, *means], last, show)
     found = replace(found, candidates=len(ranked))
     write_whole(run.folder / "finished.json", found.to_json())
     return found
+
+
+def expected_s(run: Run, places: int) -> float:
+    """Seconds that ``train_finalists`` has use for, as the candidates are now; endless where none
+    is complete."""
+    ranked = run.ranked()
+    return rounds.expected_s(run, ranked, MOST, places) + _simple_s(run) if ranked else math.inf
+
+
+def _simple_s(run: Run) -> float:
+    """Seconds that are kept for the simple models, which are fitted again for the test part."""
+    fitted_s = sum(float(row.get("seconds", 0.0)) for row in run.baselines())
+    return min(SIMPLE_TEST_S, fitted_s)
 
 
 def _earlier(run: Run, candidates: Sequence[Candidate], left_s: float) -> Iterator[Finalist]:
@@ -139,7 +154,7 @@ def _finished(
         best = others[-1]
     model, new = run.folder / "model", run.folder / "model.new"
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(best.folder, new, ignore=OF_TRAINING)
+    copy_trained(best.folder, new)
     # A driver that is killed from here on scores again: nothing speaks of another model.
     (run.folder / "finished.json").unlink(missing_ok=True)
     shutil.rmtree(model, ignore_errors=True)
@@ -147,8 +162,17 @@ def _finished(
     job = Job(model, ("--test", "only", "--json"), run.folder / "logs" / "test.log")
     late = max(end, time.monotonic() + SCORE_S)
     ((result, error),) = run_all([job], site, late, show)
+    if not result and (written := _tested_in(model)):  # the simple models alone came too late
+        result, error = written, ""
     number, networks = best.candidate.number, max(1, len(best.networks))
     return Finished(number, best.epochs, best.recipe_epochs, result, error, summary, networks)
+
+
+def _tested_in(model: Path) -> dict[str, Any]:
+    """The result in the folder of a network, once it has a score on the test part; {} before."""
+    file = model / "result.json"
+    result: dict[str, Any] = read_json(file, dict[str, Any]) if file.is_file() else {}
+    return result if result.get("test") else {}
 
 
 def _row(entry: Finalist, task: Task) -> dict[str, Any]:

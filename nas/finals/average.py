@@ -19,7 +19,7 @@ from nas.finals.finalist import (
     leader,
     unsureness,
 )
-from nas.finals.jobs import OF_TRAINING, Job, run_all, train
+from nas.finals.jobs import Job, copy_trained, run_all, train
 from nas.machine import Site
 from nas.plan import START_S, speedup
 from nas.run import Run
@@ -174,7 +174,7 @@ def _as_one(
     shutil.rmtree(folder, ignore_errors=True)
     folders = [folder / NETWORKS / str(number) for number in range(len(networks))]
     for entry, place in zip(networks, folders, strict=True):
-        shutil.copytree(entry.folder, place, ignore=OF_TRAINING)
+        copy_trained(entry.folder, place)
     run.combine(folders, folder / "recipe.yaml")
     job = Job(folder, ("--resume", "--test", "no", "--json"), folder / "log")
     late = max(end, time.monotonic() + mean_s(networks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,9 @@ def winner(trained: Sequence[Finalist], task: Task) -> Finalist:
         return best
     errors = math.sqrt(2) if few or folds else AS_GOOD
     near = [e for e in trained if is_as_good(e, best, task, errors)]
-    sign = 1 if task.quality.direction == "max" else -1
 
     def order(entry: Finalist) -> tuple[float, ...]:
-        proxy = sign * entry.candidate.metrics[task.quality.metric] if folds else 0.0
+        proxy = task.quality.sign * entry.candidate.metrics[task.quality.metric] if folds else 0.0
         standing = _standing(entry, task) if few else 0
         proven = entry.candidate.origin == "baseline"
         surest = -unsureness(entry, task) if _is_of_classes(task) else 0.0
@@ -93,12 +92,13 @@ def winner(trained: Sequence[Finalist], task: Task) -> Finalist:
 
 
 def is_as_good(entry: Finalist, best: Finalist, task: Task, errors: float) -> bool:
-    """Whether a finalist is within so many standard errors of the best."""
-    once = replace(task, fidelity=replace(task.fidelity, folds=1))
+    """Whether a finalist is within so many standard errors of the best, of the whole validation
+    part."""
+    metric, samples = task.quality.metric, task.profile.n_val
     values = [_validation(e, task) for e in (entry, best)]
     if not math.isfinite(values[0]):
         return False
-    noise = errors * max(standard_error(once, task.quality.metric, v) for v in values)
+    noise = errors * max(standard_error(task, metric, v, samples) for v in values)
     return abs(values[0] - values[1]) <= noise
 
 
@@ -112,8 +112,7 @@ def is_better(mean: Finalist, single: Finalist, task: Task) -> bool:
 
 def goodness(entry: Finalist, task: Task) -> float:
     """The quality on the validation part, larger where it is better."""
-    sign = 1 if task.quality.direction == "max" else -1
-    value = sign * _validation(entry, task)
+    value = task.quality.sign * _validation(entry, task)
     return value if math.isfinite(value) else -math.inf
 
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.files import LAST, NETWORKS, PREVIOUS
+from nas.files import LAST, NETWORKS, PREVIOUS, first_line
 from nas.finals.finalist import Finalist
 from nas.finals.pace import recipe_epochs
 from nas.machine import Process, Site
 from nas.plan import START_S
-from nas.task import Task
+from nas.task import InputError, Task
 
 LATE = 0.5  # of the time that it had: what a training may take beyond
 # What is no part of a trained network's folder.
-OF_TRAINING = shutil.ignore_patterns("log", "log.json", NETWORKS, LAST, PREVIOUS)
+_OF_TRAINING = shutil.ignore_patterns("log", "log.json", NETWORKS, LAST, PREVIOUS)
 _TICK_S = 0.2
 
 
@@ -69,8 +69,10 @@ def run_all(
     jobs: Sequence[Job], site: Site, end: float, show: Callable[[str], None]
 ) -> list[tuple[dict[str, Any], str]]:
     """What trainings print as JSON, and why there is none: all at the same time, each with its log.
-    At ``end`` and ``LATE`` of the time more they are interrupted, as Ctrl-C does."""
+    At ``end`` and ``LATE`` of the time more they are interrupted, as Ctrl-C does, then killed; one
+    that still does not end is left behind."""
     deadline = end + LATE * max(0.0, end - time.monotonic()) + START_S
+    signals = iter((signal.SIGINT, signal.SIGKILL, signal.SIGKILL))
     processes: list[Process] = []
     late: set[int] = set()  # jobs that were interrupted
     with ExitStack() as stack:
@@ -83,7 +85,8 @@ def run_all(
             while running := [i for i, process in enumerate(processes) if process.poll() is None]:
                 show("finish")
                 if time.monotonic() > deadline:
-                    number = signal.SIGKILL if late else signal.SIGINT
+                    if (number := next(signals, None)) is None:
+                        break  # it waits for a dead drive, and nothing ends it
                     _signal([processes[i] for i in running], number)
                     late, deadline = late | set(running), deadline + START_S
                 time.sleep(_TICK_S)
@@ -109,6 +112,18 @@ def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
             process.kill()
         else:
             process.send_signal(number)
+
+
+def copy_trained(folder: Path, place: Path) -> None:
+    """Copy what a trained network needs to a ``place`` that is not there yet. Raises InputError
+    where it cannot be written."""
+    try:
+        shutil.copytree(folder, place, ignore=_OF_TRAINING)
+    except OSError as error:  # of ``shutil`` one for all files, which has no ``errno``
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else first_line(error)
+        raise InputError(
+            f"{place} cannot be written ({reason}); make room and go on with --resume"
+        ) from error
 
 
 def _outcome(process: Process, log: Path, late: bool) -> tuple[dict[str, Any], str]:

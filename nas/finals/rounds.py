@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from nas import rules
@@ -19,6 +20,7 @@ CHEAP = 0.1  # of the time that is left: what another family's best may take
 NEAR = 3.0  # standard errors: another family's best may be this much worse
 DECAY, ALIKE = 0.5, 1.25  # of the error with passes over the data; errors that are as good
 FEW = 1 / 16  # of the epochs that help: for fewer, all cores are for one network
+SLACK = 1.5  # times the seconds that steps of proxies predict of a training
 HASTE = 1.5  # times the epochs that there is time for: a pace beside other work is a slow one
 
 
@@ -51,6 +53,22 @@ def order(
     if adapted is not None and recipe_s(task, adapted) <= left_s:
         early = [adapted, *(c for c in early if c is not adapted)]
     return [*early, *(c for c in candidates if all(c is not e for e in early))]
+
+
+def near(task: Task, ranked: Sequence[Candidate], waiting: Sequence[Candidate]) -> list[Candidate]:
+    """Of those that wait the ones whose proxies are as good as the best of all, ``ranked``."""
+    return [c for c in waiting if _is_near(task, ranked[0], c, AS_GOOD)]
+
+
+def expected_s(run: Run, ranked: Sequence[Candidate], most: int, places: int) -> float:
+    """Seconds that the trainings of up to ``most`` of the candidates ``ranked``, the best first,
+    and of further networks of the best are expected to take, each by its whole recipe."""
+    task = run.task
+    first = order(ranked, task, math.inf, places)[: max(most, places)]
+    each = [epochs_of(task, c, sys.maxsize) * epoch_s(task, c) for c in first]
+    each += [each[0]] * may_grow(run, first[0])
+    rounds = sorted(each, reverse=True)[::places]
+    return sum(SLACK * seconds + START_S for seconds in rounds) + 2 * START_S
 
 
 def next_round(
@@ -154,9 +172,8 @@ def _best_adapted(ranked: Sequence[Candidate], task: Task) -> Candidate | None:
 def _is_near(task: Task, best: Candidate, other: Candidate, errors: float = NEAR) -> bool:
     """Whether a proxy is within the noise of the best one."""
     metric = task.quality.metric
-    behind = best.metrics[metric] - other.metrics[metric]
-    noise = standard_error(task, metric, best.metrics[metric])
-    return (behind if task.quality.direction == "max" else -behind) <= errors * noise
+    behind = task.quality.sign * (best.metrics[metric] - other.metrics[metric])
+    return behind <= errors * standard_error(task, metric, best.metrics[metric])
 
 
 def _is_pressed(task: Task, best: Candidate, left_s: float, places: int) -> bool:
@@ -180,7 +197,8 @@ def _best_in_time(task: Task, waiting: Sequence[Candidate], left_s: float) -> Ca
         proxy = task.of_family(candidate.family).fidelity
         value = candidate.metrics[metric]
         passes = min(left_s / epoch_s(task, candidate), rules.longest_epochs(task))
-        gain = max(1.0, passes / (proxy.epochs * proxy.share))
+        trained = len(candidate.curve) or proxy.epochs  # fewer, where its time was over
+        gain = max(1.0, passes / (trained * proxy.share))
         return abs(1.0 - value if larger else value) / math.pow(gain, DECAY)
 
     best = min(waiting, key=error)

@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from nas.files import first_line
 from nas.pretrained import audio, images
 from nas.task import Checkpoint, DataProfile, InputError, Modality
 
@@ -63,7 +64,7 @@ def _fetched(name: str) -> Path:
 
         return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
     except Exception as error:  # of many libraries: names, permissions, networks
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise Unreachable(
             f"pretrained network {name}: neither a path here nor to be had from the hub"
             f" ({type(error).__name__}: {reason:.120}); download it and give its folder"
@@ -299,7 +300,7 @@ def check_safetensors(file: Path) -> None:
         with safe_open(file, framework="numpy"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{file} is no whole safetensors file ({reason:.100}); download it again"
         ) from None

@@ -175,7 +175,8 @@ def full_front_picture(task: Task, rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     log = _is_wide([row[x] for row in shown])
     across = _Scale([row[x] for row in shown], _LEFT, _WIDTH - 20, log)
-    errors = {kind: [standard_error(task, quality.metric, row[kind]) for row in shown]
+    scored = {"proxy": None, "full": task.profile.n_val}
+    errors = {kind: [standard_error(task, quality.metric, row[kind], scored[kind]) for row in shown]
               for kind in _LOOKS}  # fmt: skip
     reached = [row[k] + s * e for k in _LOOKS for row, e in zip(shown, errors[k], strict=True)
                for s in (-1, 1)]  # fmt: skip

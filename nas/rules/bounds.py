@@ -291,7 +291,7 @@ def training(task: Task, *, lr: float, spread: float = 5.0) -> list[Param]:
             why=("whole-graph" if is_whole_graph(task) else batch_why,),
         ),
     ]
-    by_class = {"balanced_accuracy", "f1"} & {o.metric for o in task.objectives}
+    by_class = {"balanced_accuracy", "f1"} & {o.metric.split("[")[0] for o in task.objectives}
     weighed = [t.imbalance for t in task.targets if t.kind in ("binary", "multiclass")]
     if by_class and max(weighed, default=1.0) > WEIGH_CLASSES_FROM:
         options: tuple[Value, ...] = ("balanced", "none")

@@ -222,7 +222,7 @@ def full_epochs(task: Task, batch_size: int) -> int:
     proxy = task.fidelity.rule_epochs or task.fidelity.epochs
     effort = EFFORT[task.modality]
     if is_whole_graph(task):  # 200 in all, as Kipf & Welling 2017, sec. 5.2; more overfit
-        return 2 * proxy
+        return min(2 * proxy, max(proxy, effort.longest))
     steps = steps_per_epoch(task.profile.n_train, batch_size)
     wanted = math.ceil(effort.full_steps / steps)
     return min(max(wanted, round(effort.least * proxy)), 3 * proxy)

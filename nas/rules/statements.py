@@ -519,13 +519,14 @@ _ALL = (
     Rule(
         "cross-validation",
         f"With fewer than {CROSS_VALIDATED} validation samples a proxy is scored on five folds of"
-        " all but test.",
+        " all but test, but for the nodes of one graph and parts that hold other groups or times.",
         "Kohavi 1995, sec. 4; the 150 (a standard error of four per cent) are ours",
     ),
     Rule(
         "proxy-steps",
-        "A proxy trains for 500 (images on a CPU) to 1,600 steps, on a fraction of plentiful data.",
-        "Zhou et al. 2020 (EcoNAS), sec. 3 and 4; the 800 are ours",
+        "A proxy trains for 300 (several modalities on a CPU) to 1,600 steps, on a fraction of"
+        " plentiful data.",
+        "Zhou et al. 2020 (EcoNAS), sec. 3 and 4; the steps are ours",
     ),
     Rule(
         "cloud-size",

@@ -26,8 +26,8 @@ from nas.candidate import Candidate, Reason, State
 from nas.front import CONTENTION, Floats, at_best, expected_guess, is_efficient
 from nas.plan import rung_key
 from nas.search.classic import initial_design, needs_initial_design, random_draws
+from nas.search.journal import repair_journal, warn_once
 from nas.search.samplers import History, Sampler, Shortlist, generator
-from nas.search.storage import repair_journal, warn_once
 from nas.search.surrogate import Encoding, GaussianProcess
 from nas.space import Config, Space
 from nas.task import COSTS, Constraint, Objective, Task, UsageError
@@ -282,6 +282,10 @@ class Ehvi:
         figures = [o.candidate.contended.metrics for o in done]
         costs = [[metrics[m] for m in wanted] for metrics in figures]
         scaled = _scale(scales, np.array(costs).reshape(len(done), len(wanted)))
+        least = -math.log(max(reference, 1e-12))
+        limited = any(c.metric == task.quality.metric for c in task.constraints)
+        if len(values) and not limited and values.max() <= least:
+            least = float(values.min()) - 1e-9  # no network is as good as a guess: all count
         best = is_efficient(np.column_stack([-values, scaled]))
         return Posterior(
             front=[done[i].candidate.joined for i in np.flatnonzero(best)],
@@ -292,7 +296,7 @@ class Ehvi:
             limits=limits,
             values=values,
             scaled_costs=scaled,
-            reference=-math.log(max(reference, 1e-12)),
+            reference=least,
         )
 
     def _cost_model(
@@ -470,8 +474,8 @@ class _Observation:
 
 
 def _observed(rows: Sequence[Candidate], task: Task, chance: float) -> list[_Observation]:
-    """What rows say of qualities: finished ones most, stopped ones by their curves, failed
-    ones that there is no better than chance."""
+    """What rows say of qualities: finished ones most, those that halving or a lack of time has
+    stopped by their curves, failed ones that there is no better than chance, or than the worst."""
     quality = task.quality
     done = [c for c in rows if c.state == State.COMPLETE]
     errors = [error(c.metrics[quality.metric], quality) for c in done]
@@ -481,9 +485,11 @@ def _observed(rows: Sequence[Candidate], task: Task, chance: float) -> list[_Obs
     def value(metrics: dict[str, float]) -> float:
         return -math.log(max(error(metrics[quality.metric], quality), floor))
 
-    seen = [_Observation(c, value(c.metrics), 1.0) for c in done]
+    late = [c for c in done if 0 < len(c.curve) < c.epochs]  # complete by their last epochs
+    cut_off = {c.number for c in late}
+    seen = [_Observation(c, value(c.metrics), 1.0) for c in done if c.number not in cut_off]
     spread = float(np.var([o.value for o in seen])) if seen else 1.0
-    stopped = [c for c in rows if c.reason is Reason.HALVING and c.curve]
+    stopped = late + [c for c in rows if c.reason is Reason.HALVING and c.curve]
 
     def rung(candidate: Candidate, point: dict[str, float]) -> tuple[float | None, ...]:
         return rung_key(task, candidate, point["epoch"])
@@ -503,7 +509,7 @@ def _observed(rows: Sequence[Candidate], task: Task, chance: float) -> list[_Obs
         gain, variance = later[rung(c, c.curve[-1])]
         noise = 1.0 + variance / max(QUALITY_NOISE * spread, 1e-12)
         seen.append(_Observation(c, value(c.curve[-1]) + gain, noise))
-    low = -math.log(max(chance, floor))
+    low = min([-math.log(max(chance, floor)), *(o.value for o in seen)])
     seen += [_Observation(c, low, FAILURE_NOISE) for c in rows if c.reason in FAILURES]
     return sorted(seen, key=lambda o: o.candidate.number)
 

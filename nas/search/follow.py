@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.candidate import Candidate
-from nas.search.storage import ABOUT, Postgres, describes, holds_row, row_in
+from nas.search.journal import ABOUT, describes, holds_row, row_in
+from nas.search.postgres import Postgres
 from nas.task import InputError
 
 _CHUNK = 1 << 22  # bytes that are read at once

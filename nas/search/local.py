@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas.search.forks import Forked, ForkServer
-from nas.search.workers import Event, Worker, Workers
+from nas.search.workers import MAX_SILENCE_S, Event, Worker, Workers
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -69,6 +69,7 @@ class LocalWorkers(Workers):
         self._selector = selectors.DefaultSelector()
         self._gpus = gpus
         self._forks: ForkServer | None = None
+        self._import_end = 0.0  # when that has to be ready, of time.monotonic
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [self._start(index) for index in range(count)]
 
@@ -106,6 +107,7 @@ class LocalWorkers(Workers):
                 return self._forks.start(log)
             self._forks.close()
         self._forks = ForkServer(self._evaluator, command, environment)
+        self._import_end = time.monotonic() + MAX_SILENCE_S
         return self._forks.start(log)
 
     def log(self, index: int) -> Path:
@@ -126,6 +128,15 @@ class LocalWorkers(Workers):
         worker = self._workers[index]
         worker.process.kill()
         worker.killed_at = min(worker.killed_at, time.monotonic())
+
+    def _is_watched(self, worker: Worker) -> bool:
+        """Not before its process is there: the server that forks it imports torch first, which a
+        shared drive may take minutes for, and nobody gives signs of life meanwhile."""
+        process = self._workers[worker.index].process
+        imports = process.pid is None and time.monotonic() < self._import_end
+        if imports:
+            worker.signed_at = time.monotonic()
+        return super()._is_watched(worker) and not imports
 
     def _happened(self, timeout: float) -> Iterator[Event]:
         if any(worker.unsent for worker in self._workers):

@@ -19,7 +19,7 @@ from nas.search.workers import Event, Workers, last_line
 from nas.space import Config
 from nas.task import InputError
 
-# So many errors and nothing else: the fault is not one candidate's.
+# So many errors and nothing else, on all workers: the fault is not one candidate's.
 FIRST_ERRORS = 6
 # So many over a limit and nothing else, with a sampler that learns by how much: give up.
 FIRST_INFEASIBLE = 40
@@ -33,6 +33,7 @@ def drive(
     *,
     deadline: float | None = None,
     latest: float | None = None,
+    later: Callable[[], float] = lambda: -math.inf,
     trials: int | None = None,
     calls: Mapping[str, dict[str, Any]] | None = None,
     on_end: Callable[[Candidate], None] = lambda candidate: None,
@@ -42,13 +43,14 @@ def drive(
 ) -> None:
     """Keep the workers busy with candidates until ``trials`` are spent, ``deadline`` (of
     ``time.monotonic``) has come, or the study is out of device-hours; candidates in training
-    are stopped by the last two. As long as none is complete, the deadline is ``latest``. Ends
-    early where the space is exhausted, or the first
+    are stopped by the last two. As long as none is complete, the deadline is ``latest``; when it
+    has come, ``later`` may give another one. Ends early where the space is exhausted, or the first
     ``FIRST_INFEASIBLE`` are all over a limit.
 
     ``calls`` are methods of the evaluator, with their arguments, that a worker runs once,
-    before candidates; ``on_report`` receives how far one is that says so. ``on_end`` receives each
-    candidate whose worker gave its result, as it is stored.
+    before candidates, and once more where that worker is lost; ``on_report`` receives how far one
+    is that says so. ``on_end`` receives each candidate whose worker gave its result, as it is
+    stored.
     Raises InputError where workers cannot start, and where the first candidates all end in
     errors. On KeyboardInterrupt the candidates in training are stored as interrupted and
     queued again.
@@ -56,11 +58,14 @@ def drive(
     end = math.inf if deadline is None else deadline
     last = max(end, latest or end)
     also = list((calls or {}).items())
-    loop = _Loop(study, workers, trials, end, last, also, on_end, on_result, on_report)
+    interrupts = _Interrupts()
+    loop = _Loop(
+        study, workers, interrupts, trials, end, last, later, also, on_end, on_result, on_report
+    )
     # The workers use the cores: with two threads of BLAS that wait for one an ask took 3 s.
-    with _Interrupts() as interrupts, threadpool_limits(1):
+    with interrupts, threadpool_limits(1):
         while not interrupts.noted:
-            if loop.turn():
+            if loop.turn() and not interrupts.noted:
                 return
             on_event(workers)
         study.settle("stopped by the user while in training")
@@ -71,9 +76,11 @@ def drive(
 class _Loop:
     study: Study
     workers: Workers
+    interrupts: _Interrupts
     trials: int | None
     end: float
     latest: float  # the end as long as no candidate is complete
+    later: Callable[[], float]  # another end, when that has come
     calls: list[tuple[str, dict[str, Any]]]
     on_end: Callable[[Candidate], None]
     on_result: Callable[[str, Any], None]
@@ -85,6 +92,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self._infeasible_before = _all_ended(self.study, Reason.INFEASIBLE)
+        self._repeatable = dict(self.calls)  # whose worker has not been lost yet
 
     def turn(self) -> bool:
         """Hand out work and take what has happened; True where the search is over."""
@@ -95,7 +103,8 @@ class _Loop:
             complete = any(c.state == State.COMPLETE for c in self.study.candidates())
             self.latest = now if complete else self.latest
         if not self.late and now >= self.latest:
-            self.late, self.end = True, now
+            self.end = self.latest = now if self.study.out_of_hours else max(now, self.later())
+            self.late = self.latest <= now
         for _ in self.workers.idle():
             idle = self.workers.idle()
             if not idle or not self._assign(idle[0]):
@@ -155,6 +164,8 @@ class _Loop:
             self.exhausted = True
 
     def _handle(self, event: Event) -> None:
+        if event.kind == "lost" and self.interrupts.noted:
+            return  # a signal to all processes has ended its worker too: ``settle`` queues it again
         if isinstance(event.job, Candidate):
             _handle_candidate(self.study, self.workers, event, self.late)
             if event.kind == "result":
@@ -166,6 +177,8 @@ class _Loop:
             self._choose(event, event.job)
         elif event.kind == "result":
             self.on_result(event.job, event.content["value"])
+        elif event.kind == "lost" and event.job in self._repeatable:
+            self.calls.append((event.job, self._repeatable.pop(event.job)))
         elif event.job is not None and not self.late:
             self.on_result(event.job, self.workers.failure(event))
 
@@ -227,7 +240,8 @@ def _handle_candidate(study: Study, workers: Workers, event: Event, late: bool) 
         study.tell(finished)
     elif event.kind == "error":
         _give_up(study, candidate, Reason.ERROR, event.content["error"])
-        if (errors := _all_ended(study, Reason.ERROR)) >= FIRST_ERRORS:
+        errors = _all_ended(study, Reason.ERROR)
+        if errors >= FIRST_ERRORS and _on_all_workers(study, workers.count):
             last = last_line(event.content["error"])
             raise InputError(f"the first {errors} candidates all failed, the last with: {last}")
     elif late:
@@ -256,3 +270,12 @@ def _all_ended(study: Study, reason: Reason) -> int:
     no_fault = study.ended[Reason.DUPLICATE] + study.ended[Reason.INTERRUPTED]
     same = study.ended[reason] == study.ended.total() - no_fault
     return study.ended[reason] if same else 0
+
+
+def _on_all_workers(study: Study, count: int) -> bool:
+    """Whether candidates have failed on each worker that is at one, and on more than one of
+    several: the fault is not one machine's."""
+    candidates = study.candidates()
+    failed = {c.worker for c in candidates if c.reason is Reason.ERROR}
+    at_work = {c.worker for c in candidates if c.state == State.RUNNING}
+    return at_work <= failed and len(failed) >= min(2, count)

@@ -8,12 +8,14 @@ an unfinished one is found RUNNING and queued again.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,22 +31,11 @@ from nas.plan import rung_key, rungs
 from nas.rules import folds
 from nas.search import samplers
 from nas.search.classic import RandomSampler
+from nas.search.clock import Clock, lock
 from nas.search.halving import is_promoted
+from nas.search.journal import ABOUT, NEW, REVISED, ROW, DamagedJournal, Journal, warn_once
+from nas.search.postgres import Postgres
 from nas.search.samplers import History, Sampler, stable_seed
-from nas.search.storage import (
-    ABOUT,
-    NEW,
-    REVISED,
-    ROW,
-    Clock,
-    DamagedJournal,
-    Journal,
-    Postgres,
-    keeping_all,
-    lock,
-    study_storage,
-    warn_once,
-)
 from nas.space import Config, Space, config_key, join_family, split_family
 from nas.task import InputError, Task, UsageError
 
@@ -64,7 +55,8 @@ class Study:
     or, as the study ``name``, in the PostgreSQL database ``storage``.
 
     ``sampler`` is the name of an installed one, "auto", or a class. Opening takes locks: a
-    second driver on the folder or on the study gets an InputError.
+    second driver on the folder or on the study gets an InputError. That of the folder is the
+    caller's where it ``is_locked``.
     """
 
     def __init__(
@@ -76,14 +68,15 @@ class Study:
         sampler: str | type[Sampler] = samplers.AUTO,
         storage: str = "",
         name: str = NAME,
+        is_locked: bool = False,
     ) -> None:
         self.task, self.space = task, space
         if isinstance(sampler, str):  # an unknown one is reported before anything is opened
             sampler = samplers.load(samplers.resolve(sampler, task))
         self._random = RandomSampler(space, task)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = study_storage(folder, storage, name)
-        self._lock = lock(folder / "driver.lock")
+        self._storage = _storage_of(folder, storage, name)
+        self._lock = None if is_locked else lock(folder / "driver.lock")
         try:
             self.clock = Clock(folder)
             ended = max(self._storage.written, self.clock.written)
@@ -91,19 +84,19 @@ class Study:
             self._layers.mkdir(exist_ok=True)
             self._open(name)
             self.sampler = sampler(space, task, folder)
+            self._forget()
+            with _keeping_all():
+                self._load()
+            self.settle("the driver ended while this candidate was in training", until=ended)
         except BaseException:
             self.close()
             raise
-        self._forget()
-        with keeping_all():
-            self._load()
-        self.settle("the driver ended while this candidate was in training", until=ended)
 
     def _open(self, name: str) -> None:
         if isinstance(self._storage, Journal):
             self._storage.check_there()
         try:
-            with keeping_all():
+            with _keeping_all():
                 self._study = self._opened(self._storage, name)
         except DamagedJournal as damage:
             assert isinstance(self._storage, Journal)
@@ -251,7 +244,8 @@ class Study:
 
     def close(self) -> None:
         self._storage.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     # -- ask, report, tell ---------------------------------------------------------------
 
@@ -552,8 +546,8 @@ def _stored(study: optuna.Study) -> dict[int, Candidate]:
 def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[Candidate]:
     """All candidates of a study, read without a lock: safe beside a running search. Empty
     before the search has asked for its first."""
-    with keeping_all():
-        rows = study_storage(folder, storage, name).rows()
+    with _keeping_all():
+        rows = _storage_of(folder, storage, name).rows()
         found = []
         for number in sorted(rows):
             try:
@@ -561,3 +555,22 @@ def load_candidates(folder: Path, storage: str = "", name: str = NAME) -> list[C
             except InputError as error:  # a line that is whole, and not what was written
                 warn_once(f"{folder}: candidate {number} cannot be read ({error}); it is left out")
         return found
+
+
+def _storage_of(folder: Path, url: str, name: str) -> Journal | Postgres:
+    """Where the study ``name`` is kept: in the database at ``url``, or ("") in a journal in
+    ``folder``. Nothing is opened yet."""
+    return Postgres(url, name) if url else Journal(folder / "study.journal")
+
+
+@contextmanager
+def _keeping_all() -> Iterator[None]:
+    """Without the garbage collector, which takes a quarter of the time in which a large study
+    is read, and finds nothing."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -50,7 +50,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.heartbeat import waiting
 from nas.search.worker import serve
-from nas.search.workers import SILENCE_S, Event, Worker, Workers
+from nas.search.workers import SILENCE_S, Event, Worker, Workers, last_line
 from nas.task import InputError, UsageError
 
 # Tune's loop takes an actor that Ray's memory monitor has ended for an error of its own and
@@ -238,7 +238,7 @@ class TuneWorkers(Workers):
 
     def _happened(self, timeout: float) -> Iterator[Event]:
         if not self._loop.is_alive():
-            reason = str(self._failed or "no reason given").strip().splitlines()[-1]
+            reason = last_line(str(self._failed or ""))
             raise InputError(f"Ray Tune came to an end: {reason}; go on with --resume")
         self._hand_over_delayed()
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
@@ -113,7 +114,12 @@ class _Pipes:
 
 
 def serve_pipes(target: str) -> None:
-    """``serve`` on standard input and output; the first message holds the settings."""
+    """``serve`` on standard input and output; the first message holds the settings.
+
+    Signals are for the driver, as systemd and Slurm send them to all processes at once: a worker
+    that ended by one would count as lost. They are blocked, as Lightning handles them otherwise.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     pipes = _Pipes()
     serve(pipes, target, pipes.receive()["settings"])
 

@@ -107,6 +107,11 @@ class Workers:
                 yield over[index]
 
     @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    @property
     def ready(self) -> int:
         """How many workers are ready; the others are still starting."""
         return sum(worker.ready for worker in self._workers)
@@ -239,7 +244,7 @@ class Workers:
         others = (w for w in self._workers if w.index != event.worker)
         left = any(map(self._is_alive, others)) and not self.lockstep  # where all wait for each
         # A node that goes takes all its workers with it: what counts is how often each has failed.
-        count = max(1, len(self._workers))
+        count = max(1, self.count)
         most = max(FAILED_RESTARTS, 2 * count) if self._lived else max(FAILED_STARTS, count)
         if self._failed_starts >= most and not left:
             raise self.failure(event, "workers die while they start")
@@ -254,4 +259,4 @@ class Workers:
 
 
 def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
+    return (text.strip() or "no reason given").splitlines()[-1]

@@ -199,7 +199,10 @@ class FormulaEvaluator:
             file.write(line + "\n")
 
     def baselines(
-        self, report: Callable[..., str], fidelity: dict[str, Any] | None = None
+        self,
+        report: Callable[..., str],
+        fidelity: dict[str, Any] | None = None,
+        limit_s: float | None = None,
     ) -> list[dict[str, Any]]:
         metrics = {"accuracy": 0.5}
         return [{"name": "majority", "metrics": metrics, "seconds": 0.0, "samples": 140}]

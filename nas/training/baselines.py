@@ -6,8 +6,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ from sklearn.svm import SVC, SVR
 
 from nas.data import Dataset
 from nas.data.ragged import Input, Ragged, Whole
+from nas.files import first_line
 from nas.models.spectrogram import mel_filters
+from nas.plan import SIMPLE_TEST_S
 from nas.task import Target, Task, input_type
 from nas.training.batches import proxy_folds, stratified
 from nas.training.metrics import mean_scores, score
@@ -45,11 +48,21 @@ SIDE = 32  # pixels, of the images that a baseline sees
 # Rows that simple models are fitted to and scored on where a network is tested, and values of all
 # images of either. The standard error of an accuracy on so many rows is a tenth of a point.
 MOST_FITTED, MOST_SCORED, MOST_PIXELS = 50_000, 200_000, 6e7
+FEWER_TESTED = 5_000  # rows of both for a model that has no time for as many
+
+# The fractions of the rows, of so many at least, whose fits show how long one of all takes.
+FRACTIONS, FEWEST = (1 / 512, 1 / 64, 1 / 8), 20
+# By which powers of the samples seconds grow: before that was seen, and at most.
+GROWTH, MOST_GROWTH = 0.5, 3.0
+# Samples times outputs of a fit where no time limits it: a few minutes of gradient boosting.
+MOST_WORK = 10_000_000
 
 
 def tested(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
     """The simple models, fitted to at most ``MOST_FITTED`` rows of the training part and scored on
-    at most ``MOST_SCORED`` of the test part, beside a network that is; rows as of ``baselines``."""
+    at most ``MOST_SCORED`` of the test part, beside a network that is. A model that has
+    no time for as many within ``SIMPLE_TEST_S`` sees at most ``FEWER_TESTED`` of either; rows as of
+    ``baselines``."""
     room = float("inf")
     if task.modality == "images":
         images: Any = dataset.inputs["image"]
@@ -59,40 +72,161 @@ def tested(dataset: Dataset, task: Task) -> list[dict[str, Any]]:
         fraction = min(most, room) / len(dataset.parts[part])
         return stratified(dataset, part, min(1.0, fraction), task.seed)
 
-    return baselines(dataset, task, [(some("train", MOST_FITTED), some("test", MOST_SCORED))])
+    many, few = (
+        [(some("train", fitted), some("test", scored))]
+        for fitted, scored in ((MOST_FITTED, MOST_SCORED), (FEWER_TESTED, FEWER_TESTED))
+    )
+    fewer = few if sum(map(len, few[0])) < sum(map(len, many[0])) else ()
+    return baselines(dataset, task, many, SIMPLE_TEST_S, fewer)
 
 
 def baselines(
-    dataset: Dataset, task: Task, pairs: Sequence[tuple[Any, Any]] = ()
+    dataset: Dataset,
+    task: Task,
+    pairs: Sequence[Pair] = (),
+    limit_s: float | None = None,
+    fewer: Sequence[Pair] = (),
 ) -> list[dict[str, Any]]:
     """Fit each simple model to the rows that a proxy is trained on, and score it on those
     that a proxy is scored by; or to and on the rows of ``pairs``.
 
-    Returns one ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
-    be fitted has no metrics and says why in "error": the search continues without it. Metrics that
-    are not finite, as of values that overflow, are left out.
+    Args:
+        dataset: Of all samples.
+        task: What is to be predicted.
+        pairs: Rows to fit to and rows to score on, of each fold.
+        limit_s: Seconds that all may take. None leaves all out whose samples times outputs are
+            more than ``MOST_WORK``, so that no clock decides.
+        fewer: In the place of ``pairs``, for models that have no time for these.
+
+    Returns:
+        One ``{"name", "metrics", "costs", "seconds", "samples"}`` for each. A model that cannot
+        be fitted, or has no time, has no metrics and says why in "error": the search continues
+        without it. Metrics that are not finite, as of values that overflow, are left out.
     """
+    end = math.inf if limit_s is None else time.perf_counter() + limit_s
     pairs = pairs or proxy_folds(dataset, task)
-    rows = np.unique(np.concatenate([part for pair in pairs for part in pair]))
-    dataset = _of(dataset, rows)
-    pairs = [
-        (np.searchsorted(rows, train), np.searchsorted(rows, scored)) for train, scored in pairs
-    ]
+    parts = [_Part.of(dataset, task, each) for each in (pairs, fewer) if each]
     results = []
-    for name, features, factory in _SIMPLE[task.modality](dataset, task):
+    for number, (name, *_) in enumerate(parts[0].models):
         begin = time.perf_counter()
-        result: dict[str, Any] = {"name": name, "metrics": {}, "samples": len(pairs[0][0])}
-        try:
-            x = features()
-            fitted = [_fit(dataset, task, factory, x, *pair) for pair in pairs]
-            found = mean_scores([scores for scores, _ in fitted])
-            result["metrics"] = {name: v for name, v in found.items() if math.isfinite(v)}
-            # Of the last fold: what codes the features is fitted again by each.
-            result["costs"] = _costs(fitted[-1][1], x[pairs[-1][1][:1]])
-        except Exception as error:  # whatever a library may raise: it is reported, not hidden
-            result["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        results.append(result | {"seconds": time.perf_counter() - begin})
+        found: dict[str, Any] = {}
+        known: list[tuple[int, float]] = []
+        for part in parts:
+            found = {"name": name, "metrics": {}, "samples": part.samples}
+            try:
+                part.check_time(number, end, known)
+                found |= part.scores(number, end)
+                break
+            except _NoTime as error:
+                found["error"] = str(error)
+            except Exception as error:  # whatever a library may raise: it is reported, not hidden
+                found["error"] = f"{type(error).__name__}: {first_line(error)}"
+                break
+        results.append(found | {"seconds": time.perf_counter() - begin})
     return results
+
+
+class _NoTime(Exception):  # noqa: N818  # an outcome, not a fault
+    """A simple model cannot be fitted in the time that is left."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some samples of a data set, and those of them that simple models are fitted to and scored
+    on in each fold."""
+
+    dataset: Dataset
+    task: Task
+    pairs: list[Pair]
+
+    @classmethod
+    def of(cls, dataset: Dataset, task: Task, pairs: Sequence[Pair]) -> _Part:
+        rows = np.unique(np.concatenate([part for pair in pairs for part in pair]))
+        own = [(np.searchsorted(rows, fitted), np.searchsorted(rows, s)) for fitted, s in pairs]
+        return cls(_of(dataset, rows), task, own)
+
+    @cached_property
+    def models(self) -> list[Simple]:
+        return _SIMPLE[self.task.modality](self.dataset, self.task)
+
+    @property
+    def samples(self) -> int:
+        """Of the first fit."""
+        return len(self.pairs[0][0])
+
+    def scores(self, number: int, end: float) -> dict[str, Any]:
+        """The means of the metrics of a model over all folds, and what it costs. Raises _NoTime
+        where the time is over before the last of them."""
+        x, fitted = self._fitted(number, end)
+        found = mean_scores([scores for scores, _ in fitted])
+        metrics = {name: v for name, v in found.items() if math.isfinite(v)}
+        # Of the last fold: what codes the features is fitted again by each.
+        return {"metrics": metrics, "costs": _costs(fitted[-1][1], x[self.pairs[-1][1][:1]])}
+
+    def _fitted(
+        self, number: int, end: float = math.inf
+    ) -> tuple[Any, list[tuple[dict[str, float], list[Any]]]]:
+        """The features, and of each fold the scores and the fitted models."""
+        _, features, factory = self.models[number]
+        x = features()
+        fitted: list[tuple[dict[str, float], list[Any]]] = []
+        for pair in self.pairs:
+            if time.perf_counter() > end:
+                done = f"{len(fitted)} of {len(self.pairs)} fits"
+                raise _NoTime(f"no time: it was over after {done}")
+            fitted.append(_fit(self.dataset, self.task, factory, x, *pair))
+        return x, fitted
+
+    def check_time(self, number: int, end: float, known: list[tuple[int, float]]) -> None:
+        """Raise _NoTime where the fit of a model would not be over at ``end``. ``known`` are
+        samples and seconds of earlier fits; without any, ever larger parts of the rows are."""
+        if end == math.inf:
+            work = self.samples * self.task.outputs  # trees and weights are learnt for each class
+            if work > MOST_WORK:
+                raise _NoTime(
+                    f"no time: {work:,} samples times outputs; without a time limit at most"
+                    f" {MOST_WORK:,} are fitted"
+                )
+            return
+        smaller = [] if known else self._smaller
+        for part in (*smaller, self):
+            left_s = end - time.perf_counter()
+            if _predicted_s(known, part.samples) > left_s:
+                needed_s = _predicted_s(known, self.samples)
+                needed = f"about {needed_s:.0f} s are needed, " if known else ""
+                raise _NoTime(f"no time: {needed}{max(0.0, left_s):.0f} s are left")
+            if part is self:
+                return
+            begin = time.perf_counter()
+            with suppress(Exception):  # of one class alone, say: nothing is known then
+                part._fitted(number)
+                known.append((part.samples, time.perf_counter() - begin))
+
+    @cached_property
+    def _smaller(self) -> list[_Part]:
+        """Ever larger parts of the rows of a fold, drawn at random."""
+        found = []
+        rng = np.random.default_rng(self.task.seed)
+        drawn = [rng.permutation(rows) for rows in self.pairs[0]]
+        for fraction in FRACTIONS:
+            if fraction * len(drawn[0]) >= FEWEST:
+                fitted, scored = (np.sort(r[: max(2, round(fraction * len(r)))]) for r in drawn)
+                found.append(_Part.of(self.dataset, self.task, [(fitted, scored)]))
+        return found
+
+
+def _predicted_s(known: Sequence[tuple[int, float]], samples: int) -> float:
+    """Seconds of a fit by those of other ones, each ``(samples, seconds)``: along the line or the
+    power through the last two, whichever is longer."""
+    if not known:
+        return 0.0
+    *_, (last, last_s) = known
+    if len(known) == 1:
+        return last_s * math.pow(samples / last, GROWTH)
+    before, before_s = known[-2]
+    power = min(MOST_GROWTH, math.log(last_s / before_s) / math.log(last / before))
+    line_s = last_s + (last_s - before_s) / (last - before) * (samples - last)
+    return max(last_s, line_s, last_s * math.pow(samples / last, power))
 
 
 def _of(dataset: Dataset, rows: np.ndarray) -> Dataset:
@@ -124,7 +258,7 @@ class _Chosen:
         self.array, self.rows = array, rows
         self.shape = (len(rows), *array.shape[1:])
 
-    def __getitem__(self, some: slice) -> Any:
+    def __getitem__(self, some: Any) -> Any:
         return self.array[self.rows[some]]
 
 
@@ -200,6 +334,8 @@ def _size(numbers: Any) -> int:
 # A simple model: its name, its features of all samples (made when it is its turn), and the
 # estimator for a target.
 Simple = tuple[str, Callable[[], Any], Callable[[Target], Any]]
+# Rows to fit to, and rows to score on.
+Pair = tuple[Any, Any]
 
 
 def _classifies(task: Task) -> bool:

@@ -27,11 +27,12 @@ from nas.data.split import draw
 from nas.files import release
 from nas.task import DataProfile, Task, input_type
 from nas.training.cost import release_heap
+from nas.training.device import free_bytes
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 POOL = 32  # batches whose samples are sorted by length among each other
-RESIDENT_GPU = 1 / 4  # of a GPU's free memory for a training's inputs; the rest is activations
+RESIDENT_GPU = 1 / 4  # of what this process may take of a GPU, for inputs; the rest is activations
 # Floats for each value of an image: 32 channels of a first layer are 11 for each of its three
 # colours, and about four such maps are held at once.
 ACTIVATIONS = 44
@@ -433,7 +434,7 @@ def resident_limit(device: str) -> float:
     """Bytes that the inputs of a training may take on ``device``."""
     if device == "cpu":
         return limits.resident_limit()
-    return RESIDENT_GPU * float(torch.cuda.mem_get_info()[0])
+    return RESIDENT_GPU * free_bytes()
 
 
 def _bytes(array: Input, rows: np.ndarray) -> float:

@@ -4,7 +4,8 @@ that it predicts, and intervals of its scores."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import Dataset
-from nas.task import Target, UsageError
-from nas.training.batches import Batches, evaluation_batch, part_tensors
+from nas.task import Target, Task, UsageError
+from nas.training.batches import Batches, evaluation_batch, part_inputs
+from nas.training.ensemble import write_checkpoint
 from nas.training.metrics import score
 from nas.training.neighbours import layered_tensors
-from nas.training.proxy import Proxy, load_proxy
+from nas.training.proxy import Proxy
 
 RESAMPLES = 200
 MOST_SAMPLES = 20_000  # of a part that a network is examined on
@@ -36,47 +38,64 @@ def some_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def part_logits(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> Tensor:
-    """Logits (n, outputs) of samples of a data set, in their order."""
-    inputs, _ = layered_tensors(proxy.network, part_tensors(dataset, rows, "cpu"))
+    """Logits (n, outputs) of samples of a data set, in their order, on the CPU; they are computed
+    where the network is."""
+    device = str(proxy.device)
+    given = part_inputs(dataset.inputs, np.asarray(rows), device)
+    inputs, _ = layered_tensors(proxy.network, (given, {}))
     size = evaluation_batch(dataset.modality, inputs)
-    batches = Batches(inputs, {"row": torch.arange(len(rows))}, size)
+    batches = Batches(inputs, {"row": torch.arange(len(rows), device=device)}, size)
     with torch.inference_mode():
         parts = [(proxy.logits(batch), labels["row"]) for batch, labels in batches]
     order = torch.cat([row for _, row in parts]).argsort()
-    return torch.cat([values for values, _ in parts])[order].float()
+    return torch.cat([values for values, _ in parts])[order].float().cpu()
 
 
-def calibrate(checkpoint: Path, dataset: Dataset) -> tuple[dict[str, float], float | None]:
+@dataclass(frozen=True)
+class Examined:
+    """Samples of a part, ``rows`` (n,) of the data set, and what a network predicts of them, as
+    ``Proxy.predictions`` has it."""
+
+    rows: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+
+
+def examined(proxy: Proxy, dataset: Dataset, part: str) -> Examined:
+    """Have a network predict ``some_rows`` of the part "val" or "test"."""
+    rows = some_rows(dataset.parts[part])
+    return Examined(rows, proxy.predictions(part_logits(proxy, dataset, rows)))
+
+
+def calibrate(proxy: Proxy, checkpoint: Path, dataset: Dataset) -> float | None:
     """Find the temperature of each target of classes on the validation part, and keep it in the
-    checkpoint: logits are divided by it before they are probabilities (Guo et al. 2017, "On
-    Calibration of Modern Neural Networks", sec. 4.2). Which label is likeliest does not change.
+    network and in its checkpoint: logits are divided by it before they are probabilities (Guo et
+    al. 2017, "On Calibration of Modern Neural Networks", sec. 4.2). It is above 1 where the network
+    was too sure; which label is likeliest does not change.
 
-    Of each target of numbers its errors on the validation part are kept, see ``half_width``.
+    Of each target of numbers its errors on the validation part are kept, see ``half_width``. Of a
+    large part both are of ``some_rows``.
 
-    Returns the temperatures by target, above 1 where the network was too sure, and the loss with
-    them: the mean cross-entropy of the targets of classes, None where there are none.
+    Returns the loss with the temperatures: the mean cross-entropy of the targets of classes, None
+    where there are none. Raises OSError where the disk is full; the checkpoint is then as before.
     """
-    proxy = load_proxy(checkpoint)
-    rows = dataset.parts["val"]
+    rows = some_rows(dataset.parts["val"])
     logits = part_logits(proxy, dataset, rows)
     heads, predicted = proxy.heads(logits), proxy.predictions(logits)
-    errors = {
-        target.name: _errors(predicted[target.name] - dataset.labels[target.name][rows])
-        for target in proxy.task.targets
-        if target.kind == "regression"
-    }
-    found: dict[str, float] = {}
     losses: list[float] = []
+    proxy.temperatures, proxy.val_errors = {}, {}
     for target in proxy.task.targets:
-        if target.kind != "regression":
-            own, labels = heads[target.name], dataset.labels[target.name][rows]
-            found[target.name] = _temperature(target, own, labels)
-            truth = torch.from_numpy(np.array(labels))
-            losses.append(_cross_entropy(target, own / found[target.name], truth))
+        name, labels = target.name, dataset.labels[target.name][rows]
+        if target.kind == "regression":
+            proxy.val_errors[name] = _errors(predicted[name] - labels)
+            continue
+        proxy.temperatures[name] = _temperature(target, heads[name], labels)
+        truth = torch.from_numpy(np.array(labels))
+        losses.append(_cross_entropy(target, heads[name] / proxy.temperature(name), truth))
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    content["hyper_parameters"] |= {"temperatures": found, "val_errors": errors}
-    torch.save(content, checkpoint)
-    return found, float(np.mean(losses)) if losses else None
+    kept = {"temperatures": proxy.temperatures, "val_errors": proxy.val_errors}
+    content["hyper_parameters"] |= kept
+    write_checkpoint(content, checkpoint)
+    return float(np.mean(losses)) if losses else None
 
 
 def _cross_entropy(target: Target, logits: Tensor, truth: Tensor, wrong: float = 0.0) -> float:
@@ -134,66 +153,54 @@ def half_width(errors: Sequence[float], level: float) -> float:
     return float(errors[rank - 1])
 
 
-def intervals(checkpoint: Path, dataset: Dataset, test: bool) -> dict[str, dict[str, float]]:
+def intervals(proxy: Proxy, dataset: Dataset, test: Examined | None) -> dict[str, dict[str, float]]:
     """Of each target of numbers the half width of its intervals of the level ``LEVEL`` and, with
-    ``test``, the fraction of the test part's numbers that they hold. A target with too few
-    validation samples for the level is left out."""
-    proxy = load_proxy(checkpoint)
+    the ``test`` part, the fraction of its numbers that they hold. A target with too few validation
+    samples for the level is left out."""
     fewest = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)
     found = {
         name: {"level": LEVEL, "half_width": half_width(errors, LEVEL)}
         for name, errors in proxy.val_errors.items()
         if len(errors) >= fewest
     }
-    if found and test:
-        rows = some_rows(dataset.parts["test"])
-        predicted = proxy.predictions(part_logits(proxy, dataset, rows))
+    if test is not None:
         for name, own in found.items():
-            apart = np.abs(predicted[name] - np.asarray(dataset.labels[name])[rows])
+            apart = np.abs(test.predicted[name] - np.asarray(dataset.labels[name])[test.rows])
             own["test_coverage"] = float((apart <= own["half_width"]).mean())
     return found
 
 
 def _temperature(target: Target, logits: Tensor, labels: np.ndarray) -> float:
-    """The one of the smallest loss, by golden-section search in its logarithm: the loss has one
-    minimum.
+    """The one of the smallest loss, by Brent's search in its logarithm: the loss has one minimum.
 
     Of n samples one in n + 2 may be wrong, whatever the labels say (Platt 1999, "Probabilistic
     Outputs for Support Vector Machines", sec. 2.2): where all are right, the network would be made
     certain otherwise.
     """
+    from scipy.optimize import minimize_scalar  # not for `nas predict`
+
     truth = torch.from_numpy(np.array(labels))
     wrong = 1 / (len(truth) + 2)
 
     def loss(log_t: float) -> float:
         return _cross_entropy(target, logits / float(np.exp(log_t)), truth, wrong)
 
-    low, high = float(np.log(COOLEST)), float(np.log(HOTTEST))
-    ratio = (5**0.5 - 1) / 2
-    for _ in range(40):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    return float(np.exp((low + high) / 2))
+    limits = (float(np.log(COOLEST)), float(np.log(HOTTEST)))
+    return float(np.exp(minimize_scalar(loss, bounds=limits, method="bounded").x))
 
 
-def score_interval(checkpoint: Path, dataset: Dataset) -> dict[str, list[float]]:
+def score_interval(task: Task, dataset: Dataset, test: Examined) -> dict[str, list[float]]:
     """The interval that holds the quality with a confidence of 95 %, by the bootstrap over the
-    samples of the test part (Efron & Tibshirani 1993, ch. 13)."""
-    proxy = load_proxy(checkpoint)
-    rows = some_rows(dataset.parts["test"])
-    predicted = proxy.predictions(part_logits(proxy, dataset, rows))
-    truth = {name: np.asarray(label)[rows] for name, label in dataset.labels.items()}
-    metric = proxy.task.quality.metric
+    samples of the ``test`` part (Efron & Tibshirani 1993, ch. 13)."""
+    truth = {name: np.asarray(label)[test.rows] for name, label in dataset.labels.items()}
+    metric, count = task.quality.metric, len(test.rows)
     rng = np.random.default_rng(0)
     values = []
     for _ in range(RESAMPLES):
-        drawn = rng.integers(len(rows), size=len(rows))
+        drawn = rng.integers(count, size=count)
         some = {name: values_of[drawn] for name, values_of in truth.items()}
-        ours = {name: values_of[drawn] for name, values_of in predicted.items()}
-        value = score(proxy.task, some, ours).get(metric)
+        ours = {name: values_of[drawn] for name, values_of in test.predicted.items()}
+        value = score(task, some, ours, only=[metric]).get(metric)
         if value is not None and np.isfinite(value):
             values.append(value)
     if not values:

@@ -7,12 +7,13 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from nas import terminal
 from nas.training.batches import Batch
@@ -134,14 +135,26 @@ class StopAfter(pl.Callback):
 class InTime(pl.Callback):
     """Ends a training at ``end`` (of ``time.monotonic``): it is shortened to the epochs that fit by
     the pace of the last ones, so that its learning rate has come down when the time is over. Says
-    so once."""
+    so once.
 
-    def __init__(self, end: float) -> None:
-        self.end, self._said = end, False
+    ``of_first`` returns, in all of several processes, the value that the first one gives it: their
+    clocks differ, and they must plan alike. A training that continues has what its earlier parts
+    have left of the time.
+    """
+
+    def __init__(self, end: float, of_first: Callable[[int], int] = lambda left: left) -> None:
+        self.end, self.of_first, self._said = end, of_first, False
         self._planned, self._laps = 0, [math.nan]
+        self._spent_s, self._begin = 0.0, math.nan  # in earlier parts; of this one
+        self._shortened: tuple[int, int] | None = None  # epochs, steps of the schedule
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._planned, self._laps = trainer.max_epochs or 0, [time.monotonic()]
+        self._planned, self._begin = trainer.max_epochs or 0, time.monotonic()
+        self._laps = [self._begin]
+        if self._shortened is not None:
+            trainer.fit_loop.max_epochs, steps = self._shortened
+            for schedule in _schedules(trainer):
+                schedule.total_steps = steps
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._laps.append(time.monotonic())
@@ -151,17 +164,35 @@ class InTime(pl.Callback):
         if done > self._planned:  # a training without a last epoch
             return
         left = max(0, min(self._planned - done, int((self.end - now) / each_s)))
+        left = self.of_first(left)
         trainer.fit_loop.max_epochs = done + left
-        for each in trainer.lr_scheduler_configs:
-            if left and isinstance(each.scheduler, WarmupCosine):
-                each.scheduler.end_after(round(left * each.scheduler.last_epoch / done))
+        steps = 0
+        for schedule in _schedules(trainer):
+            if left:
+                schedule.end_after(round(left * schedule.last_epoch / done))
+            steps = schedule.total_steps
+        self._shortened = done + left, steps
         if done + left < self._planned and not self._said:
-            terminal.line(
+            rank_zero_only(terminal.line)(
                 f"note: epochs of {each_s:.1f} s: the time is for about {done + left} of"
                 f" {self._planned}, and the learning rate comes down by then",
                 err=True,
             )
             self._said = True
+
+    def state_dict(self) -> dict[str, Any]:
+        spent_s = self._spent_s + time.monotonic() - self._begin
+        return {"spent_s": spent_s, "shortened": self._shortened}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Subtract the time of the earlier parts, as Lightning's own limit of time does."""
+        self._spent_s, self._shortened = state_dict["spent_s"], state_dict["shortened"]
+        self.end -= self._spent_s
+
+
+def _schedules(trainer: pl.Trainer) -> list[WarmupCosine]:
+    found = (each.scheduler for each in trainer.lr_scheduler_configs)
+    return [schedule for schedule in found if isinstance(schedule, WarmupCosine)]
 
 
 @contextmanager

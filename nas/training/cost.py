@@ -230,6 +230,13 @@ def _recurrent(
     return 2 * math.prod(steps[:2]) * (math.prod(by_input) + math.prod(by_state))
 
 
+def _recurrent_layers(
+    steps: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any
+) -> int:
+    """All layers and directions at once, as on a GPU."""
+    return 2 * math.prod(steps[:-1]) * sum(math.prod(w) for w in weights if len(w) == 2)
+
+
 # Operators that torch's counter lacks.
 _FLOPS: dict[Any, Any] = {
     torch.ops.aten.index_add: _sum_of_rows,
@@ -237,6 +244,7 @@ _FLOPS: dict[Any, Any] = {
     torch.ops.aten._sparse_addmm: _sparse_matrix,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._cudnn_rnn: _recurrent_layers,
 }
 
 

@@ -15,6 +15,8 @@ from nas.training.cost import available_memory_mb
 
 OWN = 0.9  # of a worker's share: who was refused memory below it was refused a neighbour's
 
+_fraction = 1.0  # of a GPU that this process may have, see ``prepare``
+
 
 def precision(device: str) -> str:
     """What a network is trained in: float32 on a CPU; on a GPU bfloat16 mixed precision where the
@@ -35,6 +37,7 @@ def prepare(device: str, fraction: float = 1.0, deterministic: bool = False) -> 
     """Set up a GPU for a worker that has ``fraction`` of it: what is float32 may use its TF32
     units, and no worker takes the memory of another. Where ``deterministic``, the same seed gives
     the same network, and an operator that cannot raises RuntimeError."""
+    global _fraction
     if device == "cpu":
         return
     if deterministic:
@@ -43,7 +46,8 @@ def prepare(device: str, fraction: float = 1.0, deterministic: bool = False) -> 
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("high")
-    if 0 < fraction < 1:
+    _fraction = fraction
+    if fraction < 1:
         torch.cuda.set_per_process_memory_fraction(fraction)
 
 
@@ -59,22 +63,40 @@ def works(device: str) -> bool:
         return False
 
 
-def share_mb(device: str, fraction: float = 1.0) -> float:
-    """The memory that a worker with ``fraction`` of a device may have for a training, MiB; of a CPU
-    what is available now."""
+def available_mb(device: str) -> float:
+    """The memory that this process may still take for a training, MiB: on a GPU what is left of
+    its share, on a CPU what is available now."""
     if device == "cpu":
         return available_memory_mb(device)
-    return fraction * float(torch.cuda.mem_get_info()[1]) / 2**20
+    return (_share() - torch.cuda.memory_allocated()) / 2**20
 
 
-def neighbour_holds(device: str, needed_mb: float, fraction: float = 1.0) -> bool:
+def free_bytes() -> float:
+    """What this process may take of a GPU now: what is free or cached, within its share."""
+    held, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+    cached = torch.cuda.memory_reserved() - held
+    return max(0.0, min(free + cached, _share() - held))
+
+
+def _share() -> float:
+    """This process's share of the memory of its GPU, bytes."""
+    return _fraction * float(torch.cuda.mem_get_info()[1])
+
+
+def forget_peak(device: str) -> None:
+    """Begin anew to note the most memory that this process holds of a GPU."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def neighbour_holds(device: str, needed_mb: float) -> bool:
     """Whether memory is short for a training only because another process holds it: the training
-    would fit into this worker's share."""
+    would fit into this process's share, and the GPU has less than that left for it."""
     if device == "cpu":
         return False
-    share = share_mb(device, fraction)
-    used = float(torch.cuda.max_memory_reserved()) / 2**20
-    return max(needed_mb, used) <= OWN * share
+    most = OWN * _share()
+    left = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    return max(needed_mb * 2**20, torch.cuda.max_memory_reserved(), left) <= most
 
 
 @cache

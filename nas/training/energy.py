@@ -43,17 +43,24 @@ class Energy(pl.Callback):
         if trainer.num_nodes > 1 or (on_gpu and not counters["GPU"]):
             counters = {}
         self._counters = {source: found for source, found in counters.items() if found}
-        self._last = {s: [read() for read, _ in found] for s, found in self._counters.items()}
+        self._last = self._now()
+
+    def _now(self) -> dict[str, list[float]]:
+        """What the counters say. Where one fails nothing is known: what was counted until then is a
+        part only."""
+        try:
+            return {s: [read() for read, _ in found] for s, found in self._counters.items()}
+        except OSError:
+            self._counters, self._joules = {}, {}
+            return {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = self._now()
         for source, counters in self._counters.items():
-            now = [read() for read, _ in counters]
-            spent = (
-                (after - before) % again
-                for after, before, (_, again) in zip(now, self._last[source], counters, strict=True)
-            )
+            each = zip(now[source], self._last[source], counters, strict=True)
+            spent = ((after - before) % again for after, before, (_, again) in each)
             self._joules[source] = self._joules.get(source, 0.0) + sum(spent)
-            self._last[source] = now
+        self._last = now
 
     on_fit_end = on_train_epoch_end
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from nas.files import write_whole
 
 _PREFIX = "network."  # of the weights of a proxy's network
 
@@ -25,4 +28,11 @@ def merge(checkpoints: Sequence[Path], model: dict[str, Any], out: Path) -> None
             elif number == 0:
                 state[name] = value
     saved = {name: model[name] for name in ("family", "config", "task")}
-    torch.save({"state_dict": state, "hyper_parameters": saved}, out)
+    write_checkpoint({"state_dict": state, "hyper_parameters": saved}, out)
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint all or nothing (``nas.files.write_whole``). Raises OSError."""
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    write_whole(path, whole.getvalue())

@@ -75,17 +75,22 @@ class Evaluator:
     ``report(epoch, metrics)`` hands figures to the driver and returns "" to go on, or the
     reason to stop. Candidates come and go as dictionaries, as they travel in JSON. Between two
     calls nothing of a candidate is kept, but in the folder of the ``run``, if one is given, its
-    weights (``nas.kept``).
+    weights (``nas.kept``). ``part`` is its share of the memory of a GPU, by default that of the
+    GPU itself (``task.budget``).
     """
 
     def __init__(
-        self, task: Task, dataset: Dataset, deterministic: bool = False, run: str = ""
+        self,
+        task: Task,
+        dataset: Dataset,
+        deterministic: bool = False,
+        run: str = "",
+        part: float | None = None,
     ) -> None:
         torch.set_num_threads(1)
         quiet_lightning()
         self.task, self.dataset, self.device = task, dataset, task.device
-        self._part = min(1.0, task.budget.gpus) or 1.0  # of a GPU
-        device.prepare(self.device, self._part, deterministic)
+        device.prepare(self.device, part or min(1.0, task.budget.gpus) or 1.0, deterministic)
         self._folds: dict[tuple[float, int], list[Fold]] = {}
         # BatchNorm cannot be trained on one sample: two are the most that costs are taken of.
         rows = typical_rows(self.dataset, 2)
@@ -118,12 +123,15 @@ class Evaluator:
         return device.works(self.device)
 
     def baselines(
-        self, report: Report, fidelity: dict[str, Any] | None = None
+        self,
+        report: Report,
+        fidelity: dict[str, Any] | None = None,
+        limit_s: float | None = None,
     ) -> list[dict[str, Any]]:
         """The simple models' scores, see ``nas.training.baselines``."""
         self._adopt(fidelity)
         with self._lock:
-            return baselines(self.dataset, self.task)
+            return baselines(self.dataset, self.task, limit_s=limit_s)
 
     def latency(self, candidate: dict[str, Any], report: Report) -> dict[str, Any]:
         """Latency on the isolated device, measured for longer than during the search."""
@@ -222,17 +230,27 @@ class Evaluator:
         low, high = np.percentile(clock.steps_s, (25, 75))
         step_s = float(np.mean(clock.steps_s))
         train, val = (len(next(iter(labels.values()))) for _, labels in first)
-        batch = min(int(config["batch_size"]), train)
-        # Where no epoch ended in time, its validation is predicted: a forward pass costs about
-        # a third of a training step.
-        epoch_s = (rules.steps_per_epoch(train, batch) + val / batch / 3) * step_s
+        if clock.epochs_s:
+            epoch_s = float(np.median(clock.epochs_s))
+        else:
+            # A forward pass costs about a third of a training step.
+            batch = min(int(config["batch_size"]), train)
+            epoch_s = (rules.steps_per_epoch(train, batch) + val / batch / 3) * step_s
+            epoch_s += self._scoring_s(module, first[1][1], clock)
         return {
             "step_ms": 1e3 * step_s,
             "spread_ms": 1e3 * float(high - low),
             "steps": len(clock.steps_s),
-            "epoch_s": float(np.median(clock.epochs_s)) if clock.epochs_s else epoch_s,
+            "epoch_s": epoch_s,
             "contention": clock.contention,
         }
+
+    def _scoring_s(self, module: Proxy, labels: dict[str, Tensor], clock: StepClock) -> float:
+        """Seconds that the metrics of made-up logits for ``labels`` take."""
+        shape = len(next(iter(labels.values()))), self.task.outputs
+        logits, begin = torch.randn(shape, device=self.device), clock.now(self.device)
+        module.scores(logits, labels)
+        return clock.now(self.device) - begin
 
     def _precision(self, module: Proxy, fold: Fold, accumulate: int) -> str:
         """What a network is trained in; by no clock where the search is deterministic."""
@@ -283,7 +301,10 @@ class Evaluator:
         samples = 1 if whole_graph else max(1, int(candidate.config["batch_size"]) // accumulate)
 
         def largest(batch: int) -> dict[str, Tensor]:
-            return self._largest(candidate, self.task.profile.n_train if whole_graph else batch)
+            count = self.task.profile.n_train if whole_graph else batch
+            found = self._largest(candidate, count)
+            # A network that runs on them takes other ways on a GPU.
+            return {name: value.to(self.device) for name, value in found.items()}
 
         change = partial(augment, config=dict(candidate.config))
         needed = cost.training_mb(partial(self._network, candidate), largest, samples, change)
@@ -294,7 +315,7 @@ class Evaluator:
     def _shortage(self, needed_mb: float) -> str:
         """By how much memory falls short of ``needed_mb``, "" where it suffices. Where it is
         short, freed memory goes back to the system at once, which takes time."""
-        available = device.share_mb(self.device, self._part)
+        available = device.available_mb(self.device)
         if needed_mb > available:
             return f"it needs {needed_mb:.0f} MiB, {available:.0f} MiB are available"
         trim = self.device == "cpu" and needed_mb * cost.HEAP_OVERHEAD > available
@@ -328,7 +349,7 @@ class Evaluator:
             end = self._train(split, accumulate, report)
             if end.reason is not Reason.OOM:
                 return end
-            if device.neighbour_holds(self.device, needed, self._part):
+            if device.neighbour_holds(self.device, needed):
                 detail = f"another process held the memory of the GPU: {end.detail}"
                 return _stopped(end, Reason.LOST, detail)
             shortage = end.detail
@@ -350,6 +371,7 @@ class Evaluator:
     def _train(self, candidate: Candidate, accumulate: int, report: Report) -> Candidate:
         """Measure its latency and train it on all folds; the candidate as far as it came, with
         the reason where it was stopped ("oom" where memory ran out)."""
+        device.forget_peak(self.device)
         published = None if self._run is None else self._starts_published(candidate)
         progress = _Progress(candidate, report, published)
         try:
@@ -451,10 +473,10 @@ class Evaluator:
         return rules.is_node_level(self.task) and "fan_out" not in candidate.config
 
 
-def from_folder(folder: str, deterministic: bool = False) -> Evaluator:
+def from_folder(folder: str, deterministic: bool = False, part: float | None = None) -> Evaluator:
     """The evaluator of a run that is on this machine."""
     task = read_json(Path(folder) / "task.json", Task)
-    return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic, folder)
+    return Evaluator(task, Dataset.load(Path(folder) / "data"), deterministic, folder, part)
 
 
 def from_shared(task: Task, data: str, deterministic: bool = False, run: str = "") -> Evaluator:
@@ -509,8 +531,11 @@ class _Use(pl.Callback):
             spent = time.process_time() - self._computed
             self._seen = [min(1.0, spent / (now - self._begin))] if now > self._begin else []
         elif self._read is not None and (now - self._asked >= USE_S or not self._seen):
-            self._seen.append(self._read())
             self._asked = now
+            try:
+                self._seen.append(self._read())
+            except OSError:  # what it has reported so far counts
+                self._read = None
 
 
 def _with_gradients(candidate: Candidate, monitor: GradientMonitor) -> tuple[dict[str, Any], ...]:
@@ -600,7 +625,10 @@ def _violation(task: Task, costs: dict[str, float], new: bool = True) -> str:
 
 def _out_of_memory(error: Exception) -> str:
     """What memory ran out of, in one line; raises ``error`` again where it is another kind."""
-    texts = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    texts = (
+        *("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED"),
+        "find an engine",  # cuDNN, without memory for its workspace
+    )
     if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
         raise error
     return str(error).splitlines()[0] if str(error) else "no memory left"

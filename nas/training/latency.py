@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.candidate import Latency
-from nas.files import write_whole
+from nas.files import first_line, write_whole
 from nas.space import Config
 from nas.task import InputError, Task
 from nas.training.batches import made_up_inputs
@@ -178,8 +178,7 @@ def prepare(network: nn.Module, inputs: Inputs, backend: str, device: str, threa
                 f"{backend} needs {error.name}: pip install 'frontier-nas[export]'"
             ) from None
         except Exception as error:  # torch.compile and exporters raise errors of any type
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{backend} cannot run it: {reason:.200}") from error
+            raise InputError(f"{backend} cannot run it: {first_line(error):.200}") from error
     apart = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if not apart <= TOLERANCE:
         raise InputError(f"its logits differ by {apart:.2g} with {backend}, over {TOLERANCE:g}")
@@ -206,7 +205,7 @@ def _in_onnxruntime(file: Path, inputs: Inputs, threads: int) -> tuple[Tensor, P
     try:
         first = session.run(None, feed)[0]
     except Exception as error:  # onnxruntime's own types
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"onnxruntime cannot run it on these inputs: {reason:.200}") from None
     return torch.from_numpy(first), once
 
@@ -223,7 +222,7 @@ def onnx_session(file: Path, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{file} is no file of ONNX that runs here: {reason:.200}") from None
 
 

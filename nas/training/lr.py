@@ -48,6 +48,13 @@ class WarmupCosine(LambdaLR):
         """End after so many more steps."""
         self.total_steps = self.last_epoch + max(1, steps)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Without the number of steps: a training that continues may have another limit of time."""
+        return {key: value for key, value in super().state_dict().items() if key != "total_steps"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"total_steps": self.total_steps})
+
 
 @dataclass(frozen=True)
 class RangeTest:

@@ -7,7 +7,7 @@ multilabel target, and values in the user's units of shape (n,) for regression.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,15 @@ from nas.task import Target, Task
 
 Array = NDArray[Any]
 
+SLOW = frozenset({"auc", "f1"})  # metrics that take long of many classes and samples
 
-def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, float]:
-    """Metrics of one target. R² is left out of fewer than two samples. AUC is the mean over the
-    classes or labels of which ``truth`` holds some samples and not all, and left out where there is
-    none."""
+
+def score_target(
+    target: Target, truth: Array, predicted: Array, slow: Collection[str] = SLOW
+) -> dict[str, float]:
+    """Metrics of one target, of those that are ``SLOW`` the ones in ``slow``. R² is left out of
+    fewer than two samples. AUC is the mean over the classes or labels of which ``truth`` holds some
+    samples and not all, and left out where there is none."""
     if target.kind == "regression":
         result = {
             "rmse": float(sk.root_mean_squared_error(truth, predicted)),
@@ -32,24 +36,25 @@ def score_target(target: Target, truth: Array, predicted: Array) -> dict[str, fl
     probability = np.asarray(predicted, dtype=np.float64)
     if target.kind == "multilabel":
         chosen = probability >= 0.5
-        result = {
-            "accuracy": float(np.mean(chosen == (truth > 0))),
-            "f1": float(sk.f1_score(truth > 0, chosen, average="macro", zero_division=0.0)),
-        }
-        return result | _auc(truth > 0, probability)
+        result = {"accuracy": float(np.mean(chosen == (truth > 0)))}
+        if "f1" in slow:
+            f1 = sk.f1_score(truth > 0, chosen, average="macro", zero_division=0.0)
+            result["f1"] = float(f1)
+        return result | (_auc(truth > 0, probability) if "auc" in slow else {})
     choice = probability.argmax(axis=1)
-    present = np.unique(truth)
-    recalls = [float(np.mean(choice[truth == k] == k)) for k in present]
+    of_class = np.bincount(truth)
+    right = np.bincount(truth[choice == truth], minlength=len(of_class))
+    present = of_class > 0
     result = {
         "accuracy": float(np.mean(choice == truth)),
         # The mean recall over the classes that occur (Brodersen et al. 2010).
-        "balanced_accuracy": float(np.mean(recalls)),
-        "f1": float(
-            sk.f1_score(truth, choice, pos_label=1, zero_division=0.0)
-            if target.kind == "binary"
-            else sk.f1_score(truth, choice, average="macro", zero_division=0.0)
-        ),
+        "balanced_accuracy": float(np.mean(right[present] / of_class[present])),
     }
+    if "f1" in slow:
+        how = {"pos_label": 1} if target.kind == "binary" else {"average": "macro"}
+        result["f1"] = float(sk.f1_score(truth, choice, zero_division=0.0, **how))
+    if "auc" not in slow:
+        return result
     classes = np.arange(len(target.classes))
     if target.kind == "multiclass":
         probability = probability / probability.sum(axis=1, keepdims=True)
@@ -69,14 +74,21 @@ def _auc(positive: Array, probability: Array) -> dict[str, float]:
 
 
 def score(
-    task: Task, truth: Mapping[str, Array], predicted: Mapping[str, Array]
+    task: Task,
+    truth: Mapping[str, Array],
+    predicted: Mapping[str, Array],
+    only: Collection[str] = (),
 ) -> dict[str, float]:
     """Metrics of a task. With several targets each is named ``rmse[target]`` and their
     skills (accuracy, F1 or R²) are averaged to ``score``, unless one lacks its own. A forecast is
-    scored over all its steps and columns together."""
+    scored over all its steps and columns together. Where ``only`` some are asked for, others that
+    are ``SLOW`` are left out."""
     if task.is_forecast:
         return score_forecast(task, truth, predicted)
-    each = {t.name: score_target(t, truth[t.name], predicted[t.name]) for t in task.targets}
+    slow: Collection[str] = SLOW
+    if only:  # the score of several targets may hold an F1
+        slow = {"f1" if metric == "score" else metric.split("[")[0] for metric in only}
+    each = {t.name: score_target(t, truth[t.name], predicted[t.name], slow) for t in task.targets}
     if len(task.targets) == 1:
         return each[task.targets[0].name]
     skill = {"regression": "r2", "multilabel": "f1"}

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nas.candidate import Health, Reason
+from nas.training.resume import ASKED_EVERY
 
 OVERHEAD = 0.02  # fraction of the time that samples may take
 # The run's own early history: this fraction of its steps, and at least this number.
@@ -86,6 +87,7 @@ class GradientMonitor(pl.Callback):
 
     - "nan": the loss or a gradient is not finite. Reported before the optimiser can carry it into
       the weights; on a GPU, which a sample makes wait, no sooner than the next sample.
+      With a loss scaler only the loss counts: it leaves out steps whose gradient overflows.
     - "exploding", "vanishing", "dead": the last ``IN_A_ROW`` samples agree, after the early
       history and while nothing is learnt. The gradient explodes against its own early norm. It
       vanishes from layer to layer (Glorot & Bengio 2010, sec. 4.2), unless it grows again. Dead
@@ -99,6 +101,9 @@ class GradientMonitor(pl.Callback):
 
     Every ``every``-th step is sampled, or fewer where samples would take more than
     ``OVERHEAD`` of the time; ten in all at least. A layer is a module that owns parameters.
+
+    Several processes end together, after ``ASKED_EVERY`` steps at most: each has losses and samples
+    of its own, and one that ended alone would leave the others waiting.
     """
 
     def __init__(self, every: int = 10, stop: bool = True) -> None:
@@ -155,8 +160,9 @@ class GradientMonitor(pl.Callback):
             if p.requires_grad
         ]
         device = pl_module.device
-        self._cpu = device.type == "cpu"
+        self._cpu, self._alone = device.type == "cpu", trainer.world_size == 1
         self._one, self._flag = torch.ones((), device=device), torch.zeros((), device=device)
+        self._scaler = trainer.scaler  # of losses in float16
         self._chance: float = getattr(pl_module, "chance_loss", math.nan)
         self._total = trainer.estimated_stepping_batches  # infinite where only time ends it
         self._early = EARLY_STEPS
@@ -180,6 +186,8 @@ class GradientMonitor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
         loss = loss.detach()
+        if self._scaler is not None:
+            loss = loss / self._scaler.scale(self._one)
         self._loss = loss if self._loss is None else self._loss + loss
         if self._cpu and not math.isfinite(value := float(loss)):
             self._loss_is(value, trainer.global_step, pl_module)
@@ -193,7 +201,7 @@ class GradientMonitor(pl.Callback):
         step = trainer.global_step
         owned = [each for each in self._owned if each[2].grad is not None]
         if step < self._next:
-            if self._cpu and not self._finite([p.grad for *_, p in owned]):
+            if self._cpu and not (self._scaler or self._finite([p.grad for *_, p in owned])):
                 self._gradient_is(owned, step)
             return
         begin = self._clock()
@@ -204,6 +212,8 @@ class GradientMonitor(pl.Callback):
             if not math.isfinite(loss):
                 self._loss_is(loss, step, pl_module)
         sample = self._sample(owned, step)
+        if self._scaler is not None and not math.isfinite(sample.norm):
+            return  # too large for float16: the step is left out, and the scale comes down
         self.samples.append(sample)
         if not math.isfinite(sample.norm):
             self._gradient_is(owned, step)
@@ -213,8 +223,12 @@ class GradientMonitor(pl.Callback):
         self._spent += time.perf_counter() - begin
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
+        every = ASKED_EVERY * trainer.accumulate_grad_batches
+        is_due = (i + 1) % every == 0 or i + 1 >= trainer.num_training_batches
+        if self.stop and is_due and not self._alone:
+            self._end_together(trainer)
         if not self._before:
             return
         begin = self._clock()
@@ -263,12 +277,30 @@ class GradientMonitor(pl.Callback):
     def _find(self, finding: Finding) -> None:
         if self.finding is None:
             self.finding = finding
-            if self.stop:
+            if self.stop and self._alone:
                 raise TrainingStopped(finding.reason, finding.evidence)
+
+    def _end_together(self, trainer: pl.Trainer) -> None:
+        """End the training in all processes where one of them has found something."""
+        if not trainer.strategy.reduce_boolean_decision(self.finding is not None, all=False):
+            return
+        found: list[Finding | None] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, self.finding)
+        # A loss, which is of no layer, comes before the gradients that it has spoiled.
+        finding = min(filter(None, found), key=lambda each: (each.step, each.layer))
+        self.finding = finding
+        raise TrainingStopped(finding.reason, finding.evidence)
+
+    def _place(
+        self, pl_module: pl.LightningModule, wrong: Callable[[Tensor], bool]
+    ) -> tuple[str, str, str]:
+        """``_first`` of the last batch. Nothing of several processes: where they hold parts of the
+        weights, none can run the network alone."""
+        return _first(pl_module, self._batch, wrong) if self._alone else ("", "", "")
 
     def _loss_is(self, value: float, step: int, pl_module: pl.LightningModule) -> None:
         if self.finding is None:
-            module, end, _ = _first(pl_module, self._batch, _not_finite)
+            module, end, _ = self._place(pl_module, _not_finite)
             place = f", from the {end} of {module} on" if module else ""
             self._find(
                 Finding(Reason.NAN, f"the loss is {value} at step {step}{place}", step, module)
@@ -305,7 +337,7 @@ class GradientMonitor(pl.Callback):
         layer, ratio = inlets[-1]
         if all(r == 0 for _, r in inlets):
             # Those after a dead layer may have no gradient either; its output shows which.
-            layer = _first(pl_module, self._batch, _constant)[2] or layer
+            layer = self._place(pl_module, _constant)[2] or layer
             evidence = (
                 f"the units of {layer} are dead: no gradient passes it towards the input, for"
                 f" {IN_A_ROW} samples up to step {step}, {state}"
@@ -465,7 +497,8 @@ class StepClock(pl.Callback):
 
     On a CPU the seconds are those of the process on a core, which other processes do not stretch
     as they do the wall's; ``contention`` is how many seconds of the wall went by for each of them.
-    The first two steps are left out: they allocate memory and the optimiser's moments.
+    The first two steps are left out: they allocate memory and the optimiser's moments. At
+    least ``least`` steps are timed, but one is enough after ten times ``limit_s``.
     """
 
     def __init__(self, limit_s: float, least: int = 3) -> None:
@@ -476,8 +509,9 @@ class StepClock(pl.Callback):
         self._counted: tuple[float, float] | None = None  # both clocks at the first step timed
         self.contention = 1.0
 
-    def _now(self, module: pl.LightningModule) -> float:
-        if module.device.type == "cpu":
+    def now(self, device: str) -> float:
+        """Seconds of the process on a CPU; of the wall on a GPU, once it has done its work."""
+        if device == "cpu":
             return time.process_time()
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -486,7 +520,7 @@ class StepClock(pl.Callback):
         self._begin = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        now = self._now(pl_module)
+        now = self.now(pl_module.device.type)
         if trainer.current_epoch > 1:  # the first is not like the others
             self.epochs_s.append(now - self._epoch)
         self._epoch = self._step = now
@@ -494,7 +528,7 @@ class StepClock(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        now = self._now(pl_module)
+        now = self.now(pl_module.device.type)
         if trainer.global_step > 2:
             self.steps_s.append(now - self._step)
         self._step = now
@@ -504,5 +538,7 @@ class StepClock(pl.Callback):
         elif pl_module.device.type == "cpu" and process > self._counted[1]:
             spent = (wall - self._counted[0]) / (process - self._counted[1])
             self.contention = max(1.0, spent)
-        if time.perf_counter() - self._begin > self.limit_s and len(self.steps_s) >= self.least:
+        passed = wall - self._begin
+        least = self.least if passed <= 10 * self.limit_s else 1
+        if passed > self.limit_s and len(self.steps_s) >= least:
             raise TrainingStopped(Reason.TIMEOUT, f"{self.limit_s:g} s were allowed")

@@ -12,7 +12,6 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -134,9 +133,11 @@ class Proxy(pl.LightningModule):
         parts = torch.split(logits, [t.outputs for t in self.task.targets], dim=1)
         return {t.name: part for t, part in zip(self.task.targets, parts, strict=True)}
 
-    def loss(self, logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Mean over the targets of cross-entropy or squared error in standard deviations."""
-        smoothing = float(self.config.get("label_smoothing", 0.0))
+    def loss(self, logits: Tensor, labels: Mapping[str, Tensor], plain: bool = False) -> Tensor:
+        """Mean over the targets of cross-entropy or squared error in standard deviations; with
+        ``plain`` without the smoothing and the class weights of the configuration, so that it can
+        be compared with that of others."""
+        smoothing = 0.0 if plain else float(self.config.get("label_smoothing", 0.0))
         total = logits.new_zeros(())
         heads = self.heads(logits)
         target_weights = rules.target_weights(self.task)
@@ -148,7 +149,8 @@ class Proxy(pl.LightningModule):
             elif target.kind == "multilabel":
                 own = F.binary_cross_entropy_with_logits(part, label)
             else:
-                own = _cross_entropy(part, label, getattr(self, f"class_weights_{i}"), smoothing)
+                weights = None if plain else getattr(self, f"class_weights_{i}")
+                own = _cross_entropy(part, label, weights, smoothing)
             total = total + weight * own
         return total
 
@@ -214,13 +216,18 @@ class Proxy(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's own, which in mixed precision refuses a fused optimiser for the sake of
-        the loss scaler: bfloat16 has none, and its gradients are clipped as they are."""
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
-            if gradient_clip_val:
+        """Lightning's own, but in two cases. In mixed precision it refuses a fused optimiser for
+        the sake of the loss scaler: bfloat16 has none, and its gradients are clipped as they are.
+        Of weights in parts (FSDP) only the whole network knows the norm."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            whole = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+            if whole is not None:
+                whole(gradient_clip_val)
+                return
+            if self.trainer.precision == "bf16-mixed":
                 nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+                return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # -- evaluation ----------------------------------------------------------------------
 
@@ -251,13 +258,19 @@ class Proxy(pl.LightningModule):
         names = [t.name for t in self.task.targets]
         labels = {name: self._gathered([each[1][name] for each in self._seen]) for name in names}
         self._seen.clear()
-        truth = {name: value.cpu().numpy() for name, value in labels.items()}
         if not torch.isfinite(logits).all():
             raise TrainingStopped(Reason.NAN, "the network's output on the validation part")
+        metrics, loss = self.scores(logits, labels)
+        found = {f"{prefix}{name}": value for name, value in metrics.items()}
+        return found | {f"{prefix or 'val_'}loss": loss}
+
+    def scores(
+        self, logits: Tensor, labels: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], float]:
+        """The metrics of logits (n, task.outputs), and their plain loss."""
+        truth = {name: value.cpu().numpy() for name, value in labels.items()}
         metrics = score(self.task, truth, self.predictions(logits))
-        return {f"{prefix}{k}": v for k, v in metrics.items()} | {
-            f"{prefix or 'val_'}loss": float(self.loss(logits, labels))
-        }
+        return metrics, float(self.loss(logits, labels, plain=True))
 
 
 def _cross_entropy(
@@ -307,6 +320,11 @@ class AveragedWeights(WeightAveraging):
             raise InputError(f"decay must be between 0 and 1, got {decay:g}")
         super().__init__(multi_avg_fn=self._average)
         self.decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep the average on the device of the training: the network itself comes there later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
     def _average(self, averages: list[Tensor], now: list[Tensor], _: Tensor) -> None:
         if not averages[0].is_floating_point():  # BatchNorm's number of batches
@@ -418,11 +436,10 @@ class LatestBest(ModelCheckpoint):
     def _noise(self, trainer: pl.Trainer, value: float) -> float:
         """How far two epochs of a quality may be apart and still be equally good."""
         task: Task = trainer.lightning_module.task  # type: ignore[assignment]
-        once = replace(task, fidelity=replace(task.fidelity, folds=1))
-        noise = NOISE * standard_error(once, str(self.monitor), value)
+        noise = NOISE * standard_error(task, str(self.monitor), value, task.profile.n_val)
         # A single sample is no difference, also where the best epoch had none wrong.
         counted = str(self.monitor) in ("accuracy", "balanced_accuracy", "f1")
-        sample = 1.001 / max(1, rules.scored_samples(once)) if counted else 0.0
+        sample = 1.001 / max(1, task.profile.n_val) if counted else 0.0
         return max(noise, sample)
 
 

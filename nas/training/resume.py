@@ -29,6 +29,7 @@ from nas.task import InputError
 from nas.training.batches import Batches
 
 EVERY_S = 600.0  # a training that is killed loses so much at most, whatever an epoch takes
+ASKED_EVERY = 20  # steps of several processes: to agree, each of them waits for its GPU
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # variables in which Lightning keeps a seed
 
 
@@ -104,6 +105,12 @@ class KeepLast(Checkpoint):
         self._begin = self._saved = time.monotonic()
         self.heard.listen()  # Lightning has put its own handlers in the place of ours
         self.heard.training = True
+        restored = self._restored is not None
+        if self._any(trainer, restored) and self._any(trainer, not restored):
+            raise InputError(
+                f"{self.path} is not seen by all {trainer.world_size} processes; --out must be a"
+                " folder that all machines share"
+            )
         if (state := self._restored) is None:
             return
         self._restored = None
@@ -122,6 +129,8 @@ class KeepLast(Checkpoint):
         self._batches_done = done = i + 1
         if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
             return  # gradients are no part of the state; the end of an epoch is another hook
+        if trainer.world_size > 1 and done // trainer.accumulate_grad_batches % ASKED_EVERY:
+            return
         due = trainer.is_global_zero and time.monotonic() - self._saved > EVERY_S
         if self._any(trainer, self.heard.heard or due):
             self._save(trainer)

@@ -53,7 +53,7 @@ def from_archive(
     graphs, y = _one(path, arrays), arrays.get("y")
     total = int(graphs.node_ptr[-1])
     given = part_codes(arrays, total, str(path))
-    labels = pd.DataFrame(index=range(total)) if y is None else label_columns(y, target, predict)
+    labels = pd.DataFrame(index=range(total)) if y is None else label_columns(y, target)
     return labelled_nodes(graphs, labels, given, labels, predict, str(path))
 
 
@@ -197,7 +197,8 @@ def _many(
             raise InputError(f"{table} has {len(rows)} rows, but {path.name} {n} graphs")
         columns = pd.concat([columns.drop(columns=[c for c in rows if c in columns]), rows], axis=1)
         where = str(table)
-    given, notes = given_parts(columns, where)
+    given = given_parts(columns, where)
+    notes: list[str] = []
     if given is None and "fold" in arrays:
         fold = arrays["fold"]
         given = np.select([fold == 0, fold == 1], [2, 1], 0).astype(np.int8)

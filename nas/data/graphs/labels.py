@@ -47,7 +47,7 @@ def labelled_nodes(
     return Samples(graphs, labels, None if given is None else given[rows], columns)
 
 
-def label_columns(y: Any, target: list[str] | None, predict: bool = False) -> pd.DataFrame:
+def label_columns(y: Any, target: list[str] | None) -> pd.DataFrame:
     """One column for each target; the class -1 means unknown."""
     frame = label_frame(y, target)
     if target is None and list(frame) == ["target"]:
@@ -79,14 +79,14 @@ def part_codes(arrays: Mapping[str, np.ndarray], total: int, where: str) -> np.n
     return codes
 
 
-def given_parts(columns: pd.DataFrame, where: str) -> tuple[np.ndarray | None, list[str]]:
+def given_parts(columns: pd.DataFrame, where: str) -> np.ndarray | None:
     """The parts of a column "split"; where it is empty a row is in none."""
     if "split" not in columns or not is_parts(columns["split"]):
-        return None, []
+        return None
     known = columns["split"].notna().to_numpy()
     codes = np.full(len(columns), -1, np.int8)
     codes[known] = read_parts(columns["split"][known], where)
-    return codes, []
+    return codes
 
 
 def is_parts(column: pd.Series) -> bool:

@@ -99,7 +99,7 @@ def from_objects(objects: list[Any], y: Any, target: list[str] | None, predict: 
                 masks[part] = mask[:, 0] if mask.ndim == 2 else mask  # of several splits, one
         labels = pd.DataFrame(index=range(sizes[0]))
         if y is not None or ys[0] is not None:
-            labels = label_columns(ys[0] if y is None else y, target, predict)
+            labels = label_columns(ys[0] if y is None else y, target)
         given = part_codes(masks, sizes[0], "the data")
         return labelled_nodes(graphs, labels, given, labels, predict, "the data")
     if y is None and ys[0] is not None:

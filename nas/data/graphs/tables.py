@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from nas.data.columns import ColumnValues
+from nas.data.csv_files import read_texts
 from nas.data.graphs.content import WIDE, Features, checked_graphs, is_exact, take_features
 from nas.data.graphs.labels import given_parts, is_parts, labelled_nodes, named_targets
 from nas.data.precision import narrowed
 from nas.data.samples import Samples
-from nas.data.tables import SUFFIXES, read_table
+from nas.data.tables import CSV, SUFFIXES, read_table
 from nas.task import InputError, UsageError
 
 TARGETS = ("target", "label", "y")
@@ -41,6 +42,12 @@ def from_tables(
         _column(edges, ("source", "src", "from"), edge_file),
         _column(edges, ("target", "dst", "to"), edge_file),
     ]
+    ids = nodes[identity], *(edges[end] for end in ends)
+    if len({pd.api.types.is_numeric_dtype(column) for column in ids}) > 1:
+        # Of 01 and A1 in one file and 01 alone in the other, that is no 1.
+        for file, frame, which in ((node_file, nodes, [identity]), (edge_file, edges, ends)):
+            if file.name.endswith(CSV):
+                frame[which] = read_texts(file, which)
     graph_file = table_file(folder, "graphs")
     names: np.ndarray = np.zeros(0)
     if by is not None:  # the nodes of a graph together, the graphs in the order of their first
@@ -85,10 +92,10 @@ def from_tables(
         pairs = pairs - node_ptr[codes[pairs[:, 0]]][:, None]
     graphs = checked_graphs(found, pairs[order], take_features(of, order), *ptrs, where=str(folder))
     if per_graph is None:
-        given, _ = given_parts(nodes, str(node_file))
+        given = given_parts(nodes, str(node_file))
         return labelled_nodes(graphs, nodes[target], given, columns, predict, str(node_file))
     where = str(graph_file or node_file)
-    given, _ = given_parts(per_graph, where)
+    given = given_parts(per_graph, where)
     return Samples(graphs, named_targets(per_graph, target, where), given, per_graph)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from nas.data.graphs.content import array_features, checked_graphs, take_features
 from nas.data.samples import Samples, label_frame
+from nas.files import first_line
 from nas.task import InputError
 
 
@@ -30,7 +31,7 @@ def from_tudataset(folder: Path, target: list[str] | None) -> Samples:
         try:
             array = np.loadtxt(file, delimiter=",", ndmin=2)
         except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{file} cannot be read: {first_line(error)}") from None
         if not array.size:
             raise InputError(f"{file} is empty")
         return array

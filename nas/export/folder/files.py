@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
+from nas.data.folders import FILE_COLUMNS, subfolders, walk
 from nas.task import InputError
 
-COLUMNS = ("file_name", "file", "path")  # of a table that lists files
 
-
-def files_of(source: Path, endings: tuple[str, ...]) -> list[Path]:
+def files_of(source: Path, *endings: Collection[str]) -> list[Path]:
     """One file, those that a CSV table (or the metadata.csv of a folder) lists, or all below a
-    folder, in the order of their paths."""
+    folder that are not hidden, in the order of their paths: those with the first of ``endings``
+    that there are files of."""
     table = source / "metadata.csv" if source.is_dir() else source
     if table.suffix.lower() == ".csv" and table.is_file():
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        column = next((name for name in COLUMNS if rows and name in rows[0]), None)
-        if column is None:
-            raise InputError(f"{table} has no column {' or '.join(COLUMNS)}")
-        return [table.parent / row[column] for row in rows]
+        column = next((name for name in FILE_COLUMNS if rows and name in rows[0]), None)
+        if column is not None:
+            return _listed(table.parent, [(row[column] or "").strip() for row in rows])
+        if source.is_dir() or ".csv" not in endings[0]:
+            raise InputError(f"{table} has no column {' or '.join(FILE_COLUMNS)}")
     if source.is_file():
         return [source]
-    found = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in endings)
-    if not found:
-        raise InputError(f"{source} holds no file with one of the endings {', '.join(endings)}")
-    return found
+    below = sorted(file for file in walk(source) if file.is_file())
+    for each in endings:
+        if found := [file for file in below if file.suffix.lower() in each]:
+            return found
+    known = ", ".join(ending for each in endings for ending in each)
+    raise InputError(f"{source} holds no file with one of the endings {known}")
+
+
+def _listed(folder: Path, names: list[str]) -> list[Path]:
+    """Files of a table in ``folder``: relative to it, or to the one subfolder that holds all."""
+    roots = [folder, *subfolders(folder)]
+    whole = [root for root in roots if all((root / name).is_file() for name in names)]
+    if len(whole) > 1 and whole[0] != folder:
+        shown = ", ".join(repr(root.name) for root in whole)
+        raise InputError(f"the folders {shown} all hold the files of the table; keep one of them")
+    return [(whole or roots)[0] / name for name in names]

@@ -76,7 +76,8 @@ def half_widths(level: float) -> dict[str, float]:
 
 def rows(source: Path, level: float | None = None) -> list[dict[str, Any]]:
     """One row for each sample: its file or number, what is predicted, and the probabilities; of
-    numbers with a ``level`` the ends of the interval that holds the true one."""
+    numbers with a ``level`` the ends of the interval that holds the true one. Several labels are
+    written as in the training data: joined, as a list, or 0 or 1 in a column of each."""
     half = {} if level is None else half_widths(level)
     found, names = predict(source)
     targets = json.loads((HERE / "labels.json").read_text(encoding="utf-8"))
@@ -96,7 +97,12 @@ def rows(source: Path, level: float | None = None) -> list[dict[str, Any]]:
                 continue
             if target["kind"] == "multilabel":
                 chosen = [label for label, p in zip(labels, value, strict=True) if p >= 0.5]
-                row[name] = ";".join(map(str, chosen))
+                between = target["separator"]
+                if not between:
+                    for label, p in zip(labels, value, strict=True):
+                        row[label], row[f"probability[{label}]"] = int(p >= 0.5), float(p)
+                    continue
+                row[name] = chosen if between == "[]" else between.join(chosen)
             else:
                 row[name] = labels[int(value.argmax())]
             for label, p in zip(labels, value, strict=True):
@@ -124,10 +130,11 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"error: {given.data} needs {error.name}: pip install {error.name}")
     file = given.out.open("w", newline="", encoding="utf-8") if given.out else sys.stdout
+    safe = preprocess.no_formula
     with file:
-        writer = csv.DictWriter(file, list(found[0]))
-        writer.writeheader()
-        writer.writerows(found)
+        writer = csv.writer(file)
+        writer.writerow(map(safe, found[0]))
+        writer.writerows(map(safe, row.values()) for row in found)
 
 
 if __name__ == "__main__":

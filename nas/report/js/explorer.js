@@ -450,7 +450,7 @@ function latencySource({ latency, device }) {
   if (!latency) return "–";
   const batch = known(latency.batch) ? `batch ${latency.batch}` : "";
   const threads = known(latency.threads) ? plural(latency.threads, "thread") : "";
-  return [batch, threads, latency.device || device ? `on ${latency.device || device}` : "", latency.isolated ? "other trainings held still" : "beside other work"].filter(Boolean).join(", ");
+  return [batch, threads, latency.device || device ? `on ${latency.device || device}` : "", latency.isolated ? "other trainings paused" : "beside other work"].filter(Boolean).join(", ");
 }
 
 function comparison(own, chosen) {
