@@ -389,6 +389,7 @@ def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
     return good, table
 
 
+@pytest.mark.slow  # two processes that import Lightning
 def test_a_training_as_a_module_runs_in_two_processes(tmp_path: Path) -> None:
     """Lightning starts the second one by the name of the module that the first one runs."""
     import torch

@@ -43,8 +43,8 @@ def train(
         path: The recipe, or where it is from.
         out: A folder for ``model.ckpt``, ``recipe.yaml`` as it was trained, and ``result.json``.
         epochs: In place of the recipe's; its schedule is shortened alike.
-        resume: Go on with the training whose state is in ``out``/last.ckpt; where there is none,
-            begin.
+        resume: Continue the training whose state is in ``out``/last.ckpt, or return the result of
+            one that is over; where there is none, begin.
         settings: Further changes of the recipe.
         content: The recipe itself; default: that in the file.
 
@@ -55,7 +55,8 @@ def train(
     Raises:
         InputError: A recipe, data or a state that are wrong.
         KeyboardInterrupt: At Ctrl-C and SIGTERM, with what is kept: the state in last.ckpt, and in
-            model.ckpt the best epoch so far, or the network as it is where none is over.
+            model.ckpt the best epoch so far, or, of one process, the network as it is where none is
+            over.
     """
     content = recipes.read(path) if content is None else content
     recipe = recipes.checked(content, str(path), out)
