@@ -49,7 +49,7 @@ ATTEMPTS = 4  # of a training whose worker is lost
 _TRAINED = (LAST, "model.ckpt", "result.json", "checkpoints/*.ckpt")
 _OF_NETWORK = ("recipe.yaml", *_TRAINED)
 _NEEDED = (*_TRAINED, *(f"{NETWORKS}/*/{name}" for name in _OF_NETWORK))
-# Of these, what another worker goes on from.
+# Of these, what another worker continues from.
 _STATES = (LAST, f"{NETWORKS}/*/{LAST}", f"{NETWORKS}/*/result.json")
 _TICK_S = 0.5  # between two looks of a worker at its process
 _PAUSE = 9.0  # times as long as files took to send, until more are sent

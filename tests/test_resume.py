@@ -95,6 +95,16 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def interrupted(
+    recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, resume: bool = False
+) -> None:
+    """Leave in ``folder`` what a training leaves that is interrupted after two steps."""
+    with monkeypatch.context() as patch:
+        ended_at(2, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, folder, resume=resume)
+
+
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
     assert one[0]["validation"] == other[0]["validation"]
     assert one[0]["best_epoch"] == other[0]["best_epoch"]
@@ -168,10 +178,7 @@ def test_a_training_that_is_killed_goes_on_from_its_last_epoch(
 def test_a_state_of_another_recipe_is_refused_and_what_differs_is_named(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        ended_at(2, interrupt, patch)
-        with pytest.raises(KeyboardInterrupt):
-            trained(recipe, tmp_path)
+    interrupted(recipe, tmp_path, monkeypatch)
     other = json.loads(json.dumps(recipe))
     other["optimizer"]["init_args"]["lr"] = 0.5
     with pytest.raises(InputError, match=r"with another optimizer\.init_args\.lr; train") as raised:
@@ -204,10 +211,7 @@ def test_a_resume_says_that_it_begins_only_where_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        ended_at(2, interrupt, patch)
-        with pytest.raises(KeyboardInterrupt):
-            trained(recipe, tmp_path, resume=True)
+    interrupted(recipe, tmp_path, monkeypatch, resume=True)
     assert "nothing to go on with" in capsys.readouterr().err
     trained(recipe, tmp_path, resume=True)
     assert "note:" not in capsys.readouterr().err
@@ -219,10 +223,7 @@ def test_an_unfinished_training_is_kept_where_another_begins(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        ended_at(2, interrupt, patch)
-        with pytest.raises(KeyboardInterrupt):
-            trained(recipe, tmp_path)
+    interrupted(recipe, tmp_path, monkeypatch)
     trained(recipe, tmp_path)
     assert (tmp_path / "previous.ckpt").exists()
     assert "begins anew" in capsys.readouterr().err

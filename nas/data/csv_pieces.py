@@ -77,21 +77,17 @@ def read_large_csv(
     with ExitStack() as stack:
         kept = _kept(path, layout, texts, missing, stack)
         mixed = [name for name, kinds in kept.kinds.items() if len(kinds) > 1]
-        again = kept
-        if mixed:
-            how = {"dtype": dict.fromkeys(mixed, "str"), "usecols": mixed}
-            again = _kept(path, layout, texts, missing, stack, **how)
+        as_text = {"dtype": dict.fromkeys(mixed, "str"), "usecols": mixed}
+        again = _kept(path, layout, texts, missing, stack, **as_text) if mixed else kept
+
+        def column(name: str) -> pd.Series:
+            if name in mixed:
+                return _numbers_or_texts(again.column(name))
+            return labels_of(kept.column(name)) if name in texts else kept.column(name)
 
         def read(names: list[str]) -> pd.DataFrame:
-            found = pd.DataFrame(index=pd.RangeIndex(kept.rows))
-            for name in names:
-                if name in mixed:
-                    found[name] = _numbers_or_texts(again.column(name))
-                else:
-                    column = kept.column(name)
-                    found[name] = labels_of(column) if name in texts else column
-            few = replace(layout, names=names)
-            return with_points(found, few, {*texts} - {*targets})
+            found = pd.DataFrame({name: column(name) for name in names})
+            return with_points(found, replace(layout, names=names), {*texts} - {*targets})
 
         return by_columns(read, layout.names, kept.rows)
 
