@@ -203,7 +203,8 @@ def _show_status(run: Path, opened: Run, as_json: bool) -> None:
     "--file",
     type=flags.FILE,
     multiple=True,
-    help="ONNX file of `nas export --onnx`, measured as it is (repeatable).",
+    help="ONNX file of `nas export --onnx`, measured as it is; with RUN of one of its candidates"
+    " alone (repeatable).",
 )
 @click.option(
     "--backend",
@@ -366,7 +367,8 @@ def dashboard(
 @click.option(
     "--pace",
     type=click.Path(path_type=Path),
-    help="Pace of another machine: JSON with the seconds of an epoch by family. Nothing is timed.",
+    help="Pace of another machine: JSON with the seconds of an epoch by family. Nothing is timed."
+    " Each worker is to have a core there, or two of them a GPU.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def design(data: Path, pace: Path | None, as_json: bool, **options: Any) -> None:
@@ -578,10 +580,16 @@ def audit(
     if model is None:
         if data is None:
             raise UsageError("give a MODEL, or --data alone to see what a network is given of it")
+        others = {"--args": arguments, "--shape": shape, "--figure": figure}
+        others |= {"--" + k.replace("_", "-"): v for k, v in options.items() if k not in _READING}
+        cli_models.refuse("an audit without a MODEL", others)
         from nas.audit.feed import described
         from nas.data import read
 
-        terminal.echo(described(read(data, **{name: options[name] for name in _READING})))
+        dataset = read(data, **{name: options[name] for name in _READING})
+        words, outputs = described(dataset), {t.name: t.outputs for t in dataset.targets}
+        about = {"inputs": dataset.profile.inputs, "outputs": outputs, "described": words}
+        terminal.echo(json.dumps(about) if as_json else words)
         return
     shapes = [_sides(text) for text in shape]
     if figure is not None and data is None:

@@ -141,7 +141,11 @@ def _trained(
 
 @click.command(cls=exits.Command)
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=flags.FOLDER, help="Folder; default: model beside RECIPE.")
+@click.option(
+    "--out",
+    type=flags.FOLDER,
+    help="Folder; default: model beside RECIPE, with --scale 2 model-x2.",
+)
 @flags.options(Settings)
 @flags.options(SearchOptions, "executor", "address")
 @click.option("--resume", is_flag=True, help="Continue the training in --out.")
@@ -207,15 +211,17 @@ def train(
     changed: dict[str, Any] = {"--set": settings, "--scale": scale}
     also = {"--" + f.name.replace("_", "-"): getattr(how, f.name) for f in fields(how)}
     if front:
-        others = {"--out": out, "--check": check, "--test": test != "after"}
-        _refuse("--front", changed | others)
+        others: dict[str, Any] = {"--out": out, "--check": check, "--test": test != "after"}
+        if executor == "local":  # the processes of other devices begin the command anew
+            others |= {"--devices": how.devices, "--num-nodes": how.num_nodes}
+        refuse("--front", changed | others)
         _train_front(recipe, train_at, resume, as_json)
         return
     if check:
         others = {"--out": out, "--resume": resume, "--test": test != "after"}
-        _refuse("--check", changed | also | others)
+        refuse("--check", changed | also | others)
     if test == "only":
-        _refuse("--test only", changed | also | {"--devices": None})  # it is scored on one
+        refuse("--test only", changed | also | {"--devices": None})  # it is scored on one
     recipe = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     recipes.load(recipe)  # a wrong file is reported before torch is imported, which takes seconds
     if check:
@@ -234,7 +240,7 @@ def train(
         show.trained(result)
 
 
-def _refuse(name: str, others: dict[str, Any]) -> None:
+def refuse(name: str, others: dict[str, Any]) -> None:
     """Raise UsageError where options are given that another one does not go with."""
     absent = (None, False, ())  # compared by identity: a patience of 0 is given
     if refused := [k for k, v in others.items() if not any(v is each for each in absent)]:
@@ -311,7 +317,8 @@ def _changed(
     if scale is not None:
         from nas.export.scaling import scaled_recipe
 
-        content = scaled_recipe(content, scale)
+        of_data = [setting for setting in settings if setting.startswith("data.")]
+        content = scaled_recipe(recipes.overridden(content, of_data), scale)
     content = recipes.overridden(content, settings)
     recipes.checked(content, str(recipe), out)
     return content
@@ -354,6 +361,11 @@ def _train_front(folder: Path, train_at: _Train, resume: bool, as_json: bool) ->
             terminal.line(f"error: candidate {candidate.number}: {error}", err=True)
             failed.append(str(candidate.number))
             continue
+        except SystemExit as end:  # of a training on a cluster, which has said why
+            if end.code != InputError.exit_code:
+                raise
+            failed.append(str(candidate.number))
+            continue
         write_whole(run.folder / "full_front.json", json.dumps(rows, indent=1))
     picture = run.folder / "full_front.svg"
     if drawn := full_front_picture(run.task, rows):
@@ -378,10 +390,10 @@ def _front_row(run: Run, candidate: Candidate, train_at: _Train, resume: bool) -
 
     metric = run.task.quality.metric
     place = run.folder / "models" / str(candidate.number)
-    done = place / "result.json"
+    done, result = place / "result.json", dict[str, Any]()
     if resume and done.is_file() and (place / "model.ckpt").is_file():
-        result: dict[str, Any] = read_json(done, dict[str, Any])
-    else:
+        result = read_json(done, dict[str, Any])
+    if not result.get("test"):
         path = run.export(place / "recipe.yaml", candidate.number)
         result = train_at(path, None, place, "after", resume)
     return {

@@ -19,10 +19,11 @@ from nas import rules
 from nas.data import Dataset, read
 from nas.family import Family, pick_families
 from nas.files import read_json
-from nas.machine import local_room
+from nas.machine import local_room, other_room
 from nas.options import PlanOptions, takes
 from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, mean_fraction, plan_search, rungs
 from nas.pretrained.sources import usable
+from nas.run import default_folder
 from nas.search import samplers
 from nas.space import Config, Float, Space, join_family
 from nas.task import COSTS, Budget, InputError, Objective, Target, Task
@@ -173,7 +174,7 @@ def design(
     if epoch_s is None:
         room = local_room(_gpus(chosen.device))
     else:
-        room = local_room(int(chosen.device == "cuda"))
+        room = other_room(chosen.device)
         if missing := [name for name in families if name not in epoch_s]:
             raise InputError(f"{pace} has no pace of {', '.join(missing)}: add it, or --family")
     task = make_task(
@@ -195,9 +196,8 @@ def design(
         other = planned.fidelity.share / task.fidelity.share
         plans = tuple(_with_epochs(plan, other) for plan in plans)
         task = replace(task, fidelity=planned.fidelity)
-    name = Path(data).resolve().name.split(".")[0] if isinstance(data, (str, Path)) else "the data"
     return Design(
-        name,
+        default_folder(data).name if isinstance(data, (str, Path)) else "the data",
         task,
         (*(dataset.notes if dataset else ()), *notes, *_advice(task)),
         plans,

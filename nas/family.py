@@ -32,7 +32,8 @@ class Reference:
     published on, and ``macs`` the multiply-adds of one sample of them, at ``efficiency`` of the
     speed that dense convolutions and matrices reach. The network here has ``extra`` parameters
     more (or, negative, fewer), which ``differs`` accounts for; it also says where no source gives
-    ``params``, so that they are counted from the layers of the paper or of its code. ``message``
+    ``params``, so that they are counted from the layers of the paper or of its code. ``config``
+    holds the learning rate where the source gives one for Adam below the family's own. ``message``
     are the values that a graph network sends along an edge.
     """
 
@@ -52,8 +53,9 @@ class Reference:
         it does.
 
         The cost of a training is three passes of two operations each for a multiply-add, in
-        proportion to the size of a sample. Where a whole graph is in every batch, the messages
-        along all of its edges are in memory at once.
+        proportion to the size of a sample, or of the maps that a network makes of a small image.
+        Where a whole graph is in every batch, the messages along all of its edges are in memory at
+        once.
         """
         data, budget = task.profile, task.budget
         if rules.is_node_level(task) != rules.is_node_level(self.task):
@@ -64,6 +66,8 @@ class Reference:
         rows, kind = _rows(task)
         if self.params > rules.REFERENCE_PARAMS_PER_ROW.get(task.modality, math.inf) * rows:
             return f"{self.params:,} parameters are more than {rows:,} {kind} carry"
+        if "image" in data.inputs and _volume(task) <= (rules.WHOLE_IMAGE / 2) ** 2:
+            return f"images of {_volume(task):,.0f} pixels are too few for it"
         if self.params > (most := rules.params_limit(task)):
             return f"{self.params:,} parameters exceed the limit of {most:,.0f}"
         if budget.memory_mb is not None and 16 * self.params / 2**20 > budget.memory_mb:
@@ -76,7 +80,7 @@ class Reference:
             return "drawn neighbours distort the statistics of BatchNorm"
         size = _volume(task) / _volume(self.task)
         if "image" in data.inputs:  # larger ones are shrunk to its resolution
-            size = min(1.0, size)
+            size = min(1.0, size * rules.less_reduced(task) ** 2)
         speed = self.efficiency * rules.TRAINING_FLOPS[task.device]
         epochs = rules.REFERENCE_EPOCHS
         needed_s = epochs * 6 * self.macs * size * data.n_train / speed

@@ -166,6 +166,16 @@ def local_room(gpus: int, gpu_memory_mb: float | None = None) -> Room:
     )
 
 
+def other_room(device: str) -> Room:
+    """Other machines, as many as the workers need: two of them have a GPU, or each has a core."""
+    gpu = device == "cuda"
+    return Room(
+        "cuda" if gpu else "cpu",
+        _WORKERS_PER_GPU if gpu else _cores(),
+        lambda workers: (1.0, math.ceil(workers / _WORKERS_PER_GPU) / workers if gpu else 0.0),
+    )
+
+
 @contextmanager
 def _ray(options: SearchOptions) -> Iterator[Machine]:
     device, address = options.device, options.address

@@ -221,8 +221,8 @@ class SearchOptions(PlanOptions):
     )
     address: str | None = option(
         None,
-        "Address of a Ray cluster: HOST:PORT, or auto for the one on this machine. Default:"
-        " RAY_ADDRESS, or a Ray of its own on this machine alone.",
+        "Address of a Ray cluster of which this machine is a node: HOST:PORT, or auto. From others,"
+        " use `ray job submit`. Default: RAY_ADDRESS, or a Ray of its own on this machine alone.",
         stays=False,
     )
     cpus_per_trial: float | None = option(

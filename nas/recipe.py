@@ -202,7 +202,7 @@ def text(recipe: dict[str, Any], name: str) -> str:
     head = (
         f"# Candidate {of['candidate']}: {families},{several}"
         f" validation {metric} {value:.4g} as a proxy.\n"
-        f"# Train it at full scale:  nas train {name}\n"
+        f"# Train it at full scale:  nas train {name} --out again\n"
     )
     body = yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
     return head + body

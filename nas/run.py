@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _CREATING = ".creating"
 # A driver writes its clock some times a second; one that has not for so long has ended.
 _ALIVE_S = 10.0
+_UNNAMED = (("dev",), ("proc",))  # below the root: where pipes without a name are
 # Standard errors across the 95 % interval of a score (nas.training.calibration): 1.96 to a side.
 _INTERVAL_ERRORS = 3.92
 
@@ -741,9 +742,14 @@ def measure_file(file: Path, **how: Any) -> dict[str, Any]:
 
 
 def default_folder(data: Any) -> Path:
-    """The folder of a search of ``data`` where none is given: runs/NAME."""
-    named = isinstance(data, (str, Path))
-    return Path("runs") / (Path(data).resolve().name.split(".")[0] if named else "search")
+    """The folder of a search of ``data`` where none is given: runs/NAME, runs/stdin of a pipe that
+    has none."""
+    name = ""
+    if isinstance(data, (str, Path)):
+        place = Path(data).resolve()
+        is_named = place.parts[1:2] not in _UNNAMED or place.is_file() or place.is_dir()
+        name = place.name.lstrip(".").split(".")[0] if is_named else "stdin"
+    return Path("runs") / (name or "search")
 
 
 def versions() -> dict[str, str]:

@@ -38,6 +38,8 @@ def profiles() -> Iterator[tuple[str, Task]]:
     table = DataProfile(10_000_000, 500_000, 500_000, {"numeric": (28,)}, columns=columns)
     yield "10 million rows of 28 numbers", Task("tabular", classes(2, 10_000_000), table)
     yield "ImageNet", like("resnet")
+    small = replace(like("resnet").profile, n_train=50_000, inputs={"image": (3, 32, 32)})
+    yield "CIFAR-10", Task("images", classes(10, 50_000), small)
     lengths: dict[str, tuple[int, ...]] = {"tokens": (5, 20, 60, 110, 190, 400, 512)}
     texts = DataProfile(
         1_000_000, 50_000, 50_000, {"tokens": (512,)}, lengths=lengths, vocabulary=30_000

@@ -310,7 +310,12 @@ def _wav2vec_space(task: Task) -> Space:
             *_head(task, lr=2e-3),
         )
     )
-    published = _published(task, WAV2VECS, [] if at_16_khz else [step])
+    # Its first maps hold a hundred values for each of the wave: its batches are those of a CPU.
+    batch = min(rules.BATCH_SAMPLES, rules.batch_sizes(task)[1])
+    published = [
+        {**config, "batch_size": batch}
+        for config in _published(task, WAV2VECS, [] if at_16_khz else [step])
+    ]
     return space.holding(published, "references")
 
 
@@ -346,31 +351,36 @@ def _speech_commands() -> Task:
     return Task("audio", (target,), profile)
 
 
-def _published_whisper(name: str, dim: int, depth: int, heads: int, params: int) -> Reference:
-    """The encoder alone; 1,500 positions are sinusoids there as here, but counted."""
+def _published_whisper(
+    name: str, size: tuple[int, int, int], params: int, rate: float
+) -> Reference:
+    """The encoder alone, by width, layers and heads, and AdamW's largest rate; 1,500 positions are
+    sinusoids there as here, but counted."""
+    dim, depth, heads = size
     config: Config = {"hop_ms": 10, "n_mels": 80, "normalisation": "sample", "dim": dim}
     config |= {"depth": depth, "heads": heads, "mlp_ratio": 4.0, "norm": "layer"}
     config |= {"activation": "gelu", "pooling": "avg", "dropout": 0.0, "attention_dropout": 0.0}
-    config |= {"drop_path": 0.0, "spec_augment": 0}
+    config |= {"drop_path": 0.0, "spec_augment": 0, "lr": rate}
     task = _speech_commands()
     extra = depth * dim + (dim + 1) * task.outputs - 1_500 * dim
     differs = "biases of the keys and a head, but no table of positions"
-    source = "Radford et al. 2022, table 1 (the encoder, as the authors' code has it)"
+    source = "Radford et al. 2022, table 1 (the encoder, as the authors' code has it) and app. F"
     # Half as many tokens as frames; a layer's weights are 12 d².
     tokens = 50
     macs = tokens * (3 * 80 * dim * 2 + 3 * dim**2 + depth * (12 * dim**2 + 2 * tokens * dim))
     return Reference(name, source, params, config, task, extra, differs, macs)
 
 
-def _published_s2t(name: str, dim: int, heads: int, params: int) -> Reference:
-    """The encoder alone. Its two convolutions, 1,024 and 2 ``dim`` wide, are gated to half."""
+def _published_s2t(name: str, dim: int, heads: int, params: int, rate: float) -> Reference:
+    """The encoder alone. Its two convolutions, 1,024 and 2 ``dim`` wide, are gated to half; Adam's
+    rate is that of the authors' example."""
     width, depth, hidden, kernel = 512, 12, 2_048, 5
     config: Config = {"hop_ms": 10, "n_mels": 80, "normalisation": "band", "conv_depth": 2}
     config |= {"conv_width": width, "kernel": kernel, "reduction": 4, "residual": False}
     config |= {"conv_norm": "batch", "conv_activation": "relu", "depth": depth, "dim": dim}
     config |= {"heads": heads, "mlp_ratio": hidden / dim, "norm": "layer", "activation": "relu"}
     config |= {"pooling": "avg", "dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.0}
-    config |= {"spec_augment": 1}
+    config |= {"spec_augment": 1, "lr": rate}
     task = _speech_commands()
     gated = kernel * 80 * 1_024 + 1_024 + kernel * width * 2 * dim + 2 * dim
     plain = kernel * width * (80 + width) + 2 * 3 * width + (width + 1) * dim
@@ -392,7 +402,7 @@ def _published_wav2vec() -> Reference:
     config: Config = {"frame_ms": 20, "front": "deep", "conv_width": width, "dim": dim}
     config |= {"position_kernel": 128, "depth": depth, "heads": 12, "mlp_ratio": 4.0}
     config |= {"norm": "layer", "activation": "gelu", "pooling": "avg", "dropout": 0.1}
-    config |= {"attention_dropout": 0.1, "drop_path": 0.0, "spec_augment": 1}
+    config |= {"attention_dropout": 0.1, "drop_path": 0.0, "spec_augment": 1, "lr": 5e-4}
     task = _speech_commands()
     # Of seven convolutions biases and normalisations, where theirs have one normalisation; the
     # scales of a kernel's weight normalisation, and the vector of what is masked.
@@ -409,14 +419,14 @@ def _published_wav2vec() -> Reference:
 
 
 CNN_TRANSFORMERS = (
-    _published_s2t("S2T small encoder", 256, 4, 17_503_232),
-    _published_s2t("S2T medium encoder", 512, 8, 40_862_720),
+    _published_s2t("S2T small encoder", 256, 4, 17_503_232, 2e-3),
+    _published_s2t("S2T medium encoder", 512, 8, 40_862_720, 1e-3),
 )
 WAV2VECS = (_published_wav2vec(),)
 WHISPERS = (
-    _published_whisper("Whisper tiny encoder", 384, 4, 6, 8_208_384),
-    _published_whisper("Whisper base encoder", 512, 6, 8, 20_590_592),
-    _published_whisper("Whisper small encoder", 768, 12, 12, 88_154_112),
+    _published_whisper("Whisper tiny encoder", (384, 4, 6), 8_208_384, 1.5e-3),
+    _published_whisper("Whisper base encoder", (512, 6, 8), 20_590_592, 1e-3),
+    _published_whisper("Whisper small encoder", (768, 12, 12), 88_154_112, 5e-4),
 )
 
 FAMILIES = (

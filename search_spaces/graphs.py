@@ -29,6 +29,11 @@ def _plain(task: Task) -> bool:
     return width >= WORD_COUNTS_FROM and not any(mean) and all(s == 1 for s in std)
 
 
+def _few_labels(task: Task) -> bool:
+    """Whether fewer nodes of a single graph have labels than each has features."""
+    return rules.is_node_level(task) and task.profile.n_train < _widths(task)[0]
+
+
 def _space(
     task: Task,
     weights: float,
@@ -38,7 +43,8 @@ def _space(
     left_out: float = 0.8,
 ) -> Space:
     """The space of all three families; ``weights`` × width² parameters are in a layer, and
-    ``left_out`` is the fraction of a single graph's many features that a step leaves out."""
+    ``left_out`` is the fraction of a single graph's many features that a step leaves out where
+    labels are few."""
     drawn = rules.samples_neighbours(task)
     published = [_allowed(reference.config, task) for reference in carried(references, task)]
     published.sort(key=lambda c: (int(c["width"]), int(c["depth"]), c["norm"] != "none"))
@@ -101,7 +107,7 @@ def _space(
         kinds = ("mean", "max", "sum", "attention")
         pooled = "mean" if classes else "sum"
         params.append(Choice("pooling", kinds, default=pooled, why=("graph-pooling",)))
-    scarce = by_node and features >= WORD_COUNTS_FROM
+    scarce = _few_labels(task) and features >= WORD_COUNTS_FROM
     params += [
         rules.dropout(task, default=0.5 if by_node else 0.1),
         Float(
@@ -128,14 +134,13 @@ def _gcn_space(task: Task) -> Space:
 
 
 def _gat_space(task: Task) -> Space:
-    by_node = rules.is_node_level(task)
     own: list[Param] = [
-        rules.heads(default=8 if by_node else 4),
+        rules.heads(default=8 if rules.is_node_level(task) else 4),
         Float(
             "attention_dropout",
             0.0,
             0.6,
-            default=0.6 if by_node else 0.0,
+            default=0.6 if _few_labels(task) else 0.0,
             why=("drop-features", "drop-edge"),
         ),
     ]

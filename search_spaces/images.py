@@ -19,23 +19,34 @@ if TYPE_CHECKING:
     from nas.models.inputs import ImageInput
 
 
+# What halves the maps in published networks first, at a value that keeps them.
+_UNHALVED: Config = {"stem_pool": False, "stem_stride": 1, "stride2": 1}
+_RATE_BATCH = 512  # of the learning rates of published networks, which grow with the batch
+
+
 def _shape(task: Task) -> tuple[int, int, int]:
     channels, height, width = task.profile.inputs["image"]
     return channels, height, width
 
 
 def _published(task: Task, references: tuple[Reference, ...]) -> list[Config]:
-    """The published networks that the space of ``task`` holds, at its images' resolution where
-    that is less than theirs."""
-    longer = max(_shape(task)[1:])
+    """The published networks that the space of ``task`` holds: at its images' resolution where
+    that is less than theirs, with the stem or patches of small ones (rule "early-downsampling"),
+    and with learning rates in proportion to its batches."""
+    longer, less = max(_shape(task)[1:]), rules.less_reduced(task)
     found = []
     for reference in carried(references, task):
         config = dict(reference.config)
-        resolution = int(config["resolution"])
-        if resolution > longer:
-            config["resolution"] = longer
-        if (patch := config.pop(f"patch@{resolution}", None)) is not None:
-            config[f"patch@{config['resolution']}"] = patch
+        theirs = int(config["resolution"])
+        own = config["resolution"] = min(theirs, longer)
+        if (patch := config.pop(f"patch@{theirs}", None)) is not None:
+            config[f"patch@{own}"] = int(patch) // less
+        halvings = [name for name in _UNHALVED if name in config][: less.bit_length() - 1]
+        config |= {name: _UNHALVED[name] for name in halvings}
+        if "stem_kernel" in config and config["stem_stride"] == 1:
+            config["stem_kernel"] = 3
+        if "lr" in config:
+            config["lr"] = float(config["lr"]) * rules.batch_sizes(task)[1] / _RATE_BATCH
         found.append(config)
     return found
 
@@ -54,8 +65,11 @@ def _stages(task: Task) -> int:
 
 def _image_training(task: Task, lr: float) -> list[Param]:
     kinds = ("none", "shift", "affine", "affine+flip")
+    # A number may be a place in the image, which would move with it.
+    numbers = any(target.kind == "regression" for target in task.targets)
+    usual = "none" if numbers else "shift"
     return [
-        Choice("augment", kinds, default="shift", why=("augmentation",)),
+        Choice("augment", kinds, default=usual, why=("augmentation",)),
         *rules.label_smoothing(task),
         *rules.training(task, lr=lr),
     ]
@@ -88,7 +102,7 @@ def _input(config: Config, task: Task) -> ImageInput:
 
 
 def _stem_stride(task: Task) -> Choice:
-    small = min(_shape(task)[1:]) <= 32
+    small = min(_shape(task)[1:]) <= rules.WHOLE_IMAGE
     return Choice("stem_stride", (1, 2), default=1 if small else 2, why=("early-downsampling",))
 
 
@@ -442,11 +456,14 @@ def _published_efficientnet(
 
 
 def _published_vit(
-    name: str, source: str, dim: int, heads: int, params: int, macs: float
+    name: str, source: str, size: tuple[int, int], params: int, macs: float, rate: float
 ) -> Reference:
+    """``size`` is width and heads, and ``rate`` that of AdamW for batches of ``_RATE_BATCH``."""
+    dim, heads = size
     config: Config = {"resolution": 224, "patch@224": 16, "dim": dim, "depth": 12, "heads": heads}
     config |= {"mlp_ratio": 4.0, "stem": "patch", "norm": "layer", "activation": "gelu"}
     config |= {"pooling": "cls", "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
+    config |= {"lr": rate}
     return Reference(name, source, params, config, _imagenet(224), macs=macs)
 
 
@@ -462,10 +479,12 @@ EFFICIENTNETS = (
     _published_efficientnet("EfficientNet-B2", (1.1, 1.2, 260), 0.3, 9_109_994, 1.0e9),
     _published_efficientnet("EfficientNet-B3", (1.2, 1.4, 300), 0.3, 12_233_232, 1.8e9),
 )
+_DEIT = "Touvron et al. 2021 (DeiT), tables 1 and 9"
+_VIT = "Dosovitskiy et al. 2021, table 1, and table 3 (3e-3 for batches of 4,096)"
 VITS = (
-    _published_vit("ViT-Ti/16", "Touvron et al. 2021 (DeiT), table 1", 192, 3, 5_717_416, 1.3e9),
-    _published_vit("ViT-S/16", "Touvron et al. 2021 (DeiT), table 1", 384, 6, 22_050_664, 4.6e9),
-    _published_vit("ViT-B/16", "Dosovitskiy et al. 2021, table 1", 768, 12, 86_567_656, 17.6e9),
+    _published_vit("ViT-Ti/16", _DEIT, (192, 3), 5_717_416, 1.3e9, 5e-4),
+    _published_vit("ViT-S/16", _DEIT, (384, 6), 22_050_664, 4.6e9, 5e-4),
+    _published_vit("ViT-B/16", _VIT, (768, 12), 86_567_656, 17.6e9, 3e-3 * _RATE_BATCH / 4_096),
 )
 
 FAMILIES = (

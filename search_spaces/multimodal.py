@@ -17,6 +17,7 @@ from nas.family import Family, load_families
 from nas.space import Choice, Config, Float, Int, Param, Space, Value, When
 from nas.task import Constraint, Task, UsageError
 from search_spaces.layers import transformer_layers
+from search_spaces.pretrained import adapted_rate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,7 @@ TOKENS = VECTORS | {"tabular": ("ft_transformer",), "text": ("transformer", "lst
 # Families from published weights by modality, after "frozen_" or "pretrained_".
 PRETRAINED = {"images": "image", "text": "text", "audio": "audio"}
 ENCODER_FRACTION = 0.8  # of the parameters, for all encoders together
+LATE_RATE = 3e-3  # learning rate of a late fusion from random weights
 ALL, ONLY = "all", "only "  # options of "members"
 
 
@@ -193,7 +195,7 @@ def _late_space(task: Task) -> Space:
             *params,
             Choice("pooling", ("avg", "max", "attention"), default="max", why=("global-pooling",)),
             *_late_body(task),
-            *_training(task, lr=3e-3),
+            *_training(task, lr=LATE_RATE),
         )
     )
 
@@ -252,11 +254,11 @@ def _pretrained_space(task: Task, *, way: str) -> Space:
             params += _pretrained_encoder(task, member, way)
         else:
             params += _encoder(task, member, VECTORS, {})
-    training = _training(task, lr=3e-3)
+    training = _training(task, lr=LATE_RATE)
     if way != "frozen":
-        dims = [int(c.sizes["dim"]) for c in task.pretrained if c.modality == "text"]
-        rate = rules.pretrained_rate(max(dims)) if dims else 1e-3  # of images
-        new = Float("head_rate", 1.0, 100.0, default=20.0, log=True, why=("pretrained-rate",))
+        rate = adapted_rate(task.pretrained)
+        faster = min(20.0, LATE_RATE / rate)
+        new = Float("head_rate", 1.0, 100.0, default=faster, log=True, why=("pretrained-rate",))
         training = [*_training(task, lr=rate), new]
     return Space(
         (

@@ -7,6 +7,7 @@ contract of a family is checked) a small network of the same architecture stands
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -124,6 +125,13 @@ def _head(task: Task, lr: float, *, frozen: bool) -> list[Param]:
     return [*params, rules.clipping()]
 
 
+def adapted_rate(known: Iterable[Checkpoint]) -> float:
+    """The learning rate of pretrained networks: that of the widest Transformer among them (rule
+    "pretrained-rate"), or of networks of convolutions."""
+    dims = [int(c.sizes["dim"]) for c in known if c.modality != "images" or c.architecture == "vit"]
+    return rules.pretrained_rate(max(dims)) if dims else 1e-3
+
+
 # Texts -------------------------------------------------------------------------------------------
 
 
@@ -138,7 +146,6 @@ def _text_space(task: Task, *, way: str) -> Space:
     frozen = way == "frozen"
     known = checkpoints(task, "text")
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
-    dim = max(int(c.sizes["dim"]) for c in known.values())
     lengths, longest = _lengths(task, min(int(c.sizes["positions"]) for c in known.values()))
     first = next(iter(known.values()))
     params = _which(known)
@@ -156,7 +163,7 @@ def _text_space(task: Task, *, way: str) -> Space:
                 default=str(first.sizes.get("pooling", "avg")),
                 why=("global-pooling",),
             ),
-            *_head(task, 3e-3 if frozen else rules.pretrained_rate(dim), frozen=frozen),
+            *_head(task, 3e-3 if frozen else adapted_rate(known.values()), frozen=frozen),
         )
     )
 
@@ -208,12 +215,10 @@ def _image_resolutions(task: Task, most: int) -> tuple[int, ...]:
 def _image_space(task: Task, *, way: str) -> Space:
     frozen = way == "frozen"
     known = checkpoints(task, "images")
-    first = next(iter(known.values()))
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
-    published = int(first.sizes["resolution"])
+    published = int(next(iter(known.values())).sizes["resolution"])
     sides = _image_resolutions(task, published)
     tokens = all(c.architecture == "vit" for c in known.values())
-    rate = rules.pretrained_rate(int(first.sizes["dim"])) if tokens else 1e-3
     poolings = ("cls", "avg", "attention", "max") if tokens else ("avg", "attention", "max")
     # A step at the published resolution costs four times one at half of it; a frozen network
     # runs once.
@@ -221,10 +226,13 @@ def _image_space(task: Task, *, way: str) -> Space:
     params = _which(known)
     if not frozen:
         kinds = ("none", "shift", "affine", "affine+flip")
+        # A number may be a place in the image.
+        numbers = any(target.kind == "regression" for target in task.targets)
+        usual = "none" if numbers else "affine"
         params += [
             *_adapted(task, way, blocks, low_rank=False),
             rules.moving_statistics(task),
-            Choice("augment", kinds, default="affine", why=("augmentation",)),
+            Choice("augment", kinds, default=usual, why=("augmentation",)),
         ]
     return Space(
         (
@@ -233,7 +241,7 @@ def _image_space(task: Task, *, way: str) -> Space:
             _first_blocks(blocks, each=False),
             Choice("resolution", sides, default=side, why=("resolution",)),
             Choice("pooling", poolings, default=poolings[0], why=("global-pooling",)),
-            *_head(task, 1e-2 if frozen else rate, frozen=frozen),
+            *_head(task, 1e-2 if frozen else adapted_rate(known.values()), frozen=frozen),
         )
     )
 
@@ -297,7 +305,6 @@ def _audio_space(task: Task, *, way: str) -> Space:
     frozen = way == "frozen"
     known = checkpoints(task, "audio")
     blocks = max(int(c.sizes["blocks"]) for c in known.values())
-    dim = max(int(c.sizes["dim"]) for c in known.values())
     params = _which(known)
     if not frozen:
         kinds = ("none", "shift", "shift+speed")
@@ -310,7 +317,7 @@ def _audio_space(task: Task, *, way: str) -> Space:
             *params,
             _first_blocks(blocks, each=True),
             Choice("pooling", ("avg", "attention", "max"), default="avg", why=("global-pooling",)),
-            *_head(task, 3e-3 if frozen else rules.pretrained_rate(dim), frozen=frozen),
+            *_head(task, 3e-3 if frozen else adapted_rate(known.values()), frozen=frozen),
         )
     )
 

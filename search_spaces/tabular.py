@@ -281,7 +281,7 @@ def _published_ft_transformer() -> Reference:
     dim, depth, tokens = 192, 3, 9
     config: Config = {"encoding": "standard", "depth": depth, "dim": dim, "heads": 8}
     config |= {"ffn_factor": 4 / 3, "activation": "reglu", "norm": "layer", "dropout": 0.1}
-    config |= {"attention_dropout": 0.2, "drop_path": 0.0}
+    config |= {"attention_dropout": 0.2, "drop_path": 0.0, "lr": 1e-4}
     source = "Gorishniy et al. 2021, app. E.2 (the default), and rtdl_revisiting_models"
     macs = tokens * depth * (8 * dim**2 + 2 * tokens * dim)
     differs = f"the dropout of the feed-forward part falls on both branches too; {_OF_CODE}"

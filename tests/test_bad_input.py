@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from nas import cli
+from nas.pretrained import sources
 
 EARLIER = Path(__file__).parent / "earlier_format"
 TABLE = "a,b,y\n" + "".join(f"{i},{i % 7},{'yes' if i % 2 else 'no'}\n" for i in range(40))
@@ -112,6 +113,8 @@ PLAN = [
     "--family resnet",
     "--family nothing",
     "--nothing",
+    "--pretrained absent/network.pth",
+    "--pretrained letters_only/network",
     "--target absent",
     "--target y,y",
     "--target",
@@ -144,6 +147,8 @@ SEARCH = [
 OF_DATA = {
     "--problem regression": 1,
     "--modality images": 1,
+    "--pretrained absent/network.pth": 1,
+    "--pretrained letters_only/network": 1,
     "--out letters_only": 1,
     "--trials 1 --out good.csv/inside": 1,
 }
@@ -211,6 +216,11 @@ OTHERS: list[tuple[str, int]] = [
     ("audit net.py:Net --shape 3 --figure f.html", 2),
     ("audit net.py:Net --shape 3 --classes 1", 2),
     ("audit net.py:Net --data good.csv -t absent", 2),
+    *(
+        (f"audit --data good.csv -t y {o}", 2)
+        for o in ("--shape 3", "--args {}", "--figure f.html")
+    ),
+    *((f"audit --data good.csv -t y {o}", 2) for o in ("--lr 1", "--batch-size 8", "--classes 2")),
     ("audit torn.py:Net --shape 3", 1),
     ("train run --epochs 0", 2),
     ("predict run absent.csv", 2),
@@ -322,6 +332,25 @@ def test_bad_input_is_one_line_and_an_exit_code(
     assert lines[0].startswith("error: ")
     assert len(lines[0]) > 20
     assert (end.value.code, out) == (code, "")
+    assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["design", "search --trials 1 --out new"])
+def test_nothing_begins_where_a_hub_gives_none_of_the_networks(
+    command: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fetched(name: str) -> Path:
+        raise sources.Unreachable(f"pretrained network {name}: not to be had")
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sources, "_fetched", fetched)
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "good.csv", "-t", "y", "--pretrained", "somebody/absent"])
+    assert end.value.code == 1
+    assert capfd.readouterr().err == "error: pretrained network somebody/absent: not to be had\n"
     assert not (place / "new").exists()
 
 

@@ -231,6 +231,16 @@ def test_an_audit_reads_data_by_the_options_of_a_search(
         assert f"numeric ({width},)" in ended.out
 
 
+def test_an_audit_of_data_alone_is_one_json_object_too(
+    here: Path, nas: Callable[..., Ended]
+) -> None:
+    words = nas("audit", "--data", "good.csv", "-t", "label").out
+    found = json.loads(nas("audit", "--data", "good.csv", "-t", "label", "--json").out)
+    assert found["inputs"] == {"numeric": [2]}
+    assert found["outputs"] == {"label": 2}
+    assert found["described"] == words.strip()
+
+
 # -- a search ------------------------------------------------------------------------------
 
 

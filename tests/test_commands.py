@@ -414,7 +414,8 @@ def test_every_point_of_the_front_is_trained_and_drawn(
         asked.append(out.name)
         of = recipe.load(path)["provenance"]
         value = of["validation"]["accuracy"] / 2
-        figures = {"validation": {"accuracy": value}, "test": {}, "seconds": 1.0}
+        scores = {"accuracy": value}
+        figures: dict[str, Any] = {"validation": scores, "test": scores, "seconds": 1.0}
         figures["params"] = of["cost"]["params"]
         (out / "result.json").write_text(json.dumps(figures))
         (out / "model.ckpt").touch()
@@ -468,13 +469,47 @@ def test_a_mistake_in_the_command_ends_a_front_at_once(
     from nas import train
 
     def refused(*_: Any) -> dict[str, Any]:
-        raise UsageError("devices must be a number from 1 on, got 'x'")
+        raise UsageError("'soon' is not a time; write 90s, 10m or 2h")
 
     monkeypatch.setattr(train, "train", refused)
     with pytest.raises(SystemExit) as end:
-        cli.main(["train", str(run.folder), "--front", "--devices", "x"])
+        cli.main(["train", str(run.folder), "--front", "--time-limit", "soon"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.count("devices must be") == 1
+    assert capsys.readouterr().err.count("'soon' is not a time") == 1
+
+
+def test_a_point_that_fails_on_a_cluster_leaves_the_others_and_ctrl_c_ends_all(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas import remote
+
+    first, *others = (c.number for c in run.front())
+    codes = [1, 130]  # of the first point, one a command
+
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        if out.name == str(first):
+            raise SystemExit(codes.pop(0))  # what the training has printed says why
+        return {"validation": {"accuracy": 0.5}, "test": {}, "seconds": 1.0, "params": 9}
+
+    monkeypatch.setattr(remote, "train", trained)
+    command = ["train", str(run.folder), "--front", "--json", "--executor", "ray"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert [row["candidate"] for row in json.loads(printed.out)["front"]] == others
+    assert f"were not trained (candidates {first}, see above)" in printed.err
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code == 130
+    assert not capsys.readouterr().out
+
+
+def test_a_front_has_one_device_here(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", str(run.folder), "--front", "--devices", "2"])
+    assert end.value.code == 2
+    assert "--front does not go with --devices" in capsys.readouterr().err
 
 
 def test_a_front_is_trained_by_its_own_recipes(
@@ -547,3 +582,21 @@ def test_a_training_replaces_no_trained_network_unasked(
     assert (end.value.code or 0) == (0 if begins else 2)
     assert asked == ([Path("other") if "--out" in options else model] if begins else [])
     assert begins or "holds a trained network; choose --out" in capsys.readouterr().err
+
+
+def test_the_command_at_the_head_of_a_recipe_trains_it_beside_a_trained_network(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas import train
+
+    def trained(path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        return {"out": str(out)}
+
+    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.chdir(run.export().parent)
+    Path("model").mkdir()
+    Path("model/model.ckpt").touch()
+    (line,) = (line for line in Path("recipe.yaml").read_text().splitlines() if "nas train" in line)
+    with pytest.raises(SystemExit) as end:
+        cli.main([*line.partition("nas ")[2].split(), "--json"])
+    assert not end.value.code, line

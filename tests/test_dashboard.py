@@ -19,12 +19,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from nas.candidate import Reason, State
 from nas.dashboard import serve
-from nas.dashboard.app import Guard, make_app
+from nas.dashboard.app import Connection, Guard, make_app
 from nas.dashboard.sources import spent
 from nas.dashboard.studies import TOGETHER, Studies
 from nas.report import StudyView
@@ -151,12 +154,21 @@ def test_on_all_addresses_an_address_is_its_own_and_a_foreign_name_is_not(studie
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://localhost.evil.example"},
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
     ],
 )
 def test_requests_of_other_sites_are_refused(app: Guard, headers: dict[str, str]) -> None:
     assert ask(app, "/api/updates", ALLOWED | headers).status == 403
+
+
+def test_an_address_of_many_fields_is_refused_as_one_without_the_token(app: Guard) -> None:
+    path = f"/?{'x=1&' * 20}token={TOKEN}"
+    answer = ask(app, path, {"host": "localhost"})
+    assert answer.status == 401
+    assert "content-security-policy" in answer.headers
+    assert ask(app, path).status == 200
 
 
 def test_its_own_page_and_links_to_it_are_answered(app: Guard) -> None:
@@ -221,10 +233,29 @@ def test_behind_a_prefix_the_same_is_answered(studies: Studies) -> None:
     assert ask(app, "/nas/api/updates").json["updates"]
 
 
-@pytest.mark.parametrize("token", ["short", "ünsicher-aber-lang-genug"])
-def test_a_weak_token_is_refused(tmp_path: Path, token: str) -> None:
+@pytest.mark.parametrize(
+    "token",
+    ["short", "ünsicher-aber-lang-genug", "of;two-cookies-at-once", "four words of a token"],
+)
+def test_a_token_that_is_weak_or_that_no_cookie_holds_is_refused(
+    tmp_path: Path, token: str
+) -> None:
     with pytest.raises(UsageError, match="token"):
         serve([tmp_path], token=token)
+
+
+def test_the_address_that_is_printed_leads_in_with_any_token(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "a+token/of~a.test=="
+    addresses: list[str] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    serve([run], token=token, on_start=addresses.append)
+    app = make_app(Studies([run]), token, host="127.0.0.1")
+    first = ask(app, f"/?{urlsplit(addresses[0]).query}", {"host": "localhost"})
+    assert first.status == 303
+    cookie = first.headers["set-cookie"].split("; ")[0]
+    assert ask(app, "/", {"host": "localhost", "cookie": cookie}).status == 200
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -361,7 +392,7 @@ def test_a_run_that_is_deleted_is_said_to_be_gone_and_leaves_the_others(
     studies = Studies([run.parent])
     studies.refresh()
     app = make_app(studies, TOKEN, host="127.0.0.1")
-    since, updates = all_updates(app)
+    before, updates = all_updates(app)
     gone, other = (u["study"] for u in updates[:2])
     place = f"/api/studies/{gone}/candidates/0"
     studies._messages.clear()  # as for a viewer of long after
@@ -369,7 +400,7 @@ def test_a_run_that_is_deleted_is_said_to_be_gone_and_leaves_the_others(
     assert numbers(all_updates(app)[1]) == [0, 1, 2]  # before the dashboard looks again
     assert [ask(app, where).status for where in (place, f"{place}/recipe.yaml")] == [503, 503]
     studies.refresh()
-    since, updates = all_updates(app, since)
+    since, updates = all_updates(app, before)
     assert updates == [{"study": gone, "gone": True}]
     assert {u["study"] for u in all_updates(app)[1]} == {other}
     assert ask(app, place).status == 404
@@ -378,6 +409,10 @@ def test_a_run_that_is_deleted_is_said_to_be_gone_and_leaves_the_others(
     _, updates = all_updates(app, since)
     assert (updates[0]["study"], updates[0]["head"]["name"]) == (gone, "iris")
     assert numbers(updates) == [0, 1, 2, 3, 4]
+    # A viewer who was away in between forgets the rows of the run that was deleted.
+    again = [u for u in all_updates(app, before)[1] if u["study"] == gone]
+    assert again[0]["reset"]
+    assert numbers(again) == [0, 1, 2, 3, 4]
 
 
 def test_a_study_that_cannot_be_read_does_not_run_and_comes_back_whole(
@@ -475,6 +510,23 @@ def test_a_run_that_begins_later_is_found(
     studies.refresh()
     _, updates = all_updates(app, since)
     assert {u["head"]["name"] for u in updates if "head" in u} == {"second"}
+
+
+def test_a_folder_that_may_not_be_read_leaves_the_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.parent / "lost+found").mkdir()
+    stat = os.stat
+
+    def refusing(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if "lost+found" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr("os.stat", refusing)
+    studies = Studies([run.parent])
+    studies.refresh()
+    assert numbers(all_updates(make_app(studies, TOKEN, host="127.0.0.1"))[1]) == list(range(30))
 
 
 def test_the_head_of_a_large_run_is_read_without_its_candidates(
@@ -635,6 +687,34 @@ def server(run: Path) -> Iterator[int]:
 
 def connect(port: int) -> closing[http.client.HTTPConnection]:
     return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
+
+
+def test_a_connection_on_which_no_request_comes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.dashboard.app.REQUEST_S", 0.2)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.6)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def answer(port: int, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        found = await asyncio.wait_for(reader.read(12), 10)
+        writer.close()
+        return found
+
+    async def answers() -> list[bytes]:
+        config, state = uvicorn.Config(slow, log_config=None, lifespan="off"), ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config, state, {}), "127.0.0.1", 0
+        )
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            requests = (b"", b"GET / HTTP/1.1\r\nhost: ", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            return await asyncio.gather(*(answer(port, request) for request in requests))
+
+    assert asyncio.run(answers()) == [b"", b"", b"HTTP/1.1 204"]
 
 
 def test_it_survives_hundreds_of_refused_requests_and_junk(server: int) -> None:

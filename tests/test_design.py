@@ -335,6 +335,18 @@ def test_a_search_is_planned_from_the_pace_of_another_machine(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("device", "workers", "places"), [("cuda", 64, 32), ("cuda", 1, 1), ("cpu", 64, 64)]
+)
+def test_another_machine_has_a_gpu_for_two_workers_or_a_core_for_each(
+    device: str, workers: int, places: int, tmp_path: Path
+) -> None:
+    pace = another_machine(tmp_path, '{"resnet": 520}')
+    found = design(tmp_path, pace=pace, families=["resnet"], device=device, workers=workers)
+    budget = found.task.budget
+    assert (budget.workers, budget.workers * (budget.gpus or budget.cpus)) == (workers, places)
+
+
+@pytest.mark.parametrize(
     ("pace", "printed"),
     [
         ('{"vit": 1}', "has no pace of resnet"),

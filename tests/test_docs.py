@@ -37,6 +37,7 @@ NAMES = {page: str(page.relative_to(ROOT)) for page in MARKDOWN}
 
 QUICK = {"status", "report", "export", "predict", "families", "rules"}
 ELSEWHERE = ("--executor ray", "--storage postgresql:")  # tested by make ray, make postgresql
+ENDLESS = ("serve ", "dashboard ")  # until Ctrl-C
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -103,13 +104,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pd.DataFrame({"hour": steps, "load": load}).to_csv(folder / "load.csv", index=False)
 
     earlier = Path(__file__).with_name("earlier_format")
-    shutil.copy(earlier / "wine.csv", folder / "new.csv")
+    shutil.copy(earlier / "wine.csv", folder)
+    wine = pd.read_csv(folder / "wine.csv")
+    wine.assign(customer_id=range(len(wine))).to_csv(folder / "new.csv", index=False)
     for name in ("adult", "people", "data"):
         run = folder / "runs" / name
         shutil.copytree(earlier / "run", run)
         shutil.copytree(earlier / "model", run / "model")
         for file in (run / "run.json", *run.rglob("*.yaml")):
-            file.write_text(file.read_text().replace("/data/wine.csv", str(folder / "new.csv")))
+            file.write_text(file.read_text().replace("/data/wine.csv", str(folder / "wine.csv")))
     latency = earlier / "run" / "latency-phone.json"
     for copy in ("phone.json", "runs/adult/latency-server.json"):
         shutil.copy(latency, folder / copy)
@@ -192,7 +195,7 @@ def test_what_the_help_names_after_a_search_runs_in_its_order(run: Callable[[str
 @pytest.mark.parametrize("page", PAGES, ids=NAMES.get)
 def test_the_slow_commands_run_with_small_budgets(run: Callable[[str], None], page: Path) -> None:
     for number, line in enumerate(commands(page)):
-        if not any(words in line for words in ELSEWHERE):
+        if not (line.startswith(ENDLESS) or any(words in line for words in ELSEWHERE)):
             run(shortened(line, f"runs/{page.stem}-{number}"))
 
 

@@ -198,7 +198,7 @@ def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
 ) -> None:
     with monkeypatch.context() as patched:
         ending_at(step, patched)
-        with pytest.raises(KeyboardInterrupt, match=r"nas train .* --resume` goes on"):
+        with pytest.raises(KeyboardInterrupt, match=r"nas train .* --resume` continues"):
             trained(recipe, tmp_path)
     trained(recipe, tmp_path, resume=True)
     again = weights(tmp_path)

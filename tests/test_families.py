@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from nas import rulebook, rules
 from nas.data import Dataset, read
 from nas.family import Family, Reference, carried, load_families
-from nas.space import Config, Int, Space, Value
+from nas.space import Config, Float, Int, Space, Value
 from nas.task import Budget, Column, Constraint, DataProfile, Target, Task
 from nas.testing import check_family, example_datasets, sample_inputs
 from nas.training.cost import parameters
@@ -356,6 +357,106 @@ def test_published_networks_shrink_images_that_are_larger_than_theirs(name: str,
         space.check(config)
         on_meta(family, config, task)
     assert int(space.baseline()["resolution"]) <= 300  # as EfficientNet-B3
+
+
+def of_side(task: Task, side: int) -> Task:
+    return replace(task, profile=replace(task.profile, inputs={"image": (3, side, side)}))
+
+
+@pytest.mark.parametrize("side", [20, 28, 32, 33, 48, 64, 65, 100])
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit"])
+def test_published_networks_end_in_about_four_cells_a_side_of_small_images(
+    name: str, side: int
+) -> None:
+    family = FAMILIES[name]
+    task = of_side(on_a_cluster(family.references[0].task), side)
+    published = family.space(task).starts()[1:]
+    assert len(published) == len(family.references)
+    for config in published:
+        network: Any = on_meta(family, config, task)
+        tokens, _ = network.features(torch.empty(1, 3, side, side, device="meta"))
+        if name == "vit":
+            assert 16 <= tokens.shape[1] - 1 <= 64  # without the class token
+        else:
+            assert 3**2 <= tokens.shape[1] <= 4**2
+
+
+@pytest.mark.parametrize("family", [FAMILIES["resnet"], FAMILIES["vit"]], ids=lambda f: f.name)
+def test_small_images_take_a_published_network_as_long_as_images_four_times_as_large(
+    family: Family,
+) -> None:
+    hour = on_a_cluster(family.references[0].task, time_limit_s=3_600.0)
+    reasons = [family.references[-1].left_out(of_side(hour, side)) for side in (32, 64, 128)]
+    assert "a fifth of the time" in reasons[0]
+    assert len(set(reasons)) == 1
+
+
+def test_a_published_network_is_not_for_images_that_its_stages_would_use_up() -> None:
+    reference = FAMILIES["resnet"].references[0]
+    large = on_a_cluster(reference.task)
+    assert "256 pixels are too few" in reference.left_out(of_side(large, 16))
+    assert reference.left_out(of_side(large, 17)) == ""
+    assert "stem_pool" not in FAMILIES["resnet"].space(of_side(large, 16)).baseline()
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("ViT-B/16", 3e-3 * 256 / 4_096),  # Dosovitskiy et al. 2021, table 3, for batches of 256
+        ("BERT-base", 1e-4),  # Devlin et al. 2019, app. A.2
+        ("FT-Transformer, default", 1e-4),  # Gorishniy et al. 2021, app. E.2
+        ("PointNet, vanilla", 1e-3),  # Qi et al. 2017, app. C
+        ("Whisper small encoder", 5e-4),  # Radford et al. 2022, app. F
+        ("wav2vec 2.0 base", 5e-4),  # Baevski et al. 2020, sec. 4.2
+        ("S2T medium encoder", 1e-3),  # the authors' example
+    ],
+)
+def test_a_published_network_begins_at_its_own_rate_and_the_family_at_its_own(
+    name: str, rate: float
+) -> None:
+    family, reference = next(
+        (family, r) for family in FAMILIES.values() for r in family.references if r.name == name
+    )
+    few, many = (family.space(on_a_cluster(reference.task, n)) for n in (1_000, 1_000_000))
+    own, lr = few["lr"], many["lr"]
+    assert isinstance(own, Float)
+    assert isinstance(lr, Float)
+    assert many.baseline()["lr"] == pytest.approx(rate)
+    assert many.starts()[0]["lr"] == own.default > rate
+    assert lr.low == pytest.approx(min(own.low, rate))
+    assert lr.high == own.high
+
+
+@pytest.mark.parametrize(("tokens", "window"), [(255, None), (256, 0), (511, 0), (512, 64)])
+def test_a_published_text_network_attends_to_the_whole_text_where_that_is_offered(
+    tokens: int, window: int | None
+) -> None:
+    family = FAMILIES["transformer"]
+    task = on_a_cluster(family.references[0].task)
+    lengths = {"tokens": (2, 4, 8, 13, 24, tokens, 512)}
+    space = family.space(replace(task, profile=replace(task.profile, lengths=lengths)))
+    published = space.starts()[1:]
+    assert len(published) == len(family.references)
+    assert {config.get("window") for config in published} == {window}
+    assert space.starts()[0].get("window") == (None if window is None else 64)
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit"])
+def test_images_are_not_moved_by_default_where_a_number_may_be_a_place_in_them(name: str) -> None:
+    found = {t: FAMILIES[name].space(images("28x28x1", t))["augment"] for t in TARGETS}
+    moved = {target for target, augment in found.items() if augment.default != "none"}
+    assert moved == {"binary", "multiclass", "multilabel"}
+    assert len({augment.domain for augment in found.values()}) == 1
+
+
+def test_a_published_network_of_raw_waves_has_smaller_batches_on_a_gpu() -> None:
+    batches = {}
+    for name in ("wav2vec", "whisper"):
+        family = FAMILIES[name]
+        batches[name] = family.space(on_a_cluster(family.references[0].task)).baseline()[
+            "batch_size"
+        ]
+    assert batches == {"wav2vec": 64, "whisper": 256}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

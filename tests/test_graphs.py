@@ -815,6 +815,16 @@ def test_word_counts_are_divided_by_their_sum_where_the_space_says_so(tmp_path: 
     assert rows.tolist() == [[0.25, 0.25, 0.5], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("name", ["gcn", "gat", "graphsage"])
+def test_most_features_are_left_out_only_where_labels_are_fewer(tmp_path: Path, name: str) -> None:
+    _, task = node_task(tmp_path, wide=100)
+    family, most = load_families("graphs")[name], 0.6 if name == "gat" else 0.8
+    for labelled, features, attention in ((99, most, 0.6), (100, 0.0, 0.0), (90_000, 0.0, 0.0)):
+        config = family.baseline(replace(task, profile=replace(task.profile, n_train=labelled)))
+        assert config["input_dropout"] == features
+        assert config.get("attention_dropout", attention) == attention
+
+
 def test_a_task_of_graphs_of_one_size_has_a_space() -> None:
     profile = DataProfile(
         100, 20, 20,

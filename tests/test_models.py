@@ -339,10 +339,12 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
 
 
 def test_drop_path_rates_grow_linearly_with_depth() -> None:
-    assert linear_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    """Huang et al. 2016, sec. 3: the input is block 0, and a single block has the whole rate."""
+    assert linear_rates(0.3, 3) == pytest.approx([0.1, 0.2, 0.3])
+    assert linear_rates(0.3, 1) == [0.3]
     network = _resnet("batch", "relu", drop_path=0.3)
     rates = [m.p for m in network.modules() if isinstance(m, DropPath)]
-    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert rates == pytest.approx([0.075, 0.15, 0.225, 0.3])
 
 
 def test_attention_is_that_of_torch_on_the_same_weights() -> None:

@@ -25,11 +25,12 @@ from nas.models.blocks import TransformerConfig
 from nas.models.fusion import CrossAttentionFusion, EarlyFusion, Encoders, LateFusion, Numbered
 from nas.plan import make_task
 from nas.space import Choice, Config, Space
-from nas.task import Budget, Constraint, DataProfile, InputError, Task, UsageError
+from nas.task import Budget, Constraint, DataProfile, InputError, Modality, Task, UsageError
 from nas.training.augment import augment
 from nas.training.baselines import baselines
 from nas.training.batches import batch_inputs, to_tensors
 from nas.training.cost import parameters
+from search_spaces.pretrained import checkpoints
 
 N = 40
 WORDS = {"yes": "lovely dress which fits well", "no": "awful dress that tore at once"}
@@ -505,6 +506,35 @@ def test_the_content_of_a_missing_member_never_reaches_the_output(kind: str) -> 
     assert (one[[0, 2]] - two[[0, 2]]).abs().min() > 1e-4
 
 
+class _Normalised(_Stub):
+    """Its input after a BatchNorm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm = nn.BatchNorm1d(width)
+
+    def features(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.norm(x).unsqueeze(1), None
+
+
+@pytest.mark.parametrize("absent", [[], [0, 1, 4], [0, 1, 2, 5], [0, 1, 2, 3, 5]])
+def test_the_statistics_of_batch_norm_are_of_samples_that_have_the_member(
+    absent: list[int],
+) -> None:
+    encoders = Encoders({"a": _Normalised(4), "b.c": _Stub(6)}).train()
+    inputs = pair(6)
+    inputs["a.x"][absent] = inputs["a.present"][absent] = 0
+    has_it = [row for row in range(6) if row not in absent]
+    (tokens, other), _ = encoders.tokens(inputs)
+    content = inputs["a.x"][has_it]
+    torch.testing.assert_close(encoders.networks[0].norm.running_mean, 0.1 * content.mean(0))
+    expected = (content - content.mean(0)) / (content.var(0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(tokens[has_it, 0], expected, atol=1e-3, rtol=1e-3)
+    assert torch.equal(other[:, 0], inputs["b.c.x"])
+    blank = encoders.tokens(inputs | {"a.x": torch.zeros(6, 4), "a.present": torch.zeros(6)})
+    assert torch.isfinite(blank[0][0]).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_without_any_member_has_finite_logits(kind: str) -> None:
     inputs = pair(3) | {"a.present": torch.zeros(3), "b.c.present": torch.zeros(3)}
@@ -623,6 +653,27 @@ def test_a_space_without_marked_choices_starts_with_its_baseline_alone() -> None
     assert space.starts() == [{"a": 1}]
     marked = Space((Choice("a", (1, 2), default=1, each=True),))
     assert marked.starts() == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("modality", "architecture", "dim", "rate", "faster"),
+    [
+        ("text", "bert", 384, 1e-4, 20.0),
+        ("text", "bert", 64, 3e-4, 10.0),
+        ("audio", "wav2vec2", 768, 5e-5, 20.0),
+        ("images", "vit", 768, 5e-5, 20.0),
+        ("images", "resnet", 2048, 1e-3, 3.0),
+    ],
+)
+def test_a_pretrained_member_learns_at_the_rate_of_its_width_and_what_is_new_at_3e_3_at_most(
+    modality: Modality, architecture: str, dim: int, rate: float, faster: float, dataset: Dataset
+) -> None:
+    task = task_of(dataset)
+    (known,) = checkpoints(task, modality).values()
+    known = replace(known, architecture=architecture, sizes=known.sizes | {"dim": dim})
+    space = FAMILIES["pretrained_fusion"].space(replace(task, pretrained=(known,)))
+    found = [space[name].default for name in ("lr", "head_rate")]
+    assert found == pytest.approx([rate, faster])
 
 
 def test_augmentation_of_a_member_follows_its_encoders_configuration(dataset: Dataset) -> None:

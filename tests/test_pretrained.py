@@ -32,7 +32,7 @@ from nas.family import load_families, pick_families, published_weights
 from nas.pretrained import sources, tokenizer, weights
 from nas.pretrained.sources import describe, usable
 from nas.space import Config
-from nas.task import Fidelity, InputError, Task, UsageError
+from nas.task import Fidelity, InputError, Target, Task, UsageError
 from nas.training import frozen
 from nas.training.batches import part_tensors, row_inputs
 from nas.training.calibration import part_logits
@@ -748,6 +748,25 @@ def vit(tensors: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch
         hidden = F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1"))
         x = x + linear(hidden, f"blocks.{i}.mlp.fc2")
     return norm(x, "norm")
+
+
+def test_beside_a_transformer_networks_of_convolutions_learn_at_its_rate(
+    image_task: Task, tmp_path: Path
+) -> None:
+    (lite0,) = image_task.pretrained
+    small = describe(str(vit_folder(tmp_path / "vit")))
+    large = replace(small, name="large", sizes=small.sizes | {"dim": 768})
+    for known, rate in (((lite0,), 1e-3), ((lite0, small), 3e-4), ((small, lite0, large), 5e-5)):
+        space = load_families()["pretrained_image"].space(replace(image_task, pretrained=known))
+        assert space["lr"].default == pytest.approx(rate)
+
+
+def test_images_are_moved_by_default_unless_a_number_is_predicted(image_task: Task) -> None:
+    assert config_of(image_task, "pretrained_image")["augment"] == "affine"
+    place = Target("x", "regression", mean=16.0, std=4.0)
+    for targets in ((place,), (*image_task.targets, place)):
+        task = replace(image_task, targets=targets)
+        assert config_of(task, "pretrained_image")["augment"] == "none"
 
 
 @pytest.mark.parametrize("blocks", [1, 2])

@@ -369,8 +369,8 @@ def test_all_that_is_listed_is_a_class_whose_parameters_take_plain_values(name: 
     assert needed <= marked
 
 
-def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
-    """A recipe whose data are there, a table of 60 rows, and the table."""
+def trainable(folder: Path, **columns: list[Any]) -> tuple[dict[str, Any], Path]:
+    """A recipe whose data are there, a table of 60 rows with further columns, and the table."""
     import pandas as pd
 
     from nas.data import read
@@ -379,7 +379,7 @@ def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
     table = folder / "table.csv"
     rows = {"a": [float(i) for i in range(60)], "b": [i % 7 for i in range(60)]}
     labels = ["no" if i < 30 else "yes" for i in range(60)]
-    pd.DataFrame(rows | {"y": labels}).to_csv(table, index=False)
+    pd.DataFrame(rows | columns | {"y": labels}).to_csv(table, index=False)
     task = make_task(read(table, target="y"), budget=Budget(None, 1), device="cpu", epochs=1)
     config = load_families()["mlp"].baseline(task)
     candidate = Candidate(3, "mlp", config, 1, epochs=1, metrics={task.quality.metric: 0.9})
@@ -387,6 +387,51 @@ def trainable(folder: Path) -> tuple[dict[str, Any], Path]:
     good = json.loads(json.dumps(recipe.make(candidate, task, source, {})))
     good["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
     return good, table
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_data_without_a_fingerprint_must_have_the_codes_that_the_network_reads(
+    command: str, tmp_path: Path
+) -> None:
+    """A category that comes first in the alphabet would shift the codes of all others."""
+    import pandas as pd
+
+    from nas.train import build
+
+    good, table = trainable(tmp_path, colour=["red", "blue"] * 30)
+    good["data"]["init_args"] |= {"fingerprint": None, "split_hash": None}
+    path = written(tmp_path, good)
+    frame = pd.read_csv(table)
+    pd.concat([frame, frame[:20]]).to_csv(table, index=False)
+    build(recipe.load(path), str(path)).data.setup()  # more rows with the same codes
+    frame.replace("red", "amber").to_csv(table, index=False)
+    code, said = nas(*commands(path)[command])
+    assert (code, said.count("\n")) == (1, 1)
+    assert "coded in another way" in said
+    assert "(columns); put the old data back, or search on the new ones" in said
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_a_recipe_whose_data_lie_elsewhere_says_how_they_are_named(
+    command: str, tmp_path: Path
+) -> None:
+    good, table = trainable(tmp_path)
+    path = written(tmp_path, good)
+    table.rename(tmp_path / "moved.csv")
+    code, said = nas(*commands(path)[command])
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"{table} does not exist" in said
+    assert "`nas train --set data.source=PATH`" in said
+
+
+def test_a_network_is_scaled_on_data_that_lie_elsewhere(tmp_path: Path) -> None:
+    from nas.cli_models import _changed
+
+    good, table = trainable(tmp_path)
+    moved = table.rename(tmp_path / "moved.csv")
+    settings = (f"data.source={moved}",)
+    scaled = _changed(written(tmp_path, good), settings, 2.0, tmp_path / "model")
+    assert scaled["data"]["init_args"]["source"] == str(moved)
 
 
 @pytest.mark.slow  # two processes that import Lightning
@@ -541,7 +586,9 @@ def _objects(content: dict[str, Any]) -> list[tuple[str, str]]:
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 
-INTERRUPTED = r"interrupted after {} of \d+ epochs; .* uses it(; `nas train .* --resume` goes on)?"
+INTERRUPTED = (
+    r"interrupted after {} of \d+ epochs; .* uses it(; `nas train .* --resume` continues)?"
+)
 
 
 def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Path) -> None:
@@ -563,7 +610,7 @@ def test_ctrl_c_ends_with_a_line_code_130_and_weights_that_predict(tmp_path: Pat
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 130, last
     assert re.fullmatch(INTERRUPTED.format(r"[1-9]\d*"), last), last
-    assert last.endswith("goes on")
+    assert last.endswith("continues")
     assert len(load(out / "model.ckpt").predict(table)) == 60
 
 

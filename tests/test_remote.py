@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_which_goes_on_here(
         process.send_signal(signal.SIGINT)
         *_, last = [line, *process.stderr.read().splitlines()]
     assert process.returncode == 130, last
-    assert last.endswith("--resume` goes on")
+    assert last.endswith("--resume` continues")
     assert f"is kept in {model / 'model.ckpt'}" in last
     assert (model / "last.ckpt").exists()
     resumed = trained_here(given, model, resume=True)

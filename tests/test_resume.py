@@ -153,7 +153,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     steps = -(-ROWS * 7 // 10 // BATCH) // changes.get("accumulate_grad_batches", 1)
     with monkeypatch.context() as patch:
         ended_at(steps + 2, interrupt, patch)  # in the second epoch
-        with pytest.raises(KeyboardInterrupt, match=r"--resume` goes on"):
+        with pytest.raises(KeyboardInterrupt, match=r"--resume` continues"):
             trained(recipe, tmp_path / "parts", settings)
     parts = tmp_path / "parts"
     assert (parts / "last.ckpt").exists()
@@ -161,6 +161,27 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     result = nas.train.train(parts / "recipe.yaml", parts, test=False, resume=True)
     assert_same(whole, (result, torch.load(parts / "model.ckpt", weights_only=True)["state_dict"]))
     assert not (parts / "last.ckpt").exists()
+
+
+def test_an_interruption_while_the_test_part_is_scored_loses_no_score(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, results = tmp_path / "given.yaml", []
+    path.write_text(yaml.safe_dump(recipe))
+    for name in ("examined", "tested"):  # before the test part, and at the simple models
+        with monkeypatch.context() as patch:
+            patch.setattr(nas.train.score, name, lambda *_: interrupt())
+            with pytest.raises(KeyboardInterrupt, match=r"kept in .*; `nas train .*` continues"):
+                nas.train.train(path, tmp_path / name)
+        results.append(json.loads((tmp_path / name / "result.json").read_text()))
+        assert not (tmp_path / name / "last.ckpt").exists()
+    assert results[0]["validation"]
+    assert not results[0]["test"]
+    assert results[1]["test"]
+    assert not results[1]["simple_test"]
+    resumed = nas.train.train(path, tmp_path / "examined", resume=True)
+    assert resumed["test"] == results[1]["test"]
+    assert resumed["simple_test"]
 
 
 @pytest.mark.parametrize("step", [1, 20])
@@ -212,7 +233,7 @@ def test_a_resume_says_that_it_begins_only_where_nothing_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     interrupted(recipe, tmp_path, monkeypatch, resume=True)
-    assert "nothing to go on with" in capsys.readouterr().err
+    assert "nothing to resume" in capsys.readouterr().err
     trained(recipe, tmp_path, resume=True)
     assert "note:" not in capsys.readouterr().err
 
@@ -330,7 +351,10 @@ def test_a_training_that_is_over_is_scored_at_most_and_never_replaced(
     monkeypatch.setattr(pl.Trainer, "fit", lambda *_, **__: pytest.fail("it is trained again"))
     again = trained(recipe, tmp_path, resume=True)
     assert_same((first, weights), again)
-    assert "is over: --resume leaves it" in capsys.readouterr().err
+    assert (
+        "is over, after 3 epochs: --resume leaves it; choose another --out"
+        in capsys.readouterr().err
+    )
     assert again[0] == json.loads((tmp_path / "result.json").read_text())
     scored = nas.train.train(tmp_path / "given.yaml", tmp_path, resume=True)
     assert scored["test"]
@@ -496,7 +520,7 @@ def test_ten_kills_at_random_moments_change_nothing(recipe: dict[str, Any], tmp_
             *_, last = [line, *process.stderr.read().splitlines()]
         if number != signal.SIGKILL:
             assert process.returncode == 130, last
-            assert last.endswith("--resume` goes on")
+            assert last.endswith("--resume` continues")
     done = subprocess.run(
         command(path, parts, "--resume"), capture_output=True, text=True, check=True
     )

@@ -348,6 +348,39 @@ def test_batches_are_powers_of_two_that_leave_enough_steps(n: int, modality: str
         assert min(sizes) >= 16, "BatchNorm is offered from 16 on"
 
 
+def on_a_gpu(side: int, n_train: int, memory_mb: float | None, *limits: str) -> Task:
+    images = with_profile(task(n_train, "images", *limits), inputs={"image": (3, side, side)})
+    return replace(images, device="cuda", budget=Budget(memory_mb=memory_mb))
+
+
+@pytest.mark.parametrize(
+    ("side", "memory_mb", "batches"),
+    [
+        (32, None, (128, 256)),  # unknown
+        (32, 80_000, (128, 256)),
+        (224, 80_000, (128, 256)),
+        (224, 24_000, (64, 128)),
+        (32, 16_000, (32, 64)),
+    ],
+)
+def test_a_gpu_has_larger_batches_by_its_memory(
+    side: int, memory_mb: float | None, batches: tuple[int, int]
+) -> None:
+    large = on_a_gpu(side, 1_000_000, memory_mb)
+    sizes, default = rules.batch_sizes(large)
+    assert (sizes[0], sizes[-1], default) == (*batches, batches[-1])
+    assert rules.batch_sizes(replace(large, device="cpu"))[1] == min(64, default)
+
+
+def test_a_limit_on_memory_bounds_the_batches_of_a_gpu() -> None:
+    free, limited = (on_a_gpu(32, 10**6, 80_000, *c) for c in ((), ("memory_mb<=20000",)))
+    assert [rules.batch_sizes(t)[1] for t in (free, limited)] == [256, 128]
+
+
+def test_imagenet_on_a_gpu_is_trained_for_ninety_epochs_at_most() -> None:
+    assert rules.longest_epochs(on_a_gpu(224, 1_281_167, 80_000)) == 89
+
+
 @given(COUNTS, COUNTS)
 def test_bounds_grow_with_the_data_and_stay_within_their_range(few: int, many: int) -> None:
     few, many = sorted((few, many))

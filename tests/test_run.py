@@ -44,7 +44,7 @@ from nas.model import load
 from nas.options import SearchOptions, parse_duration
 from nas.plan import KEPT_MOST, make_task
 from nas.records import RunRecord
-from nas.run import Run
+from nas.run import Run, default_folder
 from nas.search import ehvi
 from nas.search.clock import Clock, lock
 from nas.search.local import LocalWorkers
@@ -1146,6 +1146,22 @@ def test_a_resume_begins_a_search_where_there_is_none(
     with pytest.raises(InterruptedError, match="the search begins"):
         nas.search(tumours(), "diagnosis", out=tmp_path / "run", resume=True, trials=1)
     assert "holds no search yet; begins one" in capsys.readouterr().err
+
+
+def test_a_search_without_a_folder_is_named_for_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a shell hides them, or hands them over by a pipe that is another each time."""
+    monkeypatch.chdir(tmp_path)
+    names = {"flowers.tar.gz": "flowers", ".photos/": "photos", "/": "search"}
+    assert {data: default_folder(data).name for data in names} == names
+    assert default_folder(tumours()) == Path("runs/search")
+    reader, writer = os.pipe()
+    try:
+        assert default_folder(f"/dev/fd/{reader}") == Path("runs/stdin")
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from nas.training import baselines as simple
 from nas.training import cost, latency
 from nas.training.augment import KINDS, augment_images
 from nas.training.batches import Batches, proxy_folds, to_tensors
+from nas.training.callbacks import EpochLines
 from nas.training.evaluator import Evaluator
 from nas.training.fit import folds, train_folds
 from nas.training.lr import WarmupCosine
@@ -1145,3 +1146,24 @@ def test_the_numbers_that_a_simple_model_has_learnt_are_counted() -> None:
     assert simple._learnt(forest) == (2 + 2) * splits  # a value for each of two classes
     words = TfidfVectorizer().fit(["one two three", "two four"])
     assert simple._learnt(words) == 4
+
+
+def test_a_long_epoch_says_each_minute_how_far_it_is_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    clocks = SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr("nas.training.callbacks.time", clocks)
+    lines, module = EpochLines(), Any
+    trainer: Any = SimpleNamespace(
+        max_epochs=2, current_epoch=0, num_training_batches=2_000, is_global_zero=True
+    )
+    lines.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    lines.on_train_start(trainer, module)  # type: ignore[arg-type]
+    for step in range(1_000):
+        clock.now += 0.125
+        lines.on_train_batch_end(trainer, module, None, {}, step)  # type: ignore[arg-type]
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 1/2  step 480 of 2,000  (440 s left)",
+        "epoch 1/2  step 960 of 2,000  (380 s left)",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -417,6 +418,26 @@ def test_an_address_where_nothing_answers_is_one_line(tmp_path: Path) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert "InputError: no Ray cluster answers at 127.0.0.1:1" in last
     assert "ray start --head" in last
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_cluster_of_which_this_machine_is_no_node_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    from nas.search.cluster import Cluster
+
+    def init(*_: Any, **__: Any) -> None:
+        raise RuntimeError("No node info found matching attributes")  # Ray says so after a minute
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"at {address} cannot be joined from here") as error:
+            Cluster(address, gpus_per_trial=0)
+    assert "on one of its nodes" in str(error.value)
+    assert "ray job submit" in str(error.value)
 
 
 # -- the driver is interrupted or killed -----------------------------------------------------

@@ -6,11 +6,13 @@ report (``nas.report``), to which it sends what is new.
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nas.dashboard.sources import is_url, sources
 from nas.dashboard.studies import Studies
@@ -18,7 +20,8 @@ from nas.task import InputError, UsageError
 
 __all__ = ["serve"]
 
-_TOKEN_CHARS = 16
+# What an Authorization header (RFC 6750, section 2.1) and a cookie can hold.
+_TOKEN = re.compile(r"[\w.~+/=-]{16,}", re.ASCII)
 
 
 def serve(
@@ -45,14 +48,17 @@ def serve(
 
     Raises:
         InputError: A place is not there, or the address is in use.
-        UsageError: The token is too short, or the prefix no path.
+        UsageError: The token is too short or has other characters, or the prefix is no path.
     """
     import uvicorn
 
-    from nas.dashboard.app import make_app
+    from nas.dashboard.app import Connection, make_app
 
-    if token is not None and (len(token) < _TOKEN_CHARS or not token.isascii()):
-        raise UsageError(f"a token needs {_TOKEN_CHARS} ASCII characters or more; leave it out")
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise UsageError(
+            "the token must be 16 or more letters, digits or -._~+/=, which a cookie can hold;"
+            " leave it out for a random one"
+        )
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise UsageError(f"--prefix {prefix!r} is not of the form /nas")
     for place in map(str, places):
@@ -69,9 +75,10 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         if host in ("0.0.0.0", "::"):
             shown = socket.gethostname()
-        on_start(f"http://{shown}:{port}{prefix}/?token={token}")
+        on_start(f"http://{shown}:{port}{prefix}/?token={quote(token, safe='')}")
         config = uvicorn.Config(
             app,
+            http=Connection,
             log_level="warning",
             access_log=False,
             server_header=False,

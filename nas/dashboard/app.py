@@ -30,6 +30,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nas.dashboard.studies import Studies
 from nas.export import document_page
@@ -42,6 +43,8 @@ REFRESH_S, ALIVE_S = 1.0, 15.0
 JUDGE_S = 10.0
 # A design document is made in a process of its own, which may take so long.
 DESIGN_S = 120.0
+# A connection that has not sent the head of a request by then is closed.
+REQUEST_S = 10.0
 # Messages in one answer to a poll, beside the heads of studies.
 _MESSAGES = 8
 
@@ -143,17 +146,16 @@ class Guard:
         if scope["method"] != "GET":
             return PlainTextResponse("only GET is answered\n", 405, {"allow": "GET"})
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._is_own(headers.get(b"host", "")):
+        if not self._is_own(f"//{headers.get(b'host', '')}"):
             return PlainTextResponse("this is not the host that was asked for\n", 421)
         origin = headers.get(b"origin")
-        if origin is not None and not self._is_own(urlsplit(origin).netloc):
+        if origin is not None and not self._is_own(origin):
             return PlainTextResponse("requests of other sites are not answered\n", 403)
         if headers.get(b"sec-fetch-site") == "cross-site" and (
             headers.get(b"sec-fetch-mode") != "navigate"
         ):
             return PlainTextResponse("requests of other sites are not answered\n", 403)
-        given = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=20)
-        if "token" in given and self._is_token(given["token"][0]):
+        if self._is_token(_token(scope["query_string"])):
             # The address without the token is what stays in the browser's history.
             cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Lax; Path=/"
             return Response(status_code=303, headers={"location": "./", "set-cookie": cookie})
@@ -162,9 +164,10 @@ class Guard:
             return PlainTextResponse(hint, 401, {"www-authenticate": "Bearer"})
         return None
 
-    def _is_own(self, netloc: str) -> bool:
+    def _is_own(self, address: str) -> bool:
+        """Whether an address, as "//HOST:PORT" or with its scheme, leads here."""
         try:
-            name = (urlsplit(f"//{netloc}").hostname or "").lower()
+            name = (urlsplit(address).hostname or "").lower()
         except ValueError:
             return False
         if name in self._hosts:
@@ -189,6 +192,27 @@ class Guard:
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
+
+
+def _token(query: bytes) -> str:
+    """The token of an address; "" where it has none, or more fields than any of ours."""
+    try:
+        return parse_qs(query.decode("latin-1"), max_num_fields=20).get("token", [""])[0]
+    except ValueError:
+        return ""
+
+
+class Connection(H11Protocol):
+    """A connection that is closed where no request has come within ``REQUEST_S``: their number is
+    limited, and those that send nothing would leave none for others."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._close_unused)
+
+    def _close_unused(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 @cache

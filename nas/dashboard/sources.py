@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -166,12 +167,17 @@ def sources(place: str) -> list[tuple[str, Source]]:
         return [(name, Stored(PostgresFollower(place, name), f"{place} {name}")) for name in names]
     path = Path(place)
     if path.is_file():
-        if (path.parent / "task.json").exists():
+        if _is_run(path.parent):
             return [(path.parent.resolve().name, Folder(path.parent))]
         return [(path.stem, Stored(JournalFollower(path), str(path.resolve())))]
-    runs = [path] if (path / "task.json").exists() else sorted(path.iterdir())
-    found = [run for run in runs if (run / "task.json").exists()]
-    return [(run.resolve().name, Folder(run)) for run in found]
+    runs = [path] if _is_run(path) else sorted(path.iterdir())
+    return [(run.resolve().name, Folder(run)) for run in runs if _is_run(run)]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, as far as it may be read."""
+    # Path.exists raises for lost+found and the like before Python 3.14.
+    return os.path.exists(folder / "task.json")
 
 
 def source(place: str) -> Source:

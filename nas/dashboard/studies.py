@@ -48,6 +48,7 @@ class Followed:
         self.judged = 0  # candidates at which it was asked for
         self.problem = ""
         self.is_missed = False  # whether candidates could not be read for a viewer
+        self.is_again = False  # whether viewers may hold rows of a deleted run in the same place
         self._spent: tuple[int, dict[str, float]] = (0, {})  # up to which change, and what
 
     def refresh(self, count: Iterator[int]) -> None:
@@ -60,6 +61,8 @@ class Followed:
             self.numbers.clear()
             return
         if (found := self.source.head(self.name)) is not None:
+            if self.is_again:
+                self.is_again, self.reset_at = False, next(count)
             self.head, self.head_at = found, next(count)
         anew, changed = self.source.follower.changed()
         if anew:
@@ -153,6 +156,7 @@ class Studies:
             for study in found:
                 known = self._followed.get(study.id)
                 if known is None or known.gone_at:
+                    study.is_again = known is not None
                     self._followed[study.id] = study
             for study in self._followed.values():
                 try:

@@ -182,8 +182,9 @@ class DropPath(nn.Module):
 
 
 def linear_rates(rate: float, depth: int) -> list[float]:
-    """Drop-path rates of ``depth`` blocks: from 0 to ``rate``, as Huang et al. 2016, sec. 3."""
-    return [rate * i / max(1, depth - 1) for i in range(depth)]
+    """Drop-path rates of ``depth`` blocks, in equal steps up to ``rate``: Huang et al. 2016,
+    sec. 3, where the input is block 0."""
+    return [rate * (i + 1) / depth for i in range(depth)]
 
 
 def rotary(x: Tensor) -> Tensor:
@@ -325,7 +326,7 @@ class TransformerConfig:
     activation: str = "gelu"  # of the feed-forward part: see FeedForward
     dropout: float = 0.0  # of the feed-forward part's hidden layer and of both branches
     attention_dropout: float = 0.0  # of the attention weights
-    drop_path: float = 0.0  # of the last layer; the rate grows linearly from 0
+    drop_path: float = 0.0  # of the last layer; the rate grows linearly up to it
     post_norm: bool = False  # normalise each sum (as Vaswani et al.), not each branch's input
     rotary: bool = False  # rotary positions: see Attention
     window: int | None = None  # local attention: see Attention

@@ -51,7 +51,7 @@ class ConvNetConfig:
     stem_stride: int = 1
     stem_pool: bool = False  # a maximum over 3x3 of stride 2 ends the stem
     top_width: int = 0
-    drop_path: float = 0.0  # of the last block; the rate grows linearly from 0
+    drop_path: float = 0.0  # of the last block; rates grow linearly up to it
 
 
 def conv_unit(

@@ -36,6 +36,10 @@ class Encoders(nn.Module):
     What comes after these is removed: the head, or the modules that a network names in
     ``readout``. ``dropout`` is modality dropout (Neverova et al. 2016, "ModDrop"): in
     training each member of a sample counts as missing with this probability, but never all.
+
+    In training a sample that lacks a member has the content of one that does not, since blanks
+    would count in the statistics of BatchNorm; what comes out of it is left out all the same.
+    Graphs, whose batches are packed, keep their one blank node.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], dropout: float = 0.0) -> None:
@@ -61,7 +65,11 @@ class Encoders(nn.Module):
         """What each member's pooling would see, (B, T, width of the member), and its masks."""
         tokens, masks = [], []
         for member, network in zip(self.members, self.networks, strict=True):
-            x, mask = network.features(**self._own(inputs, member))  # type: ignore[operator]
+            own = self._own(inputs, member)
+            if self.training and "nodes" not in own:
+                rows = _stand_ins(inputs[f"{member}.present"] > 0.5)
+                own = {name: value[rows] for name, value in own.items()}
+            x, mask = network.features(**own)  # type: ignore[operator]
             tokens.append(x)
             masks.append(x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask)
         return tokens, masks
@@ -69,6 +77,15 @@ class Encoders(nn.Module):
     def _own(self, inputs: Mapping[str, Tensor], member: str) -> dict[str, Tensor]:
         parts = ((*name.rpartition(".")[::2], value) for name, value in inputs.items())
         return {own: value for of, own, value in parts if of == member and own != "present"}
+
+
+def _stand_ins(present: Tensor) -> Tensor:
+    """The rows (B,) whose content each sample of a batch is given: its own where it is ``present``
+    (B,); the others are spread evenly over those that are, or have row 0 where none is."""
+    has_it = present.long().argsort(descending=True, stable=True)  # these rows come first
+    lacks_it = (~present).long()
+    place = (lacks_it.cumsum(0) - 1).clamp(min=0) * present.sum() // lacks_it.sum().clamp(min=1)
+    return torch.where(present, torch.arange(len(present), device=present.device), has_it[place])
 
 
 class LateFusion(nn.Module):

@@ -32,7 +32,7 @@ class ConvolutionsConfig:
     kernel: int
     norm: str = "batch"
     activation: str = "relu"
-    drop_path: float = 0.0  # of the last block; the rate grows linearly from 0
+    drop_path: float = 0.0  # of the last block; rates grow linearly up to it
 
 
 class _Conv(nn.Module):

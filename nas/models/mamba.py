@@ -210,7 +210,7 @@ class MambaConfig:
     kernel: int = 4  # of the causal convolution
     norm: str = "rms"
     dropout: float = 0.0
-    drop_path: float = 0.0  # of the last block; the rate grows linearly from 0
+    drop_path: float = 0.0  # of the last block; rates grow linearly up to it
 
 
 class MambaBlock(nn.Module):

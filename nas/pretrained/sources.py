@@ -25,6 +25,7 @@ from nas.task import Checkpoint, DataProfile, InputError, Modality
 # What is fetched of a hub: weights as plain tensors, and JSON.
 FETCHED = ("*.json", "*.safetensors", "vocab.txt", "README.md")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_OF_FILES = (".pth", ".pt", ".bin", ".safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -33,7 +34,8 @@ def find(source: str) -> Path:
 
     Args:
         source: A path, or the id of a checkpoint on the Hugging Face hub ("ORGANISATION/NAME"),
-            which is downloaded where it is not in the hub's cache.
+            which is downloaded where it is not in the hub's cache. What has the ending of a file of
+            weights, or lies in a folder that is here, is a path.
 
     Raises:
         InputError: There is no such path, or the hub does not give it (``Unreachable``).
@@ -41,7 +43,8 @@ def find(source: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path.resolve()
-    if not _HUB_ID.fullmatch(source) or source.startswith("."):
+    is_path = path.suffix in _OF_FILES or path.parent.is_dir() or source.startswith(".")
+    if is_path or not _HUB_ID.fullmatch(source):
         raise InputError(f"no pretrained network at {source}; give a folder, a file or a hub id")
     return _fetched(source)
 
@@ -54,7 +57,7 @@ def absolute(sources: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(str(p.resolve()) if p.exists() else s for p, s in zip(paths, sources, strict=True))
 
 
-class Unreachable(InputError):  # noqa: N818  # an outcome: a search continues without it
+class Unreachable(InputError):  # noqa: N818  # an outcome: a search continues with others
     """A hub does not give a checkpoint: it is absent, gated, or there is no network."""
 
 
@@ -105,16 +108,18 @@ def usable(
         data: Where they come from; a path's name may be that of a known data set.
 
     Raises:
-        InputError: A checkpoint that is there is damaged, not safe, or not known.
+        InputError: A checkpoint that is there is damaged, not safe, or not known; or a hub gives
+            none of them.
     """
     found: dict[str, Checkpoint] = {}
-    notes = []
+    notes, absent = list[str](), list[Unreachable]()
     modalities = {modality, *(member.modality for member in profile.members.values())}
     for source in sources:
         try:
             checkpoint = describe(source)
         except Unreachable as error:
             notes.append(f"{error}; the search goes on without it")
+            absent.append(error)
             continue
         if checkpoint.modality not in modalities:
             notes.append(
@@ -131,6 +136,8 @@ def usable(
                 f"pretrained network {name} names {benchmark}, which these data may be: if it was"
                 " trained on them, a score on the test part is too good"
             )
+    if absent and len(absent) == len(sources):
+        raise absent[0]
     return tuple(found.values()), tuple(notes)
 
 

@@ -114,9 +114,10 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
     """Candidates by column, without what ``detail`` holds: a third of the bytes of rows.
 
     Metrics that rank are exact, as the page computes fronts from them; others have six digits.
-    ``error`` is one standard error of the quality, ``errors`` those of other qualities among the
-    objectives, ``spread`` half the interquartile range of the latency. The values of a family's
-    parameters are in the order of its own candidates.
+    ``root`` is the candidate that one repeats, or -1. ``error`` is one standard error of the
+    quality, ``errors`` those of other qualities among the objectives, ``spread`` half the
+    interquartile range of the latency. The values of a family's parameters are in the order of its
+    own candidates.
     """
     exact = {o.metric for o in task.objectives} | {c.metric for c in task.constraints}
     guess = constant_guess(task)
@@ -131,6 +132,7 @@ def table(candidates: Sequence[Candidate], task: Task) -> dict[str, Any]:
 
     columns = {
         "number": [c.number for c in candidates],
+        "root": [c.root for c in candidates],
         "family": _words(c.family for c in candidates),
         "state": _words(c.standing[0] for c in candidates),
         "reason": _words(c.standing[1] for c in candidates),
@@ -166,7 +168,6 @@ def detail(candidate: Candidate) -> dict[str, Any]:
         {
             "detail": candidate.detail[-_DETAIL_CHARS:],
             "seed": candidate.seed,
-            "root": candidate.root,
             "latency": candidate.cost.latency and candidate.cost.latency.to_dict(),
             "cost": replace(candidate.cost, latency=None).to_dict(),
             "curve": [{k: _number(v, 5) for k, v in point.items()} for point in candidate.curve],

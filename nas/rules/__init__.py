@@ -26,6 +26,7 @@ from nas.rules.bounds import (
     is_node_level,
     is_whole_graph,
     label_smoothing,
+    less_reduced,
     mlp_ratio,
     moving_statistics,
     norm,
@@ -71,6 +72,7 @@ from nas.rules.effort import (
     warmup_steps,
 )
 from nas.rules.numbers import (
+    BATCH_SAMPLES,
     BATCH_VALUES,
     CATEGORY_VALUES,
     CLOUD_CELLS,
@@ -105,12 +107,14 @@ from nas.rules.numbers import (
     TRAINING_FLOPS,
     VALIDATION_MOST,
     WAVE_LONGEST_S,
+    WHOLE_IMAGE,
     WORD_COUNT,
 )
 from nas.rules.rule import Rule
 from nas.rules.statements import RULES
 
 __all__ = [
+    "BATCH_SAMPLES",
     "BATCH_VALUES",
     "CATEGORY_VALUES",
     "CLOUD_CELLS",
@@ -146,6 +150,7 @@ __all__ = [
     "TRAINING_FLOPS",
     "VALIDATION_MOST",
     "WAVE_LONGEST_S",
+    "WHOLE_IMAGE",
     "WORD_COUNT",
     "Rule",
     "activation",
@@ -172,6 +177,7 @@ __all__ = [
     "is_node_level",
     "is_whole_graph",
     "label_smoothing",
+    "less_reduced",
     "longest_epochs",
     "may_be_averaged",
     "mlp_ratio",

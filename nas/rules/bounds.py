@@ -8,11 +8,15 @@ from dataclasses import replace
 
 from nas.rules.decisions import sets
 from nas.rules.numbers import (
+    BATCH_ROWS,
+    BATCH_SAMPLES,
     BATCH_VALUES,
     EDGE_VALUES,
     FORECAST_SHORTEST,
     FREE_PARAMS,
     FREEZE_BELOW,
+    GPU_BATCH_MB,
+    GPU_BATCHES,
     GRADIENT_CLIP,
     GRAPH_L2,
     LATER_HOPS,
@@ -32,6 +36,7 @@ from nas.rules.numbers import (
     STEPS_OF_AN_EPOCH,
     TEXT_LONGEST,
     WEIGH_CLASSES_FROM,
+    WHOLE_IMAGE,
 )
 from nas.space import Choice, Float, Int, Param, Value, When
 from nas.task import Task
@@ -248,14 +253,24 @@ def batch_sizes(task: Task) -> tuple[tuple[int, ...], int]:
     if samples_neighbours(task):  # features of a node say little of how large a batch is
         few = tuple(size for size in (256, 512, 1024) if 2 * size <= task.profile.n_train)
         return few or (task.profile.n_train,), few[len(few) // 2] if few else task.profile.n_train
-    room = max(2, BATCH_VALUES // max(task.profile.features, 1))
-    most = min(512 if task.modality == "tabular" else 64, 2 ** int(math.log2(room)))
+    times = _gpu_batches(task)
+    room = max(2, times * BATCH_VALUES // max(task.profile.features, 1))
+    most = BATCH_ROWS if task.modality == "tabular" else times * BATCH_SAMPLES
+    most = min(most, 2 ** int(math.log2(room)))
     default = 2 ** round(math.log2(max(task.profile.n_train, 64) / STEPS_OF_AN_EPOCH))
     default = min(max(default, SMALL_BATCH), most)
     while default > max(task.profile.n_train // 4, 4):
         default //= 2
     low = max(default // 2, min(default, SMALL_BATCH))
     return tuple(sorted({low, default, min(2 * default, most)})), default
+
+
+def _gpu_batches(task: Task) -> int:
+    """How many times as many samples and values a batch may have as on a CPU: a power of two."""
+    if task.device == "cpu":
+        return 1
+    times = min(GPU_BATCHES, max(1.0, _memory_mb(task) / GPU_BATCH_MB))
+    return 1 << int(math.log2(times))
 
 
 @sets("micro-batch", "halves of a batch where memory is short")
@@ -355,6 +370,15 @@ def resolutions(task: Task) -> tuple[int, ...]:
     return (*smaller, longer)
 
 
+@sets("early-downsampling", "stems and patches of published networks")
+def less_reduced(task: Task) -> int:
+    """By what factor a published network reduces the images of ``task`` less, in its stem or
+    patches, than those that it was published on: its maps are those of images so many times as
+    large."""
+    side = math.sqrt(math.prod(task.profile.inputs["image"][1:]))
+    return 4 if side <= WHOLE_IMAGE else 2 if side <= 2 * WHOLE_IMAGE else 1
+
+
 def clipping() -> Choice:
     """Whether gradients are clipped: recurrent networks and Transformers have the steep regions
     that clipping is for, while Adam, which divides by the gradients' size, may do without."""
@@ -379,8 +403,14 @@ def samples_neighbours(task: Task) -> bool:
         return False
     nodes, features = task.profile.inputs["nodes"]
     values = EDGE_VALUES * task.profile.inputs["edges"][0] + (NODE_VALUES + features) * nodes
+    return 4 * values / 2**20 > _memory_mb(task)
+
+
+def _memory_mb(task: Task) -> float:
+    """What a training step may take: the memory of a worker, or the user's limit on it, in MiB;
+    infinite where both are unknown."""
     limits = [c.bound for c in task.constraints if c.metric == "memory_mb" and c.op == "<="]
-    return 4 * values / 2**20 > min([*limits, task.budget.memory_mb or math.inf])
+    return min([*limits, task.budget.memory_mb or math.inf])
 
 
 def fan_out() -> Choice:

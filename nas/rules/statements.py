@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from nas.rules.checked import CHECKED
 from nas.rules.numbers import (
+    BATCH_ROWS,
+    BATCH_SAMPLES,
     BATCH_VALUES,
     CATEGORY_VALUES,
     CLOUD_CELLS,
@@ -18,6 +20,7 @@ from nas.rules.numbers import (
     FORECAST_SHORTEST,
     FREE_PARAMS,
     FREEZE_BELOW,
+    GPU_BATCHES,
     GRADIENT_CLIP,
     HEAD_WIDEST,
     LATER_HOPS,
@@ -43,6 +46,7 @@ from nas.rules.numbers import (
     WARMUP,
     WAVE_LONGEST_S,
     WEIGH_CLASSES_FROM,
+    WHOLE_IMAGE,
 )
 from nas.rules.rule import Rule
 
@@ -93,9 +97,11 @@ _ALL = (
     ),
     Rule(
         "pretrained-rate",
-        "Pretrained layers learn at rates below those of new ones: 5e-5 at a width of 768, and in"
-        " inverse proportion to it; a new head five times as fast.",
-        "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (of small ones up to 3e-4)",
+        "Pretrained layers learn at rates below those of new ones: Transformers at 5e-5 for a width"
+        " of 768, and in inverse proportion to it, networks of convolutions at 1e-3. A new head"
+        " learns five times as fast, and what is new in a fusion 20 times, but at 3e-3 at most.",
+        "Devlin et al. 2019, app. A.3 (2e-5 to 5e-5); Turc et al. 2019 (of small ones up to 3e-4);"
+        " the rates of convolutions and of fusions are ours",
     ),
     Rule(
         "layer-wise-rates",
@@ -184,8 +190,10 @@ _ALL = (
     ),
     Rule(
         "learning-rate-by-family",
-        "Convolutions take larger rates than attention; each family begins near its own.",
-        "Xiong et al. 2020, sec. 3 (Transformers need small rates or warm-up); the rates are ours",
+        "Convolutions take larger rates than attention; each family begins near its own, and a"
+        " published network at its own where that is lower.",
+        "Xiong et al. 2020, sec. 3 (Transformers need small rates or warm-up); the rates of"
+        " families are ours",
     ),
     Rule(
         "learning-rate-first",
@@ -233,9 +241,12 @@ _ALL = (
     ),
     Rule(
         "batch-from-data",
-        f"The batch size leaves about {STEPS_OF_AN_EPOCH} steps in an epoch, and of large samples"
-        f" as many as hold {BATCH_VALUES / 1e6:.0f} million values.",
-        "Masters & Luschi 2018, sec. 5 (small batches generalise); the numbers are ours",
+        f"The batch size leaves about {STEPS_OF_AN_EPOCH} steps in an epoch, of at most"
+        f" {BATCH_SAMPLES} samples ({BATCH_ROWS} rows of a table) and"
+        f" {BATCH_VALUES / 1e6:.0f} million values; on a GPU, by its memory, up to {GPU_BATCHES}"
+        " times as many samples and values.",
+        "Masters & Luschi 2018, sec. 5 (small batches generalise); He et al. 2016, sec. 3.4 (256 on"
+        " ImageNet); the other numbers are ours",
     ),
     Rule(
         "micro-batch",
@@ -286,7 +297,9 @@ _ALL = (
     ),
     Rule(
         "early-downsampling",
-        "Images over 32 pixels are halved by the stem: most of the cost is in the first maps.",
+        f"Images over {WHOLE_IMAGE} pixels are halved by the stem, as most of the cost is in the"
+        f" first maps. Published networks reduce those of up to {2 * WHOLE_IMAGE} half as much at"
+        f" first as larger ones, and those of up to {WHOLE_IMAGE} a quarter as much.",
         "He et al. 2016, table 1; for small images kept whole, sec. 4.2",
     ),
     Rule(
@@ -348,7 +361,8 @@ _ALL = (
     ),
     Rule(
         "augmentation",
-        "Images are moved, turned or mirrored where the search finds that it helps.",
+        "Images are moved, turned or mirrored where the search finds that it helps; not by default"
+        " where numbers are predicted, which may be places in them.",
         "Shorten & Khoshgoftaar 2019, sec. 3",
     ),
     Rule(
@@ -608,8 +622,10 @@ _ALL = (
     ),
     Rule(
         "drop-features",
-        "Features of nodes are left out in training, most of them where labels are few.",
-        "Kipf & Welling 2017, sec. 5.2; Veličković et al. 2018, sec. 3.3 (0.5, 0.6; 0.8 is ours)",
+        "Features of nodes are left out in training, most of them where fewer nodes have labels than"
+        " each has features.",
+        "Kipf & Welling 2017, sec. 5.2; Veličković et al. 2018, sec. 3.3 (0.5, 0.6; 0.8 and where"
+        " labels are few is ours)",
     ),
     Rule(
         "word-counts",

@@ -51,8 +51,8 @@ class Cluster:
     this user's and ends with ``close``. By default a trial gets half a GPU where there are any: a
     proxy seldom fills one. A cluster that ``grows`` may have no room yet, or no node.
 
-    Raises InputError where nothing answers at the address, UsageError where a trial asks for
-    more than any node has.
+    Raises InputError where nothing answers at the address, or this machine is no node of the
+    cluster; UsageError where a trial asks for more than any node has.
     """
 
     def __init__(
@@ -88,15 +88,22 @@ class Cluster:
             if address.startswith("ray://"):
                 raise UsageError(
                     f"{address} is an address of Ray Client, which cannot carry a search; give the"
-                    " cluster's HOST:PORT, or run the search in it with `ray job submit`"
+                    " cluster's HOST:PORT on one of its nodes, or run the search in it with"
+                    " `ray job submit`"
                 )
             try:
                 _check_reachable(address)
                 ray.init(address, **quiet)
-            except (OSError, ValueError, RuntimeError, RayError) as error:
+            except (OSError, ValueError) as error:
                 raise InputError(
                     f"no Ray cluster answers at {address} ({first_line(error)}); start one with"
                     " `ray start --head`, or leave --address out"
+                ) from None
+            except (RuntimeError, RayError) as error:  # no node here, a wrong token, other versions
+                raise InputError(
+                    f"the Ray cluster at {address} cannot be joined from here"
+                    f" ({first_line(error)}); run this on one of its nodes with its RAY_AUTH_TOKEN"
+                    " and the same versions, or by `ray job submit`"
                 ) from None
             return
         # Ray opens its folder to all users: it lies in one that is this user's alone.

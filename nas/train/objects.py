@@ -134,6 +134,7 @@ def build(recipe: dict[str, Any], where: str) -> Training:
             if "optimizer" in recipe:
                 module.configure_optimizers()  # wrong values are found before data are read
             data = _made(recipe, "data")
+            data.task = module.task
             if isinstance(options.get("logger"), dict):
                 options["logger"] = _made(options, "logger")
             callbacks = options.get("callbacks") or []

@@ -4,7 +4,6 @@ result."""
 from __future__ import annotations
 
 import copy
-import json
 import shlex
 import time
 import warnings
@@ -27,7 +26,7 @@ from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply, portable, same
 from nas.task import InputError
 from nas.train.objects import Training, build, on_this_device, one_line
-from nas.train.score import add_test_part, of_test_part, trained_network
+from nas.train.score import add_test_part, of_network, trained_network, write_result
 from nas.training.calibration import calibrate
 from nas.training.callbacks import EpochLines, InTime, Threads, kept_threads
 from nas.training.cost import parameters
@@ -63,8 +62,12 @@ def train_one(
         if resume and (done := trained_before(recipe, out)):
             if not training.trainer.is_global_zero:
                 raise SystemExit(0)
-            terminal.line(f"note: the training in {out} is over: --resume leaves it", err=True)
-            return done if done["test"] or not test else add_test_part(training, out, done)
+            terminal.line(
+                f"note: the training in {out} is over, after {done['epochs']} epochs: --resume"
+                " leaves it; choose another --out for another training",
+                err=True,
+            )
+            return _tested(training, out, done) if test and not done["test"] else done
         last = _begin(training, recipe, out, resume, heard)
         if limit_s:
             in_time = InTime(begin + limit_s, training.trainer.strategy.broadcast)
@@ -73,7 +76,7 @@ def train_one(
             fit(training, last.path if resume and last.path.exists() else None)
             if not training.trainer.is_global_zero:
                 raise SystemExit(0)
-            return _finish(training, recipe, out, last.seconds, test)
+            result = _finish(training, recipe, out, last.seconds)
         except (KeyboardInterrupt, Interrupted):
             if not training.trainer.is_global_zero:
                 raise SystemExit(0) from None
@@ -81,6 +84,24 @@ def train_one(
             if last.path.exists():
                 kept += f"; {continued(out)}"
             raise KeyboardInterrupt(kept) from None
+        return _tested(training, out, result) if test else result
+
+
+def _tested(training: Training, out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    with told_on_interrupt(out):
+        return add_test_part(training, out, result)
+
+
+@contextmanager
+def told_on_interrupt(out: Path) -> Iterator[None]:
+    """An interruption while a trained network is scored says what there is."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise KeyboardInterrupt(
+            f"interrupted; the trained network and the scores so far are kept in {out};"
+            f" {continued(out)}"
+        ) from None
 
 
 def _timed(recipe: dict[str, Any], limit_s: float) -> dict[str, Any]:
@@ -125,11 +146,11 @@ def _begin(
             path.replace(out / PREVIOUS)
             terminal.line(
                 f"note: begins anew; an unfinished training is kept in {out / PREVIOUS}"
-                " (--resume would have gone on with it)",
+                " (--resume would have continued it)",
                 err=True,
             )
         elif resume:
-            terminal.line(f"note: nothing to go on with in {out}; begins", err=True)
+            terminal.line(f"note: nothing to resume in {out}; begins", err=True)
         recipes.write(portable(recipe), out / "recipe.yaml")
     last = KeepLast(path, wanted, heard)
     if trainer.strategy.root_device.type == "cpu":
@@ -163,9 +184,9 @@ def trained_before(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _finish(
-    training: Training, recipe: dict[str, Any], out: Path, seconds: float, test: bool
+    training: Training, recipe: dict[str, Any], out: Path, seconds: float
 ) -> dict[str, Any]:
-    """Keep the best epoch of a training that is over, score it, and write the result."""
+    """Keep the best epoch of a training that is over, and write the result without test scores."""
     module, trainer, checkpoint = training.module, training.trainer, training.checkpoint
     best, score_of_best = Path(checkpoint.best_model_path), checkpoint.best_model_score
     if score_of_best is None:
@@ -190,7 +211,7 @@ def _finish(
     calibrated = calibrate(proxy, out / "model.ckpt", dataset)
     scored_s = round(time.monotonic() - begin, 2)
     result = {
-        **of_test_part(training, proxy, out, test),
+        **of_network(training, proxy, out),
         "validation": {str(checkpoint.monitor): float(score_of_best)},
         "validation_loss": getattr(checkpoint, "loss", None),
         "calibrated_loss": calibrated,
@@ -206,7 +227,7 @@ def _finish(
         "checkpoint": str(out / "model.ckpt"),
         "temperature": proxy.temperatures,
     }
-    write_whole(out / "result.json", json.dumps(result, indent=1))
+    write_result(result, out)
     (out / LAST).unlink(missing_ok=True)
     return result
 
@@ -278,4 +299,4 @@ def _keep(training: Training, out: Path) -> str:
 def continued(out: Path) -> str:
     """The command that continues the training in a folder, in a sentence."""
     again = ["nas", "train", str(out / "recipe.yaml"), "--out", str(out), "--resume"]
-    return f"`{shlex.join(again)}` goes on"
+    return f"`{shlex.join(again)}` continues"

@@ -70,10 +70,10 @@ def proxy_again(recipe: dict[str, Any], path: Path, seed: int) -> tuple[float, i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)  # as in a worker: sums in another order differ
-        data = TaskData(**recipe["data"]["init_args"])
+        data, task = TaskData(**recipe["data"]["init_args"]), Task.from_dict(arguments["task"])
+        data.task = task
         data.setup()
         assert data.dataset is not None
-        task = Task.from_dict(arguments["task"])
         if task.device != "cpu" and not torch.cuda.is_available():
             raise InputError(
                 f"{path}: its proxy was trained on a GPU, and none is visible here; check it on a"

@@ -24,15 +24,9 @@ def trained_network(training: Training, out: Path) -> Proxy:
     return load_proxy(out / "model.ckpt", str(training.trainer.strategy.root_device))
 
 
-def of_test_part(training: Training, proxy: Proxy, out: Path, test: bool) -> dict[str, Any]:
+def of_network(training: Training, proxy: Proxy, out: Path, test: bool = False) -> dict[str, Any]:
     """What a result says of the test part, with ``test``, and the intervals of numbers, of the
-    network ``proxy`` in ``out``/model.ckpt."""
-    found = _of_network(training, proxy, out, test)
-    return found | {"simple_test": _simple(training) if test else {}}
-
-
-def _of_network(training: Training, proxy: Proxy, out: Path, test: bool) -> dict[str, Any]:
-    """The same without the simple models."""
+    network ``proxy`` in ``out``/model.ckpt; nothing yet of the simple models."""
     dataset = training.data.dataset
     assert dataset is not None
     found = examined(proxy, dataset, "test") if test else None
@@ -40,6 +34,7 @@ def _of_network(training: Training, proxy: Proxy, out: Path, test: bool) -> dict
         "test": scored(training, out / "model.ckpt", "test") if test else {},
         "test_interval": score_interval(proxy.task, dataset, found) if found else {},
         "intervals": intervals(proxy, dataset, found),
+        "simple_test": {},
     }
 
 
@@ -54,12 +49,16 @@ def add_test_part(training: Training, out: Path, result: dict[str, Any]) -> dict
     """Score ``out``/model.ckpt on the test part and write the result again, with the scores; once
     more with those of the simple models, for which there may be no time."""
     training.data.setup()
-    found = _of_network(training, trained_network(training, out), out, True)
-    result = result | found | {"simple_test": {}, "checkpoint": str(out / "model.ckpt")}
-    write_whole(out / "result.json", json.dumps(result, indent=1))
+    found = of_network(training, trained_network(training, out), out, True)
+    result = result | found | {"checkpoint": str(out / "model.ckpt")}
+    write_result(result, out)
     result["simple_test"] = _simple(training)
-    write_whole(out / "result.json", json.dumps(result, indent=1))
+    write_result(result, out)
     return result
+
+
+def write_result(result: dict[str, Any], out: Path) -> None:
+    write_whole(out / "result.json", json.dumps(result, indent=1))
 
 
 @kept_generators()

@@ -3,7 +3,6 @@ one network that averages their logits."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -15,13 +14,13 @@ from typing import Any
 
 from nas import recipe as recipes
 from nas import rules, terminal
-from nas.files import NETWORKS, write_whole
+from nas.files import NETWORKS
 from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply, portable
 from nas.task import InputError, Task
 from nas.train.objects import build, is_alone, on_this_device
-from nas.train.one import continued, train_one, trained_before
-from nas.train.score import of_test_part, scored, trained_network
+from nas.train.one import continued, told_on_interrupt, train_one, trained_before
+from nas.train.score import add_test_part, of_network, scored, trained_network, write_result
 from nas.training.calibration import calibrate
 from nas.training.cost import parameters
 from nas.training.ensemble import merge
@@ -113,7 +112,7 @@ def _averaged(
         scores = scored(training, out / "model.ckpt", "val")
         monitor = next(iter(first["validation"]))
         result = first | {
-            **of_test_part(training, proxy, out, test),
+            **of_network(training, proxy, out),
             "validation": {monitor: scores[monitor]},
             "validation_loss": scores["val_loss"],
             "calibrated_loss": calibrated,
@@ -125,5 +124,6 @@ def _averaged(
             "checkpoint": str(out / "model.ckpt"),
             "temperature": proxy.temperatures,
         }
-    write_whole(out / "result.json", json.dumps(result, indent=1))
-    return result
+        write_result(result, out)
+        with told_on_interrupt(out):
+            return add_test_part(training, out, result) if test else result

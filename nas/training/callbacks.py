@@ -25,12 +25,13 @@ from nas.training.proxy import Proxy
 FASTER, SLOWER = 1.25, 2.0
 PACED_BY = 5  # last epochs, whose mean is a training's pace
 SHOWN_S = 0.25  # between two updates of a terminal
+LOGGED_S = 60.0  # between two lines elsewhere, where an epoch takes longer
 
 
 class EpochLines(pl.Callback):
     """One line for each epoch on standard error, with the time that is left of all ``folds``,
     which are trained one after the other, each for ``epochs`` (None: the trainer's). On a terminal
-    the steps of the present epoch are shown below."""
+    the steps of the present epoch are shown below; elsewhere they are a line a minute."""
 
     def __init__(self, folds: int = 1, epochs: int | None = None) -> None:
         self.fold, self.folds, self.epochs = 0, folds, epochs
@@ -47,6 +48,7 @@ class EpochLines(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.fold == 1:
             self.before = trainer.current_epoch
+        self._shown = time.monotonic()
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = _progress()
             self._bar.start()
@@ -54,20 +56,25 @@ class EpochLines(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        if self._bar is None or (now := time.monotonic()) - self._shown < SHOWN_S:
+        now = time.monotonic()
+        if now - self._shown < (LOGGED_S if self._bar is None else SHOWN_S):
+            return
+        if not trainer.is_global_zero:
             return
         self._shown = now
         steps = int(trainer.num_training_batches)
-        left = self._left(trainer, trainer.current_epoch + (i + 1) / steps)
+        left = f"{self._left(trainer, trainer.current_epoch + (i + 1) / steps):.0f} s left"
+        epoch = f"epoch {trainer.current_epoch + 1}/{self.epochs or int(trainer.max_epochs or 0)}"
+        if self._bar is None:
+            terminal.line(
+                f"{self._of_fold()}{epoch}  step {i + 1:,} of {steps:,}  ({left})", err=True
+            )
+            return
         task = self._bar.task_ids[0] if self._bar.task_ids else self._bar.add_task("", left="")
-        epochs = self.epochs or int(trainer.max_epochs or 0)
-        self._bar.update(
-            task,
-            description=f"epoch {trainer.current_epoch + 1}/{epochs}",
-            completed=i + 1,
-            total=steps,
-            left=f"{left:.0f} s left",
-        )
+        self._bar.update(task, description=epoch, completed=i + 1, total=steps, left=left)
+
+    def _of_fold(self) -> str:
+        return f"fold {self.fold}/{self.folds} " if self.folds > 1 else ""
 
     def _left(self, trainer: pl.Trainer, done: float) -> float:
         """Seconds, from the pace so far, where ``done`` epochs of this fold are over."""
@@ -80,14 +87,14 @@ class EpochLines(pl.Callback):
         if not trainer.is_global_zero:
             return
         epoch, epochs = trainer.current_epoch + 1, self.epochs or int(trainer.max_epochs or 0)
-        fold = f"fold {self.fold}/{self.folds} " if self.folds > 1 else ""
         shown = "  ".join(
             f"{name} {float(value):.4g}"
             for name, value in trainer.callback_metrics.items()
             if "[" not in name
         )
         left = self._left(trainer, epoch)
-        line = f"{fold}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)"
+        line = f"{self._of_fold()}epoch {epoch}/{epochs}  {shown}  ({left:.0f} s left)"
+        self._shown = time.monotonic()
         if self._bar is None:
             terminal.line(line, err=True)
         else:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -33,7 +35,7 @@ from nas.front import standard_error
 from nas.models.ensemble import Ensemble
 from nas.options import ReadOptions
 from nas.space import Config, members
-from nas.task import InputError, Target, Task
+from nas.task import Column, DataProfile, InputError, Target, Task, UsageError, input_type
 from nas.training.augment import augment
 from nas.training.batches import Batch, Batches, evaluation_batch, part_inputs, part_tensors
 from nas.training.frozen import frozen_tensors
@@ -447,8 +449,11 @@ class TaskData(pl.LightningDataModule):
     """The data set of a recipe: read from its source, checked against the recipe's split.
 
     ``source`` may be the folder of a saved ``Dataset``; otherwise it and ``options``
-    (``nas.options.ReadOptions``) are those of ``nas.data.read``.
+    (``nas.options.ReadOptions``) are those of ``nas.data.read``. With a ``task``, data that the
+    recipe has no fingerprint of must be coded as that of the task.
     """
+
+    task: Task | None = None  # of the network that reads them
 
     def __init__(
         self,
@@ -467,6 +472,11 @@ class TaskData(pl.LightningDataModule):
     def setup(self, stage: str = "fit") -> None:
         if self.dataset is not None:
             return
+        if not os.path.exists(os.path.expanduser(self.source)):
+            raise UsageError(
+                f"{self.source} does not exist; the recipe's data.source says where its data are"
+                " (`nas train --set data.source=PATH`)"
+            )
         folder = Path(self.source)
         saved = (folder / "dataset.json").is_file()
         how = self.options.reading()
@@ -479,8 +489,16 @@ class TaskData(pl.LightningDataModule):
             if expected and expected != got:
                 raise InputError(
                     f"the {what} of {self.source} differs from what the recipe was found"
-                    f" on ({got} instead of {expected}); put the old data back, or set"
-                    f" data.init_args.{'fingerprint' if what == 'data' else 'split_hash'} to null"
+                    f" on ({got} instead of {expected}); put the old data back, or search on the"
+                    " new ones"
+                )
+        if self.task is not None and not self.fingerprint:
+            new, old = _coding(dataset), _coding(self.task)
+            if differ := [name for name in new if new[name] != old[name]]:
+                raise InputError(
+                    f"the data of {self.source} are coded in another way than those that the"
+                    f" recipe was found on ({', '.join(differ)}); put the old data back, or search"
+                    " on the new ones"
                 )
         self.dataset = dataset
 
@@ -514,6 +532,36 @@ class TaskData(pl.LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         return self.batches("test")
+
+
+def _coding(of: Dataset | Task) -> dict[str, Any]:
+    """How samples and labels are coded, by the names of the profile's fields, and "targets"."""
+    return vars(_coded(of.profile)) | {"targets": [(t.name, t.kind, t.classes) for t in of.targets]}
+
+
+def _coded(profile: DataProfile) -> DataProfile:
+    """A profile without what only describes the data: numbers of samples, lengths, statistics."""
+    fixed, series = ("numeric", "categorical", "image"), profile.series
+    shapes = {
+        name: shape if input_type(name) in fixed else shape[1:]
+        for name, shape in profile.inputs.items()
+    }
+    columns = (
+        Column(c.name, c.kind, categories=c.categories, shift=c.shift, form=c.form)
+        for c in profile.columns
+    )
+    members = profile.members.items()
+    return DataProfile(
+        *(0, 0, 0, shapes, tuple(columns)),
+        channel_shift=profile.channel_shift,
+        channels=profile.channels,
+        pixel_range=profile.pixel_range,
+        vocabulary=profile.vocabulary,
+        tokenizer=profile.tokenizer,
+        sample_rate=profile.sample_rate,
+        series=series and replace(series, naive_errors={}),
+        members={name: replace(own, profile=_coded(own.profile)) for name, own in members},
+    )
 
 
 def load_proxy(checkpoint: Path, device: str = "cpu") -> Proxy:

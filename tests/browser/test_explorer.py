@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 from nas.candidate import Reason, State
+from nas.dashboard.sources import spent
 from nas.front import hypervolume
 from nas.report import front
 from nas.run import Run
+from nas.task import Budget
 from nas.testing.studies import append, make_candidates, make_study, make_task, write_run
 
 pytestmark = pytest.mark.browser
@@ -303,6 +305,23 @@ def test_every_candidate_can_be_opened(open_page: Any, baked: Any) -> None:
         assert page.locator("#norms .plot-container").count() == 1
 
 
+def test_the_verdict_of_an_open_candidate_follows_selection_and_limits(
+    open_page: Any, baked: Any
+) -> None:
+    number = front(make_study(97))[0].number
+    page = open_page(f"{baked()}#page=candidate&candidate={number}")
+    page.wait_for_selector(".picture svg")
+    page.evaluate("$('candidate-body').querySelector('details').open = true")
+    page.click("button:text-is('Select to compare')")
+    page.wait_for_selector("#candidate-body button:text-is('Deselect')")
+    assert page.evaluate("document.activeElement.textContent") == "Deselect"
+    assert "on the front" in page.inner_text("#candidate-body h2 >> nth=0")
+    page.evaluate("view.limits.set('latency_ms <=', 0); changed('limits')")
+    page.wait_for_selector("#candidate-body h2:has-text('outside the limits')")
+    assert page.evaluate("document.activeElement.textContent") == "Deselect"
+    assert page.locator("#candidate-body details[open]").count() == 1
+
+
 def text_of(page: Any, selector: str) -> bytes:
     """What a click on an element saves."""
     with page.expect_download() as download:
@@ -426,6 +445,33 @@ def test_plots_follow_families_that_are_hidden_and_studies_that_change(
     assert page.evaluate("study().live") is None
 
 
+def test_plots_come_back_after_a_study_that_has_none(open_page: Any, baked: Any) -> None:
+    page = open_page(f"{baked(200)}#page=why")
+    parts = "['progress', 'chance', 'importance']"
+    drawn = f"{parts}.map((id) => $(id).querySelectorAll('.plot-container, table').length)"
+    assert page.evaluate(drawn) == [1, 1, 1]
+    head = "{ ...study().head, chance: {}, importance: {} }"
+    page.evaluate(f"receive({{ study: 'other', head: {head} }})")
+    for shown, plots in (("other", [0, 0, 0]), ("study", [1, 1, 1])):
+        page.evaluate(f"showStudy('{shown}', 'why')")
+        page.wait_for_timeout(300)
+        assert page.evaluate(drawn) == plots, shown
+
+
+def test_a_budget_of_trials_is_spent_as_the_search_counts(open_page: Any, baked: Any) -> None:
+    study = make_study(30)
+    first, second, *others = study.candidates
+    others[0] = replace(others[0], state=State.FAILED, reason=Reason.DUPLICATE)
+    others[1] = replace(others[1], state=State.FAILED, reason=Reason.INTERRUPTED)
+    others[2] = replace(others[2], root=second.number)  # its worker was lost the first time
+    made = [first, second, *others]
+    task = replace(study.task, budget=Budget(time_limit_s=None, trials=40))
+    page = open_page(f"{baked(replace(study, task=task, candidates=made))}#page=machine")
+    used, limit, *_ = page.locator("#budget tr:has-text('candidates') td").all_inner_texts()
+    assert (int(used), limit) == (spent(made)["trials"], "40")
+    assert used == "27"
+
+
 def test_a_training_of_a_search_that_was_killed_does_not_go_on_in_the_plot(
     open_page: Any, baked: Any
 ) -> None:
@@ -527,6 +573,51 @@ def test_without_events_the_page_polls(chromium: Any, dashboard: str, run: Path)
     append(run, later(60, 62))
     wait_until(page, "study().list.length === 62")
     page.close()
+
+
+def test_a_connection_that_falls_silent_is_opened_again(dashboard: str, open_page: Any) -> None:
+    page = open_page(dashboard)
+    page.evaluate("""() => {
+      const real = window.setTimeout;
+      window.setTimeout = (call, ms) => real(call, ms / 40);
+      window.made = [];
+      window.EventSource = class extends EventTarget {
+        constructor() { super(); made.push(this); }
+        close() { this.isClosed = true; }
+      };
+      live.events.close();
+      connect();
+      made[0].dispatchEvent(new MessageEvent("alive", { lastEventId: live.since }));
+    }""")
+    assert page.inner_text("#connection") == "live"
+    wait_until(page, "made.length === 2 && made[0].isClosed")
+
+
+def test_a_poll_that_is_not_answered_is_given_up(dashboard: str, open_page: Any) -> None:
+    page = open_page(dashboard)
+    page.route("**/api/updates*", lambda route: None)
+    page.evaluate("""() => {
+      const real = AbortSignal.timeout.bind(AbortSignal);
+      AbortSignal.timeout = (ms) => real(ms / 100);
+      live.events.close();
+      poll();
+    }""")
+    wait_until(page, says("connection", "connection lost"))
+
+
+def test_a_training_at_full_scale_is_seen_on_the_page_of_its_candidate(
+    dashboard: str, open_page: Any, run: Path
+) -> None:
+    page = open_page(dashboard)
+    number = page.evaluate("current().front[0].number")
+    page.evaluate(f"open({number})")
+    page.wait_for_selector(".ways")
+    assert not page.evaluate(says("candidate-body", "nas predict"))
+    result = run / "models" / str(number) / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    os.utime(run / "task.json")  # a head comes, as at the end of a search
+    wait_until(page, says("candidate-body", "nas predict"))
 
 
 def id_of(run: Path) -> str:

@@ -10,17 +10,20 @@ async function drawCandidate() {
   const c = own.byNumber.get(view.candidate) ?? first;
   const mine = ++candidateAs;
   chooseCandidate(own, c);
-  if (!c) return fill("candidate-body", note("No candidate yet."));
+  if (!c) return blank("candidate-body", note("No candidate yet."));
   const others = picked(own).filter((other) => other !== c);
   const [chosen, ...beside] = await withDetails(own, [c, ...others]);
-  if (mine !== candidateAs) return undefined;
+  if (mine !== candidateAs || own !== study()) return undefined;
   // What is open, and where the page was scrolled to, stays through an update.
-  const signature = JSON.stringify([own.id, chosen, others.map((o) => o.number), isDark()]);
-  if (signature === drawCandidate.drawn) return undefined;
-  drawCandidate.drawn = signature;
-  purge($("candidate-body"));
-  if (chosen.failed) return fill("candidate-body", verdict(own, chosen), card("Details", notFetched()));
-  fill("candidate-body",
+  const body = $("candidate-body");
+  drawnFor(body, [own.id, chosen, others.map((o) => o.number)], () => drawWhole(body, own, chosen, beside));
+  return refreshVerdict(body.firstChild, own, chosen);
+}
+
+function drawWhole(body, own, chosen, beside) {
+  purge(body);
+  if (chosen.failed) return fill(body, verdict(own, chosen), card("Details", notFetched()));
+  fill(body,
     verdict(own, chosen),
     el("div", { class: "columns" },
       el("div", { class: "stack" }, card("Learning curves", el("div", { id: "own-curves" })), networkPart(chosen)),
@@ -33,6 +36,14 @@ async function drawCandidate() {
   drawCurves($("own-curves"), own, [chosen, ...beside]);
   drawNorms(chosen);
   return undefined;
+}
+
+// The verdict follows from limits, the selection and other candidates too.
+function refreshVerdict(before, own, c) {
+  const after = verdict(own, c), isHeld = before.contains(document.activeElement);
+  if (before.isEqualNode(after)) return;
+  before.replaceWith(after);
+  if (isHeld) after.lastChild.querySelector("button").focus({ preventScroll: true });
 }
 
 const notFetched = () => el("p", { class: "warn", role: "status" }, "The details could not be fetched. ", el("button", { type: "button", onclick: () => changed("page") }, "Try again"));

@@ -1,7 +1,9 @@
 // The connection to a dashboard: updates as server-sent events, or by polling where those do not get
 // through (a proxy that buffers). The baked page has none.
 
-const POLL_MS = 2000;
+const POLL_MS = 2000, POLL_TIMEOUT_MS = 20_000;
+// How long the first event may take, and each later one: the server sends one every 15 s (ALIVE_S).
+const FIRST_MS = 5000, SILENT_MS = 40_000;
 const live = { events: null, since: "", polling: false };
 
 const isLive = () => !$("baked");
@@ -47,21 +49,26 @@ function settle() {
 function connect() {
   const events = new EventSource(`api/events?since=${encodeURIComponent(live.since)}`);
   live.events = events;
-  let heard = false;
-  events.addEventListener("update", (event) => {
-    heard = true;
-    live.since = event.lastEventId;
-    connected(true);
-    receive(JSON.parse(event.data));
-  });
-  events.addEventListener("alive", (event) => { heard = true; live.since = event.lastEventId || live.since; connected(true); settle(); });
-  events.onerror = () => {
-    connected(false);
+  let heard = false, timer = 0;
+  const lose = () => {
+    clearTimeout(timer);
     events.close();
     // What never got through will not now either; what broke off is tried again.
-    setTimeout(heard ? connect : poll, POLL_MS);
+    if (!heard) return poll();
+    connected(false);
+    return setTimeout(connect, POLL_MS);
   };
-  setTimeout(() => { if (!heard) { events.close(); poll(); } }, 5000);
+  const expect = (ms) => { clearTimeout(timer); timer = setTimeout(lose, ms); };
+  const hear = (event) => {
+    heard = true;
+    live.since = event.lastEventId || live.since;
+    connected(true);
+    expect(SILENT_MS);
+  };
+  events.addEventListener("update", (event) => { hear(event); receive(JSON.parse(event.data)); });
+  events.addEventListener("alive", (event) => { hear(event); settle(); });
+  events.onerror = lose;
+  expect(FIRST_MS);
 }
 
 async function poll() {
@@ -69,7 +76,7 @@ async function poll() {
   live.polling = true;
   for (;;) {
     try {
-      const answer = await fetch(`api/updates?since=${encodeURIComponent(live.since)}`);
+      const answer = await fetch(`api/updates?since=${encodeURIComponent(live.since)}`, { signal: AbortSignal.timeout(POLL_TIMEOUT_MS) });
       if (!answer.ok) throw new Error(answer.status);
       const { since, updates } = await answer.json(), before = live.since;
       live.since = since;

@@ -40,6 +40,12 @@ function drawLanes(own) {
   });
 }
 
+// What a budget of trials counts: each root once, no duplicates, none that waits to be trained again.
+function trialsOf(own) {
+  const counted = own.list.filter((c) => !["running", "cut off"].includes(c.state) && c.reason !== "duplicate");
+  return new Set(counted.map((c) => c.root)).size;
+}
+
 // What is left, as a range: by the mean pace so far, and by that of the slower and faster half.
 function forecast(own, used, limit) {
   const done = own.list.filter((c) => c.state !== "running" && c.seconds > 0), spent = own.live?.seconds ?? own.head.seconds;
@@ -64,10 +70,10 @@ function deviceUse(own) {
 function drawBudget(own) {
   const { budget } = own.head, spent = own.live?.seconds ?? own.head.seconds;
   const hours = (kind) => own.list.reduce((sum, c) => sum + c.seconds * c[kind], 0) / 3600;
-  const ended = own.list.filter((c) => c.state !== "running").length, front = current().front.length;
+  const trials = trialsOf(own), front = current().front.length;
   const rows = [
     budget.time_limit_s !== null && ["time", duration(spent), duration(budget.time_limit_s), spent, budget.time_limit_s, spent < budget.time_limit_s ? `${duration(budget.time_limit_s - spent)} left` : "spent"],
-    budget.trials !== null && ["candidates", count(ended), count(budget.trials), ended, budget.trials, forecast(own, ended, budget.trials)],
+    budget.trials !== null && ["candidates", count(trials), count(budget.trials), trials, budget.trials, forecast(own, trials, budget.trials)],
     budget.cpu_hours !== null && ["CPU-hours", hours("cpus").toPrecision(3), String(budget.cpu_hours), hours("cpus"), budget.cpu_hours, forecast(own, hours("cpus"), budget.cpu_hours)],
     budget.gpu_hours !== null && ["GPU-hours", hours("gpus").toPrecision(3), String(budget.gpu_hours), hours("gpus"), budget.gpu_hours, forecast(own, hours("gpus"), budget.gpu_hours)],
   ].filter(Boolean);

@@ -16,7 +16,8 @@ class Study {
 
   apply(update) {
     if (update.reset) Object.assign(this, { byNumber: new Map(), list: [], details: new Map(), live: null, derived: null, revision: ++revisions });
-    if (update.head) Object.assign(this, { head: update.head, derived: null, revision: ++revisions });
+    // Details say what was trained at full scale, which changes with a head.
+    if (update.head) Object.assign(this, { head: update.head, details: new Map(), derived: null, revision: ++revisions });
     if (update.live) this.live = { ...this.live, ...update.live };
     if (!update.table?.number.length) return;
     let added = false;
@@ -94,7 +95,7 @@ function rowsOf(table) {
     for (const [name, values] of Object.entries(table.metrics)) if (values[i] !== null) metrics[name] = values[i];
     for (const [name, values] of Object.entries(table.config[family])) if (values[at] !== null) config[name] = values[at];
     return {
-      number, family, state: word(table.state, i), reason: word(table.reason, i), origin: word(table.origin, i),
+      number, root: table.root[i] < 0 ? number : table.root[i], family, state: word(table.state, i), reason: word(table.reason, i), origin: word(table.origin, i),
       epochs: table.epochs[i], planned: table.planned[i], started: table.started[i], seconds: table.seconds[i],
       worker: table.worker[i], device: word(table.device, i), use: table.use[i], cpus: Number(word(table.cpus, i)), gpus: Number(word(table.gpus, i)),
       metrics, config, error: table.error[i], errors: Object.fromEntries(Object.entries(table.errors).map(([name, values]) => [name, values[i]])), spread: table.spread[i], contended: table.contended[i] === 1,

@@ -23,6 +23,14 @@ function drawnFor(node, key, call) {
   call();
 }
 
+// Shows a note in place of what is drawn there.
+function blank(id, content) {
+  const node = $(id);
+  node.drawnFor = null;
+  purge(node);
+  fill(node, content);
+}
+
 function plain(id) { // the node of an ordinary plot within a section
   const node = $(id);
   if (!node.firstChild?.classList?.contains("plot-plain")) { purge(node); fill(node, el("div", { class: "plot-plain" })); }
@@ -32,7 +40,7 @@ function plain(id) { // the node of an ordinary plot within a section
 function drawProgress(own) {
   const { metric, direction } = own.head.quality, { feasible } = current();
   say($("progress-title"), `Best ${label(metric)} over time`);
-  if (!own.facts.complete.length) return fill("progress", note("No complete candidate yet."));
+  if (!own.facts.complete.length) return blank("progress", note("No complete candidate yet."));
   return drawnFor($("progress"), [own.id, own.revision, explored.key], () => {
     const trained = clock(own.list), last = Math.max(...own.facts.complete.map(trained));
     const [unit, size] = last > 7200 ? ["h", 3600] : last > 120 ? ["min", 60] : ["s", 1];
@@ -56,7 +64,7 @@ function drawProgress(own) {
 
 function drawChance(own) {
   const found = own.live?.chance ?? own.head.chance;
-  if (!found?.at) { say($("chance-note"), ""); return fill("chance", note("What chance would have reached is computed from 30 complete candidates on.")); }
+  if (!found?.at) { say($("chance-note"), ""); return blank("chance", note("What chance would have reached is computed from 30 complete candidates on.")); }
   return drawnFor($("chance"), [own.id, own.revision, found.at, found.mean], () => {
     const box = boxOfChance(found.box), history = hypervolumeByNumber(own, box);
     const simple = own.facts.simple.filter((b) => box.every((o) => known(b.metrics[o.metric])) && inside(b, own.head.constraints));
@@ -172,7 +180,7 @@ function drawSlices(own) {
 function drawImportance(own) {
   const found = own.live?.importance ?? own.head.importance;
   const rows = found?.[$("why-family").value];
-  if (!rows) return fill("importance", fine("Importance is computed from 30 complete candidates of a family on."));
+  if (!rows) return blank("importance", fine("Importance is computed from 30 complete candidates of a family on."));
   const most = Math.max(...rows.parameters.map(([, value]) => value), 1e-9);
   return drawnFor($("importance"), [own.id, rows], () => fill("importance",
     el("p", {}, `A forest fitted to ${plural(rows.candidates, "candidate")} explains ${Math.round(100 * Math.max(0, rows.r2))} % of the variance of ${label(own.head.quality.metric)} in candidates it has not seen${rows.r2 < 0.3 ? ": too little for the order below to mean much" : ""}.`),
