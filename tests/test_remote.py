@@ -61,14 +61,24 @@ def trained_here(recipe: dict[str, Any], folder: Path, *, resume: bool = False) 
     return nas.train.train(path, folder, test=False, resume=resume)
 
 
+def is_own(process: int) -> bool:
+    """Whether a process descends from this one: others may train on this machine too."""
+    while process > 1 and process != os.getpid():
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])
+    return process > 1
+
+
 def process_of(folder: Path) -> tuple[int, dict[str, str]]:
     """The process that trains on the node, and its environment."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (entry / "cmdline").read_bytes()
-            if b"nas.child" in command and b"nas-train-" in command:
+            if b"nas.child" in command and b"nas-train-" in command and is_own(int(entry.name)):
                 pairs = (entry / "environ").read_bytes().decode().split("\0")
-                return int(entry.name), dict(p.split("=", 1) for p in pairs if "=" in p)
+                environment = dict(p.split("=", 1) for p in pairs if "=" in p)
+                if environment.get("NAS_DECODED") == os.environ["NAS_DECODED"]:  # of these tests
+                    return int(entry.name), environment
     raise AssertionError(f"nothing trains for {folder}")
 
 

@@ -36,7 +36,8 @@ from pathlib import Path
 from nas.run import Run
 run = Run(Path(sys.argv[1]))
 done = [c for c in run.candidates() if c.state == "complete"]
-print(json.dumps({"complete": len(done), "front": {c.number: c.metrics["params"] for c in run.front()}}))
+front = {c.number: c.metrics["params"] for c in run.front()}
+print(json.dumps({"complete": len(done), "front": front}))
 """
 
 

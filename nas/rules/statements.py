@@ -622,8 +622,8 @@ _ALL = (
     ),
     Rule(
         "drop-features",
-        "Features of nodes are left out in training, most of them where fewer nodes have labels than"
-        " each has features.",
+        "Features of nodes are left out in training, most of them where fewer nodes have labels"
+        " than each has features.",
         "Kipf & Welling 2017, sec. 5.2; Veličković et al. 2018, sec. 3.3 (0.5, 0.6; 0.8 and where"
         " labels are few is ours)",
     ),
