@@ -99,6 +99,7 @@ class Trained:
                 " the files of `nas train` together"
             )
         data = TaskData(**self.recipe["data"]["init_args"])
+        data.task = self.task
         data.setup()
         assert data.dataset is not None
         return data.dataset

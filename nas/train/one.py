@@ -88,12 +88,12 @@ def train_one(
 
 
 def _tested(training: Training, out: Path, result: dict[str, Any]) -> dict[str, Any]:
-    with told_on_interrupt(out):
+    with interruption_explained(out):
         return add_test_part(training, out, result)
 
 
 @contextmanager
-def told_on_interrupt(out: Path) -> Iterator[None]:
+def interruption_explained(out: Path) -> Iterator[None]:
     """An interruption while a trained network is scored says what there is."""
     try:
         yield
