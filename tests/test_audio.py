@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from default_run import mostly_slow
 from torch import Tensor, nn
 
 from nas.data import encode, read
@@ -395,7 +396,7 @@ def test_features_are_what_the_pooling_sees(name: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 2.0, 9.0])
-@pytest.mark.parametrize("rate", [1000, 8000, 16000])
+@pytest.mark.parametrize("rate", mostly_slow([1000, 8000, 16000], [16000]))
 # The frames of pretrained encoders come with their weights.
 @pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if not f.load])
 def test_long_sounds_keep_to_the_tokens_that_attention_affords(

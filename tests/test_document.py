@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from default_run import mostly_slow
 
 from nas.export import scaling
 from nas.export.document import _ROLES, design_of_run, json_schema, write_design
@@ -202,7 +203,7 @@ def task_of(name: str) -> Task:
 FIRST = {family.modality: name for name, family in reversed(FAMILIES.items())}
 
 
-@pytest.mark.parametrize("name", [*FIRST.values(), "vit"])
+@pytest.mark.parametrize("name", mostly_slow([*FIRST.values(), "vit"], ["mlp", "vit"]))
 def test_a_plan_grows_with_the_data(name: str) -> None:
     task = task_of(name)
     config = FAMILIES[name].baseline(task)

@@ -468,7 +468,7 @@ _CELLS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_csv_in_parts_is_what_pandas_reads_at_once(data: st.DataObject) -> None:
     plain, odd = (data.draw(st.lists(_CELLS, min_size=1, max_size=k)) for k in (2, 5))

@@ -280,26 +280,29 @@ def test_one_bad_node_does_not_end_a_search_before_another_has_ended_a_candidate
 ) -> None:
     (tmp_path / "nodes.py").write_text(
         """
+import time
+
 from nas.testing import FormulaEvaluator
 
 class Nodes(FormulaEvaluator):
     def evaluate(self, candidate, report, fidelity=None):
         if candidate["worker"] == 0:
+            time.sleep(0.2)
             raise RuntimeError("no such device")
         return super().evaluate(candidate, report)
 """
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    settings = {"folder": str(tmp_path), "seconds_per_epoch": 0.5}
+    settings = {"folder": str(tmp_path), "seconds_per_epoch": 0.2}
     with (
         closing(Study(tmp_path, small_task(), SPACE)) as study,
         LocalWorkers(2, "nodes:Nodes", settings, tmp_path / "logs") as pool,
     ):
         wait_for_idle(pool, 2)
-        drive(study, pool, trials=12)
+        drive(study, pool, trials=24)
         ends = Counter(c.reason for c in study.candidates())
     assert ends["error"] > FIRST_ERRORS
-    assert len(finished(load_candidates(tmp_path))) == 12 - ends["error"] >= 1
+    assert len(finished(load_candidates(tmp_path))) == 24 - ends["error"] >= 1
 
 
 def test_a_nan_is_a_pruned_candidate(tmp_path: Path) -> None:

@@ -270,10 +270,10 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory 
 
 
 @LINUX
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mode"),
-    [pytest.param(family, "training", marks=pytest.mark.slow) for family in bench_memory.LARGE]
-    + [("lstm", "inference")],
+    [*((family, "training") for family in bench_memory.LARGE), ("lstm", "inference")],
 )
 def test_a_process_grows_as_predicted_where_memory_is_returned(family: str, mode: str) -> None:
     predicted, _ = bench_memory.predicted(family, mode)

@@ -26,6 +26,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from default_run import mostly_slow
 from optuna.exceptions import StorageInternalError
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import accuracy_score
@@ -108,7 +109,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return nas.search((pixels, digits.target), trials=4, out=out, **FAST)
 
 
-@pytest.fixture(params=["tabular", "images"])
+@pytest.fixture(params=["tabular", pytest.param("images", marks=pytest.mark.slow)])
 def run(request: pytest.FixtureRequest) -> Run:
     found: Run = request.getfixturevalue(request.param)
     return found
@@ -303,11 +304,11 @@ def test_a_recipe_found_on_a_gpu_trains_without_one_and_says_where_to_check_it(
 
 
 def test_a_recipe_of_one_that_ran_out_of_time_reproduces_its_last_epoch(
-    images: Run, tmp_path: Path
+    tabular: Run, tmp_path: Path
 ) -> None:
-    whole = images.best()
+    whole = tabular.best()
     cut = replace(whole, curve=whole.curve[:1], metrics=whole.metrics | whole.curve[0])
-    recipes.write(recipes.make(cut, images.task, images.source, {}), tmp_path / "recipe.yaml")
+    recipes.write(recipes.make(cut, tabular.task, tabular.source, {}), tmp_path / "recipe.yaml")
     found = check(tmp_path / "recipe.yaml")
     assert found["again"] == whole.curve[0]["accuracy"] != whole.metrics["accuracy"]
 
@@ -644,7 +645,7 @@ def small_table() -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("problem", mostly_slow(PROBLEMS, ("regression", "several")))
 def test_each_kind_of_problem_trains_and_is_scored(problem: str, tmp_path: Path) -> None:
     targets, expected = PROBLEMS[problem]
     table = small_table()[["p", "q", "r", *targets]]
