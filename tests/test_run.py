@@ -303,12 +303,13 @@ def test_a_recipe_found_on_a_gpu_trains_without_one_and_says_where_to_check_it(
         check(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.slow
 def test_a_recipe_of_one_that_ran_out_of_time_reproduces_its_last_epoch(
-    tabular: Run, tmp_path: Path
+    images: Run, tmp_path: Path
 ) -> None:
-    whole = tabular.best()
+    whole = images.best()
     cut = replace(whole, curve=whole.curve[:1], metrics=whole.metrics | whole.curve[0])
-    recipes.write(recipes.make(cut, tabular.task, tabular.source, {}), tmp_path / "recipe.yaml")
+    recipes.write(recipes.make(cut, images.task, images.source, {}), tmp_path / "recipe.yaml")
     found = check(tmp_path / "recipe.yaml")
     assert found["again"] == whole.curve[0]["accuracy"] != whole.metrics["accuracy"]
 
