@@ -64,12 +64,8 @@ def _stages(task: Task) -> int:
 
 
 def _image_training(task: Task, lr: float) -> list[Param]:
-    kinds = ("none", "shift", "affine", "affine+flip")
-    # A number may be a place in the image, which would move with it.
-    numbers = any(target.kind == "regression" for target in task.targets)
-    usual = "none" if numbers else "shift"
     return [
-        Choice("augment", kinds, default=usual, why=("augmentation",)),
+        rules.image_augmentation(task, "shift"),
         *rules.label_smoothing(task),
         *rules.training(task, lr=lr),
     ]

@@ -225,14 +225,10 @@ def _image_space(task: Task, *, way: str) -> Space:
     side = sides[-1] if frozen else min(sides, key=lambda s: abs(s - published // 2))
     params = _which(known)
     if not frozen:
-        kinds = ("none", "shift", "affine", "affine+flip")
-        # A number may be a place in the image.
-        numbers = any(target.kind == "regression" for target in task.targets)
-        usual = "none" if numbers else "affine"
         params += [
             *_adapted(task, way, blocks, low_rank=False),
             rules.moving_statistics(task),
-            Choice("augment", kinds, default=usual, why=("augmentation",)),
+            rules.image_augmentation(task, "affine"),
         ]
     return Space(
         (

@@ -172,6 +172,14 @@ def pretrained_rate(dim: int) -> float:
     return min(3e-4, 5e-5 * 768 / dim)
 
 
+def image_augmentation(task: Task, usual: str) -> Choice:
+    """How images are moved in training: by default as ``usual``, or not at all where a number is
+    predicted, which may be a place in the image that would move with it."""
+    kinds = ("none", "shift", "affine", "affine+flip")
+    numbers = any(target.kind == "regression" for target in task.targets)
+    return Choice("augment", kinds, default="none" if numbers else usual, why=("augmentation",))
+
+
 def label_smoothing(task: Task) -> list[Param]:
     """How much targets are smoothed, where some target is one of several classes."""
     if not any(target.kind in ("binary", "multiclass") for target in task.targets):

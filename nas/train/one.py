@@ -67,7 +67,7 @@ def train_one(
                 " leaves it; choose another --out for another training",
                 err=True,
             )
-            return _tested(training, out, done) if test and not done["test"] else done
+            return tested(training, out, done) if test and not done["test"] else done
         last = _begin(training, recipe, out, resume, heard)
         if limit_s:
             in_time = InTime(begin + limit_s, training.trainer.strategy.broadcast)
@@ -84,19 +84,14 @@ def train_one(
             if last.path.exists():
                 kept += f"; {continued(out)}"
             raise KeyboardInterrupt(kept) from None
-        return _tested(training, out, result) if test else result
+        return tested(training, out, result) if test else result
 
 
-def _tested(training: Training, out: Path, result: dict[str, Any]) -> dict[str, Any]:
-    with interruption_explained(out):
-        return add_test_part(training, out, result)
-
-
-@contextmanager
-def interruption_explained(out: Path) -> Iterator[None]:
-    """An interruption while a trained network is scored says what there is."""
+def tested(training: Training, out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a training that is over, with test scores. KeyboardInterrupt says what there
+    is."""
     try:
-        yield
+        return add_test_part(training, out, result)
     except (KeyboardInterrupt, Interrupted):
         raise KeyboardInterrupt(
             f"interrupted; the trained network and the scores so far are kept in {out};"

@@ -19,8 +19,8 @@ from nas.options import parse_duration
 from nas.recipe_changes import Settings, apply, portable
 from nas.task import InputError, Task
 from nas.train.objects import build, is_alone, on_this_device
-from nas.train.one import continued, interruption_explained, train_one, trained_before
-from nas.train.score import add_test_part, of_network, scored, trained_network, write_result
+from nas.train.one import continued, tested, train_one, trained_before
+from nas.train.score import of_network, scored, trained_network, write_result
 from nas.training.calibration import calibrate
 from nas.training.cost import parameters
 from nas.training.ensemble import merge
@@ -125,5 +125,4 @@ def _averaged(
             "temperature": proxy.temperatures,
         }
         write_result(result, out)
-        with interruption_explained(out):
-            return add_test_part(training, out, result) if test else result
+        return tested(training, out, result) if test else result
