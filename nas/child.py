@@ -33,6 +33,9 @@ def end_with(parent: int) -> None:
 
 def main() -> None:
     end_with(int(os.environ[PARENT]))
+    torch = sys.modules.get("torch")
+    if torch is not None:  # imported before a fork, with the threads of the process before
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         runpy.run_module("nas", run_name="__main__", alter_sys=True)
     except Exception:

@@ -475,7 +475,7 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
 
     from nas import rulebook
     from nas.family import load_families
-    from nas.machine import local_room
+    from nas.machine import local_room, other_room, visible_gpus
     from nas.task import Budget, UsageError
 
     chosen = PlanOptions(**flags.given(PlanOptions, options))
@@ -485,8 +485,11 @@ def _show_family(name: str, data: Path | None, options: dict[str, Any], as_json:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise UsageError(f"unknown family {name!r}; {hint}")
     family, limits, device = known[name], chosen.limits, chosen.device
-    gpus = int(device == "cuda")
-    budget = local_room(gpus).budget(Budget(chosen.time_limit_s), chosen.workers)
+    gpus, memory_mb = visible_gpus("auto" if device == "cuda" else "cpu")
+    room = local_room(len(gpus), memory_mb)
+    if room.device != device or (chosen.workers or 0) > room.workers:
+        room = other_room(device)
+    budget = room.budget(Budget(chosen.time_limit_s), chosen.workers)
     if data is not None:
         from nas.data import read
         from nas.plan import make_task

@@ -21,7 +21,17 @@ from nas.family import Family, pick_families
 from nas.files import read_json
 from nas.machine import local_room, other_room
 from nas.options import PlanOptions, takes
-from nas.plan import BESIDE_S, USED, Pace, SearchPlan, make_task, mean_fraction, plan_search, rungs
+from nas.plan import (
+    BESIDE_S,
+    USED,
+    Pace,
+    SearchPlan,
+    left_to_plan,
+    make_task,
+    mean_fraction,
+    plan_search,
+    rungs,
+)
 from nas.pretrained.sources import usable
 from nas.run import default_folder
 from nas.search import samplers
@@ -191,7 +201,8 @@ def design(
     planned = None
     paces = {plan.family.name: plan.pace for plan in plans if plan.pace}
     if paces and chosen.epochs is None and task.budget.worker_s is not None:
-        planned = plan_search(task, paces, finish=chosen.finish, ensemble=chosen.ensemble)
+        divided = replace(task, budget=left_to_plan(task.budget))
+        planned = plan_search(divided, paces, finish=chosen.finish, ensemble=chosen.ensemble)
         # An epoch is of a proxy, and its part of the data is another now.
         other = planned.fidelity.share / task.fidelity.share
         plans = tuple(_with_epochs(plan, other) for plan in plans)

@@ -23,7 +23,15 @@ from nas.front import Point, by_quality, constant_guess, near_front, pareto
 from nas.kept import FrontWeights
 from nas.machine import Machine, open_machine
 from nas.options import SearchOptions, takes
-from nas.plan import KEPT_BACK, KEPT_MOST, Pace, latencies_s, make_task, plan_search
+from nas.plan import (
+    KEPT_BACK,
+    KEPT_MOST,
+    Pace,
+    latencies_s,
+    left_to_plan,
+    make_task,
+    plan_search,
+)
 from nas.pretrained.sources import absolute, usable
 from nas.run import Run, Source, create, default_folder, refuse_used, stamp
 from nas.search import samplers
@@ -374,9 +382,7 @@ class _Session:
             if not isinstance(pace, InputError)  # its candidates will say what is wrong
         }
         if paces:
-            left = task.budget  # without what the start has taken
-            if left.time_limit_s is not None:
-                left = replace(left, time_limit_s=max(1.0, self.end - time.monotonic()))
+            left = left_to_plan(task.budget, self.spent_s)
             task, ensemble = replace(task, budget=left), run.options.ensemble
             planned = plan_search(task, paces, finish=self.finish, ensemble=ensemble)
             self.kept_s = planned.finish_s

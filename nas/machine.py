@@ -21,10 +21,13 @@ from nas.task import Budget, InputError, Task, UsageError
 
 if TYPE_CHECKING:
     from nas.run import Run
+    from nas.search.forks import Forks
     from nas.search.workers import Workers
 
 # Where Linux says which cgroups this process is in, and what they allow.
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_EVALUATOR = "nas.training.evaluator"  # what workers import, and trainings too
+_FORKED_S = 3.0  # until a forked training has taken its first step
 # A proxy seldom fills a GPU.
 _WORKERS_PER_GPU = 2
 
@@ -37,6 +40,7 @@ class Room:
     workers: int  # that fit at once
     part: Callable[[int], tuple[float, float]]  # workers -> CPUs and GPUs of each
     memory_mb: float | None = None  # of a GPU, or of the machine; None where unknown
+    start_s: float = Budget.start_s
 
     def budget(self, limits: Budget, workers: int | None) -> Budget:
         """``limits`` with the number of workers (default: as many as fit) and what each of them
@@ -48,7 +52,8 @@ class Room:
         memory = self.memory_mb
         if memory is not None:
             memory *= gpu_share(gpus) if self.device == "cuda" else 1 / workers
-        return replace(limits, workers=workers, cpus=cpus, gpus=gpus, memory_mb=memory)
+        own = {"memory_mb": memory, "start_s": self.start_s}
+        return replace(limits, workers=workers, cpus=cpus, gpus=gpus, **own)
 
 
 def gpu_share(gpus: float) -> float:
@@ -91,9 +96,11 @@ class Site(Protocol):
 
 
 class Here:
-    """This machine as a site: each core, or each GPU, is a place."""
+    """This machine as a site: each core, or each GPU, is a place. Trainings on a CPU are forked by
+    ``forks`` where these are given."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, forks: Forks | None = None) -> None:
+        self._forks = forks if task.device == "cpu" else None
         cores = max(1, int(task.budget.workers * task.budget.cpus))
         self._places = [{"OMP_NUM_THREADS": "1"}] * cores
         if task.device != "cpu":
@@ -109,12 +116,17 @@ class Here:
         place: int | None = None,
     ) -> Process:
         train = ["train", str(folder / "recipe.yaml"), "--out", str(folder), "--executor", "local"]
+        command = ["nas.child", *train, *options]
+        own = {} if place is None else self._places[place]
+        if self._forks is not None:
+            threads = {"OMP_NUM_THREADS": str(_cores()), **own}
+            return self._forks.start(command, errors, output, threads)
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "nas.child", *train, *options],
+            [sys.executable, "-P", "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
-            env=child.environment() | ({} if place is None else self._places[place]),
+            env=child.environment() | own,
             start_new_session=True,
         )
 
@@ -140,29 +152,41 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
             "--address, --cpus-per-trial and --gpus-per-trial are for Ray: give --executor ray"
         )
     visible, memory_mb = visible_gpus(options.device)
+    forks = None
+    if sys.platform == "linux" and not visible:
+        from nas.search.forks import Forks
+
+        forks = Forks(_EVALUATOR)
 
     def start(run: Run) -> Workers:
         from nas.search.local import LocalWorkers
 
-        evaluator = "nas.training.evaluator:from_folder"
+        evaluator = f"{_EVALUATOR}:from_folder"
         settings: dict[str, Any] = {"folder": str(run.folder)}
         settings["deterministic"] = options.deterministic
         if gpus := run.task.budget.gpus:
             settings["part"] = gpu_share(gpus)
         count, logs = run.task.budget.workers, run.folder / "logs"
-        return LocalWorkers(count, evaluator, settings, logs, visible, options.deterministic)
+        lockstep = options.deterministic
+        return LocalWorkers(count, evaluator, settings, logs, visible, lockstep, forks)
 
-    yield Machine(local_room(len(visible), memory_mb), start, lambda run: Here(run.task))
+    try:
+        room = local_room(len(visible), memory_mb)
+        yield Machine(room, start, lambda run: Here(run.task, forks))
+    finally:
+        if forks is not None:
+            forks.close()
 
 
 def local_room(gpus: int, gpu_memory_mb: float | None = None) -> Room:
     """This machine, with ``gpus`` to use, of which each has ``gpu_memory_mb``."""
-    cores = _cores()
+    cores, forks = _cores(), sys.platform == "linux" and not gpus
     return Room(
         "cuda" if gpus else "cpu",
         gpus * _WORKERS_PER_GPU or cores,
         lambda workers: (min(1.0, cores / workers), min(1.0, gpus / workers)),
         gpu_memory_mb if gpus else _memory_mb(),
+        _FORKED_S if forks else Budget.start_s,
     )
 
 
@@ -203,10 +227,10 @@ def _ray(options: SearchOptions) -> Iterator[Machine]:
             settings["run"] = str(run.folder.resolve())
             if isinstance(data, Path):
                 settings["data"] = str(data)
-                evaluator = "nas.training.evaluator:from_shared"
+                evaluator = f"{_EVALUATOR}:from_shared"
             else:
                 settings["dataset"] = data
-                evaluator = "nas.training.evaluator:Evaluator"
+                evaluator = f"{_EVALUATOR}:Evaluator"
             count, lockstep = run.task.budget.workers, options.deterministic
             logs = run.folder / "logs"
             return TuneWorkers(count, evaluator, settings, cluster, lockstep, logs)

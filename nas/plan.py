@@ -35,13 +35,14 @@ KEPT_MOST = 2 / 3  # with the networks that are averaged with the winner
 PRESSED = 0.25
 FINALISTS = 4  # that are trained in full, where there is time
 FEW_CORES = 4  # up to which one training is faster on all of them
-START_S = 10.0  # until such a training's first step, and until the test part is scored
+GRACE_S = 10.0  # for a training that is late or told to end
 FEW, SOME, MANY = 3, 6, 24  # candidates for each family
 BESIDE_S = 0.5  # of a candidate beside its epochs: counts, a latency, a start
 USED = 0.95  # of the time; the rest is start-up, simple models and the front's latencies
 LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 FEWEST_STEPS = 100  # of a proxy that is compared with others: fewer leave a network as it began
+FEW_SCORED = 50  # of fewer validation samples the best of many is luck: other folds come first
 ADAPTED, ADAPTED_MOST = 0.6, 10  # of the time, for networks from published weights; how many
 ETA = 3  # of the candidates at a rung one of so many is promoted
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
@@ -85,6 +86,16 @@ def latencies_s(limit_s: float) -> float:
     """Seconds of a search of ``limit_s`` that are for the latencies of its front: a twentieth, at
     most half a minute; of a short search as many as a front of ten takes, at most a fifth."""
     return min(30.0, max(0.05 * limit_s, min(10.0, 0.2 * limit_s)))
+
+
+def left_to_plan(budget: Budget, spent_s: float = 0.0) -> Budget:
+    """What of a budget a plan may divide: not what is spent, nor what the latencies of a short
+    search take beyond the time that a plan leaves by itself (``USED``)."""
+    limit_s = budget.time_limit_s
+    if limit_s is None:
+        return budget
+    more_s = max(0.0, latencies_s(limit_s) - (1 - USED) * limit_s)
+    return replace(budget, time_limit_s=max(1.0, limit_s - spent_s - more_s))
 
 
 def make_task(
@@ -228,11 +239,11 @@ def plan_search(
     def kept_s(recipe: int) -> float:
         places = max(1.0, budget.workers * (budget.gpus or budget.cpus))
         rounds, more = (math.ceil(n / places) for n in (FINALISTS, ensemble - 1))
-        round_s = 1.2 * recipe * mean_s + START_S
-        kept = min(rounds * round_s + START_S, kept_back * finals_s)
+        round_s = 1.2 * recipe * mean_s + budget.start_s
+        kept = min(rounds * round_s + budget.start_s, kept_back * finals_s)
         kept = min(kept + more * round_s, max(kept, KEPT_MOST * finals_s))
         # Less than an epoch of the fastest is of more use to the search.
-        return kept if finish and kept > START_S + fastest_s else 0.0
+        return kept if finish and kept > budget.start_s + fastest_s else 0.0
 
     def affordable(level: _Level, recipe: int) -> bool:
         room_s = _room_s(budget, kept_s(recipe))
@@ -242,7 +253,7 @@ def plan_search(
     recipe = _recipe_epochs(
         task,
         lambda epochs: affordable(_Level(MANY * families, rules.folds(task), epochs, 1.0), epochs),
-        _epochs_in(kept_back * finals_s, mean_s) if finish else 0,
+        _epochs_in(kept_back * finals_s, mean_s, budget.start_s) if finish else 0,
     )
     full_s, finish_s = recipe * mean_s, kept_s(recipe)
     room_s = _room_s(budget, finish_s)
@@ -280,15 +291,15 @@ def _room_s(budget: Budget, kept_s: float) -> float:
     return min(room_s, (USED * budget.time_limit_s - kept_s) * budget.workers)
 
 
-def _epochs_in(seconds: float, epoch_s: float) -> int:
-    """Epochs of one round of trainings in full."""
-    return int((seconds - 2 * START_S) / (1.2 * epoch_s))
+def _epochs_in(seconds: float, epoch_s: float, start_s: float) -> int:
+    """Epochs of one round of trainings in full, with the start of the process that scores it."""
+    return int((seconds - 2 * start_s) / (1.2 * epoch_s))
 
 
 def _kept_back(task: Task, epoch_s: float, wall_s: float) -> float:
     """The fraction of the wall clock that may be kept for trainings in full."""
     enough = PRESSED * rules.longest_epochs(task)
-    pressed = _epochs_in(KEPT_BACK * wall_s, epoch_s) < enough
+    pressed = _epochs_in(KEPT_BACK * wall_s, epoch_s, task.budget.start_s) < enough
     return KEPT_MOST if pressed and task.budget.workers <= FINALISTS else KEPT_BACK
 
 
@@ -318,6 +329,9 @@ def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
     # As the rules say, of fewer candidates.
     for wanted in (many, (some + many) // 2, some):
         yield _Level(wanted, folds, rule.epochs, rule.share)
+    some_of = (folds, 3) if folds > 3 and task.profile.n_val < FEW_SCORED else ()
+    for fewer in some_of:
+        yield _Level(few, fewer, rule.epochs, rule.share)
     for fewer in (n for n in (3, 1) if n < folds):
         yield _Level(some, fewer, rule.epochs, rule.share)
     # Then fewer of them, fewer epochs, and a smaller part of the data, down to what still teaches
@@ -406,7 +420,9 @@ def _with_pretrained(
     full_s = max(passes[name] * each_s[name] for name in adapted)
     limit_s = budget.time_limit_s or 0.0  # no training in full follows where none is given
     finish_s = (
-        min(1.1 * full_s / speedup(cores) + 2 * START_S, ADAPTED * limit_s) if finish else 0.0
+        min(1.1 * full_s / speedup(cores) + 2 * budget.start_s, ADAPTED * limit_s)
+        if finish
+        else 0.0
     )
     if own and finish:  # whichever family wins, its training is kept time for
         alone = plan_search(replace(task, pretrained=()), own, ensemble=ensemble)

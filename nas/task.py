@@ -427,6 +427,7 @@ class Budget(JsonRecord):
     cpus: float = 1.0  # of the machine, for each worker
     gpus: float = 0.0
     memory_mb: float | None = None  # MiB of the device, for each worker; None where unknown
+    start_s: float = 10.0  # until a training in full that is begun has taken its first step
 
     @property
     def device_hours(self) -> dict[str, float]:

@@ -273,8 +273,9 @@ def test_in_time_that_is_left_what_is_as_good_is_trained_too(
 def test_the_time_that_finals_have_use_for_follows_from_the_candidates(tmp_path: Path) -> None:
     run: Any = FakeRun(tmp_path, [candidate(n, "mlp", 0.8, step_ms=1.0) for n in range(9)])
     each_s = pace.epochs_of(run.task, run.ranked()[0], 10**9) * epoch_s(run.task, run.ranked()[0])
-    room_s = rounds.SLACK * each_s + rounds.START_S
-    ends_s = 2 * rounds.START_S
+    start_s = run.task.budget.start_s
+    room_s = rounds.SLACK * each_s + start_s
+    ends_s = 2 * start_s + average.tested_s(run, run.ranked())
     assert finals.expected_s(run, 2) == pytest.approx(3 * room_s + ends_s)
     run.options.ensemble = 5
     assert finals.expected_s(run, 2) == pytest.approx(5 * room_s + ends_s)
@@ -822,7 +823,7 @@ def test_why_a_training_has_no_result_is_said(
             errors.write(f"a line\n{said}\n".encode())
             return Ends(code)
 
-    monkeypatch.setattr(jobs, "START_S", 0.0)
+    monkeypatch.setattr(jobs, "GRACE_S", 0.0)
     job = jobs.Job(tmp_path, (), tmp_path / "log", None)
     ((result, error),) = jobs.run_all([job], Site(), time.monotonic(), lambda _: None)
     assert bool(result) == bool(printed)
@@ -842,7 +843,7 @@ def test_a_process_that_nothing_ends_is_left_behind(
         def kill(self) -> None:
             signals.append(signal.SIGKILL)
 
-    monkeypatch.setattr(jobs, "START_S", 0.0)
+    monkeypatch.setattr(jobs, "GRACE_S", 0.0)
     site: Any = SimpleNamespace(start=lambda *_: Stuck(None))
     job, end = jobs.Job(tmp_path, (), tmp_path / "log", None), time.monotonic() + 30.0
 

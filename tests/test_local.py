@@ -733,8 +733,8 @@ def test_workers_are_forked_from_one_import_and_from_another_where_that_is_kille
 ) -> None:
     with LocalWorkers(2, EVALUATOR, {"folder": str(tmp_path)}, tmp_path / "logs") as pool:
         wait_for_idle(pool, 2)
-        assert pool._forks is not None
-        server = pool._forks._process.pid
+        assert pool._forks._server is not None
+        server = pool._forks._server.process.pid
         parents = [Path(f"/proc/{w.process.pid}/stat").read_text() for w in pool._workers]
         assert [int(stat.rpartition(")")[2].split()[1]) for stat in parents] == [server] * 2
         os.kill(server, signal.SIGKILL)
@@ -742,7 +742,7 @@ def test_workers_are_forked_from_one_import_and_from_another_where_that_is_kille
         [lost] = [e for _ in range(20) for e in pool.events(timeout=0.5) if e.kind == "lost"]
         assert lost.worker == 0
         wait_for_idle(pool, 2)
-        assert pool._forks._process.pid != server
+        assert pool._forks._server.process.pid != server
 
 
 def wait_for_idle(pool: LocalWorkers, count: int) -> None:

@@ -85,7 +85,7 @@ def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs()
 
 
 def test_time_that_is_not_for_an_epoch_of_the_fastest_is_the_search_s_own() -> None:
-    assert planned(60.0, epoch_s=8.0).finish_s > plans.START_S + 8.0
+    assert planned(60.0, epoch_s=8.0).finish_s > Budget.start_s + 8.0
     assert planned(60.0, epoch_s=60.0).finish_s == 0.0
 
 

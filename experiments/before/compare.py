@@ -1,7 +1,8 @@
 """A search against that of an earlier commit, in the same time: hypervolume of the trained fronts.
 
     git worktree add CHECKOUT COMMIT
-    python -m experiments.before.compare WORK --before CHECKOUT --data FOLDER \
+    pip install --no-deps --target BEFORE CHECKOUT
+    python -m experiments.before.compare WORK --before BEFORE --data FOLDER \
         [--minutes 5] [--seeds 2] [--points 6] [--epochs 15] [--only adult,trec] [--table]
 
 For each data set and seed both commits search at once, each on a core of its own; a second seed
@@ -42,7 +43,7 @@ print(json.dumps({"complete": len(done), "front": front}))
 
 
 def called(checkout: Path, core: int, *arguments: str) -> str:
-    """What Python prints on standard output, with the package of a checkout and one core."""
+    """What Python prints on standard output, with the package in a folder and one core."""
     done = subprocess.run(
         ["taskset", "-c", str(core), sys.executable, *arguments],
         capture_output=True,
@@ -139,7 +140,7 @@ def main(given: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=lambda text: Path(text).resolve())
-    parser.add_argument("--before", type=Path, help="checkout of the earlier commit")
+    parser.add_argument("--before", type=Path, help="where the earlier commit is installed")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=2)

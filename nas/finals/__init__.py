@@ -29,7 +29,7 @@ from nas.finals.finalist import Finalist, complete, is_better, leader
 from nas.finals.jobs import Job, copy_trained, run_all, train
 from nas.finals.pace import epoch_s, epochs_of, recipe_epochs
 from nas.machine import Site
-from nas.plan import SIMPLE_TEST_S, START_S
+from nas.plan import SIMPLE_TEST_S
 from nas.run import Finished, Run
 from nas.task import InputError, Task
 
@@ -46,15 +46,16 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
     What earlier searches of the run have trained, as one that was interrupted, is not trained again
     where there is not the time for far more epochs."""
     places, ranked, last = site.count, run.ranked(), end
-    end -= _simple_s(run)
-    left_s = end - time.monotonic() - START_S
+    start_s = run.task.budget.start_s
+    end -= _simple_s(run) + average.tested_s(run, ranked)
+    left_s = end - time.monotonic() - start_s
     waiting = rounds.order(ranked, run.task, left_s, places)
     known = list(_earlier(run, waiting, left_s))
     trained = [entry for entry in known if not entry.network]
     more = [entry for entry in known if entry.network]  # networks of finalists
     waiting = [c for c in waiting if all(c is not e.candidate for e in trained)]
     while True:
-        left_s = end - time.monotonic() - 2 * START_S
+        left_s = end - time.monotonic() - 2 * start_s
         entries = rounds.shorter(run, trained, left_s, places)
         if not entries:
             few = len({e.candidate.number for e in trained}) < max(MOST, places)
@@ -62,14 +63,14 @@ def train_finalists(run: Run, site: Site, end: float, show: Callable[[str], None
             room_s = left_s - average.next_network_s(run, trained)
             entries = rounds.next_round(run, allowed, room_s, places, trained) if allowed else []
         if not entries and not complete(trained):  # a late score is better than no model
-            entries = rounds.next_round(run, waiting, left_s + START_S, places, trained)
+            entries = rounds.next_round(run, waiting, left_s + start_s, places, trained)
         if not entries:
             break
         waiting = [c for c in waiting if all(c is not e.candidate for e in entries)]
         beside = average.beside(run, entries, trained, more, left_s, places)
         together = [*trained, *entries, *beside]
-        made_s = average.mean_s(complete(trained)) if len(together) > 1 else 0.0
-        done = train(run.task, [*entries, *beside], site, end - START_S - made_s, show)
+        made_s = average.mean_s(run, complete(trained)) if len(together) > 1 else 0.0
+        done = train(run.task, [*entries, *beside], site, end - start_s - made_s, show)
         trained += done[: len(entries)]
         more += done[len(entries) :]
     means = average.averages(run, site, trained, more, end, show)
@@ -85,7 +86,10 @@ def expected_s(run: Run, places: int) -> float:
     """Seconds that ``train_finalists`` has use for, as the candidates are now; endless where none
     is complete."""
     ranked = run.ranked()
-    return rounds.expected_s(run, ranked, MOST, places) + _simple_s(run) if ranked else math.inf
+    if not ranked:
+        return math.inf
+    tested_s = average.tested_s(run, ranked) + _simple_s(run)
+    return rounds.expected_s(run, ranked, MOST, places) + tested_s
 
 
 def _simple_s(run: Run) -> float:

@@ -20,8 +20,9 @@ from nas.finals.finalist import (
     unsureness,
 )
 from nas.finals.jobs import Job, copy_trained, run_all, train
+from nas.finals.pace import epoch_s
 from nas.machine import Site
-from nas.plan import START_S, speedup
+from nas.plan import speedup
 from nas.run import Run
 
 MIXED = 2.0  # standard errors: what may be averaged with the best
@@ -57,9 +58,19 @@ def next_network_s(run: Run, trained: Sequence[Finalist]) -> float:
     return _network_s(run, best) if best and may_grow(run, best.candidate) else 0.0
 
 
-def mean_s(networks: Sequence[Finalist]) -> float:
-    """Seconds that it takes to make one of them: two passes of each over the validation part."""
-    return START_S + 2 * sum(entry.scored_s for entry in networks)
+def tested_s(run: Run, ranked: Sequence[Candidate]) -> float:
+    """Seconds that the best of the candidates ``ranked`` takes for the test part, where a step of
+    training is three passes."""
+    profile = run.task.profile
+    each_s = epoch_s(run.task, ranked[0]) if ranked else 0.0
+    return each_s / 3 * profile.n_test / profile.n_train
+
+
+def mean_s(run: Run, networks: Sequence[Finalist]) -> float:
+    """Seconds that it takes to make one of them and to score it: two passes of each over the
+    validation part, and one over the test part."""
+    passes = 2 + run.task.profile.n_test / max(1, run.task.profile.n_val)
+    return run.task.budget.start_s + passes * sum(entry.scored_s for entry in networks)
 
 
 def averages(
@@ -81,7 +92,7 @@ def averages(
     for networks in ([*mixed, *same], [best, *same] if same and len(mixed) > 1 else []):
         while not _fits(run, networks):
             networks = networks[:-1]
-        late = found and time.monotonic() + mean_s(networks) > end
+        late = found and time.monotonic() + mean_s(run, networks) > end
         if len(networks) < 2 or late:
             break
         found.append(_as_one(run, site, networks, end, show))
@@ -103,8 +114,8 @@ def _more_networks(
     left. One that fails ends this, as others would too."""
     places, same = site.count, list(same)
     while len(complete(same)) == len(same):
-        made_s = mean_s([*mixed, *same, *[best] * places])
-        left_s = end - time.monotonic() - 2 * START_S - made_s
+        made_s = mean_s(run, [*mixed, *same, *[best] * places])
+        left_s = end - time.monotonic() - 2 * run.task.budget.start_s - made_s
         most = range(1, run.options.ensemble)
         room = sum(_fits(run, [*mixed, *same, *[best] * count]) for count in most)
         if _network_s(run, best) > left_s or room < 1:
@@ -112,7 +123,7 @@ def _more_networks(
         entries = _networks(run, best, _next(same), min(places, room))
         if not entries:
             break
-        same += train(run.task, entries, site, end - START_S - made_s, show)
+        same += train(run.task, entries, site, end - run.task.budget.start_s - made_s, show)
     return complete(same)
 
 
@@ -133,7 +144,7 @@ def _network_s(run: Run, entry: Finalist) -> float:
     """Seconds of one more training of a finalist, on one core or GPU."""
     result = entry.result or {}
     threads = result.get("threads", 1) if run.task.device == "cpu" else 1
-    return START_S + float(result["seconds"]) * speedup(threads)
+    return run.task.budget.start_s + float(result["seconds"]) * speedup(threads)
 
 
 def _next(same: Sequence[Finalist]) -> int:
@@ -177,7 +188,7 @@ def _as_one(
         copy_trained(entry.folder, place)
     run.combine(folders, folder / "recipe.yaml")
     job = Job(folder, ("--resume", "--test", "no", "--json"), folder / "log")
-    late = max(end, time.monotonic() + mean_s(networks))
+    late = max(end, time.monotonic() + mean_s(run, networks))
     ((result, error),) = run_all([job], site, late, show)
     of = tuple(entry.candidate.number for entry in networks)
     return replace(best, folder=folder, result=result or None, error=error, networks=of)

@@ -17,7 +17,7 @@ from nas.files import LAST, NETWORKS, PREVIOUS, first_line
 from nas.finals.finalist import Finalist
 from nas.finals.pace import recipe_epochs
 from nas.machine import Process, Site
-from nas.plan import START_S
+from nas.plan import GRACE_S
 from nas.task import InputError, Task
 
 LATE = 0.5  # of the time that it had: what a training may take beyond
@@ -42,9 +42,10 @@ def train(
     """Train ``entries`` side by side; on a machine for one alone with all that it has."""
     jobs: list[Job] = []
     entries = [replace(entry, alone=len(entries) == 1) for entry in entries]
+    start_s = task.budget.start_s
     for place, entry in enumerate(entries):
         # Its schedule is as short as its pace asks for, from its first step on.
-        left_s = max(START_S, end - time.monotonic() - 1.5 * START_S)
+        left_s = max(start_s, end - time.monotonic() - 1.5 * start_s)
         limits = ("--epochs", str(entry.epochs), "--time-limit", f"{left_s:.0f}s")
         options = (*limits, "--test", "no", "--json")
         at = None if entry.alone else place
@@ -71,7 +72,7 @@ def run_all(
     """What trainings print as JSON, and why there is none: all at the same time, each with its log.
     At ``end`` and ``LATE`` of the time more they are interrupted, as Ctrl-C does, then killed; one
     that still does not end is left behind."""
-    deadline = end + LATE * max(0.0, end - time.monotonic()) + START_S
+    deadline = end + LATE * max(0.0, end - time.monotonic()) + GRACE_S
     signals = iter((signal.SIGINT, signal.SIGKILL, signal.SIGKILL))
     processes: list[Process] = []
     late: set[int] = set()  # jobs that were interrupted
@@ -88,13 +89,13 @@ def run_all(
                     if (number := next(signals, None)) is None:
                         break  # it waits for a dead drive, and nothing ends it
                     _signal([processes[i] for i in running], number)
-                    late, deadline = late | set(running), deadline + START_S
+                    late, deadline = late | set(running), deadline + GRACE_S
                 time.sleep(_TICK_S)
         except BaseException:
             _signal(processes, signal.SIGINT)
             for process in processes:
                 try:
-                    process.wait(START_S)
+                    process.wait(GRACE_S)
                 except subprocess.TimeoutExpired:  # it ignores Ctrl-C, as in a script's background
                     process.kill()
             raise

@@ -12,7 +12,7 @@ from nas.finals.average import may_grow
 from nas.finals.finalist import AS_GOOD, Finalist, complete, is_adapted, is_as_good, leader
 from nas.finals.pace import epoch_s, epochs_of, is_cut_short, recipe_epochs, recipe_s
 from nas.front import standard_error
-from nas.plan import FEW_CORES, PRESSED, START_S, speedup
+from nas.plan import FEW_CORES, PRESSED, speedup
 from nas.run import Run
 from nas.task import Task
 
@@ -68,7 +68,8 @@ def expected_s(run: Run, ranked: Sequence[Candidate], most: int, places: int) ->
     each = [epochs_of(task, c, sys.maxsize) * epoch_s(task, c) for c in first]
     each += [each[0]] * may_grow(run, first[0])
     rounds = sorted(each, reverse=True)[::places]
-    return sum(SLACK * seconds + START_S for seconds in rounds) + 2 * START_S
+    start_s = task.budget.start_s
+    return sum(SLACK * seconds + start_s for seconds in rounds) + 2 * start_s
 
 
 def next_round(
@@ -82,7 +83,7 @@ def next_round(
     """
     if alone := _alone(run, waiting, left_s, places, trained):
         needed_s = alone.epochs * epoch_s(run.task, alone.candidate) / speedup(places)
-        left_s = max(CHEAP * left_s, left_s - needed_s - START_S)
+        left_s = max(CHEAP * left_s, left_s - needed_s - run.task.budget.start_s)
         waiting = [c for c in waiting if recipe_s(run.task, c) <= left_s]
         if trained or not waiting:
             return [alone]

@@ -13,10 +13,11 @@ from nas.candidate import Candidate, State
 from nas.front import farthest_first, front_ranks, is_efficient, to_costs
 from nas.search.samplers import History, Sampler, generator
 from nas.space import Config, Int, Space, Value
-from nas.task import Objective
+from nas.task import Objective, Task
 
-# Random configurations of each family before a model is used.
-INITIAL_PER_FAMILY = 4
+# Random configurations of each family before a model is used, or one of each where the candidates
+# so far have taken so much of the workers' time.
+INITIAL_PER_FAMILY, INITIAL_TIME = 4, 1 / 6
 # Draws without a new configuration after which a space counts as exhausted.
 MAX_DRAWS = 2_000
 # Of regularised evolution: the sizes of its population and of a tournament.
@@ -63,7 +64,7 @@ class TpeSampler(Sampler):
 
     def propose(self, history: History) -> Iterator[Config] | None:
         rng, candidates = generator(self.task, history.number), history.candidates
-        if needs_initial_design(self.space, candidates):
+        if needs_initial_design(self.space, self.task, candidates):
             return initial_design(self.space, candidates, rng)
         feasible = [c for c in candidates if c.feasible(self.task.constraints)]
         efficient = is_efficient(to_costs([c.contended for c in feasible], self.task.objectives))
@@ -119,9 +120,12 @@ def random_draws(space: Space, rng: np.random.Generator) -> Iterator[Config]:
     return (space.sample(rng) for _ in range(MAX_DRAWS))
 
 
-def needs_initial_design(space: Space, candidates: Sequence[Candidate]) -> bool:
+def needs_initial_design(space: Space, task: Task, candidates: Sequence[Candidate]) -> bool:
     """Whether there is too little for a model to learn from."""
-    few = _sampled(candidates) < INITIAL_PER_FAMILY * len(family_names(space))
+    each, worker_s = INITIAL_PER_FAMILY, task.budget.worker_s
+    if worker_s is not None and sum(c.seconds for c in candidates) > INITIAL_TIME * worker_s:
+        each = 1
+    few = _sampled(candidates) < each * len(family_names(space))
     return few or all(c.state != State.COMPLETE for c in candidates)
 
 

@@ -119,7 +119,7 @@ class EhviSampler(Sampler):
 
     def propose(self, history: History) -> Iterator[Config]:
         rng, candidates = generator(self.task, history.number), history.candidates
-        if needs_initial_design(self.space, candidates):
+        if needs_initial_design(self.space, self.task, candidates):
             return initial_design(self.space, candidates, rng)
         proposed: list[Config] = []
         if self._uses_model(rng):
@@ -141,7 +141,8 @@ class EhviSampler(Sampler):
 
     def shortlist(self, history: History, pending: Sequence[Shortlist] = ()) -> Shortlist | None:
         """The first of each pending shortlist counts as if it were in training."""
-        if not self._costs_matter or needs_initial_design(self.space, history.candidates):
+        begins = needs_initial_design(self.space, self.task, history.candidates)
+        if begins or not self._costs_matter:
             return None
         rng = generator(self.task, history.number + len(pending))
         if not self._uses_model(rng):

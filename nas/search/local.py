@@ -13,13 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from nas.search.forks import Forked, ForkServer
+from nas.search.forks import THREADS, Forked, Forks
 from nas.search.workers import MAX_SILENCE_S, Event, Worker, Workers
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
 
 # For a killed process to be gone: one that waits for a dead drive never is.
 _KILL_S = 5.0
@@ -50,7 +47,8 @@ class LocalWorkers(Workers):
     ``evaluator`` names a class as MODULE:NAME; each worker calls it once with
     ``settings``. With ``gpus`` (as CUDA_VISIBLE_DEVICES names them) each sees one, in
     turn, as its only GPU. They sit in process groups of their own, so that a Ctrl-C at the
-    terminal reaches the driver alone.
+    terminal reaches the driver alone. Under Linux they are forked where they use no GPU, by
+    ``forks``, which others may use after them, or by some of their own.
     """
 
     _workers: list[_Process]
@@ -63,29 +61,30 @@ class LocalWorkers(Workers):
         logs: Path,
         gpus: Sequence[str] = (),
         lockstep: bool = False,
+        forks: Forks | None = None,
     ) -> None:
         super().__init__(lockstep)
         self._evaluator, self._settings, self._logs = evaluator, settings, logs
         self._selector = selectors.DefaultSelector()
         self._gpus = gpus
-        self._forks: ForkServer | None = None
-        self._import_end = 0.0  # when that has to be ready, of time.monotonic
+        self._ends_forks = forks is None
+        self._forks = forks or Forks(evaluator.split(":")[0])
         logs.mkdir(parents=True, exist_ok=True)
         self._workers = [self._start(index) for index in range(count)]
 
     def _start(self, index: int) -> _Process:
-        # -P: a torch.py in the folder where the user happens to be is not torch.
-        command = [sys.executable, "-P", "-m", "nas.search.worker", self._evaluator]
-        environment = os.environ | dict.fromkeys(_THREADS, "1")
+        command = ["nas.search.worker", self._evaluator]
         process: subprocess.Popen[bytes] | Forked
         with (self._logs / f"worker-{index}.log").open("ab") as log:
             if sys.platform == "linux" and not self._gpus:
-                process = self._fork(command, environment, log)
+                process = self._forks.start(command, log)
             else:
+                environment = os.environ | dict.fromkeys(THREADS, "1")
                 if self._gpus:
                     environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
                 process = subprocess.Popen(
-                    command,
+                    # -P: a torch.py in the folder where the user happens to be is not torch.
+                    [sys.executable, "-P", "-m", *command],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -100,15 +99,6 @@ class LocalWorkers(Workers):
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         worker.send({"settings": self._settings})
         return worker
-
-    def _fork(self, command: list[str], environment: dict[str, str], log: IO[bytes]) -> Forked:
-        if self._forks is not None:
-            with suppress(OSError):  # the server was killed: another takes its place
-                return self._forks.start(log)
-            self._forks.close()
-        self._forks = ForkServer(self._evaluator, command, environment)
-        self._import_end = time.monotonic() + MAX_SILENCE_S
-        return self._forks.start(log)
 
     def log(self, index: int) -> Path:
         return self._logs / f"worker-{index}.log"
@@ -133,7 +123,7 @@ class LocalWorkers(Workers):
         """Not before its process is there: the server that forks it imports torch first, which a
         shared drive may take minutes for, and nobody gives signs of life meanwhile."""
         process = self._workers[worker.index].process
-        imports = process.pid is None and time.monotonic() < self._import_end
+        imports = process.pid is None and time.monotonic() < self._forks.begun + MAX_SILENCE_S
         if imports:
             worker.signed_at = time.monotonic()
         return super()._is_watched(worker) and not imports
@@ -205,7 +195,7 @@ class LocalWorkers(Workers):
             worker.process.kill()
         for worker in self._workers:
             _ended(worker.process, _KILL_S)
-        if self._forks is not None:
+        if self._ends_forks:
             self._forks.close()
 
 

@@ -124,5 +124,9 @@ def serve_pipes(target: str) -> None:
     serve(pipes, target, pipes.receive()["settings"])
 
 
-if __name__ == "__main__":
+def main() -> None:
     serve_pipes(sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
