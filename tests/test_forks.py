@@ -53,6 +53,21 @@ def test_one_is_the_command_with_its_output_and_its_exit_code(forks: Forks, tmp_
     assert "nowhere" in (tmp_path / "log1").read_text()
 
 
+def test_what_workers_import_starts_no_thread_that_would_forbid_a_fork(
+    sleeper: str, tmp_path: Path
+) -> None:
+    with (
+        closing(Forks("nas.training.evaluator")) as forks,
+        (tmp_path / "log").open("wb") as log,
+    ):
+        process = forks.start([sleeper], log, log, {"PLACE": ""})
+        wait_for(lambda: process.pid is not None, 60.0)
+        assert forks._server is not None
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        process.kill()
+    assert b"nas.search.forks" in command  # it has begun no Python of its own
+
+
 def test_two_run_side_by_side_with_variables_of_their_own(
     forks: Forks, sleeper: str, tmp_path: Path
 ) -> None:

@@ -30,6 +30,8 @@ from typing import IO, Any
 from nas import child
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# pyarrow starts a thread of an allocator that it does not use by default.
+_NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 _MESSAGE_BYTES = 65_536
 _POLL_S, _KILL_S = 0.05, 5.0
 
@@ -78,7 +80,7 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=child.environment() | dict.fromkeys(THREADS, "1"),
+                env=_NO_THREADS | child.environment() | dict.fromkeys(THREADS, "1"),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
