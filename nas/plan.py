@@ -42,7 +42,6 @@ USED = 0.95  # of the time; the rest is start-up, simple models and the front's 
 LIMIT_FACTOR = 3.0  # of a candidate over a baseline of the plan, for larger networks
 FEWEST_EPOCHS, FEWEST_SAMPLES = 4, 500
 FEWEST_STEPS = 100  # of a proxy that is compared with others: fewer leave a network as it began
-FEW_SCORED = 50  # of fewer validation samples the best of many is luck: other folds come first
 ADAPTED, ADAPTED_MOST = 0.6, 10  # of the time, for networks from published weights; how many
 ETA = 3  # of the candidates at a rung one of so many is promoted
 PROMOTED = 0.5  # of candidates at a rung: a third, and what else is on the first front
@@ -329,9 +328,6 @@ def _levels(task: Task, families: int, recipe_epochs: int) -> Iterator[_Level]:
     # As the rules say, of fewer candidates.
     for wanted in (many, (some + many) // 2, some):
         yield _Level(wanted, folds, rule.epochs, rule.share)
-    some_of = (folds, 3) if folds > 3 and task.profile.n_val < FEW_SCORED else ()
-    for fewer in some_of:
-        yield _Level(few, fewer, rule.epochs, rule.share)
     for fewer in (n for n in (3, 1) if n < folds):
         yield _Level(some, fewer, rule.epochs, rule.share)
     # Then fewer of them, fewer epochs, and a smaller part of the data, down to what still teaches

@@ -20,7 +20,7 @@ from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 from nas.candidate import Candidate, Cost, Latency, State
 from nas.front import hypervolume, to_costs
 from nas.search import ehvi
-from nas.search.classic import EvolutionSampler
+from nas.search.classic import EvolutionSampler, needs_initial_design
 from nas.search.ehvi import Ehvi, EhviSampler, Ranking, Scale
 from nas.search.samplers import History, Shortlist, resolve
 from nas.search.study import Study
@@ -84,6 +84,26 @@ def test_costs_are_scaled_by_the_logarithm_where_they_lie_more_evenly_there() ->
     assert even(np.array([1.0, 3.0])) == pytest.approx([0, 2 / 4.4])
     assert Scale.of(widths, limit=1e4)(np.array([1e4]))[0] == pytest.approx(1)
     assert np.all(np.isfinite(Scale.of(np.array([0.0, 0.0]))(np.array([0.0, 1.0]))))
+
+
+# -- when a model begins ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampled", "seconds", "begins"), [(1, 20.0, True), (2, 20.0, False), (2, 1.0, True)]
+)
+def test_with_a_sixth_of_the_time_spent_one_draw_of_each_family_is_enough(
+    sampled: int, seconds: float, begins: bool
+) -> None:
+    made = replace(small_task(), budget=Budget(300.0, workers=1))
+    kinds = ["baseline"] * 3 + ["sampled"] * sampled
+    rows = [
+        Candidate(i, "mlp", {}, seed=i, origin=kind, state=State.COMPLETE, seconds=seconds)  # type: ignore[arg-type]
+        for i, kind in enumerate(kinds)
+    ]
+    assert len(SPACES) == 2
+    assert needs_initial_design(SPACE, made, rows) == begins
+    assert needs_initial_design(SPACE, replace(made, budget=Budget(None, trials=9)), rows)
 
 
 # -- the process --------------------------------------------------------------------------

@@ -285,6 +285,18 @@ def test_the_time_that_finals_have_use_for_follows_from_the_candidates(tmp_path:
     assert finals.expected_s(run, 2) == float("inf")
 
 
+def test_the_test_part_is_part_of_the_time_of_networks_that_are_averaged(tmp_path: Path) -> None:
+    run: Any = FakeRun(tmp_path, RANKED)
+    profile = replace(run.task.profile, n_train=900, n_val=100, n_test=300)
+    run.task = replace(run.task, profile=profile)
+    scored = [Finalist(c, 10, 10, Path(), {"scored_s": 2.0}) for c in RANKED[:2]]
+    passes = 2 + 3  # over the validation part, and over one of three times its size
+    assert average.mean_s(run, scored) == run.task.budget.start_s + passes * 4.0
+    each_s = epoch_s(run.task, RANKED[0])
+    assert average.tested_s(run, RANKED) == pytest.approx(each_s / 9)
+    assert average.tested_s(run, []) == 0.0
+
+
 @pytest.mark.parametrize(("folds", "first", "winner"), [(1, 0.81, 7), (5, 0.81, 4), (5, 0.3, 7)])
 def test_where_proxies_were_cross_validated_they_decide_between_equals(
     folds: int, first: float, winner: int

@@ -84,6 +84,24 @@ def test_few_sounds_on_a_slow_machine_are_scored_on_one_split_for_fewer_epochs()
     assert any("folds" in reason for reason in plan.reasons)
 
 
+@pytest.mark.parametrize(("limit_s", "more_s"), [(40.0, 6.0), (100.0, 5.0), (3600.0, 0.0)])
+def test_a_plan_divides_what_a_start_and_the_latencies_of_a_short_search_leave(
+    limit_s: float, more_s: float
+) -> None:
+    left = plans.left_to_plan(Budget(limit_s, workers=2), spent_s=9.0)
+    assert left.time_limit_s == pytest.approx(limit_s - 9.0 - more_s)
+    assert plans.left_to_plan(Budget(None, trials=3)) == Budget(None, trials=3)
+
+
+def test_a_start_that_is_quick_leaves_more_for_candidates() -> None:
+    def candidates(start_s: float) -> int:
+        made = task(time_limit_s=300.0, workers=2)
+        made = replace(made, budget=replace(made.budget, start_s=start_s))
+        return plan_search(made, {"cnn": pace(0.1)}, ensemble=5).candidates
+
+    assert candidates(3.0) > candidates(10.0)
+
+
 def test_time_that_is_not_for_an_epoch_of_the_fastest_is_the_search_s_own() -> None:
     assert planned(60.0, epoch_s=8.0).finish_s > Budget.start_s + 8.0
     assert planned(60.0, epoch_s=60.0).finish_s == 0.0
