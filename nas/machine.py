@@ -119,8 +119,10 @@ class Here:
         command = ["nas.child", *train, *options]
         own = {} if place is None else self._places[place]
         if self._forks is not None:
-            threads = {"OMP_NUM_THREADS": str(_cores()), **own}
-            return self._forks.start(command, errors, output, threads)
+            given = os.environ.get("OMP_NUM_THREADS", "")
+            threads = given if given.isdecimal() and int(given) else str(_cores())
+            environment = {"OMP_NUM_THREADS": threads, **own}
+            return self._forks.start(command, errors, output, environment)
         return subprocess.Popen(
             [sys.executable, "-P", "-m", *command],
             stdin=subprocess.DEVNULL,

@@ -90,9 +90,10 @@ def test_costs_are_scaled_by_the_logarithm_where_they_lie_more_evenly_there() ->
 
 
 @pytest.mark.parametrize(
-    ("sampled", "seconds", "begins"), [(1, 20.0, True), (2, 20.0, False), (2, 1.0, True)]
+    ("sampled", "seconds", "begins"),
+    [(1, 20.0, True), (2, 20.0, False), (2, 1.0, True), (0, 40.0, False), (0, 30.0, True)],
 )
-def test_with_a_sixth_of_the_time_spent_one_draw_of_each_family_is_enough(
+def test_the_more_time_is_spent_the_fewer_draws_are_needed(
     sampled: int, seconds: float, begins: bool
 ) -> None:
     made = replace(small_task(), budget=Budget(300.0, workers=1))

@@ -129,10 +129,13 @@ def test_the_trainings_of_a_search_on_a_cpu_are_forked_a_core_each_or_all_of_the
             seen.append((list(command), dict(env or {})))
 
     monkeypatch.setattr("nas.machine._cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     here = Here(small_task(), Recorded("nas.candidate"))
     with (tmp_path / "log").open("wb") as log:
         here.start(tmp_path, ("--json",), log, log, 0)
         here.start(tmp_path, ("--json",), log, log)
-    assert [env["OMP_NUM_THREADS"] for _, env in seen] == ["1", "6"]
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        here.start(tmp_path, ("--json",), log, log)
+    assert [env["OMP_NUM_THREADS"] for _, env in seen] == ["1", "6", "4"]
     assert seen[0][0][:2] == ["nas.child", "train"]
     assert seen[0][0][-1] == "--json"

@@ -15,9 +15,9 @@ from nas.search.samplers import History, Sampler, generator
 from nas.space import Config, Int, Space, Value
 from nas.task import Objective, Task
 
-# Random configurations of each family before a model is used, or one of each where the candidates
-# so far have taken so much of the workers' time.
-INITIAL_PER_FAMILY, INITIAL_TIME = 4, 1 / 6
+# Random configurations of each family before a model is used. Where the candidates so far have
+# taken a sixth of the workers' time one of each is enough, where a third the proven ones are.
+INITIAL_PER_FAMILY, INITIAL_TIME = 4, (1 / 6, 1 / 3)
 # Draws without a new configuration after which a space counts as exhausted.
 MAX_DRAWS = 2_000
 # Of regularised evolution: the sizes of its population and of a tournament.
@@ -123,8 +123,9 @@ def random_draws(space: Space, rng: np.random.Generator) -> Iterator[Config]:
 def needs_initial_design(space: Space, task: Task, candidates: Sequence[Candidate]) -> bool:
     """Whether there is too little for a model to learn from."""
     each, worker_s = INITIAL_PER_FAMILY, task.budget.worker_s
-    if worker_s is not None and sum(c.seconds for c in candidates) > INITIAL_TIME * worker_s:
-        each = 1
+    if worker_s is not None:
+        spent = sum(c.seconds for c in candidates) / worker_s
+        each = (INITIAL_PER_FAMILY, 1, 0)[sum(spent > limit for limit in INITIAL_TIME)]
     few = _sampled(candidates) < each * len(family_names(space))
     return few or all(c.state != State.COMPLETE for c in candidates)
 
