@@ -325,9 +325,9 @@ def test_a_recipe_is_what_lightnings_own_command_reads(
 
 
 def classes() -> dict[str, Any]:
-    from nas.train.objects import CLASSES
+    from nas.train.objects import CONSTRUCTORS
 
-    return {**CLASSES, "pytorch_lightning.Trainer": __import__("pytorch_lightning").Trainer}
+    return {**CONSTRUCTORS, "pytorch_lightning.Trainer": __import__("pytorch_lightning").Trainer}
 
 
 LISTED = {name: kinds for section in recipe.CLASSES.values() for name, kinds in section.items()}
@@ -335,9 +335,9 @@ LISTED["pytorch_lightning.Trainer"] = recipe.TRAINER
 
 
 def test_the_list_and_the_table_of_classes_name_the_same() -> None:
-    from nas.train.objects import CLASSES
+    from nas.train.objects import CONSTRUCTORS
 
-    assert sorted(CLASSES) == sorted(n for section in recipe.CLASSES.values() for n in section)
+    assert sorted(CONSTRUCTORS) == sorted(n for section in recipe.CLASSES.values() for n in section)
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -9,10 +9,8 @@ from typing import Any
 from nas.data.csv_files import MISSING
 from nas.data.csv_pieces import read_csv_pieces
 from nas.data.pipes import is_pipe
-from nas.data.tables import in_one_line
+from nas.data.tables import CSV, in_one_line
 from nas.task import Modality
-
-_CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 def pieces(
@@ -28,7 +26,7 @@ def pieces(
     if path is None or not path.exists() or is_pipe(path):
         yield source, ()
         return
-    if path.is_file() and path.name.lower().endswith(_CSV) and modality in ("tabular", "text"):
+    if path.is_file() and path.name.lower().endswith(CSV) and modality in ("tabular", "text"):
         missing = () if modality == "text" else MISSING
         with in_one_line(path):
             for part in read_csv_pieces(path, rows, as_written, missing):

@@ -1,8 +1,8 @@
 """The objects that a recipe describes: network, data and trainer.
 
 A recipe may come from anybody. nas/recipe_form.py holds it to an exact list of classes and
-parameters; here each name of that list stands beside its class (``CLASSES``), and nothing else is
-looked up: no string of a recipe is imported, called, or read as the name of a file to load.
+parameters; here each name of that list stands beside its class (``CONSTRUCTORS``), and nothing else
+is looked up: no string of a recipe is imported, called, or read as the name of a file to load.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from nas.training.proxy import (
     quiet_lightning,
 )
 
-# Every class that a recipe may name (``nas.recipe.CLASSES``).
-CLASSES: dict[str, Callable[..., Any]] = {
+# What makes an object of every class that a recipe may name (``nas.recipe.CLASSES``).
+CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "nas.training.proxy.Proxy": Proxy,
     "nas.training.proxy.TaskData": TaskData,
     "torch.optim.AdamW": torch.optim.AdamW,
@@ -80,7 +80,7 @@ def _made(sections: dict[str, Any], key: str, *given: Any) -> Any:
     """The object that a section describes; InputError where its values do not fit."""
     named = sections[key]
     try:
-        return CLASSES[named["class_path"]](*given, **named["init_args"])
+        return CONSTRUCTORS[named["class_path"]](*given, **named["init_args"])
     except InputError:
         raise
     except Exception as error:  # whatever torch and Lightning raise for a value they refuse
