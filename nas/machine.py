@@ -52,8 +52,14 @@ class Room:
         memory = self.memory_mb
         if memory is not None:
             memory *= gpu_share(gpus) if self.device == "cuda" else 1 / workers
-        each = replace(limits, workers=workers, cpus=cpus, gpus=gpus, memory_mb=memory)
-        return replace(each, start_s=self.start_s)
+        return replace(
+            limits,
+            workers=workers,
+            cpus=cpus,
+            gpus=gpus,
+            memory_mb=memory,
+            start_s=self.start_s,
+        )
 
 
 def gpu_share(gpus: float) -> float:
