@@ -161,7 +161,7 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
         )
     visible, memory_mb = visible_gpus(options.device)
     forks = None
-    if sys.platform == "linux" and not visible:
+    if _forks(len(visible)):
         from nas.search.forks import Forks
 
         forks = Forks(_EVALUATOR)
@@ -188,14 +188,19 @@ def open_machine(options: SearchOptions) -> Iterator[Machine]:
 
 def local_room(gpus: int, gpu_memory_mb: float | None = None) -> Room:
     """This machine, with ``gpus`` to use, of which each has ``gpu_memory_mb``."""
-    cores, forks = _cores(), sys.platform == "linux" and not gpus
+    cores = _cores()
     return Room(
         "cuda" if gpus else "cpu",
         gpus * _WORKERS_PER_GPU or cores,
         lambda workers: (min(1.0, cores / workers), min(1.0, gpus / workers)),
         gpu_memory_mb if gpus else _memory_mb(),
-        _FORKED_S if forks else Budget.start_s,
+        _FORKED_S if _forks(gpus) else Budget.start_s,
     )
+
+
+def _forks(gpus: int) -> bool:
+    """Whether processes are forked from one import here: see nas.search.forks."""
+    return sys.platform == "linux" and not gpus
 
 
 def other_room(device: str) -> Room:

@@ -204,15 +204,17 @@ class Forked:
         return code
 
     def _code(self, timeout: float) -> int | None:
+        if self.returncode is not None:
+            return self.returncode
         pid = self.pid
-        if self.returncode is None and pid is None and self._server.is_gone():
-            self.returncode = -signal.SIGKILL
-        elif self.returncode is None and pid is not None:
+        if pid is not None:
             if not self._asked:
                 self._server.ask(pid)
                 self._asked = True
             self.returncode = self._server.code(pid, timeout)
-        elif self.returncode is None:
+        elif self._server.is_gone():
+            self.returncode = -signal.SIGKILL
+        else:
             time.sleep(min(timeout, _POLL_S))
         return self.returncode
 
