@@ -29,6 +29,7 @@ from nas.space import ensemble, members
 from nas.task import COSTS, InputError, Task, UsageError
 
 FORMAT = 1
+DEEPEST = 100  # levels of a recipe that is read; ours have about 10
 
 
 def make(
@@ -171,7 +172,11 @@ def _tolerance(metric: str, value: float, task: Task) -> float:
     return 2 * math.sqrt(max(value * (1 - value), 0.01) / rules.scored_samples(task))
 
 
-class _Dumper(yaml.SafeDumper):
+# libyaml's are ten times as fast.
+_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
     """Short lists on one line: a table's quantiles are not to be read one a line."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -226,7 +231,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"no recipe at {path}; `nas export RUN` writes one") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path} is not a YAML file: {_one_line(error)}") from None
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path} cannot be read: {type(error).__name__}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a recipe (no sections); `nas export RUN` writes one")
@@ -273,26 +278,29 @@ def _path_of(key: str) -> list[str]:
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text, as in a recipe; raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    """The value of a YAML text, as in a recipe; raises yaml.YAMLError.
+
+    Plain values only. Aliases are refused, as nested ones make gigabytes of a small file, and so is
+    what is nested deeper than ``DEEPEST``.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused(f"found the alias *{event.anchor}, and aliases are not read", event)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise _refused(f"found more than {DEEPEST} levels of lists and mappings", event)
+    return yaml.load(text, Loader=_LOADER)
+
+
+def _refused(problem: str, event: yaml.Event) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _one_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"{problem} in line {mark.line + 1}" if mark else str(problem)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only. Aliases are refused: nested ones make gigabytes of a small file."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None,
-                None,
-                f"found the alias *{event.anchor}, and aliases are not read",
-                event.start_mark,
-            )
-        return super().compose_node(parent, index)

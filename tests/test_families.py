@@ -19,9 +19,10 @@ from nas.data import Dataset, read
 from nas.family import Family, Reference, carried, load_families
 from nas.space import Config, Float, Int, Space, Value
 from nas.task import Budget, Column, Constraint, DataProfile, Target, Task
-from nas.testing import check_family, example_datasets, sample_inputs
+from nas.testing import check_family, example_datasets, sample_inputs, small_task
 from nas.training.cost import parameters
 from nas.training.latency import prepare
+from nas.training.proxy import build_network
 
 FAMILIES = load_families()
 # Families whose sizes follow from the data, not from published weights.
@@ -615,6 +616,22 @@ def test_logits_have_the_right_shape_and_every_parameter_gets_a_gradient(
         missing = [n for n, p in network.named_parameters() if p.grad is None and p.requires_grad]
         assert not missing, config
         assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vit", "audio_resnet"])
+def test_convolutions_compute_with_channels_last_and_the_same_logits(name: str) -> None:
+    family = load_families()[name]
+    task = small_task(family.modality)
+    config = family.baseline(task)
+    torch.manual_seed(0)
+    plain = family.build(config, task).eval()
+    torch.manual_seed(0)
+    network = build_network(name, config, task).eval()
+    weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert weights
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    inputs = sample_inputs(task, 3)
+    torch.testing.assert_close(network(**inputs), plain(**inputs), rtol=1e-4, atol=1e-5)
 
 
 def bounds(space: Space) -> dict[str, int]:

@@ -99,7 +99,7 @@ def test_where_the_system_does_not_state_memory_is_not_limited(tmp_path: Path) -
     assert 0 < cost.available_memory_mb("cpu") < 1e9
 
 
-# -- half batches --------------------------------------------------------------------------------
+# -- micro-batches -------------------------------------------------------------------------------
 
 
 def table() -> tuple[Dataset, Task]:
@@ -115,14 +115,14 @@ def mlp(task: Task, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "batch_norm", "halves"),
+    ("batch_size", "batch_norm", "splits"),
     [(32, True, True), (16, True, False), (16, False, True), (2, False, True), (1, False, False),
      (33, False, False)],
 )  # fmt: skip
 def test_batch_norm_is_left_at_least_sixteen_samples(
-    batch_size: int, batch_norm: bool, halves: bool
+    batch_size: int, batch_norm: bool, splits: bool
 ) -> None:
-    assert rules.halves(table()[1], batch_size, batch_norm) is halves
+    assert rules.splits(table()[1], batch_size, batch_norm) is splits
 
 
 def test_half_batches_train_as_far_and_as_well_as_whole_ones() -> None:
@@ -190,12 +190,15 @@ def test_what_runs_out_of_memory_is_trained_again_in_half_batches(
 
 @pytest.mark.parametrize(
     ("changes", "trainings", "detail"),
-    [({}, 2, "in half batches: CUDA out"), ({"norm": "batch", "batch_size": 16}, 1, "in whole")],
+    [
+        ({"batch_size": 8}, 4, "in batches of 1: CUDA out"),
+        ({"norm": "batch", "batch_size": 32}, 2, "in batches of 16: CUDA out"),
+    ],
 )
-def test_what_does_not_fit_in_halves_either_is_out_of_memory(
+def test_what_does_not_fit_in_the_smallest_parts_either_is_out_of_memory(
     changes: dict[str, Any], trainings: int, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hungry = Hungry(monkeypatch, 8, SHORT[0])
+    hungry = Hungry(monkeypatch, 0, SHORT[0])
     end = evaluate(changes)
     assert (end.state, end.reason) == (State.PRUNED, "oom")
     assert detail in end.detail
@@ -216,9 +219,27 @@ def test_known_memory_decides_before_anything_is_trained(monkeypatch: pytest.Mon
     end = evaluate({})
     assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)
     monkeypatch.setattr(device, "available_memory_mb", lambda _: 0.9 * half)
+    assert evaluate({}).cost.accumulate > 2
+    monkeypatch.setattr(device, "available_memory_mb", lambda _: 0.0)
     end = evaluate({})
-    assert (end.reason, len(hungry.modules)) == ("oom", 1)
+    assert (end.reason, len(hungry.modules)) == ("oom", 2)
     assert "it needs" in end.detail
+
+
+def test_on_a_cpu_the_activations_of_a_step_take_no_more_than_a_data_set_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, half = (evaluate({"batch_size": n}) for n in (64, 32))
+    states = 16 * whole.metrics["params"]
+    monkeypatch.setattr(
+        evaluator, "resident_limit", lambda _: half.metrics["memory_mb"] * MIB - states + 1
+    )
+    end = evaluate({})
+    assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)
+    # What cannot be split further is trained as it is.
+    monkeypatch.setattr(evaluator, "resident_limit", lambda _: 0)
+    end = evaluate({"norm": "batch"})
+    assert (end.state, end.cost.accumulate) == (State.COMPLETE, 4)
 
 
 def test_the_recipe_repeats_the_half_batches() -> None:
@@ -321,7 +342,7 @@ first = train(0, 0.01, 32)
 pages = int(open("/proc/self/statm").read().split()[0])
 room = pages * resource.getpagesize() + 600 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (room, room))
-ends = [train(1, 0.5, 512), train(2, 8.0, 512), train(3, 0.01, 32), train(4, 8.0, 512)]
+ends = [train(1, 0.5, 512), train(2, 1e3, 512), train(3, 0.01, 32), train(4, 1e3, 512)]
 print(json.dumps([first, *ends]))
 """
 
@@ -330,7 +351,7 @@ print(json.dumps([first, *ends]))
 @LINUX
 def test_a_worker_at_its_memory_limit_halves_the_batch_gives_up_and_continues() -> None:
     """600 MiB are left. Whole batches of the second take 256 MiB and twice as much again in the
-    backward pass; halves half of it; those of the third 2 GiB and more in each."""
+    backward pass; halves half of it; a single sample of the third takes 1,000 MiB."""
     said = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LIMITED, str(Path(__file__).parent)],
         capture_output=True, text=True, check=False,
@@ -339,5 +360,5 @@ def test_a_worker_at_its_memory_limit_halves_the_batch_gives_up_and_continues() 
     small, halved, large, after, again = json.loads(said.stdout.splitlines()[-1])
     assert small[:3] == after[:3] == ["complete", "", None]
     assert halved[:3] == ["complete", "", 2]
-    assert large[:3] == again[:3] == ["pruned", "oom", 2]
-    assert "no memory for a training in half batches" in large[3]
+    assert large[:3] == again[:3] == ["pruned", "oom", 512]
+    assert "no memory for a training in batches of 1:" in large[3]

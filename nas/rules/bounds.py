@@ -281,13 +281,13 @@ def _gpu_batches(task: Task) -> int:
     return 1 << int(math.log2(times))
 
 
-@sets("micro-batch", "halves of a batch where memory is short")
 def small_batches(task: Task) -> bool:
     """Whether BatchNorm might see too few samples at once (rule "groupnorm-for-small-batches")."""
     return min(batch_sizes(task)[0]) < SMALL_BATCH and not is_whole_graph(task)
 
 
-def halves(task: Task, batch_size: int, batch_norm: bool) -> bool:
+@sets("micro-batch", "parts of a batch where memory is short")
+def splits(task: Task, batch_size: int, batch_norm: bool) -> bool:
     """Whether a batch may come in two halves (rule "micro-batch")."""
     least = SMALL_BATCH if batch_norm else 1
     return not is_whole_graph(task) and batch_size % 2 == 0 and batch_size // 2 >= least

@@ -36,6 +36,7 @@ from nas.training.batches import (
     Batches,
     batch_inputs,
     largest_rows,
+    resident_limit,
     to_tensors,
     typical_rows,
 )
@@ -50,6 +51,7 @@ from nas.training.proxy import Proxy, build_network, quiet_lightning
 
 FOLD_REPORTS = 5  # of a fold after the first
 USE_S = 1.0  # between two questions to a GPU how busy it is
+STATES = 4  # of a parameter in a training: its value, its gradient and AdamW's two moments
 COSTS_REPORTED = 20  # configurations between two reports of how far a measurement of costs is
 
 Report = Callable[..., str]
@@ -335,13 +337,10 @@ class Evaluator:
         candidate = replace(candidate, metrics=preflight.costs, layers=preflight.layers)
         if preflight.violation:
             return _stopped(candidate, Reason.INFEASIBLE, preflight.violation)
-        # In half batches (rule "micro-batch") where whole ones would need more memory than
+        # In micro-batches (rule "micro-batch") where whole batches would need more memory than
         # there is, or turn out to.
         end, shortage, accumulate = candidate, "", 1
-        for accumulate in self._micro_batches(candidate):
-            needed = preflight.costs["memory_mb"]
-            if accumulate > 1:
-                needed = self._training_mb(candidate, accumulate)
+        for accumulate, needed in self._micro_batches(candidate):
             if shortage := self._shortage(needed):
                 continue
             metrics = candidate.metrics | {"memory_mb": needed}
@@ -354,19 +353,37 @@ class Evaluator:
                 return _stopped(end, Reason.LOST, detail)
             shortage = end.detail
             _free(self.device)
-        batches = "half" if accumulate > 1 else "whole"
+        samples = int(candidate.config["batch_size"]) // accumulate
         return _stopped(
-            end, Reason.OOM, f"no memory for a training in {batches} batches: {shortage}"
+            end, Reason.OOM, f"no memory for a training in batches of {samples:,}: {shortage}"
         )
 
-    def _micro_batches(self, candidate: Candidate) -> Iterator[int]:
-        """In how many micro-batches a batch may come, from one on."""
-        yield 1
+    def _micro_batches(self, candidate: Candidate) -> Iterator[tuple[int, float]]:
+        """In how many micro-batches a batch may come, and the memory that they need, MiB.
+
+        On a CPU not in fewer than keep what a step computes within what a data set may take: its
+        memory is shared by all workers, and small batches are as fast there.
+        """
+        batch_size, metrics = int(candidate.config["batch_size"]), candidate.metrics
+        accumulate, needed = 1, metrics["memory_mb"]
+        most = math.inf
+        if self.device == "cpu":
+            most = (STATES * 4 * metrics["params"] + resident_limit("cpu")) / 2**20
+        while True:
+            if needed <= most:
+                yield accumulate, needed
+            if not rules.splits(self.task, batch_size // accumulate, self._batch_norm(candidate)):
+                break
+            accumulate *= 2
+            needed = self._training_mb(candidate, accumulate)
+        if needed > most:
+            yield accumulate, needed
+
+    def _batch_norm(self, candidate: Candidate) -> bool:
+        """Whether a training of the candidate uses statistics of its batches."""
         with torch.device("meta"):
-            modules = list(self._network(candidate).modules())
-        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
-        if rules.halves(self.task, int(candidate.config["batch_size"]), batch_norm):
-            yield 2
+            modules = self._network(candidate).modules()
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
 
     def _train(self, candidate: Candidate, accumulate: int, report: Report) -> Candidate:
         """Measure its latency and train it on all folds; the candidate as far as it came, with

