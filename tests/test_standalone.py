@@ -37,7 +37,7 @@ from nas.task import InputError, SelfCheckFailed, Target, Task
 from nas.testing import example_datasets
 from nas.training.batches import row_inputs
 from nas.training.calibration import calibrate
-from nas.training.proxy import Proxy, load_proxy
+from nas.training.proxy import Proxy, channels_last, load_proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:::lightning")
 FAMILIES = load_families()
@@ -120,7 +120,7 @@ def rebuilt(proxy: Proxy, inputs: dict[str, torch.Tensor]) -> tuple[str, torch.n
     module = types.ModuleType(f"alone_{proxy.family}")
     sys.modules[module.__name__] = module  # where dataclasses look for their annotations
     exec(compile(text, module.__name__, "exec"), module.__dict__)
-    network = module.build().eval()
+    network = channels_last(module.build().eval())
     network.load_state_dict(proxy.network.state_dict())
     return text, network
 

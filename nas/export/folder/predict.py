@@ -26,6 +26,9 @@ def load_network() -> torch.nn.Module:
     """The trained network, in eval mode."""
     network: torch.nn.Module = build()
     network.load_state_dict(load_file(HERE / "model.safetensors"))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):  # faster, and as it was trained
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval()
 
 
