@@ -140,7 +140,7 @@ def test_half_batches_train_as_far_and_as_well_as_whole_ones() -> None:
 
 class Hungry:
     """Stands in for Trainer.fit: what is trained in batches of more than ``most`` samples ends in
-    an allocation that fails, after its first epoch."""
+    an allocation that fails, after its first epoch; with 0, at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
         self.modules: list[weakref.ref[Proxy]] = []
@@ -151,6 +151,8 @@ class Hungry:
             self.alive.append(sum(ref() is not None for ref in self.modules))
             self.modules.append(weakref.ref(module))
             *_, accumulate, _precision = arguments
+            if most == 0:
+                raise type(error)(*error.args)
             trainer = real(module, *arguments)
             if int(module.config["batch_size"]) // accumulate > most:
                 raise type(error)(*error.args)  # its traceback would keep the network alive
@@ -226,13 +228,13 @@ def test_known_memory_decides_before_anything_is_trained(monkeypatch: pytest.Mon
     assert "it needs" in end.detail
 
 
-def test_on_a_cpu_the_activations_of_a_step_take_no_more_than_a_data_set_may(
+def test_on_a_cpu_the_activations_of_a_step_take_half_of_what_a_data_set_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, half = (evaluate({"batch_size": n}) for n in (64, 32))
     states = 16 * whole.metrics["params"]
     monkeypatch.setattr(
-        evaluator, "resident_limit", lambda _: half.metrics["memory_mb"] * MIB - states + 1
+        evaluator, "resident_limit", lambda _: 2 * (half.metrics["memory_mb"] * MIB - states + 1)
     )
     end = evaluate({})
     assert (end.state, end.cost.accumulate) == (State.COMPLETE, 2)

@@ -251,8 +251,8 @@ _ALL = (
     Rule(
         "micro-batch",
         "Where memory is short a batch comes in two, four or more parts, for BatchNorm of at least"
-        f" {SMALL_BATCH} samples. On a CPU the activations of a part take no more than a data set"
-        " may.",
+        f" {SMALL_BATCH} samples. On a CPU the activations of a part take at most half of what a"
+        " data set may.",
         "Goyal et al. 2017, sec. 2.3 and 3 (gradients of parts are averaged; BatchNorm sees each"
         " part alone); Wu & He 2018, fig. 1 (its error grows below 16)",
     ),
