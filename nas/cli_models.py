@@ -450,6 +450,11 @@ def predict(
 
     if not data.exists():
         raise UsageError(f"{data} does not exist")
+    if out is not None and data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            f"--out {out} is inside {data}, where it would be read as the labels of its files;"
+            " give a file elsewhere"
+        )
     # A run's folder holds the model's; a wrong path is reported before torch is imported.
     places = (model / "model.ckpt", model / "model" / "model.ckpt") if model.is_dir() else (model,)
     if number is None and not any(place.is_file() for place in places):

@@ -3,9 +3,12 @@ and sound ones in which nothing serious is."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -1186,6 +1189,15 @@ def test_a_network_is_loaded_from_a_file(here: Path, model: str) -> None:
     assert isinstance(network, nn.Module)
     depth = {"Net": 1, "made": 3}.get(model.partition(":")[2], 2)
     assert sum(isinstance(m, nn.Linear) for m in network.modules()) == depth + 1
+
+
+def test_a_file_does_not_take_the_place_of_a_module_of_its_name(here: Path) -> None:
+    shutil.copy(here / "net.py", here / "nas.py")
+    shutil.copy(here / "net.py", here / "queue.py")
+    before = sys.modules["nas"], importlib.import_module("queue")
+    assert isinstance(load("nas.py:Net"), nn.Module)
+    assert isinstance(load("queue.py:Net"), nn.Module)
+    assert (sys.modules["nas"], sys.modules["queue"]) == before
 
 
 def test_a_network_is_loaded_from_a_package_with_arguments() -> None:

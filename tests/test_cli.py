@@ -591,6 +591,16 @@ def test_export_train_and_predict_follow_one_another(
     assert "'p'" in ended.errors[0]
 
 
+def test_predictions_are_not_written_where_they_would_be_read_as_labels(
+    nas: Callable[..., Ended], tmp_path: Path
+) -> None:
+    inside = tmp_path / "photos" / "predictions.csv"
+    inside.parent.mkdir()
+    ended = nas("predict", "model", str(inside.parent), "--out", str(inside))
+    assert (ended.code, len(ended.errors)) == (2, 1)
+    assert "would be read as the labels of its files" in ended.errors[0]
+
+
 def test_what_predict_chose_of_the_data_is_noted_on_standard_error(
     nas: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -317,17 +317,21 @@ def test_a_table_that_is_larger_than_memory_is_coded_to_a_file_that_a_run_links(
     before = read(tmp_path / "table.parquet", target="y")
     monkeypatch.setattr("nas.data.tabular.resident_limit", lambda: 0)
     cache.mkdir()
-    (cache / "scratch-999999999-left.npy").write_bytes(b"of a process that was killed")
+    own = decoded.new_file(".npy").name.split("-")[1:3]
+    left = "-".join(["scratch", *own, "999999999", "left.npy"])
+    (cache / left).write_bytes(b"of a process that was killed")
+    there = cache / "scratch-another_machine-1-999999999-used.npy"
+    there.write_bytes(b"of a process on another machine")
     after = read(tmp_path / "table.parquet", target="y")
     assert after.profile == before.profile
     for name, array in before.inputs.items():
         assert isinstance(after.inputs[name], np.memmap)
         np.testing.assert_array_equal(np.asarray(after.inputs[name]), np.asarray(array))
-    assert len(list(cache.iterdir())) == len(before.inputs)
+    assert len(list(cache.iterdir())) == len(before.inputs) + 1
     after.save(tmp_path / "run")
     del after
     gc.collect()
-    assert not list(cache.iterdir())
+    assert list(cache.iterdir()) == [there]
     loaded = Dataset.load(tmp_path / "run")
     for name, array in before.inputs.items():
         np.testing.assert_array_equal(np.asarray(loaded.inputs[name]), np.asarray(array))

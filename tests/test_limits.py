@@ -131,3 +131,14 @@ def test_a_sound_whose_header_lies_takes_no_memory(
         assert "lie.wav" in str(error)  # noqa: PT017
         assert "\n" not in str(error)  # noqa: PT017
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_a_job_in_a_group_of_its_own_may_take_half_of_the_group(tmp_path: Path) -> None:
+    group = tmp_path / "groups/system.slice/job_7"
+    (group / "step_0").mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/system.slice/job_7/step_0\n")
+    (group / "memory.max").write_text(f"{16 * GIB}\n")
+    (group / "step_0/memory.max").write_text("max\n")
+    found = list(limits.memory_groups(tmp_path / "proc", tmp_path / "groups"))
+    assert found == [(16 * GIB, group / "memory.current", "inactive_file")]

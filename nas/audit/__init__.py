@@ -280,11 +280,13 @@ def _module(where: str) -> Any:
     if not path.is_file():
         raise UsageError(f"{path} does not exist")
     sys.path.insert(0, str(path.parent.resolve()))  # what it imports beside itself
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Not its own name, which may be that of a module that is needed.
+    name = f"audited_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     _guarded(where, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
     return module
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 import tempfile
@@ -83,12 +84,24 @@ def decoded(
 
 def new_file(ending: str) -> Path:
     """The name of a new file of this process in ``folder``, for what goes with the process; those
-    of processes that were killed are removed. Raises OSError."""
+    of processes of this machine that were killed are removed. Raises OSError."""
     folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in folder().glob("scratch-*"):
-        if not Path(f"/proc/{old.name.split('-')[1]}").exists():
+    own = _scratch_of_this_machine()
+    for old in folder().glob(f"{own}-*"):
+        if not Path(f"/proc/{old.name.removeprefix(own).split('-')[1]}").exists():
             old.unlink(missing_ok=True)
-    return folder() / f"scratch-{os.getpid()}-{secrets.token_hex(8)}{ending}"
+    return folder() / f"{own}-{os.getpid()}-{secrets.token_hex(8)}{ending}"
+
+
+def _scratch_of_this_machine() -> str:
+    """How names of such files begin where process numbers are those of this process: on its
+    machine, in its container. Others may share the folder."""
+    try:
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        numbers = 0
+    host = "".join(c if c.isalnum() else "_" for c in platform.node())
+    return f"scratch-{host}-{numbers}"
 
 
 def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

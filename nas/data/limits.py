@@ -32,12 +32,43 @@ _ONE_LARGE = threading.Lock()
 
 @cache
 def memory_limit() -> int:
-    """Bytes that a data set may take: half of the machine's memory, or of the container's."""
+    """Bytes that a data set may take: half of the machine's memory, or of what a container, a
+    Slurm job or a service may have of it."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup/memory.max")  # inside a container this is its own limit
-    if group.is_file() and (limit := group.read_text().strip()).isdigit():
-        memory = min(memory, int(limit))
-    return memory // 2
+    return min([memory, *(limit for limit, _, _ in memory_groups())]) // 2
+
+
+def memory_groups(
+    proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
+) -> Iterator[tuple[int, Path, str]]:
+    """The limits on the memory of this process's control groups and of their parents, bytes; the
+    file that tells what a group uses, and the name of its cached files in memory.stat.
+
+    ``proc`` and ``groups`` are where Linux mounts these (man 5 proc; its admin-guide on cgroup
+    v1 memory and cgroup v2).
+    """
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        mount = groups / controllers
+        limit, usage, cached = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            if controllers == "memory"  # version 1
+            else ("memory.max", "memory.current", "inactive_file")
+        )
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            file = folder / limit
+            # Inside a container the path is the host's, and the mount is the group itself.
+            if file.is_file() and (most := file.read_text().strip()) != "max":
+                yield int(most), folder / usage, cached
+            if folder == mount:
+                break
 
 
 def resident_limit() -> int:

@@ -14,7 +14,7 @@ import ctypes
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from nas.data.limits import memory_groups
 
 Inputs = dict[str, Tensor]
 
@@ -532,32 +534,11 @@ def available_memory_mb(
         return float(torch.cuda.mem_get_info()[0]) / 2**20
     available = [math.inf]
     with suppress(FileNotFoundError):  # not Linux
-        known = _numbers(proc / "meminfo")
-        available.append(known["MemAvailable"] * 2**10)
-        for line in (proc / "self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                available += _group_available(groups / controllers, path.strip("/"))
+        available.append(_numbers(proc / "meminfo")["MemAvailable"] * 2**10)
+    for limit, usage, cached in memory_groups(proc, groups):
+        used = int(usage.read_text()) - _numbers(usage.with_name("memory.stat")).get(cached, 0)
+        available.append(limit - used)
     return min(available) / 2**20
-
-
-def _group_available(mount: Path, path: str) -> Iterator[float]:
-    """Bytes left by a control group and by each of its parents, where they have a limit."""
-    old = mount.name == "memory"  # version 1
-    limit, usage, cached = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        if old
-        else ("memory.max", "memory.current", "inactive_file")
-    )
-    group = mount / path
-    for folder in (group, *group.parents):
-        file = folder / limit
-        # Inside a container the path is the host's, and the mount is the group itself.
-        if file.is_file() and (most := file.read_text().strip()) != "max":
-            used = int((folder / usage).read_text())
-            yield int(most) - used + _numbers(folder / "memory.stat").get(cached, 0)
-        if folder == mount:
-            return
 
 
 def _numbers(file: Path) -> dict[str, int]:

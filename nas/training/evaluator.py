@@ -361,8 +361,8 @@ class Evaluator:
     def _micro_batches(self, candidate: Candidate) -> Iterator[tuple[int, float]]:
         """In how many micro-batches a batch may come, and the memory that they need, MiB.
 
-        On a CPU not in fewer than keep what a step computes within half of what a data set may take: its
-        memory is shared by all workers, and small batches are as fast there.
+        On a CPU not in fewer than keep what a step computes within half of what a data set may
+        take: its memory is shared by all workers, and small batches are as fast there.
         """
         batch_size, metrics = int(candidate.config["batch_size"]), candidate.metrics
         accumulate, needed = 1, metrics["memory_mb"]
