@@ -493,6 +493,14 @@ def test_nothing_that_is_predicted_in_one_part_is_predicted_in_another() -> None
     assert rules.folds(task) == 1
 
 
+@pytest.mark.parametrize(("later", "noted"), [(0, False), (150, True)])
+def test_sequences_of_other_times_whose_parts_overlap_are_noted(later: int, noted: bool) -> None:
+    frames = [seasonal(200).assign(shop=k) for k in range(2)]
+    frames[1]["hour"] += later
+    data = read(pd.concat(frames), target="load", time="hour", sequence="shop", horizon=4)
+    assert any("cut the sequences to the same times" in note for note in data.notes) is noted
+
+
 def test_of_sequences_with_a_given_part_the_validation_part_is_the_end_of_train() -> None:
     frames = [seasonal(200).assign(id=k, split="test" if k > 1 else "train") for k in range(4)]
     table = pd.concat(frames)

@@ -372,6 +372,15 @@ def _windows(
     ]
     if not kept.all():
         notes.append(f"{int((~kept).sum())} windows are left out: values after them are missing")
+    if times is not None and rows.given is None:
+        at_times = np.array([times[row][start] for row, start in places])
+        late, early = at_times[parts == 0].max(), at_times[parts == 2].min()
+        if late >= early:
+            notes.append(
+                "the parts follow in the time of each sequence, and training of some reaches beyond"
+                " where the test part of others begins: what is common to all at a time may be"
+                " known; to rule that out, cut the sequences to the same times"
+            )
     return Samples(
         replace(
             found,
