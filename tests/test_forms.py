@@ -412,6 +412,14 @@ def test_a_torch_data_set_of_images_is_read_in_its_order(name: str) -> None:
     np.testing.assert_array_equal(data.labels["target"], DIGITS.target[:200])
 
 
+def test_a_loader_that_draws_some_samples_alone_is_refused() -> None:
+    from torch.utils.data import SubsetRandomSampler
+
+    loader = DataLoader(Items(of_images()), sampler=SubsetRandomSampler(range(50)))
+    with pytest.raises(UsageError, match=r"give torch\.utils\.data\.Subset"):
+        read(loader)
+
+
 MODES = {"1": ".png", "L": ".png", "LA": ".png", "P": ".png", "RGB": ".png", "RGBA": ".png",
          "CMYK": ".tif", "I;16": ".png", "turned": ".jpg", "L and RGB": ".png"}  # fmt: skip
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nas import rules
-from nas.data import Dataset, encode, read
+from nas.data import Dataset, encode, multimodal, read
 from nas.data.multimodal import infer, kind_of_table
 from nas.data.ragged import Ragged
 from nas.family import load_families
@@ -727,3 +727,13 @@ def test_the_kind_of_real_tables_follows_from_their_columns(
         text = dataset.profile.members["text"].profile
         assert [c.name for c in text.columns] == about["text_cols"]
         assert replace(text).vocabulary > 1_000
+
+
+def test_an_array_that_all_samples_have_is_not_copied() -> None:
+    image = np.zeros((4, 1, 2, 2), np.uint8)
+    found = multimodal._spread("photo", {"image": image}, np.arange(4), 4)
+    assert found["photo.image"] is image
+    found = multimodal._spread("photo", {"image": image[:2] + 1}, np.array([0, 3]), 4)
+    spread = found["photo.image"]
+    assert isinstance(spread, np.ndarray)
+    assert spread[:, 0, 0, 0].tolist() == [1, 0, 0, 1]

@@ -606,3 +606,16 @@ def test_an_lstm_keeps_its_state_in_float32_under_mixed_precision() -> None:
             rounded = network(tokens, length).float()
     assert set(seen) == {torch.float32}
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
+
+
+def test_texts_are_tokenised_some_at_a_time_with_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = pd.DataFrame(
+        {"text": [f"word {i} of {i % 7}" for i in range(60)], "y": ["a", "b"] * 30}
+    )
+    whole = read(frame, target="y").inputs["tokens"]
+    monkeypatch.setattr("nas.data.text.AT_ONCE", 7)
+    parts = read(frame, target="y").inputs["tokens"]
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.offsets, whole.offsets)

@@ -454,7 +454,8 @@ def _spread(member: str, coded: Mapping[str, Input], rows: np.ndarray, n: int) -
             result[f"{member}.{name}"] = Ragged(values, offsets, value.layout, into)
         else:
             assert isinstance(value, np.ndarray)
-            values = np.zeros((n, *value.shape[1:]), value.dtype)
-            values[rows] = value
-            result[f"{member}.{name}"] = values
+            if not np.array_equal(rows, np.arange(n)):  # else as it is, which may be a mapped file
+                held, value = value, np.zeros((n, *value.shape[1:]), value.dtype)
+                value[rows] = held
+            result[f"{member}.{name}"] = value
     return result

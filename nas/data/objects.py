@@ -186,12 +186,26 @@ def _is_torch_data(x: Any) -> bool:
     return data is not None and isinstance(x, (data.Dataset, data.DataLoader))
 
 
+def _refuse_sampler(loader: Any) -> None:
+    """Raise UsageError where a loader draws some of its samples alone: others may be held out."""
+    from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
+
+    usual = type(loader.sampler) in (RandomSampler, SequentialSampler)
+    if not usual or type(loader.batch_sampler) not in (BatchSampler, type(None)):
+        raise UsageError(
+            "a DataLoader with a sampler of its own is not read, as all samples of its data set"
+            " would be; give torch.utils.data.Subset(dataset, rows)"
+        )
+
+
 def _of_torch(x: Any) -> Any:
     """The items (x, y) of a data set as (X, y): an array where all have one shape, else a list.
 
     Graphs of torch_geometric are left to their reader.
     """
-    x = getattr(x, "dataset", x) if hasattr(x, "batch_size") else x  # a loader shuffles
+    if hasattr(x, "batch_size") and hasattr(x, "dataset"):
+        _refuse_sampler(x)
+        x = x.dataset  # a loader shuffles
     if not hasattr(x, "__len__") or not hasattr(x, "__getitem__"):
         raise UsageError("a torch data set without a length is not read; give one with items")
     if not len(x):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PADDING, UNKNOWN, SEPARATOR = SPECIAL = ("[PAD]", "[UNK]", "[SEP]")  # the first three ids
 # A word with its apostrophes, the end of a word that was cut off at one ("'s", "'t"), or a sign.
 WORD = r"\w+(?:['’]\w+)*|['’](?:s|t|d|m|ll|re|ve)\b|[^\w\s]"
+AT_ONCE = 10_000  # texts that are tokenised together
 LOWER_CASE_WORDS = 1_000_000  # words in all texts, below which upper case only dilutes counts
 
 
@@ -90,7 +91,7 @@ def code(
     texts = _joined(columns)
     learnt = [texts[i] for i in train]
     tokenizer, how = _of_checkpoint(tokenizers[0], learnt) if tokenizers else _learn(learnt)
-    lengths = np.array([len(found.ids) for found in tokenizer.encode_batch(learnt)])
+    lengths = np.array([len(ids) for ids in _ids(tokenizer, learnt)])
     most = rules.text_length(percentiles(lengths))
     notes = [how]
     known = {*columns, "split"} if samples.given is not None else {*columns}
@@ -266,6 +267,12 @@ def _seen(tokens: Ragged, train: np.ndarray) -> int:
 
 def _tokens(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
     unknown = [1]  # of a text of spaces, say
-    return Ragged.of(
-        [np.array(encoding.ids or unknown, np.int32) for encoding in tokenizer.encode_batch(texts)]
-    )
+    return Ragged.of([np.array(ids or unknown, np.int32) for ids in _ids(tokenizer, texts)])
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    """The tokens of each text, ``AT_ONCE`` texts at a time: beside its number an encoding holds
+    some hundred bytes of each token."""
+    for start in range(0, len(texts), AT_ONCE):
+        for encoding in tokenizer.encode_batch(list(texts[start : start + AT_ONCE])):
+            yield encoding.ids
