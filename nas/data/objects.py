@@ -203,11 +203,12 @@ def _of_torch(x: Any) -> Any:
 
     Graphs of torch_geometric are left to their reader.
     """
-    if hasattr(x, "batch_size") and hasattr(x, "dataset"):
-        _refuse_sampler(x)
-        x = x.dataset  # a loader shuffles
+    given = x
+    x = getattr(x, "dataset", x) if hasattr(x, "batch_size") else x  # a loader shuffles
     if not hasattr(x, "__len__") or not hasattr(x, "__getitem__"):
         raise UsageError("a torch data set without a length is not read; give one with items")
+    if x is not given:
+        _refuse_sampler(given)
     if not len(x):
         raise UsageError("the torch data set is empty")
     first = _item(x, 0)

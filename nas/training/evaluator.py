@@ -369,13 +369,14 @@ class Evaluator:
         most = math.inf
         if self.device == "cpu":
             most = (STATES * 4 * metrics["params"] + resident_limit("cpu") / 2) / 2**20
-        while True:
-            if needed <= most:
-                yield accumulate, needed
-            if not rules.splits(self.task, batch_size // accumulate, self._batch_norm(candidate)):
-                break
+        if needed <= most:
+            yield accumulate, needed
+        batch_norm = self._batch_norm(candidate)
+        while rules.splits(self.task, batch_size // accumulate, batch_norm):
             accumulate *= 2
             needed = self._training_mb(candidate, accumulate)
+            if needed <= most:
+                yield accumulate, needed
         if needed > most:
             yield accumulate, needed
 
