@@ -325,12 +325,14 @@ from nas.candidate import Candidate
 from nas.training import evaluator, proxy
 
 class Family:
+    load = None
     @staticmethod
     def build(config, task):
         return here.Greedy(task.outputs, config["mb"])
 
 proxy.load_families = lambda modality=None: {"greedy": Family}
 evaluator.device.available_memory_mb = lambda _: float("inf")  # as where it is unknown
+evaluator.resident_limit = lambda _: float("inf")  # so that memory itself decides
 dataset, task = here.table()
 work = evaluator.Evaluator(task, dataset)
 
@@ -360,7 +362,7 @@ def test_a_worker_at_its_memory_limit_halves_the_batch_gives_up_and_continues() 
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     small, halved, large, after, again = json.loads(said.stdout.splitlines()[-1])
-    assert small[:3] == after[:3] == ["complete", "", None]
+    assert small[:3] == after[:3] == ["complete", "", 1]
     assert halved[:3] == ["complete", "", 2]
     assert large[:3] == again[:3] == ["pruned", "oom", 512]
     assert "no memory for a training in batches of 1:" in large[3]
