@@ -145,7 +145,7 @@ def search(
             task = _task(dataset, chosen, budget, machine.room.device)
             task = replace(task, pretrained=weights)
             spaces = {name: family.space(task) for name, family in families.items()}
-            source = Source(str(Path(data).resolve()), files) if files else None
+            source = Source(str(Path(data).expanduser().resolve()), files) if files else None
             run = create(folder, task, dataset, spaces, source, chosen)
         with _logged(run, chosen.logger, on_progress) as shown:
             drive_run(run, budget, machine, on_start, shown, chosen.finish)

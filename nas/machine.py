@@ -335,8 +335,11 @@ def _quota_in(folder: Path) -> float:
 
 
 def _memory_mb() -> float | None:
-    """The machine's memory, MiB; None where the system does not tell."""
+    """MiB of the machine's memory that this process may have; None where the system does not
+    tell."""
+    from nas.data.limits import memory
+
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return memory() / 2**20
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         return None

@@ -19,6 +19,7 @@ import yaml
 from nas import rules
 from nas.candidate import Candidate
 from nas.files import write_whole
+from nas.recipe_changes import for_batches, for_epochs
 from nas.recipe_form import CLASSES as CLASSES
 from nas.recipe_form import NUMBER, OF_NETWORK
 from nas.recipe_form import TRAINER as TRAINER
@@ -133,6 +134,12 @@ def combined(networks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
+def read_from(recipe: dict[str, Any], source: str) -> dict[str, Any]:
+    """A recipe whose data are read from ``source``."""
+    data = recipe["data"]
+    return recipe | {"data": data | {"init_args": data["init_args"] | {"source": source}}}
+
+
 def _precision(task: Task) -> str:
     """In which a proxy was trained, of a run that does not say so."""
     return "32-true" if task.device == "cpu" else "bf16-mixed"
@@ -240,7 +247,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A recipe with values of its own: ``optimizer.lr=1e-4``, ``trainer.max_epochs=40``,
-    ``config.dropout=0.2`` (of the network), or a key with init_args in it.
+    ``config.dropout=0.2`` (of the network), or a key with init_args in it. What stands in a recipe
+    twice is changed in both places, and the schedule follows the epochs and the batches.
 
     Raises UsageError for a setting without a key that the recipe has.
     """
@@ -263,8 +271,32 @@ def overridden(content: dict[str, Any], settings: Sequence[str]) -> dict[str, An
         except yaml.YAMLError:
             raise UsageError(f"--set {setting!r}: the value cannot be read") from None
         number = isinstance(value, str) and NUMBER.fullmatch(value)
-        place[last] = float(value) if number else value
+        value = float(value) if number else value
+        before, place[last] = place.get(last), value
+        _follow(changed, (*outer, last), before, value)
     return changed
+
+
+def _follow(recipe: dict[str, Any], path: tuple[str, ...], before: Any, value: Any) -> None:
+    """Change what in a recipe follows from the value at ``path``, which was ``before``."""
+    config = ("model", "init_args", "config")
+    name, model, optimizer = path[-1], recipe["model"]["init_args"], recipe.get("optimizer", {})
+    if path[:-1] == config and name in ("batch_size", "clip"):
+        other = {"batch_size": "data.batch_size", "clip": "trainer.gradient_clip_val"}[name]
+        raise UsageError(f"--set config.{name}: a training reads {other}; set that")
+    if name in ("lr", "weight_decay"):
+        arguments, own = optimizer.get("init_args", {}), model["config"]
+        if path[:-1] == config and name in arguments:
+            arguments[name] = value
+        elif path[:-1] == ("optimizer", "init_args") and name in own:
+            own[name] = value
+    if not isinstance(value, int) or not isinstance(before, int) or value < 1:
+        return  # what is wrong is refused with the whole recipe
+    if path == ("trainer", "max_epochs"):
+        recipe["trainer"]["max_epochs"] = before
+        for_epochs(recipe, value)
+    elif path == ("data", "init_args", "batch_size"):
+        for_batches(recipe, before)
 
 
 def _path_of(key: str) -> list[str]:

@@ -152,11 +152,28 @@ def _on_devices(recipe: Recipe, devices: int, nodes: int) -> None:
     if "optimizer" in recipe and "lr" in recipe["optimizer"]["init_args"]:
         sgd = recipe["optimizer"]["class_path"] == "torch.optim.SGD"
         recipe["optimizer"]["init_args"]["lr"] *= growth if sgd else math.sqrt(growth)
+    old = rules.steps_per_epoch(samples, data["batch_size"], accumulate, before)
+    new = rules.steps_per_epoch(samples, data["batch_size"], fewer, now)
+    _for_steps_per_epoch(recipe, old, new)
+
+
+def for_batches(recipe: Recipe, before: int) -> None:
+    """Have the schedule follow a batch size that was ``before``."""
+    trainer, samples = recipe["trainer"], recipe["model"]["init_args"]["task"]["profile"]["n_train"]
+    devices = device_count(trainer) * int(trainer.get("num_nodes", 1))
+    accumulate, now = int(trainer.get("accumulate_grad_batches", 1)), recipe["data"]["init_args"]
+    old, new = (
+        rules.steps_per_epoch(samples, size, accumulate, devices)
+        for size in (before, now["batch_size"])
+    )
+    _for_steps_per_epoch(recipe, old, new)
+
+
+def _for_steps_per_epoch(recipe: Recipe, before: int, now: int) -> None:
+    """Have the schedule follow the optimiser's steps in an epoch."""
     schedule = recipe.get("lr_scheduler")
     if schedule is not None and "total_steps" in schedule["init_args"]:
-        old = rules.steps_per_epoch(samples, data["batch_size"], accumulate, before)
-        new = rules.steps_per_epoch(samples, data["batch_size"], fewer, now)
-        total = max(1, round(schedule["init_args"]["total_steps"] / old * new))
+        total = max(1, round(schedule["init_args"]["total_steps"] / before * now))
         _for_steps(schedule["init_args"], total)
 
 

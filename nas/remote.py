@@ -477,14 +477,8 @@ class _Copy:
             write_whole(self._folder / name, content)
         recipes.write(job.recipe, self._folder / "recipe.yaml")
         for path in self._folder.rglob("recipe.yaml"):  # those of an ensemble's networks too
-            recipes.write(self._read_from(recipes.read(path), self._source), path)
+            recipes.write(recipes.read_from(recipes.read(path), self._source), path)
         self._known = self._stamps()
-
-    @staticmethod
-    def _read_from(recipe: dict[str, Any], source: str) -> dict[str, Any]:
-        """A recipe whose data are read from ``source``."""
-        data = recipe["data"]
-        return recipe | {"data": data | {"init_args": data["init_args"] | {"source": source}}}
 
     def start(self, world: dict[str, str]) -> subprocess.Popen[bytes]:
         arguments = ["train", str(self._folder / "recipe.yaml"), "--out", str(self._folder)]
@@ -538,7 +532,7 @@ class _Copy:
     def _content(self, path: Path) -> bytes:
         if path.name == "recipe.yaml":
             own = self._job.recipe["data"]["init_args"]["source"]
-            return recipes.text(self._read_from(recipes.read(path), own), path.name).encode()
+            return recipes.text(recipes.read_from(recipes.read(path), own), path.name).encode()
         content = path.read_bytes()
         return self._as_at_home(content) if path.suffix == ".json" else content
 

@@ -598,6 +598,22 @@ class Run:
 
         return recipe.text(self._recipe(candidate), f"recipe-{candidate.number}.yaml")
 
+    def write_recipe(self, path: Path, number: int, epochs: int, network: int = 0) -> None:
+        """Write the recipe of a candidate as ``export`` does, for a training that reads the run's
+        own copy of the data: where they were read at first they may have changed or moved since.
+        """
+        from nas import recipe
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = self._recipe(self.candidate(number), epochs, network)
+        recipe.write(recipe.read_from(made, str((self.folder / "data").resolve())), path)
+
+    def refer_to_source(self, path: Path) -> None:
+        """Have a recipe that ``write_recipe`` has written refer to the data as they were given."""
+        from nas import recipe
+
+        recipe.write(recipe.read_from(recipe.read(path), self.source["source"]), path)
+
     def _recipe(
         self, candidate: Candidate, epochs: int | None = None, network: int = 0
     ) -> dict[str, Any]:

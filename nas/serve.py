@@ -168,6 +168,8 @@ def _rows(model: Model, rows: Any) -> list[dict[str, Any]]:
         names = [c.name for c in model.task.profile.columns]
         if model.task.modality != "text" or len(names) != 1:
             raise InputError("a row is an object of values by column")
+        for place, row in enumerate(rows):
+            _refuse_half(row, f"row {place + 1}")
         return [{names[0]: row} for row in rows]
     for place, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -175,9 +177,18 @@ def _rows(model: Model, rows: Any) -> list[dict[str, Any]]:
         for name, value in row.items():
             if isinstance(value, (dict, list)):
                 raise InputError(f"row {place + 1}: {name} is no number, text, true, false or null")
+            _refuse_half(value, f"row {place + 1}: {name}")
     if model.task.modality == "multimodal":
         _refuse_paths(model)
     return rows
+
+
+def _refuse_half(value: Any, where: str) -> None:
+    """Raise InputError for a text with half of a character, as JSON's escapes allow."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where} holds half of a character (a lone surrogate)") from None
 
 
 def _refuse_paths(model: Model) -> None:

@@ -545,6 +545,31 @@ def test_folds_never_mix_people_whom_the_parts_keep_apart(tmp_path):
     assert rules.folds(replace(task, profile=drawn)) == 5
 
 
+def test_a_named_column_of_parts_keeps_people_apart_as_one_called_split_does(tmp_path):
+    people = np.repeat(np.arange(40), 6)
+    clouds_of_people(tmp_path, people, people >= 34, np.tile(["a", "b"], 120))
+    table = pd.read_csv(tmp_path / "metadata.csv").rename(columns={"split": "part"})
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    data = read(tmp_path, target="label", modality="pointclouds", split="column=part")
+    held = [set(people[rows]) for rows in data.parts.values()]
+    assert not held[0] & held[1]
+    assert "other values of 'person', as test has by part" in data.profile.split_method
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_folds_never_mix_people_whom_given_parts_keep_apart(tmp_path, apart):
+    people = np.repeat(np.arange(40), 6)
+    clouds_of_people(tmp_path, people, people >= 34, np.tile(["a", "b"], 120))
+    table = pd.read_csv(tmp_path / "metadata.csv")
+    val = people // 6 == 4 if apart else np.arange(len(people)) % 7 == 0
+    table["split"] = np.where(people >= 34, "test", np.where(val, "val", "train"))
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    data = read(tmp_path, target="label", modality="pointclouds")
+    assert data.profile.parts_differ == apart
+    task = Task("pointclouds", data.targets, data.profile).with_objectives()
+    assert rules.folds(task) == (1 if apart else 5)
+
+
 @pytest.mark.parametrize("case", ["few people", "one of a class"])
 def test_few_people_do_not_divide_and_the_split_says_that_the_test_part_has_others(tmp_path, case):
     people = np.repeat(np.arange(8 if case == "few people" else 40), 10)

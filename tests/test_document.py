@@ -18,13 +18,14 @@ import pytest
 import torch
 from default_run import mostly_slow
 
+from nas.export import document as document_of
 from nas.export import scaling
 from nas.export.document import _ROLES, design_of_run, json_schema, write_design
 from nas.export.document_page import markdown, page
 from nas.export.weaknesses import calibration
 from nas.family import load_families
 from nas.rulebook import typical_task
-from nas.run import Run
+from nas.run import Finished, Run
 from nas.task import InputError, Task
 from nas.testing import example_datasets, sample_inputs
 from nas.training import cost
@@ -44,6 +45,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def document(run: Path) -> dict[str, Any]:
     return design_of_run(Run(run)).to_dict()
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_a_document_is_of_the_network_that_the_search_ended_with(
+    number: int | None, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several as one, in RUN/model, rather than the best of them."""
+    asked: list[int | None] = []
+
+    def opened(folder: Path, number: int | None = None) -> None:
+        asked.append(number)
+        raise InputError("not trained")
+
+    found = Run(run)
+    best = found.best().number
+    ended = Finished(best, 3, 3, {"test": {"accuracy": 0.9}}, "", (), 2)
+    monkeypatch.setattr(Run, "finished", property(lambda _: ended))
+    monkeypatch.setattr(document_of, "open_trained", opened)
+    design_of_run(found, number)
+    assert asked == [number]
 
 
 def test_a_document_has_seven_parts_and_keeps_to_its_schema(

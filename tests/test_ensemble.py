@@ -39,6 +39,7 @@ from nas.rulebook import typical_task
 from nas.space import ENSEMBLE
 from nas.task import Budget, Constraint, InputError, Task
 from nas.testing import example_datasets, sample_inputs
+from nas.train import several
 from nas.train.__main__ import main
 from nas.training.cost import parameters
 from nas.training.proxy import build_network
@@ -204,6 +205,36 @@ def test_interrupted_in_any_network_it_goes_on_as_if_it_had_not_been(
     again = weights(tmp_path)
     for name, value in weights(whole).items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
+def test_one_network_that_fails_leaves_those_before_it(
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train_one, begun = several.train_one, list[Path]()
+
+    def failing(own: Any, path: Path, out: Path, *rest: Any) -> dict[str, Any]:
+        begun.append(out)
+        if len(begun) in fails:
+            raise InputError("training ended: the loss is not finite")
+        return train_one(own, path, out, *rest)
+
+    monkeypatch.setattr(several, "train_one", failing)
+    three = json.loads(json.dumps(recipe))
+    three["model"]["init_args"]["config"][ENSEMBLE] = 3
+    three["trainer"]["max_epochs"] = 1
+    fails = [3]
+    result = trained(three, tmp_path / "third", test=False)
+    assert len(result["networks"]) == recipes.size(recipes.load(tmp_path / "third" / "recipe.yaml"))
+    assert len(result["networks"]) == 2
+    assert "network 3 failed (training ended: the loss is not finite); 2 are averaged" in (
+        capsys.readouterr().err
+    )
+    fails, begun[:] = [1], []
+    with pytest.raises(InputError, match="not finite"):
+        trained(three, tmp_path / "first", test=False)
 
 
 def test_a_resume_keeps_the_options_that_the_ensemble_was_begun_with(

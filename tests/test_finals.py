@@ -172,6 +172,7 @@ class FakeRun:
     ) -> None:
         self.folder, self.task, self._ranked = folder, task(), ranked
         self.exported: dict[int | None, int | None] = {}
+        self.referred: list[Path] = []
         self.winner = earlier
         self.options = SimpleNamespace(ensemble=1)
         (folder / "logs").mkdir()
@@ -184,6 +185,12 @@ class FakeRun:
 
     def baselines(self) -> list[dict[str, Any]]:
         return []
+
+    def write_recipe(self, path: Path, number: int, epochs: int, network: int = 0) -> None:
+        self.export(path, number, epochs=epochs, network=network)
+
+    def refer_to_source(self, path: Path) -> None:
+        self.referred.append(path)
 
     def export(
         self,

@@ -68,6 +68,24 @@ def test_what_workers_import_starts_no_thread_that_would_forbid_a_fork(
     assert b"nas.search.forks" in command  # it has begun no Python of its own
 
 
+def test_where_an_import_starts_a_thread_processes_are_begun_anew_and_say_so(
+    sleeper: str, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    with closing(Forks("threaded")) as forks, (tmp_path / "log").open("wb") as log:
+        both = [forks.start([sleeper], log, log, {"PLACE": ""}) for _ in range(2)]
+        wait_for(lambda: all(process.pid is not None for process in both), 60.0)
+        for process in both:  # at once: the server waits for both before it begins another
+            process.kill()
+        third = forks.start(["nas.child", "--version"], log, log)
+        assert [process.wait(60.0) for process in both] == [-signal.SIGKILL] * 2
+        assert third.wait(60.0) == 0
+    assert (tmp_path / "log").read_text().count("note: starts Python anew") == 3
+
+
 def test_two_run_side_by_side_with_variables_of_their_own(
     forks: Forks, sleeper: str, tmp_path: Path
 ) -> None:

@@ -134,6 +134,40 @@ def test_eight_bits_are_measured(
     assert exported.file.stat().st_size > 0
 
 
+def test_eight_bits_are_calibrated_and_judged_on_samples_of_all_classes(
+    table: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts are sorted as the data are, so that the first are often of one class."""
+    parts, given = table[0].dataset.parts, graph._inputs
+    drawn: dict[int, list[int]] = {}
+    seen: list[list[int]] = []
+
+    def some_rows(rows: np.ndarray, most: int) -> np.ndarray:
+        drawn[most] = rows[-3:].tolist()
+        return rows[-3:]
+
+    def inputs(trained: Trained, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        seen.append(rows.tolist())
+        return given(trained, rows)
+
+    monkeypatch.setattr(graph, "some_rows", some_rows)
+    monkeypatch.setattr(graph, "_inputs", inputs)
+    graph.write_onnx(table[0], tmp_path / "small.onnx", "static")
+    last = {graph.CALIBRATED: parts["train"][-3:], graph.SCORED: parts["val"][-3:]}
+    assert drawn == {most: rows.tolist() for most, rows in last.items()}
+    assert all([row] in seen for row in drawn[graph.CALIBRATED])
+    assert drawn[graph.SCORED] in seen
+
+
+def test_a_network_that_no_file_holds_is_one_line_before_it_is_written(
+    table: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "MOST_BYTES", 100)
+    with pytest.raises(InputError, match="write it with --torch-export"):
+        graph.write_onnx(table[0], tmp_path / "large.onnx")
+    assert not (tmp_path / "large.onnx").exists()
+
+
 def test_latency_of_a_file_is_measured_as_it_is(table: tuple[Trained, Path]) -> None:
     from nas.run import measure_file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from nas import kept
 from nas.candidate import Candidate, State
 from nas.data import Dataset, encode, read
 from nas.family import load_families, pick_families, published_weights
-from nas.pretrained import sources, tokenizer, weights
+from nas.pretrained import images, sources, tokenizer, weights
 from nas.pretrained.sources import describe, usable
 from nas.space import Config
 from nas.task import Fidelity, InputError, Target, Task, UsageError
@@ -472,7 +473,7 @@ def test_kept_features_survive_writers_that_are_killed(tmp_path: Path) -> None:
             file.write(torn)
     second = entries(3, seed=5)
     store(tmp_path / "a").add(second)
-    found = store(tmp_path / "a").read([*first, *second])
+    found = dict(store(tmp_path / "a").read([*first, *second]))
     assert found.keys() == first.keys() | second.keys()
     assert all(np.array_equal(found[d], v) for d, v in (first | second).items())
 
@@ -482,7 +483,7 @@ def test_features_of_a_file_that_was_cut_are_computed_again(tmp_path: Path) -> N
     store(tmp_path / "a").add(all_of_them)
     values = tmp_path / "a" / "values.bin"
     values.write_bytes(values.read_bytes()[:-4])
-    found = store(tmp_path / "a").read(list(all_of_them))
+    found = dict(store(tmp_path / "a").read(list(all_of_them)))
     assert len(found) == 3
     assert all(np.array_equal(found[d], all_of_them[d]) for d in found)
 
@@ -497,7 +498,7 @@ def test_a_disk_that_is_full_costs_time_alone(
     monkeypatch.setattr(frozen.Store, "_append", full)
     kept.add(entries(2))
     assert not kept.writes
-    assert kept.read(list(entries(2))) == {}
+    assert dict(kept.read(list(entries(2)))) == {}
 
 
 def test_features_are_bounded_and_the_oldest_go_first(
@@ -514,7 +515,53 @@ def test_features_are_bounded_and_the_oldest_go_first(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "c", "d"]
     monkeypatch.setenv("NAS_FEATURES_MB", str(0.2 * size / 2**20))
     store(tmp_path / "e").add(entries(20, seed=8))
-    assert store(tmp_path / "e").read(list(entries(20, seed=8))) == {}
+    assert dict(store(tmp_path / "e").read(list(entries(20, seed=8)))) == {}
+    # What has no room by itself takes that of no other.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "c", "d", "e"]
+
+
+def test_a_folder_that_another_worker_removes_meanwhile_costs_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path / "other").add(entries(3))
+    (tmp_path / "other" / "gone").symlink_to(tmp_path / "nowhere")  # listed, and not there
+
+    def gone(self: Path) -> Any:
+        if self.name == "other":
+            raise FileNotFoundError(self)
+        return list_of(self)
+
+    list_of = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", gone)
+    kept, given = store(tmp_path / "own"), entries(2, seed=4)
+    kept.add(given)
+    assert dict(kept.read(list(given))).keys() == given.keys()
+
+
+def test_a_limit_of_features_that_is_no_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_FEATURES_MB", "4GB")
+    with pytest.raises(InputError, match="NAS_FEATURES_MB is a number of MiB"):
+        frozen.limit_bytes()
+
+
+def test_the_tokens_of_a_text_are_let_go_where_its_pooling_learns_nothing(
+    data: Dataset, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: Any = build_network("frozen_text", config_of(task, "frozen_text"), task, True)
+    assert network.pool is None or network.pool.kind != "attention"
+    given = part_tensors(data, data.parts["train"][:8], "cpu")[0]
+    held: list[int] = []
+    whole = torch.cat
+
+    def seen(parts: Any, *rest: Any) -> Any:
+        if isinstance(parts, list) and parts and parts[0].shape[-1] == network.width:
+            held.extend(part.untyped_storage().nbytes() for part in parts)
+        return whole(parts, *rest)
+
+    monkeypatch.setattr(frozen.torch, "cat", seen)
+    frozen.features_of(network, given)
+    assert held
+    assert set(held) == {4 * network.width}
 
 
 def _write_many(place: str, seed: int) -> None:
@@ -533,7 +580,7 @@ def test_two_workers_at_once_leave_the_features_right(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
     expected = entries(20)
-    found = store(tmp_path / "a").read(list(expected))
+    found = dict(store(tmp_path / "a").read(list(expected)))
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[d], v) for d, v in expected.items())
     index = (tmp_path / "a" / "index.bin").stat().st_size
@@ -616,11 +663,89 @@ def test_efficientnet_lite0_is_that_of_its_paper(image_task: Task, side: int) ->
     assert torch.allclose(found, expected.flatten(2).transpose(1, 2), atol=1e-5)
 
 
+def lite0_folder(folder: Path, architecture: str) -> Path:
+    """As timm saves it."""
+    folder.mkdir()
+    about = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224]}
+    config = {"architecture": architecture, "pretrained_cfg": about}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(lite0_tensors(timm=True), folder / "model.safetensors")
+    return folder
+
+
+def test_a_network_whose_weights_have_the_names_and_shapes_of_another_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = lite0_folder(tmp_path / "lite0", "efficientnet_lite0")
+    with pytest.raises(InputError, match="'efficientnet_lite0' is not known here"):
+        describe(str(folder))
+    with pytest.raises(InputError, match="give the folder with its config"):
+        describe(str(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "known"),
+    [
+        ("resnet18", "resnet", True), ("tv_resnet50", "resnet", True),
+        ("resnetaa50", "resnet", False), ("resnetblur50", "resnet", False),
+        ("vit_base_patch16_224", "vit", True), ("deit_tiny_patch16_224", "vit", True),
+        ("vit_base_patch16_224_in21k", "vit", True), ("vit_large_patch14_224", "vit", True),
+        ("vit_huge_patch14_224", "vit", False), ("vit_base_patch16_224", "resnet", False),
+    ],
+)  # fmt: skip
+def test_what_computes_the_same_is_known_by_its_name(
+    name: str, architecture: str, known: bool
+) -> None:
+    assert images.is_known(name, architecture) == known
+
+
+def test_rows_of_an_embedding_for_which_there_are_no_tokens_are_left_out(
+    folder: Path, data: Dataset, task: Task, tmp_path: Path
+) -> None:
+    place = tmp_path / "padded"
+    shutil.copytree(folder, place)
+    tensors = load_file(place / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    words = len(tensors[name])
+    tensors[name] = torch.cat([tensors[name], torch.zeros(9, tensors[name].shape[1])])
+    save_file(tensors, place / "model.safetensors")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"vocab_size": words + 9}))
+    found = describe(str(place))
+    assert found.sizes["vocabulary"] == words
+    by_it = replace(task, pretrained=(replace(found, name=task.pretrained[0].name),))
+    config = config_of(task, "frozen_text")
+    assert config["vocabulary"] == "all"
+    one, other = (build_network("frozen_text", config, each, True) for each in (task, by_it))
+    weights.load_text(other, found, data.profile.tokenizer)
+    assert one.embedding.words.weight.equal(other.embedding.words.weight)  # type: ignore[union-attr,operator,arg-type]
+
+
+def test_tokens_that_the_network_has_no_words_for_are_one_line(
+    folder: Path, data: Dataset, task: Task, tmp_path: Path
+) -> None:
+    place = tmp_path / "short"
+    shutil.copytree(folder, place)
+    tensors = load_file(place / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    tensors[name] = tensors[name][:-2].clone()
+    save_file(tensors, place / "model.safetensors")
+    network = build_network("frozen_text", config_of(task, "frozen_text"), task, True)
+    with pytest.raises(InputError, match=r"tokens, and its tokenizer knows .* together"):
+        weights.load_text(network, describe(str(place)), data.profile.tokenizer)
+
+
+def test_a_network_of_a_hub_is_called_by_its_name_there(tmp_path: Path) -> None:
+    cached = tmp_path / "models--org--bert-finetuned-sst-2" / "snapshots" / "1110a243"
+    found = describe(str(bert_folder(cached)))
+    assert found.name == "bert-finetuned-sst-2"
+    assert sources._seen(found, "text/sst2/train.csv") == "sst2"
+
+
 def test_names_of_timm_give_the_same_network(image_task: Task, tmp_path: Path) -> None:
-    file = tmp_path / "tf_efficientnet_lite0.safetensors"
-    save_file(lite0_tensors(timm=True), file)
+    folder = lite0_folder(tmp_path / "lite0", "tf_efficientnet_lite0")
     config = config_of(image_task, "frozen_image")
-    by_timm = replace(image_task, pretrained=(describe(str(file)),))
+    by_timm = replace(image_task, pretrained=(describe(str(folder)),))
     one, other = (build_network("frozen_image", config, t, True) for t in (image_task, by_timm))
     for name, value in one.state_dict().items():
         if not name.startswith("head."):
@@ -718,7 +843,7 @@ def test_a_network_that_is_like_resnet_is_refused(
 
 
 def test_a_folder_of_timm_says_what_is_done_to_an_image(tmp_path: Path) -> None:
-    about = {"architecture": "resnet10t", "pretrained_cfg": {
+    about = {"architecture": "resnet18", "pretrained_cfg": {
         "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 176, 176]}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(about))
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ndatasets: [imagenet-1k]\n---\n")
@@ -806,7 +931,7 @@ def test_a_vit_without_its_config_or_with_other_parts_is_refused(tmp_path: Path)
     folder = vit_folder(tmp_path / "vit")
     with pytest.raises(InputError, match="give the folder with its config"):
         describe(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text('{"architecture": "vit"}')
+    (folder / "config.json").write_text('{"architecture": "vit_small_patch16_224"}')
     with pytest.raises(InputError, match="mean or std"):
         describe(str(folder))
     save_file(vit_tensors() | {"blocks.0.ls1.gamma": torch.ones(64)}, folder / "model.safetensors")

@@ -25,6 +25,7 @@ from nas import cli, recipe, recipe_form, rules
 from nas.candidate import Candidate
 from nas.family import load_families
 from nas.options import ReadOptions
+from nas.recipe_changes import Settings, apply
 from nas.rulebook import typical_task
 from nas.task import Budget, InputError, UsageError
 
@@ -637,11 +638,9 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_network_as_it_was(
 @pytest.mark.parametrize(
     ("setting", "key", "value"),
     [
-        ("optimizer.lr=1e-4", "optimizer.init_args.lr", 1e-4),
-        ("optimizer.init_args.lr=2", "optimizer.init_args.lr", 2),
         ("config.dropout=0.3", "model.init_args.config.dropout", 0.3),
-        ("trainer.max_epochs=7", "trainer.max_epochs", 7),
-        ("data.batch_size=8", "data.init_args.batch_size", 8),
+        ("lr_scheduler.warmup_steps=3", "lr_scheduler.init_args.warmup_steps", 3),
+        ("data.source=there.csv", "data.init_args.source", "there.csv"),
         ("trainer.sync_batchnorm=true", "trainer.sync_batchnorm", True),
     ],
 )
@@ -652,6 +651,41 @@ def test_a_setting_changes_one_value(
     changed = recipe.overridden(made, [setting])
     assert made == before
     assert changed == at(made, key, value)
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@pytest.mark.parametrize("section", ["optimizer", "optimizer.init_args", "config"])
+def test_what_stands_in_a_recipe_twice_is_set_in_both_places(
+    section: str, name: str, made: dict[str, Any]
+) -> None:
+    changed = recipe.overridden(made, [f"{section}.{name}=3e-5"])
+    both = at(made, f"optimizer.init_args.{name}", 3e-5)
+    assert changed == at(both, f"model.init_args.config.{name}", 3e-5)
+
+
+def test_the_schedule_follows_the_epochs_and_the_batches(made: dict[str, Any]) -> None:
+    samples = made["model"]["init_args"]["task"]["profile"]["n_train"]
+    changed = recipe.overridden(made, ["trainer.max_epochs=7", "data.batch_size=8"])
+    assert changed["trainer"]["max_epochs"] == 7
+    assert changed["data"]["init_args"]["batch_size"] == 8
+    steps = 7 * rules.steps_per_epoch(samples, 8)
+    schedule = {"total_steps": steps, "warmup_steps": rules.warmup_steps(steps)}
+    assert changed["lr_scheduler"]["init_args"] == schedule
+    patience = changed["trainer"]["callbacks"][0]["init_args"]["patience"]
+    by_option = copy.deepcopy(made)
+    apply(by_option, Settings(epochs=7))
+    assert patience == by_option["trainer"]["callbacks"][0]["init_args"]["patience"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("batch_size", "data.batch_size"), ("clip", "trainer.gradient_clip_val")]
+)
+def test_what_a_training_reads_elsewhere_is_not_set_in_the_network(
+    name: str, other: str, made: dict[str, Any]
+) -> None:
+    known = at(made, f"model.init_args.config.{name}", 1)
+    with pytest.raises(UsageError, match=f"a training reads {other}"):
+        recipe.overridden(known, [f"config.{name}=4"])
 
 
 @pytest.mark.parametrize(

@@ -1064,6 +1064,42 @@ def test_a_container_has_as_many_cores_as_its_quota_pays_for(
     assert machine._cores() == 16
 
 
+def test_a_worker_has_its_part_of_what_the_job_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    physical = machine._memory_mb()
+    assert physical is not None
+    limit = int(physical * 2**20 / 4)
+    monkeypatch.setattr("nas.data.limits.memory_groups", lambda: iter([(limit, Path(), "")]))
+    assert machine._memory_mb() == limit / 2**20
+    assert machine.local_room(0).budget(Budget(60.0), 2).memory_mb == limit / 2**21
+
+
+def test_the_home_of_a_user_is_found_by_the_trainings_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Begun(Exception):  # noqa: N818
+        pass
+
+    def create(*given: Any) -> None:
+        raise Begun(given[4].path)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(driver, "create", create)
+    tumours().to_csv(tmp_path / "tumours.csv", index=False)
+    with pytest.raises(Begun, match=re.escape(f"{tmp_path.resolve() / 'tumours.csv'}")):
+        nas.search("~/tumours.csv", "diagnosis", trials=1, out=tmp_path / "run", **FAST)
+
+
+def test_the_trainings_at_the_end_read_the_runs_own_copy_of_the_data(tabular: Run) -> None:
+    winner = tabular.finished
+    assert winner is not None
+    place = tabular.folder / "finalists" / str(winner.candidate) / "recipe.yaml"
+    sources = [
+        recipes.load(path)["data"]["init_args"]["source"]
+        for path in (place, tabular.folder / "model" / "recipe.yaml")
+    ]
+    assert sources == [str((tabular.folder / "data").resolve()), tabular.source["source"]]
+
+
 def test_what_a_worker_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cores", lambda: 4)
     for workers, gpus, expected in (

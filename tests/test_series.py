@@ -360,6 +360,21 @@ def test_irregular_times_are_resampled_to_what_lies_between() -> None:
     assert any("resampled to the median step" in note for note in some.notes)
 
 
+def test_pauses_are_not_filled() -> None:
+    labels = LABELS[np.arange(30) % 3]
+    steps = [np.stack([np.arange(40.0), np.arange(40.0) ** 2 + k], axis=1) for k in range(30)]
+    table = long(steps, labels, irregular=False)
+    table.loc[table["at"] > 40, "at"] += 1e9  # half of each an age later
+    data = read(table, target="label", sequence="id", time="at")
+    form = data.profile.series
+    assert form is not None
+    assert (form.irregular, form.stride) == (False, 1)
+    assert {len(x) for x in series(data)} == {40}
+    assert any("long pauses" in note for note in data.notes)
+    new = encode(table, data.profile, "series", data.targets)
+    np.testing.assert_array_equal(new.inputs["series"].values, series(data).values)  # type: ignore[union-attr]
+
+
 def test_windows_of_one_recording_never_fall_into_two_parts_where_a_group_is_named() -> None:
     steps, labels = made(60)
     table = long(steps, labels)

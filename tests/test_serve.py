@@ -167,6 +167,8 @@ def test_a_server_answers_like_the_model(client: Any, model: Model, wine: pd.Dat
         (b'{"rows": [{"alcohol": [1]}]}', "row 1: alcohol is no number"),
         (b'{"rows": [{"alcohol": 1}]}', "the table lacks the columns"),
         (b"[" * 100_000, "the request is not JSON"),
+        (b'{"rows": [{"alcohol": "\\ud83d"}]}', "row 1: alcohol holds half of a character"),
+        (b'{"rows": ["good", "\\ud83d"]}', "a row is an object"),
     ],
 )
 def test_bad_input_is_one_line_of_json(client: Any, body: bytes, message: str) -> None:

@@ -6,6 +6,7 @@ import ast
 import csv
 import importlib.util
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -342,6 +343,30 @@ def test_a_folder_repeats_ten_recorded_predictions(table: tuple[Path, Path, Trai
     assert [len(values) for values in recorded["predictions"].values()] == [10]
     done = alone(made / "test_predictions.py")
     assert done.stdout == "the recorded predictions are repeated\n", done.stderr
+
+
+def test_a_folder_may_be_read_by_others_and_keeps_nothing_of_another_network(
+    table: tuple[Path, Path, Trained], tmp_path: Path
+) -> None:
+    _, _, found = table
+    made = tmp_path / "alone"
+    (made / "examples").mkdir(parents=True)
+    (made / "examples" / "mine.txt").touch()
+    made.chmod(0o755)
+    write_standalone(found, made)
+    assert (made / "examples" / "mine.txt").exists(), "it was no network's folder"
+    (made / "errors.json").write_text("{}")
+    write_standalone(found, made)
+    assert made.stat().st_mode & 0o777 == 0o777 & ~umask()
+    assert not (made / "errors.json").exists()
+    assert not (made / "examples" / "mine.txt").exists()
+
+
+def umask() -> int:
+    """The permissions that this process takes from new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_a_folder_says_what_it_needs_and_has_a_model_card(

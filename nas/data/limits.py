@@ -25,7 +25,7 @@ GIB = 2**30
 # Headers of arrays are parsed as Python, which fails in threads now and then ("AST constructor
 # recursion depth mismatch", CPython 3.11 and 3.12).
 _PARSING = threading.Lock()
-RESIDENT = 16  # the part of that which one process may hold
+RESIDENT = 16  # the part of that which one process may hold; of more cores one part for each
 THREADS = 8  # that read files at the same time, at the most
 _ONE_LARGE = threading.Lock()
 
@@ -34,8 +34,14 @@ _ONE_LARGE = threading.Lock()
 def memory_limit() -> int:
     """Bytes that a data set may take: half of the machine's memory, or of what a container, a
     Slurm job or a service may have of it."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([memory, *(limit for limit, _, _ in memory_groups())]) // 2
+    return memory() // 2
+
+
+def memory() -> int:
+    """Bytes of this machine's memory, or of what a container, a Slurm job or a service may have of
+    it."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *(limit for limit, _, _ in memory_groups())])
 
 
 def memory_groups(
@@ -72,9 +78,9 @@ def memory_groups(
 
 
 def resident_limit() -> int:
-    """Bytes of a data set that one process may hold: several work on it at the same time, and
-    what is larger stays in a file."""
-    return memory_limit() // RESIDENT
+    """Bytes of a data set that one process may hold: one on each core may work on it at the same
+    time, and what is larger stays in a file."""
+    return memory_limit() // max(RESIDENT, os.cpu_count() or 1)
 
 
 def refuse_larger(needed: float, what: str, repair: str) -> None:

@@ -37,6 +37,9 @@ from nas.rules import SERIES_LONGEST, series_stride
 from nas.task import DataProfile, InputError, SeriesForm, UsageError
 
 REGULAR = 0.01  # of the median step, by which the steps of regular times may differ
+# Steps for each row, in the longest of twenty sequences, from which on most of what resampling made
+# would be lines over pauses.
+PAUSES = 16
 IRREGULAR = 0.01  # fraction of the steps that differ more, from which on times are irregular
 SHORTEST_WAVE = 256  # values on average, from which on a list of arrays may be one of waves
 CHANNELS = 64  # of an array, above which it is taken for something else
@@ -113,7 +116,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     if not known.any(axis=0).all():
         name = _names(found)[int(known.any(axis=0).argmin())]
         raise InputError(f"{name} has no value in any training sequence; leave it out")
-    form = _form(found, train, columns)
+    form, paused = _form(found, train, columns)
     lengths = _lengths(found, form)
     form = replace(form, stride=series_stride(percentiles(lengths[train])))
     shift = _shift([found.values[row] for row in train])
@@ -129,7 +132,7 @@ def code(samples: Samples, train: np.ndarray) -> tuple[dict[str, Ragged], DataPr
     mean[width : width + len(form.marked)] = 0.0
     std = np.sqrt(((rows - mean) ** 2).mean(axis=0))
     std[width : width + len(form.marked)] = 1.0
-    notes = [*beyond, *_notes(found, form, known, lengths, late, std[:width])]
+    notes = [*beyond, *paused, *_notes(found, form, known, lengths, late, std[:width])]
     std[std == 0] = 1.0  # the same everywhere
     inputs = {"series": series}
     profile = replace(
@@ -245,12 +248,15 @@ def _names(found: Sequences) -> list[str]:
     return [f"channel {name!r}" for name in found.channels or map(str, range(1, width + 1))]
 
 
-def _form(found: Sequences, train: np.ndarray, columns: tuple[str, ...]) -> SeriesForm:
-    """What is marked, and whether times are irregular, by the training part."""
+def _form(
+    found: Sequences, train: np.ndarray, columns: tuple[str, ...]
+) -> tuple[SeriesForm, list[str]]:
+    """What is marked, and whether times are irregular, by the training part; and a note where they
+    are but for the most part pauses, which are not filled."""
     gaps = np.any([np.isnan(found.values[row]).any(axis=0) for row in train], axis=0)
     marked = tuple(int(i) for i in np.flatnonzero(gaps))
     if found.times is None:
-        return replace(found.form, marked=marked, columns=columns)
+        return replace(found.form, marked=marked, columns=columns), []
     steps = np.concatenate([np.diff(found.times[row]) for row in train])
     step = float(np.median(steps)) if len(steps) else 0.0
     if step <= 0:
@@ -258,7 +264,17 @@ def _form(found: Sequences, train: np.ndarray, columns: tuple[str, ...]) -> Seri
     uneven = bool(len(steps)) and (abs(steps - step) > REGULAR * step).mean() > IRREGULAR
     # A forecast counts rows, as of working days: its windows keep their length.
     irregular = bool(uneven) and not found.form.horizon
-    return replace(found.form, marked=marked, median_step=step, irregular=irregular)
+    notes = []
+    if irregular:
+        spans = [(found.times[row][-1] - found.times[row][0]) / step + 1 for row in train]
+        rows = [len(found.times[row]) for row in train]
+        if (ratio := float(np.percentile(np.divide(spans, rows), 95))) > PAUSES:
+            irregular = False
+            notes.append(
+                f"times have long pauses ({ratio:,.0f} times the median step of {step:.4g} for each"
+                " row): the rows are the steps of a sequence, and times are left out"
+            )
+    return replace(found.form, marked=marked, median_step=step, irregular=irregular), notes
 
 
 def _shift(samples: Sequence[np.ndarray]) -> np.ndarray:

@@ -46,9 +46,7 @@ def divide(
             " leave it out, or give one file without a split column"
         )
     if samples.given is not None and not named:
-        inputs = {*getattr(samples.inputs, "columns", ()), *samples.labels, "split"}
-        beside = [name for name in samples.columns if name not in inputs]
-        codes, method = _complete(samples.given, strata, rng, samples.columns[beside])
+        codes, method = _complete(samples.given, strata, rng, _beside(samples, "split"))
     elif split is not None and split.startswith(("column=", "group=", "time=")):
         how, column = split.split("=", 1)
         if column not in samples.columns:
@@ -58,7 +56,7 @@ def divide(
             )
         if how == "column":
             given = read_parts(samples.columns[column], f"split={split!r}")
-            codes, method = _complete(given, strata, rng)
+            codes, method = _complete(given, strata, rng, _beside(samples, column))
             method = f"{method} by {column}"
         else:
             codes = _by_group(samples, column, rng) if how == "group" else _by_time(samples, column)
@@ -74,6 +72,12 @@ def divide(
         if not len(rows):
             raise InputError(f"the split ({method}) leaves no sample in the {name} part")
     return parts, method
+
+
+def _beside(samples: Samples, column: str) -> pd.DataFrame:
+    """The columns that are neither input nor label, nor name the parts as ``column`` does."""
+    others = {*getattr(samples.inputs, "columns", ()), *samples.labels, column}
+    return samples.columns[[name for name in samples.columns if name not in others]]
 
 
 def draw(strata: np.ndarray, ratios: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
@@ -122,17 +126,19 @@ def _complete(
     given: np.ndarray,
     strata: np.ndarray | None,
     rng: np.random.Generator,
-    columns: pd.DataFrame | None = None,
+    columns: pd.DataFrame,
 ) -> tuple[np.ndarray, str]:
     """The given parts; for each of val and test that is absent a part of the training part. Of
-    ``columns`` one may hold groups that keep the given parts apart."""
+    ``columns`` one may hold groups that keep the given parts apart, as folds then must too."""
     codes = given.astype(np.int8).copy()
     if not (codes == 0).any():
         raise InputError(NO_TRAIN)
     absent = [i for i in (1, 2) if not (codes == i).any()]
     names = " and ".join(PARTS[i] for i in range(3) if i not in absent)
     if not absent:
-        return codes, f"given {names}"
+        groups = _group_columns(columns, codes, 1)
+        others = f", val {OTHER_GROUPS} {groups[0][1]!r}" if groups else ""
+        return codes, f"given {names}{others}"
     rows = np.flatnonzero(codes == 0)
     others = ""
     if absent == [1] and (found := _kept_apart(columns, codes, strata, rng)):
@@ -153,7 +159,7 @@ def _complete(
 
 
 def _kept_apart(
-    columns: pd.DataFrame | None,
+    columns: pd.DataFrame,
     codes: np.ndarray,
     strata: np.ndarray | None,
     rng: np.random.Generator,
@@ -166,19 +172,10 @@ def _kept_apart(
     on others (Roberts et al. 2017, "Cross-validation strategies for data with temporal, spatial,
     hierarchical, or phylogenetic structure").
     """
-    import pandas as pd
-
-    found: list[tuple[int, str, np.ndarray]] = []
-    for name, column in () if columns is None else columns.items():
-        groups, values = pd.factorize(column)
-        if (groups < 0).any() or len(values) > len(groups) / GROUP_ROWS:
-            continue
-        train, test = (np.unique(groups[codes == part]) for part in (0, 2))
-        if len(train) > 1 and not np.intersect1d(train, test).size:
-            found.append((len(train), str(name), groups))
+    found = _group_columns(columns, codes, 2)
     if not found:
         return None
-    _, name, groups = min(found, key=lambda each: each[0])
+    _, name, groups = found[0]
     rows = np.flatnonzero(codes == 0)
     sizes = np.bincount(groups[rows])
     order = rng.permutation(np.flatnonzero(sizes))
@@ -187,6 +184,24 @@ def _kept_apart(
     inside = np.isin(groups[rows], chosen)
     complete = strata is None or _same_values(strata[rows[inside]], strata[rows[~inside]])
     return name, rows[inside] if complete and len(chosen) >= FEWEST_GROUPS else rows[:0]
+
+
+def _group_columns(
+    columns: pd.DataFrame, codes: np.ndarray, part: int
+) -> list[tuple[int, str, np.ndarray]]:
+    """The columns of few values of which train (0) and a ``part`` share none: how many values train
+    has, fewest first, the name, and the value (n,) of each row as a number."""
+    import pandas as pd
+
+    found: list[tuple[int, str, np.ndarray]] = []
+    for name, column in columns.items():
+        groups, values = pd.factorize(column)
+        if (groups < 0).any() or len(values) > len(groups) / GROUP_ROWS:
+            continue
+        train, other = (np.unique(groups[codes == each]) for each in (0, part))
+        if len(train) > 1 and not np.intersect1d(train, other).size:
+            found.append((len(train), str(name), groups))
+    return sorted(found, key=lambda each: each[0])
 
 
 def _same_values(some: np.ndarray, others: np.ndarray) -> bool:

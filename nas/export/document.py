@@ -221,14 +221,16 @@ def write_design(document: DesignDocument, folder: Path) -> Path:
 def design_of_run(run: Run, number: int | None = None) -> DesignDocument:
     """The document of a candidate of a run; by default of the one that was trained at full scale,
     else of the best. Raises as ``Run.export``."""
+    finished = run.finished
+    ended = finished is not None and bool(finished.result)
+    one = number  # of a search's end it may be several networks as one, in RUN/model
     if number is None:
-        finished = run.finished
-        number = finished.candidate if finished and finished.result else run.best().number
+        number = finished.candidate if finished and ended else run.best().number
     candidate = next((c for c in run.candidates() if c.number == number), None)
     if candidate is None or not candidate.metrics:
         raise InputError(f"candidate {number} of {run.folder} is not complete; choose another")
     try:
-        trained = open_trained(run.folder, number)
+        trained = open_trained(run.folder, one if ended else number)
     except InputError:
         trained = None  # a network that is not trained has a document too
     recipe = recipes.make(candidate, run.task, run.source, run.versions)

@@ -29,6 +29,7 @@ from nas.data.ragged import Ragged, Whole
 from nas.export.trained import Trained
 from nas.task import InputError, input_type
 from nas.training.batches import typical_rows
+from nas.training.calibration import some_rows
 from nas.training.latency import onnx_session
 from nas.training.metrics import score
 from nas.training.neighbours import network_inputs
@@ -39,6 +40,7 @@ FINE = 10.0  # standard deviations that the mean of numbers is off zero: float32
 OPSET = 20
 CALIBRATED = 100  # training samples that static quantisation sees
 SCORED = 1000  # validation samples that it is judged on, at most
+MOST_BYTES = 2**31 - 2**20  # of weights: protobuf holds less than 2 GiB
 FREE = ("batch and lengths", "batch", "nothing")  # what of the sizes is free, in this order
 
 Int8 = Literal["dynamic", "static"]
@@ -122,6 +124,12 @@ def write_onnx(trained: Trained, file: Path, int8: Int8 | None = None) -> Export
             ``int8`` they may differ; what that costs is measured.
     """
     _needs("onnx", "onnxscript", "onnxruntime")
+    weights = trained.proxy.network.state_dict().values()
+    if (size := sum(w.numel() * w.element_size() for w in weights)) > MOST_BYTES:
+        raise InputError(
+            f"the network's weights take {size / 2**30:.1f} GiB, and a file of ONNX holds less than"
+            " 2; write it with --torch-export"
+        )
     with tempfile.TemporaryDirectory() as name:
         made = Path(name) / "network.onnx"
         free, difference = _first_that_fits(trained, made, _onnx, _onnx_session)
@@ -361,7 +369,7 @@ def _quantise(trained: Trained, plain: Path, file: Path, how: Int8) -> None:
             )
             return
         dataset = trained.dataset
-        rows = dataset.parts["train"][:CALIBRATED]
+        rows = some_rows(dataset.parts["train"], CALIBRATED)
         batches = ([row] for row in rows)
         quantization.quantize_static(
             str(prepared),
@@ -402,7 +410,7 @@ def _compared(trained: Trained, plain: Path, file: Path, how: Int8, free: str) -
 def _quality(trained: Trained, session: Session, free: str) -> dict[str, float]:
     """The scores of a file on the validation part."""
     task, dataset = trained.task, trained.dataset
-    rows = dataset.parts["val"][:SCORED]
+    rows = some_rows(dataset.parts["val"], SCORED)
     shared = any(isinstance(v, Whole) for v in dataset.inputs.values())
     ragged = any(isinstance(v, Ragged) for v in dataset.inputs.values())
     many = free == FREE[0] or (free == FREE[1] and not ragged)

@@ -90,9 +90,13 @@ def write_standalone(trained: Trained, folder: Path) -> Path:
         raise InputError(f"{folder} is a file; name a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        made = Path(name)
+        made = Path(name) / folder.name  # with the permissions of any folder, which it hands on
+        made.mkdir()
         _fill(trained, made)
-        _repeat(made)
+        _repeat(made, folder.with_name(f"{folder.name}-failed"))
+        if (folder / "test_predictions.py").is_file():  # what another network had, and this has not
+            (folder / "errors.json").unlink(missing_ok=True)
+            shutil.rmtree(folder / "examples", ignore_errors=True)
         shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder
 
@@ -420,8 +424,9 @@ def _copied(base: Path, name: str, copy: Path) -> str:
     return copy.name
 
 
-def _repeat(folder: Path) -> None:
-    """Run the folder's test in a process of its own."""
+def _repeat(folder: Path, kept: Path) -> None:
+    """Run the folder's test in a process of its own; where it fails the folder is copied to
+    ``kept``."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-I", str(folder / "test_predictions.py")],
@@ -431,7 +436,6 @@ def _repeat(folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        kept = folder.with_name(f"{folder.name.strip('.')}-failed")
         shutil.copytree(folder, kept, dirs_exist_ok=True)
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise SelfCheckFailed(

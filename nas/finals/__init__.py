@@ -166,6 +166,7 @@ def _finished(
     job = Job(model, ("--test", "only", "--json"), run.folder / "logs" / "test.log")
     late = max(end, time.monotonic() + SCORE_S)
     ((result, error),) = run_all([job], site, late, show)
+    run.refer_to_source(model / "recipe.yaml")
     if not result and (written := _tested_in(model)):  # the simple models alone came too late
         result, error = written, ""
     number, networks = best.candidate.number, max(1, len(best.networks))

@@ -135,7 +135,7 @@ def _networks(run: Run, entry: Finalist, first: int, count: int) -> list[Finalis
     for number in range(first, last + 1):
         folder = entry.folder.with_name(f"{entry.folder.name}-network-{number}")
         recipe, epochs = folder / "recipe.yaml", entry.recipe_epochs
-        run.export(recipe, entry.candidate.number, epochs=epochs, network=number)
+        run.write_recipe(recipe, entry.candidate.number, epochs, number)
         found.append(replace(entry, folder=folder, network=number, result=None))
     return found
 

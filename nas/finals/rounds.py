@@ -127,7 +127,7 @@ def _entry(
 ) -> Finalist:
     """A finalist whose recipe, of ``most`` epochs, is written."""
     folder = run.folder / "finalists" / str(candidate.number)
-    run.export(folder / "recipe.yaml", candidate.number, epochs=most)
+    run.write_recipe(folder / "recipe.yaml", candidate.number, most)
     return Finalist(candidate, epochs, most, folder, alone=alone)
 
 
@@ -147,7 +147,7 @@ def shorter(run: Run, trained: Sequence[Finalist], left_s: float, places: int) -
             continue
         if is_as_good(entry, best, task, AS_GOOD):
             folder = run.folder / "finalists" / f"{number}-{epochs}"
-            run.export(folder / "recipe.yaml", number, epochs=epochs)
+            run.write_recipe(folder / "recipe.yaml", number, epochs)
             found.append(Finalist(entry.candidate, epochs, epochs, folder, again=True))
     return found
 

@@ -13,14 +13,16 @@ from nas.task import Checkpoint
 KNOWN = ("efficientnet_lite0", "resnet", "vit")
 HEAD = 64  # features of each head of a published ViT
 Shapes = Mapping[str, tuple[int, ...]]
-# The sizes that follow from the network's published training: 224 pixels, (x - 127) / 128.
-_LITE0: dict[str, int | float | str] = {
-    "resolution": 224,
-    "blocks": 16,
-    "dim": 1280,
-    "mean": f"{127 / 255}",
-    "std": f"{128 / 255}",
+# The names in timm of what is computed here. Networks with other paddings, heads or poolings have
+# weights of the same names and shapes: efficientnet_lite0, vit_huge_patch14_224, resnetaa50.
+_OF_TIMM = {
+    "efficientnet_lite0": re.compile(r"tf_efficientnet_lite0"),
+    "resnet": re.compile(r"((tv|ssl|swsl)_)?resnet(18|26|34|50|101|152)|gluon_resnet\d+_v1b"),
+    "vit": re.compile(r"(vit|deit)_(tiny|small|base|large)_patch\d+_\d+(_(in21k|dino|sam))?"),
 }
+_LITE0: dict[str, int | float | str] = {"resolution": 224, "blocks": 16, "dim": 1280}
+# As the network was published: (x - 127) / 128.
+_TENSORFLOW: dict[str, int | float | str] = {"mean": f"{127 / 255}", "std": f"{128 / 255}"}
 # Of each channel, as ImageNet's networks of PyTorch have them.
 _IMAGENET: dict[str, int | float | str] = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
 
@@ -30,7 +32,8 @@ def recognise(shapes: Shapes) -> Checkpoint | None:
 
     EfficientNet-Lite0 comes with the names of timm (``conv_stem``) or of the first port to
     PyTorch (``_conv_stem``), ResNet with those of timm and torchvision, which are the same, ViT
-    with those of timm. A ViT's mean and deviation are not in its file (``of_timm``).
+    with those of timm. Mean and deviation of timm's Lite0 and ViT are not in their files, and
+    other networks have the same names and shapes (``of_timm``, ``is_known``).
     """
     return _lite0(shapes) or _resnet(shapes) or _vit(shapes)
 
@@ -40,7 +43,8 @@ def _lite0(shapes: Shapes) -> Checkpoint | None:
         stem, head = shapes.get(f"{mark}conv_stem.weight"), shapes.get(f"{mark}conv_head.weight")
         gates = any("_se_" in name or ".se." in name for name in shapes)
         if stem == (32, 3, 3, 3) and head == (1280, 320, 1, 1) and not gates:
-            return _checkpoint("efficientnet_lite0", _LITE0)
+            sizes = _LITE0 | (_TENSORFLOW if mark else {})
+            return _checkpoint("efficientnet_lite0", sizes)
     return None
 
 
@@ -95,6 +99,12 @@ def _vit(shapes: Shapes) -> Checkpoint | None:
 
 def _checkpoint(architecture: str, sizes: dict[str, int | float | str]) -> Checkpoint:
     return Checkpoint("", "", "images", architecture, sizes, trained_on="ImageNet")
+
+
+def is_known(name: str, architecture: str) -> bool:
+    """Whether timm's network ``name``, whose shapes are those of an ``architecture``, computes what
+    that does here."""
+    return _OF_TIMM[architecture].fullmatch(name) is not None
 
 
 def of_timm(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import first_line
-from nas.pretrained import audio, images
+from nas.pretrained import audio, images, tokenizer
 from nas.task import Checkpoint, DataProfile, InputError, Modality
 
 # What is fetched of a hub: weights as plain tensors, and JSON.
@@ -92,7 +92,10 @@ def describe(source: str) -> Checkpoint:
             f"{path}: what is done to an image before is not in the file; give the folder with its"
             " config.json"
         )
-    return replace(found, sha256=sha256(Path(found.path)))
+    # A hub's cache calls the folder by a hash.
+    cached = re.search(r"/models--([^/]+)/snapshots/[^/]+(/|$)", path.as_posix())
+    name = cached[1].rpartition("--")[2] if cached and path.is_dir() else found.name
+    return replace(found, name=name, sha256=sha256(Path(found.path)))
 
 
 def usable(
@@ -223,6 +226,8 @@ def _of_folder(folder: Path) -> Checkpoint:
         raise InputError(f"{first / 'config.json'}: {error} is missing or wrong") from None
     if not hears:
         sizes |= _of_reader(folder, first, modules)
+        # Some have rows for tokens that there are not, to a round number.
+        sizes["vocabulary"] = min(int(sizes["vocabulary"]), tokenizer.size(first))
     weights = _weights(first)
     licence, trained_on = _card(folder)
     return Checkpoint(
@@ -238,8 +243,14 @@ def _of_folder(folder: Path) -> Checkpoint:
 
 def _of_timm(folder: Path, config: Mapping[str, Any]) -> Checkpoint:
     """A folder as timm saves it: config.json and one file of weights."""
+    name, found = str(config["architecture"]), _of_file(_weights(folder))
+    if not images.is_known(name, found.architecture):
+        raise InputError(
+            f"{folder / 'config.json'}: the architecture {name!r} is not known here; known are"
+            " timm's tf_efficientnet_lite0, resnet18 to resnet152, and vit_tiny to vit_large"
+        )
     try:
-        found = images.of_timm(_of_file(_weights(folder)), config)
+        found = images.of_timm(found, config)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error} is missing or wrong") from None
     licence, trained_on = _card(folder)

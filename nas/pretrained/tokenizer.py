@@ -66,6 +66,19 @@ def of_checkpoint(folder: Path, texts: Sequence[str]) -> Tokenizer:
         raise InputError(f"{file} is no tokenizer that is known here ({reason:.100})") from None
 
 
+def size(folder: Path) -> int:
+    """The tokens that ``folder``/tokenizer.json knows. Raises InputError where it is damaged."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    try:
+        found: int = Tokenizer.from_file(str(file)).get_vocab_size()
+    except Exception as error:  # tokenizers raises plain Exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file} is no tokenizer that is known here ({reason:.100})") from None
+    return found
+
+
 def rows(folder: Path, tokenizer: str) -> list[int]:
     """For each id of ``tokenizer`` (its JSON) the id of the same token in the checkpoint.
 

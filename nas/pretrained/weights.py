@@ -92,7 +92,13 @@ def load_text(network: nn.Module, checkpoint: Checkpoint, tokenizer: str) -> Loa
     order = tokenizers.rows(path.parent, tokenizer)
     sizes = checkpoint.sizes
     own = network.state_dict()
-    words = tensors["embedding.words.weight"][torch.tensor(order)]
+    words = tensors["embedding.words.weight"]
+    if max(order) >= len(words):
+        raise InputError(
+            f"{path} has words for {len(words):,} tokens, and its tokenizer knows"
+            f" {max(order) + 1:,}; save network and tokenizer together (resize_token_embeddings)"
+        )
+    words = words[torch.tensor(order)]
     tensors["embedding.words.weight"] = words[: len(own["embedding.words.weight"])]
     positions = tensors["embedding.positions"][int(sizes.get("first", 0)) :]
     # All tokens are of the first kind.

@@ -260,18 +260,25 @@ def _serve(module: str, requests: socket.socket) -> list[str] | None:
         requests.send(json.dumps({"start": message["start"], "pid": pid}).encode())
 
 
+# Kept, as those that are not are waited for by the next one.
+_NEW: list[subprocess.Popen[bytes]] = []
+
+
 def _start(files: Sequence[int], command: Sequence[str], env: Mapping[str, str]) -> int:
     """The number of a new process; 0 in one that was forked."""
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         stdin, stdout, stderr = files
-        return subprocess.Popen(
+        os.write(stderr, b"note: starts Python anew, as an import here has started a thread\n")
+        started = subprocess.Popen(
             [sys.executable, "-P", "-m", *command],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env=os.environ | env,
             start_new_session=True,
-        ).pid
+        )
+        _NEW.append(started)
+        return started.pid
     pid = os.fork()
     if not pid:
         os.setsid()

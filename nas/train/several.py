@@ -59,6 +59,13 @@ def train_each(
         except KeyboardInterrupt:
             where = f"network {number + 1} of {len(folders)}"
             raise KeyboardInterrupt(f"interrupted in {where}; {continued(out)}") from None
+        except InputError as error:  # with another seed it may fail as well
+            if not found:
+                raise
+            terminal.line(
+                f"note: network {number + 1} failed ({error}); {len(found)} are averaged", err=True
+            )
+            break
     # As they were trained: what the time has changed stands in it.
     trained = [recipes.read(folder / "recipe.yaml") for folder in folders[: len(found)]]
     whole = recipes.combined(trained)

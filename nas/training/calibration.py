@@ -29,12 +29,12 @@ MOST_ERRORS = 1000  # that a checkpoint keeps
 COOLEST, HOTTEST = 0.05, 20.0
 
 
-def some_rows(rows: np.ndarray) -> np.ndarray:
-    """All rows of a part or, of many, a random sample of them in their order: the first would be
-    those of the first classes."""
-    if len(rows) <= MOST_SAMPLES:
+def some_rows(rows: np.ndarray, most: int = MOST_SAMPLES) -> np.ndarray:
+    """All rows of a part or, of many, ``most`` at random, in their order: the first would be those
+    of the first classes."""
+    if len(rows) <= most:
         return rows
-    return np.sort(np.random.default_rng(0).choice(rows, MOST_SAMPLES, replace=False))
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def part_logits(proxy: Proxy, dataset: Dataset, rows: np.ndarray) -> Tensor:

@@ -50,6 +50,7 @@ from nas.training.neighbours import network_inputs, sampled_tensors
 from nas.training.proxy import Proxy, build_network, quiet_lightning
 
 FOLD_REPORTS = 5  # of a fold after the first
+FREED_S = 10.0  # of a candidate, beside which giving back its memory takes little
 USE_S = 1.0  # between two questions to a GPU how busy it is
 STATES = 4  # of a parameter in a training: its value, its gradient and AdamW's two moments
 COSTS_REPORTED = 20  # configurations between two reports of how far a measurement of costs is
@@ -157,9 +158,10 @@ class Evaluator:
         begin = time.monotonic()
         self._adopt(fidelity)
         end = self._evaluated(Candidate.from_dict(candidate), report)
-        if self.device != "cpu" or end.reason is Reason.OOM:
+        seconds = time.monotonic() - begin
+        if self.device != "cpu" or end.reason is Reason.OOM or seconds > FREED_S:
             _free(self.device)
-        return replace(end, seconds=time.monotonic() - begin).to_dict()
+        return replace(end, seconds=seconds).to_dict()
 
     def costs(
         self, configs: list[Config], limit_s: float | None, report: Report
@@ -656,5 +658,7 @@ def _free(device: str) -> None:
     """Give back what a training held that has ended: a trainer and its module hold each
     other, and what is cached on a GPU is missing to the other workers."""
     gc.collect()
-    if device != "cpu":
+    if device == "cpu":
+        cost.release_heap()
+    else:
         torch.cuda.empty_cache()

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.files import cache_folder
+from nas.task import InputError
 from nas.training.batches import (
     DeviceInput,
     RaggedTensor,
@@ -58,7 +59,13 @@ def folder() -> Path:
 
 def limit_bytes() -> int:
     """The most that all features together may take on disk."""
-    return int(float(os.environ.get("NAS_FEATURES_MB") or LIMIT_MB) * 2**20)
+    given = os.environ.get("NAS_FEATURES_MB") or LIMIT_MB
+    try:
+        return int(float(given) * 2**20)
+    except ValueError:
+        raise InputError(
+            f"NAS_FEATURES_MB is a number of MiB, such as 4096, not {given!r}"
+        ) from None
 
 
 def store_key(network: nn.Module) -> str:
@@ -122,7 +129,13 @@ def features_of(network: nn.Module, inputs: Mapping[str, DeviceInput]) -> tuple[
     """
     store = Store(folder() / store_key(network), int(network.width))  # type: ignore[arg-type]
     digests, sizes = _contents(network, inputs)
-    known = store.read(digests)
+
+    def condensed(values: np.ndarray) -> Tensor:
+        """A copy, so that a pooling which learns nothing lets a sample's tokens go at once."""
+        found: Tensor = network.condensed(torch.from_numpy(values))  # type: ignore[operator]
+        return found.clone()
+
+    known = {digest: condensed(values) for digest, values in store.read(digests)}
     # Samples of similar length together, as padding costs as much as what is real.
     missing = sorted({d: i for i, d in enumerate(digests) if d not in known}.values(),
                      key=sizes.__getitem__)  # fmt: skip
@@ -137,9 +150,9 @@ def features_of(network: nn.Module, inputs: Mapping[str, DeviceInput]) -> tuple[
             for row, part, length in zip(rows.tolist(), x.float(), lengths.tolist(), strict=True)
         }
         store.add(fresh)
-        known |= fresh
+        known |= {digest: condensed(values) for digest, values in fresh.items()}
     network.train(was_training)
-    parts = [network.condensed(torch.from_numpy(known[d])) for d in digests]  # type: ignore[operator]
+    parts = [known[d] for d in digests]
     return torch.cat(parts), torch.tensor([len(part) for part in parts])
 
 
@@ -187,22 +200,27 @@ class Store:
         except OSError:
             self.writes = False
 
-    def read(self, digests: list[bytes]) -> dict[bytes, np.ndarray]:
-        """Those of the samples that are there."""
+    def read(self, digests: list[bytes]) -> Iterator[tuple[bytes, np.ndarray]]:
+        """Those of the samples that are there, one after the other."""
         index = self._index()
-        return dict(self._entries(index[np.isin(index["digest"], np.array(digests, "S16"))]))
+        yield from self._entries(index[np.isin(index["digest"], np.array(digests, "S16"))])
 
     def add(self, fresh: Mapping[bytes, np.ndarray]) -> None:
         """Append features; what another worker has added meanwhile is left out."""
         needed = sum(values.nbytes for values in fresh.values())
-        if not self.writes or not self._make_room(needed):
+        if not self.writes:
             return
         try:
+            if not self._make_room(needed):
+                self.writes = False  # nor will there be room for the next ones
+                return
             with self._locked():
+                os.utime(self.place)  # in use, so that another worker removes it last
                 known = set(self._index()["digest"])
                 new = {d: v for d, v in fresh.items() if d not in known}
                 self._append(new)
-        except OSError:  # a full disk; what is there stays whole
+        # A full disk, or another worker makes room at the same time; what is there stays whole.
+        except OSError:
             self.writes = False
 
     def _append(self, new: Mapping[bytes, np.ndarray]) -> None:
@@ -254,19 +272,17 @@ class Store:
     def _make_room(self, needed: int) -> bool:
         """Whether so many bytes more are within the limit; other networks' features are removed
         for them, those first that were used least recently."""
-        limit, root = limit_bytes(), self.place.parent
-        sizes = {
-            place: sum(f.stat().st_size for f in place.iterdir() if f.is_file())
-            for place in root.iterdir()
-            if place.is_dir()
-        }
-        total = sum(sizes.values()) + needed
-        for place in sorted(sizes, key=lambda p: p.stat().st_mtime):
+        limit, own = limit_bytes(), _size(self.place)[0] + needed
+        if own > limit:
+            return False
+        others = [place for place in self.place.parent.iterdir() if place != self.place]
+        sizes = {place: _size(place) for place in others}
+        total = own + sum(size for size, _ in sizes.values())
+        for place in sorted(sizes, key=lambda place: sizes[place][1]):
             if total <= limit:
                 break
-            if place != self.place:
-                shutil.rmtree(place, ignore_errors=True)
-                total -= sizes[place]
+            shutil.rmtree(place, ignore_errors=True)
+            total -= 0 if place.exists() else sizes[place][0]
         return total <= limit
 
     @contextmanager
@@ -274,3 +290,13 @@ class Store:
         with (self.place / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _size(place: Path) -> tuple[int, float]:
+    """Bytes of the files in a folder, and when it was used last; 0 of what is another user's, no
+    folder, or removed at this moment."""
+    try:
+        used = place.stat().st_mtime
+        return sum(f.stat().st_size for f in place.iterdir() if f.is_file()), used
+    except OSError:
+        return 0, 0.0
