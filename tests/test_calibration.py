@@ -127,12 +127,12 @@ def test_of_a_large_part_a_sample_is_drawn_that_has_all_classes(
     checkpoint = Path(shutil.copy(next((EARLIER / "model").glob("*.ckpt")), tmp_path))
     dataset = read(EARLIER / "wine.csv", target="cultivar")
     whole = interval(checkpoint, dataset)
-    monkeypatch.setattr(calibration, "MOST_SAMPLES", 60)
-    rows = some_rows(np.arange(300))  # a hundred of each of three classes, one after the other
+    rows = some_rows(np.arange(300), 60)  # a hundred of each of three classes, one after the other
     assert len(set(rows)) == 60
     assert (np.diff(rows) > 0).all()
     assert np.bincount(rows // 100) == pytest.approx(20, abs=8)
-    assert (some_rows(rows) == rows).all()
+    assert (some_rows(rows, 60) == rows).all()
+    monkeypatch.setattr(calibration, "MOST_SAMPLES", 60)
     assert interval(checkpoint, dataset) == whole  # of fewer rows all are taken
     seen: list[np.ndarray] = []
 
@@ -145,7 +145,7 @@ def test_of_a_large_part_a_sample_is_drawn_that_has_all_classes(
     interval(checkpoint, dataset)
     calibrate(load_proxy(checkpoint), checkpoint, dataset)
     for rows, part in zip(seen, ("test", "val"), strict=True):
-        assert rows.tolist() == some_rows(dataset.parts[part]).tolist()
+        assert rows.tolist() == some_rows(dataset.parts[part], 6).tolist()
         assert len(rows) == 6
     val = dataset.parts["val"]
     dataset.parts["val"] = val[dataset.labels["cultivar"][val].argsort()]

@@ -148,9 +148,28 @@ def test_a_process_finds_the_parameter_that_matters() -> None:
     new = rng.random((50, 4))
     mean, std = process.condition(theta).predict(new)
     assert np.abs(mean - np.sin(6 * new[:, 2])).mean() < 0.1
-    again, _ = process.with_rows(new, np.sin(6 * new[:, 2])).predict(new)
-    assert np.abs(again - np.sin(6 * new[:, 2])).mean() < 0.02
     assert np.all(std > 0)
+
+
+def test_what_is_awaited_changes_no_mean_and_leaves_the_deviation_of_a_process_that_knows_it() -> (
+    None
+):
+    rng = np.random.default_rng(4)
+    x, awaited, new = (rng.random((n, 3)) for n in (30, 7, 20))
+    y, theta = x.sum(axis=1), np.log([2.0, 0.5, 1.0, 0.05])
+    process = GaussianProcess(x, y, np.arange(3), np.ones(30), 0.05).condition(theta)
+    mean, std = process.predict(new)
+    same_mean, less = process.awaiting(process.at(awaited)).predict(new)
+    assert same_mean == pytest.approx(mean)
+    believed = np.append(y, process.predict(awaited)[0])
+    rows = np.concatenate([x, awaited])
+    whole = GaussianProcess(rows, believed, np.arange(3), np.ones(37), 0.05).condition(theta)
+    ratio = math.sqrt(process._signal / whole._signal) * process.spread / whole.spread
+    assert less == pytest.approx(whole.predict(new)[1] * ratio)
+    assert np.all(less <= std)
+    again, none = process.awaiting(process.at(awaited)).predict(awaited)
+    assert again == pytest.approx(believed[30:])
+    assert np.all(none < 0.7 * process.predict(awaited)[1])
 
 
 def test_an_encoding_distinguishes_all_configurations_and_puts_numbers_in_order() -> None:

@@ -28,7 +28,7 @@ from nas.plan import rung_key
 from nas.search.classic import initial_design, needs_initial_design, random_draws
 from nas.search.journal import repair_journal, warn_once
 from nas.search.samplers import History, Sampler, Shortlist, generator
-from nas.search.surrogate import Encoding, GaussianProcess
+from nas.search.surrogate import Encoding, GaussianProcess, Points
 from nas.space import Config, Space
 from nas.task import COSTS, Constraint, Objective, Task, UsageError
 
@@ -228,19 +228,34 @@ class Ehvi:
             linear = bool(rng.random() < LINEAR_FRACTION)
             latest = self._latest = _Latest(ended, self._posterior(rows, measured, linear))
         posterior = latest.posterior
-        lacking = [c.joined for c in rows if c.number not in latest.ended]
-        if pending := [*lacking, *awaited]:
-            posterior = posterior.with_pending(self._encode(pending))
-        if not latest.pool:
+        if (pending := self._pending(rows, awaited, latest)) is not None:
+            posterior = posterior.awaiting(pending)
+        if latest.judged is None:
             parents = posterior.front or [self._space.baseline()]
             pool = [self._space.sample(rng) for _ in range(RANDOM_POOL)]
             pool += mutations(parents, FRONT_POOL)
             improvement = posterior.acquisition(self._encode(pool))
             best = [pool[i] for i in np.argsort(-improvement, kind="stable")[: REFINED_POOL // 10]]
-            latest.pool[:] = best + mutations(best, REFINED_POOL)
-        improvement = posterior.acquisition(self._encode(latest.pool))
+            latest.pool = best + mutations(best, REFINED_POOL)
+            latest.judged = posterior.judge(self._encode(latest.pool))
+        improvement = posterior.improvement(latest.judged)
         order = np.argsort(-improvement, kind="stable")
         return Ranking([latest.pool[i] for i in order], posterior, self._encode)
+
+    def _pending(
+        self, rows: Sequence[Candidate], awaited: Sequence[Config], latest: _Latest
+    ) -> Judged | None:
+        """What the ``latest`` models say of all whose end they do not know; None where that is
+        nothing. Each is judged once, as with many in training little else would be done."""
+        lacking = [c for c in rows if c.number not in latest.ended]
+        new = [c for c in lacking if c.number not in latest.pending]
+        if new:
+            judged = latest.posterior.judge(self._encode([c.joined for c in new]))
+            latest.pending |= {c.number: judged.row(i) for i, c in enumerate(new)}
+        found = [latest.pending[c.number] for c in lacking]
+        if awaited:
+            found.append(latest.posterior.judge(self._encode(awaited)))
+        return Judged.of(found) if found else None
 
     # -- the models ----------------------------------------------------------------------
 
@@ -331,14 +346,16 @@ class Ehvi:
         return GaussianProcess(x, y, self._encode.groups, noise, noise_prior).condition(theta)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Latest:
-    """The models of the candidates that had ``ended``, and the configurations that were the most
-    promising by them."""
+    """The models of the candidates that had ``ended``, the configurations that were the most
+    promising by them, and what they say of these and of candidates that have not, by number."""
 
     ended: frozenset[int]
     posterior: Posterior
     pool: list[Config] = field(default_factory=list)
+    judged: Judged | None = None
+    pending: dict[int, Judged] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -434,29 +451,34 @@ class Posterior:
         """The expected hypervolume improvement of each encoded row (0..1 in each cost, error in
         its own units) times the probability that it keeps the limits, (rows,). Costs that are
         not ``known`` (by row) are predicted."""
-        mean, std = self.quality.predict(x)
-        improvement = expected_hypervolume_improvement(
-            mean, std, self._scaled(x, known), self.values, self.scaled_costs, self.reference
-        )
+        return self.improvement(self.judge(x, known))
+
+    def judge(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Judged:
+        """What the models say of encoded rows, whatever else is awaited."""
+        feasibility = np.ones(len(x))
         for limit in self.limits:
             model, either = self.costs[limit.metric], _either(limit)
-            feasibility = np.mean([model.feasibility(x, one) for one in either], axis=0)
+            kept = np.mean([model.feasibility(x, one) for one in either], axis=0)
             for row, costs in enumerate(known):
                 if limit.metric in costs:
-                    feasibility[row] = np.mean([one.met(costs) for one in either])
-            improvement = improvement * feasibility
-        return improvement
+                    kept[row] = np.mean([one.met(costs) for one in either])
+            feasibility *= kept
+        return Judged(self.quality.at(x), self._scaled(x, known), feasibility)
 
-    def with_pending(self, x: Floats) -> Posterior:
+    def improvement(self, rows: Judged) -> Floats:
+        """As ``acquisition``."""
+        mean, std = rows.quality.mean, self.quality.deviation(rows.quality)
+        known = self.values, self.scaled_costs, self.reference
+        return rows.feasibility * expected_hypervolume_improvement(mean, std, rows.costs, *known)
+
+    def awaiting(self, rows: Judged) -> Posterior:
         """As if the rows that are in training had ended with their predicted figures, so that
-        workers do not all ask for the same (Kriging believer: Ginsbourger et al. 2010, sec.
-        2.3)."""
-        mean, _ = self.quality.predict(x)
+        workers do not all ask for the same (``GaussianProcess.awaiting``)."""
         return replace(
             self,
-            quality=self.quality.with_rows(x, mean),
-            values=np.append(self.values, mean),
-            scaled_costs=np.concatenate([self.scaled_costs, self._scaled(x)]),
+            quality=self.quality.awaiting(rows.quality),
+            values=np.append(self.values, rows.quality.mean),
+            scaled_costs=np.concatenate([self.scaled_costs, rows.costs]),
         )
 
     def _scaled(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
@@ -465,6 +487,34 @@ class Posterior:
             for i, metric in enumerate(self.wanted):
                 predicted[i, row] = costs.get(metric, predicted[i, row])
         return _scale(self.scales, predicted.T)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What models say of rows: their quality, their scaled ``costs`` (rows, k), and the probability
+    that they keep the limits (rows,)."""
+
+    quality: Points
+    costs: Floats
+    feasibility: Floats
+
+    def row(self, i: int) -> Judged:
+        """One of the rows."""
+        q, at = self.quality, slice(i, i + 1)
+        quality = Points(q.x[at], q.mean[at], q.whitened[:, at])
+        return Judged(quality, self.costs[at], self.feasibility[at])
+
+    @classmethod
+    def of(cls, parts: Sequence[Judged]) -> Judged:
+        """The rows of several."""
+        qualities = [part.quality for part in parts]
+        quality = Points(
+            np.concatenate([q.x for q in qualities]),
+            np.concatenate([q.mean for q in qualities]),
+            np.concatenate([q.whitened for q in qualities], axis=1),
+        )
+        costs = np.concatenate([part.costs for part in parts])
+        return cls(quality, costs, np.concatenate([part.feasibility for part in parts]))
 
 
 @dataclass(frozen=True)

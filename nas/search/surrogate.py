@@ -7,8 +7,10 @@ and smooth in the logarithm.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +85,16 @@ def _places(param: Param, values: Sequence[object]) -> Floats:
     return places
 
 
+@dataclass(frozen=True)
+class Points:
+    """Rows ``x`` as a process sees them, whatever it awaits: their means, and their covariances
+    with its own rows, whitened (own rows, rows)."""
+
+    x: Floats
+    mean: Floats
+    whitened: Floats
+
+
 class GaussianProcess:
     """Exact regression with the kernel exp(-Σ wᵢ dᵢ) over parameters i, and noise.
 
@@ -107,6 +119,7 @@ class GaussianProcess:
             np.full(count, math.log(3.0 / max(1, count))), math.log(noise_variance)
         )
         self._scale = np.append(np.full(count, WEIGHT_SPREAD), NOISE_SPREAD)
+        self._awaited: tuple[Points, Floats] | None = None
 
     def fitted(self, steps: int = 40) -> Floats:
         """Logarithms of the weights, one for each parameter, and of the relative noise variance."""
@@ -133,30 +146,48 @@ class GaussianProcess:
         """Make ready to predict, with the weights and the noise of ``theta``."""
         self._theta = theta
         self._weights = np.exp(theta[:-1])[self.groups]
-        covariance = self._kernel(self.x)
+        covariance = self._kernel(self.x, self.x)
         covariance[np.diag_indices(len(self.x))] += math.exp(theta[-1]) * self.noise + JITTER
         self._factor = linalg.cholesky(covariance, lower=True)
         self._alpha = linalg.cho_solve((self._factor, True), self.y)
         self._signal = max(float(self.y @ self._alpha) / len(self.y), 1e-12)
         return self
 
-    def with_rows(self, x: Floats, y: Floats) -> GaussianProcess:
-        """The same process, with further rows of the usual noise."""
-        groups, values = self.groups, np.append(self.y * self.spread + self.centre, y)
-        noise = np.append(self.noise, np.ones(len(x)))
-        larger = GaussianProcess(np.concatenate([self.x, x]), values, groups, noise, 1.0)
-        return larger.condition(self._theta)
+    def awaiting(self, points: Points) -> GaussianProcess:
+        """The same process as if further rows, of the usual noise, had come out as it predicts them
+        (Kriging believer: Ginsbourger et al. 2010, sec. 2.3): no mean changes, and what is near is
+        better known."""
+        own = self._kernel(points.x, points.x) - points.whitened.T @ points.whitened
+        own[np.diag_indices(len(own))] += math.exp(self._theta[-1]) + JITTER
+        changed = copy.copy(self)
+        changed._awaited = points, linalg.cholesky(own, lower=True)
+        return changed
+
+    def at(self, x: Floats) -> Points:
+        """Rows as this process sees them."""
+        cross = self._kernel(x, self.x)
+        mean = (cross @ self._alpha) * self.spread + self.centre
+        return Points(x, mean, linalg.solve_triangular(self._factor, cross.T, lower=True))
+
+    def deviation(self, points: Points) -> Floats:
+        """Standard deviation (rows,) of what is without noise, in the units of y."""
+        known = np.einsum("ij,ij->j", points.whitened, points.whitened)
+        if self._awaited is not None:
+            awaited, factor = self._awaited
+            between = self._kernel(awaited.x, points.x) - awaited.whitened.T @ points.whitened
+            solved = linalg.solve_triangular(factor, between, lower=True)
+            known += np.einsum("ij,ij->j", solved, solved)
+        deviation: Floats = np.sqrt(np.maximum(1.0 - known, 1e-9) * self._signal) * self.spread
+        return deviation
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation (rows,) of what is without noise, in the units of y."""
-        cross = self._kernel(x)
-        mean = cross @ self._alpha
-        solved = linalg.solve_triangular(self._factor, cross.T, lower=True)
-        variance = np.maximum(1.0 - np.einsum("ij,ij->j", solved, solved), 1e-9) * self._signal
-        return mean * self.spread + self.centre, np.sqrt(variance) * self.spread
+        points = self.at(x)
+        return points.mean, self.deviation(points)
 
-    def _kernel(self, x: Floats) -> Floats:
-        weighted = distance.cdist(x * self._weights, self.x * self._weights, "cityblock")
+    def _kernel(self, x: Floats, others: Floats) -> Floats:
+        weights = self._weights
+        weighted = distance.cdist(x * weights, others * weights, "cityblock")
         kernel: Floats = np.exp(-weighted)
         return kernel
 

@@ -29,7 +29,7 @@ MOST_ERRORS = 1000  # that a checkpoint keeps
 COOLEST, HOTTEST = 0.05, 20.0
 
 
-def some_rows(rows: np.ndarray, most: int = MOST_SAMPLES) -> np.ndarray:
+def some_rows(rows: np.ndarray, most: int) -> np.ndarray:
     """All rows of a part or, of many, ``most`` at random, in their order: the first would be those
     of the first classes."""
     if len(rows) <= most:
@@ -61,8 +61,8 @@ class Examined:
 
 
 def examined(proxy: Proxy, dataset: Dataset, part: str) -> Examined:
-    """Have a network predict ``some_rows`` of the part "val" or "test"."""
-    rows = some_rows(dataset.parts[part])
+    """Have a network predict at most ``MOST_SAMPLES`` of the part "val" or "test"."""
+    rows = some_rows(dataset.parts[part], MOST_SAMPLES)
     return Examined(rows, proxy.predictions(part_logits(proxy, dataset, rows)))
 
 
@@ -73,12 +73,12 @@ def calibrate(proxy: Proxy, checkpoint: Path, dataset: Dataset) -> float | None:
     was too sure; which label is likeliest does not change.
 
     Of each target of numbers its errors on the validation part are kept, see ``half_width``. Of a
-    large part both are of ``some_rows``.
+    large part both are of ``MOST_SAMPLES``.
 
     Returns the loss with the temperatures: the mean cross-entropy of the targets of classes, None
     where there are none. Raises OSError where the disk is full; the checkpoint is then as before.
     """
-    rows = some_rows(dataset.parts["val"])
+    rows = some_rows(dataset.parts["val"], MOST_SAMPLES)
     logits = part_logits(proxy, dataset, rows)
     heads, predicted = proxy.heads(logits), proxy.predictions(logits)
     losses: list[float] = []

@@ -2,6 +2,8 @@
 // through (a proxy that buffers). The baked page has none.
 
 const POLL_MS = 2000, POLL_TIMEOUT_MS = 20_000;
+// When events are tried again: what held them back may have been a moment's load.
+const AGAIN_MS = 300_000;
 // How long the first event may take, and each later one: the server sends one every 15 s (ALIVE_S).
 const FIRST_MS = 5000, SILENT_MS = 40_000;
 const live = { events: null, since: "", polling: false };
@@ -53,7 +55,7 @@ function connect() {
   const lose = () => {
     clearTimeout(timer);
     events.close();
-    // What never got through will not now either; what broke off is tried again.
+    // What never got through will not now either; what broke off is tried again at once.
     if (!heard) return poll();
     connected(false);
     return setTimeout(connect, POLL_MS);
@@ -74,7 +76,8 @@ function connect() {
 async function poll() {
   if (live.polling) return;
   live.polling = true;
-  for (;;) {
+  const end = Date.now() + AGAIN_MS;
+  while (Date.now() < end) {
     try {
       const answer = await fetch(`api/updates?since=${encodeURIComponent(live.since)}`, { signal: AbortSignal.timeout(POLL_TIMEOUT_MS) });
       if (!answer.ok) throw new Error(answer.status);
@@ -89,6 +92,8 @@ async function poll() {
     }
     await new Promise((go) => setTimeout(go, POLL_MS));
   }
+  live.polling = false;
+  connect();
 }
 
 function connected(yes) {
