@@ -24,7 +24,9 @@ SLEEPER = (
     "import os, time\n\n\n"
     "def main() -> None:\n"
     "    print(os.environ['PLACE'], flush=True)\n"
-    "    time.sleep(60)\n"
+    "    time.sleep(60)\n\n\n"
+    "if __name__ == '__main__':\n"
+    "    main()\n"
 )
 
 
