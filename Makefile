@@ -2,6 +2,9 @@
 PYTHON ?= python3
 READY := .venv/.ready
 
+# Compiled once, not by each of the hundreds of processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint slow docs minimum postgresql ray browser data agreement pretrained weights clean
 
 demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a recipe
@@ -9,8 +12,8 @@ demo: $(READY)  ## search scikit-learn's digits: a front, report.html and a reci
 	.venv/bin/python scripts/digits.py demo/digits.npz
 	.venv/bin/nas search demo/digits.npz --time-limit 150s --out demo/run
 
-test: $(READY)  ## the default tests, in two processes
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## the default tests, in three processes, as many of them wait
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY)  ## searches, and every family in every form
 	.venv/bin/python -m pytest -m slow

@@ -260,11 +260,11 @@ def test_networks_that_a_limit_of_time_has_shortened_stay(
 ) -> None:
     """Their patience too, which grows with the epochs."""
     long: dict[str, Any] = json.loads(json.dumps(recipe))
-    nas.recipe_changes.apply(long, Settings(epochs=60))
-    whole = trained(long, tmp_path, settings=Settings(time_limit="2s"))
+    nas.recipe_changes.apply(long, Settings(epochs=400))
+    whole = trained(long, tmp_path, settings=Settings(time_limit="5s"))
     place = tmp_path / "networks" / "1"
     shortened = recipes.read(place / "recipe.yaml")
-    assert shortened["trainer"]["max_epochs"] < 60
+    assert shortened["trainer"]["max_epochs"] < 400
     again = trained(long, tmp_path, resume=True)
     assert again["networks"] == whole["networks"]
 

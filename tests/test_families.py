@@ -478,7 +478,7 @@ def shallow(space: Space) -> Config:
 
 
 # Those with operators that the others lack; the slow tests have all families.
-EXPORTED = ("ft_transformer", "efficientnet", "mamba", "wav2vec", "gat", "late_fusion")
+EXPORTED = ("ft_transformer", "mamba", "gat")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # the exporter's own

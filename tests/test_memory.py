@@ -177,6 +177,13 @@ SHORT = (
 
 
 @pytest.mark.parametrize("error", SHORT, ids=lambda error: type(error).__name__)
+def test_an_error_for_want_of_memory_is_told_from_others(error: Exception) -> None:
+    assert evaluator._out_of_memory(error)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        evaluator._out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize("error", [SHORT[0], SHORT[-1]], ids=lambda error: type(error).__name__)
 def test_what_runs_out_of_memory_is_trained_again_in_half_batches(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
