@@ -200,7 +200,7 @@ def test_what_runs_out_of_memory_is_trained_again_in_half_batches(
 @pytest.mark.parametrize(
     ("changes", "trainings", "detail"),
     [
-        ({"batch_size": 8}, 4, "in batches of 1: CUDA out"),
+        pytest.param({"batch_size": 8}, 4, "in batches of 1: CUDA out", marks=pytest.mark.slow),
         ({"norm": "batch", "batch_size": 32}, 2, "in batches of 16: CUDA out"),
     ],
 )

@@ -75,9 +75,9 @@ def tumours() -> pd.DataFrame:
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_costs() -> Iterator[None]:
-    """A search measures 200 costs when it begins; 24 are enough for these tests."""
+    """A search measures 200 costs when it begins; 8 are enough for these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ehvi, "INITIAL_COSTS", 24)
+        patch.setattr(ehvi, "INITIAL_COSTS", 8)
         yield
 
 
@@ -437,6 +437,7 @@ def test_search_and_trainings_hold_the_run_without_a_gap_and_count_their_time(
     assert run.is_running, "it gives a sign of life"
 
 
+@pytest.mark.slow  # six seconds
 def test_a_search_that_has_ended_is_not_trained_again(
     tabular: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -346,11 +346,17 @@ def test_a_folder_repeats_ten_recorded_predictions(table: tuple[Path, Path, Trai
     assert done.stdout == "the recorded predictions are repeated\n", done.stderr
 
 
+@pytest.fixture
+def unrepeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's own test is not run when it is written, as other tests see it run."""
+    monkeypatch.setattr(standalone, "_repeat", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unrepeated")
 def test_a_folder_may_be_read_by_others_and_keeps_nothing_of_another_network(
-    table: tuple[Path, Path, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: tuple[Path, Path, Trained], tmp_path: Path
 ) -> None:
     _, _, found = table
-    monkeypatch.setattr(standalone, "_repeat", lambda *_: None)  # other tests see it repeated
     made = tmp_path / "alone"
     (made / "examples").mkdir(parents=True)
     (made / "examples" / "mine.txt").touch()
@@ -384,6 +390,7 @@ def test_a_folder_says_what_it_needs_and_has_a_model_card(
     assert labels[0]["labels"] == [7, 8, 9]
 
 
+@pytest.mark.usefixtures("unrepeated")
 def test_names_of_the_data_stay_text_in_the_files_of_a_folder(tmp_path: Path) -> None:
     name = 'y"""\nraise SystemExit("ran")\n"""\\'
     label = np.array(["a|b", "c`d", "[e](f)"])[np.arange(60) % 3]
@@ -397,6 +404,7 @@ def test_names_of_the_data_stay_text_in_the_files_of_a_folder(tmp_path: Path) ->
     assert r"(\[e](f), a\|b, c\`d)" in card
 
 
+@pytest.mark.usefixtures("unrepeated")
 def test_examples_of_a_manifest_hold_the_files_of_its_folder_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
     rows = range(40)
