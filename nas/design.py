@@ -307,11 +307,10 @@ def _plans(
 
 
 def _parameters(family: Family, config: Config, task: Task) -> int:
-    import torch
-
+    from nas.models.meta import without_values
     from nas.training.cost import parameters
 
-    with torch.device("meta"):
+    with without_values():
         return parameters(family.build(config, task))
 
 

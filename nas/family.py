@@ -8,9 +8,11 @@ through the entry point group ``nas.families``; ours and a third party's are ali
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from nas import rules
@@ -158,10 +160,17 @@ class Family:
         return self.space(task).baseline()
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
+    """The entry points on ``path``, which is ``sys.path``, by name: to find them takes a look at
+    each installed package."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
 def load_families(modality: str | None = None) -> dict[str, Family]:
     """All installed families by name, in the order they are declared."""
     families: dict[str, Family] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry in _installed(tuple(sys.path)):
         for family in entry.load():
             if family.name in families:
                 raise UsageError(

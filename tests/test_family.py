@@ -45,10 +45,7 @@ ENTRIES = (
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     entries = list(ENTRIES)
 
-    def entry_points(group: str) -> list[Entry]:
-        return entries if group == "nas.families" else []
-
-    monkeypatch.setattr(module, "entry_points", entry_points)
+    monkeypatch.setattr(module, "_installed", lambda path: sorted(entries, key=lambda e: e.name))
     return entries
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.export.source import Bundle, Key, import_lines, is_copied, module_of
+from nas.models.meta import without_values
 from nas.task import InputError
 
 LINE = 100  # characters
@@ -50,7 +51,7 @@ def network_source(build: Callable[[], nn.Module], network: nn.Module, inputs: d
         InputError: A constructor was given what cannot be written down.
     """
     seen = _Watch()
-    with torch.device("meta"):
+    with without_values():
         made = seen.during(build)
     running = _Watch()
     with torch.inference_mode():

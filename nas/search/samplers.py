@@ -12,8 +12,10 @@ alike; the name of the entry is the name to search by::
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -134,9 +136,15 @@ def generator(task: Task, number: int) -> np.random.Generator:
 # -- the registry --------------------------------------------------------------------------
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
+    """As those of families (nas.family)."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
 def _entries() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry in _installed(tuple(sys.path)):
         if entry.name in (AUTO, *found):
             raise UsageError(
                 f"two samplers are called {entry.name!r}; the second comes from {entry.value}:"

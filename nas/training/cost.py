@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.data.limits import memory_groups
+from nas.models.meta import without_values
 
 Inputs = dict[str, Tensor]
 
@@ -97,7 +98,7 @@ def components(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _built(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
     """The network on the meta device, or with real tensors where its shapes depend on values;
     whether they do."""
-    with torch.device("meta"):
+    with without_values():
         network = build()
     if getattr(network, "data_dependent", False):
         return build(), True

@@ -25,6 +25,7 @@ from nas.data import Dataset
 from nas.family import load_families
 from nas.files import read_json
 from nas.front import CONTENTION
+from nas.models.meta import without_values
 from nas.space import Config, split_family
 from nas.task import COSTS, Fidelity, InputError, Task
 from nas.training import cost, device, latency, lr
@@ -384,7 +385,7 @@ class Evaluator:
 
     def _batch_norm(self, candidate: Candidate) -> bool:
         """Whether a training of the candidate uses statistics of its batches."""
-        with torch.device("meta"):
+        with without_values():
             modules = self._network(candidate).modules()
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
 
@@ -485,7 +486,7 @@ class Evaluator:
         """The network without its weights, of a candidate that reads drawn neighbours."""
         if "fan_out" not in candidate.config:
             return nn.Identity()
-        with torch.device("meta"):
+        with without_values():
             return self._network(candidate)
 
     def _reads_all(self, candidate: Candidate) -> bool:
