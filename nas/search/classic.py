@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import optuna
@@ -126,7 +126,9 @@ def needs_initial_design(space: Space, task: Task, candidates: Sequence[Candidat
     if worker_s is not None:
         spent = sum(c.seconds for c in candidates) / worker_s
         each = (INITIAL_PER_FAMILY, 1, 0)[sum(spent > limit for limit in INITIAL_TIME)]
-    few = _sampled(candidates) < each * len(family_names(space))
+    enough = each * len(family_names(space))
+    sampled = (c for c in candidates if c.origin == "sampled")
+    few = sum(1 for _ in islice(sampled, enough)) < enough
     return few or all(c.state != State.COMPLETE for c in candidates)
 
 

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -221,14 +222,18 @@ class Ehvi:
                 for i, n in zip(turns, changes, strict=True)
             ]
 
-        ended = frozenset(c.number for c in rows if c.state != State.RUNNING)
-        beside = LAG_BESIDE * (len(rows) - len(ended))
-        latest, lag = self._latest, int(min(max(LAG * len(ended), beside), LAG_MOST))
-        if latest is None or not lag or len(ended - latest.ended) > lag:
+        latest = self._latest
+        lacking = [c for c in rows if latest is None or c.number not in latest.ended]
+        running = [c for c in lacking if c.state == State.RUNNING]
+        ended, beside = len(rows) - len(running), LAG_BESIDE * len(running)
+        lag = int(min(max(LAG * ended, beside), LAG_MOST))
+        if latest is None or not lag or len(lacking) - len(running) > lag:
             linear = bool(rng.random() < LINEAR_FRACTION)
-            latest = self._latest = _Latest(ended, self._posterior(rows, measured, linear))
+            known = frozenset(c.number for c in rows) - {c.number for c in running}
+            latest = self._latest = _Latest(known, self._posterior(rows, measured, linear))
+            lacking = running
         posterior = latest.posterior
-        if (pending := self._pending(rows, awaited, latest)) is not None:
+        if (pending := self._pending(lacking, awaited, latest)) is not None:
             posterior = posterior.awaiting(pending)
         if latest.judged is None:
             parents = posterior.front or [self._space.baseline()]
@@ -243,11 +248,10 @@ class Ehvi:
         return Ranking([latest.pool[i] for i in order], posterior, self._encode)
 
     def _pending(
-        self, rows: Sequence[Candidate], awaited: Sequence[Config], latest: _Latest
+        self, lacking: Sequence[Candidate], awaited: Sequence[Config], latest: _Latest
     ) -> Judged | None:
         """What the ``latest`` models say of all whose end they do not know; None where that is
         nothing. Each is judged once, as with many in training little else would be done."""
-        lacking = [c for c in rows if c.number not in latest.ended]
         new = [c for c in lacking if c.number not in latest.pending]
         if new:
             judged = latest.posterior.judge(self._encode([c.joined for c in new]))
@@ -468,17 +472,25 @@ class Posterior:
     def improvement(self, rows: Judged) -> Floats:
         """As ``acquisition``."""
         mean, std = rows.quality.mean, self.quality.deviation(rows.quality)
-        known = self.values, self.scaled_costs, self.reference
-        return rows.feasibility * expected_hypervolume_improvement(mean, std, rows.costs, *known)
+        best = *self._best, self.reference
+        return rows.feasibility * expected_hypervolume_improvement(mean, std, rows.costs, *best)
+
+    @cached_property
+    def _best(self) -> tuple[Floats, Floats]:
+        """``values`` and ``scaled_costs`` of what nothing else dominates: the rest takes no volume,
+        and would be most of the work after thousands of candidates."""
+        best = is_efficient(np.column_stack([-self.values, self.scaled_costs]))
+        return self.values[best], self.scaled_costs[best]
 
     def awaiting(self, rows: Judged) -> Posterior:
         """As if the rows that are in training had ended with their predicted figures, so that
         workers do not all ask for the same (``GaussianProcess.awaiting``)."""
+        values, scaled_costs = self._best
         return replace(
             self,
             quality=self.quality.awaiting(rows.quality),
-            values=np.append(self.values, rows.quality.mean),
-            scaled_costs=np.concatenate([self.scaled_costs, rows.costs]),
+            values=np.append(values, rows.quality.mean),
+            scaled_costs=np.concatenate([scaled_costs, rows.costs]),
         )
 
     def _scaled(self, x: Floats, known: Sequence[dict[str, float]] = ()) -> Floats:
