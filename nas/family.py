@@ -161,16 +161,16 @@ class Family:
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """The entry points on ``path``, which is ``sys.path``, by name: to find them takes a look at
-    each installed package."""
-    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+def installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of a group on ``path``, which is ``sys.path``, by name: to find them takes a
+    look at each installed package."""
+    return tuple(sorted(entry_points(group=group), key=lambda entry: entry.name))
 
 
 def load_families(modality: str | None = None) -> dict[str, Family]:
     """All installed families by name, in the order they are declared."""
     families: dict[str, Family] = {}
-    for entry in _installed(tuple(sys.path)):
+    for entry in installed(GROUP, tuple(sys.path)):
         for family in entry.load():
             if family.name in families:
                 raise UsageError(

@@ -45,7 +45,10 @@ ENTRIES = (
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     entries = list(ENTRIES)
 
-    monkeypatch.setattr(module, "_installed", lambda path: sorted(entries, key=lambda e: e.name))
+    def installed(group: str, path: tuple[str, ...]) -> list[Entry]:
+        return sorted(entries, key=lambda e: e.name) if group == "nas.families" else []
+
+    monkeypatch.setattr(module, "installed", installed)
     return entries
 
 

@@ -308,8 +308,9 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory 
 def test_a_process_grows_as_predicted_where_memory_is_returned(family: str, mode: str) -> None:
     predicted, _ = bench_memory.predicted(family, mode)
     grown = bench_memory.fresh(family, mode, "back")
-    # For some CPUs oneDNN has convolutions with less workspace: 7 % less of the ResNet of series.
-    assert 0.9 * predicted <= grown <= 1.05 * predicted
+    # For some CPUs oneDNN has convolutions of series with less workspace: 7 % less was seen.
+    low = 0.9 if family == "series_resnet" else 0.95
+    assert low * predicted <= grown <= 1.05 * predicted
 
 
 class Greedy(nn.Module):

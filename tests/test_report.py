@@ -134,10 +134,11 @@ class Reader(HTMLParser):
 def test_page_is_balanced_html_whose_data_are_the_payload(
     study: StudyView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payload, "chance", lambda *given: {"candidates": len(given[0])})
+    known = study.candidates, study.task, study.spaces
+    monkeypatch.setattr(payload, "chance", lambda *given: {"asked of": given == known})
     reader = Reader(page(study))
     assert reader.stack == []
-    more = {"importance": {}, "chance": {"candidates": len(study.candidates)}}
+    more = {"importance": {}, "chance": {"asked of": True}}
     assert reader.head == json.loads(json.dumps(head(study) | more))
     assert reader.table == json.loads(json.dumps(table(study.candidates, study.task)))
     assert json.loads(reader.data["details"]) == packed_details(study, front(study))

@@ -127,8 +127,7 @@ def needs_initial_design(space: Space, task: Task, candidates: Sequence[Candidat
         spent = sum(c.seconds for c in candidates) / worker_s
         each = (INITIAL_PER_FAMILY, 1, 0)[sum(spent > limit for limit in INITIAL_TIME)]
     enough = each * len(family_names(space))
-    sampled = (c for c in candidates if c.origin == "sampled")
-    few = sum(1 for _ in islice(sampled, enough)) < enough
+    few = _sampled(candidates, enough) < enough
     return few or all(c.state != State.COMPLETE for c in candidates)
 
 
@@ -158,8 +157,9 @@ def _narrowed(space: Space, config: Config) -> Config:
     return {n: v if n in parents else widths.get(n, v) for n, v in config.items()}
 
 
-def _sampled(candidates: Sequence[Candidate]) -> int:
-    return sum(c.origin == "sampled" for c in candidates)
+def _sampled(candidates: Sequence[Candidate], most: int | None = None) -> int:
+    """How many were sampled; it counts to ``most``."""
+    return sum(1 for _ in islice((c for c in candidates if c.origin == "sampled"), most))
 
 
 def _fittest(

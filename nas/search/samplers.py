@@ -15,14 +15,14 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from nas.candidate import Candidate
+from nas.family import installed
 from nas.space import Config, Space
 from nas.task import COSTS, Task, UsageError
 
@@ -136,15 +136,9 @@ def generator(task: Task, number: int) -> np.random.Generator:
 # -- the registry --------------------------------------------------------------------------
 
 
-@cache
-def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """As those of families (nas.family)."""
-    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-
-
 def _entries() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for entry in _installed(tuple(sys.path)):
+    for entry in installed(GROUP, tuple(sys.path)):
         if entry.name in (AUTO, *found):
             raise UsageError(
                 f"two samplers are called {entry.name!r}; the second comes from {entry.value}:"
